@@ -1,0 +1,292 @@
+//! `agentd.toml`: what the site decides. Read by the launcher and by the service, each for itself.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Deserializer, Serialize};
+
+use crate::lease::Pool;
+use crate::names::AbsPath;
+use crate::size;
+
+/// The file is larger than any site's needs.
+pub const MAX_BYTES: usize = 256 << 10;
+
+/// The whole file. A key that is not known is an error: a typing mistake must not leave a bound unset.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// The gRPC socket.
+    pub socket: AbsPath,
+    /// Sockets and locks; gone at boot.
+    pub runtime_dir: AbsPath,
+    /// Overlays, homes and the audit store.
+    pub state_dir: AbsPath,
+    /// Where the site's profiles are.
+    pub profile_dirs: Vec<AbsPath>,
+    /// Where files of secrets are.
+    pub secrets_dir: AbsPath,
+    /// Whether callers with uid 0 may start sessions.
+    pub root_callers: bool,
+    /// The account that the service runs as.
+    pub service_user: String,
+    /// The group that may connect.
+    pub socket_group: String,
+    /// The group that sees and steers everyone's sessions.
+    pub admin_group: String,
+    /// `"auto"`, or a directory in a cgroup2 mount.
+    pub cgroup_root: CgroupRoot,
+    /// The throwaway ids.
+    pub pool: PoolConfig,
+    /// What no profile and no flag can exceed.
+    pub bounds: Bounds,
+    /// How sessions reach the network.
+    pub egress: Egress,
+    /// Where named secrets come from.
+    pub secret: BTreeMap<String, toml::Table>,
+    /// How long events are kept.
+    pub audit: Audit,
+}
+
+/// The uid range that leases come from.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PoolConfig {
+    /// `FIRST-LAST`.
+    pub uids: Pool,
+}
+
+/// Where the sessions' cgroups are made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CgroupRoot {
+    /// Found at start: below the cgroup2 mount, by the name of the runtime directory.
+    Auto,
+    /// This directory.
+    Path(AbsPath),
+}
+
+/// Limits of the site.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields, default)]
+pub struct Bounds {
+    /// Sessions on the host.
+    pub max_sessions: u32,
+    /// Sessions of one user.
+    pub max_sessions_per_user: u32,
+    /// Bytes of all sessions of a user together.
+    #[serde(deserialize_with = "bytes")]
+    pub user_memory: u64,
+    /// Processes of all sessions of a user together.
+    pub user_pids: u64,
+    /// CPUs of all sessions of a user together.
+    pub user_cpus: f64,
+    /// Bytes of one session.
+    #[serde(deserialize_with = "bytes")]
+    pub memory: u64,
+    /// Processes of one session.
+    pub pids: u64,
+    /// CPUs of one session.
+    pub cpus: f64,
+    /// Bytes that one session may write to its overlay and scratch.
+    #[serde(deserialize_with = "bytes")]
+    pub disk: u64,
+    /// Milliseconds that one session may last.
+    #[serde(deserialize_with = "milliseconds")]
+    pub timeout: u64,
+    /// Workspace modes that nobody gets.
+    pub modes_forbidden: Vec<crate::plan::Mode>,
+}
+
+/// How sessions reach the network.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Egress {
+    /// `"system"` or a list of resolvers.
+    pub resolvers: toml::Value,
+    /// Special-purpose ranges that the site uses as public ones.
+    pub global_also: Vec<String>,
+    /// The CA bundle towards upstream.
+    pub trust: String,
+}
+
+/// How long events are kept.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Audit {
+    /// Milliseconds.
+    #[serde(deserialize_with = "milliseconds")]
+    pub retain: u64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        let path = |text: &str| AbsPath::parse(text).unwrap_or_else(|_| unreachable!("a constant"));
+        Self {
+            socket: path("/run/agentd/agentd.sock"),
+            runtime_dir: path("/run/agentd"),
+            state_dir: path("/var/lib/agentd"),
+            profile_dirs: vec![path("/etc/agentd/profiles.d")],
+            secrets_dir: path("/etc/agentd/secrets.d"),
+            root_callers: false,
+            service_user: "agentd".into(),
+            socket_group: "agentd".into(),
+            admin_group: "agentd-admin".into(),
+            cgroup_root: CgroupRoot::Auto,
+            pool: PoolConfig::default(),
+            bounds: Bounds::default(),
+            egress: Egress::default(),
+            secret: BTreeMap::new(),
+            audit: Audit::default(),
+        }
+    }
+}
+
+impl Default for PoolConfig {
+    fn default() -> Self {
+        let uids =
+            Pool::parse("1900000000-1900065535").unwrap_or_else(|_| unreachable!("a constant that parses"));
+        Self { uids }
+    }
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self {
+            max_sessions: 1000,
+            max_sessions_per_user: 32,
+            user_memory: 16 << 30,
+            user_pids: 16_384,
+            user_cpus: 1024.0,
+            memory: 8 << 30,
+            pids: 8192,
+            cpus: 256.0,
+            disk: 100 << 30,
+            timeout: 30 * 86_400_000,
+            modes_forbidden: Vec::new(),
+        }
+    }
+}
+
+impl Default for Egress {
+    fn default() -> Self {
+        Self {
+            resolvers: toml::Value::String("system".into()),
+            global_also: Vec::new(),
+            trust: "system".into(),
+        }
+    }
+}
+
+impl Default for Audit {
+    fn default() -> Self {
+        Self { retain: 90 * 86_400_000 }
+    }
+}
+
+impl Config {
+    /// Reads the text of `agentd.toml`.
+    ///
+    /// # Errors
+    /// The line, the key and the rule that it breaks, as one message.
+    pub fn parse(text: &str) -> Result<Self, ConfigError> {
+        if text.len() > MAX_BYTES {
+            return Err(ConfigError(format!("is longer than {MAX_BYTES} bytes")));
+        }
+        toml::from_str(text).map_err(|e| ConfigError(e.to_string().trim_end().to_owned()))
+    }
+
+    /// The socket on which the launcher takes descriptors from clients.
+    pub fn offer_socket(&self) -> String {
+        format!("{}/offer.sock", self.runtime_dir)
+    }
+
+    /// The socket on which the launcher takes the service.
+    pub fn service_socket(&self) -> String {
+        format!("{}/service.sock", self.runtime_dir)
+    }
+}
+
+/// What is wrong with the file.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct ConfigError(String);
+
+impl<'de> Deserialize<'de> for CgroupRoot {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        match String::deserialize(d)?.as_str() {
+            "auto" => Ok(Self::Auto),
+            path => AbsPath::parse(path).map(Self::Path).map_err(serde::de::Error::custom),
+        }
+    }
+}
+
+/// A size in TOML: a number of bytes or a text such as `"8G"`.
+pub(crate) fn bytes<'de, D: Deserializer<'de>>(d: D) -> Result<u64, D::Error> {
+    quantity(d, size::parse_size)
+}
+
+/// A duration in TOML, as text.
+pub(crate) fn milliseconds<'de, D: Deserializer<'de>>(d: D) -> Result<u64, D::Error> {
+    quantity(d, size::parse_duration_ms)
+}
+
+fn quantity<'de, D: Deserializer<'de>>(
+    d: D,
+    parse: fn(&str) -> Result<u64, size::QuantityError>,
+) -> Result<u64, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Either {
+        Number(u64),
+        Text(String),
+    }
+    match Either::deserialize(d)? {
+        Either::Number(n) => Ok(n),
+        Either::Text(text) => parse(&text).map_err(serde::de::Error::custom),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_file_is_the_default() {
+        let config = Config::parse("").unwrap();
+        assert_eq!(config.socket.as_str(), "/run/agentd/agentd.sock");
+        assert_eq!(config.bounds, Bounds::default());
+        assert_eq!(config.pool.uids.first(), 1_900_000_000);
+    }
+
+    #[test]
+    fn the_documented_file_parses() {
+        let text = r#"
+            socket = "/run/x/agentd.sock"
+            cgroup_root = "auto"
+            [pool]
+            uids = "1900000000-1900065535"
+            [bounds]
+            max_sessions = 10
+            user_memory = "16G"
+            memory = "8G"
+            modes_forbidden = ["direct"]
+            [egress]
+            resolvers = ["192.0.2.53:53"]
+            [secret.example]
+            file = "example"
+            users = ["alice"]
+            [audit]
+            retain = "90d"
+        "#;
+        let config = Config::parse(text).unwrap();
+        assert_eq!(config.bounds.memory, 8 << 30);
+        assert_eq!(config.bounds.modes_forbidden, [crate::plan::Mode::Direct]);
+    }
+
+    #[test]
+    fn a_typing_mistake_is_an_error() {
+        for bad in ["[bounds]\nmax_sesions = 3", "socket = 'relative'", "[bounds]\nmemory = '8X'", "[pool]\nuids='0-9'"]
+        {
+            assert!(Config::parse(bad).is_err(), "{bad}");
+        }
+    }
+}

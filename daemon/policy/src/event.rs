@@ -1,0 +1,119 @@
+//! What happened in a session, as its keeper saw it. The service gives each its place in the session's
+//! stream and writes it down.
+
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+/// One thing that happened, numbered by who saw it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SourceEvent {
+    /// Place in the source's own stream, from 1, without gaps: doubles are dropped by it.
+    pub number: u64,
+    /// Microseconds since 1970, by the host's clock.
+    pub time_us: u64,
+    /// What happened.
+    pub body: EventBody,
+}
+
+/// A process of the session.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Actor {
+    /// In the session's pid namespace; 0 if it was gone before it could be asked.
+    pub pid: u32,
+    /// Its parent there, if known.
+    pub ppid: Option<u32>,
+    /// The program that it ran at that time.
+    pub exe: Option<String>,
+}
+
+/// What happened.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum EventBody {
+    /// The command runs.
+    Started,
+    /// A process asked the kernel to run a program, and was let.
+    Exec {
+        /// Who.
+        actor: Actor,
+        /// The file that was opened for it.
+        path: String,
+        /// What was opened after it for the same exec: a script's interpreter, the ELF loader.
+        interpreters: Vec<String>,
+        /// What the process then said its arguments are; `None` if it was gone too soon.
+        argv: Option<Vec<String>>,
+    },
+    /// An exec that was refused because its event found no room.
+    ExecRefused {
+        /// Who.
+        actor: Actor,
+        /// The file.
+        path: String,
+    },
+    /// A process that had been seen to exec ended.
+    Exit {
+        /// Who.
+        actor: Actor,
+        /// How, where the kernel tells (6.15 and later, or a child of init).
+        status: Option<ExitStatus>,
+    },
+    /// The kernel refused packets.
+    NetDenied {
+        /// `"tcp"`, `"udp"`, `"icmp"`, or the protocol's number.
+        protocol: String,
+        /// Where they were to go.
+        address: IpAddr,
+        /// The port, where the protocol has one.
+        port: Option<u16>,
+        /// How many, of the same address and port, one after the other.
+        count: u64,
+    },
+    /// A limit was reached.
+    Limit {
+        /// `"memory"`, `"pids"`, `"timeout"`.
+        name: String,
+        /// Its value.
+        limit: u64,
+    },
+    /// Events that found no room.
+    Dropped {
+        /// How many.
+        count: u64,
+    },
+    /// The session is over.
+    Ended(End),
+}
+
+/// How a process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ExitStatus {
+    /// With this code.
+    Code(i32),
+    /// By this signal.
+    Signal(i32),
+}
+
+/// How a session ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum End {
+    /// Its command ended.
+    Command(ExitStatus),
+    /// Its command could not be run: the errno of `execve(2)` or of what came before.
+    NotRun {
+        /// Where it failed: `"exec"`, `"cwd"`, `"terminal"`.
+        step: String,
+        /// The error number.
+        errno: i32,
+    },
+    /// Its time was over.
+    Timeout,
+    /// It was out of memory and the kernel killed its command.
+    OutOfMemory,
+    /// It was asked to end.
+    Killed,
+    /// A part of it that it cannot live without failed.
+    Failed {
+        /// What, in one line.
+        what: String,
+    },
+}

@@ -1,0 +1,16 @@
+//! What agentd decides, and the words that its processes share. Pure: no I/O, no async, no clock.
+//!
+//! Hostile input becomes a type here or is refused here: [`names`] and [`size`] parse once into values
+//! that cannot hold the wrong thing, [`profile`] and [`decide`] turn a request into a [`plan::Plan`], and
+//! [`wire`] bounds what one process may say to another.
+
+pub mod config;
+pub mod event;
+pub mod lease;
+pub mod names;
+pub mod plan;
+pub mod refusal;
+pub mod size;
+pub mod wire;
+
+pub use refusal::Refusal;

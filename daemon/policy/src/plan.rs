@@ -1,0 +1,382 @@
+//! What a session will be. The service makes a [`Plan`], the launcher checks it again and builds it.
+//!
+//! A plan holds no path that root would open: mounts name an offered descriptor by its index, and path
+//! texts say only where things appear inside the session.
+
+use serde::{Deserialize, Serialize};
+
+use crate::Refusal;
+use crate::config::Bounds;
+use crate::names::{AbsPath, RelPath, SessionId, UserName};
+
+/// How a workspace is given to the agent, from the least to the most.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// Read-only.
+    Ro,
+    /// Copy-on-write; the real directory stays as it is.
+    Overlay,
+    /// The real directory.
+    Direct,
+}
+
+impl Mode {
+    /// The word that profiles and flags use.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Ro => "ro",
+            Self::Overlay => "overlay",
+            Self::Direct => "direct",
+        }
+    }
+}
+
+/// What an offered descriptor is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// A directory that the agent works in.
+    Workspace,
+    /// A file or directory that it may read.
+    Input,
+}
+
+impl Role {
+    /// The word that the API uses.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Workspace => "workspace",
+            Self::Input => "input",
+        }
+    }
+}
+
+/// The whole session, decided.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Plan {
+    /// Its identity.
+    pub session: SessionId,
+    /// The caller's login name, for the session's passwd entry.
+    pub user: UserName,
+    /// The caller's home, where the scratch home appears.
+    pub home: AbsPath,
+    /// The caller's login shell, for the passwd entry.
+    pub shell: AbsPath,
+    /// argv; the first names the program, looked up in the session's PATH.
+    pub command: Vec<Vec<u8>>,
+    /// The whole environment.
+    pub env: Vec<(Vec<u8>, Vec<u8>)>,
+    /// Where the command starts.
+    pub cwd: AbsPath,
+    /// A terminal of this size, or pipes.
+    pub terminal: Option<WindowSize>,
+    /// Directories to work in.
+    pub workspaces: Vec<Workspace>,
+    /// What may be read besides.
+    pub inputs: Vec<Input>,
+    /// Scratch directories; the home is one more.
+    pub scratch: Vec<Scratch>,
+    /// Bytes that the home may hold.
+    pub home_size: u64,
+    /// What it may use up.
+    pub limits: Limits,
+    /// The least Landlock ABI that the profile accepts.
+    pub landlock_abi: u32,
+}
+
+/// Rows and columns of a terminal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WindowSize {
+    /// Lines of text.
+    pub rows: u16,
+    /// Characters a line.
+    pub cols: u16,
+}
+
+/// A directory that the agent works in.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Workspace {
+    /// Where it appears: its own path.
+    pub path: AbsPath,
+    /// Which of the offered descriptors it is.
+    pub descriptor: u16,
+    /// How it is given.
+    pub mode: Mode,
+    /// Names below it that appear empty and read-only.
+    pub mask: Vec<RelPath>,
+    /// Names below it that are read-only.
+    pub protect: Vec<RelPath>,
+    /// Unix sockets below it that the profile accepts by name (mode `direct`).
+    pub sockets: Vec<RelPath>,
+}
+
+/// A file or directory that the agent may read.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Input {
+    /// Where it appears: its own path.
+    pub path: AbsPath,
+    /// Which of the offered descriptors it is.
+    pub descriptor: u16,
+}
+
+/// A directory in memory.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Scratch {
+    /// Where it appears.
+    pub path: AbsPath,
+    /// Bytes that it may hold.
+    pub size: u64,
+    /// Whether programs in it may run.
+    pub exec: bool,
+}
+
+/// What a session may use up.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Limits {
+    /// Bytes of memory, page cache and scratch included; swap is off.
+    pub memory: u64,
+    /// Processes and threads.
+    pub pids: u64,
+    /// CPUs' worth of time.
+    pub cpus: f64,
+    /// Bytes of overlay.
+    pub disk: u64,
+    /// Milliseconds from the start to the end.
+    pub timeout_ms: u64,
+    /// Open files a process.
+    pub open_files: u64,
+}
+
+/// Bytes of argv and environment together: a quarter of what `execve(2)` takes by default, and room for the
+/// plan in one message.
+pub const MAX_ARGS: usize = 128 << 10;
+/// The most arguments and variables.
+pub const MAX_ARGC: usize = 4096;
+/// The most mounts of each kind that a plan may ask for.
+pub const MAX_MOUNTS: usize = 64;
+/// The most mask and protect names of one workspace.
+pub const MAX_NAMES: usize = 256;
+/// The most that one session's scratch may hold, besides the memory limit, which it counts towards.
+pub const MAX_SCRATCH: u64 = 1 << 40;
+/// Open files that a process may ask for.
+pub const MAX_OPEN_FILES: u64 = 1 << 20;
+
+impl Plan {
+    /// Checks the plan against the site's bounds and against what any plan may hold, whoever made it.
+    ///
+    /// # Errors
+    /// The first rule that it breaks.
+    pub fn check(&self, bounds: &Bounds) -> Result<(), Refusal> {
+        self.check_command()?;
+        self.check_limits(bounds)?;
+        self.check_mounts(bounds)
+    }
+
+    fn check_command(&self) -> Result<(), Refusal> {
+        let words = self.command.len() + self.env.len();
+        let size = self.command.iter().map(|a| a.len() + 1).sum::<usize>()
+            + self.env.iter().map(|(k, v)| k.len() + v.len() + 2).sum::<usize>();
+        if self.command.is_empty() || self.command[0].is_empty() {
+            return Err(Refusal::new("an empty command", "command.empty", "name a program to run"));
+        }
+        if words > MAX_ARGC || size > MAX_ARGS {
+            return Err(Refusal::new(
+                format!("a command line of {words} words and {size} bytes"),
+                "command.size",
+                format!("stay below {MAX_ARGC} words and {MAX_ARGS} bytes; pass long input through stdin"),
+            ));
+        }
+        if self.command.iter().chain(self.env.iter().map(|(_, v)| v)).any(|a| a.contains(&0)) {
+            return Err(Refusal::new("an argument with a NUL byte", "command.nul", "leave it out"));
+        }
+        match self.env.iter().find(|(k, _)| k.is_empty() || k.contains(&b'=') || k.contains(&0)) {
+            Some((key, _)) => Err(Refusal::new(
+                format!("environment variable {:?}", String::from_utf8_lossy(key)),
+                "environment.name",
+                "a name is not empty and holds neither `=` nor NUL",
+            )),
+            None => Ok(()),
+        }
+    }
+
+    fn check_limits(&self, bounds: &Bounds) -> Result<(), Refusal> {
+        let limits = &self.limits;
+        at_most("memory", limits.memory, 1 << 20, bounds.memory)?;
+        at_most("pids", limits.pids, 1, bounds.pids)?;
+        at_most("disk", limits.disk, 0, bounds.disk)?;
+        at_most("timeout", limits.timeout_ms, 1, bounds.timeout)?;
+        at_most("open_files", limits.open_files, 16, MAX_OPEN_FILES)?;
+        at_most("home size", self.home_size, 1 << 12, MAX_SCRATCH)?;
+        for scratch in &self.scratch {
+            at_most("scratch size", scratch.size, 1 << 12, MAX_SCRATCH)?;
+        }
+        if !(limits.cpus >= 0.01 && limits.cpus <= bounds.cpus) {
+            return Err(Refusal::new(
+                format!("cpus {}", limits.cpus),
+                "bounds.cpus",
+                format!("ask for 0.01 to {}", bounds.cpus),
+            ));
+        }
+        Ok(())
+    }
+
+    fn check_mounts(&self, bounds: &Bounds) -> Result<(), Refusal> {
+        for (what, count) in [
+            ("workspaces", self.workspaces.len()),
+            ("inputs", self.inputs.len()),
+            ("scratch directories", self.scratch.len()),
+        ] {
+            if count > MAX_MOUNTS {
+                return Err(Refusal::new(
+                    format!("{count} {what}"),
+                    "plan.mounts",
+                    format!("ask for at most {MAX_MOUNTS}"),
+                ));
+            }
+        }
+        for workspace in &self.workspaces {
+            workspace.check(bounds)?;
+        }
+        let places = self
+            .workspaces
+            .iter()
+            .map(|w| &w.path)
+            .chain(self.inputs.iter().map(|i| &i.path))
+            .chain(self.scratch.iter().map(|s| &s.path))
+            .chain([&self.home]);
+        for path in places {
+            check_place(path)?;
+        }
+        if self.home.as_str().contains(':') || self.shell.as_str().contains(':') {
+            return Err(Refusal::new(
+                format!("home {}", self.home),
+                "user.home",
+                "passwd(5) cannot hold a home with a colon",
+            ));
+        }
+        Ok(())
+    }
+}
+
+impl Workspace {
+    fn check(&self, bounds: &Bounds) -> Result<(), Refusal> {
+        if bounds.modes_forbidden.contains(&self.mode) {
+            return Err(Refusal::new(
+                format!("workspace {} in mode {}", self.path, self.mode.as_str()),
+                "bounds.modes_forbidden",
+                "the administrator forbids this mode; choose another",
+            ));
+        }
+        let names = self.mask.len() + self.protect.len() + self.sockets.len();
+        if names > MAX_NAMES {
+            return Err(Refusal::new(
+                format!("{names} mask and protect names for {}", self.path),
+                "plan.names",
+                format!("give at most {MAX_NAMES}"),
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// Directories that are the session's own or the system's: nothing of a caller's is mounted over them.
+const RESERVED: &[&str] =
+    &["/", "/bin", "/boot", "/dev", "/etc", "/lib", "/lib32", "/lib64", "/proc", "/sbin", "/sys", "/usr"];
+
+fn check_place(path: &AbsPath) -> Result<(), Refusal> {
+    let reserved = RESERVED.iter().any(|r| {
+        path.as_str() == *r
+            || (*r != "/" && path.as_str().strip_prefix(r).is_some_and(|rest| rest.starts_with('/')))
+    });
+    if reserved {
+        return Err(Refusal::new(
+            format!("a mount at {path}"),
+            "plan.reserved",
+            "system directories are the session's own; choose a path outside them",
+        ));
+    }
+    Ok(())
+}
+
+fn at_most(what: &str, value: u64, least: u64, most: u64) -> Result<(), Refusal> {
+    if value < least || value > most {
+        return Err(Refusal::new(
+            format!("{what} {value}"),
+            format!("bounds.{}", what.replace(' ', "_")),
+            format!("ask for {least} to {most}"),
+        ));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    pub(crate) fn plan() -> Plan {
+        Plan {
+            session: SessionId::parse("0123456789ab").unwrap(),
+            user: UserName::parse("alice").unwrap(),
+            home: AbsPath::parse("/home/alice").unwrap(),
+            shell: AbsPath::parse("/bin/bash").unwrap(),
+            command: vec![b"true".to_vec()],
+            env: vec![(b"LANG".to_vec(), b"C".to_vec())],
+            cwd: AbsPath::parse("/home/alice/p").unwrap(),
+            terminal: None,
+            workspaces: vec![Workspace {
+                path: AbsPath::parse("/home/alice/p").unwrap(),
+                descriptor: 0,
+                mode: Mode::Overlay,
+                mask: vec![],
+                protect: vec![],
+                sockets: vec![],
+            }],
+            inputs: vec![],
+            scratch: vec![],
+            home_size: 1 << 20,
+            limits: Limits {
+                memory: 1 << 30,
+                pids: 100,
+                cpus: 1.0,
+                disk: 1 << 30,
+                timeout_ms: 1000,
+                open_files: 1024,
+            },
+            landlock_abi: 2,
+        }
+    }
+
+    #[test]
+    fn a_plain_plan_passes() {
+        assert_eq!(plan().check(&Bounds::default()), Ok(()));
+    }
+
+    #[test]
+    fn each_bound_holds() {
+        let breaks: &[(&str, fn(&mut Plan))] = &[
+            ("command.empty", |p| p.command.clear()),
+            ("command.size", |p| p.command = vec![vec![b'x'; 5]; 5000]),
+            ("command.size", |p| p.command = vec![vec![b'x'; MAX_ARGS]]),
+            ("command.nul", |p| p.command[0] = b"a\0b".to_vec()),
+            ("environment.name", |p| p.env[0].0 = b"A=B".to_vec()),
+            ("bounds.memory", |p| p.limits.memory = 1 << 40),
+            ("bounds.pids", |p| p.limits.pids = 0),
+            ("bounds.cpus", |p| p.limits.cpus = f64::NAN),
+            ("bounds.timeout", |p| p.limits.timeout_ms = u64::MAX),
+            ("plan.mounts", |p| p.workspaces = vec![p.workspaces[0].clone(); 10_000]),
+            ("plan.names", |p| p.workspaces[0].mask = vec![RelPath::parse("a").unwrap(); 257]),
+            ("plan.reserved", |p| p.workspaces[0].path = AbsPath::parse("/etc").unwrap()),
+            ("plan.reserved", |p| p.home = AbsPath::parse("/").unwrap()),
+            ("plan.reserved", |p| p.workspaces[0].path = AbsPath::parse("/usr/share/x").unwrap()),
+            ("user.home", |p| p.home = AbsPath::parse("/home/a:b").unwrap()),
+        ];
+        for (rule, change) in breaks {
+            let mut plan = plan();
+            change(&mut plan);
+            assert_eq!(plan.check(&Bounds::default()).unwrap_err().rule, *rule);
+        }
+        let bounds = Bounds { modes_forbidden: vec![Mode::Overlay], ..Bounds::default() };
+        assert_eq!(plan().check(&bounds).unwrap_err().rule, "bounds.modes_forbidden");
+    }
+}

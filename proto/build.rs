@@ -1,0 +1,30 @@
+//! Generates the Rust types of `agentd.v1`.
+
+/// What `--json` prints and what the event files hold.
+const JSON: &[&str] = &[
+    "Event",
+    "Actor",
+    "ExecDetail",
+    "ExitDetail",
+    "NetDetail",
+    "LimitDetail",
+    "SessionDetail",
+    "DroppedDetail",
+    "Session",
+    "Exit",
+    "VersionReply",
+    "Timing",
+];
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let mut config = tonic_prost_build::configure().bytes(".");
+    for message in JSON {
+        let path = format!("agentd.v1.{message}");
+        config = config
+            .type_attribute(&path, "#[derive(serde::Serialize, serde::Deserialize)]")
+            .type_attribute(&path, "#[serde(default)]")
+            .field_attribute(&path, "#[serde(skip_serializing_if = \"crate::skip::Skip::skip\")]");
+    }
+    config.compile_protos(&["proto/agentd/v1/agentd.proto"], &["proto"])?;
+    Ok(())
+}
