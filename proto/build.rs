@@ -23,7 +23,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         config = config
             .type_attribute(&path, "#[derive(serde::Serialize, serde::Deserialize)]")
             .type_attribute(&path, "#[serde(default)]")
-            .field_attribute(&path, "#[serde(skip_serializing_if = \"crate::skip::Skip::skip\")]");
+            .field_attribute(
+                format!(".{path}"),
+                "#[serde(skip_serializing_if = \"crate::skip::Skip::skip\")]",
+            );
     }
     config.compile_protos(&["proto/agentd/v1/agentd.proto"], &["proto"])?;
     Ok(())

@@ -1,8 +1,41 @@
 //! One kernel facility a file: a part of the plan in, a handle out.
 //!
-//! [`packets`] and [`offer`] are safe and small, for every process. The rest needs the feature `session`,
-//! which only the launcher asks for. This is the only crate of agentd that may hold `unsafe`; each use
-//! argues why it is sound.
+//! [`packets`], [`offer`] and [`inherited`] are safe and small, for every process. What a program takes from
+//! itself needs the feature `lockdown`, the rest `session`, which only the launcher asks for. This is the only
+//! crate of agentd that may hold `unsafe`; each use argues why it is sound.
 
+pub mod inherited;
 pub mod offer;
 pub mod packets;
+#[cfg(feature = "session")]
+pub mod cgroup;
+#[cfg(feature = "lockdown")]
+pub mod creds;
+#[cfg(feature = "session")]
+pub mod exec_watch;
+#[cfg(feature = "session")]
+pub mod idmap;
+#[cfg(feature = "lockdown")]
+pub mod landlock;
+#[cfg(feature = "lockdown")]
+pub mod lockdown;
+#[cfg(feature = "session")]
+pub mod mount;
+#[cfg(feature = "session")]
+pub mod peer;
+#[cfg(feature = "session")]
+pub mod process;
+#[cfg(feature = "session")]
+pub mod procfs;
+#[cfg(feature = "lockdown")]
+pub mod rlimits;
+#[cfg(feature = "lockdown")]
+pub mod seccomp;
+#[cfg(feature = "session")]
+pub mod loopback;
+#[cfg(feature = "session")]
+mod netlink;
+#[cfg(feature = "session")]
+pub mod nflog;
+#[cfg(feature = "session")]
+pub mod nft;

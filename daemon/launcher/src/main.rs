@@ -1,1 +1,96 @@
-fn main() {}
+//! `agentd-launcher`: the root half of agentd. One thread, no async, no network; it attests callers, checks
+//! plans by its own rules, and forks a builder for each session.
+
+mod build;
+mod callers;
+mod command;
+mod directories;
+mod host;
+mod init;
+mod keeper;
+mod link;
+mod offers;
+mod server;
+mod service;
+mod sessions;
+mod settings;
+mod workers;
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use agentd_kernel::cgroup::Hierarchies;
+use agentd_kernel::process::SingleThreaded;
+use agentd_kernel::rlimits;
+use agentd_policy::config::{CgroupRoot, Config};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use tracing_subscriber::EnvFilter;
+
+/// Connections, offered descriptors and sessions at their bounds.
+const OPEN_FILES: u64 = 65_536;
+
+const USAGE: &str = "usage: agentd-launcher --config FILE [--with-service]";
+
+fn main() -> ExitCode {
+    let filter = EnvFilter::try_from_env("AGENTD_LOG").unwrap_or_else(|_| EnvFilter::new("warn"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("agentd-launcher: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<(), String> {
+    let mut args = std::env::args_os().skip(1);
+    let (mut file, mut with_service) = (None, false);
+    while let Some(arg) = args.next() {
+        match arg.to_str() {
+            Some("--config") => file = args.next().map(PathBuf::from),
+            Some("--with-service") => with_service = true,
+            _ => return Err(format!("unknown argument {}; {USAGE}", arg.to_string_lossy().escape_debug())),
+        }
+    }
+    let file = file.ok_or(USAGE)?;
+    if !rustix::process::geteuid().is_root() {
+        return Err("must run as root: it makes namespaces, mounts and cgroups for others".into());
+    }
+    let token = SingleThreaded::verify().map_err(|e| e.to_string())?;
+    // Sessions' groups are none of ours, and files are for everyone to read unless a mode says otherwise.
+    nix::unistd::setgroups(&[]).map_err(|e| format!("setgroups: {e}"))?;
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
+    rlimits::Limits { open_files: OPEN_FILES }.apply().map(drop).map_err(|e| e.to_string())?;
+    let settings = settings::Settings::read(&file)?;
+    let directories = directories::Directories::prepare(&settings)?;
+    let hierarchies = hierarchies(&settings.config)?;
+    let signals = signals().map_err(|e| format!("signals: {e}"))?;
+    let host = host::Host::prepare(token)?;
+    server::Server::new(token, settings, directories, host, hierarchies, signals)?.run(with_service)
+}
+
+/// The cgroups of this daemon, without what an earlier one left.
+fn hierarchies(config: &Config) -> Result<Hierarchies, String> {
+    let mut hasher = DefaultHasher::new();
+    config.runtime_dir.as_str().hash(&mut hasher);
+    let name = format!("agentd-{:08x}", hasher.finish() as u32);
+    let path = match &config.cgroup_root {
+        CgroupRoot::Auto => None,
+        CgroupRoot::Path(path) => Some(path.as_str()),
+    };
+    let hierarchies = Hierarchies::open(&name, path).map_err(|e| e.to_string())?;
+    hierarchies.clear().map_err(|e| e.to_string())?;
+    Ok(hierarchies)
+}
+
+fn signals() -> nix::Result<SignalFd> {
+    let mut set = SigSet::empty();
+    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGCHLD] {
+        set.add(signal);
+    }
+    set.thread_block()?;
+    SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
+}

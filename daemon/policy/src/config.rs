@@ -284,8 +284,12 @@ mod tests {
 
     #[test]
     fn a_typing_mistake_is_an_error() {
-        for bad in ["[bounds]\nmax_sesions = 3", "socket = 'relative'", "[bounds]\nmemory = '8X'", "[pool]\nuids='0-9'"]
-        {
+        for bad in [
+            "[bounds]\nmax_sesions = 3",
+            "socket = 'relative'",
+            "[bounds]\nmemory = '8X'",
+            "[pool]\nuids='0-9'",
+        ] {
             assert!(Config::parse(bad).is_err(), "{bad}");
         }
     }

@@ -80,12 +80,7 @@ impl Pool {
     pub fn lease(&self, number: u32) -> Option<Lease> {
         (number < self.leases()).then(|| {
             let base = self.first + number * 3;
-            Lease {
-                number,
-                keeper: LeasedUid(base),
-                relay: LeasedUid(base + 1),
-                agent: LeasedUid(base + 2),
-            }
+            Lease { number, keeper: LeasedUid(base), relay: LeasedUid(base + 1), agent: LeasedUid(base + 2) }
         })
     }
 }
@@ -110,7 +105,9 @@ mod tests {
 
     #[test]
     fn refuses_ranges_that_others_use() {
-        for bad in ["", "1-2", "0-100000", "65535-70000", "70000-70001", "70003-70000", "1900000000-4294967295"] {
+        for bad in
+            ["", "1-2", "0-100000", "65535-70000", "70000-70001", "70003-70000", "1900000000-4294967295"]
+        {
             assert!(Pool::parse(bad).is_err(), "{bad}");
         }
     }

@@ -5,10 +5,15 @@
 //! [`wire`] bounds what one process may say to another.
 
 pub mod config;
+pub mod decide;
+mod environment;
 pub mod event;
 pub mod lease;
+pub mod library;
 pub mod names;
+mod overlap;
 pub mod plan;
+pub mod profile;
 pub mod refusal;
 pub mod size;
 pub mod wire;

@@ -90,6 +90,10 @@ name!(
     SessionName, "session name", check_label
 );
 name!(
+    /// A profile's name: `[a-z0-9][a-z0-9_.-]{0,62}`; a file of the site's is found by it.
+    ProfileName, "profile name", check_label
+);
+name!(
     /// A login name as `passwd(5)` can hold it: no colon, no control character, at most 32 bytes.
     UserName, "user name", check_user
 );
@@ -117,7 +121,34 @@ impl AbsPath {
 
     /// Whether `self` is `other` or lies below it.
     pub fn starts_with(&self, other: &AbsPath) -> bool {
-        other.0 == "/" || self.0 == other.0 || self.0.strip_prefix(&other.0).is_some_and(|r| r.starts_with('/'))
+        other.0 == "/"
+            || self.0 == other.0
+            || self.0.strip_prefix(&other.0).is_some_and(|r| r.starts_with('/'))
+    }
+
+    /// What follows `other`, if `self` is `other` (then nothing) or lies below it.
+    pub fn below(&self, other: &AbsPath) -> Option<Option<RelPath>> {
+        let rest = match other.0.as_str() {
+            "/" => self.0.strip_prefix('/')?,
+            _ => self.0.strip_prefix(&other.0)?,
+        };
+        match rest.strip_prefix('/') {
+            _ if rest.is_empty() => Some(None),
+            None if other.0 == "/" => Some(Some(RelPath(rest.to_owned()))),
+            Some(rest) => Some(Some(RelPath(rest.to_owned()))),
+            None => None,
+        }
+    }
+
+    /// The path `rest` below this one.
+    ///
+    /// # Errors
+    /// If it would be too long.
+    pub fn join(&self, rest: &RelPath) -> Result<AbsPath, NameError> {
+        match self.0.as_str() {
+            "/" => Self::try_from(format!("/{rest}")),
+            base => Self::try_from(format!("{base}/{rest}")),
+        }
     }
 
     /// The directory that holds this path; `None` for `/`.
@@ -132,6 +163,16 @@ impl AbsPath {
 }
 
 impl RelPath {
+    /// Whether `self` is `other` or lies below it.
+    pub fn is_in(&self, other: &RelPath) -> bool {
+        self.0.strip_prefix(&other.0).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    }
+
+    /// What follows `other`, if `self` lies below it.
+    pub fn below(&self, other: &RelPath) -> Option<RelPath> {
+        self.0.strip_prefix(&other.0)?.strip_prefix('/').map(|rest| Self(rest.to_owned()))
+    }
+
     /// The components, at least one.
     pub fn components(&self) -> impl DoubleEndedIterator<Item = &str> {
         self.0.split('/')
@@ -234,6 +275,17 @@ mod tests {
                 let again = format!("/{}", path.components().collect::<Vec<_>>().join("/"));
                 prop_assert_eq!(again, text);
             }
+        }
+
+        #[test]
+        fn what_is_below_joins_again(base in "(/[a-b]{1,2}){0,3}", rest in "[a-b]{1,2}(/[a-b]{1,2}){0,2}") {
+            let base = AbsPath::parse(if base.is_empty() { "/" } else { &base }).unwrap();
+            let rest = RelPath::parse(&rest).unwrap();
+            let path = base.join(&rest).unwrap();
+            prop_assert_eq!(path.below(&base), Some(Some(rest)));
+            prop_assert_eq!(base.below(&base), Some(None));
+            prop_assert_eq!(base.below(&path), None);
+            prop_assert!(path.starts_with(&base));
         }
     }
 }

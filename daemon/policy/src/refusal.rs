@@ -21,7 +21,11 @@ impl Refusal {
     /// A refusal in three parts. Control characters are escaped and each part is cut to 512 bytes, so that
     /// the result is safe to print and to send.
     pub fn new(what: impl AsRef<str>, rule: impl AsRef<str>, mend: impl AsRef<str>) -> Self {
-        Self { what: printable(what.as_ref()), rule: printable(rule.as_ref()), mend: printable(mend.as_ref()) }
+        Self {
+            what: printable(what.as_ref()),
+            rule: printable(rule.as_ref()),
+            mend: printable(mend.as_ref()),
+        }
     }
 }
 

@@ -44,6 +44,22 @@ pub fn parse_duration_ms(text: &str) -> Result<u64, QuantityError> {
     number.checked_mul(unit).filter(|ms| *ms <= 100 * 366 * 86_400_000).ok_or_else(fail)
 }
 
+/// `bytes` as [`parse_size`] reads it, in the largest unit that needs no fraction.
+pub fn format_size(bytes: u64) -> String {
+    [(40, "T"), (30, "G"), (20, "M"), (10, "K")]
+        .into_iter()
+        .find(|(shift, _)| bytes > 0 && bytes.trailing_zeros() >= *shift)
+        .map_or_else(|| bytes.to_string(), |(shift, unit)| format!("{}{unit}", bytes >> shift))
+}
+
+/// `ms` as [`parse_duration_ms`] reads it, in the largest unit that needs no fraction.
+pub fn format_duration_ms(ms: u64) -> String {
+    [(86_400_000, "d"), (3_600_000, "h"), (60_000, "m"), (1_000, "s")]
+        .into_iter()
+        .find(|(unit, _)| ms > 0 && ms % unit == 0)
+        .map_or_else(|| format!("{ms}ms"), |(unit, name)| format!("{}{name}", ms / unit))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -73,6 +89,12 @@ mod tests {
         fn never_panics(text in "\\PC{0,12}") {
             let _ = parse_size(&text);
             let _ = parse_duration_ms(&text);
+        }
+
+        #[test]
+        fn what_is_written_is_read(n in 0u64..1 << 41, shift in 0u32..20) {
+            prop_assert_eq!(parse_size(&format_size(n << shift)), Ok(n << shift));
+            prop_assert_eq!(parse_duration_ms(&format_duration_ms(n)), Ok(n));
         }
     }
 }

@@ -1,0 +1,96 @@
+# For people and for .ci/run. As an ordinary user what needs root goes through sudo, or: be root.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.ONESHELL:
+.DEFAULT_GOAL := build
+MAKEFLAGS += --no-print-directory
+
+export PATH := $(HOME)/.cargo/bin:$(PATH)
+SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
+RUST := 1.88
+TEST_MINUTES := 20
+
+# To build and run; to run the tests and the demo besides; to compare with.
+PACKAGES := gcc libc6-dev make pkg-config libnftnl-dev libmnl-dev protobuf-compiler libprotobuf-dev \
+    ca-certificates git python3 util-linux
+TEST_PACKAGES := gdb iproute2 nftables procps strace tmux nodejs
+BENCH_PACKAGES := bubblewrap crun runc
+
+# $(call install,PACKAGES): those of them that are missing, by one apt-get.
+define install
+missing=()
+for package in $(1); do
+    dpkg-query -W -f '$${Status}\n' "$$package" 2>/dev/null | grep -q 'ok installed' || missing+=("$$package")
+done
+if [ $${#missing[@]} != 0 ]; then
+    echo "installing $${missing[*]}"
+    command -v apt-get >/dev/null || { echo "no apt-get here: install these by hand" >&2; exit 1; }
+    $(SUDO) apt-get -qq update
+    $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get -qq -y --no-install-recommends install "$${missing[@]}" >/dev/null
+fi
+endef
+
+.PHONY: build setup setup-test setup-bench demo test lint bench clean
+
+build: setup
+	cargo build --release --workspace
+
+# What is missing, and nothing else. A cargo that is there is left alone.
+setup:
+	@$(call install,$(PACKAGES))
+	at_least() { [ "$$(printf '%s\n' "$$1" "$(RUST)" | sort -V | head -n 1)" = "$(RUST)" ]; }
+	if ! command -v cargo >/dev/null && command -v apt-cache >/dev/null; then
+	    # Debian 12 has a current toolchain for its browsers, under names of their own.
+	    there=$$(apt-cache policy cargo-web | sed -n 's/ *Candidate: //p')
+	    at_least "$${there:-0}" || { $(SUDO) apt-get -qq update; there=$$(apt-cache policy cargo-web | sed -n 's/ *Candidate: //p'); }
+	    if at_least "$${there:-0}"; then
+	        $(call install,cargo-web rustfmt-web)
+	    fi
+	fi
+	found=$$(cargo --version 2>/dev/null | cut -d ' ' -f 2 || true)
+	at_least "$${found:-0}" || {
+	    echo "cargo $(RUST) or newer is needed (found: $${found:-none}); https://rustup.rs has it: curl -sSf https://sh.rustup.rs | sh" >&2
+	    exit 1
+	}
+
+setup-test: setup
+	@$(call install,$(TEST_PACKAGES))
+
+setup-bench: setup
+	@$(call install,$(BENCH_PACKAGES))
+
+# A private daemon, and a scripted agent that works and then misbehaves.
+demo: build
+	@$(SUDO) tests/demo/private-daemon tests/demo/demo.sh
+
+# Unit, compliance, escape, privilege and recovery tests. Built by you, run by root.
+test: setup-test
+	@mkdir -p target
+	began=$$SECONDS status=0 log=target/test.log
+	$(MAKE) lint || status=1
+	host=$$(rustc -vV | sed -n 's/^host: //p' | tr a-z- A-Z_)
+	export CARGO_TARGET_$${host}_RUNNER="$(if $(SUDO),sudo -E --)"
+	[ -n "$(SUDO)" ] || unset CARGO_TARGET_$${host}_RUNNER
+	cargo build --workspace
+	timeout -k 10 $(TEST_MINUTES)m cargo test --workspace --no-fail-fast -- $(TEST_ARGS) 2>&1 | tee $$log || status=1
+	awk -v took=$$((SECONDS - began)) '
+	    /^test .* FAILED$$/ { print "failed: " $$2 }
+	    /^test result: / { passed += $$4; failed += $$6; skipped += $$8 }
+	    END { printf "%d passed, %d failed, %d skipped in %d s\n", passed, failed, skipped, took }' $$log
+	[ $$status = 0 ] || { echo "make test failed" >&2; exit 1; }
+
+lint:
+	@cargo fmt --all --check
+	if cargo clippy --version >/dev/null 2>&1; then
+	    cargo clippy --workspace --all-targets -- -D warnings
+	else
+	    echo "lint: no clippy here; left out"
+	fi
+	if cargo deny --version >/dev/null 2>&1; then cargo deny check licenses bans sources; fi
+
+# Beside bubblewrap, crun and runc. RUNS=50 is the number of tries of each.
+bench: build setup-bench
+	@$(SUDO) env RUNS=$(or $(RUNS),50) tests/demo/private-daemon tests/bench/bench.py
+
+clean:
+	cargo clean

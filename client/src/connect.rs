@@ -1,0 +1,86 @@
+//! The connection to the daemon: one Unix socket, one gRPC channel, never made anew.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use agentd_proto::MAX_MESSAGE;
+use agentd_proto::v1::sessions_client::SessionsClient;
+use hyper_util::rt::TokioIo;
+use tokio::net::UnixStream;
+use tonic::Status;
+use tonic::transport::{Channel, Endpoint, Uri};
+
+use crate::failure::{Failure, Kind};
+
+/// The daemon's methods.
+pub type Client = SessionsClient<Channel>;
+
+/// Where the daemon listens if nobody says otherwise.
+const DEFAULT: &str = "/run/agentd/agentd.sock";
+/// How long a short question may take.
+const ANSWER: Duration = Duration::from_secs(30);
+
+/// Where the daemon listens.
+#[derive(Debug)]
+pub struct Socket(PathBuf);
+
+impl Socket {
+    /// The flag's path, else the environment's, else the default.
+    pub fn choose(flag: Option<PathBuf>) -> Self {
+        let named = || std::env::var_os("AGENTD_SOCKET").filter(|p| !p.is_empty()).map(PathBuf::from);
+        Self(flag.or_else(named).unwrap_or_else(|| DEFAULT.into()))
+    }
+
+    /// Connects.
+    ///
+    /// # Errors
+    /// If nobody listens there, or the user may not connect.
+    pub async fn connect(&self) -> Result<Client, Failure> {
+        let stream = UnixStream::connect(&self.0).await.map_err(|error| unreachable(&self.0, &error))?;
+        let mut stream = Some(TokioIo::new(stream));
+        // Offers and tickets hold for one connection's life: a second one would not help.
+        let connector = tower::service_fn(move |_: Uri| {
+            let stream = stream.take().ok_or_else(|| io::Error::from(io::ErrorKind::NotConnected));
+            async move { stream }
+        });
+        let channel = Endpoint::from_static("http://agentd")
+            .initial_stream_window_size(2 << 20)
+            .initial_connection_window_size(4 << 20)
+            .max_frame_size(128 << 10)
+            .connect_with_connector_lazy(connector);
+        Ok(Client::new(channel).max_decoding_message_size(MAX_MESSAGE))
+    }
+}
+
+fn unreachable(path: &Path, error: &io::Error) -> Failure {
+    let socket = path.display();
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => Failure::Refused {
+            what: format!("a connection to {socket}"),
+            rule: "socket.permission".into(),
+            mend: "become a member of the group that the socket belongs to, usually agentd".into(),
+            kind: Kind::NotPermitted,
+        },
+        _ => Failure::Failed {
+            message: format!("cannot reach agentd at {socket}: {error}"),
+            kind: Kind::Unreachable,
+        },
+    }
+}
+
+/// The answer to a short question, or the failure to get one in time.
+///
+/// # Errors
+/// The daemon's refusal, or that it does not answer.
+pub async fn answer<T>(
+    question: impl Future<Output = Result<tonic::Response<T>, Status>>,
+) -> Result<T, Failure> {
+    match tokio::time::timeout(ANSWER, question).await {
+        Ok(reply) => Ok(reply?.into_inner()),
+        Err(_) => Err(Failure::Failed {
+            message: format!("agentd did not answer within {} s", ANSWER.as_secs()),
+            kind: Kind::Unreachable,
+        }),
+    }
+}

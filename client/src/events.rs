@@ -1,0 +1,178 @@
+//! `agentctl events`.
+
+use std::fmt::Write as _;
+
+use agentd_proto::v1::{Event, EventsRequest};
+
+use crate::cli::{Decision, EventsArgs};
+use crate::connect::Socket;
+use crate::failure::Failure;
+use crate::show::{clean, colours, json, print};
+
+const RED: &str = "\x1b[31m";
+const GREEN: &str = "\x1b[32m";
+const DIM: &str = "\x1b[2m";
+const PLAIN: &str = "\x1b[0m";
+
+/// Prints events as they come.
+///
+/// # Errors
+/// As the daemon says.
+pub async fn events(socket: &Socket, args: EventsArgs) -> Result<(), Failure> {
+    let decision = match args.decision {
+        None => "",
+        Some(Decision::Allow) => "allow",
+        Some(Decision::Deny) => "deny",
+    };
+    let request = EventsRequest {
+        id: args.id.unwrap_or_default(),
+        follow: args.follow,
+        kinds: args.kind,
+        decision: decision.into(),
+        since: args.since.unwrap_or_default(),
+    };
+    let colours = !args.json && colours();
+    let mut client = socket.connect().await?;
+    let mut stream = client.events(request).await?.into_inner();
+    while let Some(event) = stream.message().await? {
+        let mut text = if args.json { json(&event)? } else { line(&event, colours) };
+        text.push('\n');
+        print(&text)?;
+    }
+    Ok(())
+}
+
+/// An event as a person reads it.
+fn line(event: &Event, colours: bool) -> String {
+    let colour = |code: &'static str| if colours { code } else { "" };
+    let Event { session, seq, time, kind, decision, rule, .. } = event;
+    let mut out = String::with_capacity(128);
+    let _ = write!(out, "{}{}{} ", colour(DIM), clean(time), colour(PLAIN));
+    let _ = write!(out, "{} {seq} {}", clean(session), clean(kind));
+    if let Some(decision) = decision {
+        let code = if decision == "deny" { RED } else { GREEN };
+        let _ = write!(out, " {}{}{}", colour(code), clean(decision), colour(PLAIN));
+        if let Some(rule) = rule {
+            let _ = write!(out, " ({})", clean(rule));
+        }
+    }
+    out.push_str(&clean(&detail(event)));
+    out
+}
+
+/// What it is about; not yet escaped.
+fn detail(event: &Event) -> String {
+    let mut out = String::new();
+    if let Some(actor) = &event.actor {
+        if actor.pid > 0 {
+            let _ = write!(out, " pid {}", actor.pid);
+        }
+        if let Some(ppid) = actor.ppid {
+            let _ = write!(out, " of {ppid}");
+        }
+        if let (Some(exe), None) = (&actor.exe, &event.exec) {
+            let _ = write!(out, " {exe}");
+        }
+    }
+    if let Some(exec) = &event.exec {
+        let _ = write!(out, " {}", exec.path);
+        if !exec.argv.is_empty() {
+            let claimed = if exec.argv_claimed { " claims" } else { "" };
+            let _ = write!(out, "{claimed} {:?}", exec.argv);
+        }
+        if !exec.interpreters.is_empty() {
+            let _ = write!(out, " by {}", exec.interpreters.join(", "));
+        }
+    }
+    if let Some(exit) = &event.exit {
+        out.push_str(&ending(exit.code, exit.signal));
+    }
+    if let Some(net) = &event.net {
+        let _ = write!(out, " {} {}", net.protocol, net.address);
+        if let Some(port) = net.port {
+            let _ = write!(out, " port {port}");
+        }
+        if net.count > 1 {
+            let _ = write!(out, " {} times", net.count);
+        }
+    }
+    if let Some(limit) = &event.limit {
+        let _ = write!(out, " {}", limit.name);
+        if let Some(value) = limit.limit {
+            let _ = write!(out, " {value}");
+        }
+    }
+    if let Some(lifecycle) = &event.lifecycle {
+        for text in [&lifecycle.user, &lifecycle.profile, &lifecycle.reason].into_iter().flatten() {
+            let _ = write!(out, " {text}");
+        }
+        out.push_str(&ending(lifecycle.code, lifecycle.signal));
+        if !lifecycle.command.is_empty() {
+            let _ = write!(out, " {:?}", lifecycle.command);
+        }
+        if let Some(message) = &lifecycle.message {
+            let _ = write!(out, ": {message}");
+        }
+    }
+    if let Some(dropped) = &event.dropped {
+        let _ = write!(out, " {} events", dropped.count);
+    }
+    out
+}
+
+fn ending(code: Option<i32>, signal: Option<i32>) -> String {
+    match (code, signal) {
+        (Some(code), _) => format!(" code {code}"),
+        (None, Some(signal)) => format!(" signal {signal}"),
+        (None, None) => String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use agentd_proto::v1::{Actor, ExecDetail, NetDetail};
+
+    fn event() -> Event {
+        Event {
+            session: "0123456789ab".into(),
+            seq: 3,
+            time: "2026-01-02T03:04:05.678901Z".into(),
+            kind: "net.denied".into(),
+            decision: Some("deny".into()),
+            rule: Some("default".into()),
+            net: Some(NetDetail {
+                protocol: "tcp".into(),
+                address: "192.0.2.1".into(),
+                port: Some(80),
+                count: 2,
+            }),
+            ..Event::default()
+        }
+    }
+
+    #[test]
+    fn a_line_for_a_person() {
+        assert_eq!(
+            line(&event(), false),
+            "2026-01-02T03:04:05.678901Z 0123456789ab 3 net.denied deny (default) tcp 192.0.2.1 port 80 2 times"
+        );
+        assert!(!json(&event()).unwrap().contains("null"));
+        assert!(line(&event(), true).contains("\x1b[31mdeny\x1b[0m"));
+    }
+
+    #[test]
+    fn what_the_agent_chose_is_escaped() {
+        let exec = ExecDetail {
+            path: "/w/\x1b]52;c;x\x07".into(),
+            argv: vec!["a\nb".into(), "\u{202e}".into()],
+            argv_claimed: true,
+            ..ExecDetail::default()
+        };
+        let actor = Actor { pid: 5, exe: Some("\u{9b}1m".into()), ppid: Some(1) };
+        let event = Event { exec: Some(exec), actor: Some(actor), ..event() };
+        for text in [line(&event, false), json(&event).unwrap()] {
+            assert!(!text.contains(|c: char| c.is_control() || c == '\u{202e}'), "{text:?}");
+        }
+    }
+}

@@ -1,0 +1,164 @@
+//! Standard input, output and error, each blocking call on a thread of its own.
+//!
+//! The descriptors are shared with other processes, so they are never made non-blocking; but they may be
+//! found so.
+
+use std::io;
+use std::os::fd::BorrowedFd;
+
+use agentd_proto::v1::AttachInput;
+use agentd_proto::v1::attach_input::Kind;
+use prost::bytes::Bytes;
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
+use rustix::stdio::{stderr, stdin, stdout};
+use tokio::sync::{mpsc, oneshot};
+
+/// The most that one message carries.
+const CHUNK: usize = 64 << 10;
+/// People type slowly.
+const TYPED: usize = 4 << 10;
+/// Messages that wait for standard output.
+const WAITING: usize = 16;
+
+/// Where output goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stream {
+    /// Standard output.
+    Stdout,
+    /// Standard error.
+    Stderr,
+}
+
+impl Stream {
+    /// Its name in messages.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Stdout => "stdout",
+            Self::Stderr => "stderr",
+        }
+    }
+
+    fn fd(self) -> BorrowedFd<'static> {
+        match self {
+            Self::Stdout => stdout(),
+            Self::Stderr => stderr(),
+        }
+    }
+}
+
+/// What becomes of the output: all written, or which stream failed.
+pub type Written = Result<(), (Stream, io::Error)>;
+
+/// Sends standard input into `to` until its end, and then its end. No room: the reading waits.
+///
+/// # Errors
+/// If no thread can be started.
+pub fn read_stdin(to: mpsc::Sender<AttachInput>, terminal: bool) -> io::Result<()> {
+    let size = if terminal { TYPED } else { CHUNK };
+    let work = move || {
+        while let Some(bytes) = read(stdin(), size) {
+            if to.blocking_send(AttachInput { kind: Some(Kind::Stdin(bytes)) }).is_err() {
+                return;
+            }
+        }
+        let _ = to.blocking_send(AttachInput { kind: Some(Kind::StdinEof(true)) });
+    };
+    std::thread::Builder::new().name("stdin".into()).spawn(work).map(drop)
+}
+
+/// The next bytes; `None` at the end. A failing read is an end: there will be no more.
+fn read(fd: BorrowedFd<'_>, size: usize) -> Option<Bytes> {
+    let mut buffer = Vec::with_capacity(size);
+    loop {
+        match rustix::io::read(fd, rustix::buffer::spare_capacity(&mut buffer)) {
+            Ok(0) => return None,
+            Ok(_) => return Some(buffer.into()),
+            Err(Errno::INTR) => {}
+            Err(Errno::AGAIN) => wait(fd, PollFlags::IN).ok()?,
+            Err(_) => return None,
+        }
+    }
+}
+
+/// Where output is sent, and where it is told how the writing went.
+pub type Writer = (mpsc::Sender<(Stream, Bytes)>, oneshot::Receiver<Written>);
+
+/// A thread that writes what it is sent, in order, and tells at its end how it went.
+///
+/// # Errors
+/// If no thread can be started.
+pub fn writer() -> io::Result<Writer> {
+    let (sender, mut output) = mpsc::channel::<(Stream, Bytes)>(WAITING);
+    let (tell, told) = oneshot::channel();
+    let work = move || {
+        let mut result = Ok(());
+        while let Some((stream, bytes)) = output.blocking_recv() {
+            if let Err(error) = write(stream.fd(), &bytes) {
+                result = Err((stream, error));
+                break;
+            }
+        }
+        let _ = tell.send(result);
+    };
+    std::thread::Builder::new().name("output".into()).spawn(work)?;
+    Ok((sender, told))
+}
+
+fn write(fd: BorrowedFd<'_>, mut bytes: &[u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match rustix::io::write(fd, bytes) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(n) => bytes = bytes.get(n..).unwrap_or_default(),
+            Err(Errno::INTR) => {}
+            Err(Errno::AGAIN) => wait(fd, PollFlags::OUT)?,
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+    Ok(())
+}
+
+fn wait(fd: BorrowedFd<'_>, flags: PollFlags) -> io::Result<()> {
+    match poll(&mut [PollFd::from_borrowed_fd(fd, flags)], None) {
+        Ok(_) | Err(Errno::INTR) => Ok(()),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read, Write};
+    use std::os::fd::AsFd;
+
+    #[test]
+    fn reads_to_the_end_in_chunks() {
+        let (reader, mut writer) = io::pipe().unwrap();
+        writer.write_all(&[7; 5000]).unwrap();
+        drop(writer);
+        assert_eq!(read(reader.as_fd(), TYPED).unwrap().len(), TYPED);
+        assert_eq!(read(reader.as_fd(), TYPED).unwrap().len(), 5000 - TYPED);
+        assert!(read(reader.as_fd(), TYPED).is_none());
+    }
+
+    #[test]
+    fn a_non_blocking_pipe_takes_all() {
+        let (mut reader, writer) = io::pipe().unwrap();
+        rustix::io::ioctl_fionbio(&writer, true).unwrap();
+        let all = vec![5; 1 << 20];
+        let expected = all.clone();
+        let thread = std::thread::spawn(move || write(writer.as_fd(), &all));
+        let mut got = Vec::new();
+        reader.read_to_end(&mut got).unwrap();
+        thread.join().unwrap().unwrap();
+        assert_eq!(got, expected);
+    }
+
+    #[test]
+    fn a_closed_pipe_is_told() {
+        let (reader, writer) = io::pipe().unwrap();
+        drop(reader);
+        let error = write(writer.as_fd(), b"x").unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
+    }
+}

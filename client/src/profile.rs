@@ -1,0 +1,230 @@
+//! Profiles: by name, as a user's own, or as a file; and `profile check` and `profile show`.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::Read;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use agentd_proto::v1::{ProfileFile, ProfileRef, ShowProfileRequest};
+use rustix::fs::OFlags;
+use serde_json::json;
+
+use crate::cli::ProfileNameArgs;
+use crate::connect::{Socket, answer};
+use crate::failure::Failure;
+use crate::show::{clean, clean_lines, json, print};
+
+/// The longest profile, and the most that a user's other profiles come to together.
+const MAX_BYTES: u64 = 1 << 20;
+/// The most of a user's own profiles that go along.
+const MAX_FILES: usize = 64;
+/// The profile of whoever names none.
+const DEFAULT: &str = "default";
+
+/// What the daemon is told of the profile `name`, or of the default one.
+///
+/// # Errors
+/// If a file that is meant cannot be read.
+pub fn find(name: Option<&OsStr>) -> Result<ProfileRef, Failure> {
+    let own = std::env::var_os("HOME").map(|home| Path::new(&home).join(".config/agentd/profiles"));
+    find_in(own.as_deref(), name.unwrap_or(OsStr::new(DEFAULT)))
+}
+
+fn find_in(own: Option<&Path>, name: &OsStr) -> Result<ProfileRef, Failure> {
+    let bytes = name.as_bytes();
+    let meant = if bytes.contains(&b'/') || bytes.ends_with(b".toml") {
+        Some(PathBuf::from(name))
+    } else {
+        let mut file = name.to_owned();
+        file.push(".toml");
+        own.map(|own| own.join(file)).filter(|path| path.symlink_metadata().is_ok())
+    };
+    let Some(meant) = meant else {
+        let name = name.to_str().ok_or_else(|| {
+            Failure::refused(format!("profile {}", name.display()), "profile.utf8", "name it in UTF-8")
+        })?;
+        return Ok(ProfileRef { name: name.to_owned(), files: vec![] });
+    };
+    let mut files = vec![read(&meant)?];
+    if let Some(own) = own {
+        add_others(own, &meant, &mut files);
+    }
+    Ok(ProfileRef { name: String::new(), files })
+}
+
+/// Adds the user's other profiles, which the first may extend; one that cannot be read is left out, and the
+/// daemon says so if it is needed.
+fn add_others(own: &Path, meant: &Path, files: &mut Vec<ProfileFile>) {
+    let Ok(entries) = std::fs::read_dir(own) else { return };
+    let mut paths: Vec<_> = entries
+        .filter_map(|entry| entry.ok().map(|entry| entry.path()))
+        .filter(|path| path.extension() == Some(OsStr::new("toml")) && path != meant)
+        .collect();
+    paths.sort();
+    let mut room = MAX_BYTES;
+    for path in paths {
+        if files.len() == MAX_FILES {
+            return;
+        }
+        if let Ok(file) = read(&path)
+            && let Some(left) = room.checked_sub(file.toml.len() as u64)
+        {
+            room = left;
+            files.push(file);
+        }
+    }
+}
+
+/// Reads one file, which must be a regular one of at most 1 MiB of UTF-8.
+fn read(path: &Path) -> Result<ProfileFile, Failure> {
+    let label = path.display();
+    let unreadable = |error: std::io::Error| {
+        Failure::refused(format!("profile {label}"), "profile.open", error.to_string())
+    };
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let fd = rustix::fs::open(path, flags, rustix::fs::Mode::empty()).map_err(|e| unreadable(e.into()))?;
+    let file = File::from(fd);
+    let metadata = file.metadata().map_err(unreadable)?;
+    if !metadata.is_file() {
+        return Err(Failure::refused(
+            format!("profile {label}"),
+            "profile.type",
+            "name a regular file; a profile by name has no slash and no .toml",
+        ));
+    }
+    let too_long = |bytes: u64| {
+        let mend = format!("keep it within {MAX_BYTES} bytes");
+        Failure::refused(format!("profile {label} of {bytes} bytes"), "profile.size", mend)
+    };
+    if metadata.len() > MAX_BYTES {
+        return Err(too_long(metadata.len()));
+    }
+    let mut bytes = Vec::new();
+    file.take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(unreadable)?;
+    if bytes.len() as u64 > MAX_BYTES {
+        return Err(too_long(bytes.len() as u64));
+    }
+    let toml = String::from_utf8(bytes)
+        .map_err(|_| Failure::refused(format!("profile {label}"), "profile.utf8", "write it in UTF-8"))?;
+    Ok(ProfileFile { path: label.to_string(), toml })
+}
+
+/// `agentctl profile check`.
+///
+/// # Errors
+/// What is wrong with it.
+pub async fn check(socket: &Socket, args: ProfileNameArgs) -> Result<(), Failure> {
+    resolve(socket, &args.profile).await?;
+    let name = args.profile.to_string_lossy();
+    let line = if args.json {
+        json(&json!({ "profile": name, "ok": true }))?
+    } else {
+        format!("{}: ok", clean(&name))
+    };
+    print(&(line + "\n"))
+}
+
+/// `agentctl profile show`.
+///
+/// # Errors
+/// What is wrong with it.
+pub async fn show(socket: &Socket, args: ProfileNameArgs) -> Result<(), Failure> {
+    let toml = resolve(socket, &args.profile).await?;
+    if args.json {
+        let name = args.profile.to_string_lossy();
+        return print(&(json(&json!({ "profile": name, "toml": toml }))? + "\n"));
+    }
+    print(&format!("{}\n", clean_lines(toml.trim_end())))
+}
+
+async fn resolve(socket: &Socket, name: &OsStr) -> Result<String, Failure> {
+    let profile = Some(find(Some(name))?);
+    let mut client = socket.connect().await?;
+    Ok(answer(client.show_profile(ShowProfileRequest { profile })).await?.toml)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Dir(PathBuf);
+
+    impl Dir {
+        fn new(name: &str) -> Self {
+            let path = std::env::temp_dir().join(format!("agentctl-{name}-{}", std::process::id()));
+            let _ = std::fs::remove_dir_all(&path);
+            std::fs::create_dir_all(&path).unwrap();
+            Self(path)
+        }
+
+        fn write(&self, name: &str, bytes: &[u8]) -> PathBuf {
+            let path = self.0.join(name);
+            std::fs::write(&path, bytes).unwrap();
+            path
+        }
+    }
+
+    impl Drop for Dir {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_dir_all(&self.0);
+        }
+    }
+
+    #[test]
+    fn a_users_own_comes_before_the_daemons() {
+        let dir = Dir::new("own");
+        dir.write("mine.toml", b"schema = 1");
+        dir.write("base.toml", b"schema = 2");
+        dir.write("notes.txt", b"no profile");
+        let own = find_in(Some(&dir.0), OsStr::new("mine")).unwrap();
+        assert_eq!(own.name, "");
+        assert_eq!(
+            own.files.iter().map(|f| f.toml.as_str()).collect::<Vec<_>>(),
+            ["schema = 1", "schema = 2"]
+        );
+        let other = find_in(Some(&dir.0), OsStr::new("other")).unwrap();
+        assert_eq!((other.name.as_str(), other.files.len()), ("other", 0));
+        assert_eq!(find_in(None, OsStr::new("mine")).unwrap().name, "mine");
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_meant_is_refused_by_rule() {
+        let dir = Dir::new("refused");
+        let long = dir.0.join("long.toml");
+        File::create(&long).unwrap().set_len(100 << 20).unwrap();
+        let fifo = dir.0.join("fifo.toml");
+        rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+        let binary = dir.write("binary.toml", b"\xff");
+        let dangling = dir.0.join("dangling.toml");
+        std::os::unix::fs::symlink("/nonexistent", &dangling).unwrap();
+        for (path, rule) in [
+            (&long, "profile.size"),
+            (&fifo, "profile.type"),
+            (&binary, "profile.utf8"),
+            (&dangling, "profile.open"),
+        ] {
+            let failure = find_in(None, path.as_os_str()).unwrap_err();
+            assert!(failure.to_string().contains(&format!("({rule})")), "{failure}");
+        }
+        // A user's own that is there but cannot be read is not silently another.
+        assert!(find_in(Some(&dir.0), OsStr::new("dangling")).is_err());
+        // Others that cannot be read are left out.
+        let good = dir.write("good.toml", b"");
+        assert_eq!(find_in(Some(&dir.0), good.as_os_str()).unwrap().files.len(), 1);
+    }
+
+    #[test]
+    fn what_goes_along_is_bounded() {
+        let dir = Dir::new("bounded");
+        for i in 0..100 {
+            dir.write(&format!("p{i:03}.toml"), &[b'#'; 20 << 10]);
+        }
+        let found = find_in(Some(&dir.0), OsStr::new("p000")).unwrap();
+        assert_eq!(found.files.len(), 52);
+        for i in 0..100 {
+            dir.write(&format!("p{i:03}.toml"), b"#");
+        }
+        assert_eq!(find_in(Some(&dir.0), OsStr::new("p000")).unwrap().files.len(), MAX_FILES);
+    }
+}

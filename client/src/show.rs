@@ -1,0 +1,149 @@
+//! Printing what came from elsewhere: escaped for people, valid for machines, coloured on terminals only.
+
+use std::borrow::Cow;
+use std::fmt::Write as _;
+use std::io::{self, Write};
+
+use serde::Serialize;
+
+use crate::failure::Failure;
+
+/// `text` on one line, without anything that steers a terminal or reorders what surrounds it.
+pub fn clean(text: &str) -> Cow<'_, str> {
+    clean_but(text, &[])
+}
+
+/// As [`clean`], with line ends and tabs left as they are.
+pub fn clean_lines(text: &str) -> Cow<'_, str> {
+    clean_but(text, &['\n', '\t'])
+}
+
+fn clean_but<'a>(text: &'a str, fine: &[char]) -> Cow<'a, str> {
+    let bad = |c: char| steers(c) && !fine.contains(&c);
+    if !text.contains(bad) {
+        return Cow::Borrowed(text);
+    }
+    let mut out = String::with_capacity(text.len() + 16);
+    for c in text.chars() {
+        if bad(c) {
+            out.extend(c.escape_unicode());
+        } else {
+            out.push(c);
+        }
+    }
+    Cow::Owned(out)
+}
+
+/// Control characters, line separators, and characters that reorder (Trojan Source, CVE-2021-42574).
+fn steers(c: char) -> bool {
+    c.is_control()
+        || matches!(c,
+            '\u{200e}' | '\u{200f}' | '\u{061c}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// `value` as JSON on one line; what steers a terminal is escaped as JSON does it.
+///
+/// # Errors
+/// If `value` has no JSON form.
+pub fn json(value: &impl Serialize) -> Result<String, Failure> {
+    let plain =
+        serde_json::to_string(value).map_err(|error| Failure::failed(format!("cannot print: {error}")))?;
+    if !plain.contains(steers) {
+        return Ok(plain);
+    }
+    let mut out = String::with_capacity(plain.len() + 16);
+    for c in plain.chars() {
+        if steers(c) {
+            let _ = write!(out, "\\u{:04x}", u32::from(c));
+        } else {
+            out.push(c);
+        }
+    }
+    Ok(out)
+}
+
+/// Writes to standard output, at once.
+///
+/// # Errors
+/// [`Failure::output`].
+pub fn print(text: &str) -> Result<(), Failure> {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes())
+        .and_then(|()| out.flush())
+        .map_err(|error| Failure::output("stdout", &error))
+}
+
+/// Whether standard output is a terminal that takes colours.
+pub fn colours() -> bool {
+    let asked_not = std::env::var_os("NO_COLOR").is_some_and(|v| !v.is_empty());
+    let dumb = std::env::var_os("TERM").is_some_and(|t| t == "dumb");
+    !asked_not && !dumb && rustix::termios::isatty(rustix::stdio::stdout())
+}
+
+/// Rows under a heading, as wide as they need to be; the last column is cut so that a row fits `width`.
+pub fn table<const N: usize>(heading: [&str; N], rows: &[[String; N]], width: Option<usize>) -> String {
+    let mut widths = heading.map(str::len);
+    for row in rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = (*width).max(cell.chars().count());
+        }
+    }
+    let mut out = String::new();
+    for row in std::iter::once(&heading.map(str::to_owned)).chain(rows) {
+        let mut at = 0;
+        for (i, (cell, wide)) in row.iter().zip(widths).enumerate() {
+            if i + 1 < N {
+                let _ = write!(out, "{cell:wide$}  ");
+                at += wide + 2;
+            } else {
+                push_cut(&mut out, cell, width.map(|w| w.saturating_sub(at).max(8)));
+            }
+        }
+        out.push('\n');
+    }
+    out
+}
+
+fn push_cut(out: &mut String, cell: &str, room: Option<usize>) {
+    match room {
+        Some(room) if cell.chars().count() > room => {
+            out.extend(cell.chars().take(room - 1));
+            out.push('…');
+        }
+        _ => out.push_str(cell),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn people_see_no_controls() {
+        assert_eq!(clean("plain ü"), "plain ü");
+        assert_eq!(clean("a\nb\x1b[2J\u{202e}\u{9b}"), "a\\u{a}b\\u{1b}[2J\\u{202e}\\u{9b}");
+        assert_eq!(clean_lines("a\n\tb\r"), "a\n\tb\\u{d}");
+    }
+
+    #[test]
+    fn tables_line_up_and_are_cut() {
+        let rows = [["a".to_owned(), "long command".to_owned()], ["bcdef".to_owned(), "x".to_owned()]];
+        assert_eq!(table(["ID", "CMD"], &rows, Some(16)), "ID     CMD\na      long com…\nbcdef  x\n");
+        assert_eq!(table(["ID", "CMD"], &[], None), "ID  CMD\n");
+    }
+
+    proptest! {
+        #[test]
+        fn json_stays_json_and_never_steers(text in any::<String>()) {
+            let line = json(&text).unwrap();
+            prop_assert!(!line.contains(steers));
+            prop_assert_eq!(serde_json::from_str::<String>(&line).unwrap(), text);
+        }
+
+        #[test]
+        fn clean_is_clean(text in any::<String>()) {
+            prop_assert!(!clean(&text).contains(steers));
+        }
+    }
+}

@@ -1,0 +1,156 @@
+//! Which id on a disk is which id in a session, for id-mapped mounts (`mount_setattr(2)`,
+//! `MOUNT_ATTR_IDMAP`) and for the session's user namespace (`user_namespaces(7)`).
+
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::os::fd::{BorrowedFd, OwnedFd};
+
+use agentd_policy::lease::{Lease, Pool};
+use rustix::fs::{Mode, OFlags};
+use rustix::process::Pid;
+
+use crate::process::{Birth, SingleThreaded, spawn};
+
+/// One line of a map: `count` ids from `inside` on are those from `outside` on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Extent {
+    /// First id inside the namespace; for a mount: on the disk.
+    pub inside: u32,
+    /// First id in the parent namespace; for a mount: as processes see it.
+    pub outside: u32,
+    /// How many.
+    pub count: u32,
+}
+
+/// The map of a session's user namespace for an id of the caller: its own number is the agent's, and 0 is
+/// the keeper's. A caller with id 0 is the agent alone.
+pub fn session(caller: u32, lease: &Lease) -> Vec<Extent> {
+    let own = Extent { inside: caller, outside: lease.agent.get(), count: 1 };
+    match caller {
+        0 => vec![own],
+        _ => vec![Extent { inside: 0, outside: lease.keeper.get(), count: 1 }, own],
+    }
+}
+
+/// The map of every mount that can be written through: the caller's files are the agent's; all others keep
+/// their owner; the pool does not exist, so no throwaway id ever reaches a disk.
+pub fn writable(caller: u32, lease: &Lease, pool: &Pool) -> Vec<Extent> {
+    let mut map = Vec::with_capacity(4);
+    let mut identity = |first: u32, last: u32| {
+        if first <= last {
+            map.push(Extent { inside: first, outside: first, count: last - first + 1 });
+        }
+    };
+    // The last id is (uid_t)-1 and belongs to nobody.
+    let ranges = [(0, pool.first() - 1), (pool.last() + 1, u32::MAX - 1)];
+    for (first, last) in ranges {
+        if (first..=last).contains(&caller) {
+            if caller > first {
+                identity(first, caller - 1);
+            }
+            identity(caller + 1, last);
+        } else {
+            identity(first, last);
+        }
+    }
+    map.push(Extent { inside: caller, outside: lease.agent.get(), count: 1 });
+    map
+}
+
+/// A map as `/proc/PID/uid_map` takes it.
+fn lines(map: &[Extent]) -> String {
+    let mut text = String::new();
+    for extent in map {
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "{} {} {}", extent.inside, extent.outside, extent.count);
+    }
+    text
+}
+
+/// Writes the maps of the user namespace that `pid` is in. `proc` is a directory of /proc.
+///
+/// # Errors
+/// As `user_namespaces(7)` says of the files.
+pub fn write(proc: BorrowedFd<'_>, pid: Pid, uids: &[Extent], gids: &[Extent]) -> std::io::Result<()> {
+    for (file, map) in [("uid_map", uids), ("gid_map", gids)] {
+        let path = format!("{}/{file}", pid.as_raw_nonzero());
+        let file = rustix::fs::openat(proc, path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
+        std::fs::File::from(file).write_all(lines(map).as_bytes())?;
+    }
+    Ok(())
+}
+
+/// A user namespace that holds nothing but maps, for id-mapped mounts. It lives as long as its descriptor
+/// or a mount that uses it.
+///
+/// # Errors
+/// If the namespace cannot be made or the maps are refused.
+pub fn namespace(
+    token: SingleThreaded,
+    proc: BorrowedFd<'_>,
+    uids: &[Extent],
+    gids: &[Extent],
+) -> std::io::Result<OwnedFd> {
+    let child = spawn(token, Birth { new_user: true, ..Birth::default() }, || {
+        // It only has to be there while its maps are written; it goes with whoever made it.
+        let signal = Some(rustix::process::Signal::KILL);
+        if rustix::process::set_parent_process_death_signal(signal).is_err() {
+            return 1;
+        }
+        nix::unistd::pause();
+        0
+    })?;
+    let made = write(proc, child.pid, uids, gids).and_then(|()| {
+        let path = format!("{}/ns/user", child.pid.as_raw_nonzero());
+        Ok(rustix::fs::openat(proc, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?)
+    });
+    child.kill()?;
+    child.wait()?;
+    made
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn pool() -> Pool {
+        Pool::parse("1900000000-1900065535").unwrap()
+    }
+
+    #[test]
+    fn a_session_maps_two_ids() {
+        let lease = pool().lease(0).unwrap();
+        assert_eq!(lines(&session(1000, &lease)), "0 1900000000 1\n1000 1900000002 1\n");
+        assert_eq!(lines(&session(0, &lease)), "0 1900000002 1\n");
+    }
+
+    #[test]
+    fn a_writable_map_swaps_the_caller_alone() {
+        let lease = pool().lease(0).unwrap();
+        assert_eq!(
+            lines(&writable(1000, &lease, &pool())),
+            "0 0 1000\n1001 1001 1899998999\n1900065536 1900065536 2394901759\n1000 1900000002 1\n"
+        );
+        assert!(lines(&writable(0, &lease, &pool())).starts_with("1 1 "));
+    }
+
+    proptest! {
+        #[test]
+        fn no_pool_id_reaches_a_disk(caller in 0u32..1_899_999_999, number in 0u32..1000, id in any::<u32>()) {
+            let pool = pool();
+            let lease = pool.lease(number).unwrap();
+            let map = writable(caller, &lease, &pool);
+            let on_disk = map.iter().find_map(|e| {
+                id.checked_sub(e.outside).filter(|o| *o < e.count).map(|o| e.inside + o)
+            });
+            if id == lease.agent.get() {
+                prop_assert_eq!(on_disk, Some(caller));
+            } else if pool.contains(id) || id == caller || id == u32::MAX {
+                prop_assert_eq!(on_disk, None);
+            } else {
+                prop_assert_eq!(on_disk, Some(id));
+            }
+        }
+    }
+}

@@ -1,0 +1,202 @@
+//! What the table shall hold, as data. It prints as `nft(8)` lists it.
+
+use std::fmt::{self, Display, Formatter};
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use nftnl::{Hook, Policy};
+
+use crate::loopback::{ADDRESS4, ADDRESS6};
+
+/// The table's name; its family is inet.
+pub const TABLE: &str = "agentd";
+/// The counter of what is refused.
+pub const DENIED: &str = "denied";
+/// The NFLOG group that refused packets go to.
+pub const LOG_GROUP: u16 = 7;
+
+/// The chains of the table, and its counter [`DENIED`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ruleset {
+    /// In the order in which they are made.
+    pub chains: Vec<ChainSpec>,
+}
+
+/// A base chain of type filter.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ChainSpec {
+    /// Its name.
+    pub name: &'static str,
+    /// Where packets pass it.
+    pub hook: Hook,
+    /// When, among the chains of the hook.
+    pub priority: i32,
+    /// What befalls a packet that no rule decides.
+    pub policy: Policy,
+    /// From first to last.
+    pub rules: Vec<RuleSpec>,
+}
+
+/// If all matches hold, all statements are carried out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RuleSpec {
+    /// From first to last.
+    pub matches: Vec<Match>,
+    /// From first to last.
+    pub statements: Vec<Statement>,
+}
+
+/// What a packet must be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Match {
+    /// IPv4, to an address of this network.
+    Daddr4(Ipv4Addr, u8),
+    /// IPv6, to this address.
+    Daddr6(Ipv6Addr),
+    /// TCP.
+    Tcp,
+    /// TCP, and nothing that could begin a connection: a SYN with an ACK, or no SYN.
+    NotBareSyn,
+}
+
+/// What is done with it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Statement {
+    /// It passes.
+    Accept,
+    /// Its first bytes go to the reader of an NFLOG group.
+    Log {
+        /// What they are marked with.
+        prefix: &'static str,
+        /// The group.
+        group: u16,
+        /// How many bytes.
+        snaplen: u32,
+    },
+    /// It is counted under a name.
+    Count(&'static str),
+    /// It is refused with a TCP reset.
+    Reset,
+    /// It is refused as prohibited by the administrator, in its own family's ICMP.
+    Prohibit,
+}
+
+impl Ruleset {
+    /// Nothing but loopback and the session's own address. Accepting the latter lets resets through:
+    /// without it a refused connect hangs. TCP that is not a bare SYN belongs to a connection whose start
+    /// passed.
+    pub fn closed() -> Self {
+        let accept = |what| RuleSpec { matches: vec![what], statements: vec![Statement::Accept] };
+        let tell = vec![
+            Statement::Log { prefix: "deny", group: LOG_GROUP, snaplen: crate::nflog::SNAPLEN },
+            Statement::Count(DENIED),
+        ];
+        let rules = vec![
+            accept(Match::Daddr4(Ipv4Addr::new(127, 0, 0, 0), 8)),
+            accept(Match::Daddr6(Ipv6Addr::LOCALHOST)),
+            accept(Match::Daddr4(ADDRESS4, 32)),
+            accept(Match::Daddr6(ADDRESS6)),
+            accept(Match::NotBareSyn),
+            RuleSpec { matches: vec![], statements: tell },
+            RuleSpec { matches: vec![Match::Tcp], statements: vec![Statement::Reset] },
+            RuleSpec { matches: vec![], statements: vec![Statement::Prohibit] },
+        ];
+        let out = ChainSpec { name: "out", hook: Hook::Out, priority: 0, policy: Policy::Drop, rules };
+        Self { chains: vec![out] }
+    }
+}
+
+impl Display for Ruleset {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        writeln!(f, "table inet {TABLE} {{")?;
+        writeln!(f, "\tcounter {DENIED} {{\n\t}}")?;
+        for chain in &self.chains {
+            write!(f, "\n{chain}")?;
+        }
+        writeln!(f, "}}")
+    }
+}
+
+impl Display for ChainSpec {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let hook = match self.hook {
+            Hook::PreRouting => "prerouting",
+            Hook::In => "input",
+            Hook::Forward => "forward",
+            Hook::Out => "output",
+            Hook::PostRouting => "postrouting",
+            Hook::Ingress => "ingress",
+        };
+        let policy = match self.policy {
+            Policy::Accept => "accept",
+            Policy::Drop => "drop",
+        };
+        let priority = self.priority;
+        writeln!(f, "\tchain {} {{", self.name)?;
+        writeln!(f, "\t\ttype filter hook {hook} priority {priority}; policy {policy};")?;
+        for rule in &self.rules {
+            writeln!(f, "\t\t{rule}")?;
+        }
+        writeln!(f, "\t}}")
+    }
+}
+
+impl Display for RuleSpec {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let matches = self.matches.iter().map(Match::to_string);
+        let words: Vec<_> = matches.chain(self.statements.iter().map(Statement::to_string)).collect();
+        f.write_str(&words.join(" "))
+    }
+}
+
+impl Display for Match {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Daddr4(address, 32) => write!(f, "ip daddr {address}"),
+            Self::Daddr4(address, prefix) => write!(f, "ip daddr {address}/{prefix}"),
+            Self::Daddr6(address) => write!(f, "ip6 daddr {address}"),
+            Self::Tcp => f.write_str("meta l4proto tcp"),
+            Self::NotBareSyn => f.write_str("tcp flags & (syn | ack) != syn"),
+        }
+    }
+}
+
+impl Display for Statement {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Accept => f.write_str("accept"),
+            Self::Log { prefix, group, snaplen } => {
+                write!(f, "log prefix \"{prefix}\" group {group} snaplen {snaplen}")
+            }
+            Self::Count(name) => write!(f, "counter name \"{name}\""),
+            Self::Reset => f.write_str("reject with tcp reset"),
+            Self::Prohibit => f.write_str("reject with icmpx admin-prohibited"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_closed_ruleset_reads_as_it_is_meant() {
+        let golden = r#"table inet agentd {
+	counter denied {
+	}
+
+	chain out {
+		type filter hook output priority 0; policy drop;
+		ip daddr 127.0.0.0/8 accept
+		ip6 daddr ::1 accept
+		ip daddr 10.200.0.2 accept
+		ip6 daddr fd00:a9e::2 accept
+		tcp flags & (syn | ack) != syn accept
+		log prefix "deny" group 7 snaplen 128 counter name "denied"
+		meta l4proto tcp reject with tcp reset
+		reject with icmpx admin-prohibited
+	}
+}
+"#;
+        assert_eq!(Ruleset::closed().to_string(), golden);
+    }
+}

@@ -1,0 +1,297 @@
+//! Processes: `clone3(2)` straight into a cgroup and namespaces, pidfds, exit statuses.
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions};
+
+use agentd_policy::event::ExitStatus;
+
+/// `CLONE_INTO_CGROUP` of `clone3(2)`; 64-bit, so not in libc's `c_int` constants.
+const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+
+/// Proof that the process had one thread when it was asked. Only such a process may go on in Rust after a
+/// fork without an exec: no other thread can have held a lock that the child then waits for.
+#[derive(Clone, Copy, Debug)]
+pub struct SingleThreaded(());
+
+impl SingleThreaded {
+    /// Asks the kernel.
+    ///
+    /// # Errors
+    /// If there are more threads, or /proc cannot tell.
+    pub fn verify() -> std::io::Result<Self> {
+        let threads = std::fs::read_dir("/proc/self/task")?.count();
+        if threads != 1 {
+            return Err(std::io::Error::other(format!("the process has {threads} threads, not 1")));
+        }
+        Ok(Self(()))
+    }
+}
+
+/// How a child is born.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Birth<'a> {
+    /// Into this cgroup (a directory of cgroup2).
+    pub cgroup: Option<BorrowedFd<'a>>,
+    /// Into a new user namespace, owned by the effective uid, and a new pid namespace, owned by it.
+    pub new_user_and_pid: bool,
+    /// Into a new user namespace alone.
+    pub new_user: bool,
+}
+
+/// A child, by number and by descriptor. Dropping it neither ends nor waits for it.
+#[derive(Debug)]
+pub struct Child {
+    /// As this process sees it.
+    pub pid: Pid,
+    /// Becomes readable when the child has ended.
+    pub pidfd: OwnedFd,
+}
+
+/// Forks. The child runs `run` and ends with the code that it returns, or 101 if it panics; it never
+/// returns to the caller's code.
+///
+/// # Errors
+/// As `clone3(2)`. On cgroup errors there is no child.
+pub fn spawn(_: SingleThreaded, birth: Birth<'_>, run: impl FnOnce() -> i32) -> std::io::Result<Child> {
+    let mut pidfd: RawFd = -1;
+    let mut flags = libc::CLONE_PIDFD as u64;
+    let mut namespaces = 0;
+    if birth.new_user_and_pid {
+        namespaces = libc::CLONE_NEWUSER | libc::CLONE_NEWPID;
+    } else if birth.new_user {
+        namespaces = libc::CLONE_NEWUSER;
+    }
+    flags |= namespaces as u64;
+    let mut cgroup = 0;
+    if let Some(fd) = birth.cgroup {
+        flags |= CLONE_INTO_CGROUP;
+        cgroup = fd.as_raw_fd() as u64;
+    }
+    let mut args = libc::clone_args {
+        flags,
+        pidfd: std::ptr::from_mut(&mut pidfd) as u64,
+        child_tid: 0,
+        parent_tid: 0,
+        exit_signal: libc::SIGCHLD as u64,
+        stack: 0,
+        stack_size: 0,
+        tls: 0,
+        set_tid: 0,
+        set_tid_size: 0,
+        cgroup,
+    };
+    // SAFETY: the arguments live across the call and describe a plain fork (no shared memory, no new
+    // stack). The process has one thread (`SingleThreaded`), so the child's copy of every lock is free and
+    // it may run any Rust code.
+    let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw mut args, size_of::<libc::clone_args>()) };
+    match pid {
+        -1 => Err(std::io::Error::last_os_error()),
+        0 => {
+            let code = std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)).unwrap_or(101);
+            exit_now(code)
+        }
+        pid => {
+            // SAFETY: clone3 with CLONE_PIDFD has stored a new descriptor there that nobody else owns.
+            let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+            let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
+            let pid = pid.ok_or_else(|| std::io::Error::other("clone3 returned no pid"))?;
+            Ok(Child { pid, pidfd })
+        }
+    }
+}
+
+/// Forks by `fork(3)`: without descriptors or namespaces, and through the session's filter, which refuses
+/// `clone3(2)`. The child runs `run` as in [`spawn`].
+///
+/// # Errors
+/// As `fork(2)`.
+pub fn fork(_: SingleThreaded, run: impl FnOnce() -> i32) -> std::io::Result<Pid> {
+    // SAFETY: the process has one thread (`SingleThreaded`), so the child may run any Rust code.
+    let pid = unsafe { libc::fork() };
+    match pid {
+        -1 => Err(std::io::Error::last_os_error()),
+        0 => {
+            let code = std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)).unwrap_or(101);
+            exit_now(code)
+        }
+        pid => Pid::from_raw(pid).ok_or_else(|| std::io::Error::other("fork returned no pid")),
+    }
+}
+
+/// Ends the process at once, without destructors or buffers of its parent.
+pub fn exit_now(code: i32) -> ! {
+    // SAFETY: _exit never returns and touches no memory of ours.
+    unsafe { libc::_exit(code) }
+}
+
+impl Child {
+    /// Waits for the end and reaps.
+    ///
+    /// # Errors
+    /// As `waitid(2)`.
+    pub fn wait(&self) -> std::io::Result<ExitStatus> {
+        loop {
+            match rustix::process::waitid(WaitId::PidFd(self.pidfd.as_fd()), WaitIdOptions::EXITED) {
+                Ok(Some(status)) => {
+                    return Ok(match (status.exit_status(), status.terminating_signal()) {
+                        (Some(code), _) => ExitStatus::Code(code),
+                        (None, signal) => ExitStatus::Signal(signal.unwrap_or(libc::SIGKILL)),
+                    });
+                }
+                Ok(None) | Err(rustix::io::Errno::INTR) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+    }
+
+    /// Sends SIGKILL. A child that has ended already is no error.
+    ///
+    /// # Errors
+    /// As `pidfd_send_signal(2)`.
+    pub fn kill(&self) -> std::io::Result<()> {
+        match rustix::process::pidfd_send_signal(&self.pidfd, Signal::KILL) {
+            Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+}
+
+/// What the kernel keeps of a process that has ended, by its pidfd.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PidfdExit {
+    /// How it ended.
+    Status(ExitStatus),
+    /// It has not been reaped yet; the pidfd reports a hang-up once it is.
+    NotReaped,
+    /// The kernel is older than 6.15 and does not tell.
+    Unsupported,
+}
+
+/// How a process ended that need not be a child (`PIDFD_GET_INFO`, Linux 6.15).
+pub fn exit_of(pidfd: BorrowedFd<'_>) -> PidfdExit {
+    // SAFETY: a struct of integers, for which zero is a valid value.
+    let mut info: libc::pidfd_info = unsafe { std::mem::zeroed() };
+    info.mask = u64::from(libc::PIDFD_INFO_EXIT);
+    // SAFETY: the ioctl writes at most the size that its number names into `info`, which lives until then.
+    let result = unsafe { libc::ioctl(pidfd.as_raw_fd(), libc::PIDFD_GET_INFO, &raw mut info) };
+    if result == 0 && info.mask & u64::from(libc::PIDFD_INFO_EXIT) != 0 {
+        let status = info.exit_code;
+        return PidfdExit::Status(if libc::WIFSIGNALED(status) {
+            ExitStatus::Signal(libc::WTERMSIG(status))
+        } else {
+            ExitStatus::Code(libc::WEXITSTATUS(status))
+        });
+    }
+    match std::io::Error::last_os_error().raw_os_error() {
+        _ if result == 0 => PidfdExit::NotReaped,
+        Some(libc::ESRCH) => PidfdExit::NotReaped,
+        _ => PidfdExit::Unsupported,
+    }
+}
+
+/// Closes every descriptor but those, and standard input, output and error.
+///
+/// # Errors
+/// As `close_range(2)`.
+pub fn close_all_but(keep: &[BorrowedFd<'_>]) -> std::io::Result<()> {
+    let mut numbers: Vec<u32> = keep.iter().map(|fd| fd.as_raw_fd().unsigned_abs()).collect();
+    numbers.extend([0, 1, 2]);
+    numbers.sort_unstable();
+    numbers.dedup();
+    let mut first = 0;
+    for number in numbers {
+        if first < number {
+            close_range(first, number - 1, 0)?;
+        }
+        first = number + 1;
+    }
+    close_range(first, u32::MAX, 0)
+}
+
+fn close_range(first: u32, last: u32, flags: libc::c_uint) -> std::io::Result<()> {
+    // SAFETY: callers own no descriptor object in the range that they will use again; the numbers and
+    // flags have no effect on memory.
+    let result = unsafe { libc::syscall(libc::SYS_close_range, first, last, flags) };
+    if result == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
+}
+
+/// Closes every descriptor from `first` on.
+///
+/// # Errors
+/// As `close_range(2)`.
+pub fn close_from(first: u32) -> std::io::Result<()> {
+    close_range(first, u32::MAX, 0)
+}
+
+/// Marks every descriptor from `first` on close-on-exec.
+///
+/// # Errors
+/// As `close_range(2)`.
+pub fn close_on_exec_from(first: u32) -> std::io::Result<()> {
+    close_range(first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC)
+}
+
+/// Becomes the program that `file` is open on (`execveat(2)` with an empty path). Returns only on error.
+///
+/// # Errors
+/// As `execveat(2)`.
+pub fn execute(
+    file: BorrowedFd<'_>,
+    argv: &[&std::ffi::CStr],
+    env: &[&std::ffi::CStr],
+) -> nix::Result<std::convert::Infallible> {
+    nix::unistd::execveat(file, c"", argv, env, nix::fcntl::AtFlags::AT_EMPTY_PATH)
+}
+
+/// Sets what `signal` does to what it does by default.
+///
+/// # Errors
+/// As `sigaction(2)`.
+pub fn default_action(signal: nix::sys::signal::Signal) -> nix::Result<()> {
+    use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, sigaction};
+    let action = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
+    // SAFETY: the default action runs no code of ours.
+    unsafe { sigaction(signal, &action) }.map(drop)
+}
+
+/// Makes `fd` known as `number` too, without close-on-exec.
+///
+/// # Errors
+/// As `dup2(2)`.
+pub fn place(fd: BorrowedFd<'_>, number: RawFd) -> std::io::Result<()> {
+    let result = if fd.as_raw_fd() == number {
+        // SAFETY: only the flag of a descriptor that is borrowed changes.
+        unsafe { libc::fcntl(number, libc::F_SETFD, 0) }
+    } else {
+        // SAFETY: the caller decides what lives at `number`; it is a process about to exec.
+        unsafe { libc::dup2(fd.as_raw_fd(), number) }
+    };
+    if result < 0 { Err(std::io::Error::last_os_error()) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // The test harness has threads; the children below only return.
+    const TOKEN: SingleThreaded = SingleThreaded(());
+
+    #[test]
+    fn a_child_ends_with_its_code() {
+        let child = spawn(TOKEN, Birth::default(), || 7).unwrap();
+        assert_eq!(child.wait().unwrap(), ExitStatus::Code(7));
+        assert!(child.kill().is_ok());
+    }
+
+    #[test]
+    fn a_child_that_is_killed_says_so() {
+        let child = spawn(TOKEN, Birth::default(), || {
+            nix::unistd::pause();
+            0
+        })
+        .unwrap();
+        child.kill().unwrap();
+        assert_eq!(child.wait().unwrap(), ExitStatus::Signal(libc::SIGKILL));
+    }
+}

@@ -1,0 +1,119 @@
+//! What /proc tells of a process, through a directory descriptor: no path, no current root.
+
+use std::io::Read as _;
+use std::os::fd::{BorrowedFd, OwnedFd};
+
+use rustix::fs::{Mode, OFlags};
+
+/// The most that is read of any file here.
+const MAX: u64 = 64 << 10;
+
+/// What identifies a process to its own session.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ids {
+    /// In its innermost pid namespace.
+    pub pid: u32,
+    /// Its parent, as the reader sees it.
+    pub parent: u32,
+}
+
+/// Opens the host's /proc.
+///
+/// # Errors
+/// As `open(2)`.
+pub fn open() -> std::io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    Ok(rustix::fs::open("/proc", flags, Mode::empty())?)
+}
+
+fn read(proc: BorrowedFd<'_>, path: String) -> std::io::Result<Vec<u8>> {
+    let file = rustix::fs::openat(proc, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    let mut bytes = Vec::new();
+    std::fs::File::from(file).take(MAX).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// The ids of `pid`.
+///
+/// # Errors
+/// `ENOENT` or `ESRCH` once it is gone.
+pub fn ids(proc: BorrowedFd<'_>, pid: i32) -> std::io::Result<Ids> {
+    let text = read(proc, format!("{pid}/status"))?;
+    Ok(parse_ids(&String::from_utf8_lossy(&text)))
+}
+
+fn parse_ids(status: &str) -> Ids {
+    let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name));
+    let number = |text: Option<&str>| text.and_then(|t| t.trim().parse().ok()).unwrap_or(0);
+    Ids {
+        pid: number(field("NSpid:").and_then(|line| line.split_whitespace().next_back())),
+        parent: number(field("PPid:")),
+    }
+}
+
+/// Where the image of `pid` keeps its arguments: changes whenever the image does.
+///
+/// # Errors
+/// `ENOENT` or `ESRCH` once it is gone.
+pub fn image(proc: BorrowedFd<'_>, pid: i32) -> std::io::Result<[u64; 3]> {
+    let text = read(proc, format!("{pid}/stat"))?;
+    Ok(parse_image(&String::from_utf8_lossy(&text)))
+}
+
+/// `startcode`, `startstack` and `arg_start` of proc_pid_stat(5), which follow a name that may hold
+/// anything, so they are counted from its closing parenthesis.
+fn parse_image(stat: &str) -> [u64; 3] {
+    let after = stat.rfind(')').map_or("", |at| &stat[at + 1..]);
+    let fields: Vec<&str> = after.split_whitespace().collect();
+    // The first field behind the name is number 3.
+    [26, 28, 48].map(|n| fields.get(n - 3).and_then(|f| f.parse().ok()).unwrap_or(0))
+}
+
+/// The arguments as the process has them in its memory: a claim.
+///
+/// # Errors
+/// `ENOENT` or `ESRCH` once it is gone.
+pub fn arguments(proc: BorrowedFd<'_>, pid: i32) -> std::io::Result<Vec<String>> {
+    let bytes = read(proc, format!("{pid}/cmdline"))?;
+    let bytes = bytes.strip_suffix(b"\0").unwrap_or(&bytes);
+    if bytes.is_empty() {
+        return Ok(Vec::new());
+    }
+    Ok(bytes.split(|b| *b == 0).map(|a| String::from_utf8_lossy(a).into_owned()).collect())
+}
+
+/// What `link` (`exe`, `fd/7`) of `pid` (a number or `self`) points to.
+///
+/// # Errors
+/// As `readlinkat(2)`.
+pub fn link(proc: BorrowedFd<'_>, pid: &str, link: &str) -> std::io::Result<String> {
+    let target = rustix::fs::readlinkat(proc, format!("{pid}/{link}"), Vec::with_capacity(256))?;
+    Ok(target.to_string_lossy().into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::fd::AsFd;
+
+    #[test]
+    fn ourselves() {
+        let proc = open().unwrap();
+        let own = std::process::id();
+        assert_eq!(ids(proc.as_fd(), own as i32).unwrap().pid, own);
+        assert!(image(proc.as_fd(), own as i32).unwrap().iter().all(|n| *n != 0));
+        assert!(!arguments(proc.as_fd(), own as i32).unwrap().is_empty());
+        assert!(link(proc.as_fd(), "self", "exe").unwrap().starts_with('/'));
+        assert!(ids(proc.as_fd(), i32::MAX).is_err());
+    }
+
+    #[test]
+    fn hostile_names_do_not_shift_fields() {
+        let mut fields: Vec<String> = (3..=52).map(|n| n.to_string()).collect();
+        fields[0] = "S".into();
+        let stat = format!("7 (a ) 1 2 3) {}", fields.join(" "));
+        assert_eq!(parse_image(&stat), [26, 28, 48]);
+        assert_eq!(parse_image(""), [0; 3]);
+        assert_eq!(parse_ids("Name:\tx\nPPid:\t5\nNSpid:\t900\t7\n"), Ids { pid: 7, parent: 5 });
+    }
+}

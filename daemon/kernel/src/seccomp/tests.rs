@@ -1,0 +1,471 @@
+//! The filters against their tables, by an interpreter; and in the kernel, under real programs.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::creds;
+use crate::lockdown::testing::in_child;
+
+const AGENT_OPTIONS: Options = Options { memfd_create: false };
+
+/// What the kernel hands to a filter.
+#[derive(Clone, Copy, Debug)]
+struct Call {
+    arch: u32,
+    number: u32,
+    arguments: [u64; 6],
+}
+
+impl Call {
+    fn native(number: libc::c_long, arguments: [u64; 6]) -> Self {
+        Self { arch: bpf::X86_64, number: number as u32, arguments }
+    }
+
+    fn word(&self, offset: u32) -> u32 {
+        match offset {
+            bpf::NUMBER => self.number,
+            bpf::ARCH => self.arch,
+            offset => {
+                let argument = self.arguments[(offset as usize - 16) / 8];
+                if offset % 8 == 0 { argument as u32 } else { (argument >> 32) as u32 }
+            }
+        }
+    }
+}
+
+/// Runs a program as the kernel would; the verdict and how many instructions it took.
+fn interpret(program: &[libc::sock_filter], call: &Call) -> (u32, usize) {
+    let (mut at, mut accumulator) = (0, 0);
+    for steps in 1.. {
+        let libc::sock_filter { code, jt, jf, k } = program[at];
+        at += 1;
+        let jump = |taken: bool| usize::from(if taken { jt } else { jf });
+        match code {
+            bpf::LOAD => accumulator = call.word(k),
+            bpf::AND => accumulator &= k,
+            bpf::JUMP => at += k as usize,
+            bpf::IF_EQUAL => at += jump(accumulator == k),
+            bpf::IF_FROM => at += jump(accumulator >= k),
+            bpf::IF_ANY => at += jump(accumulator & k != 0),
+            bpf::RETURN => return (k, steps),
+            other => panic!("instruction {other:#x}"),
+        }
+    }
+    unreachable!()
+}
+
+/// What a table says, without any compiling.
+fn judge(rules: &BTreeMap<u32, Rule>, denied: Verdict, call: &Call) -> Verdict {
+    if call.arch != bpf::X86_64 {
+        return tables::UNKNOWN;
+    }
+    let mut rule = match rules.get(&call.number) {
+        Some(rule) => rule,
+        None if tables::KNOWN.iter().any(|known| known.contains(&call.number)) => return denied,
+        None => return tables::UNKNOWN,
+    };
+    loop {
+        let decision = match rule {
+            Rule::Always(verdict) => return *verdict,
+            Rule::Match(decision) => decision,
+        };
+        let bits = call.word(bpf::offset(decision.word)) & decision.mask;
+        let arm = decision.arms.iter().find(|(values, _)| values.contains(&bits));
+        rule = arm.map_or(&decision.otherwise, |(_, rule)| rule);
+    }
+}
+
+fn verdict(table: &Table, options: Options, call: &Call) -> Verdict {
+    let filter = compile(table, options);
+    let expected = judge(&(table.rules)(options), table.denied, call);
+    assert_eq!(interpret(&filter.0, call).0, bpf::action(expected), "{call:x?}");
+    expected
+}
+
+fn agent(number: libc::c_long, arguments: &[u64]) -> Verdict {
+    let mut six = [0; 6];
+    six[..arguments.len()].copy_from_slice(arguments);
+    verdict(&AGENT, AGENT_OPTIONS, &Call::native(number, six))
+}
+
+const ALLOW: Verdict = Verdict::Allow;
+const PERM: Verdict = Verdict::Errno(libc::EPERM as u16);
+const NOSYS: Verdict = Verdict::Errno(libc::ENOSYS as u16);
+/// Noise for the upper half of an `int`.
+const HIGH: u64 = 0xdead_beef << 32;
+
+#[test]
+fn the_agents_filter_is_the_reviewed_one() {
+    let listing = compile(&AGENT, AGENT_OPTIONS).to_string();
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        std::fs::write(concat!(env!("CARGO_MANIFEST_DIR"), "/src/seccomp/agent.golden"), &listing).unwrap();
+    } else {
+        let golden = include_str!("agent.golden");
+        assert_eq!(
+            listing, golden,
+            "if it is meant, run the test with UPDATE_GOLDEN=1 and review the difference"
+        );
+    }
+}
+
+#[test]
+fn filters_are_short() {
+    for (table, most) in [(&AGENT, 180), (&RELAY, 140), (&KEEPER, 150)] {
+        let filter = compile(table, AGENT_OPTIONS);
+        assert!(filter.0.len() <= most, "{} instructions", filter.0.len());
+        let longest = (0..500).map(|number| interpret(&filter.0, &Call::native(number, [0; 6])).1).max();
+        assert!(longest <= Some(17), "{longest:?} steps");
+    }
+}
+
+#[test]
+fn every_number_has_its_tables_verdict() {
+    for table in [&AGENT, &RELAY, &KEEPER] {
+        for memfd_create in [false, true] {
+            let options = Options { memfd_create };
+            let (filter, rules) = (compile(table, options), (table.rules)(options));
+            for number in (0..600).chain([0x3fff_ffff, 0x4000_0000, 0x4000_0001, u32::MAX]) {
+                for arch in [bpf::X86_64, 0x4000_0003, 0xc000_00b7, 0] {
+                    for arguments in [[0; 6], [1; 6], [u64::MAX; 6], [HIGH; 6]] {
+                        let call = Call { arch, number, arguments };
+                        let expected = bpf::action(judge(&rules, table.denied, &call));
+                        assert_eq!(interpret(&filter.0, &call).0, expected, "{call:x?}");
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn foreign_calls_do_not_exist() {
+    for (arch, number) in [(0x4000_0003, 11), (bpf::X86_64, 0x4000_0000 | 59), (bpf::X86_64, 1000)] {
+        for table in [&AGENT, &RELAY, &KEEPER] {
+            let call = Call { arch, number, arguments: [0; 6] };
+            assert_eq!(verdict(table, AGENT_OPTIONS, &call), NOSYS);
+        }
+    }
+}
+
+#[test]
+fn no_namespace_is_made() {
+    for flag in [
+        libc::CLONE_NEWNS,
+        libc::CLONE_NEWCGROUP,
+        libc::CLONE_NEWUTS,
+        libc::CLONE_NEWIPC,
+        libc::CLONE_NEWUSER,
+        libc::CLONE_NEWPID,
+        libc::CLONE_NEWNET,
+    ] {
+        assert_eq!(agent(libc::SYS_clone, &[flag as u64 | HIGH | libc::SIGCHLD as u64]), PERM);
+        assert_eq!(agent(libc::SYS_unshare, &[flag as u64]), PERM);
+    }
+    assert_eq!(agent(libc::SYS_unshare, &[libc::CLONE_NEWTIME as u64]), PERM);
+    assert_eq!(agent(libc::SYS_unshare, &[1 << 37]), PERM);
+    assert_eq!(agent(libc::SYS_unshare, &[libc::CLONE_FS as u64]), ALLOW);
+    assert_eq!(agent(libc::SYS_clone, &[0x3d0f00]), ALLOW);
+    assert_eq!(agent(libc::SYS_clone3, &[]), NOSYS);
+    assert_eq!(agent(libc::SYS_setns, &[]), PERM);
+}
+
+#[test]
+fn sockets_are_those_that_programs_need() {
+    let socket = |family: i32, kind: i32, protocol: i32| {
+        let argument = |value: i32| HIGH | u64::from(value as u32);
+        agent(libc::SYS_socket, &[argument(family), argument(kind | libc::SOCK_CLOEXEC), argument(protocol)])
+    };
+    let protocol = Verdict::Errno(libc::EPROTONOSUPPORT as u16);
+    let family = Verdict::Errno(libc::EAFNOSUPPORT as u16);
+    for inet in [libc::AF_INET, libc::AF_INET6] {
+        assert_eq!(socket(inet, libc::SOCK_STREAM, 0), ALLOW);
+        assert_eq!(socket(inet, libc::SOCK_STREAM, libc::IPPROTO_TCP), ALLOW);
+        assert_eq!(socket(inet, libc::SOCK_DGRAM, libc::IPPROTO_UDP), ALLOW);
+        assert_eq!(socket(inet, libc::SOCK_STREAM, libc::IPPROTO_MPTCP), protocol);
+        assert_eq!(socket(inet, libc::SOCK_STREAM, libc::IPPROTO_SCTP), protocol);
+        assert_eq!(socket(inet, libc::SOCK_DGRAM, libc::IPPROTO_ICMP), protocol);
+        assert_eq!(socket(inet, libc::SOCK_DGRAM, libc::IPPROTO_UDPLITE), protocol);
+        assert_eq!(socket(inet, libc::SOCK_RAW, libc::IPPROTO_ICMP), PERM);
+        assert_eq!(socket(inet, 10, 0), PERM);
+        assert_eq!(socket(inet, libc::SOCK_SEQPACKET, 0), Verdict::Errno(libc::ESOCKTNOSUPPORT as u16));
+    }
+    for kind in [libc::SOCK_STREAM, libc::SOCK_DGRAM, libc::SOCK_SEQPACKET] {
+        assert_eq!(socket(libc::AF_UNIX, kind | libc::SOCK_NONBLOCK, 0), ALLOW);
+    }
+    assert_eq!(socket(libc::AF_NETLINK, libc::SOCK_RAW, libc::NETLINK_ROUTE), ALLOW);
+    assert_eq!(socket(libc::AF_NETLINK, libc::SOCK_RAW, libc::NETLINK_NETFILTER), protocol);
+    for other in [libc::AF_PACKET, libc::AF_VSOCK, libc::AF_ALG, libc::AF_BLUETOOTH, libc::AF_XDP, 0, -1] {
+        assert_eq!(socket(other, libc::SOCK_RAW, 0), family);
+    }
+    assert_eq!(agent(libc::SYS_socketpair, &[libc::AF_UNIX as u64, 1]), ALLOW);
+    assert_eq!(agent(libc::SYS_socketpair, &[libc::AF_TIPC as u64, 1]), family);
+}
+
+#[test]
+fn no_call_sets_setuid_or_setgid_bits() {
+    let create = (libc::O_CREAT | libc::O_WRONLY) as u64;
+    let temporary = (libc::O_TMPFILE | libc::O_WRONLY) as u64;
+    for bit in [0o4000, 0o2000, 0o6000] {
+        for (mode, expected) in [(0o755 | bit | HIGH, PERM), (0o1777 | HIGH, ALLOW)] {
+            for call in [libc::SYS_chmod, libc::SYS_fchmod, libc::SYS_creat, libc::SYS_mkdir, libc::SYS_mknod]
+            {
+                assert_eq!(agent(call, &[0, mode]), expected, "{call}");
+            }
+            for call in [libc::SYS_fchmodat, libc::SYS_fchmodat2, libc::SYS_mkdirat, libc::SYS_mknodat] {
+                assert_eq!(agent(call, &[0, 0, mode]), expected, "{call}");
+            }
+            for flags in [create, temporary] {
+                assert_eq!(agent(libc::SYS_open, &[0, flags | HIGH, mode]), expected);
+                assert_eq!(agent(libc::SYS_openat, &[0, 0, flags | HIGH, mode]), expected);
+            }
+            // Without either flag there is no mode, only what the register holds.
+            assert_eq!(agent(libc::SYS_openat, &[0, 0, libc::O_DIRECTORY as u64, mode]), ALLOW);
+        }
+    }
+    assert_eq!(agent(libc::SYS_mknod, &[0, u64::from(libc::S_IFCHR | 0o600)]), PERM);
+    assert_eq!(agent(libc::SYS_mknodat, &[0, 0, u64::from(libc::S_IFBLK | 0o600)]), PERM);
+    assert_eq!(agent(libc::SYS_mknod, &[0, u64::from(libc::S_IFIFO | 0o600)]), ALLOW);
+    assert_eq!(agent(libc::SYS_openat2, &[]), NOSYS);
+}
+
+#[test]
+fn the_rest_of_the_agents_table() {
+    assert_eq!(agent(libc::SYS_ioctl, &[0, libc::TIOCSTI | HIGH]), PERM);
+    assert_eq!(agent(libc::SYS_ioctl, &[0, 0x541c | HIGH]), PERM);
+    assert_eq!(agent(libc::SYS_ioctl, &[0, libc::TCGETS]), ALLOW);
+    for persona in [0, 8, 0x2_0000, 0x2_0008, 0x4_0000, 0xffff_ffff] {
+        assert_eq!(agent(libc::SYS_personality, &[persona | HIGH]), ALLOW);
+    }
+    assert_eq!(agent(libc::SYS_personality, &[0x40_0000]), PERM);
+    for call in [libc::SYS_io_uring_setup, libc::SYS_io_uring_enter, libc::SYS_io_uring_register] {
+        assert_eq!(agent(call, &[]), NOSYS);
+    }
+    use libc::*;
+    #[rustfmt::skip]
+    let calls = [
+        SYS_keyctl, SYS_add_key, SYS_request_key, SYS_bpf, SYS_perf_event_open, SYS_userfaultfd,
+        SYS_pidfd_getfd, SYS_kexec_load, SYS_kexec_file_load, SYS_init_module, SYS_finit_module,
+        SYS_delete_module, SYS_mount, SYS_umount2, SYS_pivot_root, SYS_chroot, SYS_fsopen, SYS_fsmount,
+        SYS_fsconfig, SYS_fspick, SYS_open_tree, SYS_move_mount, SYS_mount_setattr, SYS_swapon,
+        SYS_swapoff, SYS_quotactl, SYS_quotactl_fd, SYS_acct, SYS_reboot, SYS_sethostname,
+        SYS_setdomainname, SYS_settimeofday, SYS_clock_settime, SYS_clock_adjtime, SYS_adjtimex, SYS_iopl,
+        SYS_ioperm, SYS_lookup_dcookie, SYS_open_by_handle_at, SYS_nfsservctl, SYS_vserver, SYS_syslog,
+        SYS_vhangup, SYS_fanotify_init, SYS_fanotify_mark, SYS_memfd_secret, SYS_memfd_create,
+        SYS_move_pages, SYS_migrate_pages, SYS_mbind, SYS_set_mempolicy, SYS_kcmp, SYS_process_madvise,
+        SYS_uselib, SYS_ustat, SYS_sysfs, SYS__sysctl, 457, 458, 459, 460, 461, 467,
+    ];
+    for call in calls {
+        assert_eq!(agent(call, &[]), PERM, "{call}");
+    }
+    let memfd = Call::native(SYS_memfd_create, [0; 6]);
+    assert_eq!(verdict(&AGENT, Options { memfd_create: true }, &memfd), ALLOW);
+}
+
+#[test]
+fn neither_relay_nor_keeper_gets_further() {
+    use libc::*;
+    #[rustfmt::skip]
+    let calls = [
+        SYS_socket, SYS_socketpair, SYS_connect, SYS_bind, SYS_listen, SYS_accept4, SYS_execve,
+        SYS_execveat, SYS_clone, SYS_clone3, SYS_fork, SYS_vfork, SYS_ptrace, SYS_mount, SYS_setns,
+        SYS_unshare, SYS_setuid, SYS_setresuid, SYS_setresgid, SYS_setgroups, SYS_capset,
+        SYS_process_vm_writev, SYS_unlinkat, SYS_rename, SYS_chmod, SYS_shmat, SYS_pkey_mprotect,
+        SYS_io_uring_setup, SYS_memfd_create, SYS_dup2,
+    ];
+    for call in calls {
+        let call = Call::native(call, [0; 6]);
+        assert_eq!(verdict(&RELAY, AGENT_OPTIONS, &call), Verdict::Kill, "{call:?}");
+        assert_eq!(verdict(&KEEPER, AGENT_OPTIONS, &call), PERM, "{call:?}");
+    }
+    for table in [&RELAY, &KEEPER] {
+        for call in [SYS_mmap, SYS_mprotect] {
+            let with = |prot| Call::native(call, [0, 4096, prot, 0, 0, 0]);
+            assert_eq!(verdict(table, AGENT_OPTIONS, &with((PROT_READ | PROT_WRITE) as u64)), ALLOW);
+            assert_eq!(verdict(table, AGENT_OPTIONS, &with((PROT_READ | PROT_EXEC) as u64)), PERM);
+        }
+    }
+    let open = |flags: i32| Call::native(SYS_openat, [0, 0, flags as u64, 0, 0, 0]);
+    assert_eq!(verdict(&RELAY, AGENT_OPTIONS, &open(O_RDONLY)), PERM);
+    assert_eq!(verdict(&KEEPER, AGENT_OPTIONS, &open(O_RDONLY | O_CLOEXEC | O_DIRECTORY)), ALLOW);
+    assert_eq!(verdict(&KEEPER, AGENT_OPTIONS, &open(O_PATH)), ALLOW);
+    for flags in [O_WRONLY, O_RDWR, O_CREAT, O_TRUNC, O_TMPFILE] {
+        assert_eq!(verdict(&KEEPER, AGENT_OPTIONS, &open(flags)), PERM);
+    }
+}
+
+fn any_verdict() -> impl Strategy<Value = Verdict> {
+    prop_oneof![Just(Verdict::Allow), Just(Verdict::Kill), (1_u16..5).prop_map(Verdict::Errno)]
+}
+
+/// Few values, so that they meet.
+fn value() -> impl Strategy<Value = u32> {
+    prop_oneof![0_u32..4, Just(u32::MAX), Just(0x8000_0001)]
+}
+
+fn any_rule() -> impl Strategy<Value = Rule> {
+    let word = prop_oneof![(0_u8..6).prop_map(Word::Low), (0_u8..6).prop_map(Word::High)];
+    any_verdict().prop_map(Rule::Always).prop_recursive(3, 16, 4, move |inner| {
+        let arms = prop::collection::vec((prop::collection::vec(value(), 0..4), inner.clone()), 0..4);
+        (word.clone(), value(), arms, inner).prop_map(|(word, mask, arms, otherwise)| {
+            Rule::Match(Box::new(Match { word, mask, arms, otherwise }))
+        })
+    })
+}
+
+fn any_call(numbers: std::ops::Range<u32>) -> impl Strategy<Value = Call> {
+    let word = || prop_oneof![4 => value(), 1 => any::<u32>()];
+    let argument = (word(), word()).prop_map(|(low, high)| u64::from(high) << 32 | u64::from(low));
+    let arch = prop_oneof![9 => Just(bpf::X86_64), 1 => any::<u32>()];
+    (arch, prop_oneof![9 => numbers, 1 => any::<u32>()], prop::array::uniform6(argument))
+        .prop_map(|(arch, number, arguments)| Call { arch, number, arguments })
+}
+
+proptest! {
+    #[test]
+    fn any_table_is_compiled_to_what_it_says(
+        rules in prop::collection::btree_map(0_u32..500, any_rule(), 0..300),
+        calls in prop::collection::vec(any_call(0..520), 1..200),
+    ) {
+        let program = bpf::program(&ranges(rules.clone(), Verdict::Kill));
+        for call in &calls {
+            let expected = bpf::action(judge(&rules, Verdict::Kill, call));
+            prop_assert_eq!(interpret(&program, call).0, expected, "{:x?}", call);
+        }
+    }
+
+    #[test]
+    fn our_tables_are_compiled_to_what_they_say(calls in prop::collection::vec(any_call(0..480), 1..200)) {
+        for table in [&AGENT, &RELAY, &KEEPER] {
+            let (filter, rules) = (compile(table, AGENT_OPTIONS), (table.rules)(AGENT_OPTIONS));
+            for call in &calls {
+                let expected = bpf::action(judge(&rules, table.denied, call));
+                prop_assert_eq!(interpret(&filter.0, call).0, expected, "{:x?}", call);
+            }
+        }
+    }
+}
+
+#[test]
+fn without_no_new_privs_nothing_is_installed() {
+    in_child(|| {
+        let filter = compile(&AGENT, AGENT_OPTIONS);
+        assert!(matches!(install(&filter), Err(SeccompError::NewPrivs)));
+    });
+}
+
+/// Runs a shell command under the agent's filter; its output and exit code.
+fn under_filter(command: &str) -> (String, Option<i32>) {
+    use std::os::unix::process::CommandExt;
+    let filter = compile(&AGENT, AGENT_OPTIONS);
+    let mut shell = std::process::Command::new("bash");
+    shell.args(["-c", command]).stdin(std::process::Stdio::null());
+    // SAFETY: the child does what a session's init does, in a process with one thread; glibc makes its
+    // allocator usable after a fork.
+    unsafe {
+        shell.pre_exec(move || {
+            creds::no_new_privs().map_err(std::io::Error::other)?;
+            install(&filter).map(drop).map_err(std::io::Error::other)
+        });
+    }
+    let output = shell.output().unwrap();
+    let text = [output.stdout, output.stderr].concat();
+    (String::from_utf8_lossy(&text).into_owned(), output.status.code())
+}
+
+/// Whether a program can be run at all here.
+fn installed(program: &str) -> bool {
+    std::process::Command::new(program).arg("--version").output().is_ok_and(|o| o.status.success())
+}
+
+#[test]
+fn the_programs_that_people_use_run() {
+    let directory = std::env::temp_dir().join(format!("agentd-seccomp-{}", std::process::id()));
+    std::fs::create_dir(&directory).unwrap();
+    let at = directory.display();
+    let gdb = "gdb -nx -batch -ex 'break main' -ex run -ex 'print getpid()' -ex continue";
+    let cases: &[(&[&str], String, &str)] = &[
+        (&["bash"], "grep Seccomp: /proc/self/status; (exit 3) | cat; echo $((6*7))".into(), "42"),
+        (
+            &["git"],
+            format!(
+                "git init -q {at}/r && cd {at}/r && echo a > a && git add a && git -c user.name=a \
+            -c user.email=a@b commit -qm first && git log --oneline | wc -l"
+            ),
+            "1",
+        ),
+        (
+            &["python3"],
+            "python3 -c 'import subprocess, threading, socket, tempfile, multiprocessing as m; \
+            t = threading.Thread(target=print, args=(\"thread\",)); t.start(); t.join(); \
+            socket.socket(); socket.socketpair(); tempfile.TemporaryFile(); \
+            print(subprocess.check_output([\"echo\", \"sub\"]).decode(), m.cpu_count() > 0)'"
+                .into(),
+            "True",
+        ),
+        (
+            &["node"],
+            "node -e 'const w = new (require(\"worker_threads\").Worker)(\"1\", {eval: true}); \
+            w.on(\"exit\", () => require(\"fs\").readFile(\"/etc/passwd\", e => console.log(\"worker\", e, \
+            require(\"child_process\").execSync(\"echo sub\").toString())))'"
+                .into(),
+            "worker null sub",
+        ),
+        (
+            &["gcc"],
+            format!("cd {at} && echo 'int main() {{ return 7; }}' > m.c && gcc -g m.c -o m; ./m; echo $?"),
+            "7",
+        ),
+        (
+            &["gcc", "gdb"],
+            format!(
+                "cd {at} && echo 'int main() {{ return 0; }}' > g.c && gcc -g g.c -o g && \
+            {gdb} --args ./g"
+            ),
+            "exited normally",
+        ),
+        (
+            &["cargo"],
+            format!(
+                "cd {at} && cargo -q init --vcs none --name hello hello && cd hello && \
+            CARGO_TARGET_DIR=t cargo -q --offline run"
+            ),
+            "Hello, world!",
+        ),
+        (&["setarch"], "setarch -R true && setarch --uname-2.6 uname -r".into(), "2.6"),
+    ];
+    for (needs, command, expected) in cases {
+        if needs.iter().all(|program| installed(program)) {
+            let (output, code) = under_filter(command);
+            assert!(output.contains(expected) && code == Some(0), "{command}: {code:?}\n{output}");
+        }
+    }
+    std::fs::remove_dir_all(&directory).unwrap();
+}
+
+#[test]
+fn the_kernel_agrees() {
+    let filter = compile(&AGENT, AGENT_OPTIONS);
+    in_child(move || {
+        creds::no_new_privs().unwrap();
+        assert_eq!(install(&filter).unwrap().instructions, filter.0.len());
+        let try_call = |number: libc::c_long, arguments: [libc::c_long; 4]| {
+            let [a, b, c, d] = arguments;
+            // SAFETY: none of these calls touches memory: their pointers are null, or they are refused.
+            let result = unsafe { libc::syscall(number, a, b, c, d) };
+            if result < 0 { std::io::Error::last_os_error().raw_os_error() } else { None }
+        };
+        assert_eq!(try_call(libc::SYS_getpid | 0x4000_0000, [0; 4]), Some(libc::ENOSYS));
+        assert_eq!(try_call(libc::SYS_clone3, [0; 4]), Some(libc::ENOSYS));
+        assert_eq!(try_call(libc::SYS_unshare, [libc::CLONE_NEWUSER.into(), 0, 0, 0]), Some(libc::EPERM));
+        assert_eq!(try_call(libc::SYS_mount, [0; 4]), Some(libc::EPERM));
+        let packet = [libc::AF_PACKET.into(), libc::SOCK_RAW.into(), 0, 0];
+        assert_eq!(try_call(libc::SYS_socket, packet), Some(libc::EAFNOSUPPORT));
+        let mptcp = [libc::AF_INET.into(), libc::SOCK_STREAM.into(), libc::IPPROTO_MPTCP.into(), 0];
+        assert_eq!(try_call(libc::SYS_socket, mptcp), Some(libc::EPROTONOSUPPORT));
+        assert_eq!(try_call(libc::SYS_fchmod, [-1, 0o4755, 0, 0]), Some(libc::EPERM));
+        assert_eq!(try_call(libc::SYS_fchmod, [-1, 0o755, 0, 0]), Some(libc::EBADF));
+        // The upper half of an int is noise to the kernel, and must be to the filter.
+        let sti = [-1, (1 << 40) | libc::TIOCSTI as libc::c_long, 0, 0];
+        assert_eq!(try_call(libc::SYS_ioctl, sti), Some(libc::EPERM));
+    });
+}

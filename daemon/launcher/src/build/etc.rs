@@ -1,0 +1,101 @@
+//! The session's /etc: a few generated files, copies of public ones of the host, and directories of it.
+
+use std::io::Write as _;
+use std::os::fd::BorrowedFd;
+
+use agentd_policy::plan::Plan;
+use agentd_policy::wire::Peer;
+use rustix::fs::{Mode, OFlags};
+
+use super::fault::{At, Fault};
+
+/// Small public files that programs expect, copied when the launcher starts.
+const COPIED: &[&str] = &[
+    "bash.bashrc", "debian_version", "gai.conf", "host.conf", "inputrc", "ld.so.conf", "mime.types",
+    "profile", "protocols", "services", "shells", "timezone",
+];
+/// Public links, copied as links.
+const LINKS: &[&str] = &["localtime", "mtab", "os-release", "redhat-release"];
+/// Directories and files that are mounted read-only where the host has them.
+pub const MOUNTED: &[&str] = &[
+    "/etc/alternatives", "/etc/ca-certificates", "/etc/fonts", "/etc/java-17-openjdk", "/etc/ld.so.cache",
+    "/etc/ld.so.conf.d", "/etc/pki", "/etc/ssl", "/etc/terminfo",
+];
+/// The longest file that is copied, in bytes.
+const MAX_COPY: u64 = 64 << 10;
+
+/// What the host gives to every session's /etc.
+#[derive(Debug, Default)]
+pub struct Template {
+    files: Vec<(&'static str, Vec<u8>)>,
+    links: Vec<(&'static str, std::ffi::OsString)>,
+}
+
+impl Template {
+    /// Reads the host's files. What is not there, too long or no regular file is left out.
+    pub fn read() -> Self {
+        let mut template = Self::default();
+        for name in COPIED {
+            let path = format!("/etc/{name}");
+            if let Ok(meta) = std::fs::symlink_metadata(&path)
+                && meta.is_file()
+                && meta.len() <= MAX_COPY
+                && let Ok(bytes) = std::fs::read(&path)
+            {
+                template.files.push((name, bytes));
+            }
+        }
+        for name in LINKS {
+            if let Ok(target) = std::fs::read_link(format!("/etc/{name}")) {
+                template.links.push((name, target.into_os_string()));
+            }
+        }
+        template
+    }
+
+    /// Fills `etc`, an empty directory.
+    pub fn write(&self, etc: BorrowedFd<'_>, plan: &Plan, caller: &Peer) -> Result<(), Fault> {
+        for (name, bytes) in &self.files {
+            file(etc, name, bytes)?;
+        }
+        for (name, target) in &self.links {
+            rustix::fs::symlinkat(target.as_os_str(), etc, *name).at("etc", name)?;
+        }
+        for (name, text) in generated(plan, caller) {
+            file(etc, name, text.as_bytes())?;
+        }
+        Ok(())
+    }
+}
+
+/// The files that speak of the session alone.
+fn generated(plan: &Plan, caller: &Peer) -> [(&'static str, String); 6] {
+    let (name, home, shell, id) = (&plan.user, &plan.home, &plan.shell, &plan.session);
+    let (uid, gid) = (caller.uid, caller.gid);
+    let mut passwd = format!("{name}:x:{uid}:{gid}::{home}:{shell}\n");
+    let mut group = format!("{name}:x:{gid}:\n");
+    // The first line that fits is the one that counts: the caller's own name, whatever its number.
+    if uid != 0 {
+        passwd.push_str("root:x:0:0:root:/root:/usr/sbin/nologin\n");
+    }
+    if gid != 0 {
+        group.push_str("root:x:0:\n");
+    }
+    passwd.push_str("nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n");
+    group.push_str("nogroup:x:65534:\n");
+    [
+        ("passwd", passwd),
+        ("group", group),
+        ("hostname", format!("{id}\n")),
+        ("hosts", format!("127.0.0.1 localhost\n::1 localhost ip6-localhost\n10.200.0.2 {id}\n")),
+        ("nsswitch.conf", "passwd: files\ngroup: files\nhosts: files dns\nservices: files\n".to_owned()),
+        ("resolv.conf", "nameserver 10.200.0.1\noptions timeout:1 attempts:1\n".to_owned()),
+    ]
+}
+
+/// A new file, readable by everyone.
+pub fn file(dir: BorrowedFd<'_>, name: &str, bytes: &[u8]) -> Result<(), Fault> {
+    let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    let fd = rustix::fs::openat(dir, name, flags, Mode::from_raw_mode(0o644)).at("etc", name)?;
+    std::fs::File::from(fd).write_all(bytes).at("etc", name)
+}

@@ -1,0 +1,197 @@
+//! The callers' descriptors: what they are, and copies of the mounts that they lie on.
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+use agentd_kernel::mount::Tree;
+use agentd_kernel::offer::{self, Grant};
+use agentd_kernel::procfs;
+use agentd_policy::names::AbsPath;
+use agentd_policy::plan::{Mode as WorkspaceMode, Plan, Workspace};
+use rustix::fs::{FileType, Mode, OFlags, Stat};
+
+use super::fault::{At, Fault};
+
+/// A path of the plan, proved by its descriptor, copied while the builder was still in the namespace that
+/// the descriptor belongs to.
+#[derive(Debug)]
+pub struct Source {
+    /// Where it appears.
+    pub path: AbsPath,
+    /// The copy, in no namespace yet.
+    pub tree: Tree,
+    /// What it is.
+    pub stat: Stat,
+    /// For an overlay: a copy of the mount that holds its upper and its work directory.
+    pub upper: Option<Tree>,
+}
+
+impl Source {
+    /// Whether it is a directory.
+    pub fn is_dir(&self) -> bool {
+        FileType::from_raw_mode(self.stat.st_mode) == FileType::Directory
+    }
+}
+
+/// All of a plan's paths.
+#[derive(Debug)]
+pub struct Sources {
+    /// With its workspace.
+    pub workspaces: Vec<(Workspace, Source)>,
+    /// What may be read besides.
+    pub inputs: Vec<Source>,
+}
+
+/// Checks every descriptor that the plan names against what was offered, and copies the mounts. Each is
+/// used once.
+pub fn take(
+    plan: &Plan,
+    offered: Vec<(Grant, OwnedFd)>,
+    uppers: Option<&OwnedFd>,
+    proc: BorrowedFd<'_>,
+    mountinfo: &str,
+) -> Result<Sources, Fault> {
+    let mut offered: Vec<_> = offered.into_iter().map(Some).collect();
+    let mut claim = |index: u16, path: &AbsPath, role: offer::Role, mode: offer::Mode| {
+        let slot = offered.get_mut(usize::from(index)).and_then(Option::take);
+        let Some((grant, fd)) = slot else {
+            return Err(Fault::caller(
+                format!("{path}: no descriptor {index} was offered, or it is used twice"),
+                "offer.missing",
+                "offer each path once",
+            ));
+        };
+        if grant.role != role || grant.mode < mode {
+            return Err(Fault::caller(
+                format!("{path}: offered for less than the plan asks"),
+                "offer.mode",
+                "offer it with the role and mode that the request names",
+            ));
+        }
+        prove(fd, path, role, proc)
+    };
+    let mut sources = Sources { workspaces: Vec::new(), inputs: Vec::new() };
+    for workspace in &plan.workspaces {
+        let mode = match workspace.mode {
+            WorkspaceMode::Ro => offer::Mode::Ro,
+            WorkspaceMode::Overlay => offer::Mode::Overlay,
+            WorkspaceMode::Direct => offer::Mode::Direct,
+        };
+        let mut source = claim(workspace.descriptor, &workspace.path, offer::Role::Workspace, mode)?;
+        if workspace.mode != WorkspaceMode::Direct {
+            no_submounts(&source, mountinfo)?;
+        }
+        if let (WorkspaceMode::Overlay, Some(uppers)) = (workspace.mode, uppers) {
+            let path = workspace.path.as_str();
+            let made = make_upper(uppers.as_fd(), sources.workspaces.len(), &source.stat).at("overlay", path)?;
+            source.upper = Some(Tree::copy_of(made.as_fd()).at("overlay", path)?);
+        }
+        sources.workspaces.push((workspace.clone(), source));
+    }
+    for input in &plan.inputs {
+        let source = claim(input.descriptor, &input.path, offer::Role::Input, offer::Mode::Ro)?;
+        if source.is_dir() {
+            no_submounts(&source, mountinfo)?;
+        }
+        sources.inputs.push(source);
+    }
+    Ok(sources)
+}
+
+/// The descriptor is an open directory (or, as an input, a regular file), opened for reading, and is where
+/// the label says.
+fn prove(
+    fd: OwnedFd,
+    path: &AbsPath,
+    role: offer::Role,
+    proc: BorrowedFd<'_>,
+) -> Result<Source, Fault> {
+    let flags = rustix::fs::fcntl_getfl(&fd).at("paths", path.as_str())?;
+    if flags.contains(OFlags::PATH) || !matches!(flags & OFlags::RWMODE, OFlags::RDONLY | OFlags::RDWR) {
+        return Err(Fault::caller(
+            format!("{path}: the descriptor does not prove the right to read"),
+            "offer.unreadable",
+            "open it for reading",
+        ));
+    }
+    let stat = rustix::fs::fstat(&fd).at("paths", path.as_str())?;
+    let kind = FileType::from_raw_mode(stat.st_mode);
+    let fits = match role {
+        offer::Role::Workspace => kind == FileType::Directory,
+        offer::Role::Input => matches!(kind, FileType::Directory | FileType::RegularFile),
+    };
+    if !fits {
+        return Err(Fault::caller(
+            format!("{path} is a {}", kind_name(kind)),
+            "path.kind",
+            "a workspace is a directory, an input a directory or a regular file",
+        ));
+    }
+    let named = procfs::link(proc, "self", &format!("fd/{}", fd.as_raw_fd())).at("paths", path.as_str())?;
+    if named != path.as_str() {
+        return Err(Fault::caller(
+            format!("{path}: the descriptor is {named}"),
+            "offer.moved",
+            "the path changed while the session was asked for; ask again",
+        ));
+    }
+    let tree = Tree::copy_of(fd.as_fd()).map_err(|e| match e.errno() {
+        Some(22) => Fault::caller(
+            format!("{path} is in another mount namespace than agentd"),
+            "path.namespace",
+            "run agentctl outside containers and private mount namespaces",
+        ),
+        _ => Fault::host("paths", path.as_str(), e),
+    })?;
+    Ok(Source { path: path.clone(), tree, stat, upper: None })
+}
+
+fn kind_name(kind: FileType) -> &'static str {
+    match kind {
+        FileType::Fifo => "FIFO",
+        FileType::Socket => "socket",
+        FileType::CharacterDevice | FileType::BlockDevice => "device",
+        FileType::RegularFile => "regular file",
+        _ => "file of another kind",
+    }
+}
+
+/// An overlay shows what lies under the mounts of its lower layer: such a directory is refused.
+fn no_submounts(source: &Source, mountinfo: &str) -> Result<(), Fault> {
+    let prefix = format!("{}/", escape(source.path.as_str()));
+    let below = mountinfo.lines().filter_map(|line| line.split(' ').nth(4)).find(|p| p.starts_with(&prefix));
+    match below {
+        None => Ok(()),
+        Some(point) => Err(Fault::caller(
+            format!("{} has a mount below it: {point}", source.path),
+            "path.submount",
+            "unmount it, or use a workspace in mode direct, which carries mounts along",
+        )),
+    }
+}
+
+/// A path as mountinfo writes it: space, tab, newline and backslash as octal.
+fn escape(path: &str) -> String {
+    path.replace('\\', "\\134").replace(' ', "\\040").replace('\t', "\\011").replace('\n', "\\012")
+}
+
+/// `N/upper` and `N/work` in the session's directory. The upper directory has the mode and owner of what it
+/// lies over, because the merged one shows them.
+fn make_upper(uppers: BorrowedFd<'_>, number: usize, lower: &Stat) -> rustix::io::Result<OwnedFd> {
+    use rustix::process::{Gid, Uid};
+    let name = number.to_string();
+    rustix::fs::mkdirat(uppers, &name, Mode::from_raw_mode(0o755))?;
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    let home = rustix::fs::openat(uppers, &name, flags, Mode::empty())?;
+    let (uid, gid) = (Uid::from_raw(lower.st_uid), Gid::from_raw(lower.st_gid));
+    for dir in ["upper", "work"] {
+        rustix::fs::mkdirat(&home, dir, Mode::from_raw_mode(0o700))?;
+        rustix::fs::chownat(&home, dir, Some(uid), Some(gid), rustix::fs::AtFlags::SYMLINK_NOFOLLOW)?;
+        rustix::fs::chmodat(
+            &home,
+            dir,
+            Mode::from_raw_mode(lower.st_mode & 0o1777),
+            rustix::fs::AtFlags::empty(),
+        )?;
+    }
+    Ok(home)
+}

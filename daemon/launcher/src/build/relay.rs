@@ -1,0 +1,73 @@
+//! Starting the relay: another program, under an id of its own, with nothing but its descriptors.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use agentd_kernel::process::{self, Birth, Child, SingleThreaded};
+use agentd_kernel::{creds, rlimits};
+use agentd_policy::lease::Lease;
+use nix::sched::CloneFlags;
+
+use super::fault::{At, Fault};
+use super::stdio::Outside;
+
+/// What a relay is started with.
+pub struct Relay<'a> {
+    /// The program.
+    pub program: BorrowedFd<'a>,
+    /// A network namespace with nothing in it.
+    pub network: BorrowedFd<'a>,
+    /// Where it is accounted.
+    pub cgroup: BorrowedFd<'a>,
+    /// Whose id it takes.
+    pub lease: &'a Lease,
+    /// The command's streams.
+    pub outside: &'a Outside,
+    /// Its stream to the service.
+    pub service: OwnedFd,
+    /// Ends when the keeper does.
+    pub lifeline: OwnedFd,
+    /// That fork is sound.
+    pub token: SingleThreaded,
+}
+
+impl Relay<'_> {
+    /// Starts it. It must be called in the host's mount namespace, where its loader is.
+    pub fn start(self) -> Result<Child, Fault> {
+        let birth = Birth { cgroup: Some(self.cgroup), ..Birth::default() };
+        process::spawn(self.token, birth, || match self.become_relay() {
+            Ok(never) => match never {},
+            Err(error) => {
+                tracing::error!(%error, "the relay was not started");
+                1
+            }
+        })
+        .at("relay", "fork")
+    }
+
+    fn become_relay(&self) -> Result<std::convert::Infallible, String> {
+        let text = |e: &dyn std::fmt::Display| e.to_string();
+        nix::sched::setns(self.network, CloneFlags::CLONE_NEWNET).map_err(|e| text(&e))?;
+        let (word, streams) = self.outside.parts();
+        let program = self.program.try_clone_to_owned().map_err(|e| text(&e))?;
+        // Out of the way of the numbers that the relay expects.
+        let mut high = Vec::new();
+        for fd in [self.service.as_fd(), self.lifeline.as_fd(), program.as_fd()].into_iter().chain(streams) {
+            high.push(rustix::io::fcntl_dupfd_cloexec(fd, 64).map_err(|e| text(&e))?);
+        }
+        let program = high.remove(2);
+        for (number, fd) in (3..).zip(&high) {
+            process::place(fd.as_fd(), number).map_err(|e| text(&e))?;
+        }
+        process::close_on_exec_from(3 + u32::try_from(high.len()).map_err(|e| text(&e))?)
+            .map_err(|e| text(&e))?;
+        nix::sys::signal::SigSet::empty().thread_set_mask().map_err(|e| text(&e))?;
+        rlimits::Limits { open_files: 256 }.apply().map(drop).map_err(|e| text(&e))?;
+        let id = self.lease.relay.get();
+        creds::become_ids(id, id).map_err(|e| text(&e))?;
+        creds::drop_all_capabilities().map_err(|e| text(&e))?;
+        creds::no_new_privs().map_err(|e| text(&e))?;
+        creds::parent_death_signal().map_err(|e| text(&e))?;
+        let argv = [c"agentd-relay", word];
+        process::execute(program.as_fd(), &argv, &[]).map_err(|e| text(&e))
+    }
+}

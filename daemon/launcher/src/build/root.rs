@@ -1,0 +1,218 @@
+//! The session's root, built from nothing in the builder's new mount namespace.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use agentd_kernel::mount::{self, Attributes, Tree};
+use agentd_policy::names::AbsPath;
+use rustix::fs::{Mode, OFlags};
+
+use super::access::Access;
+use super::fault::{At, Fault};
+
+/// Where empty things to cover others with are kept, and layers while an overlay is made.
+pub const PRIVATE: &str = "/run/agentd";
+/// An empty directory and an empty file below [`PRIVATE`].
+pub const EMPTY_DIR: &str = "/run/agentd/empty";
+/// See [`EMPTY_DIR`].
+pub const EMPTY_FILE: &str = "/run/agentd/empty-file";
+
+/// A read-only view of files.
+pub const READ_ONLY: Attributes = Attributes { read_only: true, no_exec: true, devices: false };
+/// A read-only view of programs.
+pub const PROGRAMS: Attributes = Attributes { read_only: true, no_exec: false, devices: false };
+/// Files to write.
+pub const WRITABLE: Attributes = Attributes { read_only: false, no_exec: true, devices: false };
+/// Files to write and programs to build.
+pub const WORKSHOP: Attributes = Attributes { read_only: false, no_exec: false, devices: false };
+/// The root itself and /dev: nothing runs from there.
+const DEVICES: Attributes = Attributes { read_only: false, no_exec: true, devices: true };
+
+/// System directories of the host that every session sees.
+const SYSTEM: &[&str] = &["/usr", "/opt", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32"];
+
+/// One system directory, before it has its place.
+#[derive(Debug)]
+pub enum System {
+    /// A link such as `/bin` to `usr/bin`.
+    Link(&'static str, std::ffi::OsString),
+    /// A copy of the mount.
+    Tree(&'static str, Tree),
+}
+
+/// Copies of the host's system directories; must be called in the host's mount namespace.
+pub fn system() -> Result<Vec<System>, Fault> {
+    let mut out = Vec::with_capacity(SYSTEM.len());
+    for path in SYSTEM.iter().chain(super::etc::MOUNTED) {
+        let Ok(meta) = std::fs::symlink_metadata(path) else { continue };
+        if meta.is_symlink() {
+            out.push(System::Link(path, std::fs::read_link(path).at("system", path)?.into_os_string()));
+        } else {
+            let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let fd = rustix::fs::open(*path, flags, Mode::empty()).at("system", path)?;
+            out.push(System::Tree(path, Tree::copy_of(fd.as_fd()).at("system", path)?));
+        }
+    }
+    Ok(out)
+}
+
+/// The root while it is being filled.
+#[derive(Debug)]
+pub struct Root {
+    tree: Tree,
+    /// For Landlock.
+    pub access: Vec<(String, Access)>,
+}
+
+impl Root {
+    /// Makes an empty root and enters it.
+    pub fn new() -> Result<Self, Fault> {
+        let attributes = Attributes { read_only: false, no_exec: true, devices: false };
+        let tree = Tree::tmpfs(32 << 20, 0, 0o755, attributes).at("root", "/")?;
+        mount::become_root(&tree).at("root", "/")?;
+        let root = Self { tree, access: vec![("/".into(), Access::List)] };
+        for dir in ["/dev", "/etc", "/proc", "/run", "/tmp", "/var", PRIVATE, EMPTY_DIR] {
+            root.directory(dir)?;
+        }
+        rustix::fs::symlink("../tmp", "/var/tmp").at("root", "/var/tmp")?;
+        super::etc::file(root.directory(PRIVATE)?.as_fd(), "empty-file", b"")?;
+        Ok(root)
+    }
+
+    /// Makes `path` with its parents where the root is still ours, and opens it without following links.
+    pub fn directory(&self, path: &str) -> Result<OwnedFd, Fault> {
+        self.place(path, Kind::Directory)
+    }
+
+    fn place(&self, path: &str, kind: Kind) -> Result<OwnedFd, Fault> {
+        let mut dir = self.tree.as_fd().try_clone_to_owned().at("root", path)?;
+        let mut components = path.split('/').filter(|c| !c.is_empty()).peekable();
+        while let Some(name) = components.next() {
+            let kind = if components.peek().is_some() { Kind::Directory } else { kind };
+            dir = match open_beneath(dir.as_fd(), name) {
+                Err(rustix::io::Errno::NOENT) => {
+                    kind.make(dir.as_fd(), name, path)?;
+                    open_beneath(dir.as_fd(), name)
+                }
+                other => other,
+            }
+            .at("root", path)?;
+        }
+        Ok(dir)
+    }
+
+    /// Attaches `tree` at `path`, making the place for it, and notes what may be done there.
+    pub fn attach(&mut self, path: &str, tree: &Tree, is_dir: bool, access: Access) -> Result<(), Fault> {
+        let kind = if is_dir { Kind::Directory } else { Kind::File };
+        let place = self.place(path, kind)?;
+        tree.attach(place.as_fd()).at("mount", path)?;
+        self.access.push((path.to_owned(), access));
+        Ok(())
+    }
+
+    /// The host's system directories, read-only; `owners` shows root's files as root's.
+    pub fn place_system(&mut self, system: Vec<System>, owners: BorrowedFd<'_>) -> Result<(), Fault> {
+        for entry in system {
+            match entry {
+                System::Link(path, target) => {
+                    let (parent, name) = path.rsplit_once('/').unwrap_or(("", path));
+                    let parent = self.directory(parent)?;
+                    rustix::fs::symlinkat(target, parent, name).at("system", path)?;
+                }
+                System::Tree(path, tree) => {
+                    let etc = path.starts_with("/etc/");
+                    let attributes = if etc { READ_ONLY } else { PROGRAMS };
+                    tree.restrict(attributes, Some(owners)).at("system", path)?;
+                    let stat = rustix::fs::fstat(&tree).at("system", path)?;
+                    let is_dir =
+                        rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::Directory;
+                    let place = self.place(path, if is_dir { Kind::Directory } else { Kind::File })?;
+                    tree.attach(place.as_fd()).at("mount", path)?;
+                    if !etc {
+                        self.access.push((path.to_owned(), Access::ReadExec));
+                    }
+                }
+            }
+        }
+        self.access.push(("/etc".into(), Access::Read));
+        Ok(())
+    }
+
+    /// A minimal /dev; `terminals` is the session's own devpts.
+    pub fn place_devices(&mut self, terminals: &Tree, agent: u32, shm: u64) -> Result<(), Fault> {
+        let dev = Tree::tmpfs(1 << 20, 0, 0o755, DEVICES).at("dev", "/dev")?;
+        for (name, major, minor) in
+            [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)]
+        {
+            mount::device(dev.as_fd(), name, major, minor).at("dev", name)?;
+        }
+        for (name, target) in [
+            ("fd", "/proc/self/fd"),
+            ("stdin", "/proc/self/fd/0"),
+            ("stdout", "/proc/self/fd/1"),
+            ("stderr", "/proc/self/fd/2"),
+            ("ptmx", "pts/ptmx"),
+        ] {
+            rustix::fs::symlinkat(target, dev.as_fd(), name).at("dev", name)?;
+        }
+        self.attach("/dev", &dev, true, Access::Device)?;
+        self.attach("/dev/pts", terminals, true, Access::Device)?;
+        let shared = Tree::tmpfs(shm, agent, 0o1777, WRITABLE).at("dev", "/dev/shm")?;
+        self.attach("/dev/shm", &shared, true, Access::Write)?;
+        mount::seal(dev.as_fd()).at("dev", "/dev")
+    }
+
+    /// A directory in memory that belongs to the agent.
+    pub fn place_scratch(&mut self, path: &AbsPath, size: u64, exec: bool, agent: u32) -> Result<(), Fault> {
+        let (attributes, access) =
+            if exec { (WORKSHOP, Access::WriteExec) } else { (WRITABLE, Access::Write) };
+        let mode = if path.as_str() == "/tmp" { 0o1777 } else { 0o700 };
+        let tree = Tree::tmpfs(size, agent, mode, attributes).at("scratch", path.as_str())?;
+        self.attach(path.as_str(), &tree, true, access)
+    }
+
+    /// Makes the root itself read-only: nothing can be added to it any more.
+    pub fn seal(&self) -> Result<(), Fault> {
+        mount::seal(self.tree.as_fd()).at("root", "/")
+    }
+}
+
+/// What a mount covers: a directory or a file.
+#[derive(Clone, Copy)]
+enum Kind {
+    Directory,
+    File,
+}
+
+impl Kind {
+    /// Makes it, in memory of ours alone: what lies in a caller's directory is never added to.
+    fn make(self, parent: BorrowedFd<'_>, name: &str, path: &str) -> Result<(), Fault> {
+        const TMPFS_MAGIC: i64 = 0x0102_1994;
+        let owner = rustix::fs::fstat(parent).at("root", path)?.st_uid;
+        let kind = rustix::fs::fstatfs(parent).at("root", path)?.f_type;
+        if kind != TMPFS_MAGIC || (owner != 0 && owner < 65_536) {
+            return Err(Fault::caller(
+                format!("{path} does not exist in the directory that holds it"),
+                "path.nested",
+                "create it first: agentd adds nothing to your directories",
+            ));
+        }
+        match self {
+            Self::Directory => rustix::fs::mkdirat(parent, name, Mode::from_raw_mode(0o755)).at("root", path),
+            Self::File => {
+                let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
+                rustix::fs::openat(parent, name, flags, Mode::from_raw_mode(0o444)).at("root", path).map(drop)
+            }
+        }
+    }
+}
+
+/// Opens `name` in `dir`, across mounts, but never through a symbolic link.
+pub fn open_beneath(dir: BorrowedFd<'_>, name: &str) -> rustix::io::Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let fd = rustix::fs::openat(dir, name, flags, Mode::empty())?;
+    let stat = rustix::fs::fstat(&fd)?;
+    if rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::Symlink {
+        return Err(rustix::io::Errno::LOOP);
+    }
+    Ok(fd)
+}

@@ -1,0 +1,93 @@
+//! A session's standard input, output and error: three pipes, or a terminal of its own devpts.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use agentd_kernel::mount::{Attributes, Tree};
+use agentd_policy::plan::WindowSize;
+use rustix::fs::{Mode, OFlags};
+use rustix::pipe::PipeFlags;
+use rustix::process::{Gid, Uid};
+use rustix::pty::OpenptFlags;
+use rustix::termios::Winsize;
+
+use super::fault::{At, Fault};
+use crate::command::Stdio;
+
+/// Both sides of a session's standard streams.
+#[derive(Debug)]
+pub struct Streams {
+    /// The command's side.
+    pub inside: Stdio,
+    /// The relay's side.
+    pub outside: Outside,
+}
+
+/// What the relay holds.
+#[derive(Debug)]
+pub enum Outside {
+    /// The pty's master.
+    Terminal(OwnedFd),
+    /// The writing end for input, the reading ends of output and error.
+    Pipes([OwnedFd; 3]),
+}
+
+/// A devpts of the session's own. Terminals in it belong to the agent.
+pub fn terminals(agent: u32) -> Result<Tree, Fault> {
+    let agent = agent.to_string();
+    let options = [
+        ("ptmxmode", "0666"),
+        ("mode", "0620"),
+        ("max", "1024"),
+        ("uid", agent.as_str()),
+        ("gid", agent.as_str()),
+    ];
+    let attributes = Attributes { read_only: false, no_exec: true, devices: true };
+    Tree::new("devpts", &options, attributes).at("terminal", "/dev/pts")
+}
+
+/// The streams, as the plan wants them.
+pub fn open(terminals: &Tree, window: Option<WindowSize>, agent: u32) -> Result<Streams, Fault> {
+    match window {
+        Some(window) => terminal(terminals, window),
+        None => pipes(agent),
+    }
+}
+
+fn terminal(terminals: &Tree, window: WindowSize) -> Result<Streams, Fault> {
+    let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let master = rustix::fs::openat(terminals, "ptmx", flags, Mode::empty()).at("terminal", "ptmx")?;
+    rustix::pty::unlockpt(&master).at("terminal", "ptmx")?;
+    let size =
+        Winsize { ws_row: window.rows, ws_col: window.cols, ws_xpixel: 0, ws_ypixel: 0 };
+    rustix::termios::tcsetwinsize(&master, size).at("terminal", "window size")?;
+    let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+    let tty = rustix::pty::ioctl_tiocgptpeer(&master, flags).at("terminal", "pts")?;
+    Ok(Streams { inside: Stdio::Terminal(tty), outside: Outside::Terminal(master) })
+}
+
+fn pipes(agent: u32) -> Result<Streams, Fault> {
+    let pair = || {
+        let (reader, writer) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).at("stdio", "pipe")?;
+        // Programs open /dev/stdout again, which asks the pipe's owner.
+        let (uid, gid) = (Uid::from_raw(agent), Gid::from_raw(agent));
+        rustix::fs::fchown(&reader, Some(uid), Some(gid)).at("stdio", "pipe")?;
+        Ok::<_, Fault>((reader, writer))
+    };
+    let (stdin, to_stdin) = pair()?;
+    let (from_stdout, stdout) = pair()?;
+    let (from_stderr, stderr) = pair()?;
+    Ok(Streams {
+        inside: Stdio::Pipes([stdin, stdout, stderr]),
+        outside: Outside::Pipes([to_stdin, from_stdout, from_stderr]),
+    })
+}
+
+impl Outside {
+    /// The relay's word for it, and its descriptors in order.
+    pub fn parts(&self) -> (&'static std::ffi::CStr, Vec<std::os::fd::BorrowedFd<'_>>) {
+        match self {
+            Self::Terminal(master) => (c"terminal", vec![master.as_fd()]),
+            Self::Pipes(pipes) => (c"pipes", pipes.iter().map(AsFd::as_fd).collect()),
+        }
+    }
+}

@@ -1,0 +1,228 @@
+//! The caller's directories in the session: direct, read-only or copy-on-write, with names masked and
+//! protected in them.
+
+use std::collections::BTreeSet;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use agentd_kernel::mount::{self, Tree};
+use agentd_policy::lease::Lease;
+use agentd_policy::names::RelPath;
+use agentd_policy::plan::{Mode as WorkspaceMode, Workspace};
+use rustix::fs::{FileType, Mode, OFlags};
+
+use super::access::Access;
+use super::fault::{At, Fault};
+use super::fs_ids::FsIds;
+use super::paths::Source;
+use super::root::{EMPTY_DIR, EMPTY_FILE, PRIVATE, PROGRAMS, READ_ONLY, Root, WORKSHOP, open_beneath};
+
+/// What places callers' directories.
+pub struct Placer<'a> {
+    /// Where.
+    pub root: &'a mut Root,
+    /// The map of everything that can be written through.
+    pub writable: BorrowedFd<'a>,
+    /// The map of what is only read.
+    pub owners: BorrowedFd<'a>,
+    /// Whose ids placeholders are made with.
+    pub lease: &'a Lease,
+    /// What was made in directories of the caller (by descriptor and name), to be taken away at the end.
+    pub placeholders: Vec<(u16, String)>,
+}
+
+impl Placer<'_> {
+    /// A workspace, with its masks. Its rule for Landlock sits on the directory that holds it, so that it
+    /// outlives what is mounted there later; at the root's top level on itself.
+    pub fn workspace(&mut self, workspace: &Workspace, source: &Source) -> Result<(), Fault> {
+        let path = workspace.path.as_str();
+        let access = match workspace.mode {
+            WorkspaceMode::Ro => Access::ReadExec,
+            WorkspaceMode::Overlay | WorkspaceMode::Direct => Access::WriteExec,
+        };
+        let tree = match workspace.mode {
+            WorkspaceMode::Direct => {
+                source.tree.restrict(WORKSHOP, Some(self.writable)).map_err(|e| cannot_map(path, &e))?;
+                None
+            }
+            WorkspaceMode::Ro => Some(self.read_only_view(source)?),
+            WorkspaceMode::Overlay => Some(self.overlay(source)?),
+        };
+        self.root.attach(path, tree.as_ref().unwrap_or(&source.tree), true, access)?;
+        if let Some(parent) = workspace.path.parent().filter(|p| p.as_str() != "/") {
+            self.root.access.push((parent.as_str().to_owned(), access));
+        }
+        if workspace.mode != WorkspaceMode::Ro && mount::is_read_only(path).at("workspace", path)? {
+            return Err(Fault::host("workspace", path, "the kernel mounted it read-only"));
+        }
+        self.cover(workspace)
+    }
+
+    /// A directory or file to read.
+    pub fn input(&mut self, source: &Source) -> Result<(), Fault> {
+        let path = source.path.as_str();
+        if source.is_dir() {
+            let tree = self.read_only_view(source)?;
+            return self.root.attach(path, &tree, true, Access::ReadExec);
+        }
+        source.tree.restrict(READ_ONLY, Some(self.owners)).map_err(|e| cannot_map(path, &e))?;
+        self.root.attach(path, &source.tree, false, Access::Read)
+    }
+
+    /// An overlay without an upper directory: Unix sockets in it cannot be connected to.
+    fn read_only_view(&mut self, source: &Source) -> Result<Tree, Fault> {
+        let path = source.path.as_str();
+        source.tree.restrict(PROGRAMS, Some(self.writable)).map_err(|e| cannot_map(path, &e))?;
+        let lower = self.layer("lower", &source.tree)?;
+        let layers = format!("{EMPTY_DIR}:{lower}");
+        let view = Tree::new("overlay", &[("lowerdir", &layers), ("userxattr", "")], PROGRAMS).at("overlay", path);
+        mount::detach(&lower).at("overlay", &lower)?;
+        view
+    }
+
+    /// Copy-on-write: what is written goes to an upper directory of the session.
+    fn overlay(&mut self, source: &Source) -> Result<Tree, Fault> {
+        let path = source.path.as_str();
+        let upper_tree = source.upper.as_ref().ok_or_else(|| Fault::host("overlay", path, "no upper"))?;
+        source.tree.restrict(PROGRAMS, Some(self.writable)).map_err(|e| cannot_map(path, &e))?;
+        upper_tree.restrict(WORKSHOP, Some(self.writable)).map_err(|e| cannot_map(path, &e))?;
+        let lower = self.layer("lower", &source.tree)?;
+        let upper = self.layer("upper", upper_tree)?;
+        let options = [
+            ("lowerdir", lower.clone()),
+            ("upperdir", format!("{upper}/upper")),
+            ("workdir", format!("{upper}/work")),
+            ("userxattr", String::new()),
+        ];
+        let options: Vec<_> = options.iter().map(|(key, value)| (*key, value.as_str())).collect();
+        let overlay = Tree::new("overlay", &options, WORKSHOP).at("overlay", path);
+        mount::detach(&lower).at("overlay", &lower)?;
+        mount::detach(&upper).at("overlay", &upper)?;
+        overlay
+    }
+
+    /// Gives a layer a name for as long as the overlay is being made, which keeps a copy of its own.
+    fn layer(&self, name: &str, tree: &Tree) -> Result<String, Fault> {
+        let path = format!("{PRIVATE}/{name}");
+        let place = self.root.directory(&path)?;
+        tree.attach(place.as_fd()).at("overlay", &path)?;
+        Ok(path)
+    }
+
+    /// Covers the masked and protected names. Every ancestor of such a name becomes a mount point itself, so
+    /// that no rename gets around it (`EBUSY`).
+    fn cover(&mut self, workspace: &Workspace) -> Result<(), Fault> {
+        let mut points = BTreeSet::new();
+        let names = workspace.mask.iter().map(|n| (n, true)).chain(workspace.protect.iter().map(|n| (n, false)));
+        for (name, mask) in names {
+            let full = format!("{}/{name}", workspace.path);
+            match self.descend(workspace, name, mask, &mut points)? {
+                None => {}
+                Some(place) if mask => cover_empty(&place).at("mask", &full)?,
+                Some(place) => {
+                    let kind = FileType::from_raw_mode(rustix::fs::fstat(&place).at("protect", &full)?.st_mode);
+                    let tree = Tree::copy_of(place.as_fd()).at("protect", &full)?;
+                    let attributes = if kind == FileType::Directory { PROGRAMS } else { READ_ONLY };
+                    tree.restrict(attributes, None).at("protect", &full)?;
+                    tree.attach(place.as_fd()).at("protect", &full)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Goes down to `name`, making mount points of the directories on the way; what is to be covered. `None`
+    /// if there is nothing to cover: in an overlay, what appears later is looked at in review.
+    fn descend(
+        &mut self,
+        workspace: &Workspace,
+        name: &RelPath,
+        mask: bool,
+        points: &mut BTreeSet<String>,
+    ) -> Result<Option<OwnedFd>, Fault> {
+        let top = workspace.path.as_str();
+        let mut dir = mount::place(top).at("workspace", top)?;
+        let mut walked = String::new();
+        let mut components = name.components().peekable();
+        while let Some(component) = components.next() {
+            let last = components.peek().is_none();
+            walked = if walked.is_empty() { component.to_owned() } else { format!("{walked}/{component}") };
+            let place = match open_beneath(dir.as_fd(), component) {
+                Ok(place) => place,
+                Err(rustix::io::Errno::NOENT) => {
+                    let held = match workspace.mode {
+                        WorkspaceMode::Ro => false,
+                        WorkspaceMode::Overlay => last && !mask,
+                        WorkspaceMode::Direct => true,
+                    };
+                    if !held {
+                        return Ok(None);
+                    }
+                    self.placeholder(dir.as_fd(), component, last)
+                        .map_err(|e| placeholder_fault(top, &walked, &e))?;
+                    if workspace.mode == WorkspaceMode::Direct {
+                        self.placeholders.push((workspace.descriptor, walked.clone()));
+                    }
+                    open_beneath(dir.as_fd(), component).at("placeholder", &walked)?
+                }
+                Err(rustix::io::Errno::LOOP) => {
+                    return Err(Fault::caller(
+                        format!("{top}/{walked} is a symbolic link"),
+                        "workspace.symlink",
+                        "masked and protected names must not lead through links; replace it by what it names",
+                    ));
+                }
+                Err(errno) => return Err(Fault::host("workspace", &walked, errno)),
+            };
+            let kind = FileType::from_raw_mode(rustix::fs::fstat(&place).at("workspace", &walked)?.st_mode);
+            if last || kind != FileType::Directory {
+                return Ok(Some(place));
+            }
+            if points.insert(walked.clone()) {
+                let own = Tree::copy_of(place.as_fd()).at("protect", &walked)?;
+                own.attach(place.as_fd()).at("protect", &walked)?;
+            }
+            dir = open_beneath(dir.as_fd(), component).at("protect", &walked)?;
+        }
+        Ok(None)
+    }
+
+    /// Makes a missing name, with no more rights than the caller has: an empty file, or a directory on the
+    /// way to one.
+    fn placeholder(&self, dir: BorrowedFd<'_>, name: &str, last: bool) -> rustix::io::Result<()> {
+        let agent = self.lease.agent.get();
+        let guard = FsIds::assume(agent);
+        let result = if last {
+            let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+            rustix::fs::openat(dir, name, flags, Mode::from_raw_mode(0o644)).map(drop)
+        } else {
+            rustix::fs::mkdirat(dir, name, Mode::from_raw_mode(0o755))
+        };
+        drop(guard);
+        result
+    }
+}
+
+fn placeholder_fault(top: &str, name: &str, errno: &rustix::io::Errno) -> Fault {
+    Fault::caller(
+        format!("{top}/{name} does not exist and cannot be held free: {errno}"),
+        "workspace.placeholder",
+        "create it, or use a workspace that you may write to",
+    )
+}
+
+fn cannot_map(path: &str, error: &mount::MountError) -> Fault {
+    Fault::caller(
+        format!("{path} is on a file system that cannot be id-mapped, or has one mounted below it: {error}"),
+        "path.idmap",
+        "use a directory on ext4, xfs, btrfs or tmpfs",
+    )
+}
+
+/// Covers `place` by something empty and read-only of its own kind.
+fn cover_empty(place: &OwnedFd) -> Result<(), String> {
+    let stat = rustix::fs::fstat(place).map_err(|e| e.to_string())?;
+    let directory = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
+    let empty = mount::place(if directory { EMPTY_DIR } else { EMPTY_FILE }).map_err(|e| e.to_string())?;
+    let cover = Tree::copy_of(empty.as_fd()).map_err(|e| e.to_string())?;
+    cover.restrict(READ_ONLY, None).and_then(|()| cover.attach(place.as_fd())).map_err(|e| e.to_string())
+}

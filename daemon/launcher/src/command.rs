@@ -1,0 +1,153 @@
+//! Running a command in a session: the one place where a process becomes something else.
+
+use std::ffi::CString;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use agentd_kernel::process::{self, SingleThreaded};
+use agentd_policy::plan::Plan;
+use nix::errno::Errno;
+use nix::sys::signal::{SigSet, Signal};
+use rustix::pipe::PipeFlags;
+use rustix::process::Pid;
+use serde::{Deserialize, Serialize};
+
+/// What a command's standard input, output and error are.
+#[derive(Debug)]
+pub enum Stdio {
+    /// The terminal side of a pty, which becomes the controlling terminal.
+    Terminal(OwnedFd),
+    /// Three pipes.
+    Pipes([OwnedFd; 3]),
+}
+
+impl Stdio {
+    /// Every descriptor of it.
+    pub fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
+        match self {
+            Self::Terminal(tty) => vec![tty.as_fd()],
+            Self::Pipes(pipes) => pipes.iter().map(AsFd::as_fd).collect(),
+        }
+    }
+}
+
+/// Why a command was not run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NotRun {
+    /// `"fork"`, `"terminal"`, `"cwd"`, `"exec"`.
+    pub step: String,
+    /// The error number.
+    pub errno: i32,
+}
+
+impl NotRun {
+    fn new(step: &str, errno: i32) -> Self {
+        Self { step: step.to_owned(), errno }
+    }
+}
+
+/// Starts the plan's command in a session (`setsid(2)`) of its own and returns once it has been executed.
+pub fn start(token: SingleThreaded, plan: &Plan, stdio: &Stdio) -> Result<Pid, NotRun> {
+    let (report, reporter) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)
+        .map_err(|e| NotRun::new("fork", e.raw_os_error()))?;
+    let child = process::fork(token, || {
+        let not_run = become_command(plan, stdio);
+        let bytes = [not_run.step.as_bytes(), b"\0", &not_run.errno.to_le_bytes()].concat();
+        // If init is gone, so is this process in a moment.
+        let _ = rustix::io::write(&reporter, &bytes);
+        127
+    });
+    let child = child.map_err(|e| NotRun::new("fork", e.raw_os_error().unwrap_or(0)))?;
+    drop(reporter);
+    // The pipe is close-on-exec: an empty end of file is the sign that the program runs.
+    let mut bytes = [0; 64];
+    let count = loop {
+        match rustix::io::read(&report, &mut bytes) {
+            Ok(count) => break count,
+            Err(rustix::io::Errno::INTR) => {}
+            Err(errno) => return Err(NotRun::new("fork", errno.raw_os_error())),
+        }
+    };
+    match bytes[..count].iter().position(|b| *b == 0).map(|at| (&bytes[..at], &bytes[at + 1..count])) {
+        None => Ok(child),
+        Some((step, errno)) => {
+            let errno = errno.try_into().map_or(0, i32::from_le_bytes);
+            Err(NotRun::new(&String::from_utf8_lossy(step), errno))
+        }
+    }
+}
+
+/// Returns only if the command could not be run.
+fn become_command(plan: &Plan, stdio: &Stdio) -> NotRun {
+    if let Err(errno) = take_stdio(stdio) {
+        return NotRun::new("terminal", errno as i32);
+    }
+    if let Err(errno) = reset_signals() {
+        return NotRun::new("fork", errno as i32);
+    }
+    if let Err(errno) = nix::unistd::chdir(plan.cwd.as_str()) {
+        return NotRun::new("cwd", errno as i32);
+    }
+    NotRun::new("exec", execute(plan) as i32)
+}
+
+fn take_stdio(stdio: &Stdio) -> nix::Result<()> {
+    nix::unistd::setsid()?;
+    let [stdin, stdout, stderr] = match stdio {
+        Stdio::Terminal(tty) => {
+            let none = |e: rustix::io::Errno| Errno::from_raw(e.raw_os_error());
+            rustix::process::ioctl_tiocsctty(tty).map_err(none)?;
+            [tty.as_fd(), tty.as_fd(), tty.as_fd()]
+        }
+        Stdio::Pipes([stdin, stdout, stderr]) => [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()],
+    };
+    let error = |e: std::io::Error| Errno::from_raw(e.raw_os_error().unwrap_or(0));
+    // The pipes and terminals have numbers above 2: init's 0, 1 and 2 are taken.
+    for (number, fd) in [(0, stdin), (1, stdout), (2, stderr)] {
+        process::place(fd, number).map_err(error)?;
+    }
+    // All but 0, 1 and 2 are closed when the program starts; the report pipe until then is needed.
+    process::close_on_exec_from(3).map_err(error)
+}
+
+fn reset_signals() -> nix::Result<()> {
+    SigSet::empty().thread_set_mask()?;
+    for signal in Signal::iterator() {
+        if !matches!(signal, Signal::SIGKILL | Signal::SIGSTOP) {
+            process::default_action(signal)?;
+        }
+    }
+    Ok(())
+}
+
+/// `execve(2)`, looked up in the plan's PATH as `execvpe(3)` does, without its fall-back to a shell.
+fn execute(plan: &Plan) -> Errno {
+    let c = |bytes: Vec<u8>| CString::new(bytes).map_err(|_| Errno::EINVAL);
+    let argv: Result<Vec<_>, _> = plan.command.iter().cloned().map(c).collect();
+    let env: Result<Vec<_>, _> = plan.env.iter().map(|(k, v)| c([k, &b"="[..], v].concat())).collect();
+    let (Ok(argv), Ok(env)) = (argv, env) else { return Errno::EINVAL };
+    let program = &plan.command[0];
+    if program.contains(&b'/') {
+        return match c(program.clone()) {
+            Ok(path) => failed_exec(&path, &argv, &env),
+            Err(errno) => errno,
+        };
+    }
+    let path = plan.env.iter().find(|(key, _)| key == b"PATH").map_or(&b""[..], |(_, value)| value);
+    let mut result = Errno::ENOENT;
+    for dir in path.split(|b| *b == b':').filter(|dir| !dir.is_empty()) {
+        let Ok(path) = c([dir, b"/", program.as_slice()].concat()) else { return Errno::EINVAL };
+        match failed_exec(&path, &argv, &env) {
+            Errno::ENOENT | Errno::ENOTDIR => {}
+            Errno::EACCES => result = Errno::EACCES,
+            errno => return errno,
+        }
+    }
+    result
+}
+
+fn failed_exec(path: &CString, argv: &[CString], env: &[CString]) -> Errno {
+    match nix::unistd::execve(path, argv, env) {
+        Ok(never) => match never {},
+        Err(errno) => errno,
+    }
+}

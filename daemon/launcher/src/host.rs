@@ -1,0 +1,99 @@
+//! What the launcher prepares once, for all sessions.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use agentd_kernel::mount::{self, Attributes, Tree};
+use agentd_kernel::process::{self, Birth, SingleThreaded};
+use agentd_kernel::procfs;
+use nix::sched::CloneFlags;
+use rustix::fs::{Mode, OFlags};
+
+use crate::build::etc::Template;
+
+/// Handles that every build uses.
+#[derive(Debug)]
+pub struct Host {
+    /// The host's /proc.
+    pub proc: OwnedFd,
+    /// A mount namespace with an empty, read-only root.
+    pub empty_root: OwnedFd,
+    /// A network namespace without an interface that is up.
+    pub empty_net: OwnedFd,
+    /// The relay's program.
+    pub relay: OwnedFd,
+    /// What the host gives to each /etc.
+    pub etc: Template,
+    /// Whether pid namespaces can refuse executable memfds (Linux 6.3).
+    pub memfd_noexec: bool,
+}
+
+impl Host {
+    /// Prepares everything.
+    pub fn prepare(token: SingleThreaded) -> Result<Self, String> {
+        let proc = procfs::open().map_err(|e| format!("/proc: {e}"))?;
+        let empty_root = held(token, &proc, "mnt", || {
+            mount::new_namespace().map_err(|e| e.to_string())?;
+            let attributes = Attributes { read_only: false, no_exec: true, devices: false };
+            // The copy of the host's mounts is still shared with the host.
+            rustix::mount::mount_change(
+                "/",
+                rustix::mount::MountPropagationFlags::PRIVATE | rustix::mount::MountPropagationFlags::REC,
+            )
+            .map_err(|e| format!("private: {e}"))?;
+            let root = Tree::tmpfs(4096, 0, 0o555, attributes).map_err(|e| e.to_string())?;
+            mount::become_root(&root).map_err(|e| e.to_string())?;
+            mount::seal(root.as_fd()).map_err(|e| e.to_string())
+        })?;
+        let empty_net = held(token, &proc, "net", || {
+            nix::sched::unshare(CloneFlags::CLONE_NEWNET).map_err(|e| e.to_string())
+        })?;
+        Ok(Self {
+            empty_root,
+            empty_net,
+            relay: sibling("agentd-relay")?,
+            etc: Template::read(),
+            memfd_noexec: std::path::Path::new("/proc/sys/vm/memfd_noexec").exists(),
+            proc,
+        })
+    }
+}
+
+/// Opens the program `name` that lies beside this one.
+pub fn sibling(name: &str) -> Result<OwnedFd, String> {
+    let own = std::env::current_exe().map_err(|e| format!("/proc/self/exe: {e}"))?;
+    let path = own.with_file_name(name);
+    rustix::fs::open(&path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|e| format!("{}: {e}", path.display()))
+}
+
+/// A namespace of `kind` that a short-lived child makes by `make`, held by its descriptor.
+fn held(
+    token: SingleThreaded,
+    proc: &OwnedFd,
+    kind: &str,
+    make: impl FnOnce() -> Result<(), String>,
+) -> Result<OwnedFd, String> {
+    let (ready, tell) = std::io::pipe().map_err(|e| e.to_string())?;
+    let child = process::spawn(token, Birth::default(), || {
+        let answer = match make() {
+            Ok(()) => "ok".to_owned(),
+            Err(error) => error,
+        };
+        if std::io::Write::write_all(&mut &tell, answer.as_bytes()).is_err() {
+            return 1;
+        }
+        nix::unistd::pause();
+        0
+    })
+    .map_err(|e| e.to_string())?;
+    drop(tell);
+    let mut answer = [0; 512];
+    let count = std::io::Read::read(&mut &ready, &mut answer).map_err(|e| e.to_string())?;
+    let path = format!("{}/ns/{kind}", child.pid.as_raw_nonzero());
+    let opened = rustix::fs::openat(proc, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
+    child.kill().and_then(|()| child.wait()).map_err(|e| e.to_string())?;
+    match &answer[..count] {
+        b"ok" => opened.map_err(|e| format!("{kind} namespace: {e}")),
+        error => Err(format!("{kind} namespace: {}", String::from_utf8_lossy(error))),
+    }
+}

@@ -1,0 +1,242 @@
+//! pid 1 of a session. It makes the namespaces that need no right on the host, waits for its root, takes
+//! every right from itself, and then forks the session's command and reaps.
+//!
+//! Born in the session's user namespace, it has never had a capability over the host.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use agentd_kernel::packets::Packets;
+use agentd_kernel::process::{self, SingleThreaded};
+use agentd_kernel::{creds, landlock, loopback, nflog, nft, rlimits, seccomp};
+use agentd_policy::event::ExitStatus;
+use agentd_policy::plan::Plan;
+use agentd_policy::wire::{Peer, decode, encode};
+use nix::sched::CloneFlags;
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use rustix::event::{PollFd, PollFlags};
+use rustix::process::{Pid, WaitOptions};
+use serde::{Deserialize, Serialize};
+
+use crate::build::access::Access;
+use crate::command::{self, NotRun, Stdio};
+
+/// Builder or keeper to init.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ToInit {
+    /// The root is complete.
+    Go {
+        /// What may be done where, for Landlock.
+        access: Vec<(String, Access)>,
+        /// Whether the pid namespace refuses executable memfds.
+        memfd_noexec: bool,
+    },
+    /// Send this signal to the command's process group.
+    Signal(i32),
+}
+
+/// Init to builder or keeper.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FromInit {
+    /// The network namespace refuses everything but itself. Descriptors: nftables, NFLOG.
+    NetworkReady,
+    /// Every layer is applied and was verified.
+    Confined {
+        /// The Landlock ABI in force.
+        landlock_abi: u32,
+    },
+    /// A step failed; init ends.
+    Failed {
+        /// Which.
+        step: String,
+        /// Why.
+        why: String,
+    },
+    /// The command runs.
+    Running,
+    /// The command could not be run.
+    NotRun(NotRun),
+    /// The command ended.
+    Exited(ExitStatus),
+}
+
+/// What init is born with.
+pub struct Init {
+    /// What to run, and within which limits.
+    pub plan: Plan,
+    /// Whose numbers the session sees.
+    pub caller: Peer,
+    /// The command's standard input, output and error.
+    pub stdio: Stdio,
+    /// To the builder, later the keeper. Its end is ours.
+    pub socket: Packets,
+    /// That fork is sound.
+    pub token: SingleThreaded,
+}
+
+/// A step that failed.
+struct Failure {
+    step: &'static str,
+    why: String,
+}
+
+trait Step<T> {
+    fn step(self, step: &'static str) -> Result<T, Failure>;
+}
+
+impl<T, E: std::fmt::Display> Step<T> for Result<T, E> {
+    fn step(self, step: &'static str) -> Result<T, Failure> {
+        self.map_err(|e| Failure { step, why: e.to_string() })
+    }
+}
+
+impl Init {
+    /// Runs until the keeper is gone. The whole session ends with this process.
+    pub fn run(self) -> i32 {
+        match self.steps() {
+            Ok(()) => 0,
+            Err(failure) => {
+                let message = FromInit::Failed { step: failure.step.to_owned(), why: failure.why };
+                // If the keeper is gone too there is nobody to tell.
+                let _ = self.tell(&message, &[]);
+                1
+            }
+        }
+    }
+
+    fn steps(&self) -> Result<(), Failure> {
+        creds::not_dumpable().step("dumpable")?;
+        let mut keep = self.stdio.descriptors();
+        keep.push(self.socket.as_fd());
+        process::close_all_but(&keep).step("descriptors")?;
+        self.network()?;
+        let Some(ToInit::Go { access, memfd_noexec }) = self.hear().step("message")? else {
+            return Ok(());
+        };
+        let landlock_abi = self.confine(&access, memfd_noexec)?;
+        let signals = child_signals().step("signals")?;
+        self.tell(&FromInit::Confined { landlock_abi }, &[]).step("message")?;
+        let main = match command::start(self.token, &self.plan, &self.stdio) {
+            Ok(main) => {
+                self.tell(&FromInit::Running, &[]).step("message")?;
+                main
+            }
+            Err(not_run) => return self.tell(&FromInit::NotRun(not_run), &[]).step("message"),
+        };
+        self.serve(main, &signals)
+    }
+
+    /// Namespaces that belong to the session's user namespace, and its network.
+    fn network(&self) -> Result<(), Failure> {
+        let namespaces = CloneFlags::CLONE_NEWNET
+            | CloneFlags::CLONE_NEWIPC
+            | CloneFlags::CLONE_NEWUTS
+            | CloneFlags::CLONE_NEWCGROUP;
+        nix::sched::unshare(namespaces).step("namespaces")?;
+        nix::unistd::sethostname(self.plan.session.as_str()).step("hostname")?;
+        loopback::bring_up().step("loopback")?;
+        let table = nft::Table::install(&nft::Ruleset::closed()).step("nftables")?;
+        let log = nflog::Nflog::open(nft::LOG_GROUP).step("nflog")?;
+        self.tell(&FromInit::NetworkReady, &[table.as_fd(), log.as_fd()]).step("message")
+    }
+
+    /// Takes everything away, in the order in which each step still can be done, and verifies each.
+    fn confine(&self, access: &[(String, Access)], memfd_noexec: bool) -> Result<u32, Failure> {
+        rlimits::Limits { open_files: self.plan.limits.open_files }.apply().map(drop).step("rlimits")?;
+        creds::become_ids(self.caller.uid, self.caller.gid).step("ids")?;
+        creds::not_dumpable().step("dumpable")?;
+        creds::drop_all_capabilities().step("capabilities")?;
+        creds::no_new_privs().step("no_new_privs")?;
+        let mut rules = landlock::FileRules::new();
+        for (path, access) in access {
+            let place = agentd_kernel::mount::place(path).step("landlock")?;
+            rules.add(place, access.class());
+        }
+        let enforced = landlock::enforce(rules, self.plan.landlock_abi).step("landlock")?;
+        let options = seccomp::Options { memfd_create: memfd_noexec };
+        seccomp::install(&seccomp::compile(&seccomp::AGENT, options)).map(drop).step("seccomp")?;
+        creds::parent_death_signal().step("parent-death signal")?;
+        Ok(enforced.abi)
+    }
+
+    /// Passes signals on and reaps, until the command ends or the keeper does.
+    fn serve(&self, main: Pid, signals: &SignalFd) -> Result<(), Failure> {
+        loop {
+            let mut fds = [
+                PollFd::new(&self.socket, PollFlags::IN),
+                PollFd::new(signals, PollFlags::IN),
+            ];
+            match rustix::event::poll(&mut fds, None) {
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(errno) => return Err(errno).step("poll"),
+            }
+            let [socket, child] = fds.map(|fd| !fd.revents().is_empty());
+            if child {
+                while let Ok(Some(_)) = signals.read_signal() {}
+                if let Some(status) = reap(main) {
+                    self.tell(&FromInit::Exited(status), &[]).step("message")?;
+                }
+            }
+            if socket {
+                match self.hear().step("message")? {
+                    Some(ToInit::Signal(number)) => signal_group(main, number),
+                    Some(ToInit::Go { .. }) => {}
+                    None => return Ok(()),
+                }
+            }
+        }
+    }
+
+    fn tell(&self, message: &FromInit, descriptors: &[BorrowedFd<'_>]) -> Result<(), String> {
+        let packet = encode(message).map_err(|e| e.to_string())?;
+        self.socket.send(&packet, descriptors).map_err(|e| e.to_string())
+    }
+
+    fn hear(&self) -> Result<Option<ToInit>, String> {
+        let packet = self.socket.receive(64 << 10, 0).map_err(|e| e.to_string())?;
+        packet.map(|p| decode(&p.bytes).map_err(|e| e.to_string())).transpose()
+    }
+}
+
+/// SIGCHLD by descriptor; blocked, so that none is lost. Non-blocking.
+fn child_signals() -> nix::Result<SignalFd> {
+    let mut set = SigSet::empty();
+    set.add(Signal::SIGCHLD);
+    set.thread_block()?;
+    SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
+}
+
+/// Reaps everything that has ended; how `main` did, if it is among them.
+fn reap(main: Pid) -> Option<ExitStatus> {
+    let mut ended = None;
+    while let Ok(Some((pid, status))) = rustix::process::wait(WaitOptions::NOHANG) {
+        if pid == main {
+            ended = Some(match (status.exit_status(), status.terminating_signal()) {
+                (Some(code), _) => ExitStatus::Code(code),
+                (None, signal) => ExitStatus::Signal(signal.unwrap_or(9)),
+            });
+        }
+    }
+    ended
+}
+
+fn signal_group(main: Pid, number: i32) {
+    if let Ok(signal) = Signal::try_from(number) {
+        let group = nix::unistd::Pid::from_raw(main.as_raw_nonzero().get());
+        // A command that has just ended cannot be signalled; its end is told elsewhere.
+        let _ = nix::sys::signal::killpg(group, signal);
+    }
+}
+
+/// The socket, for a builder that gives it to init.
+pub fn pair() -> Result<(Packets, Packets), String> {
+    Packets::pair().map_err(|e| e.to_string())
+}
+
+/// The descriptors that come with [`FromInit::NetworkReady`].
+pub struct Network {
+    /// A netlink socket in the session's network namespace, for its nftables.
+    pub nft: OwnedFd,
+    /// The socket on which denied packets arrive.
+    pub log: OwnedFd,
+}

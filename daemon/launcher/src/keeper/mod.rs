@@ -1,0 +1,460 @@
+//! The keeper: what the builder becomes. It has no capability on the host. It owns the session's user
+//! namespace, sees its execs, answers the kernel, passes signals on, and ends it.
+
+mod network;
+mod processes;
+mod spool;
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use agentd_kernel::cgroup::Watch;
+use agentd_kernel::exec_watch::ExecWatch;
+use agentd_kernel::mount;
+use agentd_kernel::packets::{PacketError, Packets};
+use agentd_kernel::process::{self, Child};
+use agentd_kernel::{creds, rlimits, seccomp};
+use agentd_policy::event::{End, EventBody, ExitStatus};
+use agentd_policy::lease::Lease;
+use agentd_policy::plan::{Limits, Plan};
+use agentd_policy::wire::{MAX_KEEPER_PACKET, ToKeeper, decode, encode};
+use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
+
+use crate::init::{FromInit, Network, ToInit};
+use network::Denials;
+use processes::{Ended, Processes};
+use spool::Spool;
+
+/// How long the relay may take to deliver what the command left behind, once the session has ended.
+const DRAIN: Duration = Duration::from_secs(40);
+/// How long the service may take to write the last events down.
+const LAST_WORDS: Duration = Duration::from_secs(5);
+/// Descriptors besides one for each process of the session.
+const OWN_FILES: u64 = 256;
+
+/// What a keeper is made of.
+pub struct Parts<'a> {
+    /// The plan, for its limits.
+    pub plan: &'a Plan,
+    /// Its ids.
+    pub lease: Lease,
+    /// The lock on them.
+    pub lock: OwnedFd,
+    /// The host's /proc.
+    pub proc: OwnedFd,
+    /// The session's cgroup.
+    pub watch: Watch,
+    /// To the service.
+    pub service: Packets,
+    /// pid 1 of the session.
+    pub init: Child,
+    /// To it.
+    pub to_init: Packets,
+    /// The relay.
+    pub relay: Child,
+    /// Its end is the relay's.
+    pub lifeline: OwnedFd,
+    /// What asks to run.
+    pub execs: ExecWatch,
+    /// The session's network.
+    pub network: Network,
+}
+
+/// The session's keeper.
+pub struct Keeper {
+    lease: Lease,
+    lock: OwnedFd,
+    limits: Limits,
+    proc: OwnedFd,
+    watch: Watch,
+    service: Option<Packets>,
+    init: Option<Child>,
+    to_init: Packets,
+    relay: Option<Child>,
+    lifeline: OwnedFd,
+    execs: ExecWatch,
+    denials: Denials,
+    processes: Processes,
+    spool: Spool,
+    epoll: OwnedFd,
+    deadline: Instant,
+    end: Option<End>,
+    over: Option<Instant>,
+    memory_kills: u64,
+    pids_hits: u64,
+    pids_told: Option<Instant>,
+}
+
+/// Who an event of the epoll instance is from; a process of the session is its pid above [`PROCESS`].
+const SERVICE: u64 = 1;
+const INIT_SAYS: u64 = 2;
+const INIT_ENDED: u64 = 3;
+const RELAY_ENDED: u64 = 4;
+const EXECS: u64 = 5;
+const PACKETS: u64 = 6;
+const PIDS: u64 = 7;
+const MEMORY: u64 = 8;
+const PROCESS: u64 = 1 << 32;
+
+impl Keeper {
+    /// Puts the parts together. Still with every right.
+    pub fn new(parts: Parts<'_>) -> Result<Self, String> {
+        let text = |e: &dyn std::fmt::Display| e.to_string();
+        let epoll = epoll::create(CreateFlags::CLOEXEC).map_err(|e| text(&e))?;
+        let denials = Denials::new(parts.network);
+        parts.service.set_nonblocking(true).map_err(|e| text(&e))?;
+        parts.to_init.set_nonblocking(true).map_err(|e| text(&e))?;
+        let sources: [(BorrowedFd<'_>, u64, EventFlags); 8] = [
+            (parts.service.as_fd(), SERVICE, EventFlags::IN),
+            (parts.to_init.as_fd(), INIT_SAYS, EventFlags::IN),
+            (parts.init.pidfd.as_fd(), INIT_ENDED, EventFlags::IN),
+            (parts.relay.pidfd.as_fd(), RELAY_ENDED, EventFlags::IN),
+            (parts.execs.as_fd(), EXECS, EventFlags::IN),
+            (denials.as_fd(), PACKETS, EventFlags::IN),
+            (parts.watch.pids_fd(), PIDS, EventFlags::PRI),
+            (parts.watch.memory_fd(), MEMORY, EventFlags::PRI | EventFlags::IN),
+        ];
+        for (fd, token, flags) in sources {
+            // cgroup files are always readable; only their priority data says that something changed.
+            let flags = if token == MEMORY && !parts.watch.memory_is_eventfd() { EventFlags::PRI } else { flags };
+            epoll::add(&epoll, fd, EventData::new_u64(token), flags).map_err(|e| text(&e))?;
+        }
+        let memory_kills = parts.watch.memory_kills().map_err(|e| text(&e))?;
+        let pids_hits = parts.watch.pids_hits().map_err(|e| text(&e))?;
+        let limits = parts.plan.limits;
+        Ok(Self {
+            lease: parts.lease,
+            lock: parts.lock,
+            limits,
+            processes: Processes::new(parts.proc.try_clone().map_err(|e| text(&e))?),
+            proc: parts.proc,
+            watch: parts.watch,
+            service: Some(parts.service),
+            init: Some(parts.init),
+            to_init: parts.to_init,
+            relay: Some(parts.relay),
+            lifeline: parts.lifeline,
+            execs: parts.execs,
+            denials,
+            spool: Spool::default(),
+            epoll,
+            deadline: Instant::now() + Duration::from_millis(limits.timeout_ms),
+            end: None,
+            over: None,
+            memory_kills,
+            pids_hits,
+            pids_told: None,
+        })
+    }
+
+    /// Gives up every right: an empty root, the leased uid, no capability, no descriptor that the builder had
+    /// besides those of the keeper and `also`, a filter.
+    pub fn give_up(&self, empty_root: BorrowedFd<'_>, also: &[BorrowedFd<'_>]) -> Result<(), String> {
+        let text = |e: &dyn std::fmt::Display| e.to_string();
+        creds::not_dumpable().map_err(|e| text(&e))?;
+        rlimits::Limits { open_files: self.limits.pids + OWN_FILES }.apply().map(drop).map_err(|e| text(&e))?;
+        mount::enter_namespace(empty_root).map_err(|e| text(&e))?;
+        self.close_all_but(also).map_err(|e| text(&e))?;
+        let id = self.lease.keeper.get();
+        creds::become_ids(id, id).map_err(|e| text(&e))?;
+        creds::drop_all_capabilities().map_err(|e| text(&e))?;
+        creds::no_new_privs().map_err(|e| text(&e))?;
+        creds::not_dumpable().map_err(|e| text(&e))?;
+        seccomp::install(&seccomp::compile(&seccomp::KEEPER, seccomp::Options { memfd_create: false }))
+            .map_err(|e| text(&e))
+            .map(drop)
+    }
+
+    fn close_all_but(&self, also: &[BorrowedFd<'_>]) -> std::io::Result<()> {
+        let mut keep = also.to_vec();
+        keep.extend([
+            self.lock.as_fd(),
+            self.proc.as_fd(),
+            self.to_init.as_fd(),
+            self.lifeline.as_fd(),
+            self.execs.as_fd(),
+            self.epoll.as_fd(),
+        ]);
+        keep.extend(self.watch.descriptors());
+        keep.extend(self.denials.descriptors());
+        keep.extend(self.processes.descriptors());
+        keep.extend(self.service.as_ref().map(AsFd::as_fd));
+        keep.extend(self.init.as_ref().map(|c| c.pidfd.as_fd()));
+        keep.extend(self.relay.as_ref().map(|c| c.pidfd.as_fd()));
+        process::close_all_but(&keep)
+    }
+
+    /// Keeps the session until nothing of it is left. The process's exit code.
+    pub fn run(mut self) -> i32 {
+        if let Err(error) = self.keep() {
+            tracing::error!(%error, "keeper");
+            // Whatever went wrong, the session does not outlive its keeper.
+            let _ = self.watch.kill();
+            return 1;
+        }
+        0
+    }
+
+    fn keep(&mut self) -> Result<(), String> {
+        let mut events = Vec::with_capacity(64);
+        loop {
+            self.flush()?;
+            if self.is_finished() {
+                return Ok(());
+            }
+            let timeout = self.timeout();
+            events.clear();
+            match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), Some(&timeout)) {
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(errno) => return Err(format!("epoll: {errno}")),
+            }
+            for event in &events {
+                self.handle(event.data.u64())?;
+            }
+            self.clock();
+        }
+    }
+
+    fn handle(&mut self, token: u64) -> Result<(), String> {
+        match token {
+            SERVICE => self.service_says(),
+            INIT_SAYS => self.init_says(),
+            INIT_ENDED => self.init_ended()?,
+            RELAY_ENDED => self.relay_ended()?,
+            EXECS => self.execs()?,
+            PACKETS => self.denials.read(&mut self.spool)?,
+            PIDS => self.pids_limit()?,
+            MEMORY => self.memory_limit()?,
+            process => self.process_ended(process)?,
+        }
+        Ok(())
+    }
+
+    fn service_says(&mut self) {
+        while let Some(service) = &self.service {
+            let packet = match service.receive(MAX_KEEPER_PACKET, 0) {
+                Ok(Some(packet)) => packet,
+                Err(PacketError::WouldBlock) => return,
+                Ok(None) | Err(_) => {
+                    self.service = None;
+                    return;
+                }
+            };
+            match decode(&packet.bytes) {
+                Ok(ToKeeper::Ack(number)) => self.spool.acknowledge(number),
+                Ok(ToKeeper::Kill) => self.finish(End::Killed),
+                Ok(ToKeeper::Signal(number)) => {
+                    // A session that is ending needs no more signals; init reads its socket otherwise.
+                    let packet = encode(&ToInit::Signal(number));
+                    let _ = packet.map(|p| self.to_init.send(&p, &[]));
+                }
+                Err(error) => {
+                    tracing::error!(%error, "message from the service");
+                    self.service = None;
+                }
+            }
+        }
+    }
+
+    fn init_says(&mut self) {
+        loop {
+            let packet = match self.to_init.receive(MAX_KEEPER_PACKET, 0) {
+                Ok(Some(packet)) => packet,
+                Err(PacketError::WouldBlock) => return,
+                Ok(None) | Err(_) => {
+                    let _ = epoll::delete(&self.epoll, &self.to_init);
+                    return;
+                }
+            };
+            match decode(&packet.bytes) {
+                Ok(FromInit::Running) => self.spool.push(EventBody::Started),
+                Ok(FromInit::Exited(status)) => {
+                    let end = self.end_of_command(status);
+                    self.finish(end);
+                }
+                Ok(FromInit::NotRun(not_run)) => {
+                    self.finish(End::NotRun { step: not_run.step, errno: not_run.errno });
+                }
+                Ok(FromInit::Failed { step, why }) => {
+                    self.finish(End::Failed { what: format!("init: {step}: {why}") });
+                }
+                Ok(_) | Err(_) => self.finish(End::Failed { what: "init: an unexpected message".into() }),
+            }
+        }
+    }
+
+    /// A command that was killed while the kernel killed for memory was out of memory.
+    fn end_of_command(&mut self, status: ExitStatus) -> End {
+        let kills = self.watch.memory_kills().unwrap_or(self.memory_kills);
+        if kills > self.memory_kills {
+            self.told_memory(kills);
+        }
+        match status {
+            ExitStatus::Signal(9) if self.memory_kills > 0 => End::OutOfMemory,
+            status => End::Command(status),
+        }
+    }
+
+    /// Ends the session for this reason, unless it is ending already.
+    fn finish(&mut self, end: End) {
+        if self.end.is_none() {
+            self.end = Some(end);
+            if let Err(error) = self.watch.kill() {
+                tracing::error!(%error, "cgroup.kill");
+            }
+        }
+    }
+
+    fn init_ended(&mut self) -> Result<(), String> {
+        let Some(init) = self.init.take() else { return Ok(()) };
+        init.wait().map_err(|e| format!("init: {e}"))?;
+        // What init said last is still in its socket.
+        self.init_says();
+        self.finish(End::Failed { what: "init ended".into() });
+        // With pid 1 the kernel has ended every process of the session (pid_namespaces(7)).
+        for event in self.processes.all_ended() {
+            self.spool.push(event);
+        }
+        self.denials.read(&mut self.spool)?;
+        self.denials.flush(&mut self.spool);
+        let end = self.end.clone().unwrap_or(End::Killed);
+        self.spool.push(EventBody::Ended(end));
+        self.over = Some(Instant::now());
+        Ok(())
+    }
+
+    fn relay_ended(&mut self) -> Result<(), String> {
+        let Some(relay) = self.relay.take() else { return Ok(()) };
+        match relay.wait().map_err(|e| format!("relay: {e}"))? {
+            // It has delivered everything: the command closed its output.
+            ExitStatus::Code(0) => {}
+            status => self.finish(End::Failed { what: format!("the relay ended with {status:?}") }),
+        }
+        Ok(())
+    }
+
+    fn execs(&mut self) -> Result<(), String> {
+        let attempts = self.execs.read(self.proc.as_fd()).map_err(|e| format!("fanotify: {e}"))?;
+        if attempts.overflow {
+            self.spool.lost(1);
+        }
+        for attempt in attempts.attempts {
+            let allow = self.spool.has_room();
+            if allow {
+                let pid = attempt.pid;
+                let (pidfd, event) = self.processes.attempt(&attempt);
+                if let Some(pidfd) = pidfd {
+                    let data = EventData::new_u64(PROCESS | u64::from(pid.unsigned_abs()));
+                    epoll::add(&self.epoll, pidfd, data, EventFlags::IN).map_err(|e| format!("epoll: {e}"))?;
+                }
+                if let Some(event) = event {
+                    self.spool.push(event);
+                }
+            } else {
+                let actor = self.processes.actor(attempt.pid);
+                self.spool.push(EventBody::ExecRefused { actor, path: attempt.path.clone() });
+            }
+            self.execs.answer(attempt, allow).map_err(|e| format!("fanotify: {e}"))?;
+        }
+        Ok(())
+    }
+
+    fn process_ended(&mut self, token: u64) -> Result<(), String> {
+        let pid = i32::try_from(token & (PROCESS - 1)).map_err(|e| e.to_string())?;
+        match self.processes.ended(pid) {
+            Ended::Done(events) => events.into_iter().for_each(|e| self.spool.push(e)),
+            Ended::NotReaped => {
+                // Hang-ups, the sign that it was reaped, are reported without being asked for.
+                if let Some(pidfd) = self.processes.pidfd(pid) {
+                    epoll::modify(&self.epoll, pidfd, EventData::new_u64(token), EventFlags::empty())
+                        .map_err(|e| format!("epoll: {e}"))?;
+                }
+            }
+            Ended::Unknown => {}
+        }
+        Ok(())
+    }
+
+    fn pids_limit(&mut self) -> Result<(), String> {
+        let hits = self.watch.pids_hits().map_err(|e| format!("pids.events: {e}"))?;
+        let quiet = self.pids_told.is_none_or(|told| told.elapsed() >= Duration::from_secs(1));
+        if hits > self.pids_hits && quiet {
+            self.pids_told = Some(Instant::now());
+            self.spool.push(EventBody::Limit { name: "pids".into(), limit: self.limits.pids });
+        }
+        self.pids_hits = hits;
+        Ok(())
+    }
+
+    fn memory_limit(&mut self) -> Result<(), String> {
+        let kills = self.watch.memory_kills().map_err(|e| format!("memory events: {e}"))?;
+        if kills > self.memory_kills {
+            self.told_memory(kills);
+        }
+        Ok(())
+    }
+
+    fn told_memory(&mut self, kills: u64) {
+        self.memory_kills = kills;
+        self.spool.push(EventBody::Limit { name: "memory".into(), limit: self.limits.memory });
+    }
+
+    /// What is due by the clock.
+    fn clock(&mut self) {
+        let now = Instant::now();
+        for event in self.processes.look(now) {
+            self.spool.push(event);
+        }
+        self.denials.flush_older(now, &mut self.spool);
+        if now >= self.deadline && self.end.is_none() {
+            let limit = self.limits.timeout_ms;
+            self.spool.push(EventBody::Limit { name: "timeout".into(), limit });
+            self.finish(End::Timeout);
+        }
+        if let (Some(over), Some(relay)) = (self.over, &self.relay)
+            && now >= over + DRAIN
+        {
+            let _ = relay.kill();
+        }
+    }
+
+    /// Until the next thing that is due by the clock.
+    fn timeout(&self) -> rustix::event::Timespec {
+        let dues = [
+            self.processes.next_look(),
+            self.denials.next_flush(),
+            self.end.is_none().then_some(self.deadline),
+            self.over.map(|over| over + if self.relay.is_some() { DRAIN } else { LAST_WORDS }),
+        ];
+        let now = Instant::now();
+        let next = dues.into_iter().flatten().min().unwrap_or(now + Duration::from_secs(60));
+        let wait = next.saturating_duration_since(now).max(Duration::from_micros(50));
+        rustix::event::Timespec {
+            tv_sec: i64::try_from(wait.as_secs()).unwrap_or(60),
+            tv_nsec: i64::from(wait.subsec_nanos()),
+        }
+    }
+
+    /// Sends events; asks to be told when the socket has room again.
+    fn flush(&mut self) -> Result<(), String> {
+        let Some(service) = &self.service else { return Ok(()) };
+        match self.spool.send(service) {
+            Ok(more) => {
+                let flags = if more { EventFlags::IN | EventFlags::OUT } else { EventFlags::IN };
+                epoll::modify(&self.epoll, service, EventData::new_u64(SERVICE), flags)
+                    .map_err(|e| format!("epoll: {e}"))
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the service is gone");
+                self.service = None;
+                Ok(())
+            }
+        }
+    }
+
+    fn is_finished(&self) -> bool {
+        let Some(over) = self.over else { return false };
+        let told = self.service.is_none() || self.spool.is_empty() || over.elapsed() >= LAST_WORDS;
+        self.init.is_none() && self.relay.is_none() && told
+    }
+}

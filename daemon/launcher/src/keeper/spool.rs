@@ -1,0 +1,120 @@
+//! Events on their way to the service: numbered, bounded, kept until they are acknowledged.
+
+use std::collections::VecDeque;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use agentd_kernel::packets::{PacketError, Packets};
+use agentd_policy::event::{EventBody, SourceEvent};
+use agentd_policy::wire::{FromKeeper, encode};
+
+/// The most events that wait.
+const CAPACITY: usize = 4096;
+/// Of them, those that only a session's life and its losses may use.
+const RESERVED: usize = 64;
+
+/// The queue.
+#[derive(Debug, Default)]
+pub struct Spool {
+    waiting: VecDeque<SourceEvent>,
+    /// How many at the front have been sent and wait for their acknowledgement.
+    sent: usize,
+    last: u64,
+    dropped: u64,
+}
+
+impl Spool {
+    /// Whether an ordinary event finds room. An act whose event does not is refused.
+    pub fn has_room(&self) -> bool {
+        self.waiting.len() < CAPACITY - RESERVED
+    }
+
+    /// Whether everything was acknowledged.
+    pub fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    /// Takes an event; one that finds no room is counted.
+    pub fn push(&mut self, body: EventBody) {
+        let vital = matches!(body, EventBody::Started | EventBody::Ended(_));
+        if !vital && !self.has_room() {
+            self.dropped += 1;
+            return;
+        }
+        if self.dropped > 0 && self.waiting.len() < CAPACITY - 2 {
+            let count = std::mem::take(&mut self.dropped);
+            self.append(EventBody::Dropped { count });
+        }
+        self.append(body);
+    }
+
+    /// Counts events that were lost before they got here.
+    pub fn lost(&mut self, count: u64) {
+        self.dropped += count;
+    }
+
+    fn append(&mut self, body: EventBody) {
+        self.last += 1;
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_micros());
+        let time_us = u64::try_from(since).unwrap_or(u64::MAX);
+        self.waiting.push_back(SourceEvent { number: self.last, time_us, body });
+    }
+
+    /// Sends what has not been sent; whether something is left because the socket is full.
+    pub fn send(&mut self, socket: &Packets) -> Result<bool, String> {
+        while let Some(event) = self.waiting.get(self.sent) {
+            let packet = encode(&FromKeeper::Event(event.clone())).map_err(|e| e.to_string())?;
+            match socket.send(&packet, &[]) {
+                Ok(()) => self.sent += 1,
+                Err(PacketError::WouldBlock) => return Ok(true),
+                Err(error) => return Err(error.to_string()),
+            }
+        }
+        Ok(false)
+    }
+
+    /// Forgets what is on disk.
+    pub fn acknowledge(&mut self, number: u64) {
+        while self.waiting.front().is_some_and(|e| e.number <= number) && self.sent > 0 {
+            self.waiting.pop_front();
+            self.sent -= 1;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn limit() -> EventBody {
+        EventBody::Limit { name: "pids".into(), limit: 1 }
+    }
+
+    #[test]
+    fn what_finds_no_room_is_counted_and_the_end_always_finds_some() {
+        let mut spool = Spool::default();
+        for _ in 0..CAPACITY + 10 {
+            spool.push(limit());
+        }
+        assert_eq!(spool.waiting.len(), CAPACITY - RESERVED);
+        spool.push(EventBody::Started);
+        let bodies: Vec<_> = spool.waiting.iter().rev().take(2).map(|e| e.body.clone()).collect();
+        assert_eq!(bodies, [EventBody::Started, EventBody::Dropped { count: RESERVED as u64 + 10 }]);
+        let numbers: Vec<_> = spool.waiting.iter().map(|e| e.number).collect();
+        assert!(numbers.windows(2).all(|w| w[1] == w[0] + 1));
+    }
+
+    #[test]
+    fn acknowledged_events_are_forgotten_and_only_those() {
+        let (ours, theirs) = Packets::pair().unwrap();
+        let mut spool = Spool::default();
+        for _ in 0..3 {
+            spool.push(limit());
+        }
+        assert!(!spool.send(&ours).unwrap());
+        assert!(theirs.receive(1 << 16, 0).unwrap().is_some());
+        spool.acknowledge(2);
+        assert_eq!(spool.waiting.len(), 1);
+        spool.acknowledge(99);
+        assert!(spool.is_empty());
+    }
+}

@@ -1,0 +1,458 @@
+//! The sessions that exist on this host: their leases, cgroups and processes, from the request to the last
+//! trace.
+
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use agentd_kernel::cgroup::{Group, Hierarchies, Limits};
+use agentd_kernel::offer::Grant;
+use agentd_kernel::packets::{PacketError, Packets};
+use agentd_kernel::process::{self, Birth, Child, SingleThreaded};
+use agentd_policy::Refusal;
+use agentd_policy::event::ExitStatus;
+use agentd_policy::lease::Lease;
+use agentd_policy::names::SessionId;
+use agentd_policy::plan::{Mode, Plan};
+use agentd_policy::wire::{FromLauncher, MAX_PACKET, Peer, RequestNumber, decode};
+
+use crate::build::{Job, Reply};
+use crate::directories::Directories;
+use crate::host::Host;
+use crate::settings::Settings;
+use crate::workers;
+
+/// How long a build may take before it is killed.
+const DEADLINE: Duration = Duration::from_secs(20);
+/// What keeper and relay of one session may use up.
+const HELPERS: Limits = Limits { memory: 256 << 20, pids: 32, cpus: 16.0 };
+
+/// One session.
+struct Session {
+    id: SessionId,
+    caller: Peer,
+    agents: Group,
+    helpers: Group,
+    keeper: Option<Child>,
+    state: State,
+    /// Whether it has a directory of uppers that goes if it was never built.
+    uppers: bool,
+    /// Directories of the caller in which placeholders may have been made, by descriptor.
+    direct: Vec<(u16, OwnedFd)>,
+    placeholders: Vec<(OwnedFd, String)>,
+    errors: Vec<String>,
+}
+
+/// Where it is in its life.
+enum State {
+    Building { request: RequestNumber, reply: Packets, until: Instant },
+    Running,
+    /// Its keeper is gone; what is left of it is being ended. A build that failed is answered after that.
+    Emptying { refused: Option<(RequestNumber, Refusal)>, next: Instant },
+}
+
+/// All of them, by the number of their lease.
+pub struct Sessions {
+    token: SingleThreaded,
+    hierarchies: Hierarchies,
+    all: BTreeMap<u32, Session>,
+    next_lease: u32,
+    /// Children that delete, to be reaped.
+    workers: Vec<Child>,
+}
+
+/// What a request brings, besides the plan.
+pub struct Request {
+    /// For the answer.
+    pub number: RequestNumber,
+    /// For whom.
+    pub caller: Peer,
+    /// What.
+    pub plan: Plan,
+    /// What the caller offered.
+    pub offered: Vec<(Grant, OwnedFd)>,
+    /// When it was read.
+    pub began: Instant,
+}
+
+/// A message for the service, with its descriptors.
+pub type Message = (FromLauncher, Vec<OwnedFd>);
+
+impl Sessions {
+    /// None yet.
+    pub fn new(token: SingleThreaded, hierarchies: Hierarchies) -> Self {
+        Self { token, hierarchies, all: BTreeMap::new(), next_lease: 0, workers: Vec::new() }
+    }
+
+    /// Whether nothing is left.
+    pub fn is_empty(&self) -> bool {
+        self.all.is_empty() && self.workers.is_empty()
+    }
+
+    /// Checks a request by the launcher's own rules, and starts its builder. The lease's number.
+    pub fn build(
+        &mut self,
+        request: Request,
+        settings: &Settings,
+        directories: &Directories,
+        host: &Host,
+    ) -> Result<u32, Refusal> {
+        let (plan, caller) = (&request.plan, request.caller);
+        let bounds = &settings.config.bounds;
+        if caller.uid == 0 && !settings.config.root_callers {
+            return Err(Refusal::new(
+                "a session for uid 0",
+                "caller.root",
+                "run agentctl as an ordinary user, or set root_callers = true",
+            ));
+        }
+        if settings.config.pool.uids.contains(caller.uid) || settings.config.pool.uids.contains(caller.gid) {
+            return Err(Refusal::new("a session for a leased uid", "caller.pool", "sessions ask for none"));
+        }
+        plan.check(bounds)?;
+        let own = self.all.values().filter(|s| s.caller.uid == caller.uid).count();
+        for (count, most, rule) in [
+            (self.all.len(), bounds.max_sessions, "bounds.max_sessions"),
+            (own, bounds.max_sessions_per_user, "bounds.max_sessions_per_user"),
+        ] {
+            if count >= most as usize {
+                return Err(Refusal::new(
+                    format!("one more session besides {count}"),
+                    rule,
+                    "end some first (agentctl ps, agentctl kill)",
+                ));
+            }
+        }
+        if self.all.values().any(|s| s.id == plan.session) {
+            return Err(Refusal::new(format!("session {}", plan.session), "session.exists", "ask again"));
+        }
+        self.start(request, settings, directories, host).map_err(|(what, why)| {
+            Refusal::new(format!("{what}: {why}"), format!("build.{what}"), "see the launcher's log")
+        })
+    }
+
+    fn start(
+        &mut self,
+        request: Request,
+        settings: &Settings,
+        directories: &Directories,
+        host: &Host,
+    ) -> Result<u32, (&'static str, String)> {
+        let at = |step: &'static str| move |e: String| (step, e);
+        let Request { number, caller, plan, offered, began } = request;
+        let pool = settings.config.pool.uids;
+        let (lease, lock) = self.lease(&pool, directories).map_err(at("lease"))?;
+        let (agents, helpers) = self.groups(caller.uid, &lease, &plan).map_err(at("cgroup"))?;
+        let mut made = Made { hierarchies: &self.hierarchies, groups: [agents.path().into(), helpers.path().into()], keep: false };
+        let overlays = plan.workspaces.iter().any(|w| w.mode == Mode::Overlay);
+        let uppers = match overlays {
+            true => Some(directories.make_uppers(caller.uid, plan.session.as_str()).map_err(at("overlay"))?),
+            false => None,
+        };
+        let direct = direct_descriptors(&plan, &offered).map_err(at("offer"))?;
+        let (reply, builder_end) = Packets::pair().map_err(|e| ("socket", e.to_string()))?;
+        reply.set_nonblocking(true).map_err(|e| ("socket", e.to_string()))?;
+        let birth = Birth { cgroup: Some(helpers.directory()), ..Birth::default() };
+        let (id, uppers_made) = (plan.session.clone(), uppers.is_some());
+        let job = Job {
+            plan,
+            caller,
+            lease,
+            pool,
+            lock,
+            offered,
+            agents: &agents,
+            helpers: &helpers,
+            uppers,
+            host,
+            reply: builder_end,
+            began,
+            token: self.token,
+        };
+        let keeper = process::spawn(self.token, birth, || job.run()).map_err(|e| ("fork", e.to_string()))?;
+        made.keep = true;
+        drop(made);
+        let session = Session {
+            id,
+            caller,
+            agents,
+            helpers,
+            keeper: Some(keeper),
+            state: State::Building { request: number, reply, until: Instant::now() + DEADLINE },
+            uppers: uppers_made,
+            direct,
+            placeholders: Vec::new(),
+            errors: Vec::new(),
+        };
+        self.all.insert(lease.number, session);
+        Ok(lease.number)
+    }
+
+    /// A lease that nobody holds. They are used in turn, so that an id rests before it is used again.
+    fn lease(
+        &mut self,
+        pool: &agentd_policy::lease::Pool,
+        directories: &Directories,
+    ) -> Result<(Lease, OwnedFd), String> {
+        for _ in 0..pool.leases() {
+            let number = self.next_lease % pool.leases();
+            self.next_lease = number + 1;
+            if self.all.contains_key(&number) {
+                continue;
+            }
+            if let (Some(lease), Some(lock)) = (pool.lease(number), directories.lock_lease(number)?) {
+                return Ok((lease, lock));
+            }
+        }
+        Err(format!("all {} leases of the pool are taken", pool.leases()))
+    }
+
+    fn groups(&self, uid: u32, lease: &Lease, plan: &Plan) -> Result<(Group, Group), String> {
+        let path = |kind: &str| format!("u{uid}/{kind}/{}", lease.number);
+        let limits = Limits { memory: plan.limits.memory, pids: plan.limits.pids, cpus: plan.limits.cpus };
+        let made = |kind: &str, limits: &Limits| {
+            let group = self.hierarchies.create(&path(kind)).map_err(|e| e.to_string())?;
+            match group.limit(limits) {
+                Ok(()) => Ok(group),
+                Err(error) => {
+                    let cleaned = self.hierarchies.remove(&path(kind));
+                    Err(format!("{error}{}", cleaned.err().map_or(String::new(), |e| format!("; then {e}"))))
+                }
+            }
+        };
+        let agents = made("agents", &limits)?;
+        match made("helpers", &HELPERS) {
+            Ok(helpers) => Ok((agents, helpers)),
+            Err(error) => {
+                let cleaned = self.hierarchies.remove(agents.path());
+                Err(format!("{error}{}", cleaned.err().map_or(String::new(), |e| format!("; then {e}"))))
+            }
+        }
+    }
+
+    /// The descriptors to watch for a session: its builder's answer, its keeper's end, its two groups.
+    pub fn watch(&self, number: u32) -> Option<(&Packets, &OwnedFd)> {
+        let session = self.all.get(&number)?;
+        match (&session.state, &session.keeper) {
+            (State::Building { reply, .. }, Some(keeper)) => Some((reply, &keeper.pidfd)),
+            _ => None,
+        }
+    }
+
+    /// A builder says something. The message for the service.
+    pub fn answered(&mut self, number: u32) -> Option<Message> {
+        let session = self.all.get_mut(&number)?;
+        let State::Building { request, reply, .. } = &session.state else { return None };
+        let request = *request;
+        let packet = match reply.receive(MAX_PACKET, 2) {
+            Err(PacketError::WouldBlock) => return None,
+            // The builder's end tells the rest.
+            Ok(None) | Err(_) => return None,
+            Ok(Some(packet)) => packet,
+        };
+        match decode(&packet.bytes) {
+            Ok(Reply::Built { timings, placeholders }) => {
+                session.state = State::Running;
+                session.keep_placeholders(placeholders);
+                Some((FromLauncher::Built { request, timings }, packet.descriptors))
+            }
+            Ok(Reply::Refused(refusal)) => {
+                let next = Instant::now();
+                session.state = State::Emptying { refused: Some((request, refusal)), next };
+                None
+            }
+            Err(error) => {
+                session.errors.push(format!("builder: {error}"));
+                None
+            }
+        }
+    }
+
+    /// A keeper (or builder) has ended: whatever it left is ended too.
+    pub fn keeper_ended(&mut self, number: u32) {
+        let Some(session) = self.all.get_mut(&number) else { return };
+        let Some(keeper) = session.keeper.take() else { return };
+        let how = keeper.wait();
+        if !matches!(how, Ok(ExitStatus::Code(0 | 1))) {
+            session.errors.push(format!("keeper ended with {how:?}"));
+        }
+        let refused = match &session.state {
+            State::Building { request, .. } => {
+                let mend = "ask again; see the launcher's log";
+                let what = format!("the builder ended with {how:?}");
+                Some((*request, Refusal::new(what, "build.ended", mend)))
+            }
+            State::Emptying { refused, .. } => refused.clone(),
+            State::Running => None,
+        };
+        session.state = State::Emptying { refused, next: Instant::now() };
+        session.kill_all();
+    }
+
+    /// Ends a session by force.
+    pub fn kill(&mut self, id: &SessionId) {
+        if let Some(session) = self.all.values_mut().find(|s| s.id == *id) {
+            session.kill_all();
+        }
+    }
+
+    /// Ends the agents of every session; the keepers tell of it and end.
+    pub fn kill_agents(&mut self) {
+        for session in self.all.values_mut() {
+            if let Err(error) = session.agents.kill() {
+                session.errors.push(error.to_string());
+            }
+        }
+    }
+
+    /// What is due by the clock: builds over their deadline, groups that may be empty by now.
+    pub fn tick(&mut self, now: Instant, directories: &Directories) -> Vec<Message> {
+        self.workers.retain(|worker| {
+            let options = rustix::process::WaitIdOptions::EXITED | rustix::process::WaitIdOptions::NOHANG;
+            let id = rustix::process::WaitId::PidFd(worker.pidfd.as_fd());
+            matches!(rustix::process::waitid(id, options), Ok(None))
+        });
+        let mut messages = Vec::new();
+        let numbers: Vec<u32> = self.all.keys().copied().collect();
+        for number in numbers {
+            let Some(session) = self.all.get_mut(&number) else { continue };
+            match &mut session.state {
+                State::Building { until, .. } if *until <= now => {
+                    session.errors.push(format!("the build took longer than {DEADLINE:?}"));
+                    session.kill_all();
+                }
+                State::Emptying { next, .. } if *next <= now && session.keeper.is_none() => {
+                    *next = now + Duration::from_millis(2);
+                    if session.is_empty() {
+                        messages.extend(self.bury(number, directories));
+                    }
+                }
+                _ => {}
+            }
+        }
+        messages
+    }
+
+    /// When something is due.
+    pub fn next_tick(&self) -> Option<Instant> {
+        let due = self.all.values().filter_map(|s| match &s.state {
+            State::Building { until, .. } => Some(*until),
+            State::Emptying { next, .. } if s.keeper.is_none() => Some(*next),
+            _ => None,
+        });
+        let workers = (!self.workers.is_empty()).then(|| Instant::now() + Duration::from_millis(5));
+        due.chain(workers).min()
+    }
+
+    /// Removes the last traces of a session that has no process left.
+    fn bury(&mut self, number: u32, directories: &Directories) -> Option<Message> {
+        let mut session = self.all.remove(&number)?;
+        for path in [session.agents.path(), session.helpers.path()] {
+            if let Err(error) = self.hierarchies.remove(path) {
+                session.errors.push(error.to_string());
+            }
+        }
+        if !session.placeholders.is_empty() {
+            match workers::remove_placeholders(self.token, session.caller, &session.placeholders) {
+                Ok(worker) => self.workers.push(worker),
+                Err(error) => session.errors.push(format!("placeholders: {error}")),
+            }
+        }
+        for error in &session.errors {
+            tracing::error!(session = %session.id, %error, "clean-up");
+        }
+        let State::Emptying { refused: Some((request, refusal)), .. } = session.state else {
+            return Some((FromLauncher::Gone { session: session.id, errors: session.errors }, Vec::new()));
+        };
+        if session.uppers {
+            let owner = session.caller.uid;
+            if let Err(error) = self.delete_uppers(owner, &session.id, directories) {
+                tracing::error!(session = %session.id, %error, "clean-up");
+            }
+        }
+        Some((FromLauncher::Refused { request, refusal }, Vec::new()))
+    }
+
+    /// Takes the daemon's own groups away.
+    pub fn close(&mut self) -> Result<(), String> {
+        for session in self.all.values_mut() {
+            session.kill_all();
+        }
+        self.hierarchies.clear().map_err(|e| e.to_string())?;
+        self.hierarchies.remove_root().map_err(|e| e.to_string())
+    }
+
+    /// Deletes the overlay of a session that is over.
+    pub fn remove(
+        &mut self,
+        owner: u32,
+        id: &SessionId,
+        directories: &Directories,
+    ) -> Option<Refusal> {
+        if self.all.values().any(|s| s.id == *id) {
+            return Some(Refusal::new(format!("session {id} lives"), "session.running", "end it first"));
+        }
+        let error = self.delete_uppers(owner, id, directories).err()?;
+        Some(Refusal::new(format!("session {id}: {error}"), "session.remove", "see the launcher's log"))
+    }
+
+    fn delete_uppers(&mut self, owner: u32, id: &SessionId, directories: &Directories) -> Result<(), String> {
+        let Some(user) = directories.user_overlays(owner)? else { return Ok(()) };
+        let worker = workers::delete(self.token, &user, id.as_str()).map_err(|e| e.to_string())?;
+        self.workers.push(worker);
+        Ok(())
+    }
+}
+
+impl Session {
+    fn kill_all(&mut self) {
+        for group in [&self.agents, &self.helpers] {
+            if let Err(error) = group.kill() {
+                self.errors.push(error.to_string());
+            }
+        }
+    }
+
+    fn is_empty(&mut self) -> bool {
+        [&self.agents, &self.helpers].into_iter().all(|g| matches!(g.is_populated(), Ok(false)))
+    }
+
+    fn keep_placeholders(&mut self, made: Vec<(u16, String)>) {
+        for (descriptor, name) in made {
+            let dir = self.direct.iter().find(|(index, _)| *index == descriptor);
+            match dir.map(|(_, dir)| dir.try_clone()) {
+                Some(Ok(dir)) => self.placeholders.push((dir, name)),
+                Some(Err(error)) => self.errors.push(format!("placeholder {name}: {error}")),
+                None => self.errors.push(format!("placeholder {name}: no directory")),
+            }
+        }
+        self.direct.clear();
+    }
+}
+
+/// Groups that go again unless the session comes to life.
+struct Made<'a> {
+    hierarchies: &'a Hierarchies,
+    groups: [String; 2],
+    keep: bool,
+}
+
+impl Drop for Made<'_> {
+    fn drop(&mut self) {
+        for path in self.groups.iter().filter(|_| !self.keep) {
+            if let Err(error) = self.hierarchies.remove(path) {
+                tracing::error!(%error, "clean-up");
+            }
+        }
+    }
+}
+
+/// Second handles of the directories in which the builder may make placeholders.
+fn direct_descriptors(plan: &Plan, offered: &[(Grant, OwnedFd)]) -> Result<Vec<(u16, OwnedFd)>, String> {
+    plan.workspaces
+        .iter()
+        .filter(|w| w.mode == Mode::Direct)
+        .filter_map(|w| offered.get(usize::from(w.descriptor)).map(|(_, fd)| (w.descriptor, fd)))
+        .map(|(index, fd)| fd.try_clone().map(|fd| (index, fd)).map_err(|e| e.to_string()))
+        .collect()
+}

@@ -1,0 +1,165 @@
+//! Short-lived children that delete: root's loop itself never walks a tree that an agent has filled.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use agentd_kernel::creds;
+use agentd_kernel::process::{self, Birth, Child, SingleThreaded};
+use agentd_policy::wire::Peer;
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags};
+
+/// The deepest tree that is deleted: far beyond `PATH_MAX` for whoever made it.
+const MAX_DEPTH: usize = 4096;
+
+/// Deletes `name` in `parent` with everything in it, following no link and crossing no mount. Ends with 0
+/// if nothing is left.
+pub fn delete(token: SingleThreaded, parent: &OwnedFd, name: &str) -> std::io::Result<Child> {
+    process::spawn(token, Birth::default(), || {
+        let done = keep_file_capabilities()
+            .map_err(|e| e.to_string())
+            .and_then(|()| delete_tree(parent.as_fd(), name).map_err(|e| e.to_string()));
+        match done {
+            Ok(()) => 0,
+            Err(error) => {
+                tracing::error!(%error, name, "deleting");
+                1
+            }
+        }
+    })
+}
+
+/// Of root's rights, only those over files of others.
+fn keep_file_capabilities() -> rustix::io::Result<()> {
+    use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities};
+    let kept = CapabilitySet::DAC_OVERRIDE | CapabilitySet::FOWNER;
+    set_capabilities(None, CapabilitySets { effective: kept, permitted: kept, inheritable: CapabilitySet::empty() })
+}
+
+/// Goes down and up with one descriptor a level, so that no path length matters.
+fn delete_tree(parent: BorrowedFd<'_>, name: &str) -> rustix::io::Result<()> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let mut stack: Vec<(OwnedFd, std::ffi::CString)> = Vec::new();
+    let top = match rustix::fs::openat(parent, name, flags, Mode::empty()) {
+        Ok(top) => top,
+        Err(rustix::io::Errno::NOENT) => return Ok(()),
+        Err(errno) => return Err(errno),
+    };
+    stack.push((top, std::ffi::CString::default()));
+    while let Some((dir, _)) = stack.last() {
+        match empty_but_directories(dir.as_fd())? {
+            Some(below) => {
+                if stack.len() >= MAX_DEPTH {
+                    return Err(rustix::io::Errno::NAMETOOLONG);
+                }
+                let child = rustix::fs::openat(dir, &below, flags, Mode::empty())?;
+                stack.push((child, below));
+            }
+            None => {
+                let Some((_, done)) = stack.pop() else { break };
+                match stack.last() {
+                    Some((dir, _)) => rustix::fs::unlinkat(dir, &done, AtFlags::REMOVEDIR)?,
+                    None => rustix::fs::unlinkat(parent, name, AtFlags::REMOVEDIR)?,
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Removes what is no directory; a directory that is left, if there is one.
+fn empty_but_directories(dir: BorrowedFd<'_>) -> rustix::io::Result<Option<std::ffi::CString>> {
+    for entry in Dir::read_from(dir)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        if matches!(name.to_bytes(), b"." | b"..") {
+            continue;
+        }
+        let is_dir = match entry.file_type() {
+            FileType::Directory => true,
+            FileType::Unknown => {
+                let stat = rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)?;
+                FileType::from_raw_mode(stat.st_mode) == FileType::Directory
+            }
+            _ => false,
+        };
+        if is_dir {
+            return Ok(Some(name.to_owned()));
+        }
+        rustix::fs::unlinkat(dir, name, AtFlags::empty())?;
+    }
+    Ok(None)
+}
+
+/// Takes placeholders away again, as the caller itself, where they are still empty.
+pub fn remove_placeholders(
+    token: SingleThreaded,
+    caller: Peer,
+    placeholders: &[(OwnedFd, String)],
+) -> std::io::Result<Child> {
+    process::spawn(token, Birth::default(), || {
+        let own = creds::become_ids(caller.uid, caller.gid)
+            .and_then(|()| creds::drop_all_capabilities())
+            .and_then(|()| creds::no_new_privs());
+        if let Err(error) = own {
+            tracing::error!(%error, "becoming the caller");
+            return 1;
+        }
+        // The last made come first: a directory is empty once what was made in it is gone.
+        for (workspace, name) in placeholders.iter().rev() {
+            if let Err(errno) = remove_if_empty(workspace.as_fd(), name) {
+                tracing::warn!(%errno, name, "a placeholder stays");
+            }
+        }
+        0
+    })
+}
+
+fn remove_if_empty(workspace: BorrowedFd<'_>, name: &str) -> rustix::io::Result<()> {
+    let (parent, last) = name.rsplit_once('/').unwrap_or((".", name));
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+    let dir = rustix::fs::openat2(workspace, parent, flags, Mode::empty(), resolve)?;
+    let stat = match rustix::fs::statat(&dir, last, AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(stat) => stat,
+        Err(rustix::io::Errno::NOENT) => return Ok(()),
+        Err(errno) => return Err(errno),
+    };
+    match FileType::from_raw_mode(stat.st_mode) {
+        FileType::RegularFile if stat.st_size == 0 => rustix::fs::unlinkat(&dir, last, AtFlags::empty()),
+        FileType::Directory => match rustix::fs::unlinkat(&dir, last, AtFlags::REMOVEDIR) {
+            Err(rustix::io::Errno::NOTEMPTY) => Ok(()),
+            other => other,
+        },
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hostile_tree_goes_and_its_links_stay_unfollowed() {
+        let base = std::env::temp_dir().join(format!("agentd-delete-{}", std::process::id()));
+        let keep = base.join("keep");
+        std::fs::create_dir_all(&keep).unwrap();
+        std::fs::write(keep.join("file"), "x").unwrap();
+        let tree = base.join("tree");
+        std::fs::create_dir_all(tree.join("a/b/c")).unwrap();
+        std::os::unix::fs::symlink(&keep, tree.join("a/link")).unwrap();
+        std::os::unix::fs::symlink(&keep, tree.join("a/b/-rf")).unwrap();
+        std::fs::write(tree.join("a/\u{1b}[2J\n"), "x").unwrap();
+        let parent = rustix::fs::open(&base, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty()).unwrap();
+        // Deeper than any path may be long.
+        let mut dir = rustix::fs::open(&tree, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty()).unwrap();
+        for _ in 0..500 {
+            let name = "x".repeat(100);
+            rustix::fs::mkdirat(&dir, &name, Mode::from_raw_mode(0o700)).unwrap();
+            dir = rustix::fs::openat(&dir, &name, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty()).unwrap();
+        }
+        delete_tree(parent.as_fd(), "tree").unwrap();
+        assert!(!tree.exists());
+        assert_eq!(std::fs::read_to_string(keep.join("file")).unwrap(), "x");
+        delete_tree(parent.as_fd(), "tree").unwrap();
+        std::fs::remove_dir_all(&base).unwrap();
+    }
+}

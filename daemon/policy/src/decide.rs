@@ -1,0 +1,393 @@
+//! From what a caller asks for to what it gets: pure, so that the same question has the same answer.
+
+use crate::config::Bounds;
+use crate::names::{AbsPath, RelPath, SessionId, UserName};
+use crate::plan::{Input, Limits, Mode, Plan, Role, Scratch, WindowSize, Workspace};
+use crate::profile::{self, Profile, WorkspaceMode};
+use crate::{Refusal, environment, overlap};
+
+/// What a caller asks for, in types that hold only what is in form.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// The identity that the session will have.
+    pub session: SessionId,
+    /// argv.
+    pub command: Vec<Vec<u8>>,
+    /// Variables that were named by hand.
+    pub env: Vec<(Vec<u8>, Vec<u8>)>,
+    /// The caller's own variables; the profile picks.
+    pub caller_env: Vec<(Vec<u8>, Vec<u8>)>,
+    /// The caller's directory.
+    pub cwd: AbsPath,
+    /// In place of the profile's workspace `"."`, and how.
+    pub workspace: Option<(AbsPath, Option<Mode>)>,
+    /// More to read.
+    pub read: Vec<AbsPath>,
+    /// More to mask, below each workspace.
+    pub mask: Vec<String>,
+    /// Bytes.
+    pub memory: Option<u64>,
+    /// Processes and threads.
+    pub pids: Option<u64>,
+    /// CPUs' worth of time.
+    pub cpus: Option<f64>,
+    /// Bytes.
+    pub disk: Option<u64>,
+    /// Milliseconds.
+    pub timeout_ms: Option<u64>,
+    /// A terminal of this size, or pipes.
+    pub terminal: Option<WindowSize>,
+    /// What the caller opened for it, in the order that [`Permit::wanted`] gave; `None` before it did.
+    pub offered: Option<Vec<Wanted>>,
+}
+
+/// Who asks, as the kernel and the account database have it.
+#[derive(Clone, Debug)]
+pub struct CallerFacts {
+    /// The attested uid.
+    pub uid: u32,
+    /// Its login name.
+    pub user: UserName,
+    /// Its home.
+    pub home: AbsPath,
+    /// Its login shell.
+    pub shell: AbsPath,
+    /// Whether the site lets uid 0 start sessions.
+    pub root_callers: bool,
+}
+
+/// A path that the caller has to open and offer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    /// What for.
+    pub role: Role,
+    /// The most that it is to be used for.
+    pub mode: Mode,
+    /// Where it is, and where it will appear.
+    pub path: AbsPath,
+}
+
+/// That a session may be: the only way to a plan that somebody may build.
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct Permit {
+    plan: Plan,
+    wanted: Vec<Wanted>,
+}
+
+impl Permit {
+    /// The session.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// What the caller has to open, in the order of the plan's descriptors.
+    pub fn wanted(&self) -> &[Wanted] {
+        &self.wanted
+    }
+
+    /// The session, to be built.
+    pub fn into_plan(self) -> Plan {
+        self.plan
+    }
+}
+
+/// Open files that a process of a session may have.
+const OPEN_FILES: u64 = 65_536;
+/// Limits where a profile names none, each lowered to the site's bound.
+const LIMITS: Limits = Limits {
+    memory: 4 << 30,
+    pids: 512,
+    cpus: 2.0,
+    disk: 10 << 30,
+    timeout_ms: 8 * 3_600_000,
+    open_files: OPEN_FILES,
+};
+/// Of a scratch directory, where a profile names no size.
+const SCRATCH: u64 = 512 << 20;
+/// What any profile requires.
+const LANDLOCK_ABI: u32 = 2;
+
+/// What becomes of `request` under `profile`, within `bounds`, for `caller`.
+///
+/// # Errors
+/// The first rule that it breaks; nothing that was asked for is left out in silence.
+pub fn decide(
+    request: &Request,
+    profile: &Profile,
+    bounds: &Bounds,
+    caller: &CallerFacts,
+) -> Result<Permit, Refusal> {
+    if caller.uid == 0 && !caller.root_callers {
+        return Err(Refusal::new(
+            "a session for root",
+            "caller.root",
+            "ask as an ordinary user, or set `root_callers = true` in agentd.toml",
+        ));
+    }
+    enforceable(profile)?;
+    let here = Here { cwd: &request.cwd, home: &caller.home };
+    let mut workspaces = workspaces(request, profile, &here)?;
+    let mut inputs = inputs(request, profile, &here, workspaces.len())?;
+    let wanted = wanted(&workspaces, &inputs);
+    let cwd = settle(request, &wanted, &mut workspaces, &mut inputs)?;
+    let scratch = scratch(profile, &here)?;
+    for workspace in &workspaces {
+        not_the_home(&workspace.path, &caller.home)?;
+    }
+    overlap::check(&mut workspaces, &inputs, &scratch, &caller.home)?;
+    let cwd = cwd_inside(cwd, &workspaces, &inputs, &scratch, &caller.home);
+    let limits = limits(request, profile, bounds);
+    let plan = Plan {
+        session: request.session.clone(),
+        user: caller.user.clone(),
+        home: caller.home.clone(),
+        shell: caller.shell.clone(),
+        command: request.command.clone(),
+        env: environment::of(request, profile, caller, &cwd)?,
+        cwd,
+        terminal: request.terminal,
+        workspaces,
+        inputs,
+        scratch,
+        home_size: (limits.memory / 2).clamp(1 << 12, crate::plan::MAX_SCRATCH),
+        limits,
+        landlock_abi: profile.require.landlock_abi.map_or(LANDLOCK_ABI, |abi| abi.max(LANDLOCK_ABI)),
+    };
+    plan.check(bounds)?;
+    Ok(Permit { plan, wanted })
+}
+
+fn enforceable(profile: &Profile) -> Result<(), Refusal> {
+    match profile.unenforced().first() {
+        Some(key) => Err(Refusal::new(
+            format!("`{key}` of profile {}", profile.name.as_ref().map_or("(unnamed)", |n| n.as_str())),
+            "profile.unenforced",
+            "this version cannot enforce it yet; leave it out of the profile",
+        )),
+        None => Ok(()),
+    }
+}
+
+/// What `.` and `~` mean.
+struct Here<'a> {
+    cwd: &'a AbsPath,
+    home: &'a AbsPath,
+}
+
+impl Here<'_> {
+    fn path(&self, key: &str, text: &str) -> Result<AbsPath, Refusal> {
+        let fail = |e: crate::names::NameError| {
+            Refusal::new(
+                format!("{key} {text:?}: {e}"),
+                "profile.path",
+                "give an absolute path, `~/…` or one below `.`",
+            )
+        };
+        let trimmed = if text.len() > 1 { text.trim_end_matches('/') } else { text };
+        let (base, rest) = match trimmed.split_once('/') {
+            Some(("~", rest)) => (self.home, rest),
+            Some((".", rest)) => (self.cwd, rest),
+            _ if trimmed == "~" => return Ok(self.home.clone()),
+            _ if trimmed == "." => return Ok(self.cwd.clone()),
+            _ if trimmed.starts_with('/') => return AbsPath::parse(trimmed).map_err(fail),
+            _ => (self.cwd, trimmed),
+        };
+        base.join(&RelPath::parse(rest).map_err(fail)?).map_err(fail)
+    }
+}
+
+fn workspaces(request: &Request, profile: &Profile, here: &Here<'_>) -> Result<Vec<Workspace>, Refusal> {
+    let mut all: Vec<Workspace> = Vec::new();
+    let mut flag = request.workspace.clone();
+    for entry in &profile.filesystem.workspace {
+        let (path, mode) = match (entry.path.as_str(), flag.take()) {
+            (".", Some((path, mode))) => (path, mode),
+            (other, kept) => {
+                flag = kept;
+                (here.path("filesystem.workspace.path", other)?, None)
+            }
+        };
+        all.push(Workspace {
+            path,
+            descriptor: 0,
+            mode: mode.unwrap_or_else(|| mode_of(entry)),
+            mask: names("mask", &entry.mask)?,
+            protect: names("protect", &entry.protect)?,
+            sockets: names("sockets", &entry.sockets)?,
+        });
+    }
+    if let Some((path, mode)) = flag {
+        let mode = mode.unwrap_or(Mode::Overlay);
+        all.push(Workspace { path, descriptor: 0, mode, mask: vec![], protect: vec![], sockets: vec![] });
+    }
+    let more = names("mask", &request.mask)?;
+    if all.is_empty() && !more.is_empty() {
+        return Err(Refusal::new(
+            "a mask without a workspace",
+            "mask.workspace",
+            "leave it out, or give a workspace: masks are names below one",
+        ));
+    }
+    for (workspace, number) in all.iter_mut().zip(0..) {
+        workspace.mask.extend(more.iter().cloned());
+        workspace.descriptor = number;
+    }
+    Ok(all)
+}
+
+fn mode_of(entry: &profile::Workspace) -> Mode {
+    match entry.mode {
+        Some(WorkspaceMode::Ro) => Mode::Ro,
+        Some(WorkspaceMode::Direct) => Mode::Direct,
+        // Worktrees were refused before.
+        Some(WorkspaceMode::Overlay | WorkspaceMode::Worktree) | None => Mode::Overlay,
+    }
+}
+
+/// Literal names below a workspace.
+fn names(key: &str, texts: &[String]) -> Result<Vec<RelPath>, Refusal> {
+    texts
+        .iter()
+        .map(|text| {
+            if text.contains(['*', '?', '[']) {
+                return Err(Refusal::new(
+                    format!("{key} {text:?}"),
+                    format!("{key}.glob"),
+                    "this version takes literal names only: name each file, such as `.env`",
+                ));
+            }
+            let literal = text.strip_prefix("./").unwrap_or(text).trim_end_matches('/');
+            RelPath::parse(literal).map_err(|e| {
+                Refusal::new(
+                    format!("{key} {text:?}: {e}"),
+                    format!("{key}.name"),
+                    "give a name below the workspace",
+                )
+            })
+        })
+        .collect()
+}
+
+fn inputs(
+    request: &Request,
+    profile: &Profile,
+    here: &Here<'_>,
+    before: usize,
+) -> Result<Vec<Input>, Refusal> {
+    let mut paths = Vec::new();
+    for text in &profile.filesystem.read {
+        paths.push(here.path("filesystem.read", text)?);
+    }
+    for path in &request.read {
+        if !paths.contains(path) {
+            paths.push(path.clone());
+        }
+    }
+    paths
+        .into_iter()
+        .enumerate()
+        .map(|(i, path)| match u16::try_from(before + i) {
+            Ok(descriptor) => Ok(Input { path, descriptor }),
+            Err(_) => Err(Refusal::new("more than 65535 paths", "plan.mounts", "name fewer")),
+        })
+        .collect()
+}
+
+fn wanted(workspaces: &[Workspace], inputs: &[Input]) -> Vec<Wanted> {
+    let workspaces =
+        workspaces.iter().map(|w| Wanted { role: Role::Workspace, mode: w.mode, path: w.path.clone() });
+    let inputs = inputs.iter().map(|i| Wanted { role: Role::Input, mode: Mode::Ro, path: i.path.clone() });
+    workspaces.chain(inputs).collect()
+}
+
+/// Puts what the caller really opened in the place of what it was asked to open (symbolic links were
+/// followed), and gives back its directory, moved along.
+fn settle(
+    request: &Request,
+    wanted: &[Wanted],
+    workspaces: &mut [Workspace],
+    inputs: &mut [Input],
+) -> Result<AbsPath, Refusal> {
+    let mut cwd = request.cwd.clone();
+    let Some(offered) = &request.offered else { return Ok(cwd) };
+    let alike = offered.len() == wanted.len()
+        && offered.iter().zip(wanted).all(|(o, w)| o.role == w.role && o.mode == w.mode);
+    if !alike {
+        return Err(Refusal::new(
+            format!("{} offered paths where {} were asked for", offered.len(), wanted.len()),
+            "request.paths",
+            "offer what `Resolve` answered, in its order",
+        ));
+    }
+    let places = workspaces.iter_mut().map(|w| &mut w.path).chain(inputs.iter_mut().map(|i| &mut i.path));
+    for (place, offered) in places.zip(offered) {
+        if let Some(moved) = cwd
+            .below(place)
+            .and_then(|rest| rest.map_or(Some(offered.path.clone()), |r| offered.path.join(&r).ok()))
+        {
+            cwd = moved;
+        }
+        *place = offered.path.clone();
+    }
+    Ok(cwd)
+}
+
+fn not_the_home(path: &AbsPath, home: &AbsPath) -> Result<(), Refusal> {
+    if home.starts_with(path) {
+        return Err(Refusal::new(
+            format!("workspace {path}"),
+            "workspace.home",
+            "it holds your whole home: cd to a project directory, or name one with --workspace",
+        ));
+    }
+    Ok(())
+}
+
+fn scratch(profile: &Profile, here: &Here<'_>) -> Result<Vec<Scratch>, Refusal> {
+    let entries = profile.filesystem.scratch.iter();
+    entries
+        .map(|entry| {
+            Ok(Scratch {
+                path: here.path("filesystem.scratch.path", &entry.path)?,
+                size: entry.size.map_or(SCRATCH, |size| size.0),
+                exec: entry.exec == Some(true),
+            })
+        })
+        .collect()
+}
+
+/// Where the command starts: the caller's directory if the session has it, or else the first workspace.
+fn cwd_inside(
+    cwd: AbsPath,
+    workspaces: &[Workspace],
+    inputs: &[Input],
+    scratch: &[Scratch],
+    home: &AbsPath,
+) -> AbsPath {
+    let mut real = workspaces.iter().map(|w| &w.path).chain(inputs.iter().map(|i| &i.path));
+    let mut empty = scratch.iter().map(|s| &s.path).chain([home]);
+    if real.any(|path| cwd.starts_with(path)) || empty.any(|path| cwd == *path) {
+        return cwd;
+    }
+    workspaces.first().map_or_else(|| home.clone(), |w| w.path.clone())
+}
+
+fn limits(request: &Request, profile: &Profile, bounds: &Bounds) -> Limits {
+    let named = &profile.limits;
+    Limits {
+        memory: request.memory.or(named.memory.map(|v| v.0)).unwrap_or(LIMITS.memory.min(bounds.memory)),
+        pids: request.pids.or(named.pids).unwrap_or(LIMITS.pids.min(bounds.pids)),
+        cpus: request.cpus.or(named.cpus).unwrap_or(LIMITS.cpus.min(bounds.cpus)),
+        disk: request.disk.or(named.disk.map(|v| v.0)).unwrap_or(LIMITS.disk.min(bounds.disk)),
+        timeout_ms: request
+            .timeout_ms
+            .or(named.timeout.map(|v| v.0))
+            .unwrap_or(LIMITS.timeout_ms.min(bounds.timeout)),
+        open_files: LIMITS.open_files,
+    }
+}
+
+#[cfg(test)]
+#[path = "decide_tests.rs"]
+mod tests;

@@ -1,0 +1,274 @@
+use proptest::prelude::*;
+
+use super::*;
+use crate::library::Library;
+use crate::names::ProfileName;
+
+fn path(text: &str) -> AbsPath {
+    AbsPath::parse(text).unwrap()
+}
+
+fn request() -> Request {
+    Request {
+        session: SessionId::parse("0123456789ab").unwrap(),
+        command: vec![b"true".to_vec()],
+        env: vec![],
+        caller_env: vec![],
+        cwd: path("/home/alice/p"),
+        workspace: None,
+        read: vec![],
+        mask: vec![],
+        memory: None,
+        pids: None,
+        cpus: None,
+        disk: None,
+        timeout_ms: None,
+        terminal: None,
+        offered: None,
+    }
+}
+
+fn alice() -> CallerFacts {
+    CallerFacts {
+        uid: 1000,
+        user: UserName::parse("alice").unwrap(),
+        home: path("/home/alice"),
+        shell: path("/bin/bash"),
+        root_callers: false,
+    }
+}
+
+fn default() -> Profile {
+    let library = Library { files: &[], site: &|_| Ok(None), bounds: &Bounds::default() };
+    library.resolve(&ProfileName::parse("default").unwrap()).unwrap()
+}
+
+fn toml(text: &str) -> Profile {
+    Profile::parse("test", &format!("schema = 1\n{text}")).unwrap()
+}
+
+fn plan(request: &Request, profile: &Profile) -> Result<Plan, Refusal> {
+    decide(request, profile, &Bounds::default(), &alice()).map(Permit::into_plan)
+}
+
+fn rule(request: &Request, profile: &Profile) -> String {
+    plan(request, profile).unwrap_err().rule
+}
+
+fn text(names: &[RelPath]) -> Vec<&str> {
+    names.iter().map(RelPath::as_str).collect()
+}
+
+#[test]
+fn the_default_profile_gives_the_current_directory_as_an_overlay() {
+    let permit = decide(&request(), &default(), &Bounds::default(), &alice()).unwrap();
+    let wanted = Wanted { role: Role::Workspace, mode: Mode::Overlay, path: path("/home/alice/p") };
+    assert_eq!(permit.wanted(), [wanted]);
+    let plan = permit.into_plan();
+    assert_eq!(text(&plan.workspaces[0].mask), [".env"]);
+    assert_eq!(text(&plan.workspaces[0].protect), [".git/config", ".git/hooks"]);
+    assert_eq!(plan.scratch, [Scratch { path: path("/tmp"), size: 512 << 20, exec: false }]);
+    assert_eq!((plan.cwd, plan.limits.memory), (path("/home/alice/p"), 4 << 30));
+}
+
+#[test]
+fn nobody_gets_a_home_or_the_root() {
+    for cwd in ["/", "/home", "/home/alice"] {
+        assert_eq!(rule(&Request { cwd: path(cwd), ..request() }, &default()), "workspace.home");
+    }
+    assert_eq!(rule(&Request { cwd: path("/etc/x"), ..request() }, &default()), "plan.reserved");
+    // A symbolic link changes nothing: what counts is what was opened.
+    let offered = vec![Wanted { role: Role::Workspace, mode: Mode::Overlay, path: path("/home/alice") }];
+    assert_eq!(rule(&Request { offered: Some(offered), ..request() }, &default()), "workspace.home");
+}
+
+#[test]
+fn what_was_opened_takes_the_place_of_what_was_asked_for() {
+    let offered = vec![Wanted { role: Role::Workspace, mode: Mode::Overlay, path: path("/data/p") }];
+    let cwd = path("/home/alice/p/src");
+    let workspace = Some((path("/home/alice/p"), None));
+    let asked = Request { offered: Some(offered.clone()), cwd, workspace, ..request() };
+    let plan = plan(&asked, &default()).unwrap();
+    assert_eq!((plan.workspaces[0].path.as_str(), plan.cwd.as_str()), ("/data/p", "/data/p/src"));
+    for bad in [
+        vec![],
+        [offered.clone(), offered.clone()].concat(),
+        vec![Wanted { mode: Mode::Direct, ..offered[0].clone() }],
+    ] {
+        assert_eq!(rule(&Request { offered: Some(bad), ..request() }, &default()), "request.paths");
+    }
+}
+
+#[test]
+fn flags_replace_the_workspace_and_keep_its_masks() {
+    let flagged =
+        |mode| Request { workspace: Some((path("/srv/x"), mode)), mask: vec!["key".into()], ..request() };
+    let first = |request: &Request| plan(request, &default()).unwrap();
+    let made = first(&flagged(Some(Mode::Direct)));
+    assert_eq!((made.workspaces[0].path.as_str(), made.workspaces[0].mode), ("/srv/x", Mode::Direct));
+    assert_eq!(text(&made.workspaces[0].mask), [".env", "key"]);
+    assert_eq!(made.cwd, path("/srv/x"));
+    assert_eq!(first(&flagged(None)).workspaces[0].mode, Mode::Overlay);
+}
+
+#[test]
+fn what_cannot_be_enforced_is_refused_by_name() {
+    for (text, key) in [
+        ("[filesystem]\nhome = 'kept'", "kept"),
+        ("[[filesystem.workspace]]\npath = '.'\nmode = 'worktree'", "worktree"),
+        ("[network]\ndefault = 'ask'", "network.default"),
+        ("[[network.allow]]\nhost = 'a.example'", "network.allow"),
+        ("[[network.publish]]\nport = 1", "network.publish"),
+        ("[[http]]\nhost = 'a.example'", "http"),
+        ("[process]\nexec = ['/usr/**']", "process.exec"),
+        ("[terminal]\nfilter = false", "terminal.filter"),
+    ] {
+        let refusal = plan(&request(), &toml(text)).unwrap_err();
+        assert_eq!(refusal.rule, "profile.unenforced");
+        assert!(refusal.what.contains(key), "{refusal}");
+    }
+    assert!(plan(&request(), &toml("[network]\ndefault = 'deny'\ndeny = ['x.example']")).is_ok());
+    for glob in ["**/.env", "*.pem", "a?", "[ab]"] {
+        assert_eq!(rule(&Request { mask: vec![glob.into()], ..request() }, &default()), "mask.glob");
+    }
+    let protect = toml("[[filesystem.workspace]]\npath = '.'\nprotect = ['*.toml']");
+    assert_eq!(rule(&request(), &protect), "protect.glob");
+    assert_eq!(rule(&Request { mask: vec!["../x".into()], ..request() }, &default()), "mask.name");
+}
+
+#[test]
+fn the_environment_is_what_was_named() {
+    let pair = |k: &str, v: &str| (k.as_bytes().to_vec(), v.as_bytes().to_vec());
+    let profile = toml("[environment]\nallow = ['LC_*', 'EDITOR', 'LD_*']\nset = { EDITOR = 'vi' }");
+    let caller_env =
+        ["LC_ALL=C", "AWS_SECRET_ACCESS_KEY=x", "EDITOR=ed", "LD_PRELOAD=/x", "PATH=/evil", "TERM=foot"]
+            .map(|t| t.split_once('=').unwrap())
+            .map(|(k, v)| pair(k, v))
+            .to_vec();
+    let env = vec![pair("LD_LIBRARY_PATH", "/y")];
+    let terminal = Some(WindowSize { rows: 24, cols: 80 });
+    let asked = Request { caller_env, env, terminal, ..request() };
+    let got: Vec<String> = plan(&asked, &profile)
+        .unwrap()
+        .env
+        .iter()
+        .map(|(k, v)| format!("{}={}", String::from_utf8_lossy(k), String::from_utf8_lossy(v)))
+        .collect();
+    let wanted = [
+        "EDITOR=vi",
+        "HOME=/home/alice",
+        "LC_ALL=C",
+        "LD_LIBRARY_PATH=/y",
+        "LOGNAME=alice",
+        "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+        "PWD=/home/alice",
+        "SHELL=/bin/bash",
+        "TERM=foot",
+        "USER=alice",
+    ];
+    assert_eq!(got, wanted);
+    for bad in ["allow = ['LD_PRELOAD']", "set = { BASH_ENV = 'x' }"] {
+        assert_eq!(rule(&request(), &toml(&format!("[environment]\n{bad}"))), "environment.dangerous");
+    }
+    assert_eq!(rule(&request(), &toml("[environment]\nallow = ['*_KEY']")), "environment.pattern");
+}
+
+#[test]
+fn limits_that_were_written_down_are_refused_above_the_bound() {
+    let bounds = Bounds { memory: 1 << 30, cpus: 1.0, ..Bounds::default() };
+    let with = |request: &Request, profile: &Profile| decide(request, profile, &bounds, &alice());
+    let plan = with(&request(), &toml("")).unwrap().into_plan();
+    assert_eq!((plan.limits.memory, plan.limits.cpus), (1 << 30, 1.0));
+    let flag = Request { memory: Some(2 << 30), ..request() };
+    assert_eq!(with(&flag, &toml("")).unwrap_err().rule, "bounds.memory");
+    assert_eq!(with(&request(), &toml("[limits]\nmemory = '2G'")).unwrap_err().rule, "bounds.memory");
+    assert_eq!(
+        with(&Request { cpus: Some(f64::NAN), ..request() }, &toml("")).unwrap_err().rule,
+        "bounds.cpus"
+    );
+}
+
+#[test]
+fn root_needs_the_sites_word() {
+    let root = CallerFacts { uid: 0, ..alice() };
+    assert_eq!(decide(&request(), &default(), &Bounds::default(), &root).unwrap_err().rule, "caller.root");
+    let root = CallerFacts { root_callers: true, ..root };
+    assert!(decide(&request(), &default(), &Bounds::default(), &root).is_ok());
+}
+
+#[test]
+fn mounts_that_meet_are_refused() {
+    let read = |p: &str| Request { read: vec![path(p)], ..request() };
+    assert_eq!(rule(&read("/home/alice"), &default()), "mount.duplicate");
+    assert_eq!(rule(&read("/home/alice/p"), &default()), "mount.duplicate");
+    assert_eq!(rule(&Request { cwd: path("/tmp"), ..request() }, &default()), "mount.duplicate");
+    assert_eq!(rule(&read("/home/alice/p/.env"), &default()), "mask.uncovered");
+    assert!(plan(&read("/home/alice/p/lib"), &default()).is_ok());
+    assert!(plan(&Request { cwd: path("/tmp/x"), ..request() }, &default()).is_ok());
+}
+
+#[test]
+fn an_inner_workspace_uncovers_nothing() {
+    let nested = |inner: &str, mode: &str| {
+        toml(&format!(
+            "[[filesystem.workspace]]\npath = '.'\nmask = ['a/key', 'b']\nprotect = ['a/hooks', 'c']\n\
+             [[filesystem.workspace]]\npath = './{inner}'\nmode = '{mode}'"
+        ))
+    };
+    let inner = plan(&request(), &nested("a", "direct")).unwrap().workspaces[1].clone();
+    assert_eq!((text(&inner.mask), text(&inner.protect)), (vec!["key"], vec!["hooks"]));
+    assert_eq!(rule(&request(), &nested("b", "ro")), "mask.uncovered");
+    assert_eq!(rule(&request(), &nested("b/x", "ro")), "mask.uncovered");
+    assert_eq!(rule(&request(), &nested("c/x", "direct")), "mask.uncovered");
+    assert!(plan(&request(), &nested("c/x", "ro")).is_ok());
+}
+
+#[test]
+fn names_under_a_mask_are_left_out() {
+    let profile = toml(
+        "[[filesystem.workspace]]\npath = '.'\nmask = ['a', './a/b/', 'ab']\nprotect = ['a/x', 'z', 'z/y']",
+    );
+    let made = plan(&request(), &profile).unwrap();
+    assert_eq!(text(&made.workspaces[0].mask), ["a", "ab"]);
+    assert_eq!(text(&made.workspaces[0].protect), ["z"]);
+}
+
+#[test]
+fn the_command_starts_where_the_session_has_something() {
+    let nothing = toml("");
+    assert_eq!(plan(&request(), &nothing).unwrap().cwd, path("/home/alice"));
+    let inside = toml("[filesystem]\nread = ['~/notes']");
+    let request = Request { cwd: path("/home/alice/notes/a"), ..request() };
+    assert_eq!(plan(&request, &inside).unwrap().cwd, path("/home/alice/notes/a"));
+}
+
+proptest! {
+    #[test]
+    fn hostile_requests_never_panic_and_plans_hold_their_bounds(
+        cwd in "(/[a-c.~ü]{1,6}){1,4}",
+        paths in proptest::collection::vec("[~./]{0,2}(/?[a-c*.]{1,4}){0,3}/?", 0..5),
+        masks in proptest::collection::vec("[a-c*./]{0,6}", 0..5),
+        memory in any::<Option<u64>>(),
+        cpus in any::<Option<f64>>(),
+        word in any::<Vec<u8>>(),
+    ) {
+        let mut profile = default();
+        profile.filesystem.read = paths.clone();
+        profile.filesystem.workspace.extend(paths.iter().map(|p| profile::Workspace {
+            path: p.clone(), mode: None, mask: masks.clone(), protect: masks.clone(), sockets: masks.clone(),
+        }));
+        profile.environment.allow = masks.clone();
+        let Ok(cwd) = AbsPath::parse(&cwd) else { return Ok(()) };
+        let env = vec![(word.clone(), word.clone())];
+        let asked = Request {
+            cwd, memory, cpus, mask: masks, command: vec![word], env: env.clone(), caller_env: env, ..request()
+        };
+        if let Ok(permit) = decide(&asked, &profile, &Bounds::default(), &alice()) {
+            prop_assert!(permit.plan().check(&Bounds::default()).is_ok());
+            let wanted = permit.wanted().to_vec();
+            let again = Request { offered: Some(wanted), ..asked };
+            let second = decide(&again, &profile, &Bounds::default(), &alice()).unwrap();
+            prop_assert_eq!(second.plan(), permit.plan());
+        }
+    }
+}

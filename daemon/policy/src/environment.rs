@@ -1,0 +1,121 @@
+//! The environment of a session: nothing of the caller's but what its profile or a flag names.
+
+use std::collections::BTreeMap;
+
+use crate::Refusal;
+use crate::decide::{CallerFacts, Request};
+use crate::names::AbsPath;
+use crate::profile::Profile;
+
+/// Where programs are looked for.
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// What a terminal is taken for if the caller does not say.
+const TERM: &str = "xterm-256color";
+
+/// Variables that make a loader, shell or interpreter run what they name. They come along only when a flag
+/// names them.
+const DANGEROUS: &[&[u8]] = &[
+    b"BASHOPTS",
+    b"BASH_ENV",
+    b"ENV",
+    b"GCONV_PATH",
+    b"GLIBC_TUNABLES",
+    b"IFS",
+    b"JAVA_TOOL_OPTIONS",
+    b"NODE_OPTIONS",
+    b"PERL5OPT",
+    b"PROMPT_COMMAND",
+    b"PYTHONHOME",
+    b"PYTHONSTARTUP",
+    b"RUBYOPT",
+    b"SHELLOPTS",
+];
+/// The same, by how they begin.
+const DANGEROUS_PREFIXES: &[&[u8]] = &[b"LD_", b"BASH_FUNC_", b"DYLD_"];
+
+fn is_dangerous(name: &[u8]) -> bool {
+    DANGEROUS.contains(&name) || DANGEROUS_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
+}
+
+/// The whole environment, sorted by name.
+pub(crate) fn of(
+    request: &Request,
+    profile: &Profile,
+    caller: &CallerFacts,
+    cwd: &AbsPath,
+) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Refusal> {
+    let patterns =
+        profile.environment.allow.iter().map(|p| Pattern::parse(p)).collect::<Result<Vec<_>, _>>()?;
+    let mut env = BTreeMap::new();
+    let mut put = |name: &[u8], value: &[u8]| env.insert(name.to_vec(), value.to_vec());
+    put(b"PATH", PATH.as_bytes());
+    if request.terminal.is_some() {
+        put(b"TERM", TERM.as_bytes());
+    }
+    for (name, value) in &request.caller_env {
+        let term = request.terminal.is_some() && name == b"TERM";
+        if term || (!is_dangerous(name) && patterns.iter().any(|p| p.matches(name))) {
+            put(name, value);
+        }
+    }
+    for (name, value) in [
+        ("HOME", caller.home.as_str()),
+        ("USER", caller.user.as_str()),
+        ("LOGNAME", caller.user.as_str()),
+        ("SHELL", caller.shell.as_str()),
+        ("PWD", cwd.as_str()),
+    ] {
+        put(name.as_bytes(), value.as_bytes());
+    }
+    for (name, value) in &profile.environment.set {
+        if is_dangerous(name.as_bytes()) {
+            return Err(dangerous("environment.set", name));
+        }
+        put(name.as_bytes(), value.as_bytes());
+    }
+    for (name, value) in &request.env {
+        put(name, value);
+    }
+    Ok(env.into_iter().collect())
+}
+
+fn dangerous(key: &str, name: &str) -> Refusal {
+    Refusal::new(
+        format!("{key} {name}"),
+        "environment.dangerous",
+        "it makes programs run other code; if you mean it, give it with --env",
+    )
+}
+
+/// A name, or the beginning of one.
+enum Pattern<'a> {
+    Name(&'a [u8]),
+    Prefix(&'a [u8]),
+}
+
+impl<'a> Pattern<'a> {
+    fn parse(text: &'a str) -> Result<Self, Refusal> {
+        let pattern = match text.strip_suffix('*') {
+            Some(prefix) => Self::Prefix(prefix.as_bytes()),
+            None => Self::Name(text.as_bytes()),
+        };
+        match pattern {
+            Self::Name(name) if is_dangerous(name) => Err(dangerous("environment.allow", text)),
+            Self::Name(name) | Self::Prefix(name) if name.contains(&b'*') || text.is_empty() => {
+                Err(Refusal::new(
+                    format!("environment.allow {text:?}"),
+                    "environment.pattern",
+                    "give a name, or the beginning of names and `*`",
+                ))
+            }
+            pattern => Ok(pattern),
+        }
+    }
+
+    fn matches(&self, name: &[u8]) -> bool {
+        match self {
+            Self::Name(own) => *own == name,
+            Self::Prefix(prefix) => name.starts_with(prefix),
+        }
+    }
+}

@@ -1,0 +1,563 @@
+//! Profiles: what a session of a kind may touch. The format, whole, whether or not this version can enforce
+//! each part of it (see [`Profile::unenforced`]), and how a child is laid over its parents.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::names::ProfileName;
+use crate::{Refusal, size};
+
+/// The longest text of a profile, in bytes.
+pub const MAX_BYTES: usize = 1 << 20;
+/// The most entries of one list, after parents and child were put together.
+pub const MAX_LIST: usize = 1024;
+/// The longest text of one entry, in bytes.
+pub const MAX_TEXT: usize = 4096;
+
+/// The version of the format; there is one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "u64", into = "u64")]
+pub struct Schema;
+
+impl TryFrom<u64> for Schema {
+    type Error = String;
+    fn try_from(number: u64) -> Result<Self, String> {
+        (number == 1)
+            .then_some(Self)
+            .ok_or_else(|| format!("schema {number} is not known; this version reads 1"))
+    }
+}
+
+impl From<Schema> for u64 {
+    fn from(_: Schema) -> u64 {
+        1
+    }
+}
+
+/// A profile as written, or after its parents were merged into it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Profile {
+    /// The format's version.
+    pub schema: Schema,
+    /// Its own name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<ProfileName>,
+    /// Its parents, the later over the earlier.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub extends: Vec<ProfileName>,
+    /// Files.
+    #[serde(default)]
+    pub filesystem: Filesystem,
+    /// Where its programs may connect to.
+    #[serde(default)]
+    pub network: Network,
+    /// Which HTTP requests pass.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub http: Vec<Http>,
+    /// Secrets that are put into requests on the way.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub credential: Vec<Credential>,
+    /// Variables.
+    #[serde(default)]
+    pub environment: Environment,
+    /// Programs.
+    #[serde(default)]
+    pub process: Process,
+    /// The terminal.
+    #[serde(default)]
+    pub terminal: Terminal,
+    /// What the host must offer.
+    #[serde(default)]
+    pub require: Require,
+    /// What a session may use up.
+    #[serde(default)]
+    pub limits: Limits,
+    /// How people are asked.
+    #[serde(default)]
+    pub approval: Approval,
+}
+
+/// `[filesystem]`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Filesystem {
+    /// The home directory.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub home: Option<Home>,
+    /// What may be read besides.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub read: Vec<String>,
+    /// Directories to work in.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub workspace: Vec<Workspace>,
+    /// Directories in memory.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub scratch: Vec<Scratch>,
+}
+
+/// What a session finds at its home.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Home {
+    /// An empty directory in memory.
+    Scratch,
+    /// One that is kept for the user and the profile.
+    Kept,
+}
+
+/// `[[filesystem.workspace]]`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Workspace {
+    /// `"."` is the caller's directory, `~` the caller's home.
+    pub path: String,
+    /// How it is given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode: Option<WorkspaceMode>,
+    /// Names below it that appear empty.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub mask: Vec<String>,
+    /// Names below it that are read-only.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub protect: Vec<String>,
+    /// Unix sockets below it that are accepted in mode `direct`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sockets: Vec<String>,
+}
+
+/// How a workspace is given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WorkspaceMode {
+    /// Read-only.
+    Ro,
+    /// Copy-on-write.
+    Overlay,
+    /// The real directory.
+    Direct,
+    /// A repository of its own on its own branch.
+    Worktree,
+}
+
+/// `[[filesystem.scratch]]`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Scratch {
+    /// Where.
+    pub path: String,
+    /// What it may hold.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub size: Option<Size>,
+    /// Whether programs in it may run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exec: Option<bool>,
+}
+
+/// `[network]`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Network {
+    /// What happens to what no entry names.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub default: Option<NetworkDefault>,
+    /// Names that nothing can allow.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub deny: Vec<String>,
+    /// What passes.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub allow: Vec<Allow>,
+    /// Ports of the session that the caller can reach.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub publish: Vec<Publish>,
+}
+
+/// What happens to what no entry names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NetworkDefault {
+    /// It is refused.
+    Deny,
+    /// Somebody is asked.
+    Ask,
+}
+
+/// `[[network.allow]]`: one of `host`, `cidr`, `local`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Allow {
+    /// A name or `*.` and a name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<String>,
+    /// Addresses.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cidr: Option<String>,
+    /// A port of the host's loopback.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub local: Option<u16>,
+    /// Ports; none: all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ports: Vec<u16>,
+    /// The protocol.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub protocol: Option<Protocol>,
+}
+
+/// A transport.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Protocol {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+}
+
+/// `[[network.publish]]`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Publish {
+    /// The port.
+    pub port: u16,
+}
+
+/// `[[http]]`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Http {
+    /// The host.
+    pub host: String,
+    /// The methods.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub methods: Vec<String>,
+    /// The paths.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub paths: Vec<String>,
+}
+
+/// `[[credential]]`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Credential {
+    /// The host.
+    pub host: String,
+    /// The secret's name.
+    pub secret: String,
+    /// Where it is put.
+    pub inject: Inject,
+    /// The variable that holds a placeholder of its shape.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub placeholder_env: Option<String>,
+}
+
+/// Where a secret is put.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Inject {
+    /// The header.
+    pub header: String,
+    /// Its value, with `{secret}` in it.
+    pub value: String,
+}
+
+/// `[environment]`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Environment {
+    /// Names of the caller's variables that come along; `*` at the end stands for any rest.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub allow: Vec<String>,
+    /// Variables with values.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub set: BTreeMap<String, String>,
+}
+
+/// `[process]`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Process {
+    /// Programs that may run; none: all that can be read.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub exec: Vec<String>,
+}
+
+/// `[terminal]`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Terminal {
+    /// Whether sequences that reach beyond the terminal are left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub filter: Option<bool>,
+}
+
+/// `[require]`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Require {
+    /// The least Landlock ABI.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub landlock_abi: Option<u32>,
+}
+
+/// `[limits]`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// Memory.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory: Option<Size>,
+    /// CPUs' worth of time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpus: Option<f64>,
+    /// Processes and threads.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pids: Option<u64>,
+    /// Overlay.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub disk: Option<Size>,
+    /// From the start to the end.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<Span>,
+}
+
+/// `[approval]`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Approval {
+    /// How long an answer may take before it is no.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<Span>,
+}
+
+/// Bytes, as `"512M"` or a number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Size(pub u64);
+
+/// Milliseconds, as `"8h"`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Span(pub u64);
+
+impl<'de> Deserialize<'de> for Size {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        crate::config::bytes(d).map(Self)
+    }
+}
+
+impl Serialize for Size {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.serialize_str(&size::format_size(self.0))
+    }
+}
+
+impl<'de> Deserialize<'de> for Span {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        crate::config::milliseconds(d).map(Self)
+    }
+}
+
+impl Serialize for Span {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.serialize_str(&size::format_duration_ms(self.0))
+    }
+}
+
+impl Profile {
+    /// Reads the text of a profile. `label` names it in messages.
+    ///
+    /// # Errors
+    /// The line, the key and the rule that it breaks.
+    pub fn parse(label: &str, text: &str) -> Result<Self, Refusal> {
+        if text.len() > MAX_BYTES {
+            return Err(Refusal::new(
+                format!("profile {label} of {} bytes", text.len()),
+                "profile.size",
+                format!("a profile has at most {MAX_BYTES} bytes"),
+            ));
+        }
+        let profile: Self = toml::from_str(text).map_err(|e| {
+            let line = e.span().map_or(1, |at| {
+                text.as_bytes()[..at.start.min(text.len())].iter().filter(|b| **b == b'\n').count() + 1
+            });
+            Refusal::new(
+                format!("profile {label}, line {line}: {}", e.message()),
+                "profile.form",
+                "mend the line; `agentctl profile check FILE` says whether it is right",
+            )
+        })?;
+        profile.check(label)?;
+        Ok(profile)
+    }
+
+    /// The profile as TOML.
+    ///
+    /// # Errors
+    /// If it holds what TOML cannot say, such as a number beyond 2^63.
+    pub fn to_toml(&self) -> Result<String, Refusal> {
+        toml::to_string(self)
+            .map_err(|e| Refusal::new(format!("the profile as TOML: {e}"), "profile.form", "mend the value"))
+    }
+
+    /// Bounds of every list and text.
+    pub(crate) fn check(&self, label: &str) -> Result<(), Refusal> {
+        let files = &self.filesystem;
+        let mut lists = vec![
+            ("extends", self.extends.len()),
+            ("filesystem.workspace", files.workspace.len()),
+            ("filesystem.scratch", files.scratch.len()),
+            ("network.allow", self.network.allow.len()),
+            ("network.publish", self.network.publish.len()),
+            ("http", self.http.len()),
+            ("credential", self.credential.len()),
+            ("environment.set", self.environment.set.len()),
+        ];
+        for (key, texts) in self.text_lists() {
+            lists.push((key, texts.len()));
+            if let Some(long) = texts.iter().find(|t| t.len() > MAX_TEXT) {
+                return Err(Refusal::new(
+                    format!("profile {label}: {key} has an entry of {} bytes", long.len()),
+                    "profile.size",
+                    format!("an entry has at most {MAX_TEXT} bytes"),
+                ));
+            }
+        }
+        match lists.iter().find(|(_, len)| *len > MAX_LIST) {
+            Some((key, len)) => Err(Refusal::new(
+                format!("profile {label}: {key} has {len} entries"),
+                "profile.size",
+                format!("a list has at most {MAX_LIST} entries"),
+            )),
+            None => Ok(()),
+        }
+    }
+
+    fn text_lists(&self) -> impl Iterator<Item = (&'static str, &Vec<String>)> {
+        let fixed = [
+            ("filesystem.read", &self.filesystem.read),
+            ("network.deny", &self.network.deny),
+            ("environment.allow", &self.environment.allow),
+            ("process.exec", &self.process.exec),
+        ];
+        let workspaces = self.filesystem.workspace.iter().flat_map(|w| {
+            [
+                ("filesystem.workspace.mask", &w.mask),
+                ("filesystem.workspace.protect", &w.protect),
+                ("filesystem.workspace.sockets", &w.sockets),
+            ]
+        });
+        let http = self.http.iter().flat_map(|h| [("http.methods", &h.methods), ("http.paths", &h.paths)]);
+        fixed.into_iter().chain(workspaces).chain(http)
+    }
+
+    /// The keys of this profile that this version reads but cannot enforce. A session with any is refused.
+    pub fn unenforced(&self) -> Vec<&'static str> {
+        let worktree = self.filesystem.workspace.iter().any(|w| w.mode == Some(WorkspaceMode::Worktree));
+        [
+            (self.filesystem.home == Some(Home::Kept), "filesystem.home = \"kept\""),
+            (worktree, "filesystem.workspace.mode = \"worktree\""),
+            (self.network.default == Some(NetworkDefault::Ask), "network.default = \"ask\""),
+            (!self.network.allow.is_empty(), "network.allow"),
+            (!self.network.publish.is_empty(), "network.publish"),
+            (!self.http.is_empty(), "http"),
+            (!self.credential.is_empty(), "credential"),
+            (!self.process.exec.is_empty(), "process.exec"),
+            (self.terminal.filter.is_some(), "terminal.filter"),
+        ]
+        .into_iter()
+        .filter_map(|(there, key)| there.then_some(key))
+        .collect()
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// The example of the documentation, every key of the format in it.
+    pub(crate) const WHOLE: &str = r#"
+        schema = 1
+        name = "example"
+        extends = ["base"]
+        [filesystem]
+        home = "scratch"
+        read = ["~/notes"]
+        [[filesystem.workspace]]
+        path = "."
+        mode = "overlay"
+        mask = ["**/.env", "**/*.pem"]
+        protect = [".git/hooks", ".git/config"]
+        sockets = ["run/app.sock"]
+        [[filesystem.scratch]]
+        path = "/tmp"
+        size = "512M"
+        exec = false
+        [network]
+        default = "deny"
+        deny = ["*.ads.example"]
+        [[network.allow]]
+        host = "api.example.org"
+        ports = [443]
+        protocol = "tcp"
+        [[network.publish]]
+        port = 3000
+        [[http]]
+        host = "api.example.org"
+        methods = ["GET", "POST"]
+        paths = ["/v1/**"]
+        [[credential]]
+        host = "api.example.org"
+        secret = "example"
+        inject = { header = "authorization", value = "Bearer {secret}" }
+        placeholder_env = "EXAMPLE_API_KEY"
+        [environment]
+        allow = ["LANG", "LC_*", "TERM"]
+        set = { EDITOR = "true" }
+        [process]
+        exec = ["/usr/**", "/opt/toolchain/**"]
+        [terminal]
+        filter = true
+        [require]
+        landlock_abi = 2
+        [limits]
+        memory = "4G"
+        cpus = 2.0
+        pids = 512
+        disk = "10G"
+        timeout = "8h"
+        [approval]
+        timeout = "60s"
+    "#;
+
+    #[test]
+    fn the_whole_format_parses_and_comes_back() {
+        let profile = Profile::parse("x", WHOLE).unwrap();
+        let text = profile.to_toml().unwrap();
+        assert_eq!(Profile::parse("x", &text).unwrap(), profile);
+        assert!(text.contains("memory = \"4G\"") && text.contains("timeout = \"8h\""), "{text}");
+        let keys =
+            ["network.allow", "network.publish", "http", "credential", "process.exec", "terminal.filter"];
+        assert_eq!(profile.unenforced(), keys);
+    }
+
+    #[test]
+    fn what_is_not_of_the_format_is_an_error_with_its_line() {
+        let refusal = Profile::parse("x", "schema = 1\n[filesystem]\nreed = []").unwrap_err();
+        assert_eq!(refusal.rule, "profile.form");
+        assert!(refusal.what.contains("line 3") && refusal.what.contains("reed"), "{refusal}");
+        for bad in
+            ["", "schema = 2", "schema = '1'", "schema = 1\nname = '../x'", "schema = 1\n[limits]\npids = -1"]
+        {
+            assert_eq!(Profile::parse("x", bad).unwrap_err().rule, "profile.form", "{bad}");
+        }
+    }
+
+    #[test]
+    fn sizes_are_bounded() {
+        let long = format!("schema = 1 # {}", "x".repeat(MAX_BYTES));
+        assert_eq!(Profile::parse("x", &long).unwrap_err().rule, "profile.size");
+        let many = format!("schema = 1\n[filesystem]\nread = [{}]", "'a',".repeat(MAX_LIST + 1));
+        assert_eq!(Profile::parse("x", &many).unwrap_err().rule, "profile.size");
+        let entry = format!("schema = 1\n[filesystem]\nread = ['{}']", "a".repeat(MAX_TEXT + 1));
+        assert_eq!(Profile::parse("x", &entry).unwrap_err().rule, "profile.size");
+    }
+}

@@ -1,0 +1,9 @@
+//! The relay as it is started, with a test in the place of builder, service and keeper.
+
+#![allow(clippy::unwrap_used)]
+
+mod confined;
+mod endings;
+mod pipes;
+mod rig;
+mod terminal;

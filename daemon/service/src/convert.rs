@@ -1,0 +1,246 @@
+//! What a keeper saw, as events of the API. The keeper's texts come from the session: bounded here.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use agentd_policy::event::{self, End, EventBody, ExitStatus, SourceEvent};
+use agentd_policy::names::SessionId;
+use agentd_proto::v1::{
+    Actor, DroppedDetail, Event, ExecDetail, Exit, ExitDetail, LimitDetail, NetDetail, SessionDetail,
+};
+
+/// The longest path and argument of an event, in bytes.
+const TEXT: usize = 4096;
+/// The most arguments of an event, and their bytes together.
+const ARGUMENTS: (usize, usize) = (256, 16 << 10);
+/// The last moment that RFC 3339 can name, in seconds since 1970.
+const LAST_SECOND: u64 = 253_402_300_799;
+
+/// `time` as events have it.
+pub fn rfc3339(time: SystemTime) -> String {
+    let last = UNIX_EPOCH + Duration::from_secs(LAST_SECOND);
+    humantime::format_rfc3339_micros(time.clamp(UNIX_EPOCH, last)).to_string()
+}
+
+/// `text` cut to what an event may hold.
+pub fn bounded(text: &str) -> String {
+    cut(text, TEXT)
+}
+
+fn cut(text: &str, most: usize) -> String {
+    if text.len() <= most {
+        text.to_owned()
+    } else {
+        format!("{}…", &text[..text.floor_char_boundary(most)])
+    }
+}
+
+fn arguments(argv: &[String]) -> Vec<String> {
+    let (count, mut room) = ARGUMENTS;
+    let mut kept = Vec::new();
+    for argument in argv.iter().take(count) {
+        kept.push(cut(argument, room.min(TEXT)));
+        room = room.saturating_sub(argument.len());
+    }
+    if argv.len() > count {
+        kept.push("…".to_owned());
+    }
+    kept
+}
+
+/// Gives each event of one session its place.
+pub struct Numbering {
+    session: SessionId,
+    seq: u64,
+    /// The keeper's own number of its last event.
+    last: u64,
+    program: String,
+}
+
+impl Numbering {
+    pub fn new(session: SessionId, program: String) -> Self {
+        Self { session, seq: 0, last: 0, program }
+    }
+
+    /// The next event, of this kind.
+    pub fn event(&mut self, kind: &str, time: SystemTime) -> Event {
+        self.seq += 1;
+        Event {
+            session: self.session.to_string(),
+            seq: self.seq,
+            time: rfc3339(time),
+            kind: kind.to_owned(),
+            ..Event::default()
+        }
+    }
+
+    /// The events that `source` stands for: none if it is a double, and one more if others were lost
+    /// before it. With the session's end, how that was.
+    pub fn take(&mut self, source: SourceEvent) -> (Vec<Event>, Option<Exit>) {
+        let time =
+            UNIX_EPOCH.checked_add(Duration::from_micros(source.time_us)).unwrap_or_else(SystemTime::now);
+        let mut events = Vec::new();
+        if source.number <= self.last {
+            return (events, None);
+        }
+        let missing = source.number - self.last - 1;
+        if missing > 0 {
+            let dropped = Some(DroppedDetail { count: missing });
+            events.push(Event { dropped, ..self.event("audit.dropped", time) });
+        }
+        self.last = source.number;
+        let exit = match &source.body {
+            EventBody::Ended(end) => Some(exit(end, &self.program)),
+            _ => None,
+        };
+        events.push(match &exit {
+            Some(exit) => self.ended(exit, time),
+            None => self.body(source.body, time),
+        });
+        (events, exit)
+    }
+
+    /// The session's last event.
+    pub fn ended(&mut self, exit: &Exit, time: SystemTime) -> Event {
+        let lifecycle = SessionDetail {
+            reason: Some(exit.reason.clone()),
+            code: exit.code,
+            signal: exit.signal,
+            message: (!exit.message.is_empty()).then(|| exit.message.clone()),
+            ..SessionDetail::default()
+        };
+        Event { lifecycle: Some(lifecycle), ..self.event("session.ended", time) }
+    }
+
+    fn body(&mut self, body: EventBody, time: SystemTime) -> Event {
+        let mut new = |kind: &str| self.event(kind, time);
+        match body {
+            EventBody::Started => new("session.started"),
+            EventBody::Exec { actor: who, path, interpreters, argv } => Event {
+                decision: Some("allow".into()),
+                actor: Some(actor(&who)),
+                exec: Some(ExecDetail {
+                    path: bounded(&path),
+                    argv_claimed: argv.is_some(),
+                    argv: arguments(&argv.unwrap_or_default()),
+                    interpreters: arguments(&interpreters),
+                }),
+                ..new("process.exec")
+            },
+            EventBody::ExecRefused { actor: who, path } => Event {
+                decision: Some("deny".into()),
+                rule: Some("audit.room".into()),
+                actor: Some(actor(&who)),
+                exec: Some(ExecDetail { path: bounded(&path), ..ExecDetail::default() }),
+                ..new("process.exec")
+            },
+            EventBody::Exit { actor: who, status } => Event {
+                actor: Some(actor(&who)),
+                exit: Some(match status {
+                    Some(ExitStatus::Code(code)) => ExitDetail { code: Some(code), signal: None },
+                    Some(ExitStatus::Signal(signal)) => ExitDetail { code: None, signal: Some(signal) },
+                    None => ExitDetail { code: None, signal: None },
+                }),
+                ..new("process.exit")
+            },
+            EventBody::NetDenied { protocol, address, port, count } => Event {
+                decision: Some("deny".into()),
+                rule: Some("default".into()),
+                net: Some(NetDetail {
+                    protocol: bounded(&protocol),
+                    address: address.to_string(),
+                    port: port.map(u32::from),
+                    count,
+                }),
+                ..new("net.denied")
+            },
+            EventBody::Limit { name, limit } => Event {
+                limit: Some(LimitDetail { name: bounded(&name), limit: Some(limit) }),
+                ..new("limit.hit")
+            },
+            EventBody::Dropped { count } => {
+                Event { dropped: Some(DroppedDetail { count }), ..new("audit.dropped") }
+            }
+            EventBody::Ended(_) => new("session.ended"),
+        }
+    }
+}
+
+fn actor(actor: &event::Actor) -> Actor {
+    Actor { pid: actor.pid, exe: actor.exe.as_deref().map(bounded), ppid: actor.ppid }
+}
+
+/// How a session ended, as clients see it.
+fn exit(end: &End, program: &str) -> Exit {
+    let with =
+        |reason: &str, code, signal, message: String| Exit { reason: reason.into(), code, signal, message };
+    match end {
+        End::Command(ExitStatus::Code(code)) => with("exited", Some(*code), None, String::new()),
+        End::Command(ExitStatus::Signal(signal)) => with("signaled", None, Some(*signal), String::new()),
+        End::NotRun { step, errno } => {
+            let error = std::io::Error::from_raw_os_error(*errno);
+            match (step.as_str(), error.kind()) {
+                ("exec", std::io::ErrorKind::NotFound) => {
+                    with("exited", Some(127), None, format!("{program}: not found"))
+                }
+                ("exec", _) => with("exited", Some(126), None, bounded(&format!("{program}: {error}"))),
+                (step, _) => with("failed", None, None, bounded(&format!("{step}: {error}"))),
+            }
+        }
+        End::Timeout => with("timeout", None, None, "its time was over".into()),
+        End::OutOfMemory => with("oom", None, None, "it was out of memory".into()),
+        End::Killed => with("killed", None, None, String::new()),
+        End::Failed { what } => with("failed", None, None, bounded(what)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn numbering() -> Numbering {
+        Numbering::new(SessionId::parse("0123456789ab").unwrap(), "x".into())
+    }
+
+    fn source(number: u64, body: EventBody) -> SourceEvent {
+        SourceEvent { number, time_us: 1_767_323_045_678_901, body }
+    }
+
+    #[test]
+    fn doubles_are_dropped_and_gaps_are_said() {
+        let mut numbering = numbering();
+        let mut seen = Vec::new();
+        for number in [1, 2, 2, 1, 5] {
+            let (events, _) = numbering.take(source(number, EventBody::Started));
+            seen.extend(events.into_iter().map(|e| (e.seq, e.kind, e.dropped.map(|d| d.count))));
+        }
+        let started = |seq| (seq, "session.started".to_owned(), None);
+        assert_eq!(seen, [started(1), started(2), (3, "audit.dropped".to_owned(), Some(2)), started(4)]);
+    }
+
+    #[test]
+    fn times_have_microseconds_and_cannot_break_anything() {
+        let (events, _) = numbering().take(source(1, EventBody::Started));
+        assert_eq!(events[0].time, "2026-01-02T03:04:05.678901Z");
+        let late = SourceEvent { time_us: u64::MAX, ..source(1, EventBody::Started) };
+        assert_eq!(numbering().take(late).0[0].time.len(), "9999-12-31T23:59:59.000000Z".len());
+    }
+
+    #[test]
+    fn ends_become_exits() {
+        let of = |end| numbering().take(source(1, EventBody::Ended(end))).1.unwrap();
+        assert_eq!(of(End::Command(ExitStatus::Code(7))).code, Some(7));
+        assert_eq!(of(End::Command(ExitStatus::Signal(9))).signal, Some(9));
+        let not_run = |step: &str, errno| of(End::NotRun { step: step.into(), errno });
+        assert_eq!((not_run("exec", 2).code, not_run("exec", 13).code), (Some(127), Some(126)));
+        assert_eq!(not_run("cwd", 2).reason, "failed");
+    }
+
+    #[test]
+    fn what_a_session_says_is_bounded() {
+        let argv = Some(vec!["ü".repeat(3000); 1000]);
+        let who = event::Actor { pid: 1, ppid: None, exe: Some("x".repeat(9000)) };
+        let body = EventBody::Exec { actor: who, path: "p".repeat(9000), interpreters: vec![], argv };
+        let (events, _) = numbering().take(source(1, body));
+        assert!(serde_json::to_string(&events[0]).unwrap().len() < 40 << 10);
+    }
+}

@@ -1,0 +1,136 @@
+//! What a client sent, parsed into types that hold only what is in form.
+
+use agentd_policy::Refusal;
+use agentd_policy::decide::{Request, Wanted};
+use agentd_policy::names::{AbsPath, SessionId, SessionName};
+use agentd_policy::plan::{MAX_ARGC, MAX_MOUNTS, MAX_NAMES, Mode, Role, WindowSize};
+use agentd_proto::v1::{self, RunSpec, WantedPath};
+
+use crate::error::malformed;
+
+/// The request of `spec` for a session that will be `session`. The profile is not looked at here.
+pub fn parse(spec: RunSpec, session: SessionId) -> Result<Request, Refusal> {
+    for (what, count, most) in [
+        ("arguments", spec.command.len(), MAX_ARGC),
+        ("variables", spec.env.len(), MAX_ARGC),
+        ("variables of the caller", spec.caller_env.len(), 4 * MAX_ARGC),
+        ("workspaces", spec.workspace.len(), 1),
+        ("paths to read", spec.read.len(), MAX_MOUNTS),
+        ("masks", spec.mask.len(), MAX_NAMES),
+    ] {
+        if count > most {
+            return Err(Refusal::new(
+                format!("{count} {what}"),
+                "request.size",
+                format!("give at most {most}"),
+            ));
+        }
+    }
+    let workspace = match spec.workspace.into_iter().next() {
+        Some(given) => Some((abs("workspace", &given.path)?, flag_mode(&given.mode)?)),
+        None => None,
+    };
+    Ok(Request {
+        session,
+        command: spec.command.into_iter().map(Vec::from).collect(),
+        env: spec.env.into_iter().map(pair).collect(),
+        caller_env: spec.caller_env.into_iter().map(pair).collect(),
+        cwd: abs("current directory", &spec.cwd)?,
+        workspace,
+        read: spec.read.iter().map(|path| abs("path to read", path)).collect::<Result<_, _>>()?,
+        mask: spec.mask,
+        memory: spec.memory,
+        pids: spec.pids,
+        cpus: spec.cpus,
+        disk: spec.disk,
+        timeout_ms: spec.timeout_ms,
+        terminal: terminal(spec.terminal, spec.window)?,
+        offered: None,
+    })
+}
+
+/// The name that the session is to have.
+pub fn name(spec: &RunSpec) -> Result<Option<SessionName>, Refusal> {
+    match spec.name.as_str() {
+        "" => Ok(None),
+        name => SessionName::parse(name).map(Some).map_err(|e| e.refusal("session.name")),
+    }
+}
+
+/// The paths that a client offered.
+pub fn offered(paths: &[WantedPath]) -> Result<Vec<Wanted>, Refusal> {
+    if paths.len() > 2 * MAX_MOUNTS {
+        return Err(malformed(format!("{} offered paths", paths.len()), "request.paths"));
+    }
+    let parse = |path: &WantedPath| {
+        let role = match path.role.as_str() {
+            "workspace" => Role::Workspace,
+            "input" => Role::Input,
+            other => return Err(malformed(format!("role {other:?}"), "request.paths")),
+        };
+        let mode =
+            mode(&path.mode).ok_or_else(|| malformed(format!("mode {:?}", path.mode), "request.paths"))?;
+        Ok(Wanted { role, mode, path: abs("offered path", &path.path)? })
+    };
+    paths.iter().map(parse).collect()
+}
+
+/// What a client has to open, as the API says it.
+pub fn wanted(wanted: &Wanted) -> WantedPath {
+    WantedPath {
+        path: wanted.path.to_string(),
+        role: wanted.role.as_str().to_owned(),
+        mode: wanted.mode.as_str().to_owned(),
+    }
+}
+
+/// Rows and columns.
+pub fn window(size: v1::WindowSize) -> Result<WindowSize, Refusal> {
+    match (u16::try_from(size.rows), u16::try_from(size.cols)) {
+        (Ok(rows), Ok(cols)) => Ok(WindowSize { rows, cols }),
+        _ => Err(malformed(format!("a window of {} by {}", size.rows, size.cols), "request.window")),
+    }
+}
+
+fn terminal(wanted: bool, size: Option<v1::WindowSize>) -> Result<Option<WindowSize>, Refusal> {
+    match (wanted, size) {
+        (false, _) => Ok(None),
+        (true, Some(size)) => window(size).map(Some),
+        (true, None) => Ok(Some(WindowSize { rows: 24, cols: 80 })),
+    }
+}
+
+fn pair(var: v1::EnvVar) -> (Vec<u8>, Vec<u8>) {
+    (var.key.into(), var.value.into())
+}
+
+fn abs(what: &str, text: &str) -> Result<AbsPath, Refusal> {
+    AbsPath::parse(text).map_err(|e| {
+        Refusal::new(
+            format!("{what}: {e}"),
+            "request.path",
+            "give an absolute path without `.`, `..` and `//`",
+        )
+    })
+}
+
+fn flag_mode(text: &str) -> Result<Option<Mode>, Refusal> {
+    match (text, mode(text)) {
+        ("", _) => Ok(None),
+        (_, Some(mode)) => Ok(Some(mode)),
+        ("worktree", None) => Err(Refusal::new(
+            "workspace mode \"worktree\"",
+            "profile.unenforced",
+            "this version cannot do it yet; use overlay, direct or ro",
+        )),
+        (other, None) => Err(Refusal::new(
+            format!("workspace mode {other:?}"),
+            "request.mode",
+            "use overlay, direct or ro",
+        )),
+    }
+}
+
+fn mode(text: &str) -> Option<Mode> {
+    [Mode::Ro, Mode::Overlay, Mode::Direct].into_iter().find(|mode| mode.as_str() == text)
+}

@@ -1,0 +1,199 @@
+//! What a session goes through, apart from everything that makes it so.
+
+use agentd_proto::v1::Exit;
+
+/// Where a session is.
+#[derive(Clone, Debug, PartialEq)]
+pub enum State {
+    /// Its command runs.
+    Running { drained: bool, killing: bool },
+    /// Its command ended; the client has not had all of its output.
+    Draining { exit: Exit, gone: bool },
+    /// It has ended for everybody outside; the launcher clears up.
+    Ended { exit: Exit },
+    /// Nothing of it is left but its overlay.
+    Over { exit: Exit },
+}
+
+/// What happens to a session.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Input {
+    /// Somebody asked for its end, or nobody is there who wants it.
+    Kill,
+    /// What was to happen soon did not.
+    Overdue,
+    /// Its keeper said how it ended, and that is on record.
+    Ended(Exit),
+    /// Its keeper is gone without a word.
+    KeeperLost,
+    /// All output was handed on, or nobody is there to take it.
+    Drained,
+    /// The launcher says that nothing of it is left.
+    Gone,
+}
+
+/// What is to be done next.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Action {
+    /// Tell the keeper to end it, and be back with [`Input::Overdue`] if it does not.
+    AskKeeper,
+    /// Tell the launcher to end it.
+    AskLauncher,
+    /// Write down that it failed.
+    Record(Exit),
+    /// Wait for the output to be taken, but not for ever.
+    AwaitDrain,
+    /// Tell everybody, and wait for the launcher.
+    Tell(Exit),
+    /// Nothing more will come.
+    Finish,
+}
+
+impl State {
+    /// A session that was just built.
+    pub fn running() -> Self {
+        Self::Running { drained: false, killing: false }
+    }
+
+    /// What `input` makes of it.
+    pub fn step(self, input: Input) -> (Self, Vec<Action>) {
+        use Action::{AskKeeper, AskLauncher, AwaitDrain, Finish, Record, Tell};
+        match (self, input) {
+            (Self::Running { drained, killing: false }, Input::Kill) => {
+                (Self::Running { drained, killing: true }, vec![AskKeeper])
+            }
+            (running @ Self::Running { .. }, Input::Overdue) => (running, vec![AskLauncher]),
+            (Self::Running { killing, .. }, Input::Drained) => {
+                (Self::Running { drained: true, killing }, vec![])
+            }
+            (Self::Running { drained: true, .. }, Input::Ended(exit)) => {
+                (Self::Ended { exit: exit.clone() }, vec![Tell(exit)])
+            }
+            (Self::Running { .. }, Input::Ended(exit)) => {
+                (Self::Draining { exit, gone: false }, vec![AwaitDrain])
+            }
+            (Self::Running { drained, .. }, Input::KeeperLost) => {
+                let exit = failed("the session's keeper is gone");
+                let mut actions = vec![AskLauncher, Record(exit.clone())];
+                if drained {
+                    actions.push(Tell(exit.clone()));
+                    return (Self::Ended { exit }, actions);
+                }
+                actions.push(AwaitDrain);
+                (Self::Draining { exit, gone: false }, actions)
+            }
+            (Self::Running { drained, .. }, Input::Gone) => {
+                let exit = failed("the session was cleared away before it said how it ended");
+                if drained {
+                    return (
+                        Self::Over { exit: exit.clone() },
+                        vec![Record(exit.clone()), Tell(exit), Finish],
+                    );
+                }
+                (Self::Draining { exit: exit.clone(), gone: true }, vec![Record(exit), AwaitDrain])
+            }
+            (Self::Draining { exit, gone: false }, Input::Drained | Input::Kill | Input::Overdue) => {
+                (Self::Ended { exit: exit.clone() }, vec![Tell(exit)])
+            }
+            (Self::Draining { exit, gone: true }, Input::Drained | Input::Kill | Input::Overdue) => {
+                (Self::Over { exit: exit.clone() }, vec![Tell(exit), Finish])
+            }
+            (Self::Draining { exit, .. }, Input::Gone) => (Self::Draining { exit, gone: true }, vec![]),
+            (Self::Ended { exit }, Input::Gone) => (Self::Over { exit }, vec![Finish]),
+            (ended @ Self::Ended { .. }, Input::Overdue) => (ended, vec![AskLauncher]),
+            (same, _) => (same, vec![]),
+        }
+    }
+}
+
+/// The end of a session that did not come to a proper one.
+pub fn failed(message: &str) -> Exit {
+    Exit { reason: "failed".into(), code: None, signal: None, message: message.into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn exit() -> Exit {
+        Exit { reason: "exited".into(), code: Some(3), signal: None, message: String::new() }
+    }
+
+    fn walk(inputs: &[Input]) -> (State, Vec<Action>) {
+        inputs.iter().cloned().fold((State::running(), vec![]), |(state, mut actions), input| {
+            let (state, more) = state.step(input);
+            actions.extend(more);
+            (state, actions)
+        })
+    }
+
+    #[test]
+    fn the_exit_waits_for_the_output() {
+        let (state, actions) = walk(&[Input::Ended(exit())]);
+        assert_eq!(
+            (state, actions),
+            (State::Draining { exit: exit(), gone: false }, vec![Action::AwaitDrain])
+        );
+        for order in [[Input::Ended(exit()), Input::Drained], [Input::Drained, Input::Ended(exit())]] {
+            let (state, actions) = walk(&order);
+            assert_eq!(state, State::Ended { exit: exit() });
+            assert_eq!(actions.last(), Some(&Action::Tell(exit())));
+        }
+    }
+
+    #[test]
+    fn a_kill_is_asked_for_once_and_then_forced() {
+        let (_, actions) = walk(&[Input::Kill, Input::Kill, Input::Overdue]);
+        assert_eq!(actions, [Action::AskKeeper, Action::AskLauncher]);
+    }
+
+    #[test]
+    fn an_end_without_a_word_is_a_failure() {
+        for lost in [Input::KeeperLost, Input::Gone] {
+            let (state, actions) = walk(&[lost, Input::Drained]);
+            let told =
+                actions.iter().find_map(|a| if let Action::Tell(exit) = a { Some(exit) } else { None });
+            assert_eq!(told.map(|exit| exit.reason.as_str()), Some("failed"));
+            assert!(matches!(state, State::Ended { .. } | State::Over { .. }));
+        }
+    }
+
+    #[test]
+    fn a_client_that_leaves_holds_nothing() {
+        let (state, _) = walk(&[Input::Ended(exit()), Input::Gone, Input::Kill]);
+        assert_eq!(state, State::Over { exit: exit() });
+    }
+
+    fn any_input() -> impl Strategy<Value = Input> {
+        proptest::sample::select(vec![
+            Input::Kill,
+            Input::Overdue,
+            Input::Ended(exit()),
+            Input::KeeperLost,
+            Input::Drained,
+            Input::Gone,
+        ])
+    }
+
+    proptest! {
+        #[test]
+        fn told_once_recorded_at_most_once_and_finished_last(inputs in proptest::collection::vec(any_input(), 0..12)) {
+            let (state, actions) = walk(&inputs);
+            let count = |f: fn(&Action) -> bool| actions.iter().filter(|a| f(a)).count();
+            let told = count(|a| matches!(a, Action::Tell(_)));
+            prop_assert!(told <= 1 && count(|a| matches!(a, Action::Record(_))) <= 1);
+            prop_assert_eq!(told == 1, matches!(state, State::Ended { .. } | State::Over { .. }));
+            let finished = actions.iter().position(|a| *a == Action::Finish);
+            prop_assert_eq!(finished.is_some(), matches!(state, State::Over { .. }));
+            if let Some(at) = finished {
+                prop_assert_eq!(at, actions.len() - 1);
+            }
+            // Whatever happened, these end it.
+            let rest = [Input::Gone, Input::Drained];
+            let (state, _) = walk(&[inputs, rest.to_vec()].concat());
+            let over = matches!(state, State::Over { .. });
+            prop_assert!(over);
+        }
+    }
+}
