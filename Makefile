@@ -30,7 +30,7 @@ if [ $${#missing[@]} != 0 ]; then
 fi
 endef
 
-.PHONY: build setup setup-test setup-bench demo test lint bench clean
+.PHONY: build setup setup-test setup-bench demo test lint bench install clean
 
 build: setup
 	cargo build --release --workspace
@@ -91,6 +91,21 @@ lint:
 # Beside bubblewrap, crun and runc. RUNS=50 is the number of tries of each.
 bench: build setup-bench
 	@$(SUDO) env RUNS=$(or $(RUNS),50) tests/demo/private-daemon tests/bench/bench.py
+
+# For a package or a host without one: PREFIX=/usr DESTDIR=… make install
+PREFIX ?= /usr/local
+install:
+	lib=$(PREFIX)/lib to=$(DESTDIR)$(PREFIX)/lib
+	install -d "$$to"/{agentd,systemd/system,sysusers.d,tmpfiles.d} "$(DESTDIR)$(PREFIX)/bin" "$(DESTDIR)/etc/agentd"
+	install -m 755 target/release/{agentd,agentd-launcher,agentd-relay} "$$to/agentd"
+	install -m 755 target/release/agentctl "$(DESTDIR)$(PREFIX)/bin"
+	for unit in agentd agentd-launcher; do
+	    sed "s|^ExecStart=/usr/lib/|ExecStart=$$lib/|" systemd/$$unit.service > "$$to/systemd/system/$$unit.service"
+	    chmod 644 "$$to/systemd/system/$$unit.service"
+	done
+	install -m 644 systemd/agentd.sysusers "$$to/sysusers.d/agentd.conf"
+	install -m 644 systemd/agentd.tmpfiles "$$to/tmpfiles.d/agentd.conf"
+	[ -e "$(DESTDIR)/etc/agentd/agentd.toml" ] || install -m 644 systemd/agentd.toml "$(DESTDIR)/etc/agentd"
 
 clean:
 	cargo clean

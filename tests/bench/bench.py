@@ -152,10 +152,6 @@ class Runner:
             sys.exit(f"bench: {' '.join(argv)} ended with {code}")
         return took / 1e6
 
-    def close(self):
-        os.close(self.ask)
-        os.waitpid(self.pid, 0)
-
 
 def percentile(values, share):
     return sorted(values)[min(len(values) - 1, int(len(values) * share))]
@@ -191,8 +187,11 @@ def main():
             took = runners[who].run(argv)
             if turn >= WARM_UP:
                 times[name].append(took)
+    # All ends first: a later runner has inherited the earlier ones'.
     for runner in runners.values():
-        runner.close()
+        os.close(runner.ask)
+    for runner in runners.values():
+        os.waitpid(runner.pid, 0)
 
     print(f"{platform.system()} {platform.release()}, {os.cpu_count()} CPUs, {RUNS} runs of each, in turns")
     reference = statistics.median(times["bwrap"])

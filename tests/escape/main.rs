@@ -1,1 +1,29 @@
-fn main() {}
+//! What a hostile agent tries: every case of the probe, inside a session, where it must fail with the error
+//! that its table names and leave the event that it names; and outside, where it must work.
+
+mod fixture;
+mod inside;
+mod outside;
+
+use std::process::ExitCode;
+
+use agentd_tests::harness::{Test, run_tests};
+use agentd_tests::probe::{Outside, cases};
+
+fn main() -> ExitCode {
+    let mut tests: Vec<Test> = Vec::new();
+    for case in cases() {
+        tests.push((format!("inside::{}", case.name), Box::new(move |world| inside::check(world, case))));
+    }
+    for case in cases().filter(|case| !matches!(case.outside, Outside::Nowhere(_))) {
+        tests.push((format!("outside::{}", case.name), Box::new(move |world| outside::check(world, case))));
+    }
+    let more: [(&str, fn(&'static agentd_tests::harness::World)); 4] = [
+        ("table::is_well_formed", |_| inside::table()),
+        ("session::double_fork_dies_with_it", inside::double_fork),
+        ("session::another_of_the_same_user_is_out_of_reach", inside::other_session),
+        ("session::hostile_output_stays_data", inside::hostile_output),
+    ];
+    tests.extend(more.map(|(name, test)| -> Test { (name.to_owned(), Box::new(test)) }));
+    run_tests("escape", tests, |_| fixture::remove())
+}

@@ -232,6 +232,46 @@ pub fn close_on_exec_from(first: u32) -> std::io::Result<()> {
     close_range(first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC)
 }
 
+/// Changes what `ps(1)` and /proc show of this process: its name (at most 15 bytes) and its command line, which
+/// otherwise are the launcher's, with paths of the host, for everyone in the session to read.
+///
+/// # Errors
+/// If /proc does not tell where the command line is.
+pub fn set_title(name: &std::ffi::CStr) -> std::io::Result<()> {
+    rustix::thread::set_name(name)?;
+    // Asked once: a child in an empty root has no /proc, and the same memory.
+    static RANGE: std::sync::OnceLock<(usize, usize)> = std::sync::OnceLock::new();
+    let (start, end) = match RANGE.get() {
+        Some(range) => *range,
+        None => {
+            let range = command_line_range()?;
+            *RANGE.get_or_init(|| range)
+        },
+    };
+    // SAFETY: the kernel says that the command line lies there: memory on the initial stack, writable, as
+    // long as the process lives. The program has read its arguments already and keeps no reference to them
+    // (`std::env::args` copies), and it has one thread.
+    let line = unsafe { std::slice::from_raw_parts_mut(start as *mut u8, end - start) };
+    line.fill(0);
+    let room = line.len() - 1;
+    for (to, from) in line.iter_mut().take(room).zip(name.to_bytes()) {
+        *to = *from;
+    }
+    Ok(())
+}
+
+/// Where the kernel says that this process's command line lies (proc_pid_stat(5), `arg_start`, `arg_end`).
+fn command_line_range() -> std::io::Result<(usize, usize)> {
+    let stat = std::fs::read_to_string("/proc/self/stat")?;
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or("").split_whitespace().collect();
+    // They have the numbers 48 and 49; the first field after the name is number 3.
+    let number = |n: usize| fields.get(n - 3).and_then(|f| f.parse::<usize>().ok());
+    match (number(48), number(49)) {
+        (Some(start), Some(end)) if start != 0 && end > start && end - start <= 1 << 20 => Ok((start, end)),
+        _ => Err(std::io::Error::other("/proc/self/stat has no command line")),
+    }
+}
+
 /// Becomes the program that `file` is open on (`execveat(2)` with an empty path). Returns only on error.
 ///
 /// # Errors

@@ -106,6 +106,7 @@ impl Init {
 
     fn steps(&self) -> Result<(), Failure> {
         creds::not_dumpable().step("dumpable")?;
+        process::set_title(c"agentd-init").step("title")?;
         let mut keep = self.stdio.descriptors();
         keep.push(self.socket.as_fd());
         process::close_all_but(&keep).step("descriptors")?;

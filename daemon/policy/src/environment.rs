@@ -37,13 +37,16 @@ fn is_dangerous(name: &[u8]) -> bool {
     DANGEROUS.contains(&name) || DANGEROUS_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
 }
 
+/// Name and value.
+type Variable = (Vec<u8>, Vec<u8>);
+
 /// The whole environment, sorted by name.
 pub(crate) fn of(
     request: &Request,
     profile: &Profile,
     caller: &CallerFacts,
     cwd: &AbsPath,
-) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Refusal> {
+) -> Result<Vec<Variable>, Refusal> {
     let patterns =
         profile.environment.allow.iter().map(|p| Pattern::parse(p)).collect::<Result<Vec<_>, _>>()?;
     let mut env = BTreeMap::new();

@@ -28,10 +28,10 @@ pub fn bounded(text: &str) -> String {
 
 fn cut(text: &str, most: usize) -> String {
     if text.len() <= most {
-        text.to_owned()
-    } else {
-        format!("{}…", &text[..text.floor_char_boundary(most)])
+        return text.to_owned();
     }
+    let kept = text.char_indices().map(|(at, c)| at + c.len_utf8()).take_while(|end| *end <= most).last();
+    format!("{}…", &text[..kept.unwrap_or(0)])
 }
 
 fn arguments(argv: &[String]) -> Vec<String> {

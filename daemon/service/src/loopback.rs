@@ -488,14 +488,34 @@ async fn refusals_name_what_rule_and_mend() {
     assert_eq!(root.clone().list(ListRequest { all: true }).await.unwrap().into_inner().sessions.len(), 3);
 }
 
-/// Prints what each request takes. For people: `cargo test -p agentd --release latency -- --ignored --nocapture`.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+/// Prints what each request takes, the client on a thread of its own, as its process would be. For people:
+/// `cargo test -p agentd --release latency -- --ignored --nocapture`.
+#[test]
 #[ignore = "measures"]
-async fn latency() {
-    let mut stage = Stage::new("latency");
+fn latency() {
+    use tokio::runtime::Builder;
+    for (kind, mut builder) in
+        [("one thread", Builder::new_current_thread()), ("two workers", Builder::new_multi_thread())]
+    {
+        let server = builder.worker_threads(2).enable_all().build().unwrap();
+        let mut stage = server.block_on(async { Stage::new("latency") });
+        let (done, until) = tokio::sync::oneshot::channel::<()>();
+        std::thread::scope(|scope| {
+            scope.spawn(move || {
+                let client = Builder::new_current_thread().enable_all().build().unwrap();
+                let (version, resolve) = client.block_on(measure(&mut stage));
+                println!("{kind}: version {version:?}, resolve {resolve:?}");
+                drop(done);
+            });
+            let _ = server.block_on(until);
+        });
+    }
+}
+
+async fn measure(stage: &mut Stage) -> (Duration, Duration) {
     let mut client = stage.connect(ALICE).await;
     let mut samples = (Vec::new(), Vec::new());
-    for _ in 0..200 {
+    for _ in 0..500 {
         let start = std::time::Instant::now();
         client.version(VersionRequest {}).await.unwrap();
         samples.0.push(start.elapsed());
@@ -505,5 +525,5 @@ async fn latency() {
     }
     samples.0.sort();
     samples.1.sort();
-    println!("version {:?}, resolve {:?}", samples.0[100], samples.1[100]);
+    (samples.0[250], samples.1[250])
 }

@@ -218,7 +218,7 @@ mod tests {
     fn caps_and_names_hold() {
         let bounds = Bounds { max_sessions: 2, max_sessions_per_user: 1, ..Bounds::default() };
         let first = session("aa0000000001", Some("a"), 1);
-        let registry = registry(&bounds, &[first.clone()]);
+        let registry = registry(&bounds, std::slice::from_ref(&first));
         let insert = |id, name, uid| registry.insert(&session(id, name, uid)).map_err(|r| r.rule);
         assert_eq!(insert("aa0000000002", None, 1).unwrap_err(), "bounds.max_sessions_per_user");
         insert("aa0000000003", Some("a"), 2).unwrap();

@@ -15,7 +15,7 @@ mod names;
 mod network;
 mod processes;
 mod sockets;
-mod sys;
+pub(crate) mod sys;
 mod terminal;
 
 use std::process::ExitCode;
@@ -67,6 +67,7 @@ pub fn main() -> ExitCode {
 fn helper(name: &str, args: &[String]) -> Option<ExitCode> {
     match name {
         "--euid" => println!("euid {}", rustix::process::geteuid().as_raw()),
+        "--make-queue" => processes::make_queue(args),
         "--outlive" => processes::outlive(args),
         "--copy" => return Some(bombs::copy()),
         _ => return None,

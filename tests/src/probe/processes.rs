@@ -96,7 +96,7 @@ pub const CASES: &[Case] = &[
     case(
         "message_queue_host",
         message_queue,
-        &["/agentd-test-{host_pid}"],
+        &["agentd-test-{host_pid}"],
         &[libc::ENOENT, EACCES, ENOSYS, EPERM],
         Outside::User,
         "POSIX message queues of the host",
@@ -248,9 +248,22 @@ fn shared_memory(args: &[String]) -> Act {
 }
 
 fn message_queue(args: &[String]) -> Act {
-    let name = sys::c(args[0].trim_start_matches('/'));
+    let name = sys::c(&args[0]);
     sys::call(libc::SYS_mq_open, [(&name).into(), libc::O_RDONLY.into(), 0.into(), Arg::Null])?;
     Ok("open".into())
+}
+
+/// Makes the queue that [`message_queue`] looks for, or takes it away; no case.
+pub fn make_queue(args: &[String]) {
+    let name = sys::c(&args[0]);
+    let result = match args.get(1) {
+        None => {
+            let flags = libc::O_CREAT | libc::O_RDWR;
+            sys::call(libc::SYS_mq_open, [(&name).into(), flags.into(), 0o644.into(), Arg::Null])
+        }
+        Some(_) => sys::call(libc::SYS_mq_unlink, [(&name).into()]),
+    };
+    println!("{result:?}");
 }
 
 fn waitid_kernel(_: &[String]) -> Act {

@@ -237,7 +237,8 @@ fn relay(_: Options) -> BTreeMap<u32, Rule> {
     let mut rules = all(TRIED, PERM);
     rules.extend(all(OWN, ALLOW));
     let descriptor = [F_GETFL, F_SETFL, F_GETFD, F_SETFD, F_DUPFD_CLOEXEC].map(|command| command as u32);
-    let terminal = [TIOCSWINSZ as u32, FIONBIO as u32];
+    // Of a terminal: its size to set, its settings to read.
+    let terminal = [TIOCSWINSZ as u32, TCGETS as u32, TCGETS2 as u32, FIONBIO as u32];
     let questions = [PR_GET_SECCOMP, PR_GET_NO_NEW_PRIVS, PR_GET_DUMPABLE].map(|option| option as u32);
     let executable = |argument| only_without(argument, PROT_EXEC as u32, ALLOW, PERM);
     rules.extend(each(&[
@@ -257,7 +258,7 @@ fn keeper(options: Options) -> BTreeMap<u32, Rule> {
     let mut rules = relay(options);
     rules.extend(all(KEEPING, ALLOW));
     let writes = (O_ACCMODE | O_CREAT | O_TRUNC | O_TMPFILE & !O_DIRECTORY) as u32;
-    let ioctls = [TIOCSWINSZ as u32, FIONBIO as u32, PIDFD_GET_INFO as u32];
+    let ioctls = [FIONBIO as u32, PIDFD_GET_INFO as u32];
     rules.extend(each(&[
         (SYS_openat, only_without(2, writes, ALLOW, PERM)),
         (SYS_ioctl, equal(1, &ioctls, ALLOW, PERM)),

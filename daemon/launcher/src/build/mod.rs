@@ -92,6 +92,29 @@ pub enum Reply {
     Refused(Refusal),
 }
 
+/// What the builder took along when it left the host's mount namespace.
+struct Ground {
+    sources: paths::Sources,
+    system: Vec<root::System>,
+    terminals: mount::Tree,
+    /// The session's user namespace.
+    users: OwnedFd,
+    /// The builder's own pid namespace.
+    own_pids: OwnedFd,
+    /// The host's mount namespace.
+    host_root: OwnedFd,
+}
+
+/// A session in which only the command is missing.
+struct Furnished {
+    relay: Child,
+    lifeline: OwnedFd,
+    relay_socket: OwnedFd,
+    execs: agentd_kernel::exec_watch::ExecWatch,
+    network: Network,
+    placeholders: Vec<(u16, String)>,
+}
+
 /// A session that is built, before its builder gives its rights up.
 struct Ready {
     keeper: Keeper,
@@ -127,6 +150,7 @@ impl<'a> Job<'a> {
 
     fn build(&mut self) -> Result<Ready, Fault> {
         let mut steps = steps::Steps::since(self.began);
+        process::set_title(c"agentd-keeper").at("keeper", "title")?;
         steps.done("launch");
         let proc = self.host.proc.as_fd();
         let agent = self.lease.agent.get();
@@ -151,41 +175,15 @@ impl<'a> Job<'a> {
         let init = self.bear(streams.inside, init_end)?;
         let users = self.user_namespace(&init)?;
         steps.done("init");
-        self.agents.adopt_v1(init.pid).at("cgroup", self.agents.path())?;
-        steps.done("cgroup-v1");
-
-        let writable = self.writable_map()?;
-        steps.done("idmap");
-        let mut root = root::Root::new()?;
-        root.place_system(system, users.as_fd())?;
-        self.host.etc.write(root.directory("/etc")?.as_fd(), &self.plan, &self.caller)?;
-        let helper = proc::start(self.token, init.pidfd.as_fd(), own_pids.as_fd())?;
-        root.place_devices(&terminals, agent, self.plan.limits.memory / 2)?;
-        steps.done("system");
-        let placeholders = self.place_paths(&mut root, &sources, writable.as_fd(), users.as_fd())?;
-        root.access.push(("/proc".into(), access::Access::Write));
-        steps.done("workspace");
-        proc::finish(&helper)?;
-        root.seal()?;
-        steps.done("proc");
-        let execs = watch::every_mount(proc)?;
-        steps.done("exec-watch");
-
-        let network = self.network(&to_init)?;
-        steps.done("network");
-        tell(&to_init, &ToInit::Go { access: std::mem::take(&mut root.access), memfd_noexec: self.host.memfd_noexec })?;
-        mount::enter_namespace(host_root.as_fd()).at("relay", "host namespace")?;
-        let (relay, lifeline, relay_socket) = self.relay(&streams.outside)?;
-        drop(streams.outside);
-        steps.done("relay");
-        let FromInit::Confined { landlock_abi } = hear(&to_init)?.0 else {
-            return Err(Fault::host("confine", "init", "an unexpected answer"));
+        let ground = Ground { sources, system, terminals, users, own_pids, host_root };
+        let done = match self.furnish(ground, &init, &to_init, streams.outside, &mut steps) {
+            Ok(done) => done,
+            // What init could not do is why the rest failed.
+            Err(fault) => return Err(told_by(&to_init).unwrap_or(fault)),
         };
-        tracing::debug!(landlock_abi, session = %self.plan.session, "confined");
-        steps.done("confine");
-
         let (service, keeper_end) = Packets::pair().at("keeper", "socket")?;
-        let built = encode(&Reply::Built { timings: steps.finish(), placeholders }).at("keeper", "answer")?;
+        let built = Reply::Built { timings: steps.finish(), placeholders: done.placeholders };
+        let built = encode(&built).at("keeper", "answer")?;
         let keeper = Keeper::new(crate::keeper::Parts {
             plan: &self.plan,
             lease: self.lease,
@@ -195,13 +193,59 @@ impl<'a> Job<'a> {
             service: keeper_end,
             init,
             to_init,
-            relay,
-            lifeline,
-            execs,
-            network,
+            relay: done.relay,
+            lifeline: done.lifeline,
+            execs: done.execs,
+            network: done.network,
         })
         .at("keeper", "set-up")?;
-        Ok(Ready { keeper, built, service, relay: relay_socket })
+        Ok(Ready { keeper, built, service, relay: done.relay_socket })
+    }
+
+    /// Builds the root around init, starts the relay, and has init confine itself.
+    fn furnish(
+        &self,
+        ground: Ground,
+        init: &Child,
+        to_init: &Packets,
+        outside: stdio::Outside,
+        steps: &mut steps::Steps,
+    ) -> Result<Furnished, Fault> {
+        let proc = self.host.proc.as_fd();
+        let agent = self.lease.agent.get();
+        self.agents.adopt_v1(init.pid).at("cgroup", self.agents.path())?;
+        steps.done("cgroup-v1");
+
+        let writable = self.writable_map()?;
+        steps.done("idmap");
+        let mut root = root::Root::new()?;
+        root.place_system(ground.system, ground.users.as_fd())?;
+        self.host.etc.write(root.directory("/etc")?.as_fd(), &self.plan, &self.caller)?;
+        let helper = proc::start(self.token, init.pidfd.as_fd(), ground.own_pids.as_fd())?;
+        root.place_devices(&ground.terminals, agent, self.plan.limits.memory / 2)?;
+        steps.done("system");
+        let placeholders = self.place_paths(&mut root, &ground.sources, writable.as_fd(), ground.users.as_fd())?;
+        root.access.push(("/proc".into(), access::Access::Write));
+        steps.done("workspace");
+        proc::finish(&helper)?;
+        root.seal()?;
+        steps.done("proc");
+        let execs = watch::every_mount(proc)?;
+        steps.done("exec-watch");
+
+        let network = self.network(to_init)?;
+        steps.done("network");
+        tell(to_init, &ToInit::Go { access: root.access, memfd_noexec: self.host.memfd_noexec })?;
+        mount::enter_namespace(ground.host_root.as_fd()).at("relay", "host namespace")?;
+        let (relay, lifeline, relay_socket) = self.relay(&outside)?;
+        steps.done("relay");
+        let FromInit::Confined { landlock_abi } = hear(to_init)?.0 else {
+            return Err(Fault::host("confine", "init", "an unexpected answer"));
+        };
+        tracing::debug!(landlock_abi, session = %self.plan.session, "confined");
+        steps.done("confine");
+
+        Ok(Furnished { relay, lifeline, relay_socket, execs, network, placeholders })
     }
 
     /// The host's mounts, for finding those below a path; empty if no path needs it.
@@ -317,6 +361,18 @@ fn open_ns(proc: BorrowedFd<'_>, kind: &str) -> Result<OwnedFd, Fault> {
 fn tell(socket: &Packets, message: &ToInit) -> Result<(), Fault> {
     let packet = encode(message).at("init", "message")?;
     socket.send(&packet, &[]).at("init", "message")
+}
+
+/// What init says of its own failure, if it has.
+fn told_by(socket: &Packets) -> Option<Fault> {
+    socket.set_nonblocking(true).ok()?;
+    loop {
+        match hear(socket) {
+            Ok(_) => {}
+            Err(fault) if fault.0.what.starts_with("init: ") && !fault.0.rule.ends_with(".init") => return Some(fault),
+            Err(_) => return None,
+        }
+    }
 }
 
 /// The next message of init; what it could not do becomes our fault.

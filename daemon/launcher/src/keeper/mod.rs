@@ -19,6 +19,7 @@ use agentd_policy::lease::Lease;
 use agentd_policy::plan::{Limits, Plan};
 use agentd_policy::wire::{MAX_KEEPER_PACKET, ToKeeper, decode, encode};
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
+use rustix::event::{PollFd, PollFlags};
 
 use crate::init::{FromInit, Network, ToInit};
 use network::Denials;
@@ -78,6 +79,8 @@ pub struct Keeper {
     spool: Spool,
     epoll: OwnedFd,
     deadline: Instant,
+    /// What was seen before the command was known to run.
+    early: Option<Vec<EventBody>>,
     end: Option<End>,
     over: Option<Instant>,
     memory_kills: u64,
@@ -139,6 +142,7 @@ impl Keeper {
             spool: Spool::default(),
             epoll,
             deadline: Instant::now() + Duration::from_millis(limits.timeout_ms),
+            early: Some(Vec::new()),
             end: None,
             over: None,
             memory_kills,
@@ -203,8 +207,15 @@ impl Keeper {
                 return Ok(());
             }
             let timeout = self.timeout();
+            // epoll_wait(2) counts in milliseconds, in which a process can come and go.
+            let mut due = [PollFd::new(&self.epoll, PollFlags::IN)];
+            match rustix::event::poll(&mut due, Some(&timeout)) {
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(errno) => return Err(format!("poll: {errno}")),
+            }
             events.clear();
-            match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), Some(&timeout)) {
+            let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
+            match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), Some(&now)) {
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}
                 Err(errno) => return Err(format!("epoll: {errno}")),
             }
@@ -267,7 +278,10 @@ impl Keeper {
                 }
             };
             match decode(&packet.bytes) {
-                Ok(FromInit::Running) => self.spool.push(EventBody::Started),
+                Ok(FromInit::Running) => {
+                    self.spool.push(EventBody::Started);
+                    self.tell_early();
+                }
                 Ok(FromInit::Exited(status)) => {
                     let end = self.end_of_command(status);
                     self.finish(end);
@@ -280,6 +294,21 @@ impl Keeper {
                 }
                 Ok(_) | Err(_) => self.finish(End::Failed { what: "init: an unexpected message".into() }),
             }
+        }
+    }
+
+    /// Tells of a process, once the session has started: the command's own exec is seen before init hears
+    /// that it succeeded.
+    fn tell(&mut self, event: EventBody) {
+        match &mut self.early {
+            Some(early) => early.push(event),
+            None => self.spool.push(event),
+        }
+    }
+
+    fn tell_early(&mut self) {
+        for event in self.early.take().into_iter().flatten() {
+            self.spool.push(event);
         }
     }
 
@@ -310,7 +339,14 @@ impl Keeper {
         init.wait().map_err(|e| format!("init: {e}"))?;
         // What init said last is still in its socket.
         self.init_says();
-        self.finish(End::Failed { what: "init ended".into() });
+        // Nothing in the session can kill pid 1; the kernel can, for memory, and agentd, to end it.
+        let kills = self.watch.memory_kills().unwrap_or(self.memory_kills);
+        if kills > self.memory_kills && self.end.is_none() {
+            self.told_memory(kills);
+            self.finish(End::OutOfMemory);
+        }
+        self.finish(End::Killed);
+        self.tell_early();
         // With pid 1 the kernel has ended every process of the session (pid_namespaces(7)).
         for event in self.processes.all_ended() {
             self.spool.push(event);
@@ -348,7 +384,7 @@ impl Keeper {
                     epoll::add(&self.epoll, pidfd, data, EventFlags::IN).map_err(|e| format!("epoll: {e}"))?;
                 }
                 if let Some(event) = event {
-                    self.spool.push(event);
+                    self.tell(event);
                 }
             } else {
                 let actor = self.processes.actor(attempt.pid);
@@ -362,7 +398,7 @@ impl Keeper {
     fn process_ended(&mut self, token: u64) -> Result<(), String> {
         let pid = i32::try_from(token & (PROCESS - 1)).map_err(|e| e.to_string())?;
         match self.processes.ended(pid) {
-            Ended::Done(events) => events.into_iter().for_each(|e| self.spool.push(e)),
+            Ended::Done(events) => events.into_iter().for_each(|e| self.tell(e)),
             Ended::NotReaped => {
                 // Hang-ups, the sign that it was reaped, are reported without being asked for.
                 if let Some(pidfd) = self.processes.pidfd(pid) {
@@ -403,7 +439,7 @@ impl Keeper {
     fn clock(&mut self) {
         let now = Instant::now();
         for event in self.processes.look(now) {
-            self.spool.push(event);
+            self.tell(event);
         }
         self.denials.flush_older(now, &mut self.spool);
         if now >= self.deadline && self.end.is_none() {

@@ -11,7 +11,7 @@ use agentd_policy::event::{Actor, EventBody};
 use rustix::process::{Pid, PidfdFlags};
 
 /// Between a process's being let through and its image changing: when to look, in microseconds.
-const LOOKS: [u64; 8] = [300, 700, 2_000, 6_000, 20_000, 60_000, 200_000, 700_000];
+const LOOKS: [u64; 12] = [60, 90, 150, 200, 300, 700, 2_000, 6_000, 20_000, 60_000, 200_000, 700_000];
 /// The most that is kept of one argument, and of all, in bytes.
 const MAX_ARGUMENT: usize = 4096;
 /// See [`MAX_ARGUMENT`].
@@ -94,6 +94,8 @@ impl Processes {
                 if pending.interpreters.len() < MAX_INTERPRETERS {
                     pending.interpreters.push(attempt.path.clone());
                 }
+                // It is the loader that comes last: the image changes in a moment.
+                (pending.looks, pending.next) = (0, now + Duration::from_micros(LOOKS[0]));
             }
             _ => {
                 event = settle(proc.as_fd(), pid, known);
@@ -132,7 +134,9 @@ impl Processes {
         let Self { proc, known } = self;
         for (pid, known) in known {
             let Some(pending) = known.pending.as_mut().filter(|p| p.next <= now) else { continue };
-            let changed = procfs::image(proc.as_fd(), *pid).is_ok_and(|image| image != pending.before);
+            // A new image is there before its arguments are.
+            let changed = procfs::image(proc.as_fd(), *pid).is_ok_and(|image| image != pending.before)
+                && procfs::arguments(proc.as_fd(), *pid).is_ok_and(|arguments| !arguments.is_empty());
             pending.looks += 1;
             match LOOKS.get(pending.looks) {
                 Some(wait) if !changed => pending.next = now + Duration::from_micros(*wait),
@@ -195,9 +199,11 @@ impl Processes {
 fn settle(proc: BorrowedFd<'_>, pid: i32, known: &mut Known) -> Option<EventBody> {
     let pending = known.pending.take()?;
     let changed = procfs::image(proc, pid).is_ok_and(|image| image != pending.before);
-    let argv = if changed { procfs::arguments(proc, pid).ok().map(bounded) } else { None };
+    let argv = if changed { procfs::arguments(proc, pid).ok() } else { None };
+    let argv = argv.filter(|arguments| !arguments.is_empty()).map(bounded);
     let actor = known.actor();
-    if changed || argv.is_some() {
+    // An image that cannot be asked any more has ended: it ran, as far as anybody can tell.
+    if changed || procfs::image(proc, pid).map_or(true, |image| image == [0; 3]) {
         known.exe = Some(pending.path.clone());
     }
     Some(EventBody::Exec { actor, path: pending.path, interpreters: pending.interpreters, argv })

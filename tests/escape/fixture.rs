@@ -1,0 +1,180 @@
+//! What the cases attack on the host, made once, and a workspace for each of them.
+
+use std::net::TcpListener;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::net::{SocketAddr, UnixListener};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, OnceLock};
+
+use agentd_tests::harness::{User, World};
+use agentd_tests::probe::Case;
+
+/// What is in every secret file.
+pub const MARKER: &str = "this-is-the-callers-secret";
+/// A variable's value in the environment of a process of the caller's.
+const ENV_MARKER: &str = "this-is-in-an-environment";
+
+/// Things of the host that a session must not reach.
+struct Host {
+    sleeper: Mutex<Child>,
+    port: u16,
+    abstract_name: String,
+    shm: (String, String),
+    queue: (PathBuf, String),
+    _listeners: Vec<UnixListener>,
+    _tcp: Vec<TcpListener>,
+}
+
+static HOST: OnceLock<Host> = OnceLock::new();
+
+fn host(world: &World) -> &'static Host {
+    HOST.get_or_init(|| {
+        let user = world.a();
+        user.write(user.home.join(".ssh/id_test"), MARKER);
+        let input = user.home.join("input");
+        user.write(input.join("file"), "what may be read\n");
+        let _ = std::fs::remove_file(input.join("link"));
+        let _ = std::fs::remove_file(input.join("link-root"));
+        symlink(user.home.join(".ssh/id_test"), input.join("link")).expect("a new link");
+        symlink("/etc/shadow", input.join("link-root")).expect("a new link");
+        let (tcp, port) = same_port();
+        let abstract_name = world.unique("agentd-test-abstract");
+        let name = SocketAddr::from_abstract_name(&abstract_name).expect("a name");
+        let listeners = vec![
+            listener(user, &input.join("sock")),
+            listener(user, &user.home.join("agent.sock")),
+            UnixListener::bind_addr(&name).expect("a new abstract socket"),
+        ];
+        let sleeper = sleeper(user);
+        let queue = (world.daemon().probe(), format!("agentd-test-{}", sleeper.id()));
+        let made = Command::new(&queue.0).args(["--make-queue", &queue.1]).output().expect("the probe");
+        assert!(made.stdout.starts_with(b"Ok"), "a message queue: {made:?}");
+        Host {
+            sleeper: Mutex::new(sleeper),
+            queue,
+            port,
+            abstract_name,
+            shm: shared_memory(),
+            _listeners: listeners,
+            _tcp: tcp,
+        }
+    })
+}
+
+/// A port that is listened on in IPv4 and IPv6.
+fn same_port() -> (Vec<TcpListener>, u16) {
+    let v4 = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = v4.local_addr().expect("our own socket").port();
+    let v6 = TcpListener::bind(("::1", port)).expect("the same port");
+    (vec![v4, v6], port)
+}
+
+/// A socket that everybody may connect to.
+fn listener(user: &User, path: &Path) -> UnixListener {
+    let _ = std::fs::remove_file(path);
+    let listener = UnixListener::bind(path).expect("a new socket");
+    user.own(path);
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o777)).expect("ours");
+    listener
+}
+
+/// A process of the user's, with a secret in its environment.
+fn sleeper(user: &User) -> Child {
+    user.command("/usr/bin/setpriv")
+        .args(["--pdeathsig", "KILL", "--", "/bin/bash", "-c", "exec -a agentd-test-sleeper-$$ sleep 100000"])
+        .env("AGENTD_TEST_SECRET", ENV_MARKER)
+        .stdin(Stdio::null())
+        .spawn()
+        .expect("setpriv")
+}
+
+/// A System V segment that everybody may use: its id and key.
+fn shared_memory() -> (String, String) {
+    let made = Command::new("ipcmk").args(["-M", "4096", "-p", "0666"]).output().expect("ipcmk");
+    let text = String::from_utf8_lossy(&made.stdout);
+    let id = text.split_whitespace().last().expect("an id").to_owned();
+    let all = std::fs::read_to_string("/proc/sysvipc/shm").expect("/proc/sysvipc/shm");
+    let words = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+    let line = all.lines().map(words).find(|words| words.get(1) == Some(&id)).expect("the new segment");
+    (id, line[0].clone())
+}
+
+/// Takes away what does not end with this process.
+pub fn remove() {
+    if let Some(host) = HOST.get() {
+        let _ = Command::new("ipcrm").args(["-m", &host.shm.0]).status();
+        let _ = Command::new(&host.queue.0).args(["--make-queue", &host.queue.1, "remove"]).output();
+        let mut sleeper = host.sleeper.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let _ = sleeper.kill();
+        let _ = sleeper.wait();
+    }
+}
+
+/// Where one case is tried.
+pub struct Place {
+    /// A workspace of its own.
+    pub workspace: PathBuf,
+    words: Vec<(&'static str, String)>,
+}
+
+impl Place {
+    /// Makes it.
+    pub fn new(world: &World, case: &Case) -> Self {
+        let host = host(world);
+        let user = world.a();
+        let workspace = world.workspace(user);
+        fill(world, &workspace);
+        // A workspace that holds a socket is refused in the mode `direct`.
+        if case.name == "socket_in_workspace" {
+            std::mem::forget(listener(user, &workspace.join("sock")));
+        }
+        let sleeper = host.sleeper.lock().unwrap_or_else(std::sync::PoisonError::into_inner).id();
+        let path = |path: &Path| path.display().to_string();
+        let words = vec![
+            ("{ws}", path(&workspace)),
+            ("{home}", path(&user.home)),
+            ("{secret}", path(&user.home.join(".ssh/id_test"))),
+            ("{other_home}", path(&world.b().home)),
+            ("{input}", path(&user.home.join("input"))),
+            ("{state}", path(&world.daemon().state())),
+            ("{runtime}", path(&world.daemon().runtime())),
+            ("{socket}", path(&world.daemon().socket())),
+            ("{host_socket}", path(&user.home.join("agent.sock"))),
+            ("{host_pid}", sleeper.to_string()),
+            ("{host_port}", host.port.to_string()),
+            ("{abstract}", host.abstract_name.clone()),
+            ("{shm_key}", host.shm.1.clone()),
+            ("{marker}", MARKER.to_owned()),
+            ("{env_marker}", ENV_MARKER.to_owned()),
+        ];
+        Self { workspace, words }
+    }
+
+    /// `text` with every `{…}` filled in.
+    pub fn fill(&self, text: &str) -> String {
+        self.words.iter().fold(text.to_owned(), |text, (word, value)| text.replace(word, value))
+    }
+
+    /// All of them.
+    pub fn fill_all(&self, texts: &[&str]) -> Vec<String> {
+        texts.iter().map(|text| self.fill(text)).collect()
+    }
+}
+
+fn fill(world: &World, workspace: &Path) {
+    let user = world.a();
+    let write = |name: &str, content: &str| user.write(workspace.join(name), content);
+    write("README", "a project\n");
+    write(".env", MARKER);
+    write("conf/secret.key", MARKER);
+    write("other/secret.key", "nothing\n");
+    write(".git/config", "[core]\n\tbare = false\n");
+    write(".git/HEAD", "ref: refs/heads/main\n");
+    user.make_dir(workspace.join(".git/hooks"));
+    write("own", "#!/bin/true\n");
+    let program = workspace.join("suid-probe");
+    std::fs::copy(world.daemon().probe(), &program).expect("a copy of the probe");
+    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o4755)).expect("root's own file");
+}

@@ -1,0 +1,262 @@
+//! What of a daemon is on the host: taken before and after, to find what was left behind.
+
+use std::collections::BTreeSet;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use super::daemon::Daemon;
+
+/// One look at the host. Two of the same are equal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Snapshot {
+    /// Processes with a uid of the pool, or below the daemon, or in its groups.
+    pub processes: BTreeSet<String>,
+    /// Mounts, here and in the launcher's namespace.
+    pub mounts: BTreeSet<String>,
+    /// Groups below the daemon's in every hierarchy that are of a session.
+    pub cgroups: BTreeSet<String>,
+    /// Namespaces that a process or a descriptor of the daemon holds.
+    pub namespaces: BTreeSet<String>,
+    /// Unix sockets with a name in the daemon's directory.
+    pub sockets: BTreeSet<String>,
+    /// Files in the runtime directory, and in the state directory but for events.
+    pub files: BTreeSet<String>,
+    /// Leases that somebody holds.
+    pub leases: BTreeSet<String>,
+    /// Open descriptors of the launcher, by kind.
+    pub launcher_descriptors: Vec<String>,
+    /// Open descriptors of the service, by kind.
+    pub service_descriptors: Vec<String>,
+}
+
+impl Snapshot {
+    /// Looks.
+    pub fn take(daemon: &Daemon) -> Self {
+        let (pids, processes) = processes(daemon);
+        let service = pids.iter().copied().find(|pid| comm(*pid) == "agentd");
+        Self {
+            processes,
+            mounts: mounts(daemon),
+            cgroups: cgroups(daemon),
+            namespaces: namespaces(&pids),
+            sockets: sockets(daemon),
+            files: files(daemon),
+            leases: leases(daemon),
+            launcher_descriptors: descriptors(daemon.pid()),
+            service_descriptors: service.map(descriptors).unwrap_or_default(),
+        }
+    }
+
+    /// Fails unless the host is as in `self` again within `limit`.
+    ///
+    /// # Panics
+    /// Then, with what differs.
+    #[track_caller]
+    pub fn assert_same_within(&self, daemon: &Daemon, limit: Duration) {
+        if let Err(last) = within(limit, || {
+            let now = Self::take(daemon);
+            if *self == now { Ok(()) } else { Err(now) }
+        }) {
+            panic!("left behind after {limit:?}:\n{}", self.difference(&last));
+        }
+    }
+
+    fn difference(&self, now: &Self) -> String {
+        let sets = [
+            ("processes", &self.processes, &now.processes),
+            ("mounts", &self.mounts, &now.mounts),
+            ("cgroups", &self.cgroups, &now.cgroups),
+            ("namespaces", &self.namespaces, &now.namespaces),
+            ("sockets", &self.sockets, &now.sockets),
+            ("files", &self.files, &now.files),
+            ("leases", &self.leases, &now.leases),
+        ];
+        let mut text = String::new();
+        for (what, before, after) in sets {
+            for new in after.difference(before) {
+                text += &format!("  {what}: + {new}\n");
+            }
+            for gone in before.difference(after) {
+                text += &format!("  {what}: - {gone}\n");
+            }
+        }
+        for (what, before, after) in [
+            ("launcher", &self.launcher_descriptors, &now.launcher_descriptors),
+            ("service", &self.service_descriptors, &now.service_descriptors),
+        ] {
+            if before != after {
+                text += &format!(
+                    "  {what}'s descriptors: {} before, {} now: {after:?}\n",
+                    before.len(),
+                    after.len()
+                );
+            }
+        }
+        text
+    }
+}
+
+/// Tries until it is so: waits for a condition of the kernel's that no descriptor tells of.
+///
+/// # Errors
+/// The last try's, after `limit`.
+pub fn within<E>(limit: Duration, mut so: impl FnMut() -> Result<(), E>) -> Result<(), E> {
+    let start = Instant::now();
+    loop {
+        match so() {
+            Err(_) if start.elapsed() < limit => std::thread::sleep(Duration::from_millis(20)),
+            result => return result,
+        }
+    }
+}
+
+fn comm(pid: u32) -> String {
+    std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default().trim().to_owned()
+}
+
+fn processes(daemon: &Daemon) -> (Vec<u32>, BTreeSet<String>) {
+    let group = format!("/{}/", daemon.cgroup());
+    let mut all = Vec::new();
+    for entry in std::fs::read_dir("/proc").expect("/proc").flatten() {
+        let Ok(pid) = entry.file_name().to_string_lossy().parse::<u32>() else { continue };
+        let Ok(status) = std::fs::read_to_string(entry.path().join("status")) else { continue };
+        let field = |key: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(key))?;
+            line.split_whitespace().next().and_then(|word| word.parse::<u32>().ok())
+        };
+        let groups = std::fs::read_to_string(entry.path().join("cgroup")).unwrap_or_default();
+        let ours = field("Uid:").is_some_and(|uid| daemon.leases(uid)) || groups.contains(&group);
+        all.push((pid, field("PPid:").unwrap_or(0), ours));
+    }
+    let mut pids = vec![daemon.pid()];
+    let mut at = 0;
+    while at < pids.len() {
+        let this = pids[at];
+        pids.extend(all.iter().filter(|(_, parent, _)| *parent == this).map(|(pid, ..)| *pid));
+        at += 1;
+    }
+    for (pid, _, ours) in all {
+        if ours && !pids.contains(&pid) {
+            pids.push(pid);
+        }
+    }
+    let names = pids.iter().map(|pid| format!("{pid} {}", comm(*pid))).collect();
+    (pids, names)
+}
+
+fn mounts(daemon: &Daemon) -> BTreeSet<String> {
+    let mut mounts = BTreeSet::new();
+    for pid in ["self".to_owned(), daemon.pid().to_string()] {
+        let text = std::fs::read_to_string(format!("/proc/{pid}/mountinfo")).unwrap_or_default();
+        let ours = |line: &&str| {
+            let point = line.split(' ').nth(4).unwrap_or_default();
+            line.contains("agentd") || point.starts_with(daemon.dir.to_str().unwrap_or("?"))
+        };
+        mounts.extend(text.lines().filter(ours).map(str::to_owned));
+    }
+    mounts
+}
+
+fn cgroups(daemon: &Daemon) -> BTreeSet<String> {
+    let mountinfo = std::fs::read_to_string("/proc/self/mountinfo").expect("/proc/self/mountinfo");
+    let mut found = BTreeSet::new();
+    let mut roots = 0;
+    for line in mountinfo.lines().filter(|line| line.contains(" - cgroup")) {
+        let Some(mount) = line.split(' ').nth(4) else { continue };
+        let root = Path::new(mount).join(daemon.cgroup());
+        roots += usize::from(root.is_dir());
+        walk(&root, &mut |path, is_dir| {
+            // `u<UID>` and what divides a user's sessions may stay; a session's own group may not.
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            let session = name.len() == 12 && name.bytes().all(|b| b.is_ascii_hexdigit());
+            if is_dir && session {
+                found.insert(path.display().to_string());
+            }
+        });
+    }
+    assert!(
+        roots > 0,
+        "no cgroup {} in any hierarchy: the harness looks in the wrong place",
+        daemon.cgroup()
+    );
+    found
+}
+
+fn walk(dir: &Path, visit: &mut impl FnMut(&Path, bool)) {
+    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+        let is_dir = entry.file_type().is_ok_and(|kind| kind.is_dir());
+        visit(&entry.path(), is_dir);
+        if is_dir {
+            walk(&entry.path(), visit);
+        }
+    }
+}
+
+fn namespaces(pids: &[u32]) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    for pid in pids {
+        for dir in ["ns", "fd"] {
+            for entry in std::fs::read_dir(format!("/proc/{pid}/{dir}")).into_iter().flatten().flatten() {
+                if let Ok(target) = std::fs::read_link(entry.path())
+                    && let Some(text) = target.to_str()
+                    && text.contains(":[")
+                    && !["socket:", "pipe:", "anon_inode:"].iter().any(|kind| text.starts_with(kind))
+                {
+                    found.insert(text.to_owned());
+                }
+            }
+        }
+    }
+    found
+}
+
+fn sockets(daemon: &Daemon) -> BTreeSet<String> {
+    let text = std::fs::read_to_string("/proc/net/unix").expect("/proc/net/unix");
+    let dir = daemon.dir.display().to_string();
+    // Only listening ones: a client's connection is its own.
+    let listening = |line: &&str| line.split_whitespace().nth(3) == Some("00010000");
+    text.lines()
+        .filter(listening)
+        .filter_map(|line| line.split_whitespace().nth(7))
+        .filter(|path| path.starts_with(&dir))
+        .map(str::to_owned)
+        .collect()
+}
+
+fn files(daemon: &Daemon) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    for dir in [daemon.runtime(), daemon.state()] {
+        walk(&dir, &mut |path, _| {
+            let lock = path.parent().is_some_and(|p| p.ends_with("leases"));
+            let event = path.starts_with(daemon.state().join("audit"));
+            let user = path.parent().is_some_and(|p| p.ends_with("overlays"));
+            if !lock && !event && !user {
+                found.insert(path.display().to_string());
+            }
+        });
+    }
+    found
+}
+
+fn leases(daemon: &Daemon) -> BTreeSet<String> {
+    let locks = std::fs::read_to_string("/proc/locks").expect("/proc/locks");
+    let held = |inode: u64| locks.lines().any(|line| line.contains(&format!(":{inode} ")));
+    let dir = daemon.runtime().join("leases");
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    entries
+        .filter(|entry| entry.metadata().is_ok_and(|m| held(m.ino())))
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .collect()
+}
+
+/// What a process has open, without the numbers that differ from time to time.
+fn descriptors(pid: u32) -> Vec<String> {
+    let entries = std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+    let mut kinds: Vec<String> = entries
+        .filter_map(|entry| std::fs::read_link(entry.path()).ok())
+        .map(|target| target.to_string_lossy().split(":[").next().unwrap_or_default().to_owned())
+        .collect();
+    kinds.sort();
+    kinds
+}

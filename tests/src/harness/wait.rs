@@ -1,0 +1,19 @@
+//! Waiting for a process, but not for ever.
+
+use std::process::{Child, ExitStatus};
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+
+/// The status of `child` once it has ended; `None` if it has not within `limit`.
+pub fn wait_for_exit(child: &mut Child, limit: Duration) -> Option<ExitStatus> {
+    if let Ok(Some(status)) = child.try_wait() {
+        return Some(status);
+    }
+    let pid = Pid::from_raw(child.id() as i32).expect("a child's pid is not 0");
+    let pidfd = pidfd_open(pid, PidfdFlags::empty()).expect("our own child can be held");
+    let limit = Timespec { tv_sec: limit.as_secs() as i64, tv_nsec: i64::from(limit.subsec_nanos()) };
+    let ready = poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&limit)).expect("poll of a pidfd");
+    (ready > 0).then(|| child.wait().expect("our own child"))
+}

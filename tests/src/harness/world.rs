@@ -1,0 +1,100 @@
+//! A daemon, its users, and names for what tests make.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use super::daemon::Daemon;
+use super::run::Session;
+use super::users::{User, Users};
+
+/// Everything that the tests of one program share.
+#[derive(Debug)]
+pub struct World {
+    daemon: Daemon,
+    users: Users,
+    counter: AtomicU32,
+}
+
+impl World {
+    /// Makes the accounts and starts the daemon. Only on a thread that lives as long as the daemon should.
+    pub fn new() -> Self {
+        let users = Users::ensure();
+        Self { daemon: Daemon::start(""), users, counter: AtomicU32::new(0) }
+    }
+
+    /// The daemon.
+    pub fn daemon(&self) -> &Daemon {
+        &self.daemon
+    }
+
+    /// The user whose sessions most tests run.
+    pub fn a(&self) -> &User {
+        &self.users.a
+    }
+
+    /// Another user.
+    pub fn b(&self) -> &User {
+        &self.users.b
+    }
+
+    /// An admin.
+    pub fn admin(&self) -> &User {
+        &self.users.admin
+    }
+
+    /// A user who may not connect.
+    pub fn outsider(&self) -> &User {
+        &self.users.outsider
+    }
+
+    /// A name that nothing on this host has.
+    pub fn unique(&self, word: &str) -> String {
+        format!("{word}-{}-{}", std::process::id(), self.counter.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// A new empty directory in `user`'s home.
+    pub fn workspace(&self, user: &User) -> PathBuf {
+        let dir = user.home.join(self.unique("w"));
+        user.make_dir(&dir);
+        dir
+    }
+
+    /// A session of user a in a workspace of its own.
+    pub fn session(&self) -> Session<'_> {
+        Session::new(self, self.a(), self.workspace(self.a()))
+    }
+
+    /// A session of user a in `workspace`.
+    pub fn session_in(&self, workspace: impl Into<PathBuf>) -> Session<'_> {
+        Session::new(self, self.a(), workspace)
+    }
+}
+
+impl Default for World {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl World {
+    /// Stops the daemon and takes away what tests made.
+    ///
+    /// # Panics
+    /// If the daemon does not end well.
+    pub fn end(&self) {
+        let well = self.daemon.stop();
+        let log = self.daemon.log();
+        let prefix = format!("w-{}-", std::process::id());
+        for user in [&self.users.a, &self.users.b, &self.users.admin] {
+            for entry in std::fs::read_dir(&user.home).into_iter().flatten().flatten() {
+                if entry.file_name().to_string_lossy().starts_with(&prefix) {
+                    let _ = std::fs::remove_dir_all(entry.path());
+                }
+            }
+        }
+        if std::env::var_os("AGENTD_TEST_KEEP").is_none() {
+            let _ = std::fs::remove_dir_all(&self.daemon.dir);
+        }
+        assert!(well, "the daemon ended with an error\n{log}");
+    }
+}
