@@ -30,7 +30,7 @@ if [ $${#missing[@]} != 0 ]; then
 fi
 endef
 
-.PHONY: build setup setup-test setup-bench demo test lint bench install clean
+.PHONY: build setup setup-test setup-bench demo test lint bench soak install clean
 
 build: setup
 	cargo build --release --workspace
@@ -92,10 +92,14 @@ lint:
 bench: build setup-bench
 	@$(SUDO) env RUNS=$(or $(RUNS),50) tests/demo/private-daemon tests/bench/bench.py
 
+# Sessions of every kind of end for MINUTES=10, JOBS=8 at a time; nothing may be left.
+soak: build
+	@$(SUDO) env MINUTES=$(or $(MINUTES),10) JOBS=$(or $(JOBS),8) tests/demo/private-daemon tests/bench/soak.py
+
 # For a package or a host without one: PREFIX=/usr DESTDIR=… make install
 PREFIX ?= /usr/local
 install:
-	lib=$(PREFIX)/lib to=$(DESTDIR)$(PREFIX)/lib
+	@lib=$(PREFIX)/lib to=$(DESTDIR)$(PREFIX)/lib
 	install -d "$$to"/{agentd,systemd/system,sysusers.d,tmpfiles.d} "$(DESTDIR)$(PREFIX)/bin" "$(DESTDIR)/etc/agentd"
 	install -m 755 target/release/{agentd,agentd-launcher,agentd-relay} "$$to/agentd"
 	install -m 755 target/release/agentctl "$(DESTDIR)$(PREFIX)/bin"

@@ -133,10 +133,13 @@ class Runner:
             hide_hybrid_cgroup2()
         os.chdir(WORK)
         log = os.open("/dev/null", os.O_RDWR)
-        actions = [(os.POSIX_SPAWN_DUP2, log, fd) for fd in (0, 1)]
         with os.fdopen(ask) as asked:
             for line in asked:
-                argv = json.loads(line)
+                argv, stderr = json.loads(line)
+                actions = [(os.POSIX_SPAWN_DUP2, log, fd) for fd in (0, 1)]
+                if stderr:
+                    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+                    actions.append((os.POSIX_SPAWN_OPEN, 2, stderr, flags, 0o644))
                 began = time.perf_counter_ns()
                 pid = os.posix_spawnp(argv[0], argv, os.environ, file_actions=actions)
                 _, status = os.waitpid(pid, 0)
@@ -144,9 +147,9 @@ class Runner:
                 os.write(answer, f"{took} {os.waitstatus_to_exitcode(status)}\n".encode())
         os._exit(0)
 
-    def run(self, argv):
+    def run(self, argv, stderr=None):
         """Milliseconds."""
-        os.write(self.ask, (json.dumps(argv) + "\n").encode())
+        os.write(self.ask, (json.dumps([argv, stderr]) + "\n").encode())
         took, code = map(int, self.answers.readline().split())
         if code != 0:
             sys.exit(f"bench: {' '.join(argv)} ended with {code}")
@@ -157,23 +160,31 @@ def percentile(values, share):
     return sorted(values)[min(len(values) - 1, int(len(values) * share))]
 
 
-def step_timings(count):
-    """Median start and length of each step of the start, in microseconds, in the order of their starts."""
-    steps = {}
-    argv = [f"{BIN}/agentctl", "run", "--rm", "--timings", "--json", "--", "/bin/true"]
-    for _ in range(count):
-        done = subprocess.run(argv, user=USER.pw_uid, group=USER.pw_gid, extra_groups=[], cwd=WORK, check=True,
-                              env={**os.environ, "HOME": USER.pw_dir}, stdin=subprocess.DEVNULL, capture_output=True,
-                              text=True)
-        for line in done.stderr.splitlines():
-            if line.startswith("{"):
-                step = json.loads(line)
-                steps.setdefault(step["step"], []).append((step["start_us"], step["end_us"] - step["start_us"]))
-    medians = [(statistics.median(s for s, _ in all_), statistics.median(t for _, t in all_), name)
-               for name, all_ in steps.items()]
-    # The client's clock starts with the client, the launcher's with the request: two lists.
-    client = sorted(m for m in medians if m[2].startswith("agentctl."))
-    return client, sorted(m for m in medians if not m[2].startswith("agentctl."))
+class Steps:
+    """How long each step of the start took, in microseconds, as `--timings` says."""
+
+    ARGV = [f"{BIN}/agentctl", "run", "--rm", "--timings", "--json", "--", "/bin/true"]
+    FILE = f"{WORK}/timings"
+
+    def __init__(self):
+        self.steps = {}
+
+    def read(self):
+        with open(self.FILE, encoding="utf-8") as file:
+            for line in file:
+                if line.startswith("{"):
+                    step = json.loads(line)
+                    self.steps.setdefault(step["step"], []).append((step["start_us"], step["end_us"]))
+
+    def show(self):
+        medians = sorted((statistics.median(s for s, _ in all_), statistics.median(e - s for s, e in all_), name)
+                         for name, all_ in self.steps.items())
+        # The client's clock starts with the client, the launcher's with the request: two lists.
+        client = [m for m in medians if m[2].startswith("agentctl.")]
+        for title, steps in [("agentctl", client), ("launcher and builder", [m for m in medians if m not in client])]:
+            print(f"\n{title}, median µs\n{'from':>10} {'length':>10}")
+            for start, length, name in steps:
+                print(f"{start:10.0f} {length:10.0f}  {name}")
 
 
 def main():
@@ -182,11 +193,16 @@ def main():
     bundle()
     runners = {"user": Runner("user"), "root": Runner("root")}
     times = {name: [] for name in CONTENDERS}
+    steps = Steps()
     for turn in range(WARM_UP + RUNS):
         for name, (who, argv) in CONTENDERS.items():
             took = runners[who].run(argv)
             if turn >= WARM_UP:
                 times[name].append(took)
+        runners["user"].run(Steps.ARGV, Steps.FILE)
+        if turn >= WARM_UP:
+            steps.read()
+    alone = [runners["user"].run(CONTENDERS["agentctl"][1]) for _ in range(RUNS)]
     # All ends first: a later runner has inherited the earlier ones'.
     for runner in runners.values():
         os.close(runner.ask)
@@ -199,10 +215,8 @@ def main():
     for name, values in times.items():
         median = statistics.median(values)
         print(f"{name:10} {median:10.2f} {percentile(values, 0.9):10.2f} {median / reference:10.2f}")
-    for title, steps in zip(["agentctl", "launcher and builder"], step_timings(max(5, RUNS // 2))):
-        print(f"\n{title}: median µs\n{'from':>10} {'length':>10}")
-        for start, length, name in steps:
-            print(f"{start:10.0f} {length:10.0f}  {name}")
+    print(f"\nagentctl again and again, nothing between: median {statistics.median(alone):.2f} ms")
+    steps.show()
 
 
 if __name__ == "__main__":

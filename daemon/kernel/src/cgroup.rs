@@ -255,6 +255,8 @@ impl Group {
                 match controller {
                     Controller::Memory => {
                         let bytes = limits.memory.to_string();
+                        // Memory with swap may never be less than memory alone, not even on the way.
+                        write_optional(dir.as_fd(), "memory.memsw.limit_in_bytes", "-1")?;
                         write_at(dir.as_fd(), "memory.limit_in_bytes", &bytes)?;
                         write_optional(dir.as_fd(), "memory.memsw.limit_in_bytes", &bytes)?;
                         write_at(dir.as_fd(), "memory.swappiness", "0")?;

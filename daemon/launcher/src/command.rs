@@ -21,6 +21,17 @@ pub enum Stdio {
 }
 
 impl Stdio {
+    /// One descriptor is a terminal, three are pipes.
+    pub fn new(descriptors: Vec<OwnedFd>) -> Result<Self, String> {
+        match <[OwnedFd; 3]>::try_from(descriptors) {
+            Ok(pipes) => Ok(Self::Pipes(pipes)),
+            Err(mut other) => match (other.pop(), other.is_empty()) {
+                (Some(tty), true) => Ok(Self::Terminal(tty)),
+                _ => Err("neither a terminal nor three pipes".into()),
+            },
+        }
+    }
+
     /// Every descriptor of it.
     pub fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
         match self {

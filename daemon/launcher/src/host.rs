@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use agentd_kernel::mount::{self, Attributes, Tree};
 use agentd_kernel::process::{self, Birth, SingleThreaded};
 use agentd_kernel::procfs;
+use agentd_kernel::seccomp::{self, Filter};
 use nix::sched::CloneFlags;
 use rustix::fs::{Mode, OFlags};
 
@@ -23,8 +24,10 @@ pub struct Host {
     pub relay: OwnedFd,
     /// What the host gives to each /etc.
     pub etc: Template,
-    /// Whether pid namespaces can refuse executable memfds (Linux 6.3).
-    pub memfd_noexec: bool,
+    /// The filter of everything that runs in a session, compiled once.
+    pub agent_filter: Filter,
+    /// The filter of keepers.
+    pub keeper_filter: Filter,
 }
 
 impl Host {
@@ -47,12 +50,15 @@ impl Host {
         let empty_net = held(token, &proc, "net", || {
             nix::sched::unshare(CloneFlags::CLONE_NEWNET).map_err(|e| e.to_string())
         })?;
+        // Pid namespaces can refuse executable memfds from Linux 6.3 on; else the filter refuses all.
+        let memfd_noexec = std::path::Path::new("/proc/sys/vm/memfd_noexec").exists();
         Ok(Self {
             empty_root,
             empty_net,
             relay: sibling("agentd-relay")?,
             etc: Template::read(),
-            memfd_noexec: std::path::Path::new("/proc/sys/vm/memfd_noexec").exists(),
+            agent_filter: seccomp::compile(&seccomp::AGENT, seccomp::Options { memfd_create: memfd_noexec }),
+            keeper_filter: seccomp::compile(&seccomp::KEEPER, seccomp::Options { memfd_create: false }),
             proc,
         })
     }

@@ -10,7 +10,7 @@ use agentd_kernel::process::{self, SingleThreaded};
 use agentd_kernel::{creds, landlock, loopback, nflog, nft, rlimits, seccomp};
 use agentd_policy::event::ExitStatus;
 use agentd_policy::plan::Plan;
-use agentd_policy::wire::{Peer, decode, encode};
+use agentd_policy::wire::{MAX_KEEPER_PACKET, MAX_PACKET, decode, encode};
 use nix::sched::CloneFlags;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -18,18 +18,19 @@ use rustix::event::{PollFd, PollFlags};
 use rustix::process::{Pid, WaitOptions};
 use serde::{Deserialize, Serialize};
 
+use crate::build::Owner;
 use crate::build::access::Access;
 use crate::command::{self, NotRun, Stdio};
 
 /// Builder or keeper to init.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum ToInit {
-    /// The root is complete.
+    /// The root is complete. Descriptors: the command's standard streams.
     Go {
+        /// What to run, and within which limits.
+        plan: Box<Plan>,
         /// What may be done where, for Landlock.
         access: Vec<(String, Access)>,
-        /// Whether the pid namespace refuses executable memfds.
-        memfd_noexec: bool,
     },
     /// Send this signal to the command's process group.
     Signal(i32),
@@ -61,13 +62,11 @@ pub enum FromInit {
 }
 
 /// What init is born with.
-pub struct Init {
-    /// What to run, and within which limits.
-    pub plan: Plan,
+pub struct Init<'a> {
     /// Whose numbers the session sees.
-    pub caller: Peer,
-    /// The command's standard input, output and error.
-    pub stdio: Stdio,
+    pub owner: Owner,
+    /// The filter of everything that runs in a session.
+    pub filter: &'a seccomp::Filter,
     /// To the builder, later the keeper. Its end is ours.
     pub socket: Packets,
     /// That fork is sound.
@@ -90,7 +89,7 @@ impl<T, E: std::fmt::Display> Step<T> for Result<T, E> {
     }
 }
 
-impl Init {
+impl Init<'_> {
     /// Runs until the keeper is gone. The whole session ends with this process.
     pub fn run(self) -> i32 {
         match self.steps() {
@@ -107,23 +106,25 @@ impl Init {
     fn steps(&self) -> Result<(), Failure> {
         creds::not_dumpable().step("dumpable")?;
         process::set_title(c"agentd-init").step("title")?;
-        let mut keep = self.stdio.descriptors();
-        keep.push(self.socket.as_fd());
-        process::close_all_but(&keep).step("descriptors")?;
+        process::close_all_but(&[self.socket.as_fd()]).step("descriptors")?;
         self.network()?;
-        let Some(ToInit::Go { access, memfd_noexec }) = self.hear().step("message")? else {
+        let Some((ToInit::Go { plan, access }, streams)) = self.hear(MAX_PACKET).step("message")?
+        else {
             return Ok(());
         };
-        let landlock_abi = self.confine(&access, memfd_noexec)?;
+        let stdio = Stdio::new(streams).step("streams")?;
+        nix::unistd::sethostname(plan.session.as_str()).step("hostname")?;
+        let landlock_abi = self.confine(&plan, &access)?;
         let signals = child_signals().step("signals")?;
         self.tell(&FromInit::Confined { landlock_abi }, &[]).step("message")?;
-        let main = match command::start(self.token, &self.plan, &self.stdio) {
+        let main = match command::start(self.token, &plan, &stdio) {
             Ok(main) => {
                 self.tell(&FromInit::Running, &[]).step("message")?;
                 main
             }
             Err(not_run) => return self.tell(&FromInit::NotRun(not_run), &[]).step("message"),
         };
+        // The streams stay open here: their end is the session's end, not the command's.
         self.serve(main, &signals)
     }
 
@@ -134,7 +135,6 @@ impl Init {
             | CloneFlags::CLONE_NEWUTS
             | CloneFlags::CLONE_NEWCGROUP;
         nix::sched::unshare(namespaces).step("namespaces")?;
-        nix::unistd::sethostname(self.plan.session.as_str()).step("hostname")?;
         loopback::bring_up().step("loopback")?;
         let table = nft::Table::install(&nft::Ruleset::closed()).step("nftables")?;
         let log = nflog::Nflog::open(nft::LOG_GROUP).step("nflog")?;
@@ -142,9 +142,9 @@ impl Init {
     }
 
     /// Takes everything away, in the order in which each step still can be done, and verifies each.
-    fn confine(&self, access: &[(String, Access)], memfd_noexec: bool) -> Result<u32, Failure> {
-        rlimits::Limits { open_files: self.plan.limits.open_files }.apply().map(drop).step("rlimits")?;
-        creds::become_ids(self.caller.uid, self.caller.gid).step("ids")?;
+    fn confine(&self, plan: &Plan, access: &[(String, Access)]) -> Result<u32, Failure> {
+        rlimits::Limits { open_files: plan.limits.open_files }.apply().map(drop).step("rlimits")?;
+        creds::become_ids(self.owner.uid, self.owner.gid).step("ids")?;
         creds::not_dumpable().step("dumpable")?;
         creds::drop_all_capabilities().step("capabilities")?;
         creds::no_new_privs().step("no_new_privs")?;
@@ -153,9 +153,8 @@ impl Init {
             let place = agentd_kernel::mount::place(path).step("landlock")?;
             rules.add(place, access.class());
         }
-        let enforced = landlock::enforce(rules, self.plan.landlock_abi).step("landlock")?;
-        let options = seccomp::Options { memfd_create: memfd_noexec };
-        seccomp::install(&seccomp::compile(&seccomp::AGENT, options)).map(drop).step("seccomp")?;
+        let enforced = landlock::enforce(rules, plan.landlock_abi).step("landlock")?;
+        seccomp::install(self.filter).map(drop).step("seccomp")?;
         creds::parent_death_signal().step("parent-death signal")?;
         Ok(enforced.abi)
     }
@@ -179,9 +178,9 @@ impl Init {
                 }
             }
             if socket {
-                match self.hear().step("message")? {
-                    Some(ToInit::Signal(number)) => signal_group(main, number),
-                    Some(ToInit::Go { .. }) => {}
+                match self.hear(MAX_KEEPER_PACKET).step("message")? {
+                    Some((ToInit::Signal(number), _)) => signal_group(main, number),
+                    Some((ToInit::Go { .. }, _)) => {}
                     None => return Ok(()),
                 }
             }
@@ -193,9 +192,10 @@ impl Init {
         self.socket.send(&packet, descriptors).map_err(|e| e.to_string())
     }
 
-    fn hear(&self) -> Result<Option<ToInit>, String> {
-        let packet = self.socket.receive(64 << 10, 0).map_err(|e| e.to_string())?;
-        packet.map(|p| decode(&p.bytes).map_err(|e| e.to_string())).transpose()
+    fn hear(&self, most: usize) -> Result<Option<(ToInit, Vec<OwnedFd>)>, String> {
+        let Some(packet) = self.socket.receive(most, 3).map_err(|e| e.to_string())? else { return Ok(None) };
+        let message = decode(&packet.bytes).map_err(|e| e.to_string())?;
+        Ok(Some((message, packet.descriptors)))
     }
 }
 

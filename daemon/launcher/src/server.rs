@@ -14,6 +14,7 @@ use nix::sys::signalfd::SignalFd;
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::net::{SocketFlags, SocketType};
 
+use crate::build::monotonic_ns;
 use crate::callers::Callers;
 use crate::directories::{Directories, listen};
 use crate::host::Host;
@@ -70,6 +71,7 @@ pub struct Server {
     /// Clients are let in only while there is a service.
     open: bool,
     ready: bool,
+    token: SingleThreaded,
     service: Option<Service>,
     closing: Option<Instant>,
 }
@@ -105,6 +107,7 @@ impl Server {
             link: None,
             open: false,
             ready: false,
+            token,
             service: None,
             closing: None,
         };
@@ -122,7 +125,7 @@ impl Server {
     /// Runs until a signal ends it. With `service`, starts the service too and ends with it.
     pub fn run(mut self, with_service: bool) -> Result<(), String> {
         if with_service {
-            self.service = Some(Service::start(&self.settings)?);
+            self.service = Some(Service::start(self.token, &self.settings)?);
         }
         let mut events = Vec::with_capacity(256);
         loop {
@@ -131,6 +134,10 @@ impl Server {
                 self.tell(message);
             }
             self.offers.expire(now);
+            if self.closing.is_none() {
+                self.sessions.refill(now, &self.settings, &self.directories, &self.host);
+            }
+            self.watch_builders();
             if self.is_over(now) {
                 break;
             }
@@ -292,19 +299,19 @@ impl Server {
         }
         while let Some(link) = &self.link {
             match link.receive() {
-                Ok(Some(message)) => self.obey(message, Instant::now()),
+                Ok(Some(message)) => self.obey(message, monotonic_ns()),
                 Ok(None) => return,
                 Err(error) => self.lose_service(&error),
             }
         }
     }
 
-    fn obey(&mut self, message: FromService, began: Instant) {
+    fn obey(&mut self, message: FromService, began_ns: u64) {
         match message {
             FromService::Forget { caller } => drop(self.callers.remove(caller)),
             FromService::End { session } => self.sessions.kill(&session),
             FromService::Build { request, caller, ticket, plan } => {
-                if let Err(refusal) = self.build(request, caller, ticket, *plan, began) {
+                if let Err(refusal) = self.build(request, caller, ticket, *plan, began_ns) {
                     tracing::info!(%refusal, "refused");
                     self.tell((FromLauncher::Refused { request, refusal }, Vec::new()));
                 }
@@ -327,7 +334,7 @@ impl Server {
         caller: CallerNumber,
         ticket: Option<agentd_policy::wire::Ticket>,
         plan: agentd_policy::plan::Plan,
-        began: Instant,
+        began_ns: u64,
     ) -> Result<(), Refusal> {
         if self.closing.is_some() {
             return Err(Refusal::new("a new session", "host.closing", "agentd is shutting down; try later"));
@@ -340,17 +347,22 @@ impl Server {
             Some(ticket) => self.offers.take(ticket, &caller)?,
             None => Vec::new(),
         };
-        let request = Request { number, caller, plan, offered, began };
-        let lease = self.sessions.build(request, &self.settings, &self.directories, &self.host)?;
-        let watched = self.sessions.watch(lease).map(|(reply, keeper)| {
-            self.watch(reply.as_fd(), Source::Builder, u64::from(lease), EventFlags::IN)
-                .and_then(|()| self.watch(keeper.as_fd(), Source::Keeper, u64::from(lease), EventFlags::IN))
-        });
-        match watched {
-            Some(Ok(())) => Ok(()),
-            Some(Err(error)) => Err(Refusal::new(error, "build.watch", "see the launcher's log")),
-            None => Ok(()),
+        let request = Request { number, caller, plan, offered, began_ns };
+        self.sessions.build(request, &self.settings, &self.directories, &self.host)
+    }
+
+    fn watch_builders(&mut self) {
+        for new in self.sessions.unwatched() {
+            if let Err(error) = self.watch_builder(new) {
+                tracing::error!(%error, "a builder cannot be watched");
+            }
         }
+    }
+
+    fn watch_builder(&self, lease: u32) -> Result<(), String> {
+        let Some((builder, keeper)) = self.sessions.watch(lease) else { return Ok(()) };
+        self.watch(builder.as_fd(), Source::Builder, u64::from(lease), EventFlags::IN)?;
+        self.watch(keeper.as_fd(), Source::Keeper, u64::from(lease), EventFlags::IN)
     }
 
     fn signal(&mut self) {
@@ -364,7 +376,7 @@ impl Server {
             self.begin_closing();
         }
         // By hand, launcher and service are one: without it there is nothing to wait for.
-        if self.service.as_mut().is_some_and(Service::has_ended) && self.closing.is_none() {
+        if self.service.as_ref().is_some_and(Service::has_ended) && self.closing.is_none() {
             tracing::error!("the service ended");
             self.begin_closing();
         }

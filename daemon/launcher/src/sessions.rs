@@ -14,9 +14,9 @@ use agentd_policy::event::ExitStatus;
 use agentd_policy::lease::Lease;
 use agentd_policy::names::SessionId;
 use agentd_policy::plan::{Mode, Plan};
-use agentd_policy::wire::{FromLauncher, MAX_PACKET, Peer, RequestNumber, decode};
+use agentd_policy::wire::{FromLauncher, MAX_PACKET, Peer, RequestNumber, decode, encode};
 
-use crate::build::{Job, Reply};
+use crate::build::{Builder, Order, Owner, Reply};
 use crate::directories::Directories;
 use crate::host::Host;
 use crate::settings::Settings;
@@ -27,16 +27,24 @@ const DEADLINE: Duration = Duration::from_secs(20);
 /// What keeper and relay of one session may use up.
 const HELPERS: Limits = Limits { memory: 256 << 20, pids: 32, cpus: 16.0 };
 
-/// One session.
+/// How long a prepared session waits for a request.
+const SPARE: Duration = Duration::from_secs(300);
+/// How long after a session's start the next one is prepared: not while it needs the processors.
+const REST: Duration = Duration::from_millis(100);
+
+/// One session, or what is prepared for one.
 struct Session {
-    id: SessionId,
-    caller: Peer,
+    /// `None` while nobody has asked for it.
+    id: Option<SessionId>,
+    owner: Owner,
     agents: Group,
     helpers: Group,
     keeper: Option<Child>,
     state: State,
-    /// Whether it has a directory of uppers that goes if it was never built.
+    /// Whether it has a directory of uppers that goes if it never ran.
     uppers: bool,
+    /// Whether its command was started.
+    ran: bool,
     /// Directories of the caller in which placeholders may have been made, by descriptor.
     direct: Vec<(u16, OwnedFd)>,
     placeholders: Vec<(OwnedFd, String)>,
@@ -45,7 +53,9 @@ struct Session {
 
 /// Where it is in its life.
 enum State {
-    Building { request: RequestNumber, reply: Packets, until: Instant },
+    /// Prepared, or being prepared; `builder` waits for an order.
+    Waiting { builder: Packets, since: Instant },
+    Building { request: RequestNumber, builder: Packets, until: Instant },
     Running,
     /// Its keeper is gone; what is left of it is being ended. A build that failed is answered after that.
     Emptying { refused: Option<(RequestNumber, Refusal)>, next: Instant },
@@ -57,6 +67,10 @@ pub struct Sessions {
     hierarchies: Hierarchies,
     all: BTreeMap<u32, Session>,
     next_lease: u32,
+    /// For whom to prepare a session, and when.
+    wanted: Option<(Owner, Instant)>,
+    /// Builders whose descriptors nobody watches yet.
+    unwatched: Vec<u32>,
     /// Children that delete, to be reaped.
     workers: Vec<Child>,
 }
@@ -71,8 +85,8 @@ pub struct Request {
     pub plan: Plan,
     /// What the caller offered.
     pub offered: Vec<(Grant, OwnedFd)>,
-    /// When it was read.
-    pub began: Instant,
+    /// When it was read: nanoseconds of `CLOCK_MONOTONIC`.
+    pub began_ns: u64,
 }
 
 /// A message for the service, with its descriptors.
@@ -81,7 +95,15 @@ pub type Message = (FromLauncher, Vec<OwnedFd>);
 impl Sessions {
     /// None yet.
     pub fn new(token: SingleThreaded, hierarchies: Hierarchies) -> Self {
-        Self { token, hierarchies, all: BTreeMap::new(), next_lease: 0, workers: Vec::new() }
+        Self {
+            token,
+            hierarchies,
+            all: BTreeMap::new(),
+            next_lease: 0,
+            wanted: None,
+            unwatched: Vec::new(),
+            workers: Vec::new(),
+        }
     }
 
     /// Whether nothing is left.
@@ -89,14 +111,19 @@ impl Sessions {
         self.all.is_empty() && self.workers.is_empty()
     }
 
-    /// Checks a request by the launcher's own rules, and starts its builder. The lease's number.
+    /// Builders that are new since the last call, to be watched.
+    pub fn unwatched(&mut self) -> Vec<u32> {
+        std::mem::take(&mut self.unwatched)
+    }
+
+    /// Checks a request by the launcher's own rules, and gives it to a builder.
     pub fn build(
         &mut self,
         request: Request,
         settings: &Settings,
         directories: &Directories,
         host: &Host,
-    ) -> Result<u32, Refusal> {
+    ) -> Result<(), Refusal> {
         let (plan, caller) = (&request.plan, request.caller);
         let bounds = &settings.config.bounds;
         if caller.uid == 0 && !settings.config.root_callers {
@@ -110,9 +137,10 @@ impl Sessions {
             return Err(Refusal::new("a session for a leased uid", "caller.pool", "sessions ask for none"));
         }
         plan.check(bounds)?;
-        let own = self.all.values().filter(|s| s.caller.uid == caller.uid).count();
+        let taken = || self.all.values().filter(|s| s.id.is_some());
+        let own = taken().filter(|s| s.owner.uid == caller.uid).count();
         for (count, most, rule) in [
-            (self.all.len(), bounds.max_sessions, "bounds.max_sessions"),
+            (taken().count(), bounds.max_sessions, "bounds.max_sessions"),
             (own, bounds.max_sessions_per_user, "bounds.max_sessions_per_user"),
         ] {
             if count >= most as usize {
@@ -123,7 +151,7 @@ impl Sessions {
                 ));
             }
         }
-        if self.all.values().any(|s| s.id == plan.session) {
+        if taken().any(|s| s.id.as_ref() == Some(&plan.session)) {
             return Err(Refusal::new(format!("session {}", plan.session), "session.exists", "ask again"));
         }
         self.start(request, settings, directories, host).map_err(|(what, why)| {
@@ -137,55 +165,95 @@ impl Sessions {
         settings: &Settings,
         directories: &Directories,
         host: &Host,
-    ) -> Result<u32, (&'static str, String)> {
-        let at = |step: &'static str| move |e: String| (step, e);
-        let Request { number, caller, plan, offered, began } = request;
-        let pool = settings.config.pool.uids;
-        let (lease, lock) = self.lease(&pool, directories).map_err(at("lease"))?;
-        let (agents, helpers) = self.groups(caller.uid, &lease, &plan).map_err(at("cgroup"))?;
-        let mut made = Made { hierarchies: &self.hierarchies, groups: [agents.path().into(), helpers.path().into()], keep: false };
-        let overlays = plan.workspaces.iter().any(|w| w.mode == Mode::Overlay);
-        let uppers = match overlays {
-            true => Some(directories.make_uppers(caller.uid, plan.session.as_str()).map_err(at("overlay"))?),
-            false => None,
+    ) -> Result<(), (&'static str, String)> {
+        let owner = Owner { uid: request.caller.uid, gid: request.caller.gid };
+        let waiting = |s: &Session| s.owner == owner && matches!(s.state, State::Waiting { .. });
+        let spare = self.all.iter().find(|(_, s)| waiting(s)).map(|(number, _)| *number);
+        let number = match spare {
+            Some(number) => number,
+            None => self.prepare(owner, settings, directories, host)?,
         };
-        let direct = direct_descriptors(&plan, &offered).map_err(at("offer"))?;
-        let (reply, builder_end) = Packets::pair().map_err(|e| ("socket", e.to_string()))?;
-        reply.set_nonblocking(true).map_err(|e| ("socket", e.to_string()))?;
+        if let Some(session) = self.all.get_mut(&number)
+            && let Err(error) = session.order(request, directories)
+        {
+            session.state = State::Emptying { refused: None, next: Instant::now() };
+            session.kill_all();
+            return Err(error);
+        }
+        Ok(())
+    }
+
+    /// Starts a builder that prepares a session for `owner`. The lease's number.
+    fn prepare(
+        &mut self,
+        owner: Owner,
+        settings: &Settings,
+        directories: &Directories,
+        host: &Host,
+    ) -> Result<u32, (&'static str, String)> {
+        let pool = settings.config.pool.uids;
+        let (lease, lock) = self.lease(&pool, directories).map_err(|e| ("lease", e))?;
+        let (agents, helpers) = self.groups(owner.uid, &lease).map_err(|e| ("cgroup", e))?;
+        let groups = [agents.path().to_owned(), helpers.path().to_owned()];
+        let mut made = Made { hierarchies: &self.hierarchies, groups, keep: false };
+        let (ours, theirs) = Packets::pair().map_err(|e| ("socket", e.to_string()))?;
+        ours.set_nonblocking(true).map_err(|e| ("socket", e.to_string()))?;
         let birth = Birth { cgroup: Some(helpers.directory()), ..Birth::default() };
-        let (id, uppers_made) = (plan.session.clone(), uppers.is_some());
-        let job = Job {
-            plan,
-            caller,
+        let builder = Builder {
+            owner,
             lease,
             pool,
             lock,
-            offered,
             agents: &agents,
             helpers: &helpers,
-            uppers,
             host,
-            reply: builder_end,
-            began,
+            launcher: theirs,
             token: self.token,
         };
-        let keeper = process::spawn(self.token, birth, || job.run()).map_err(|e| ("fork", e.to_string()))?;
+        let keeper =
+            process::spawn(self.token, birth, || builder.run()).map_err(|e| ("fork", e.to_string()))?;
         made.keep = true;
         drop(made);
         let session = Session {
-            id,
-            caller,
+            id: None,
+            owner,
             agents,
             helpers,
             keeper: Some(keeper),
-            state: State::Building { request: number, reply, until: Instant::now() + DEADLINE },
-            uppers: uppers_made,
-            direct,
+            state: State::Waiting { builder: ours, since: Instant::now() },
+            uppers: false,
+            ran: false,
+            direct: Vec::new(),
             placeholders: Vec::new(),
             errors: Vec::new(),
         };
         self.all.insert(lease.number, session);
+        self.unwatched.push(lease.number);
         Ok(lease.number)
+    }
+
+    /// Prepares a session for a user who just had one, if the site wants that.
+    pub fn refill(&mut self, now: Instant, settings: &Settings, directories: &Directories, host: &Host) {
+        let Some((owner, _)) = self.wanted.take_if(|(_, due)| *due <= now) else { return };
+        let since = |s: &Session| match s.state {
+            State::Waiting { since, .. } => Some(since),
+            _ => None,
+        };
+        let waiting = self.all.values().filter(|s| since(s).is_some());
+        if settings.config.spares == 0 || waiting.clone().any(|s| s.owner == owner) {
+            return;
+        }
+        if waiting.count() >= settings.config.spares as usize {
+            // The one that nobody has asked for the longest makes room for the next time.
+            let oldest = self.all.values_mut().filter(|s| since(s).is_some()).min_by_key(|s| since(s));
+            if let Some(oldest) = oldest {
+                oldest.dismiss();
+            }
+            return;
+        }
+        if let Err((what, error)) = self.prepare(owner, settings, directories, host) {
+            tracing::warn!(what, error, "no session was prepared");
+        }
     }
 
     /// A lease that nobody holds. They are used in turn, so that an id rests before it is used again.
@@ -207,9 +275,8 @@ impl Sessions {
         Err(format!("all {} leases of the pool are taken", pool.leases()))
     }
 
-    fn groups(&self, uid: u32, lease: &Lease, plan: &Plan) -> Result<(Group, Group), String> {
+    fn groups(&self, uid: u32, lease: &Lease) -> Result<(Group, Group), String> {
         let path = |kind: &str| format!("u{uid}/{kind}/{}", lease.number);
-        let limits = Limits { memory: plan.limits.memory, pids: plan.limits.pids, cpus: plan.limits.cpus };
         let made = |kind: &str, limits: &Limits| {
             let group = self.hierarchies.create(&path(kind)).map_err(|e| e.to_string())?;
             match group.limit(limits) {
@@ -220,7 +287,8 @@ impl Sessions {
                 }
             }
         };
-        let agents = made("agents", &limits)?;
+        // A request sets its own limits; until then there is an init that waits.
+        let agents = made("agents", &HELPERS)?;
         match made("helpers", &HELPERS) {
             Ok(helpers) => Ok((agents, helpers)),
             Err(error) => {
@@ -234,7 +302,9 @@ impl Sessions {
     pub fn watch(&self, number: u32) -> Option<(&Packets, &OwnedFd)> {
         let session = self.all.get(&number)?;
         match (&session.state, &session.keeper) {
-            (State::Building { reply, .. }, Some(keeper)) => Some((reply, &keeper.pidfd)),
+            (State::Waiting { builder, .. } | State::Building { builder, .. }, Some(keeper)) => {
+                Some((builder, &keeper.pidfd))
+            }
             _ => None,
         }
     }
@@ -242,9 +312,12 @@ impl Sessions {
     /// A builder says something. The message for the service.
     pub fn answered(&mut self, number: u32) -> Option<Message> {
         let session = self.all.get_mut(&number)?;
-        let State::Building { request, reply, .. } = &session.state else { return None };
-        let request = *request;
-        let packet = match reply.receive(MAX_PACKET, 2) {
+        let (request, builder) = match &session.state {
+            State::Building { request, builder, .. } => (Some(*request), builder),
+            State::Waiting { builder, .. } => (None, builder),
+            _ => return None,
+        };
+        let packet = match builder.receive(MAX_PACKET, 2) {
             Err(PacketError::WouldBlock) => return None,
             // The builder's end tells the rest.
             Ok(None) | Err(_) => return None,
@@ -253,16 +326,22 @@ impl Sessions {
         match decode(&packet.bytes) {
             Ok(Reply::Built { timings, placeholders }) => {
                 session.state = State::Running;
+                session.ran = true;
                 session.keep_placeholders(placeholders);
-                Some((FromLauncher::Built { request, timings }, packet.descriptors))
+                self.wanted = Some((session.owner, Instant::now() + REST));
+                request.map(|request| (FromLauncher::Built { request, timings }, packet.descriptors))
             }
             Ok(Reply::Refused(refusal)) => {
-                let next = Instant::now();
-                session.state = State::Emptying { refused: Some((request, refusal)), next };
+                if request.is_none() {
+                    session.errors.push(format!("not prepared: {refusal}"));
+                }
+                let refused = request.map(|request| (request, refusal));
+                session.state = State::Emptying { refused, next: Instant::now() };
                 None
             }
             Err(error) => {
                 session.errors.push(format!("builder: {error}"));
+                session.kill_all();
                 None
             }
         }
@@ -283,7 +362,7 @@ impl Sessions {
                 Some((*request, Refusal::new(what, "build.ended", mend)))
             }
             State::Emptying { refused, .. } => refused.clone(),
-            State::Running => None,
+            State::Waiting { .. } | State::Running => None,
         };
         session.state = State::Emptying { refused, next: Instant::now() };
         session.kill_all();
@@ -291,15 +370,20 @@ impl Sessions {
 
     /// Ends a session by force.
     pub fn kill(&mut self, id: &SessionId) {
-        if let Some(session) = self.all.values_mut().find(|s| s.id == *id) {
+        if let Some(session) = self.all.values_mut().find(|s| s.id.as_ref() == Some(id)) {
             session.kill_all();
         }
     }
 
     /// Ends the agents of every session; the keepers tell of it and end.
     pub fn kill_agents(&mut self) {
+        self.wanted = None;
         for session in self.all.values_mut() {
-            if let Err(error) = session.agents.kill() {
+            if matches!(session.state, State::Waiting { .. }) {
+                session.dismiss();
+            } else if matches!(session.state, State::Building { .. }) {
+                session.kill_all();
+            } else if let Err(error) = session.agents.kill() {
                 session.errors.push(error.to_string());
             }
         }
@@ -319,8 +403,10 @@ impl Sessions {
             match &mut session.state {
                 State::Building { until, .. } if *until <= now => {
                     session.errors.push(format!("the build took longer than {DEADLINE:?}"));
+                    *until = now + DEADLINE;
                     session.kill_all();
                 }
+                State::Waiting { since, .. } if *since + SPARE <= now => session.dismiss(),
                 State::Emptying { next, .. } if *next <= now && session.keeper.is_none() => {
                     *next = now + Duration::from_millis(2);
                     if session.is_empty() {
@@ -337,11 +423,12 @@ impl Sessions {
     pub fn next_tick(&self) -> Option<Instant> {
         let due = self.all.values().filter_map(|s| match &s.state {
             State::Building { until, .. } => Some(*until),
+            State::Waiting { since, .. } => Some(*since + SPARE),
             State::Emptying { next, .. } if s.keeper.is_none() => Some(*next),
             _ => None,
         });
         let workers = (!self.workers.is_empty()).then(|| Instant::now() + Duration::from_millis(5));
-        due.chain(workers).min()
+        due.chain(workers).chain(self.wanted.map(|(_, due)| due)).min()
     }
 
     /// Removes the last traces of a session that has no process left.
@@ -353,24 +440,30 @@ impl Sessions {
             }
         }
         if !session.placeholders.is_empty() {
-            match workers::remove_placeholders(self.token, session.caller, &session.placeholders) {
+            match workers::remove_placeholders(self.token, session.owner, &session.placeholders) {
                 Ok(worker) => self.workers.push(worker),
                 Err(error) => session.errors.push(format!("placeholders: {error}")),
             }
         }
+        let label = session.id.as_ref().map_or("prepared", SessionId::as_str);
         for error in &session.errors {
-            tracing::error!(session = %session.id, %error, "clean-up");
+            tracing::error!(session = label, %error, "clean-up");
         }
-        let State::Emptying { refused: Some((request, refusal)), .. } = session.state else {
-            return Some((FromLauncher::Gone { session: session.id, errors: session.errors }, Vec::new()));
-        };
-        if session.uppers {
-            let owner = session.caller.uid;
-            if let Err(error) = self.delete_uppers(owner, &session.id, directories) {
-                tracing::error!(session = %session.id, %error, "clean-up");
+        let id = session.id?;
+        if session.ran {
+            return Some((FromLauncher::Gone { session: id, errors: session.errors }, Vec::new()));
+        }
+        if session.uppers
+            && let Err(error) = self.delete_uppers(session.owner.uid, &id, directories)
+        {
+            tracing::error!(session = %id, %error, "clean-up");
+        }
+        match session.state {
+            State::Emptying { refused: Some((request, refusal)), .. } => {
+                Some((FromLauncher::Refused { request, refusal }, Vec::new()))
             }
+            _ => None,
         }
-        Some((FromLauncher::Refused { request, refusal }, Vec::new()))
     }
 
     /// Takes the daemon's own groups away.
@@ -389,7 +482,7 @@ impl Sessions {
         id: &SessionId,
         directories: &Directories,
     ) -> Option<Refusal> {
-        if self.all.values().any(|s| s.id == *id) {
+        if self.all.values().any(|s| s.id.as_ref() == Some(id)) {
             return Some(Refusal::new(format!("session {id} lives"), "session.running", "end it first"));
         }
         let error = self.delete_uppers(owner, id, directories).err()?;
@@ -405,6 +498,36 @@ impl Sessions {
 }
 
 impl Session {
+    /// Lets a waiting builder go: it ends when its socket does, and takes with it what it prepared.
+    fn dismiss(&mut self) {
+        self.state = State::Emptying { refused: None, next: Instant::now() };
+    }
+
+    /// Gives a waiting builder its order.
+    fn order(&mut self, request: Request, directories: &Directories) -> Result<(), (&'static str, String)> {
+        let Request { number, caller, plan, offered, began_ns } = request;
+        let limits = Limits { memory: plan.limits.memory, pids: plan.limits.pids, cpus: plan.limits.cpus };
+        self.agents.limit(&limits).map_err(|e| ("cgroup", e.to_string()))?;
+        let overlays = plan.workspaces.iter().any(|w| w.mode == Mode::Overlay);
+        let uppers = match overlays {
+            true => {
+                Some(directories.make_uppers(caller.uid, plan.session.as_str()).map_err(|e| ("overlay", e))?)
+            }
+            false => None,
+        };
+        self.id = Some(plan.session.clone());
+        self.uppers = overlays;
+        self.direct = direct_descriptors(&plan, &offered).map_err(|e| ("offer", e))?;
+        let waiting = std::mem::replace(&mut self.state, State::Running);
+        let State::Waiting { builder, .. } = waiting else {
+            self.state = waiting;
+            return Err(("order", "the builder does not wait".into()));
+        };
+        let sent = send_order(&builder, plan, began_ns, &offered, uppers.as_ref());
+        self.state = State::Building { request: number, builder, until: Instant::now() + DEADLINE };
+        sent.map_err(|e| ("order", e))
+    }
+
     fn kill_all(&mut self) {
         for group in [&self.agents, &self.helpers] {
             if let Err(error) = group.kill() {
@@ -444,6 +567,24 @@ impl Drop for Made<'_> {
                 tracing::error!(%error, "clean-up");
             }
         }
+    }
+}
+
+/// The packets of an order.
+fn send_order(
+    builder: &Packets,
+    plan: Plan,
+    began_ns: u64,
+    offered: &[(Grant, OwnedFd)],
+    uppers: Option<&OwnedFd>,
+) -> Result<(), String> {
+    let order = encode(&Order { plan, began_ns, uppers: uppers.is_some() }).map_err(|e| e.to_string())?;
+    builder.send(&order, &[]).map_err(|e| e.to_string())?;
+    let offered: Vec<_> = offered.iter().map(|(grant, fd)| (*grant, fd.as_fd())).collect();
+    agentd_kernel::offer::send(builder, &offered).map_err(|e| e.to_string())?;
+    match uppers {
+        Some(uppers) => builder.send(b"u", &[uppers.as_fd()]).map_err(|e| e.to_string()),
+        None => Ok(()),
     }
 }
 

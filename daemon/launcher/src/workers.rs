@@ -4,8 +4,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use agentd_kernel::creds;
 use agentd_kernel::process::{self, Birth, Child, SingleThreaded};
-use agentd_policy::wire::Peer;
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags};
+
+use crate::build::Owner;
 
 /// The deepest tree that is deleted: far beyond `PATH_MAX` for whoever made it.
 const MAX_DEPTH: usize = 4096;
@@ -92,7 +93,7 @@ fn empty_but_directories(dir: BorrowedFd<'_>) -> rustix::io::Result<Option<std::
 /// Takes placeholders away again, as the caller itself, where they are still empty.
 pub fn remove_placeholders(
     token: SingleThreaded,
-    caller: Peer,
+    caller: Owner,
     placeholders: &[(OwnedFd, String)],
 ) -> std::io::Result<Child> {
     process::spawn(token, Birth::default(), || {

@@ -35,6 +35,9 @@ pub struct Config {
     pub admin_group: String,
     /// `"auto"`, or a directory in a cgroup2 mount.
     pub cgroup_root: CgroupRoot,
+    /// How many sessions may be prepared before anybody asks for them, on the whole host; each costs some
+    /// 3 MiB. One waits for each user who had a session in the last five minutes.
+    pub spares: u32,
     /// The throwaway ids.
     pub pool: PoolConfig,
     /// What no profile and no flag can exceed.
@@ -131,6 +134,7 @@ impl Default for Config {
             socket_group: "agentd".into(),
             admin_group: "agentd-admin".into(),
             cgroup_root: CgroupRoot::Auto,
+            spares: 4,
             pool: PoolConfig::default(),
             bounds: Bounds::default(),
             egress: Egress::default(),

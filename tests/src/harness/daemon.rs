@@ -30,6 +30,7 @@ pub struct Daemon {
     /// The first uid of its pool.
     pub first_uid: u32,
     child: Mutex<Child>,
+    notify: UnixDatagram,
     _slot: OwnedFd,
 }
 
@@ -78,12 +79,13 @@ impl Daemon {
             .stderr(log)
             .spawn()
             .expect("setpriv");
-        let daemon = Self { dir, first_uid, child: Mutex::new(child), _slot: slot };
-        daemon.await_ready(&notify);
+        let daemon = Self { dir, first_uid, child: Mutex::new(child), notify: notify, _slot: slot };
+        daemon.await_ready();
         daemon
     }
 
-    fn await_ready(&self, notify: &UnixDatagram) {
+    fn await_ready(&self) {
+        let notify = &self.notify;
         notify.set_read_timeout(Some(Duration::from_millis(100))).expect("a socket option");
         let start = Instant::now();
         let mut message = [0; 4096];

@@ -48,6 +48,17 @@ impl Snapshot {
         }
     }
 
+    /// What is left of a daemon that has ended: nothing should be.
+    pub fn of_nothing(daemon: &Daemon) -> Vec<String> {
+        let (_, mut left) = processes(daemon);
+        left.retain(|process| !process.starts_with(&format!("{} ", daemon.pid())));
+        left.extend(mounts(daemon));
+        left.extend(cgroup_roots(daemon));
+        left.extend(sockets(daemon));
+        left.extend(leases(daemon));
+        left.into_iter().collect()
+    }
+
     /// Fails unless the host is as in `self` again within `limit`.
     ///
     /// # Panics
@@ -158,28 +169,32 @@ fn mounts(daemon: &Daemon) -> BTreeSet<String> {
     mounts
 }
 
-fn cgroups(daemon: &Daemon) -> BTreeSet<String> {
+/// The daemon's own directory in every hierarchy that has one.
+fn cgroup_roots(daemon: &Daemon) -> Vec<String> {
     let mountinfo = std::fs::read_to_string("/proc/self/mountinfo").expect("/proc/self/mountinfo");
+    let lines = mountinfo.lines().filter(|line| line.contains(" - cgroup"));
+    let mounts = lines.filter_map(|line| line.split(' ').nth(4));
+    let roots = mounts.map(|mount| Path::new(mount).join(daemon.cgroup()));
+    roots.filter(|root| root.is_dir()).map(|root| root.display().to_string()).collect()
+}
+
+fn cgroups(daemon: &Daemon) -> BTreeSet<String> {
+    let roots = cgroup_roots(daemon);
+    assert!(
+        !roots.is_empty(),
+        "no cgroup {} in any hierarchy: the harness looks in the wrong place",
+        daemon.cgroup()
+    );
     let mut found = BTreeSet::new();
-    let mut roots = 0;
-    for line in mountinfo.lines().filter(|line| line.contains(" - cgroup")) {
-        let Some(mount) = line.split(' ').nth(4) else { continue };
-        let root = Path::new(mount).join(daemon.cgroup());
-        roots += usize::from(root.is_dir());
-        walk(&root, &mut |path, is_dir| {
-            // `u<UID>` and what divides a user's sessions may stay; a session's own group may not.
-            let name = path.file_name().unwrap_or_default().to_string_lossy();
-            let session = name.len() == 12 && name.bytes().all(|b| b.is_ascii_hexdigit());
-            if is_dir && session {
+    for root in roots {
+        walk(Path::new(&root), &mut |path, is_dir| {
+            // `u<UID>/agents` and `u<UID>/helpers` stay; what is below them belongs to a session.
+            let below = path.parent().and_then(Path::file_name).unwrap_or_default();
+            if is_dir && (below == "agents" || below == "helpers") {
                 found.insert(path.display().to_string());
             }
         });
     }
-    assert!(
-        roots > 0,
-        "no cgroup {} in any hierarchy: the harness looks in the wrong place",
-        daemon.cgroup()
-    );
     found
 }
 

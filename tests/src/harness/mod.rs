@@ -12,7 +12,7 @@ mod world;
 pub use daemon::{Daemon, binaries};
 pub use host::{Snapshot, within};
 pub use pty::Pty;
-pub use run::{RunOutput, Session, text_at};
+pub use run::{RunOutput, Session, objects, text_at};
 pub use trials::{Test, run_tests};
 pub use users::User;
 pub use wait::wait_for_exit;

@@ -95,6 +95,7 @@ impl World {
         if std::env::var_os("AGENTD_TEST_KEEP").is_none() {
             let _ = std::fs::remove_dir_all(&self.daemon.dir);
         }
-        assert!(well, "the daemon ended with an error\n{log}");
+        let last: Vec<&str> = log.lines().rev().take(5).collect();
+        assert!(well, "the daemon ended with an error, lastly (newest first):\n{}", last.join("\n"));
     }
 }

@@ -101,14 +101,6 @@ pub const CASES: &[Case] = &[
     case("tmp_exec", tmp_exec, &["/tmp"], &[EACCES, EPERM], Outside::User, "programs from scratch space"),
     case("shm_exec", tmp_exec, &["/dev/shm"], &[EACCES, EPERM], Outside::User, "programs from shared memory"),
     case(
-        "home_exec",
-        tmp_exec,
-        &["{home}"],
-        &[EACCES, EPERM],
-        Outside::User,
-        "programs from the scratch home",
-    ),
-    case(
         "dirty_pipe",
         dirty_pipe,
         &["{input}/file"],

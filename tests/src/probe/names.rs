@@ -307,7 +307,7 @@ pub const CASES: &[Case] = &[
         "chown_root",
         chown,
         &["{ws}/own"],
-        &[EPERM, EINVAL],
+        &[EPERM, EINVAL, libc::EOVERFLOW],
         Outside::Root,
         "a file of root's on the host's disk",
     )

@@ -4,9 +4,9 @@ use std::io::Write as _;
 use std::os::fd::BorrowedFd;
 
 use agentd_policy::plan::Plan;
-use agentd_policy::wire::Peer;
 use rustix::fs::{Mode, OFlags};
 
+use super::Owner;
 use super::fault::{At, Fault};
 
 /// Small public files that programs expect, copied when the launcher starts.
@@ -53,25 +53,30 @@ impl Template {
         template
     }
 
-    /// Fills `etc`, an empty directory.
-    pub fn write(&self, etc: BorrowedFd<'_>, plan: &Plan, caller: &Peer) -> Result<(), Fault> {
+    /// Fills `etc`, an empty directory, with what is the same for all.
+    pub fn write(&self, etc: BorrowedFd<'_>) -> Result<(), Fault> {
         for (name, bytes) in &self.files {
             file(etc, name, bytes)?;
         }
         for (name, target) in &self.links {
             rustix::fs::symlinkat(target.as_os_str(), etc, *name).at("etc", name)?;
         }
-        for (name, text) in generated(plan, caller) {
-            file(etc, name, text.as_bytes())?;
-        }
         Ok(())
     }
 }
 
+/// Adds the files that speak of one session.
+pub fn write_own(etc: BorrowedFd<'_>, plan: &Plan, owner: Owner) -> Result<(), Fault> {
+    for (name, text) in generated(plan, owner) {
+        file(etc, name, text.as_bytes())?;
+    }
+    Ok(())
+}
+
 /// The files that speak of the session alone.
-fn generated(plan: &Plan, caller: &Peer) -> [(&'static str, String); 6] {
+fn generated(plan: &Plan, owner: Owner) -> [(&'static str, String); 6] {
     let (name, home, shell, id) = (&plan.user, &plan.home, &plan.shell, &plan.session);
-    let (uid, gid) = (caller.uid, caller.gid);
+    let Owner { uid, gid } = owner;
     let mut passwd = format!("{name}:x:{uid}:{gid}::{home}:{shell}\n");
     let mut group = format!("{name}:x:{gid}:\n");
     // The first line that fits is the one that counts: the caller's own name, whatever its number.

@@ -138,7 +138,7 @@ impl Root {
     }
 
     /// A minimal /dev; `terminals` is the session's own devpts.
-    pub fn place_devices(&mut self, terminals: &Tree, agent: u32, shm: u64) -> Result<(), Fault> {
+    pub fn place_devices(&mut self, terminals: &Tree) -> Result<(), Fault> {
         let dev = Tree::tmpfs(1 << 20, 0, 0o755, DEVICES).at("dev", "/dev")?;
         for (name, major, minor) in
             [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)]
@@ -156,9 +156,14 @@ impl Root {
         }
         self.attach("/dev", &dev, true, Access::Device)?;
         self.attach("/dev/pts", terminals, true, Access::Device)?;
-        let shared = Tree::tmpfs(shm, agent, 0o1777, WRITABLE).at("dev", "/dev/shm")?;
-        self.attach("/dev/shm", &shared, true, Access::Write)?;
+        self.directory("/dev/shm")?;
         mount::seal(dev.as_fd()).at("dev", "/dev")
+    }
+
+    /// Shared memory of the agent's own.
+    pub fn place_shared_memory(&mut self, size: u64, agent: u32) -> Result<(), Fault> {
+        let shared = Tree::tmpfs(size, agent, 0o1777, WRITABLE).at("dev", "/dev/shm")?;
+        self.attach("/dev/shm", &shared, true, Access::Write)
     }
 
     /// A directory in memory that belongs to the agent.

@@ -153,7 +153,7 @@ impl Keeper {
 
     /// Gives up every right: an empty root, the leased uid, no capability, no descriptor that the builder had
     /// besides those of the keeper and `also`, a filter.
-    pub fn give_up(&self, empty_root: BorrowedFd<'_>, also: &[BorrowedFd<'_>]) -> Result<(), String> {
+    pub fn give_up(&self, empty_root: BorrowedFd<'_>, also: &[BorrowedFd<'_>], filter: &seccomp::Filter) -> Result<(), String> {
         let text = |e: &dyn std::fmt::Display| e.to_string();
         creds::not_dumpable().map_err(|e| text(&e))?;
         rlimits::Limits { open_files: self.limits.pids + OWN_FILES }.apply().map(drop).map_err(|e| text(&e))?;
@@ -164,7 +164,7 @@ impl Keeper {
         creds::drop_all_capabilities().map_err(|e| text(&e))?;
         creds::no_new_privs().map_err(|e| text(&e))?;
         creds::not_dumpable().map_err(|e| text(&e))?;
-        seccomp::install(&seccomp::compile(&seccomp::KEEPER, seccomp::Options { memfd_create: false }))
+        seccomp::install(filter)
             .map_err(|e| text(&e))
             .map(drop)
     }

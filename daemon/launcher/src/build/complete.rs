@@ -1,0 +1,147 @@
+//! What one request asks for: the caller's directories, scratch, the terminal, the relay; then init
+//! confines itself.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use agentd_kernel::mount;
+use agentd_kernel::packets::Packets;
+use agentd_kernel::process::Child;
+use agentd_policy::plan::{Mode as WorkspaceMode, Plan};
+use agentd_policy::wire::encode;
+
+use super::fault::{At, Fault};
+use super::prepare::Prepared;
+use super::root::Root;
+use super::steps::Steps;
+use super::workspace::Placer;
+use super::{Builder, Ready, Received, Reply, etc, hear, paths, relay, stdio, watch};
+use crate::init::{FromInit, ToInit};
+use crate::keeper::Keeper;
+
+impl Builder<'_> {
+    /// Makes a prepared session one request's.
+    pub(super) fn complete(&self, prepared: Prepared, order: Received) -> Result<Ready, Fault> {
+        let Received { plan, began, offered, uppers } = order;
+        let Prepared { mut root, session_root, host_root, init, to_init, users, writable, terminals, network } =
+            prepared;
+        let proc = self.host.proc.as_fd();
+        let mut steps = Steps::since(began);
+        steps.done("order");
+        // A descriptor's mount can be copied only in the namespace that it belongs to.
+        mount::enter_namespace(host_root.as_fd()).at("paths", "host namespace")?;
+        let sources = paths::take(&plan, offered, uppers.as_ref(), proc, &mountinfo(&plan)?)?;
+        mount::enter_namespace(session_root.as_fd()).at("paths", "session's namespace")?;
+        steps.done("paths");
+        let streams = stdio::open(&terminals, plan.terminal, self.lease.agent.get())?;
+        let placeholders =
+            self.place_paths(&plan, &mut root, &sources, writable.as_fd(), users.as_fd())?;
+        etc::write_own(root.directory("/etc")?.as_fd(), &plan, self.owner)?;
+        root.seal()?;
+        steps.done("workspace");
+        let execs = watch::every_mount(proc)?;
+        steps.done("exec-watch");
+        go(&to_init, &plan, std::mem::take(&mut root.access), &streams.inside)?;
+        mount::enter_namespace(host_root.as_fd()).at("relay", "host namespace")?;
+        let (relay, lifeline, relay_socket) = self.relay(&streams.outside)?;
+        steps.done("relay");
+        let FromInit::Confined { landlock_abi } = hear(&to_init)?.0 else {
+            return Err(Fault::host("confine", "init", "an unexpected answer"));
+        };
+        tracing::debug!(landlock_abi, session = %plan.session, "confined");
+        steps.done("confine");
+
+        let (service, keeper_end) = Packets::pair().at("keeper", "socket")?;
+        let built = Reply::Built { timings: steps.finish(), placeholders };
+        let built = encode(&built).at("keeper", "answer")?;
+        let keeper = Keeper::new(crate::keeper::Parts {
+            plan: &plan,
+            lease: self.lease,
+            lock: self.lock.try_clone().at("keeper", "lease")?,
+            proc: self.host.proc.try_clone().at("keeper", "/proc")?,
+            watch: self.agents.watch().at("keeper", "cgroup")?,
+            service: keeper_end,
+            init,
+            to_init,
+            relay,
+            lifeline,
+            execs,
+            network,
+        })
+        .at("keeper", "set-up")?;
+        Ok(Ready { keeper, built, service, relay: relay_socket })
+    }
+
+    /// Home, scratch, inputs and workspaces, from the outermost path inwards.
+    fn place_paths(
+        &self,
+        plan: &Plan,
+        root: &mut Root,
+        sources: &paths::Sources,
+        writable: BorrowedFd<'_>,
+        owners: BorrowedFd<'_>,
+    ) -> Result<Vec<(u16, String)>, Fault> {
+        enum Item<'a> {
+            Scratch(u64, bool),
+            Workspace(&'a agentd_policy::plan::Workspace, &'a paths::Source),
+            Input(&'a paths::Source),
+        }
+        let agent = self.lease.agent.get();
+        root.place_shared_memory(plan.limits.memory / 2, agent)?;
+        let mut items = vec![(&plan.home, Item::Scratch(plan.home_size, true))];
+        items.extend(plan.scratch.iter().map(|s| (&s.path, Item::Scratch(s.size, s.exec))));
+        items.extend(sources.workspaces.iter().map(|(w, s)| (&w.path, Item::Workspace(w, s))));
+        items.extend(sources.inputs.iter().map(|s| (&s.path, Item::Input(s))));
+        items.sort_by_key(|(path, _)| path.components().count());
+        let mut placer =
+            Placer { root, writable, owners, lease: &self.lease, placeholders: Vec::new() };
+        for (path, item) in items {
+            match item {
+                Item::Scratch(size, exec) => placer.root.place_scratch(path, size, exec, agent)?,
+                Item::Workspace(workspace, source) => placer.workspace(workspace, source)?,
+                Item::Input(source) => placer.input(source)?,
+            }
+        }
+        Ok(placer.placeholders)
+    }
+
+    /// Starts the relay: its process, our end of its lifeline, the service's end of its stream.
+    fn relay(&self, outside: &stdio::Outside) -> Result<(Child, OwnedFd, OwnedFd), Fault> {
+        use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+        let (service, relay_end) =
+            socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
+                .at("relay", "socket")?;
+        let (lifeline, ours) =
+            rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).at("relay", "lifeline")?;
+        let relay = relay::Relay {
+            program: self.host.relay.as_fd(),
+            network: self.host.empty_net.as_fd(),
+            cgroup: self.helpers.directory(),
+            lease: &self.lease,
+            outside,
+            service: relay_end,
+            lifeline,
+            token: self.token,
+        };
+        Ok((relay.start()?, ours, service))
+    }
+}
+
+/// The host's mounts, for finding those below a path; empty if no path needs it.
+fn mountinfo(plan: &Plan) -> Result<String, Fault> {
+    let needed = !plan.inputs.is_empty() || plan.workspaces.iter().any(|w| w.mode != WorkspaceMode::Direct);
+    match needed {
+        true => std::fs::read_to_string("/proc/self/mountinfo").at("paths", "mountinfo"),
+        false => Ok(String::new()),
+    }
+}
+
+/// Tells init that its root is complete.
+fn go(
+    to_init: &Packets,
+    plan: &Plan,
+    access: Vec<(String, super::access::Access)>,
+    streams: &crate::command::Stdio,
+) -> Result<(), Fault> {
+    let message = encode(&ToInit::Go { plan: Box::new(plan.clone()), access }).at("init", "message")?;
+    to_init.send(&message, &streams.descriptors()).at("init", "message")
+}

@@ -1,0 +1,143 @@
+//! What is the same for every session of one user: namespaces, an init whose network refuses everything,
+//! and a root with the system in it. A builder does this before anybody asks, and then waits.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use agentd_kernel::mount::{self, Tree};
+use agentd_kernel::packets::Packets;
+use agentd_kernel::process::{self, Birth, Child};
+use agentd_kernel::{creds, idmap};
+use rustix::fs::{Mode, OFlags};
+
+use super::access::Access;
+use super::fault::{At, Fault};
+use super::root::{self, Root};
+use super::{Builder, hear, proc, stdio};
+use crate::init::{FromInit, Init, Network};
+
+/// A session without anything of its request. The builder is in its mount namespace.
+pub struct Prepared {
+    /// The root, still open to additions.
+    pub root: Root,
+    /// The mount namespace that the root is in.
+    pub session_root: OwnedFd,
+    /// The host's mount namespace.
+    pub host_root: OwnedFd,
+    /// pid 1, waiting.
+    pub init: Child,
+    /// To it.
+    pub to_init: Packets,
+    /// The session's user namespace, which is the id map of what is only read, too.
+    pub users: OwnedFd,
+    /// The id map of what can be written through.
+    pub writable: OwnedFd,
+    /// The session's own devpts.
+    pub terminals: Tree,
+    /// Sockets of the session's network.
+    pub network: Network,
+}
+
+impl Builder<'_> {
+    /// Makes all of it.
+    pub fn prepare(&self) -> Result<Prepared, Fault> {
+        process::set_title(c"agentd-keeper").at("keeper", "title")?;
+        let proc = self.host.proc.as_fd();
+        // Slow after idle time on hybrid hosts, and the reason to do all this beforehand.
+        self.helpers.adopt_v1(rustix::process::getpid()).at("cgroup", self.helpers.path())?;
+        let host_root = open_ns(proc, "mnt")?;
+        let own_pids = open_ns(proc, "pid")?;
+        let system = root::system()?;
+        mount::enter_namespace(self.host.empty_root.as_fd()).at("root", "empty namespace")?;
+        mount::new_namespace().at("root", "mount namespace")?;
+        let session_root = open_ns(proc, "mnt")?;
+        let (to_init, init_end) = crate::init::pair().at("init", "socket")?;
+        let init = self.bear(init_end)?;
+        // What init could not do is why the rest failed.
+        self.furnish(system, &init, own_pids.as_fd(), &to_init)
+            .map_err(|fault| told_by(&to_init).unwrap_or(fault))
+            .map(|(root, users, writable, terminals, network)| Prepared {
+                root,
+                session_root,
+                host_root,
+                init,
+                to_init,
+                users,
+                writable,
+                terminals,
+                network,
+            })
+    }
+
+    /// The root around init: system directories, /etc, /dev and /proc.
+    fn furnish(
+        &self,
+        system: Vec<root::System>,
+        init: &Child,
+        own_pids: BorrowedFd<'_>,
+        to_init: &Packets,
+    ) -> Result<(Root, OwnedFd, OwnedFd, Tree, Network), Fault> {
+        let users = self.user_namespace(init)?;
+        self.agents.adopt_v1(init.pid).at("cgroup", self.agents.path())?;
+        let writable = self.writable_map()?;
+        let mut root = Root::new()?;
+        let helper = proc::start(self.token, init.pidfd.as_fd(), own_pids)?;
+        root.place_system(system, users.as_fd())?;
+        self.host.etc.write(root.directory("/etc")?.as_fd())?;
+        let terminals = stdio::terminals(self.lease.agent.get())?;
+        root.place_devices(&terminals)?;
+        proc::finish(&helper)?;
+        root.access.push(("/proc".into(), Access::Write));
+        let network = match hear(to_init)? {
+            (FromInit::NetworkReady, descriptors) => match <[OwnedFd; 2]>::try_from(descriptors) {
+                Ok([nft, log]) => Network { nft, log },
+                Err(_) => return Err(Fault::host("network", "init", "it sent no sockets")),
+            },
+            _ => return Err(Fault::host("network", "init", "an unexpected answer")),
+        };
+        Ok((root, users, writable, terminals, network))
+    }
+
+    /// Makes init: pid 1 of a new pid namespace, in a user namespace that the keeper's uid owns.
+    fn bear(&self, socket: Packets) -> Result<Child, Fault> {
+        let birth =
+            Birth { cgroup: Some(self.agents.directory()), new_user_and_pid: true, ..Birth::default() };
+        creds::effective_uid(self.lease.keeper.get()).at("init", "keeper's uid")?;
+        let init = Init { owner: self.owner, filter: &self.host.agent_filter, socket, token: self.token };
+        let born = process::spawn(self.token, birth, || init.run());
+        creds::effective_uid(0).at("init", "root's uid")?;
+        born.at("init", "clone3")
+    }
+
+    /// Maps the ids of init's user namespace, and opens it.
+    fn user_namespace(&self, init: &Child) -> Result<OwnedFd, Fault> {
+        let proc = self.host.proc.as_fd();
+        let uids = idmap::session(self.owner.uid, &self.lease);
+        let gids = idmap::session(self.owner.gid, &self.lease);
+        idmap::write(proc, init.pid, &uids, &gids).at("init", "id maps")?;
+        let path = format!("{}/ns/user", init.pid.as_raw_nonzero());
+        rustix::fs::openat(proc, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+            .at("init", "user namespace")
+    }
+
+    fn writable_map(&self) -> Result<OwnedFd, Fault> {
+        let uids = idmap::writable(self.owner.uid, &self.lease, &self.pool);
+        let gids = idmap::writable(self.owner.gid, &self.lease, &self.pool);
+        idmap::namespace(self.token, self.host.proc.as_fd(), &uids, &gids).at("idmap", "user namespace")
+    }
+}
+
+fn open_ns(proc: BorrowedFd<'_>, kind: &str) -> Result<OwnedFd, Fault> {
+    let path = format!("self/ns/{kind}");
+    rustix::fs::openat(proc, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).at("namespace", kind)
+}
+
+/// What init says of its own failure, if it has.
+fn told_by(socket: &Packets) -> Option<Fault> {
+    socket.set_nonblocking(true).ok()?;
+    while let Ok(Some(packet)) = socket.receive(agentd_policy::wire::MAX_KEEPER_PACKET, 2) {
+        if let Ok(FromInit::Failed { step, why }) = agentd_policy::wire::decode(&packet.bytes) {
+            return Some(Fault::host(&step, "init", why));
+        }
+    }
+    None
+}

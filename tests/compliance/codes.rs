@@ -1,0 +1,108 @@
+//! Exit codes of `agentctl run` and of the other commands.
+
+use agentd_tests::harness::World;
+
+pub const TESTS: &[(&str, fn(&World))] = &[
+    ("the_commands_own", own),
+    ("signal_is_128_and_its_number", signal),
+    ("not_found_is_127", not_found),
+    ("not_executable_is_126", not_executable),
+    ("timeout_is_124", timeout),
+    ("refused_is_125", refused),
+    ("no_daemon_is_125_and_5", no_daemon),
+    ("wrong_usage_is_2", usage),
+    ("unknown_session_is_3", unknown),
+    ("version_tells_three", version),
+    ("profile_show_and_check", profile),
+    ("dry_run_runs_nothing", dry_run),
+];
+
+fn own(world: &World) {
+    for code in [0, 1, 2, 77, 124, 125, 255] {
+        world.session().bash(&format!("exit {code}")).expect_code(code);
+    }
+}
+
+fn signal(world: &World) {
+    for (name, number) in [("TERM", 15), ("KILL", 9), ("SEGV", 11), ("USR1", 10)] {
+        world.session().bash(&format!("kill -{name} $$")).expect_code(128 + number);
+    }
+}
+
+fn not_found(world: &World) {
+    for command in ["no-such-command-anywhere", "/nonexistent/program", "./no-such-file"] {
+        let output = world.session().run([command]).expect_code(127);
+        assert!(!output.stderr.is_empty(), "a reason is said");
+    }
+}
+
+fn not_executable(world: &World) {
+    let workspace = world.workspace(world.a());
+    world.a().write(workspace.join("text"), "no program\n");
+    for command in ["./text", "/etc/passwd", "/usr"] {
+        let output = world.session_in(&workspace).run([command]).expect_code(126);
+        assert!(!output.stderr.is_empty(), "a reason is said");
+    }
+}
+
+fn timeout(world: &World) {
+    let output = world.session().options(["--timeout", "300ms"]).run(["sleep", "60"]).expect_code(124);
+    let events = world.all_events(world.a(), &output.name);
+    let limit = events.iter().find(|e| e["kind"] == "limit.hit").expect("the limit's event");
+    assert_eq!(limit["limit"]["name"], "timeout", "{limit}");
+    assert_eq!(events.last().expect("an end")["lifecycle"]["reason"], "timeout");
+}
+
+fn refused(world: &World) {
+    world.session().options(["--memory", "9T"]).run(["true"]).expect_code(125);
+}
+
+fn no_daemon(world: &World) {
+    let user = world.a();
+    let run = |args: &[&str]| {
+        let mut agentctl = user.command(world.daemon().agentctl());
+        agentctl.args(["--socket", "/nonexistent/agentd.sock"]).args(args);
+        agentctl.output().expect("setpriv")
+    };
+    assert_eq!(run(&["run", "true"]).status.code(), Some(125));
+    assert_eq!(run(&["ps"]).status.code(), Some(5));
+}
+
+fn usage(world: &World) {
+    world.agentctl(world.a(), ["run", "--no-such-flag", "true"]).expect_code(2);
+    world.agentctl(world.a(), ["no-such-command"]).expect_code(2);
+}
+
+fn unknown(world: &World) {
+    world.agentctl(world.a(), ["kill", "0123456789ab"]).expect_code(3);
+    world.agentctl(world.a(), ["events", "no-such-name"]).expect_code(3);
+    world.agentctl(world.a(), ["rm", "no-such-name"]).expect_code(3);
+}
+
+fn version(world: &World) {
+    let text = world.agentctl(world.a(), ["version", "--json"]).expect_code(0).text();
+    let value: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+    assert!(value.is_object(), "{value}");
+    assert!(text.contains("agentd.v1"), "{text}");
+}
+
+fn profile(world: &World) {
+    let text = world.agentctl(world.a(), ["profile", "show", "default"]).expect_code(0).text();
+    assert!(text.contains("[filesystem]") && text.contains("overlay"), "{text}");
+    world.agentctl(world.a(), ["profile", "check", "default"]).expect_code(0);
+    let workspace = world.workspace(world.a());
+    world.a().write(workspace.join("bad.toml"), "schema = 1\nno_such_key = true\n");
+    let path = workspace.join("bad.toml").display().to_string();
+    let output = world.agentctl(world.a(), ["profile", "check", &path]);
+    assert_eq!(output.code, Some(1), "{}", output.stderr);
+    assert!(output.stderr.contains("no_such_key"), "{}", output.stderr);
+}
+
+fn dry_run(world: &World) {
+    let session = world.session();
+    let name = session.name().to_owned();
+    let output = session.options(["--dry-run", "--json"]).run(["touch", "/tmp/x"]).expect_code(0);
+    let plan: serde_json::Value = serde_json::from_str(&output.text()).expect("the plan as JSON");
+    assert!(plan.is_object(), "{plan}");
+    world.agentctl(world.a(), ["events", &name]).expect_code(3);
+}

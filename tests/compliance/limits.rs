@@ -1,0 +1,160 @@
+//! Memory, processes, time, descriptors, signals.
+
+use std::io::{BufRead, BufReader};
+use std::time::{Duration, Instant};
+
+use agentd_tests::harness::{Session, World, text_at, wait_for_exit};
+
+pub const TESTS: &[(&str, fn(&World))] = &[
+    ("out_of_memory_ends_with_137", memory),
+    ("processes_are_limited_and_told", pids),
+    ("a_short_burst_over_the_limit_is_told", pids_burst),
+    ("timeout_beats_an_ignored_signal", timeout),
+    ("cpu_is_limited", cpus),
+    ("descriptors_are_limited", files),
+    ("signals_reach_the_command", signals),
+    ("terminating_agentctl_ends_the_session", terminated),
+    ("a_killed_agentctl_ends_the_session", killed_client),
+    ("kill_ends_the_whole_session", kill),
+    ("a_signal_can_be_sent", send),
+    ("kill_by_prefix_and_name", prefix),
+];
+
+fn limit_event(world: &World, session: &str, name: &str) -> Option<String> {
+    let events = world.all_events(world.a(), session);
+    let hit = events.iter().find(|e| e["kind"] == "limit.hit" && e["limit"]["name"] == name)?;
+    Some(text_at(hit, "/limit/limit"))
+}
+
+fn memory(world: &World) {
+    let script = "a=x; while :; do a=$a$a; done";
+    let output = world.session().options(["--memory", "64M"]).run(["bash", "-c", script]).expect_code(137);
+    assert!(output.stderr.contains("memory"), "{}", output.stderr);
+    assert_eq!(limit_event(world, &output.name, "memory").as_deref(), Some("67108864"));
+}
+
+fn pids(world: &World) {
+    let script = "for i in $(seq 100); do sleep 5 & done 2>/dev/null; sleep 1; echo alive";
+    let output = world.session().options(["--pids", "20"]).bash(script);
+    assert_eq!(limit_event(world, &output.name, "pids").as_deref(), Some("20"), "{}", output.stderr);
+}
+
+fn pids_burst(world: &World) {
+    let output =
+        world.session().options(["--pids", "8"]).bash("for i in $(seq 20); do sleep 9 & done 2>/dev/null");
+    assert_eq!(limit_event(world, &output.name, "pids").as_deref(), Some("8"), "{}", output.stderr);
+}
+
+fn timeout(world: &World) {
+    let start = Instant::now();
+    let script = "trap '' TERM INT HUP; echo up; while :; do sleep 1; done";
+    let output = world.session().options(["--timeout", "500ms"]).bash(script).expect_code(124);
+    assert_eq!(output.text(), "up\n", "what was written before stays");
+    assert!(start.elapsed() < Duration::from_secs(5), "took {:?}", start.elapsed());
+}
+
+fn cpus(world: &World) {
+    let script = "timeout 2 bash -c 'while :; do :; done'; cat /proc/self/cgroup >/dev/null; times | tail -1";
+    let output = world.session().options(["--cpus", "0.2"]).bash(script).expect_code(0);
+    // Lines such as `0m0.412s 0m0.010s`: the loop's share of two seconds.
+    let text = output.text();
+    let user: f64 =
+        text.split(['m', 's']).nth(1).and_then(|s| s.parse().ok()).unwrap_or_else(|| panic!("{text}"));
+    assert!(user < 1.0, "used {user} s of 2 s with a fifth of a CPU");
+}
+
+fn files(world: &World) {
+    let output = world.session().bash("ulimit -n; ulimit -Hn; ulimit -n 100000 && echo raised").run_code_of();
+    assert!(!output.contains("raised"), "{output}");
+}
+
+/// The output whatever the code.
+trait Text {
+    fn run_code_of(self) -> String;
+}
+
+impl Text for agentd_tests::harness::RunOutput {
+    fn run_code_of(self) -> String {
+        self.text()
+    }
+}
+
+/// Starts a script that says when it is ready.
+fn start(session: &Session<'_>, script: &str) -> std::process::Child {
+    let mut child = session.spawn(["bash", "-c", script]);
+    let mut line = String::new();
+    BufReader::new(child.stdout.as_mut().expect("a pipe")).read_line(&mut line).expect("a line");
+    assert_eq!(line, "ready\n");
+    child
+}
+
+fn end_of(child: &mut std::process::Child) -> Option<i32> {
+    wait_for_exit(child, Duration::from_secs(10)).expect("it ends").code()
+}
+
+fn signals(world: &World) {
+    let session = world.session();
+    let mut child = start(&session, "trap 'exit 42' INT; echo ready; while :; do sleep 0.05; done");
+    let pid = rustix::process::Pid::from_raw(child.id() as i32).expect("a pid");
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).expect("our own child");
+    assert_eq!(end_of(&mut child), Some(42));
+}
+
+fn terminated(world: &World) {
+    let session = world.session();
+    let mut child = start(&session, "echo ready; sleep 60");
+    let pid = rustix::process::Pid::from_raw(child.id() as i32).expect("a pid");
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("our own child");
+    assert_eq!(end_of(&mut child), Some(143));
+    ended(world, session.name());
+}
+
+fn killed_client(world: &World) {
+    let session = world.session();
+    let mut child = start(&session, "trap '' HUP TERM PIPE; echo ready; sleep 60");
+    child.kill().expect("our own child");
+    child.wait().expect("our own child");
+    ended(world, session.name());
+}
+
+/// Waits for the end of a session through its events.
+fn ended(world: &World, name: &str) {
+    let result = agentd_tests::harness::within(Duration::from_secs(5), || {
+        let events = world.events(world.a(), name);
+        match events.last() {
+            Some(last) if last["kind"] == "session.ended" => Ok(()),
+            last => Err(last.cloned()),
+        }
+    });
+    assert_eq!(result, Ok(()));
+}
+
+fn kill(world: &World) {
+    let session = world.session();
+    let mut child = start(&session, "trap '' TERM; sleep 60 & echo ready; wait; sleep 60");
+    world.agentctl(world.a(), ["kill", session.name()]).expect_code(0);
+    assert_eq!(end_of(&mut child), Some(137));
+    let events = world.all_events(world.a(), session.name());
+    assert_eq!(text_at(events.last().expect("an end"), "/lifecycle/reason"), "killed");
+}
+
+fn send(world: &World) {
+    let session = world.session();
+    let mut child = start(&session, "trap 'exit 7' USR1; echo ready; while :; do sleep 0.05; done");
+    world.agentctl(world.a(), ["kill", session.name(), "-s", "USR1"]).expect_code(0);
+    assert_eq!(end_of(&mut child), Some(7));
+}
+
+fn prefix(world: &World) {
+    let session = world.session();
+    let mut child = start(&session, "echo ready; sleep 60");
+    let listed = world.agentctl(world.a(), ["ps", "--json"]).expect_code(0).text();
+    let line = listed.lines().find(|line| line.contains(session.name())).expect("a running session");
+    let value: serde_json::Value = serde_json::from_str(line).expect("JSON");
+    for key in ["id", "name", "user", "state", "profile", "command", "created"] {
+        assert!(value.get(key).is_some(), "{key} in {value}");
+    }
+    let id = value["id"].as_str().expect("an id");
+    world.agentctl(world.a(), ["kill", &id[..10]]).expect_code(0);
+    assert_eq!(end_of(&mut child), Some(137));
+}

@@ -1,0 +1,74 @@
+//! Who sees and steers what.
+
+use std::io::{BufRead, BufReader};
+use std::process::Child;
+use std::time::Duration;
+
+use agentd_tests::harness::{Session, User, World, wait_for_exit};
+
+pub const TESTS: &[(&str, fn(&World))] = &[
+    ("another_user_sees_and_steers_nothing", other),
+    ("an_admin_sees_and_steers_all", admin),
+    ("names_of_two_users_do_not_meet", same_name),
+];
+
+fn running<'a>(world: &'a World, user: &'a User) -> (Session<'a>, Child) {
+    let session = Session::new(world, user, world.workspace(user));
+    let mut child = session.spawn(["bash", "-c", "echo up; sleep 60"]);
+    let mut line = String::new();
+    BufReader::new(child.stdout.as_mut().expect("a pipe")).read_line(&mut line).expect("a line");
+    assert_eq!(line, "up\n");
+    (session, child)
+}
+
+fn other(world: &World) {
+    let (session, mut child) = running(world, world.a());
+    let name = session.name();
+    let listed = world.agentctl(world.b(), ["ps", "-a", "--json"]).expect_code(0).text();
+    assert!(!listed.contains(name), "{listed}");
+    let own = world.agentctl(world.a(), ["ps", "--json"]).expect_code(0).text();
+    let line = own.lines().find(|line| line.contains(name)).expect("one's own session");
+    let value: serde_json::Value = serde_json::from_str(line).expect("JSON");
+    let id = value["id"].as_str().expect("an id");
+    for target in [name, id, &id[..6]] {
+        let foreign = world.agentctl(world.b(), ["kill", target]).expect_code(3).stderr;
+        let unknown = world.agentctl(world.b(), ["kill", "ffffffffffff"]).expect_code(3).stderr;
+        assert_eq!(
+            foreign.replace(target, "X"),
+            unknown.replace("ffffffffffff", "X"),
+            "the same answer as for none"
+        );
+        world.agentctl(world.b(), ["events", target]).expect_code(3);
+        world.agentctl(world.b(), ["rm", "-f", target]).expect_code(3);
+    }
+    let events = world.agentctl(world.b(), ["events", "--json"]).expect_code(0).text();
+    assert!(!events.contains(id), "{events}");
+    assert!(child.try_wait().expect("our own child").is_none(), "it still runs");
+    world.agentctl(world.a(), ["kill", name]).expect_code(0);
+    assert_eq!(wait_for_exit(&mut child, Duration::from_secs(10)).expect("it ends").code(), Some(137));
+}
+
+fn admin(world: &World) {
+    let (session, mut child) = running(world, world.a());
+    let listed = world.agentctl(world.admin(), ["ps", "--json"]).expect_code(0).text();
+    let line = listed.lines().find(|line| line.contains(session.name())).expect("everyone's sessions");
+    assert!(line.contains(&world.a().name), "{line}");
+    let value: serde_json::Value = serde_json::from_str(line).expect("JSON");
+    world.agentctl(world.admin(), ["kill", value["id"].as_str().expect("an id")]).expect_code(0);
+    assert_eq!(wait_for_exit(&mut child, Duration::from_secs(10)).expect("it ends").code(), Some(137));
+}
+
+fn same_name(world: &World) {
+    let name = world.unique("same");
+    for user in [world.a(), world.b()] {
+        let dir = world.workspace(user);
+        let mut agentctl = user.command(world.daemon().agentctl());
+        agentctl
+            .arg("--socket")
+            .arg(world.daemon().socket())
+            .args(["run", "--name", &name, "true"])
+            .current_dir(dir);
+        let output = agentctl.output().expect("setpriv");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+}

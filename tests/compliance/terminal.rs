@@ -1,0 +1,145 @@
+//! With a terminal: as if the command ran directly.
+
+use std::time::Duration;
+
+use agentd_tests::harness::{Pty, World, wait_for_exit};
+
+pub const TESTS: &[(&str, fn(&World))] = &[
+    ("a_command_has_one", has_one),
+    ("the_size_is_the_callers", size),
+    ("resize_arrives", resize),
+    ("interrupt_key_reaches_the_command", interrupt),
+    ("job_control_works", job_control),
+    ("settings_come_back_after_the_end", restored),
+    ("settings_come_back_after_a_kill", restored_after_kill),
+    ("settings_come_back_after_a_signal", restored_after_signal),
+    ("agents_cannot_ask_or_set_what_they_should_not", filtered),
+    ("end_of_file_key", eof),
+    ("term_comes_along", term),
+];
+
+const LIMIT: Duration = Duration::from_secs(10);
+
+fn has_one(world: &World) {
+    let mut pty = Pty::open();
+    let mut child = pty.spawn(&world.session().command([
+        "bash",
+        "-c",
+        "tty; test -t 0 -a -t 1 -a -t 2 && echo all-three",
+    ]));
+    let shown = pty.read_until("all-three");
+    assert!(
+        shown.contains("/dev/pts/") || shown.contains("/dev/tty") || shown.contains("/dev/console"),
+        "{shown}"
+    );
+    assert_eq!(wait_for_exit(&mut child, LIMIT).expect("it ends").code(), Some(0));
+}
+
+fn size(world: &World) {
+    let mut pty = Pty::open();
+    pty.resize(33, 101);
+    let mut child = pty.spawn(&world.session().command(["stty", "size"]));
+    pty.read_until("33 101");
+    wait_for_exit(&mut child, LIMIT).expect("it ends");
+}
+
+fn resize(world: &World) {
+    let mut pty = Pty::open();
+    let script = "trap 'stty size; exit 5' WINCH; echo ready; while :; do sleep 0.05; done";
+    let mut child = pty.spawn(&world.session().command(["bash", "-c", script]));
+    pty.read_until("ready");
+    pty.resize(40, 120);
+    pty.read_until("40 120");
+    assert_eq!(wait_for_exit(&mut child, LIMIT).expect("it ends").code(), Some(5));
+}
+
+fn interrupt(world: &World) {
+    let mut pty = Pty::open();
+    let mut child = pty.spawn(&world.session().command(["bash", "-c", "echo ready; sleep 60"]));
+    pty.read_until("ready");
+    pty.write(b"\x03");
+    assert_eq!(wait_for_exit(&mut child, LIMIT).expect("it ends").code(), Some(130));
+}
+
+fn job_control(world: &World) {
+    let mut pty = Pty::open();
+    let mut child = pty.spawn(&world.session().command(["bash", "--norc", "-i"]));
+    pty.write(b"PS1='p''> '; sleep 60\n");
+    // The shell is in the middle of the command once it has shown its echo.
+    pty.read_until("sleep 60");
+    std::thread::sleep(Duration::from_millis(300));
+    pty.write(b"\x1a");
+    pty.read_until("Stopped");
+    pty.write(b"jobs; kill %1; exit 9\n");
+    pty.read_until("sleep 60");
+    let status = match wait_for_exit(&mut child, Duration::from_secs(2)) {
+        Some(status) => status,
+        None => {
+            // "There are stopped jobs": a second time it goes.
+            pty.write(b"exit 9\n");
+            wait_for_exit(&mut child, LIMIT).expect("it ends")
+        }
+    };
+    assert_eq!(status.code(), Some(9));
+}
+
+fn restored(world: &World) {
+    let mut pty = Pty::open();
+    assert!(pty.is_cooked());
+    let mut child = pty.spawn(&world.session().command(["bash", "-c", "stty raw -echo; echo ready; exit 3"]));
+    pty.read_until("ready");
+    assert_eq!(wait_for_exit(&mut child, LIMIT).expect("it ends").code(), Some(3));
+    assert!(pty.is_cooked(), "the terminal is left raw");
+}
+
+fn restored_after_kill(world: &World) {
+    let mut pty = Pty::open();
+    let session = world.session();
+    let mut child = pty.spawn(&session.command(["bash", "-c", "echo ready; sleep 60"]));
+    pty.read_until("ready");
+    assert!(!pty.is_cooked(), "agentctl passes every key on");
+    world.agentctl(world.a(), ["kill", session.name()]).expect_code(0);
+    assert_eq!(wait_for_exit(&mut child, LIMIT).expect("it ends").code(), Some(137));
+    assert!(pty.is_cooked(), "the terminal is left raw");
+}
+
+fn restored_after_signal(world: &World) {
+    let mut pty = Pty::open();
+    let session = world.session();
+    let mut child = pty.spawn(&session.command(["bash", "-c", "echo ready; sleep 60"]));
+    pty.read_until("ready");
+    // setsid, setpriv and agentctl are one process, one after the other.
+    let pid = rustix::process::Pid::from_raw(child.id() as i32).expect("a pid");
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("our own child");
+    wait_for_exit(&mut child, LIMIT).expect("it ends");
+    assert!(pty.is_cooked(), "the terminal is left raw");
+}
+
+fn filtered(world: &World) {
+    let mut pty = Pty::open();
+    let script = r"printf 'a\033]52;c;aGFsbG8=\007b\033]0;title\007c\033[cd\033[6ne\033[1mf'; echo; echo end";
+    let mut child = pty.spawn(&world.session().command(["bash", "-c", script]));
+    let shown = pty.read_until("end");
+    for hostile in ["\x1b]52", "\x1b]0;", "\x1b[c", "\x1b[6n"] {
+        assert!(!shown.contains(hostile), "{hostile:?} in {shown:?}");
+    }
+    assert!(shown.contains("\x1b[1m"), "colours and the like pass: {shown:?}");
+    wait_for_exit(&mut child, LIMIT).expect("it ends");
+}
+
+fn eof(world: &World) {
+    let mut pty = Pty::open();
+    let mut child = pty.spawn(&world.session().command(["bash", "-c", "echo ready; cat; echo over; exit 4"]));
+    pty.read_until("ready");
+    pty.write(b"line\n\x04");
+    pty.read_until("over");
+    assert_eq!(wait_for_exit(&mut child, LIMIT).expect("it ends").code(), Some(4));
+}
+
+fn term(world: &World) {
+    let mut pty = Pty::open();
+    let session = world.session().env("TERM", "screen-256color");
+    let mut child = pty.spawn(&session.command(["bash", "-c", "echo TERM=$TERM."]));
+    pty.read_until("TERM=screen-256color.");
+    wait_for_exit(&mut child, LIMIT).expect("it ends");
+}

@@ -1,0 +1,228 @@
+//! The modes of a workspace, and names in it that are masked or protected.
+
+use std::os::unix::fs::{MetadataExt, symlink};
+use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
+
+use agentd_tests::harness::World;
+
+pub const TESTS: &[(&str, fn(&World))] = &[
+    ("overlay_leaves_the_directory_as_it_is", overlay),
+    ("direct_writes_as_the_caller", direct),
+    ("ro_refuses_writes", ro),
+    ("what_the_caller_may_not_read_the_agent_may_not", unreadable),
+    ("masked_names_are_empty", masked),
+    ("masked_names_that_are_missing_cannot_be_made_in_direct", mask_missing),
+    ("protected_names_are_read_only", protected),
+    ("placeholders_are_taken_away", placeholders),
+    ("a_link_on_the_way_to_a_mask_is_refused", mask_link),
+    ("direct_with_a_socket_is_refused", socket),
+    ("the_home_is_no_workspace", home),
+    ("links_to_a_workspace_are_followed", linked),
+    ("deep_names", deep),
+    ("odd_names", odd_names),
+    ("overlay_is_deleted_by_rm", removed),
+    ("many_files", many),
+];
+
+fn project(world: &World) -> PathBuf {
+    let workspace = world.workspace(world.a());
+    let write = |name: &str, text: &str| world.a().write(workspace.join(name), text);
+    write("README", "hello\n");
+    write(".env", "KEY=secret\n");
+    write("conf/secret.key", "secret\n");
+    write("conf/plain", "plain\n");
+    write(".git/config", "[core]\n");
+    world.a().make_dir(workspace.join(".git/hooks"));
+    workspace
+}
+
+fn overlay(world: &World) {
+    let dir = project(world);
+    let script =
+        "echo changed > README; echo new > new; rm conf/plain; mv conf/secret.key moved; ls; cat README";
+    let output = world.session_in(&dir).bash(script).expect_code(0);
+    assert!(output.text().contains("changed") && output.text().contains("moved"), "{}", output.text());
+    assert_eq!(std::fs::read_to_string(dir.join("README")).expect("the file"), "hello\n");
+    assert!(
+        dir.join("conf/plain").exists() && dir.join("conf/secret.key").exists() && !dir.join("new").exists()
+    );
+}
+
+fn direct(world: &World) {
+    let dir = project(world);
+    let script = "echo changed > README; echo new > new; mkdir d; ln -s README link; stat -c %U new";
+    let output = world.session_in(&dir).options(["--workspace", ".:direct"]).bash(script).expect_code(0);
+    assert_eq!(output.text(), format!("{}\n", world.a().name));
+    let meta = std::fs::metadata(dir.join("new")).expect("the new file");
+    assert_eq!((meta.uid(), meta.gid()), (world.a().uid, world.a().gid));
+    assert_eq!(std::fs::read_to_string(dir.join("README")).expect("the file"), "changed\n");
+    assert!(dir.join("d").is_dir() && dir.join("link").is_symlink());
+}
+
+fn ro(world: &World) {
+    let dir = project(world);
+    let script = "cat README; echo x > README; echo x > new; mkdir d; rm README; touch README; true";
+    let output = world.session_in(&dir).options(["--workspace", ".:ro"]).bash(script).expect_code(0);
+    assert_eq!(output.text(), "hello\n");
+    assert_eq!(output.stderr.lines().count(), 5, "{}", output.stderr);
+    assert!(!dir.join("new").exists());
+}
+
+fn unreadable(world: &World) {
+    let dir = project(world);
+    std::fs::write(dir.join("roots"), "roots\n").expect("root's own file");
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::set_permissions(dir.join("roots"), std::fs::Permissions::from_mode(0o600))
+        .expect("root's own file");
+    for mode in ["overlay", "direct", "ro"] {
+        let output = world
+            .session_in(&dir)
+            .options(["--workspace", &format!(".:{mode}")])
+            .bash("cat roots || echo denied; cat README")
+            .expect_code(0);
+        assert_eq!(output.text(), "denied\nhello\n", "{mode}");
+    }
+}
+
+fn masked(world: &World) {
+    let dir = project(world);
+    for mode in ["overlay", "direct", "ro"] {
+        let output = world
+            .session_in(&dir)
+            .options(["--workspace", &format!(".:{mode}"), "--mask", "conf/secret.key"])
+            .bash("cat .env conf/secret.key; cat conf/plain; echo x >> .env; echo x >> conf/secret.key; true")
+            .expect_code(0);
+        assert_eq!(output.text(), "plain\n", "{mode}: {}", output.stderr);
+    }
+    assert_eq!(std::fs::read_to_string(dir.join(".env")).expect("the file"), "KEY=secret\n");
+    // A directory is masked with all that is in it.
+    let output = world.session_in(&dir).options(["--mask", "conf"]).bash("ls -A conf | wc -l").expect_code(0);
+    assert_eq!(output.text(), "0\n");
+}
+
+fn mask_missing(world: &World) {
+    let dir = world.workspace(world.a());
+    let script = "echo leaked > .env; mkdir -p .git/hooks; echo x > .git/hooks/post-commit; cat .env; true";
+    let output = world.session_in(&dir).options(["--workspace", ".:direct"]).bash(script).expect_code(0);
+    assert_eq!(output.text(), "");
+    assert!(!dir.join(".git/hooks/post-commit").exists());
+}
+
+fn protected(world: &World) {
+    let dir = project(world);
+    for mode in ["overlay", "direct"] {
+        let script = "echo evil >> .git/config; echo evil > .git/hooks/pre-commit; rm -rf .git/hooks; mv .git g; cat .git/config; ls .git/hooks | wc -l; echo ok > .git/HEAD && cat .git/HEAD";
+        let output = world.session_in(&dir).options(["--workspace", &format!(".:{mode}")]).bash(script);
+        assert_eq!(output.text(), "[core]\n0\nok\n", "{mode}: {}", output.stderr);
+    }
+}
+
+fn placeholders(world: &World) {
+    let dir = world.workspace(world.a());
+    world.a().write(dir.join("README"), "x");
+    world.session_in(&dir).options(["--workspace", ".:direct"]).run(["true"]).expect_code(0);
+    let left = || {
+        let names: Vec<_> =
+            std::fs::read_dir(&dir).expect("the workspace").flatten().map(|e| e.file_name()).collect();
+        if names.len() == 1 { Ok(()) } else { Err(names) }
+    };
+    let result = agentd_tests::harness::within(std::time::Duration::from_secs(2), left);
+    assert_eq!(result, Ok(()), "held names are given back");
+}
+
+fn mask_link(world: &World) {
+    let dir = project(world);
+    symlink("conf", dir.join("alias")).expect("a new link");
+    let output =
+        world.session_in(&dir).options(["--mask", "alias/secret.key"]).run(["true"]).expect_code(125);
+    assert!(
+        output.stderr.starts_with("agentctl: refused: ") && output.stderr.contains("workspace.symlink"),
+        "{}",
+        output.stderr
+    );
+}
+
+fn socket(world: &World) {
+    let dir = project(world);
+    let _listener = UnixListener::bind(dir.join("sock")).expect("a new socket");
+    let output = world.session_in(&dir).options(["--workspace", ".:direct"]).run(["true"]).expect_code(125);
+    assert!(
+        output.stderr.starts_with("agentctl: refused: ") && output.stderr.contains("sock"),
+        "{}",
+        output.stderr
+    );
+    world.session_in(&dir).run(["true"]).expect_code(0);
+}
+
+fn home(world: &World) {
+    let output = world.session_in(&world.a().home).run(["true"]).expect_code(125);
+    assert!(output.stderr.contains("(workspace.home)"), "{}", output.stderr);
+}
+
+fn linked(world: &World) {
+    let dir = project(world);
+    let link = world.a().home.join(world.unique("w"));
+    symlink(&dir, &link).expect("a new link");
+    let output = world
+        .session()
+        .option("--workspace")
+        .option(&link)
+        .run(["cat", &format!("{}/README", dir.display())]);
+    let _ = std::fs::remove_file(&link);
+    assert_eq!(output.expect_code(0).text(), "hello\n");
+}
+
+fn deep(world: &World) {
+    let dir = world.workspace(world.a());
+    let deep: PathBuf = std::iter::repeat_n("directory", 40).collect();
+    world.a().write(dir.join(&deep).join("key"), "secret");
+    let name = deep.join("key").display().to_string();
+    let output = world
+        .session_in(&dir)
+        .options(["--workspace", ".:direct", "--mask", &name])
+        .bash(&format!("cat {name}; mv directory d2; mv {0} {0}2; true", deep.display()))
+        .expect_code(0);
+    assert_eq!(output.text(), "");
+    assert!(dir.join(&deep).join("key").exists(), "nothing was renamed");
+}
+
+fn odd_names(world: &World) {
+    let dir = world.workspace(world.a());
+    let odd = dir.join("a b:c,d=e\\f\"g'ü#");
+    world.a().write(odd.join("file"), "here\n");
+    for mode in ["overlay", "direct", "ro"] {
+        let output = world
+            .session_in(&odd)
+            .options(["--workspace", &format!(".:{mode}")])
+            .bash("cat file; pwd")
+            .expect_code(0);
+        assert_eq!(output.text(), format!("here\n{}\n", odd.display()), "{mode}");
+    }
+}
+
+fn removed(world: &World) {
+    let dir = project(world);
+    let output = world.session_in(&dir).bash("echo x > new").expect_code(0);
+    let overlays = || {
+        let user = world.daemon().state().join(format!("overlays/u{}", world.a().uid));
+        std::fs::read_dir(user).map_or(0, Iterator::count)
+    };
+    let before = overlays();
+    assert!(before > 0, "the overlay is kept for review");
+    world.agentctl(world.a(), ["rm", &output.name]).expect_code(0);
+    world.agentctl(world.a(), ["events", &output.name]).expect_code(3);
+    assert!(overlays() < before, "the overlay is deleted");
+}
+
+fn many(world: &World) {
+    let dir = world.workspace(world.a());
+    for number in 0..2000 {
+        world.a().write(dir.join(format!("d{}/f{number}", number % 20)), "x");
+    }
+    let output = world
+        .session_in(&dir)
+        .bash("find . -type f | wc -l; rm -r d1?; find . -type f | wc -l")
+        .expect_code(0);
+    assert_eq!(output.text(), "2000\n1000\n");
+}

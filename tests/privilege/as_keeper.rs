@@ -1,0 +1,474 @@
+//! This program again, as a process of its own: as a client that is another process, and as a keeper that was
+//! taken over. It tries one thing and writes the kernel's error number, or 0.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+
+use agentd_kernel::offer::{Mode as Granted, Role};
+use agentd_kernel::packets::Packets;
+use agentd_kernel::{creds, seccomp};
+use agentd_policy::wire::Ticket;
+use agentd_tests::harness::User;
+use nix::sched::{CloneFlags, setns};
+use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::io::Errno;
+use rustix::mount::{MountFlags, OpenTreeFlags};
+use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType, netlink};
+use rustix::process::{Gid, Pid, Uid};
+use serde_json::Value;
+
+use crate::place::{Held, Launcher, grant, offer_at};
+
+/// What must come of an attempt.
+#[derive(Clone, Copy, Debug)]
+pub enum Expect {
+    /// One of these.
+    Refused(&'static [i32]),
+    /// It works: a keeper may do that to its own session.
+    Works,
+    /// It is not tried.
+    Untried,
+}
+
+use Expect::{Refused, Untried, Works};
+
+/// Something that a keeper tries.
+pub struct Attempt {
+    /// Its name.
+    pub name: &'static str,
+    act: fn(&Stage) -> io::Result<()>,
+    /// On the host as root.
+    pub root: Expect,
+    /// As the keeper, but without its filter of system calls.
+    pub keeper: Expect,
+    /// As the keeper that has joined the user namespace that it owns, with every capability there.
+    pub owner: Expect,
+    /// As the keeper with its filter.
+    pub filtered: Expect,
+}
+
+const ACCES: Expect = Refused(&[libc::EACCES]);
+const PERM: Expect = Refused(&[libc::EPERM]);
+const NOENT: Expect = Refused(&[libc::ENOENT]);
+const ROFS: Expect = Refused(&[libc::EROFS]);
+
+const fn attempt(name: &'static str, act: fn(&Stage) -> io::Result<()>, keeper: Expect, owner: Expect) -> Attempt {
+    Attempt { name, act, root: Works, keeper, owner, filtered: PERM }
+}
+
+impl Attempt {
+    const fn not_as_root(mut self) -> Self {
+        self.root = Untried;
+        self
+    }
+
+    const fn filtered(mut self, expect: Expect) -> Self {
+        self.filtered = expect;
+        self
+    }
+}
+
+/// All of them. Paths that begin with `leak/` are below the host's root, as if a descriptor of it had been
+/// left to the keeper, which has none; `proc/` are below the host's /proc, of which it has one.
+#[rustfmt::skip]
+pub const ATTEMPTS: &[Attempt] = &[
+    // Namespaces of others, given as open descriptors.
+    attempt("setns_session_mounts", |s| s.join("session_mnt", CloneFlags::CLONE_NEWNS), PERM, PERM),
+    attempt("setns_host_mounts", |s| s.join("host_mnt", CloneFlags::CLONE_NEWNS), PERM, PERM),
+    attempt("setns_host_network", |s| s.join("host_net", CloneFlags::CLONE_NEWNET), PERM, PERM),
+    attempt("setns_other_mounts", |s| s.join("other_mnt", CloneFlags::CLONE_NEWNS), PERM, PERM),
+    attempt("setns_other_network", |s| s.join("other_net", CloneFlags::CLONE_NEWNET), PERM, PERM),
+    attempt("setns_other_users", |s| s.join("other_user", CloneFlags::CLONE_NEWUSER), PERM, PERM),
+    attempt("setns_other_processes", |s| s.join("other_pid", CloneFlags::CLONE_NEWPID), PERM, PERM),
+    // What it owns, it may join: no mount comes with it.
+    attempt("setns_own_users", |s| s.join("session_user", CloneFlags::CLONE_NEWUSER), Works, Refused(&[libc::EINVAL])),
+    attempt("setns_own_network", |s| s.join("session_net", CloneFlags::CLONE_NEWNET), PERM, Works),
+    // Mounts.
+    attempt("remount_writable", Stage::remount, PERM, PERM),
+    attempt("remount_in_a_copy", Stage::remount_in_a_copy, PERM, PERM),
+    attempt("mount_tmpfs", Stage::mount_tmpfs, PERM, PERM),
+    attempt("clone_session_mounts", Stage::clone_tree, PERM, PERM),
+    attempt("mknod", Stage::mknod, Refused(&[libc::EPERM, libc::EROFS]), Refused(&[libc::EPERM, libc::EROFS])).not_as_root(),
+    attempt("create_at_root", |s| s.create("/agentd-test-keeper"), ROFS, ROFS).not_as_root().filtered(Refused(&[libc::EPERM, libc::EROFS])),
+    // The caller's workspace and the system, through the session's own mounts.
+    attempt("create_in_workspace", |s| s.create("proc/{agent}/cwd/new"), ACCES, Refused(&[libc::EOVERFLOW])),
+    attempt("write_workspace_file", |s| s.open("proc/{agent}/cwd/file", OFlags::WRONLY), ACCES, Works),
+    attempt("setuid_of_the_caller", |s| s.chmod("proc/{agent}/cwd/file", 0o4755), PERM, Works),
+    attempt("setuid_of_root", Stage::give_to_root, PERM, Refused(&[libc::EOVERFLOW, libc::EINVAL, libc::EPERM])),
+    attempt("write_system_through_session", |s| s.open("proc/{agent}/root/usr/bin/env", OFlags::WRONLY), Refused(&[libc::EACCES, libc::EROFS]), ROFS).not_as_root(),
+    attempt("create_in_session_etc", |s| s.create("proc/{agent}/root/etc/new"), Refused(&[libc::EACCES, libc::EROFS]), ROFS).not_as_root(),
+    // The host's files, by name and as if a descriptor had been left.
+    attempt("shadow_by_name", |s| s.open("/etc/shadow", OFlags::RDONLY), NOENT, NOENT),
+    attempt("home_by_name", |s| s.open("{workspace}/file", OFlags::RDONLY), NOENT, NOENT),
+    attempt("shadow", |s| s.open("leak/etc/shadow", OFlags::RDONLY), ACCES, ACCES),
+    attempt("write_passwd", |s| s.open("leak/etc/passwd", OFlags::WRONLY), ACCES, ACCES),
+    attempt("write_program", |s| s.open("leak/usr/bin/true", OFlags::WRONLY), ACCES, ACCES),
+    attempt("create_program", |s| s.create("leak/usr/bin/agentd-test-keeper"), ACCES, ACCES),
+    attempt("chmod_program", |s| s.chmod("leak/{victim}", 0o4755), PERM, PERM),
+    attempt("callers_home", |s| s.open("leak/{workspace}/file", OFlags::WRONLY), ACCES, ACCES),
+    attempt("leases", |s| s.open("leak/{runtime}/leases", OFlags::RDONLY), ACCES, ACCES),
+    attempt("overlays", |s| s.open("leak/{state}/overlays", OFlags::RDONLY), ACCES, ACCES),
+    attempt("audit", |s| s.open("leak/{state}/audit", OFlags::RDONLY), ACCES, ACCES),
+    attempt("service_socket", |s| s.connect("leak/{runtime}/service.sock"), ACCES, ACCES),
+    // Processes of others.
+    attempt("proc_init_root", |s| s.open("proc/1/root", OFlags::RDONLY), ACCES, ACCES),
+    attempt("proc_init_environ", |s| s.open("proc/1/environ", OFlags::RDONLY), ACCES, ACCES),
+    attempt("proc_launcher_root", |s| s.open("proc/{launcher}/root", OFlags::RDONLY), ACCES, ACCES),
+    attempt("proc_launcher_mem", |s| s.open("proc/{launcher}/mem", OFlags::RDWR), ACCES, ACCES),
+    attempt("proc_launcher_fds", |s| s.open("proc/{launcher}/fd", OFlags::RDONLY), ACCES, ACCES),
+    attempt("proc_service_fds", |s| s.open("proc/{service}/fd", OFlags::RDONLY), ACCES, ACCES),
+    attempt("proc_caller_root", |s| s.open("proc/{caller}/root", OFlags::RDONLY), ACCES, ACCES),
+    attempt("proc_other_agent_root", |s| s.open("proc/{other_agent}/root", OFlags::RDONLY), ACCES, ACCES),
+    attempt("proc_other_agent_mem", |s| s.open("proc/{other_agent}/mem", OFlags::RDWR), ACCES, ACCES),
+    attempt("proc_other_keeper_fds", |s| s.open("proc/{other_keeper}/fd", OFlags::RDONLY), ACCES, ACCES),
+    attempt("proc_core_pattern", |s| s.open("proc/sys/kernel/core_pattern", OFlags::WRONLY), ACCES, ACCES),
+    attempt("proc_sysrq", |s| s.open("proc/sysrq-trigger", OFlags::WRONLY), ACCES, ACCES),
+    attempt("kill_launcher", |s| s.kill("launcher"), PERM, PERM),
+    attempt("kill_service", |s| s.kill("service"), PERM, PERM),
+    attempt("kill_caller", |s| s.kill("caller"), PERM, PERM),
+    attempt("kill_other_agent", |s| s.kill("other_agent"), PERM, PERM),
+    attempt("kill_other_keeper", |s| s.kill("other_keeper"), PERM, PERM),
+    attempt("kill_other_relay", |s| s.kill("other_relay"), PERM, PERM),
+    attempt("ptrace_launcher", |s| s.seize("launcher"), PERM, PERM),
+    attempt("ptrace_caller", |s| s.seize("caller"), PERM, PERM),
+    attempt("ptrace_other_agent", |s| s.seize("other_agent"), PERM, PERM),
+    attempt("ptrace_other_keeper", |s| s.seize("other_keeper"), PERM, PERM),
+    attempt("read_launcher", |s| s.read_memory("launcher"), PERM, PERM),
+    attempt("read_caller", |s| s.read_memory("caller"), PERM, PERM),
+    attempt("read_other_agent", |s| s.read_memory("other_agent"), PERM, PERM),
+    attempt("read_other_keeper", |s| s.read_memory("other_keeper"), PERM, PERM),
+    attempt("take_descriptor_of_launcher", |s| s.take_descriptor("launcher"), PERM, PERM),
+    attempt("take_descriptor_of_other_keeper", |s| s.take_descriptor("other_keeper"), PERM, PERM),
+    // Cgroups of another session, as if a descriptor had been left.
+    attempt("other_cgroup_kill", |s| s.open_at("other_cgroup", "cgroup.kill", OFlags::WRONLY), ACCES, ACCES),
+    attempt("other_cgroup_procs", |s| s.open_at("other_cgroup", "cgroup.procs", OFlags::WRONLY), ACCES, ACCES),
+    attempt("other_cgroup_freeze", |s| s.open_at("other_cgroup", "cgroup.freeze", OFlags::WRONLY), ACCES, ACCES),
+    attempt("own_cgroup_procs", |s| s.open_at("cgroup", "cgroup.procs", OFlags::WRONLY), ACCES, ACCES),
+    attempt("own_cgroup_child", |s| s.make_group("cgroup"), ACCES, ACCES),
+    // The host's network.
+    attempt("nft_host", Stage::nft, PERM, PERM),
+    attempt("raw_socket_host", Stage::raw_socket, PERM, PERM),
+    attempt("become_root", Stage::become_root, PERM, Refused(&[libc::EPERM, libc::EINVAL])),
+    // What it may do, because the session is its own.
+    attempt("kill_own_agent", |s| s.kill("agent"), Works, Works).filtered(Works),
+    attempt("read_own_agent", |s| s.read_memory("agent"), Works, Works).filtered(Works),
+];
+
+/// What an attempt has: opened as root, before anything is given up.
+struct Stage {
+    target: Value,
+    root: bool,
+    host: OwnedFd,
+    proc: OwnedFd,
+    namespaces: Vec<(&'static str, OwnedFd)>,
+    groups: Vec<(&'static str, OwnedFd)>,
+}
+
+fn open_name(path: &str) -> io::Result<OwnedFd> {
+    Ok(rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?)
+}
+
+impl Stage {
+    fn new(target: Value, root: bool) -> io::Result<Self> {
+        let mut namespaces = Vec::new();
+        for (name, who, kind) in [
+            ("session_mnt", "agent", "mnt"),
+            ("session_net", "agent", "net"),
+            ("session_user", "agent", "user"),
+            ("keeper_mnt", "keeper", "mnt"),
+            ("keeper_net", "keeper", "net"),
+            ("host_mnt", "launcher", "mnt"),
+            ("host_net", "launcher", "net"),
+            ("other_mnt", "other_agent", "mnt"),
+            ("other_net", "other_agent", "net"),
+            ("other_user", "other_agent", "user"),
+            ("other_pid", "other_agent", "pid"),
+        ] {
+            let path = format!("/proc/{}/ns/{kind}", target[who]);
+            namespaces.push((name, std::fs::File::open(path)?.into()));
+        }
+        let mut groups = Vec::new();
+        for name in ["cgroup", "other_cgroup"] {
+            groups.push((name, open_name(target[name].as_str().unwrap_or_default())?));
+        }
+        Ok(Self { root, host: open_name("/")?, proc: open_name("/proc")?, namespaces, groups, target })
+    }
+
+    fn found<'a>(list: &'a [(&'static str, OwnedFd)], name: &str) -> BorrowedFd<'a> {
+        list.iter().find(|(n, _)| *n == name).expect("opened at the start").1.as_fd()
+    }
+
+    fn join(&self, name: &str, kind: CloneFlags) -> io::Result<()> {
+        Ok(setns(Self::found(&self.namespaces, name), kind)?)
+    }
+
+    fn pid(&self, who: &str) -> Pid {
+        let number = self.target[who].as_i64().expect("a pid in the target");
+        Pid::from_raw(number as i32).expect("a pid")
+    }
+
+    /// A directory and a path in it.
+    fn path(&self, text: &str) -> (BorrowedFd<'_>, String) {
+        let mut path = text.to_owned();
+        for (key, value) in self.target.as_object().expect("an object") {
+            let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+            path = path.replace(&format!("{{{key}}}"), &value);
+        }
+        for (prefix, dir) in [("leak/", &self.host), ("proc/", &self.proc)] {
+            if let Some(rest) = path.strip_prefix(prefix) {
+                return (dir.as_fd(), rest.trim_start_matches('/').to_owned());
+            }
+        }
+        (rustix::fs::CWD, path)
+    }
+
+    fn open(&self, path: &str, flags: OFlags) -> io::Result<()> {
+        let (dir, path) = self.path(path);
+        rustix::fs::openat(dir, path, flags | OFlags::CLOEXEC, Mode::empty())?;
+        Ok(())
+    }
+
+    fn open_at(&self, group: &str, name: &str, flags: OFlags) -> io::Result<()> {
+        rustix::fs::openat(Self::found(&self.groups, group), name, flags | OFlags::CLOEXEC, Mode::empty())?;
+        Ok(())
+    }
+
+    fn make_group(&self, group: &str) -> io::Result<()> {
+        let dir = Self::found(&self.groups, group);
+        rustix::fs::mkdirat(dir, "agentd-test", Mode::from_raw_mode(0o755))?;
+        Ok(rustix::fs::unlinkat(dir, "agentd-test", AtFlags::REMOVEDIR)?)
+    }
+
+    fn create(&self, path: &str) -> io::Result<()> {
+        let (dir, path) = self.path(path);
+        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
+        rustix::fs::openat(dir, &path, flags, Mode::from_raw_mode(0o755))?;
+        Ok(rustix::fs::unlinkat(dir, &path, AtFlags::empty())?)
+    }
+
+    fn chmod(&self, path: &str, mode: u32) -> io::Result<()> {
+        let (dir, path) = self.path(path);
+        rustix::fs::chmodat(dir, &path, Mode::from_raw_mode(mode), AtFlags::empty())?;
+        Ok(rustix::fs::chmodat(dir, &path, Mode::from_raw_mode(0o644), AtFlags::empty())?)
+    }
+
+    fn give_to_root(&self) -> io::Result<()> {
+        let (dir, path) = self.path("proc/{agent}/cwd/file");
+        let before = rustix::fs::statat(dir, &path, AtFlags::empty())?;
+        let own = |uid, gid| {
+            rustix::fs::chownat(dir, &path, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)), AtFlags::empty())
+        };
+        own(0, 0)?;
+        Ok(own(before.st_uid, before.st_gid)?)
+    }
+
+    fn mknod(&self) -> io::Result<()> {
+        let kind = rustix::fs::FileType::CharacterDevice;
+        let (mode, device) = (Mode::from_raw_mode(0o666), rustix::fs::makedev(1, 3));
+        Ok(rustix::fs::mknodat(rustix::fs::CWD, "/agentd-test-null", kind, mode, device)?)
+    }
+
+    /// Root tries it where it harms nobody.
+    fn apart(&self) -> io::Result<()> {
+        if self.root {
+            nix::sched::unshare(CloneFlags::CLONE_NEWNS)?;
+            let private =
+                rustix::mount::MountPropagationFlags::PRIVATE | rustix::mount::MountPropagationFlags::REC;
+            rustix::mount::mount_change("/", private)?;
+        }
+        Ok(())
+    }
+
+    fn remount(&self) -> io::Result<()> {
+        self.apart()?;
+        Ok(rustix::mount::mount_remount("/", MountFlags::BIND, c"")?)
+    }
+
+    fn remount_in_a_copy(&self) -> io::Result<()> {
+        nix::sched::unshare(CloneFlags::CLONE_NEWNS)?;
+        Ok(rustix::mount::mount_remount("/", MountFlags::BIND, c"")?)
+    }
+
+    fn mount_tmpfs(&self) -> io::Result<()> {
+        self.apart()?;
+        Ok(rustix::mount::mount("none", "/", "tmpfs", MountFlags::empty(), None)?)
+    }
+
+    fn clone_tree(&self) -> io::Result<()> {
+        let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;
+        if self.root {
+            self.join("session_mnt", CloneFlags::CLONE_NEWNS)?;
+            rustix::mount::open_tree(rustix::fs::CWD, "/", flags)?;
+            return Ok(());
+        }
+        let (dir, path) = self.path("proc/{agent}/root");
+        rustix::mount::open_tree(dir, path, flags)?;
+        Ok(())
+    }
+
+    fn connect(&self, path: &str) -> io::Result<()> {
+        let (dir, path) = self.path(path);
+        rustix::process::fchdir(dir)?;
+        let socket =
+            rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+        // Only whether one may: another connection would take the service's place.
+        match self.root {
+            true => Ok(rustix::fs::accessat(dir, path, rustix::fs::Access::WRITE_OK, AtFlags::empty())?),
+            false => Ok(rustix::net::connect(&socket, &rustix::net::SocketAddrUnix::new(path.as_str())?)?),
+        }
+    }
+
+    /// Signal 0: whether it would be delivered.
+    fn kill(&self, who: &str) -> io::Result<()> {
+        Ok(rustix::process::test_kill_process(self.pid(who))?)
+    }
+
+    /// The kernel lets go of it when this process ends.
+    fn seize(&self, who: &str) -> io::Result<()> {
+        let pid = nix::unistd::Pid::from_raw(self.pid(who).as_raw_nonzero().get());
+        Ok(nix::sys::ptrace::seize(pid, nix::sys::ptrace::Options::empty())?)
+    }
+
+    fn read_memory(&self, who: &str) -> io::Result<()> {
+        let base = self.target["addresses"][who].as_u64().expect("an address") as usize;
+        let pid = nix::unistd::Pid::from_raw(self.pid(who).as_raw_nonzero().get());
+        let mut bytes = [0; 4];
+        let remote = [nix::sys::uio::RemoteIoVec { base, len: bytes.len() }];
+        let count = nix::sys::uio::process_vm_readv(pid, &mut [io::IoSliceMut::new(&mut bytes)], &remote)?;
+        assert_eq!((count, &bytes), (4, b"\x7fELF"));
+        Ok(())
+    }
+
+    fn take_descriptor(&self, who: &str) -> io::Result<()> {
+        let pidfd = rustix::process::pidfd_open(self.pid(who), rustix::process::PidfdFlags::empty())?;
+        let number = self.target["descriptors"][who].as_i64().expect("a number") as i32;
+        rustix::process::pidfd_getfd(pidfd, number, rustix::process::PidfdGetfdFlags::empty())?;
+        Ok(())
+    }
+
+    /// Asks nf_tables for its generation, which takes the same right as a change.
+    fn nft(&self) -> io::Result<()> {
+        const GETGEN: u16 = 10 << 8 | 16;
+        const REQUEST_ACK: u16 = 5;
+        let socket = rustix::net::socket_with(
+            AddressFamily::NETLINK,
+            SocketType::RAW,
+            SocketFlags::CLOEXEC,
+            Some(netlink::NETFILTER),
+        )?;
+        let mut message = 20_u32.to_ne_bytes().to_vec();
+        message.extend(GETGEN.to_ne_bytes());
+        message.extend(REQUEST_ACK.to_ne_bytes());
+        message.extend([0; 12]);
+        rustix::net::send(&socket, &message, SendFlags::empty())?;
+        let mut answer = [0; 4096];
+        loop {
+            let count = rustix::io::read(&socket, &mut answer)?;
+            // An acknowledgement is an error message whose error may be 0.
+            if count >= 20 && answer[4..6] == 2_u16.to_ne_bytes() {
+                let error = i32::from_ne_bytes([answer[16], answer[17], answer[18], answer[19]]);
+                return if error == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(-error)) };
+            }
+        }
+    }
+
+    fn raw_socket(&self) -> io::Result<()> {
+        let icmp = Some(rustix::net::ipproto::ICMP);
+        rustix::net::socket_with(AddressFamily::INET, SocketType::RAW, SocketFlags::CLOEXEC, icmp)?;
+        Ok(())
+    }
+
+    /// The host's root, seen from wherever this is: its number means somebody else in a namespace.
+    fn become_root(&self) -> io::Result<()> {
+        let root = Uid::from_raw(0);
+        rustix::thread::set_thread_res_uid(root, root, root)?;
+        let stat = rustix::fs::fstat(&self.host)?;
+        // `/` is root's: whoever is root may open what only root may.
+        assert_eq!(stat.st_uid == 0 || !self.root, true);
+        self.open("leak/etc/shadow", OFlags::RDONLY).map_err(|_| Errno::PERM.into())
+    }
+
+    /// Becomes what the session's keeper is, step by step as it does.
+    fn become_keeper(&self, who: &str) -> io::Result<()> {
+        let uid = self.target["keeper_uid"].as_u64().expect("a uid") as u32;
+        self.join("keeper_net", CloneFlags::CLONE_NEWNET)?;
+        self.join("keeper_mnt", CloneFlags::CLONE_NEWNS)?;
+        creds::become_ids(uid, uid).map_err(io::Error::other)?;
+        creds::drop_all_capabilities().map_err(io::Error::other)?;
+        creds::no_new_privs().map_err(io::Error::other)?;
+        creds::not_dumpable().map_err(io::Error::other)?;
+        if who == "owner" {
+            self.join("session_user", CloneFlags::CLONE_NEWUSER)?;
+        }
+        if who == "filtered" {
+            let filter = seccomp::compile(&seccomp::KEEPER, seccomp::Options { memfd_create: false });
+            let _enforced = seccomp::install(&filter).map_err(io::Error::other)?;
+        }
+        Ok(())
+    }
+}
+
+/// Tries `attempt` as `who`: the error number, or 0.
+pub fn try_as(who: &str, attempt: &Attempt, target: &Value) -> i32 {
+    let output = Command::new("/proc/self/exe")
+        .args(["--helper", who, attempt.name, &target.to_string()])
+        .stdin(Stdio::null())
+        .output()
+        .expect("this program");
+    let text = String::from_utf8_lossy(&output.stdout);
+    text.trim().parse().unwrap_or_else(|_| panic!("{} as {who}: {output:?}", attempt.name))
+}
+
+/// The other lives of this program; `None` if it is the test.
+pub fn helper() -> Option<ExitCode> {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    match words.as_slice() {
+        ["--helper", "offer", socket, uid, gid, group, dir] => {
+            let number = |text: &str| text.parse().expect("a number");
+            give_offer(socket.as_ref(), number(uid), number(gid), number(group), dir.as_ref());
+        }
+        ["--helper", who, name, target] => {
+            let attempt = ATTEMPTS.iter().find(|a| a.name == *name).expect("an attempt");
+            let target = serde_json::from_str(target).expect("a target");
+            let stage = Stage::new(target, *who == "root").expect("root may open all of it");
+            if *who != "root" {
+                stage.become_keeper(who).expect("root may become a keeper");
+            }
+            match (attempt.act)(&stage) {
+                Ok(()) => println!("0"),
+                Err(error) => println!("{}", error.raw_os_error().unwrap_or(-1)),
+            }
+        }
+        _ => return None,
+    }
+    Some(ExitCode::SUCCESS)
+}
+
+/// Offers `dir` and hands ticket and socket to the parent, on standard input.
+fn give_offer(socket: &Path, uid: u32, gid: u32, group: u32, dir: &Path) {
+    let fd = std::fs::File::open(dir).expect("the user's own").into();
+    let held = offer_at(socket, uid, gid, group, &[(grant(Role::Workspace, Granted::Direct), fd)]);
+    let parent = Packets::from_fd(io::stdin().as_fd().try_clone_to_owned().expect("a descriptor"));
+    parent.send(&held.ticket.0, &[held.socket.as_fd()]).expect("the parent waits");
+}
+
+/// An offer of `dir` by another process of `user`.
+pub fn offer_from_another_process(launcher: &Launcher, user: &User, dir: &Path) -> Held {
+    let (ours, theirs) = Packets::pair().expect("a pair");
+    let socket: PathBuf = launcher.runtime().join("offer.sock");
+    let status = Command::new("/proc/self/exe")
+        .args(["--helper", "offer"])
+        .arg(socket)
+        .args([user.uid, user.gid, launcher.socket_gid].map(|n| n.to_string()))
+        .arg(dir)
+        .stdin(theirs.into_fd())
+        .status()
+        .expect("this program");
+    assert!(status.success());
+    let mut packet = ours.receive(64, 1).expect("an offer").expect("an offer");
+    let socket = Packets::from_fd(packet.descriptors.pop().expect("the side socket"));
+    Held { ticket: Ticket(packet.bytes.try_into().expect("32 bytes")), socket }
+}

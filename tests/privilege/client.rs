@@ -1,0 +1,171 @@
+//! Clients that connect and say nothing, too many of them, and half-dead ones: each is bounded, and nobody
+//! else waits for it.
+
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use agentd_kernel::offer::{Answer, MAX_ANSWER, Mode as Granted, Role};
+use agentd_kernel::packets::Packets;
+use agentd_policy::wire::FromService;
+use agentd_tests::harness::{Session, User, World};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use crate::packets::ends_within;
+use crate::place::{Launcher, as_user, grant, offer, open_dir, plan, seqpacket};
+use crate::played::Played;
+
+/// The tests of this file.
+pub const TESTS: &[(&str, fn(&'static World))] = &[
+    ("one_that_offers_nothing_is_cut_off", silent_offer),
+    ("one_that_asks_nothing_is_cut_off_and_others_are_served", silent_request),
+    ("connections_of_one_user_are_bounded_and_others_get_in", many_connections),
+    ("offers_of_one_user_are_bounded_and_others_get_in", many_offers),
+    ("an_offer_out_of_form_is_refused_in_words", nonsense_offers),
+    ("a_half_closed_one_costs_the_launcher_nothing", half_closed),
+    ("outsiders_do_not_get_in", outsiders),
+];
+
+fn side_socket(launcher: &Launcher, user: &User) -> Packets {
+    let path = launcher.runtime().join("offer.sock");
+    Packets::from_fd(as_user(user.uid, user.gid, &[launcher.socket_gid], || seqpacket(&path)).expect("a member"))
+}
+
+fn silent_offer(world: &'static World) {
+    let launcher = Launcher::start(world, "");
+    let before = launcher.traces();
+    let silent = side_socket(&launcher, world.a());
+    let (user, dir) = (world.b(), world.workspace(world.b()));
+    drop(offer(&launcher, user, &[(grant(Role::Workspace, Granted::Ro), open_dir(user, &dir))]));
+    assert!(ends_within(&silent, Duration::from_secs(10)), "a silent client stays connected");
+    launcher.assert_clean(&before);
+}
+
+fn silent_request(world: &'static World) {
+    let socket = world.daemon().socket();
+    let silent: Vec<UnixStream> = (0..8)
+        .map(|_| as_user(world.a().uid, world.a().gid, &[gid_of(world)], || UnixStream::connect(&socket)))
+        .collect::<Result<_, _>>()
+        .expect("a member may connect");
+    // Others, and the same user, are served meanwhile.
+    for user in [world.b(), world.a()] {
+        let output = Session::new(world, user, world.workspace(user)).run(["true"]);
+        output.expect_code(0);
+    }
+    for stream in silent {
+        assert!(ends_or_speaks(&stream), "a silent client stays connected");
+    }
+}
+
+fn gid_of(world: &World) -> u32 {
+    use std::os::unix::fs::MetadataExt;
+    std::fs::metadata(world.daemon().socket()).expect("the socket").gid()
+}
+
+/// Reads what an HTTP/2 server says of itself at the start, until it hangs up.
+fn ends_or_speaks(stream: &UnixStream) -> bool {
+    let limit = Timespec { tv_sec: 30, tv_nsec: 0 };
+    let mut bytes = [0; 4096];
+    loop {
+        if poll(&mut [PollFd::new(stream, PollFlags::IN)], Some(&limit)).expect("poll") == 0 {
+            return false;
+        }
+        match rustix::io::read(stream, &mut bytes) {
+            Ok(0) | Err(rustix::io::Errno::CONNRESET) => return true,
+            Ok(_) => {}
+            Err(errno) => panic!("read: {errno}"),
+        }
+    }
+}
+
+fn many_connections(world: &'static World) {
+    let launcher = Launcher::start(world, "");
+    let service = Played::connect(&launcher);
+    let before = launcher.traces();
+    let path = launcher.runtime().join("agentd.sock");
+    let mut clients: Vec<_> = (0..64).map(|_| service.client(&launcher, world.a())).collect();
+    for _ in 0..10 {
+        let (uid, gid) = (world.a().uid, world.a().gid);
+        let more = as_user(uid, gid, &[launcher.socket_gid], || UnixStream::connect(&path)).expect("accepted");
+        assert!(ends_within(&more, Duration::from_secs(5)), "one too many is let in");
+    }
+    clients.push(service.client(&launcher, world.b()));
+    for client in &clients {
+        service.tell(&FromService::Forget { caller: client.number });
+    }
+    drop(clients);
+    drop(service.client(&launcher, world.a()));
+    launcher.assert_clean(&before);
+}
+
+fn many_offers(world: &'static World) {
+    let launcher = Launcher::start(world, "");
+    let before = launcher.traces();
+    let (user, dir) = (world.a(), world.workspace(world.a()));
+    // Each with as many descriptors as a packet carries.
+    let full = || (0..253).map(|_| (grant(Role::Input, Granted::Ro), open_dir(user, &dir))).collect::<Vec<_>>();
+    let held: Vec<_> = (0..16).map(|_| offer(&launcher, user, &full())).collect();
+    for _ in 0..4 {
+        let more = side_socket(&launcher, user);
+        assert!(ends_within(&more, Duration::from_secs(4)), "one too many is let in");
+    }
+    let (other, theirs) = (world.b(), world.workspace(world.b()));
+    drop(offer(&launcher, other, &[(grant(Role::Workspace, Granted::Ro), open_dir(other, &theirs))]));
+    drop(held);
+    launcher.assert_clean(&before);
+}
+
+fn nonsense_offers(world: &'static World) {
+    let launcher = Launcher::start(world, "");
+    let before = launcher.traces();
+    let file = std::fs::File::open("/").expect("a directory");
+    use std::os::fd::AsFd;
+    let one = [file.as_fd()];
+    let packets: [(&[u8], &[_]); 8] = [
+        (b"hello", &[]),
+        (b"AGD2", &[]),
+        (b"AGD1\0\0", &[]),
+        (b"AGD1", &one),
+        (b"AGD1\0", &one),
+        (b"AGD1\x02\0", &one),
+        (b"AGD1\0\x03", &one),
+        (&[b'A'; 4096], &one),
+    ];
+    for (bytes, descriptors) in packets {
+        let socket = side_socket(&launcher, world.a());
+        socket.send(bytes, descriptors).expect("sent");
+        let answer = socket.receive(MAX_ANSWER, 0).expect("an answer").expect("an answer");
+        match Answer::parse(&answer.bytes).expect("an answer") {
+            Answer::Refused(what, rule, mend) => {
+                assert_eq!(rule, "offer.form");
+                assert!(!what.is_empty() && !mend.is_empty());
+            }
+            Answer::Ticket(_) => panic!("a ticket for {bytes:?}"),
+        }
+        assert!(ends_within(&socket, Duration::from_secs(5)));
+    }
+    launcher.assert_clean(&before);
+}
+
+/// Its end is seen once, and not again for as long as the service keeps the socket.
+fn half_closed(world: &'static World) {
+    let mut launcher = Launcher::start(world, "");
+    let service = Played::connect(&launcher);
+    let client = service.client(&launcher, world.a());
+    client.socket.shutdown(std::net::Shutdown::Write).expect("our own socket");
+    let before = launcher.run_time();
+    assert!(!launcher.ended_within(Duration::from_millis(500)));
+    let spent = Duration::from_nanos(launcher.run_time() - before);
+    assert!(spent < Duration::from_millis(100), "the launcher ran {spent:?} of 500 ms for a client that is gone");
+    service.refused(client.number, None, plan(world.a()), "caller.unknown");
+}
+
+fn outsiders(world: &'static World) {
+    let user = world.outsider();
+    for name in ["agentd.sock", "offer.sock"] {
+        let path = world.daemon().runtime().join(name);
+        let error = as_user(user.uid, user.gid, &[], || UnixStream::connect(&path)).unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::PermissionDenied, "{name}");
+    }
+    let output = Session::new(world, user, world.workspace(user)).run(["true"]).expect_code(125);
+    assert!(output.stderr.contains("refused: ") && output.stderr.contains("(socket.permission)"), "{}", output.stderr);
+}

@@ -1,0 +1,254 @@
+//! A service that was taken over and asks for what it must not have: sessions for callers that are not there,
+//! plans beyond the bounds, overlays of others.
+
+use std::time::Duration;
+
+use agentd_policy::names::{AbsPath, RelPath};
+use agentd_policy::plan::{Input, MAX_ARGS, Mode, Plan, Scratch, Workspace};
+use agentd_policy::wire::{CallerNumber, FromService};
+use agentd_kernel::offer::{Mode as Granted, Role};
+use agentd_tests::harness::{World, within};
+
+use crate::place::{Launcher, abs, grant, offer, open_dir, plan, plan_with, workspace};
+use crate::played::Played;
+
+/// The tests of this file.
+pub const TESTS: &[(&str, fn(&'static World))] = &[
+    ("an_honest_plan_is_built_and_goes_without_a_trace", honest),
+    ("a_forged_caller_number_gets_nothing", forged_numbers),
+    ("root_and_leased_uids_get_no_session", root_and_leased),
+    ("every_bound_holds_whoever_made_the_plan", bounds),
+    ("ten_thousand_mounts_are_refused", ten_thousand_mounts),
+    ("deep_names_end_at_the_builders_deadline_or_before", deep_names),
+    ("quotas_hold_for_each_user_and_for_the_host", quotas),
+    ("a_session_cannot_be_had_twice", twice),
+    ("overlays_of_others_stay", overlays),
+];
+
+/// What all other tests stand on: that the same way leads to a session if nothing is forged.
+fn honest(world: &'static World) {
+    let launcher = Launcher::start(world, "");
+    let (user, dir) = (world.a(), world.workspace(world.a()));
+    let service = Played::connect(&launcher);
+    let client = service.client(&launcher, user);
+    let before = launcher.traces();
+    let held = offer(&launcher, user, &[(grant(Role::Workspace, Granted::Overlay), open_dir(user, &dir))]);
+    let wanted = plan_with(user, vec![workspace(&dir, 0, Mode::Overlay)]);
+    let id = wanted.session.clone();
+    let built = service.build(client.number, Some(held.ticket), wanted).expect("an honest plan");
+    assert_eq!(built.sockets.len(), 2);
+    assert_ne!(launcher.traces(), before, "a session leaves traces while it lives");
+    let alive = service.remove(client.number, user.uid, &id).expect("it lives");
+    assert_eq!(alive.rule, "session.running");
+    service.end(&id);
+    drop((built, held));
+    assert_eq!(service.remove(client.number, user.uid, &id), None);
+    launcher.assert_clean(&before);
+}
+
+fn forged_numbers(world: &'static World) {
+    let launcher = Launcher::start(world, "");
+    let service = Played::connect(&launcher);
+    let client = service.client(&launcher, world.a());
+    let before = launcher.traces();
+    for number in [0, client.number.0 + 1, u64::MAX, 1 << 56 | client.number.0] {
+        service.refused(CallerNumber(number), None, plan(world.a()), "caller.unknown");
+    }
+    let forgotten = service.client(&launcher, world.b());
+    service.tell(&FromService::Forget { caller: forgotten.number });
+    service.refused(forgotten.number, None, plan(world.b()), "caller.unknown");
+    // A client that has gone is nobody's caller any more; the launcher notices by itself.
+    let gone = service.client(&launcher, world.b());
+    drop(gone.socket);
+    let impossible = || Plan { command: vec![], ..plan(world.b()) };
+    within(Duration::from_secs(2), || match service.build(gone.number, None, impossible()) {
+        Err(refusal) if refusal.rule == "caller.unknown" => Ok(()),
+        Err(refusal) => Err(refusal.to_string()),
+        Ok(_) => panic!("built for a client that is gone"),
+    })
+    .expect("a client that hung up is forgotten");
+    drop((gone.served, forgotten));
+    launcher.assert_clean(&before);
+}
+
+fn root_and_leased(world: &'static World) {
+    let launcher = Launcher::start(world, "");
+    let service = Played::connect(&launcher);
+    let before = launcher.traces();
+    let root = service.client_of(&launcher, 0, 0);
+    service.refused(root.number, None, plan(world.a()), "caller.root");
+    let leased = service.client_of(&launcher, launcher.first_uid + 2, world.a().gid);
+    service.refused(leased.number, None, plan(world.a()), "caller.pool");
+    let group = service.client_of(&launcher, world.a().uid, launcher.first_uid);
+    service.refused(group.number, None, plan(world.a()), "caller.pool");
+    for number in [root.number, leased.number, group.number] {
+        service.tell(&FromService::Forget { caller: number });
+    }
+    drop((root, leased, group));
+    launcher.assert_clean(&before);
+}
+
+fn bounds(world: &'static World) {
+    let launcher = Launcher::start(world, "[bounds]\nmodes_forbidden = [\"direct\"]\nmemory = \"1G\"\npids = 64");
+    let service = Played::connect(&launcher);
+    let client = service.client(&launcher, world.a());
+    let before = launcher.traces();
+    let place = |path: &str| Scratch { path: abs(path), size: 1 << 20, exec: false };
+    let ro = |path: &str| workspace(path.as_ref(), 0, Mode::Ro);
+    let breaks: &[(&str, &dyn Fn(&mut Plan))] = &[
+        ("command.empty", &|p| p.command.clear()),
+        ("command.empty", &|p| p.command[0].clear()),
+        ("command.size", &|p| p.command = vec![b"x".to_vec(); 4097]),
+        ("command.size", &|p| p.command = vec![vec![b'x'; MAX_ARGS]]),
+        ("command.nul", &|p| p.command[1] = b"a\0b".to_vec()),
+        ("environment.name", &|p| p.env[0].0 = b"A=B".to_vec()),
+        ("environment.name", &|p| p.env[0].0 = vec![]),
+        ("bounds.memory", &|p| p.limits.memory = (1 << 30) + 1),
+        ("bounds.memory", &|p| p.limits.memory = 0),
+        ("bounds.pids", &|p| p.limits.pids = 65),
+        ("bounds.pids", &|p| p.limits.pids = 0),
+        ("bounds.cpus", &|p| p.limits.cpus = f64::NAN),
+        ("bounds.cpus", &|p| p.limits.cpus = f64::INFINITY),
+        ("bounds.cpus", &|p| p.limits.cpus = -1.0),
+        ("bounds.disk", &|p| p.limits.disk = u64::MAX),
+        ("bounds.timeout", &|p| p.limits.timeout_ms = u64::MAX),
+        ("bounds.timeout", &|p| p.limits.timeout_ms = 0),
+        ("bounds.open_files", &|p| p.limits.open_files = u64::MAX),
+        ("bounds.home_size", &|p| p.home_size = u64::MAX),
+        ("bounds.scratch_size", &|p| p.scratch = vec![Scratch { size: u64::MAX, ..place("/scratch") }]),
+        ("bounds.modes_forbidden", &|p| p.workspaces = vec![workspace("/srv/x".as_ref(), 0, Mode::Direct)]),
+        ("plan.names", &|p| {
+            let mask = vec![RelPath::parse("a").expect("a name"); 257];
+            p.workspaces = vec![Workspace { mask, ..ro("/srv/x") }];
+        }),
+        ("plan.reserved", &|p| p.home = abs("/")),
+        ("plan.reserved", &|p| p.scratch = vec![place("/etc")]),
+        ("plan.reserved", &|p| p.scratch = vec![place("/proc/sys")]),
+        ("plan.reserved", &|p| p.inputs = vec![Input { path: abs("/usr/bin/su"), descriptor: 0 }]),
+        ("plan.reserved", &|p| p.workspaces = vec![ro("/dev/shm/x")]),
+        ("user.home", &|p| p.home = abs("/home/a:0:0")),
+        ("user.home", &|p| p.shell = abs("/bin/sh:x")),
+    ];
+    for (rule, change) in breaks {
+        let mut wanted = plan(world.a());
+        change(&mut wanted);
+        service.refused(client.number, None, wanted, rule);
+    }
+    launcher.assert_clean(&before);
+}
+
+fn ten_thousand_mounts(world: &'static World) {
+    let launcher = Launcher::start(world, "");
+    let service = Played::connect(&launcher);
+    let client = service.client(&launcher, world.a());
+    let before = launcher.traces();
+    let path = |n: u16| -> AbsPath { abs(format!("/m{n}")) };
+    let many = 0..10_000_u16;
+    let workspaces =
+        many.clone().map(|n| Workspace { path: path(n), ..workspace("/m".as_ref(), n, Mode::Ro) }).collect();
+    let inputs = many.clone().map(|n| Input { path: path(n), descriptor: n }).collect();
+    let scratch = many.map(|n| Scratch { path: path(n), size: 4096, exec: true }).collect();
+    for wanted in [
+        Plan { workspaces, ..plan(world.a()) },
+        Plan { inputs, ..plan(world.a()) },
+        Plan { scratch, ..plan(world.a()) },
+    ] {
+        service.refused(client.number, None, wanted, "plan.mounts");
+    }
+    launcher.assert_clean(&before);
+}
+
+/// Within the counts, but each name asks for as many mount points as a packet can name components.
+fn deep_names(world: &'static World) {
+    let launcher = Launcher::start(world, "");
+    let (user, dir) = (world.a(), world.workspace(world.a()));
+    let service = Played::connect(&launcher);
+    let client = service.client(&launcher, user);
+    let before = launcher.traces();
+    let deep = |top: usize| {
+        let name = format!("{top}/{}", vec!["d"; 1900].join("/"));
+        RelPath::parse(&name).expect("a name in form")
+    };
+    let held = offer(&launcher, user, &[(grant(Role::Workspace, Granted::Direct), open_dir(user, &dir))]);
+    let protect = (0..40).map(deep).collect();
+    let direct = Workspace { protect, ..workspace(&dir, 0, Mode::Direct) };
+    let wanted = plan_with(user, vec![direct]);
+    let id = wanted.session.clone();
+    match service.build(client.number, Some(held.ticket), wanted) {
+        Ok(built) => {
+            service.end(&id);
+            drop(built);
+        }
+        Err(refusal) => assert!(refusal.rule.starts_with("build.") || refusal.rule.starts_with("workspace."), "{refusal}"),
+    }
+    drop(held);
+    launcher.assert_clean(&before);
+    let empty = within(Duration::from_secs(10), || {
+        let left: Vec<_> = std::fs::read_dir(&dir).expect("the user's own").flatten().map(|e| e.path()).collect();
+        if left.is_empty() { Ok(()) } else { Err(left) }
+    });
+    assert_eq!(empty, Ok(()), "placeholders are taken away again");
+}
+
+fn quotas(world: &'static World) {
+    let launcher = Launcher::start(world, "[bounds]\nmax_sessions = 3\nmax_sessions_per_user = 2");
+    let service = Played::connect(&launcher);
+    let (a, b) = (service.client(&launcher, world.a()), service.client(&launcher, world.b()));
+    let before = launcher.traces();
+    let mut alive = Vec::new();
+    let mut build = |client: &crate::played::Client, wanted: Plan| {
+        let id = wanted.session.clone();
+        alive.push((id, service.build(client.number, None, wanted).expect("within the bounds")));
+    };
+    build(&a, plan(world.a()));
+    build(&a, plan(world.a()));
+    service.refused(a.number, None, plan(world.a()), "bounds.max_sessions_per_user");
+    build(&b, plan(world.b()));
+    service.refused(b.number, None, plan(world.b()), "bounds.max_sessions");
+    for (id, built) in alive {
+        service.end(&id);
+        drop(built);
+    }
+    launcher.assert_clean(&before);
+}
+
+fn twice(world: &'static World) {
+    let launcher = Launcher::start(world, "");
+    let service = Played::connect(&launcher);
+    let (a, b) = (service.client(&launcher, world.a()), service.client(&launcher, world.b()));
+    let before = launcher.traces();
+    let wanted = plan(world.a());
+    let id = wanted.session.clone();
+    let built = service.build(a.number, None, wanted).expect("an honest plan");
+    let running = launcher.traces();
+    service.refused(b.number, None, Plan { session: id.clone(), ..plan(world.b()) }, "session.exists");
+    launcher.assert_clean(&running);
+    service.end(&id);
+    drop(built);
+    launcher.assert_clean(&before);
+}
+
+fn overlays(world: &'static World) {
+    let launcher = Launcher::start(world, "");
+    let (user, dir) = (world.b(), world.workspace(world.b()));
+    let service = Played::connect(&launcher);
+    let (a, b) = (service.client(&launcher, world.a()), service.client(&launcher, user));
+    let before = launcher.traces();
+    let held = offer(&launcher, user, &[(grant(Role::Workspace, Granted::Overlay), open_dir(user, &dir))]);
+    let wanted = plan_with(user, vec![workspace(&dir, 0, Mode::Overlay)]);
+    let id = wanted.session.clone();
+    let built = service.build(b.number, Some(held.ticket), wanted).expect("an honest plan");
+    service.end(&id);
+    drop((built, held));
+    let overlay = launcher.state().join(format!("overlays/u{}/{id}", user.uid));
+    assert!(overlay.is_dir(), "an overlay is kept until it is removed");
+    // On the word of another user, of nobody, and under another user's name: nothing goes.
+    for (caller, owner) in [(a.number, user.uid), (CallerNumber(999), user.uid), (b.number, world.a().uid)] {
+        let refusal = service.remove(caller, owner, &id).expect("refused");
+        assert_eq!(refusal.rule, "caller.unknown");
+    }
+    assert_eq!(service.remove(a.number, world.a().uid, &id), None, "there is none of that user");
+    assert!(overlay.is_dir());
+    assert_eq!(service.remove(b.number, user.uid, &id), None);
+    launcher.assert_clean(&before);
+}

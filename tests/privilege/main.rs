@@ -1,0 +1,38 @@
+//! The privilege side: what a user, a client, and each of agentd's own processes could try against root and
+//! against other users. The service and the keeper are played here as taken over; nothing of the product is
+//! changed for it. Each attempt is refused or bounded, says why, and leaves nothing behind.
+
+mod as_keeper;
+mod client;
+mod forged;
+mod keeper;
+mod packets;
+mod place;
+mod played;
+mod tickets;
+mod users;
+
+use std::process::ExitCode;
+
+use agentd_tests::harness::{Test, World, run_tests};
+
+fn main() -> ExitCode {
+    if let Some(code) = as_keeper::helper() {
+        return code;
+    }
+    let groups: [(&str, &[(&str, fn(&'static World))]); 6] = [
+        ("user", users::TESTS),
+        ("client", client::TESTS),
+        ("service", forged::TESTS),
+        ("tickets", tickets::TESTS),
+        ("packets", packets::TESTS),
+        ("keeper", keeper::TESTS),
+    ];
+    let mut tests: Vec<Test> = Vec::new();
+    for (group, members) in groups {
+        for (name, test) in members {
+            tests.push((format!("{group}::{name}"), Box::new(*test)));
+        }
+    }
+    run_tests("privilege", tests, |_| ())
+}

@@ -1,0 +1,370 @@
+//! Where the launcher of one test runs, what is on the host of it, and threads that are another user.
+
+use std::collections::BTreeSet;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use agentd_kernel::offer::{self, Answer, Grant, MAX_ANSWER, Mode, Role};
+use agentd_kernel::packets::Packets;
+use agentd_policy::names::{AbsPath, SessionId, UserName};
+use agentd_policy::plan::{Limits, Plan, Workspace};
+use agentd_policy::wire::Ticket;
+use agentd_tests::harness::{User, World, wait_for_exit, within};
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use rustix::process::{Gid, Signal, Uid};
+
+/// Pools of these launchers begin here, below those of whole daemons.
+const FIRST_UID: u32 = 1_930_000_000;
+const POOL: u32 = 300;
+const PATIENCE: Duration = Duration::from_secs(20);
+/// How long a trace may stay.
+const SOON: Duration = Duration::from_secs(2);
+
+/// A launcher alone.
+pub struct Launcher {
+    dir: PathBuf,
+    /// The first uid of its pool.
+    pub first_uid: u32,
+    /// The service's account.
+    pub service_uid: u32,
+    /// The group that may connect.
+    pub socket_gid: u32,
+    child: Child,
+}
+
+impl Launcher {
+    /// Starts one, with `more` in its configuration.
+    pub fn start(world: &World, more: &str) -> Self {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let (pid, number) = (std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
+        let dir = PathBuf::from(format!("/tmp/agentd-priv-{pid}-{number}"));
+        std::fs::create_dir_all(&dir).expect("a new directory");
+        let first_uid = FIRST_UID + (pid % 1024) * 16 * POOL + (number % 16) * POOL;
+        let last_uid = first_uid + POOL - 1;
+        let text = std::fs::read_to_string(world.daemon().dir.join("agentd.toml")).expect("the daemon's");
+        let value = |key: &str| {
+            let line = text.lines().find(|line| line.starts_with(key)).expect("a key");
+            line.split('"').nth(1).expect("a text").to_owned()
+        };
+        let (service, group, admins) = (value("service_user"), value("socket_group"), value("admin_group"));
+        let at = dir.display();
+        let config = format!(
+            "socket = \"{at}/run/agentd.sock\"\nruntime_dir = \"{at}/run\"\nstate_dir = \"{at}/state\"\n\
+             profile_dirs = []\nsecrets_dir = \"{at}/secrets\"\nservice_user = \"{service}\"\n\
+             socket_group = \"{group}\"\nadmin_group = \"{admins}\"\n{more}\n[pool]\n\
+             uids = \"{first_uid}-{last_uid}\"\n"
+        );
+        std::fs::write(dir.join("agentd.toml"), config).expect("a new file");
+        let log = std::fs::File::create(dir.join("log")).expect("a new file");
+        let child = Command::new("/usr/bin/setpriv")
+            .args(["--pdeathsig", "TERM", "--"])
+            .arg(world.daemon().dir.join("bin/agentd-launcher"))
+            .arg("--config")
+            .arg(dir.join("agentd.toml"))
+            .env_remove("NOTIFY_SOCKET")
+            .env("AGENTD_LOG", "info")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .expect("setpriv");
+        let (service_uid, socket_gid) = (number_of("/etc/passwd", &service), number_of("/etc/group", &group));
+        let launcher = Self { dir, first_uid, service_uid, socket_gid, child };
+        let listens = || within(PATIENCE, || Packets::from_fd(seqpacket(&launcher.runtime().join("offer.sock"))?)
+            .send(b"?", &[]).map_err(io::Error::other));
+        listens().unwrap_or_else(|e| panic!("the launcher does not listen: {e}\n{}", launcher.log()));
+        let _ = within(PATIENCE, || match launcher.runtime().join("service.sock").exists() {
+            true => Ok(()),
+            false => Err(()),
+        });
+        launcher
+    }
+
+    /// Its runtime directory.
+    pub fn runtime(&self) -> PathBuf {
+        self.dir.join("run")
+    }
+
+    /// Its state directory.
+    pub fn state(&self) -> PathBuf {
+        self.dir.join("state")
+    }
+
+    /// Its pid.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// What it wrote.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.dir.join("log")).unwrap_or_default()
+    }
+
+    /// Nanoseconds that it has run.
+    pub fn run_time(&self) -> u64 {
+        let text = std::fs::read_to_string(format!("/proc/{}/schedstat", self.pid())).expect("it runs");
+        text.split(' ').next().and_then(|word| word.parse().ok()).expect("a number")
+    }
+
+    /// Whether it has ended within `limit`.
+    pub fn ended_within(&mut self, limit: Duration) -> bool {
+        wait_for_exit(&mut self.child, limit).is_some()
+    }
+
+    /// What is on the host of it.
+    pub fn traces(&self) -> Traces {
+        Traces::of(self)
+    }
+
+    /// Fails unless the host is as in `before` again, soon.
+    #[track_caller]
+    pub fn assert_clean(&self, before: &Traces) {
+        let same = within(SOON, || {
+            let now = self.traces();
+            if now == *before { Ok(()) } else { Err(now) }
+        });
+        if let Err(now) = same {
+            panic!("left behind:\nbefore {before:#?}\nnow {now:#?}\n{}", self.log());
+        }
+    }
+}
+
+impl Drop for Launcher {
+    fn drop(&mut self) {
+        if let Some(pid) = rustix::process::Pid::from_raw(self.child.id() as i32) {
+            let _ = rustix::process::kill_process(pid, Signal::TERM);
+        }
+        let ended = wait_for_exit(&mut self.child, PATIENCE);
+        if ended.is_none() {
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+        }
+        let log = self.log();
+        if std::env::var_os("AGENTD_TEST_KEEP").is_none() {
+            let _ = std::fs::remove_dir_all(&self.dir);
+        }
+        if !std::thread::panicking() {
+            assert!(ended.is_some_and(|status| status.success()), "the launcher ended with {ended:?}\n{log}");
+        }
+    }
+}
+
+/// What sessions can leave.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Traces {
+    processes: BTreeSet<String>,
+    cgroups: BTreeSet<String>,
+    leases: BTreeSet<String>,
+    overlays: BTreeSet<String>,
+    mounts: BTreeSet<String>,
+    descriptors: Vec<String>,
+}
+
+impl Traces {
+    fn of(launcher: &Launcher) -> Self {
+        let pool = launcher.first_uid..launcher.first_uid + POOL;
+        Self {
+            processes: processes(launcher.pid(), &pool),
+            cgroups: cgroups(&launcher.runtime()),
+            leases: leases(&launcher.runtime().join("leases")),
+            overlays: two_deep(&launcher.state().join("overlays")),
+            mounts: mounts(launcher),
+            descriptors: descriptors(launcher.pid()),
+        }
+    }
+}
+
+fn processes(launcher: u32, pool: &std::ops::Range<u32>) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    for entry in std::fs::read_dir("/proc").expect("/proc").flatten() {
+        let Ok(status) = std::fs::read_to_string(entry.path().join("status")) else { continue };
+        let field = |key: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(key))?;
+            line.split_whitespace().next().map(str::to_owned)
+        };
+        let number = |key: &str| field(key).and_then(|word| word.parse::<u32>().ok());
+        if number("PPid:") == Some(launcher) || number("Uid:").is_some_and(|uid| pool.contains(&uid)) {
+            found.insert(format!("{} {}", entry.file_name().display(), field("Name:").unwrap_or_default()));
+        }
+    }
+    found
+}
+
+/// Directories of this daemon below `u…/agents` and `u…/helpers`, in every hierarchy.
+fn cgroups(runtime: &Path) -> BTreeSet<String> {
+    let mut hasher = DefaultHasher::new();
+    runtime.to_str().expect("our own name").hash(&mut hasher);
+    let name = format!("agentd-{:08x}", hasher.finish() as u32);
+    let mountinfo = std::fs::read_to_string("/proc/self/mountinfo").expect("/proc/self/mountinfo");
+    let mut found = BTreeSet::new();
+    let mut roots = 0;
+    for line in mountinfo.lines().filter(|line| line.contains(" - cgroup")) {
+        let root = Path::new(line.split(' ').nth(4).unwrap_or_default()).join(&name);
+        roots += usize::from(root.is_dir());
+        for user in children(&root) {
+            found.extend(two_deep(&user));
+        }
+    }
+    assert!(roots > 0, "no cgroup {name}: the test looks in the wrong place");
+    found
+}
+
+fn children(dir: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    entries.filter(|e| e.file_type().is_ok_and(|t| t.is_dir())).map(|e| e.path()).collect()
+}
+
+fn two_deep(dir: &Path) -> BTreeSet<String> {
+    children(dir).iter().flat_map(|below| children(below)).map(|path| path.display().to_string()).collect()
+}
+
+fn leases(dir: &Path) -> BTreeSet<String> {
+    let locks = std::fs::read_to_string("/proc/locks").expect("/proc/locks");
+    let held = |inode: u64| locks.lines().any(|line| line.contains(&format!(":{inode} ")));
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    entries
+        .filter(|entry| entry.metadata().is_ok_and(|m| held(m.ino())))
+        .map(|entry| entry.file_name().display().to_string())
+        .collect()
+}
+
+fn mounts(launcher: &Launcher) -> BTreeSet<String> {
+    let at = launcher.dir.display().to_string();
+    let text = |pid: &str| std::fs::read_to_string(format!("/proc/{pid}/mountinfo")).unwrap_or_default();
+    let both = text("self") + &text(&launcher.pid().to_string());
+    both.lines().filter(|line| line.contains(&at)).map(str::to_owned).collect()
+}
+
+/// What a process has open, without the numbers that differ.
+pub fn descriptors(pid: u32) -> Vec<String> {
+    let entries = std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+    let targets = entries.filter_map(|entry| std::fs::read_link(entry.path()).ok());
+    let mut kinds: Vec<String> = targets
+        .map(|target| target.display().to_string().split(":[").next().unwrap_or_default().to_owned())
+        .collect();
+    kinds.sort();
+    kinds
+}
+
+/// The third field of a line of /etc/passwd or /etc/group.
+pub fn number_of(file: &str, name: &str) -> u32 {
+    let text = std::fs::read_to_string(file).expect("the accounts");
+    let line = text.lines().find(|line| line.split(':').next() == Some(name)).expect("the account");
+    line.split(':').nth(2).and_then(|word| word.parse().ok()).expect("a number")
+}
+
+/// Runs `act` on a thread that is `uid`. The kernel keeps ids by thread, so nobody else changes.
+pub fn as_user<T: Send>(uid: u32, gid: u32, groups: &[u32], act: impl FnOnce() -> T + Send) -> T {
+    let groups: Vec<Gid> = groups.iter().map(|g| Gid::from_raw(*g)).collect();
+    let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(move || {
+            rustix::thread::set_thread_groups(&groups).expect("root may");
+            rustix::thread::set_thread_res_gid(gid, gid, gid).expect("root may");
+            rustix::thread::set_thread_res_uid(uid, uid, uid).expect("root may");
+            act()
+        });
+        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
+/// Connects a packet socket to `path`.
+pub fn seqpacket(path: &Path) -> io::Result<OwnedFd> {
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+    rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)?;
+    Ok(socket)
+}
+
+/// What a client holds at the side socket.
+pub struct Held {
+    /// Names it.
+    pub ticket: Ticket,
+    /// It lasts as long as this.
+    pub socket: Packets,
+}
+
+/// A grant.
+pub fn grant(role: Role, mode: Mode) -> Grant {
+    Grant { role, mode }
+}
+
+/// Offers `descriptors` as `user`.
+pub fn offer(launcher: &Launcher, user: &User, offered: &[(Grant, OwnedFd)]) -> Held {
+    offer_at(&launcher.runtime().join("offer.sock"), user.uid, user.gid, launcher.socket_gid, offered)
+}
+
+/// Offers `descriptors` at the socket `path`.
+pub fn offer_at(path: &Path, uid: u32, gid: u32, group: u32, offered: &[(Grant, OwnedFd)]) -> Held {
+    let socket = as_user(uid, gid, &[group], || seqpacket(path)).expect("a member may connect");
+    set_socket_timeout(&socket, Timeout::Recv, Some(PATIENCE)).expect("a socket option");
+    let socket = Packets::from_fd(socket);
+    let borrowed: Vec<_> = offered.iter().map(|(grant, fd)| (*grant, fd.as_fd())).collect();
+    offer::send(&socket, &borrowed).expect("an offer");
+    let packet = socket.receive(MAX_ANSWER, 0).expect("an answer").expect("an answer");
+    match Answer::parse(&packet.bytes).expect("an answer") {
+        Answer::Ticket(ticket) => Held { ticket: Ticket(ticket), socket },
+        refused => panic!("{refused:?}"),
+    }
+}
+
+/// Opens a directory as `user` would.
+pub fn open_dir(user: &User, path: &Path) -> OwnedFd {
+    as_user(user.uid, user.gid, &[], || std::fs::File::open(path)).expect("the user's own").into()
+}
+
+/// The workspace `path` as descriptor `descriptor`.
+pub fn workspace(path: &Path, descriptor: u16, mode: agentd_policy::plan::Mode) -> Workspace {
+    Workspace { path: abs(path), descriptor, mode, mask: vec![], protect: vec![], sockets: vec![] }
+}
+
+/// A checked path.
+pub fn abs(path: impl AsRef<Path>) -> AbsPath {
+    AbsPath::parse(path.as_ref().to_str().expect("our own name")).expect("a path in form")
+}
+
+/// A session id that no other plan has.
+pub fn session() -> SessionId {
+    static NEXT: AtomicU32 = AtomicU32::new(1);
+    let [_, _, a, b] = NEXT.fetch_add(1, Ordering::Relaxed).to_be_bytes();
+    let [c, d, e, f] = std::process::id().to_be_bytes();
+    SessionId::from_random([c, d, e, f, a, b])
+}
+
+/// An honest plan that needs no descriptor: it waits until it is ended.
+pub fn plan(user: &User) -> Plan {
+    Plan {
+        session: session(),
+        user: UserName::parse(&user.name).expect("a login name"),
+        home: abs(&user.home),
+        shell: abs("/bin/bash"),
+        command: ["sleep", "1000"].map(|word| word.as_bytes().to_vec()).to_vec(),
+        env: vec![(b"PATH".to_vec(), b"/usr/bin:/bin".to_vec())],
+        cwd: abs(&user.home),
+        terminal: None,
+        workspaces: vec![],
+        inputs: vec![],
+        scratch: vec![],
+        home_size: 1 << 20,
+        limits: Limits {
+            memory: 256 << 20,
+            pids: 32,
+            cpus: 1.0,
+            disk: 1 << 20,
+            timeout_ms: 60_000,
+            open_files: 256,
+        },
+        landlock_abi: 2,
+    }
+}
+
+/// An honest plan with workspaces.
+pub fn plan_with(user: &User, workspaces: Vec<Workspace>) -> Plan {
+    Plan { workspaces, ..plan(user) }
+}
