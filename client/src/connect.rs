@@ -4,7 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use agentd_proto::MAX_MESSAGE;
+use agentd_proto::MAX_REPLY;
 use agentd_proto::v1::sessions_client::SessionsClient;
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
@@ -49,7 +49,7 @@ impl Socket {
             .initial_connection_window_size(4 << 20)
             .max_frame_size(128 << 10)
             .connect_with_connector_lazy(connector);
-        Ok(Client::new(channel).max_decoding_message_size(MAX_MESSAGE))
+        Ok(Client::new(channel).max_decoding_message_size(MAX_REPLY))
     }
 }
 

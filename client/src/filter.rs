@@ -11,6 +11,8 @@ use prost::bytes::Bytes;
 const ESC: u8 = 0x1b;
 const BEL: u8 = 0x07;
 const ENQ: u8 = 0x05;
+/// The most intermediate bytes of an escape sequence, and one; those in use have one or two.
+const MAX_ESCAPE: usize = 8;
 /// The longest control sequence; the longest in use have some 60 bytes.
 const MAX_CSI: usize = 256;
 /// The longest operating system command; a hyperlink has up to 2083 bytes.
@@ -160,12 +162,14 @@ impl Filter {
             return;
         }
         match (byte, self.held.as_slice()) {
-            (0x20..=0x2f, held) if held.len() < 8 => self.held.push(byte),
+            (0x20..=0x2f, held) if held.len() < MAX_ESCAPE => self.held.push(byte),
+            // Too long: nothing of it passes, its end included.
+            (0x20..=0x2f, _) => {}
             (b'[', []) => self.begin(State::Csi),
             (b']', []) => self.begin(State::Osc),
             (b'P' | b'X' | b'^' | b'_' | b'k', []) => self.begin(State::Lost(false)),
             (_, held) => {
-                if escape_passes(held, byte) {
+                if held.len() < MAX_ESCAPE && escape_passes(held, byte) {
                     out.push(ESC);
                     out.extend(held);
                     out.push(byte);
@@ -249,7 +253,8 @@ fn csi_passes(held: &[u8], last: u8) -> bool {
             (_, [], b't' | b'i') | (Some(b'>'), [], b'T') => false,
             // VT52 and Tektronix, which have other sequences.
             (Some(b'?'), [], b'l') => !names(b"2"),
-            (Some(b'?'), [], b'h') => !names(b"38"),
+            // With 2048 the terminal reports its size at once.
+            (Some(b'?'), [], b'h') => !names(b"38") && !names(b"2048"),
             _ => true,
         }
 }

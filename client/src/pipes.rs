@@ -105,7 +105,11 @@ pub fn writer() -> io::Result<Writer> {
     Ok((sender, told))
 }
 
-fn write(fd: BorrowedFd<'_>, mut bytes: &[u8]) -> io::Result<()> {
+/// Writes all of `bytes`, whether or not `fd` is non-blocking.
+///
+/// # Errors
+/// As `write(2)`.
+pub fn write(fd: BorrowedFd<'_>, mut bytes: &[u8]) -> io::Result<()> {
     while !bytes.is_empty() {
         match rustix::io::write(fd, bytes) {
             Ok(0) => return Err(io::ErrorKind::WriteZero.into()),

@@ -2,11 +2,11 @@
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
-use std::io::{self, Write};
 
 use serde::Serialize;
 
 use crate::failure::Failure;
+use crate::pipes;
 
 /// `text` on one line, without anything that steers a terminal or reorders what surrounds it.
 pub fn clean(text: &str) -> Cow<'_, str> {
@@ -67,10 +67,7 @@ pub fn json(value: &impl Serialize) -> Result<String, Failure> {
 /// # Errors
 /// [`Failure::output`].
 pub fn print(text: &str) -> Result<(), Failure> {
-    let mut out = io::stdout().lock();
-    out.write_all(text.as_bytes())
-        .and_then(|()| out.flush())
-        .map_err(|error| Failure::output("stdout", &error))
+    pipes::write(rustix::stdio::stdout(), text.as_bytes()).map_err(|error| Failure::output("stdout", &error))
 }
 
 /// Whether standard output is a terminal that takes colours.

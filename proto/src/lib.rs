@@ -36,3 +36,5 @@ pub const API: &str = "agentd.v1";
 
 /// The longest message that either side accepts, in bytes.
 pub const MAX_MESSAGE: usize = 4 << 20;
+/// The longest answer, in bytes: the list of very many sessions.
+pub const MAX_REPLY: usize = 32 << 20;

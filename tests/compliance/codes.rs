@@ -1,8 +1,8 @@
 //! Exit codes of `agentctl run` and of the other commands.
 
-use agentd_tests::harness::World;
+use agentd_tests::harness::{Named, World};
 
-pub const TESTS: &[(&str, fn(&World))] = &[
+pub const TESTS: &[Named] = &[
     ("the_commands_own", own),
     ("signal_is_128_and_its_number", signal),
     ("not_found_is_127", not_found),
@@ -15,6 +15,9 @@ pub const TESTS: &[(&str, fn(&World))] = &[
     ("version_tells_three", version),
     ("profile_show_and_check", profile),
     ("dry_run_runs_nothing", dry_run),
+    ("ps_shows_the_running_and_the_ended", ps),
+    ("rm_at_the_end_forgets", rm),
+    ("socket_by_environment", socket),
 ];
 
 fn own(world: &World) {
@@ -105,4 +108,33 @@ fn dry_run(world: &World) {
     let plan: serde_json::Value = serde_json::from_str(&output.text()).expect("the plan as JSON");
     assert!(plan.is_object(), "{plan}");
     world.agentctl(world.a(), ["events", &name]).expect_code(3);
+}
+
+fn ps(world: &World) {
+    let output = world.session().bash("exit 4").expect_code(4);
+    let running = world.agentctl(world.a(), ["ps", "--json"]).expect_code(0).text();
+    assert!(!running.contains(&output.name), "{running}");
+    let all = world.agentctl(world.a(), ["ps", "-a", "--json"]).expect_code(0).text();
+    let line = all.lines().find(|line| line.contains(&output.name)).expect("the ended session");
+    let session: serde_json::Value = serde_json::from_str(line).expect("JSON");
+    assert_eq!(
+        (session["state"].as_str(), session["user"].as_str()),
+        (Some("ended"), Some(world.a().name.as_str()))
+    );
+    let shown = world.agentctl(world.a(), ["ps", "-a"]).expect_code(0).text();
+    assert!(shown.contains(&output.name) && shown.contains("bash -c exit 4"), "{shown}");
+}
+
+fn rm(world: &World) {
+    let output = world.session().option("--rm").run(["true"]).expect_code(0);
+    world.agentctl(world.a(), ["kill", &output.name]).expect_code(3);
+    let all = world.agentctl(world.a(), ["ps", "-a"]).expect_code(0).text();
+    assert!(!all.contains(&output.name), "{all}");
+}
+
+fn socket(world: &World) {
+    let mut agentctl = world.a().command(world.daemon().agentctl());
+    let output =
+        agentctl.env("AGENTD_SOCKET", world.daemon().socket()).arg("version").output().expect("setpriv");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }

@@ -4,10 +4,10 @@ use std::io::{BufRead, BufReader};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use agentd_tests::harness::{World, text_at, wait_for_exit};
+use agentd_tests::harness::{Named, World, text_at, wait_for_exit};
 use serde_json::Value;
 
-pub const TESTS: &[(&str, fn(&World))] = &[
+pub const TESTS: &[Named] = &[
     ("every_program_with_arguments_and_parent", execs),
     ("exits_with_their_codes", exits),
     ("a_script_names_its_interpreter", script),

@@ -1,8 +1,8 @@
 //! The session looks like the caller's own: name, numbers, home, environment.
 
-use agentd_tests::harness::World;
+use agentd_tests::harness::{Named, World};
 
-pub const TESTS: &[(&str, fn(&World))] = &[
+pub const TESTS: &[Named] = &[
     ("name_and_numbers", names),
     ("home_is_empty_scratch", home),
     ("passwd_has_the_caller", passwd),

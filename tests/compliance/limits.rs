@@ -3,9 +3,9 @@
 use std::io::{BufRead, BufReader};
 use std::time::{Duration, Instant};
 
-use agentd_tests::harness::{Session, World, text_at, wait_for_exit};
+use agentd_tests::harness::{Named, Session, World, text_at, wait_for_exit};
 
-pub const TESTS: &[(&str, fn(&World))] = &[
+pub const TESTS: &[Named] = &[
     ("out_of_memory_ends_with_137", memory),
     ("processes_are_limited_and_told", pids),
     ("a_short_burst_over_the_limit_is_told", pids_burst),

@@ -13,13 +13,10 @@ mod workspace;
 
 use std::process::ExitCode;
 
-use agentd_tests::harness::{Test, World, run_tests};
-
-/// A group's tests, by name.
-type Group = &'static [(&'static str, fn(&World))];
+use agentd_tests::harness::{Named, named, run_tests};
 
 fn main() -> ExitCode {
-    let groups: [(&str, Group); 10] = [
+    let groups: [(&str, &[Named]); 10] = [
         ("codes", codes::TESTS),
         ("streams", streams::TESTS),
         ("terminal", terminal::TESTS),
@@ -31,10 +28,6 @@ fn main() -> ExitCode {
         ("events", events::TESTS),
         ("programs", programs::TESTS),
     ];
-    let tests = groups.iter().flat_map(|(group, tests)| {
-        tests
-            .iter()
-            .map(move |(name, test)| -> Test { (format!("{group}::{name}"), Box::new(move |w| test(w))) })
-    });
+    let tests = groups.iter().flat_map(|(group, tests)| named(group, tests));
     run_tests("compliance", tests.collect(), |_| {})
 }

@@ -4,9 +4,9 @@ use std::io::{BufRead, BufReader};
 use std::process::Child;
 use std::time::Duration;
 
-use agentd_tests::harness::{Session, User, World, wait_for_exit};
+use agentd_tests::harness::{Named, Session, User, World, wait_for_exit};
 
-pub const TESTS: &[(&str, fn(&World))] = &[
+pub const TESTS: &[Named] = &[
     ("another_user_sees_and_steers_nothing", other),
     ("an_admin_sees_and_steers_all", admin),
     ("names_of_two_users_do_not_meet", same_name),

@@ -3,9 +3,9 @@
 use std::path::Path;
 use std::process::Command;
 
-use agentd_tests::harness::World;
+use agentd_tests::harness::{Named, World};
 
-pub const TESTS: &[(&str, fn(&World))] = &[
+pub const TESTS: &[Named] = &[
     ("bash", bash),
     ("git", git),
     ("python", python),

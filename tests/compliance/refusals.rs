@@ -3,9 +3,9 @@
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
-use agentd_tests::harness::{RunOutput, Session, World};
+use agentd_tests::harness::{Named, RunOutput, Session, World};
 
-pub const TESTS: &[(&str, fn(&World))] = &[
+pub const TESTS: &[Named] = &[
     ("bounds", bounds),
     ("paths_that_are_not_the_callers", others_paths),
     ("things_that_are_no_directories", no_directories),

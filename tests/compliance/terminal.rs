@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use agentd_tests::harness::{Pty, World, wait_for_exit};
+use agentd_tests::harness::{Named, Pty, World, wait_for_exit};
 
-pub const TESTS: &[(&str, fn(&World))] = &[
+pub const TESTS: &[Named] = &[
     ("a_command_has_one", has_one),
     ("the_size_is_the_callers", size),
     ("resize_arrives", resize),
@@ -64,14 +64,14 @@ fn interrupt(world: &World) {
 fn job_control(world: &World) {
     let mut pty = Pty::open();
     let mut child = pty.spawn(&world.session().command(["bash", "--norc", "-i"]));
-    pty.write(b"PS1='p''> '; sleep 60\n");
-    // The shell is in the middle of the command once it has shown its echo.
-    pty.read_until("sleep 60");
-    std::thread::sleep(Duration::from_millis(300));
+    pty.read_until("$ ");
+    // What is typed is shown as well: the word that is waited for is not in it as such.
+    pty.write(b"bash -c 'echo start''ed; exec sleep 60'\n");
+    pty.read_until("started");
     pty.write(b"\x1a");
     pty.read_until("Stopped");
     pty.write(b"jobs; kill %1; exit 9\n");
-    pty.read_until("sleep 60");
+    pty.read_until("exec sleep 60");
     let status = match wait_for_exit(&mut child, Duration::from_secs(2)) {
         Some(status) => status,
         None => {

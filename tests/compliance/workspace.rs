@@ -4,9 +4,9 @@ use std::os::unix::fs::{MetadataExt, symlink};
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 
-use agentd_tests::harness::World;
+use agentd_tests::harness::{Named, World, text_at};
 
-pub const TESTS: &[(&str, fn(&World))] = &[
+pub const TESTS: &[Named] = &[
     ("overlay_leaves_the_directory_as_it_is", overlay),
     ("direct_writes_as_the_caller", direct),
     ("ro_refuses_writes", ro),
@@ -204,15 +204,12 @@ fn odd_names(world: &World) {
 fn removed(world: &World) {
     let dir = project(world);
     let output = world.session_in(&dir).bash("echo x > new").expect_code(0);
-    let overlays = || {
-        let user = world.daemon().state().join(format!("overlays/u{}", world.a().uid));
-        std::fs::read_dir(user).map_or(0, Iterator::count)
-    };
-    let before = overlays();
-    assert!(before > 0, "the overlay is kept for review");
+    let id = text_at(&world.all_events(world.a(), &output.name)[0], "/session");
+    let overlay = world.daemon().state().join(format!("overlays/u{}/{id}", world.a().uid));
+    assert!(overlay.join("0/upper/new").exists(), "the overlay is kept for review");
     world.agentctl(world.a(), ["rm", &output.name]).expect_code(0);
-    world.agentctl(world.a(), ["events", &output.name]).expect_code(3);
-    assert!(overlays() < before, "the overlay is deleted");
+    world.agentctl(world.a(), ["kill", &output.name]).expect_code(3);
+    assert!(!overlay.exists(), "the overlay is deleted");
 }
 
 fn many(world: &World) {

@@ -2,7 +2,7 @@
 
 use std::net::TcpListener;
 use std::os::linux::net::SocketAddrExt;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
 use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -13,6 +13,8 @@ use agentd_tests::probe::Case;
 
 /// What is in every secret file.
 pub const MARKER: &str = "this-is-the-callers-secret";
+const INPUT: &str = "what may be read\n";
+const GIT_CONFIG: &str = "[core]\n\tbare = false\n";
 /// A variable's value in the environment of a process of the caller's.
 const ENV_MARKER: &str = "this-is-in-an-environment";
 
@@ -34,7 +36,7 @@ fn host(world: &World) -> &'static Host {
         let user = world.a();
         user.write(user.home.join(".ssh/id_test"), MARKER);
         let input = user.home.join("input");
-        user.write(input.join("file"), "what may be read\n");
+        user.write(input.join("file"), INPUT);
         let _ = std::fs::remove_file(input.join("link"));
         let _ = std::fs::remove_file(input.join("link-root"));
         symlink(user.home.join(".ssh/id_test"), input.join("link")).expect("a new link");
@@ -101,6 +103,12 @@ fn shared_memory() -> (String, String) {
     (id, line[0].clone())
 }
 
+/// After all the signals, traces and limits: the process of the caller's on the host still sleeps.
+pub fn sleeper_lives(world: &World) {
+    let mut sleeper = host(world).sleeper.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    assert!(sleeper.try_wait().expect("our own child").is_none(), "the caller's process was ended");
+}
+
 /// Takes away what does not end with this process.
 pub fn remove() {
     if let Some(host) = HOST.get() {
@@ -157,9 +165,43 @@ impl Place {
         self.words.iter().fold(text.to_owned(), |text, (word, value)| text.replace(word, value))
     }
 
+    /// Fails if the session changed what it must not, whatever it said of it.
+    pub fn assert_unharmed(&self, world: &World) {
+        let same = |path: &Path, text: &str| {
+            let now = std::fs::read_to_string(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+            assert_eq!(now, text, "{}", path.display());
+        };
+        let user = world.a();
+        same(&user.home.join(".ssh/id_test"), MARKER);
+        same(&user.home.join("input/file"), INPUT);
+        same(&self.workspace.join(".env"), MARKER);
+        same(&self.workspace.join("conf/secret.key"), MARKER);
+        same(&self.workspace.join(".git/config"), GIT_CONFIG);
+        let hooks = std::fs::read_dir(self.workspace.join(".git/hooks")).expect("the directory of hooks");
+        assert_eq!(hooks.count(), 0, "a hook was left");
+        plain_files(&self.workspace, user);
+    }
+
     /// All of them.
     pub fn fill_all(&self, texts: &[&str]) -> Vec<String> {
         texts.iter().map(|text| self.fill(text)).collect()
+    }
+}
+
+/// What was made belongs to the user and has no bit and no kind that is more than a file's.
+fn plain_files(dir: &Path, user: &User) {
+    for entry in std::fs::read_dir(dir).expect("the user's directory").flatten() {
+        let (path, meta) = (entry.path(), entry.metadata().expect("a file"));
+        if path.ends_with("suid-probe") {
+            continue;
+        }
+        let kind = meta.file_type();
+        assert!(!kind.is_block_device() && !kind.is_char_device(), "{}", path.display());
+        assert_eq!(meta.permissions().mode() & 0o6000, 0, "{}", path.display());
+        assert_eq!((meta.uid(), meta.gid()), (user.uid, user.gid), "{}", path.display());
+        if kind.is_dir() {
+            plain_files(&path, user);
+        }
     }
 }
 
@@ -170,7 +212,7 @@ fn fill(world: &World, workspace: &Path) {
     write(".env", MARKER);
     write("conf/secret.key", MARKER);
     write("other/secret.key", "nothing\n");
-    write(".git/config", "[core]\n\tbare = false\n");
+    write(".git/config", GIT_CONFIG);
     write(".git/HEAD", "ref: refs/heads/main\n");
     user.make_dir(workspace.join(".git/hooks"));
     write("own", "#!/bin/true\n");

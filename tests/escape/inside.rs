@@ -38,6 +38,7 @@ pub fn check(world: &World, case: &Case) {
     let of = |kind: &str| events.iter().filter(|e| e["kind"] == kind).cloned().collect::<Vec<_>>();
     let ran = of("process.exec").iter().any(|e| text_at(e, "/exec/path") == probe);
     assert!(ran, "no event of the probe's own start: {events:#?}");
+    place.assert_unharmed(world);
     if let Some(seen) = &case.seen {
         let found = of(seen.kind).iter().any(|event| {
             seen.fields.iter().all(|(pointer, wanted)| text_at(event, pointer) == place.fill(wanted))
@@ -47,7 +48,7 @@ pub fn check(world: &World, case: &Case) {
 }
 
 /// The table itself: at least as many cases as were promised, each with a name of its own.
-pub fn table() {
+pub fn table(_: &World) {
     let names: BTreeSet<_> = cases().map(|case| case.name).collect();
     assert_eq!(names.len(), cases().count(), "two cases of one name");
     assert!(names.len() >= 60, "{} cases", names.len());

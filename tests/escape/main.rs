@@ -7,7 +7,7 @@ mod outside;
 
 use std::process::ExitCode;
 
-use agentd_tests::harness::{Test, run_tests};
+use agentd_tests::harness::{Named, Test, named, run_tests};
 use agentd_tests::probe::{Outside, cases};
 
 fn main() -> ExitCode {
@@ -18,12 +18,13 @@ fn main() -> ExitCode {
     for case in cases().filter(|case| !matches!(case.outside, Outside::Nowhere(_))) {
         tests.push((format!("outside::{}", case.name), Box::new(move |world| outside::check(world, case))));
     }
-    let more: [(&str, fn(&'static agentd_tests::harness::World)); 4] = [
-        ("table::is_well_formed", |_| inside::table()),
-        ("session::double_fork_dies_with_it", inside::double_fork),
-        ("session::another_of_the_same_user_is_out_of_reach", inside::other_session),
-        ("session::hostile_output_stays_data", inside::hostile_output),
+    let more: [Named; 5] = [
+        ("the_table_is_well_formed", inside::table),
+        ("double_fork_dies_with_it", inside::double_fork),
+        ("another_of_the_same_user_is_out_of_reach", inside::other_session),
+        ("the_callers_process_is_unharmed", fixture::sleeper_lives),
+        ("hostile_output_stays_data", inside::hostile_output),
     ];
-    tests.extend(more.map(|(name, test)| -> Test { (name.to_owned(), Box::new(test)) }));
+    tests.extend(named("session", &more));
     run_tests("escape", tests, |_| fixture::remove())
 }

@@ -54,7 +54,12 @@ const PERM: Expect = Refused(&[libc::EPERM]);
 const NOENT: Expect = Refused(&[libc::ENOENT]);
 const ROFS: Expect = Refused(&[libc::EROFS]);
 
-const fn attempt(name: &'static str, act: fn(&Stage) -> io::Result<()>, keeper: Expect, owner: Expect) -> Attempt {
+const fn attempt(
+    name: &'static str,
+    act: fn(&Stage) -> io::Result<()>,
+    keeper: Expect,
+    owner: Expect,
+) -> Attempt {
     Attempt { name, act, root: Works, keeper, owner, filtered: PERM }
 }
 
@@ -93,7 +98,7 @@ pub const ATTEMPTS: &[Attempt] = &[
     attempt("mknod", Stage::mknod, Refused(&[libc::EPERM, libc::EROFS]), Refused(&[libc::EPERM, libc::EROFS])).not_as_root(),
     attempt("create_at_root", |s| s.create("/agentd-test-keeper"), ROFS, ROFS).not_as_root().filtered(Refused(&[libc::EPERM, libc::EROFS])),
     // The caller's workspace and the system, through the session's own mounts.
-    attempt("create_in_workspace", |s| s.create("proc/{agent}/cwd/new"), ACCES, Refused(&[libc::EOVERFLOW])),
+    attempt("create_in_workspace", |s| s.create("proc/{agent}/cwd/new"), Refused(&[libc::EACCES, libc::EOVERFLOW]), Refused(&[libc::EOVERFLOW])),
     attempt("write_workspace_file", |s| s.open("proc/{agent}/cwd/file", OFlags::WRONLY), ACCES, Works),
     attempt("setuid_of_the_caller", |s| s.chmod("proc/{agent}/cwd/file", 0o4755), PERM, Works),
     attempt("setuid_of_root", Stage::give_to_root, PERM, Refused(&[libc::EOVERFLOW, libc::EINVAL, libc::EPERM])),
@@ -113,8 +118,8 @@ pub const ATTEMPTS: &[Attempt] = &[
     attempt("audit", |s| s.open("leak/{state}/audit", OFlags::RDONLY), ACCES, ACCES),
     attempt("service_socket", |s| s.connect("leak/{runtime}/service.sock"), ACCES, ACCES),
     // Processes of others.
-    attempt("proc_init_root", |s| s.open("proc/1/root", OFlags::RDONLY), ACCES, ACCES),
-    attempt("proc_init_environ", |s| s.open("proc/1/environ", OFlags::RDONLY), ACCES, ACCES),
+    attempt("proc_init_root", |s| s.open("proc/1/root", OFlags::RDONLY), ACCES, ACCES).not_as_root(),
+    attempt("proc_init_environ", |s| s.open("proc/1/environ", OFlags::RDONLY), ACCES, ACCES).not_as_root(),
     attempt("proc_launcher_root", |s| s.open("proc/{launcher}/root", OFlags::RDONLY), ACCES, ACCES),
     attempt("proc_launcher_mem", |s| s.open("proc/{launcher}/mem", OFlags::RDWR), ACCES, ACCES),
     attempt("proc_launcher_fds", |s| s.open("proc/{launcher}/fd", OFlags::RDONLY), ACCES, ACCES),
@@ -124,7 +129,7 @@ pub const ATTEMPTS: &[Attempt] = &[
     attempt("proc_other_agent_mem", |s| s.open("proc/{other_agent}/mem", OFlags::RDWR), ACCES, ACCES),
     attempt("proc_other_keeper_fds", |s| s.open("proc/{other_keeper}/fd", OFlags::RDONLY), ACCES, ACCES),
     attempt("proc_core_pattern", |s| s.open("proc/sys/kernel/core_pattern", OFlags::WRONLY), ACCES, ACCES),
-    attempt("proc_sysrq", |s| s.open("proc/sysrq-trigger", OFlags::WRONLY), ACCES, ACCES),
+    attempt("proc_drop_caches", |s| s.open("proc/sys/vm/drop_caches", OFlags::WRONLY), ACCES, ACCES),
     attempt("kill_launcher", |s| s.kill("launcher"), PERM, PERM),
     attempt("kill_service", |s| s.kill("service"), PERM, PERM),
     attempt("kill_caller", |s| s.kill("caller"), PERM, PERM),
@@ -258,7 +263,13 @@ impl Stage {
         let (dir, path) = self.path("proc/{agent}/cwd/file");
         let before = rustix::fs::statat(dir, &path, AtFlags::empty())?;
         let own = |uid, gid| {
-            rustix::fs::chownat(dir, &path, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)), AtFlags::empty())
+            rustix::fs::chownat(
+                dir,
+                &path,
+                Some(Uid::from_raw(uid)),
+                Some(Gid::from_raw(gid)),
+                AtFlags::empty(),
+            )
         };
         own(0, 0)?;
         Ok(own(before.st_uid, before.st_gid)?)
@@ -297,7 +308,8 @@ impl Stage {
     }
 
     fn clone_tree(&self) -> io::Result<()> {
-        let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;
+        let flags =
+            OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;
         if self.root {
             self.join("session_mnt", CloneFlags::CLONE_NEWNS)?;
             rustix::mount::open_tree(rustix::fs::CWD, "/", flags)?;

@@ -27,7 +27,9 @@ pub const TESTS: &[(&str, fn(&'static World))] = &[
 
 fn side_socket(launcher: &Launcher, user: &User) -> Packets {
     let path = launcher.runtime().join("offer.sock");
-    Packets::from_fd(as_user(user.uid, user.gid, &[launcher.socket_gid], || seqpacket(&path)).expect("a member"))
+    Packets::from_fd(
+        as_user(user.uid, user.gid, &[launcher.socket_gid], || seqpacket(&path)).expect("a member"),
+    )
 }
 
 fn silent_offer(world: &'static World) {
@@ -85,7 +87,8 @@ fn many_connections(world: &'static World) {
     let mut clients: Vec<_> = (0..64).map(|_| service.client(&launcher, world.a())).collect();
     for _ in 0..10 {
         let (uid, gid) = (world.a().uid, world.a().gid);
-        let more = as_user(uid, gid, &[launcher.socket_gid], || UnixStream::connect(&path)).expect("accepted");
+        let more =
+            as_user(uid, gid, &[launcher.socket_gid], || UnixStream::connect(&path)).expect("accepted");
         assert!(ends_within(&more, Duration::from_secs(5)), "one too many is let in");
     }
     clients.push(service.client(&launcher, world.b()));
@@ -102,7 +105,8 @@ fn many_offers(world: &'static World) {
     let before = launcher.traces();
     let (user, dir) = (world.a(), world.workspace(world.a()));
     // Each with as many descriptors as a packet carries.
-    let full = || (0..253).map(|_| (grant(Role::Input, Granted::Ro), open_dir(user, &dir))).collect::<Vec<_>>();
+    let full =
+        || (0..253).map(|_| (grant(Role::Input, Granted::Ro), open_dir(user, &dir))).collect::<Vec<_>>();
     let held: Vec<_> = (0..16).map(|_| offer(&launcher, user, &full())).collect();
     for _ in 0..4 {
         let more = side_socket(&launcher, user);
@@ -155,7 +159,10 @@ fn half_closed(world: &'static World) {
     let before = launcher.run_time();
     assert!(!launcher.ended_within(Duration::from_millis(500)));
     let spent = Duration::from_nanos(launcher.run_time() - before);
-    assert!(spent < Duration::from_millis(100), "the launcher ran {spent:?} of 500 ms for a client that is gone");
+    assert!(
+        spent < Duration::from_millis(100),
+        "the launcher ran {spent:?} of 500 ms for a client that is gone"
+    );
     service.refused(client.number, None, plan(world.a()), "caller.unknown");
 }
 
@@ -167,5 +174,9 @@ fn outsiders(world: &'static World) {
         assert_eq!(error.kind(), std::io::ErrorKind::PermissionDenied, "{name}");
     }
     let output = Session::new(world, user, world.workspace(user)).run(["true"]).expect_code(125);
-    assert!(output.stderr.contains("refused: ") && output.stderr.contains("(socket.permission)"), "{}", output.stderr);
+    assert!(
+        output.stderr.contains("refused: ") && output.stderr.contains("(socket.permission)"),
+        "{}",
+        output.stderr
+    );
 }

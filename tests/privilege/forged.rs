@@ -3,12 +3,13 @@
 
 use std::time::Duration;
 
+use agentd_kernel::offer::{Mode as Granted, Role};
 use agentd_policy::names::{AbsPath, RelPath};
 use agentd_policy::plan::{Input, MAX_ARGS, Mode, Plan, Scratch, Workspace};
 use agentd_policy::wire::{CallerNumber, FromService};
-use agentd_kernel::offer::{Mode as Granted, Role};
-use agentd_tests::harness::{World, within};
+use agentd_tests::harness::{User, World, within};
 
+use crate::packets::ends_within;
 use crate::place::{Launcher, abs, grant, offer, open_dir, plan, plan_with, workspace};
 use crate::played::Played;
 
@@ -19,8 +20,9 @@ pub const TESTS: &[(&str, fn(&'static World))] = &[
     ("root_and_leased_uids_get_no_session", root_and_leased),
     ("every_bound_holds_whoever_made_the_plan", bounds),
     ("ten_thousand_mounts_are_refused", ten_thousand_mounts),
-    ("deep_names_end_at_the_builders_deadline_or_before", deep_names),
+    ("ten_thousand_mount_points_for_deep_names_are_refused", deep_names),
     ("quotas_hold_for_each_user_and_for_the_host", quotas),
+    ("a_prepared_session_is_its_users_and_holds_nothing_open", prepared),
     ("a_session_cannot_be_had_twice", twice),
     ("overlays_of_others_stay", overlays),
 ];
@@ -89,7 +91,8 @@ fn root_and_leased(world: &'static World) {
 }
 
 fn bounds(world: &'static World) {
-    let launcher = Launcher::start(world, "[bounds]\nmodes_forbidden = [\"direct\"]\nmemory = \"1G\"\npids = 64");
+    let launcher =
+        Launcher::start(world, "[bounds]\nmodes_forbidden = [\"direct\"]\nmemory = \"1G\"\npids = 64");
     let service = Played::connect(&launcher);
     let client = service.client(&launcher, world.a());
     let before = launcher.traces();
@@ -158,36 +161,21 @@ fn ten_thousand_mounts(world: &'static World) {
     launcher.assert_clean(&before);
 }
 
-/// Within the counts, but each name asks for as many mount points as a packet can name components.
+/// Few names, but deep ones: each component would be a mount point, and a placeholder in the caller's directory.
 fn deep_names(world: &'static World) {
     let launcher = Launcher::start(world, "");
     let (user, dir) = (world.a(), world.workspace(world.a()));
     let service = Played::connect(&launcher);
     let client = service.client(&launcher, user);
     let before = launcher.traces();
-    let deep = |top: usize| {
-        let name = format!("{top}/{}", vec!["d"; 1900].join("/"));
-        RelPath::parse(&name).expect("a name in form")
-    };
+    let deep =
+        |top: usize| RelPath::parse(&format!("{top}/{}", ["d"; 1250].join("/"))).expect("a name in form");
     let held = offer(&launcher, user, &[(grant(Role::Workspace, Granted::Direct), open_dir(user, &dir))]);
-    let protect = (0..40).map(deep).collect();
-    let direct = Workspace { protect, ..workspace(&dir, 0, Mode::Direct) };
-    let wanted = plan_with(user, vec![direct]);
-    let id = wanted.session.clone();
-    match service.build(client.number, Some(held.ticket), wanted) {
-        Ok(built) => {
-            service.end(&id);
-            drop(built);
-        }
-        Err(refusal) => assert!(refusal.rule.starts_with("build.") || refusal.rule.starts_with("workspace."), "{refusal}"),
-    }
+    let direct = Workspace { protect: (0..8).map(deep).collect(), ..workspace(&dir, 0, Mode::Direct) };
+    service.refused(client.number, Some(held.ticket), plan_with(user, vec![direct]), "plan.names");
     drop(held);
     launcher.assert_clean(&before);
-    let empty = within(Duration::from_secs(10), || {
-        let left: Vec<_> = std::fs::read_dir(&dir).expect("the user's own").flatten().map(|e| e.path()).collect();
-        if left.is_empty() { Ok(()) } else { Err(left) }
-    });
-    assert_eq!(empty, Ok(()), "placeholders are taken away again");
+    assert_eq!(std::fs::read_dir(&dir).expect("the user's own").count(), 0);
 }
 
 fn quotas(world: &'static World) {
@@ -210,6 +198,34 @@ fn quotas(world: &'static World) {
         drop(built);
     }
     launcher.assert_clean(&before);
+}
+
+/// What is prepared for one user is of no use to another, and keeps nothing of anybody's open.
+fn prepared(world: &'static World) {
+    let launcher = Launcher::with_spares(world, 4, "");
+    let service = Played::connect(&launcher);
+    let before = launcher.traces();
+    let (a, b) = (service.client(&launcher, world.a()), service.client(&launcher, world.b()));
+    let groups = |user: &User| launcher.traces().groups_of(user.uid);
+    let first = plan(world.a());
+    let id = first.session.clone();
+    drop(service.build(a.number, None, first).expect("an honest plan"));
+    service.end(&id);
+    let waits = within(Duration::from_secs(10), || if groups(world.a()) > 0 { Ok(()) } else { Err(()) });
+    assert_eq!(waits, Ok(()), "a session is prepared for whoever had one");
+    assert_eq!(groups(world.b()), 0);
+    // The prepared one has no handle of a client, or its client would never see the end.
+    service.tell(&FromService::Forget { caller: a.number });
+    drop(a.served);
+    assert!(ends_within(&a.socket, Duration::from_secs(5)), "something keeps a client's connection open");
+    let second = plan(world.b());
+    let id = second.session.clone();
+    let built = service.build(b.number, None, second).expect("an honest plan");
+    assert!(groups(world.b()) > 0, "the session of b is in the groups of b");
+    assert!(groups(world.a()) > 0, "and not what was prepared for a");
+    service.end(&id);
+    drop(built);
+    assert!(before.groups_of(world.a().uid) == 0);
 }
 
 fn twice(world: &'static World) {

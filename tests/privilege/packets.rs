@@ -73,7 +73,8 @@ fn paths(world: &'static World) {
         );
         change(&mut wanted);
         let (request, caller) = (RequestNumber(1), CallerNumber(1));
-        encode(&FromService::Build { request, caller, ticket: None, plan: Box::new(wanted) }).expect("a message")
+        encode(&FromService::Build { request, caller, ticket: None, plan: Box::new(wanted) })
+            .expect("a message")
     };
     let plain = build(&|_| ());
     for (from, to) in [
@@ -104,7 +105,8 @@ fn paths(world: &'static World) {
 fn session_ids(world: &'static World) {
     let launcher = Launcher::start(world, "");
     let id = || SessionId::parse("abcdefabcdef").expect("an id");
-    let remove = FromService::Remove { request: RequestNumber(1), caller: CallerNumber(1), owner: 0, session: id() };
+    let remove =
+        FromService::Remove { request: RequestNumber(1), caller: CallerNumber(1), owner: 0, session: id() };
     let build = plan(world.a());
     let build = agentd_policy::plan::Plan { session: id(), ..build };
     let (request, caller) = (RequestNumber(1), CallerNumber(1));
@@ -193,7 +195,8 @@ fn never_reads(world: &'static World) {
     let wanted = Box::new(plan(world.a()));
     let ask = |n: u64| {
         let (request, caller) = (RequestNumber(n), CallerNumber(u64::MAX));
-        encode(&FromService::Build { request, caller, ticket: None, plan: wanted.clone() }).expect("a message")
+        encode(&FromService::Build { request, caller, ticket: None, plan: wanted.clone() })
+            .expect("a message")
     };
     let refused = (0..20_000).map(ask).find_map(|packet| service.say(&packet).err());
     let error = refused.expect("the launcher does not listen for ever");

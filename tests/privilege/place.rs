@@ -42,6 +42,11 @@ pub struct Launcher {
 impl Launcher {
     /// Starts one, with `more` in its configuration.
     pub fn start(world: &World, more: &str) -> Self {
+        Self::with_spares(world, 0, more)
+    }
+
+    /// Starts one that prepares sessions before anybody asks for them.
+    pub fn with_spares(world: &World, spares: u32, more: &str) -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let (pid, number) = (std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
         let dir = PathBuf::from(format!("/tmp/agentd-priv-{pid}-{number}"));
@@ -56,7 +61,7 @@ impl Launcher {
         let (service, group, admins) = (value("service_user"), value("socket_group"), value("admin_group"));
         let at = dir.display();
         let config = format!(
-            "socket = \"{at}/run/agentd.sock\"\nruntime_dir = \"{at}/run\"\nstate_dir = \"{at}/state\"\n\
+            "spares = {spares}\nsocket = \"{at}/run/agentd.sock\"\nruntime_dir = \"{at}/run\"\nstate_dir = \"{at}/state\"\n\
              profile_dirs = []\nsecrets_dir = \"{at}/secrets\"\nservice_user = \"{service}\"\n\
              socket_group = \"{group}\"\nadmin_group = \"{admins}\"\n{more}\n[pool]\n\
              uids = \"{first_uid}-{last_uid}\"\n"
@@ -77,14 +82,18 @@ impl Launcher {
             .expect("setpriv");
         let (service_uid, socket_gid) = (number_of("/etc/passwd", &service), number_of("/etc/group", &group));
         let launcher = Self { dir, first_uid, service_uid, socket_gid, child };
-        let listens = || within(PATIENCE, || Packets::from_fd(seqpacket(&launcher.runtime().join("offer.sock"))?)
-            .send(b"?", &[]).map_err(io::Error::other));
-        listens().unwrap_or_else(|e| panic!("the launcher does not listen: {e}\n{}", launcher.log()));
-        let _ = within(PATIENCE, || match launcher.runtime().join("service.sock").exists() {
-            true => Ok(()),
-            false => Err(()),
-        });
+        launcher.await_loop();
         launcher
+    }
+
+    /// Its last socket is the service's: root is let in and cut off as soon as the loop runs.
+    fn await_loop(&self) {
+        let path = self.runtime().join("service.sock");
+        let mut socket = None;
+        let listens = within(PATIENCE, || seqpacket(&path).map(|fd| socket = Some(fd)));
+        listens.unwrap_or_else(|e| panic!("the launcher does not listen: {e}\n{}", self.log()));
+        let cut = Packets::from_fd(socket.expect("connected")).receive(64, 0);
+        assert!(!matches!(cut, Ok(Some(_))), "root is no service: {cut:?}");
     }
 
     /// Its runtime directory.
@@ -168,6 +177,11 @@ pub struct Traces {
 }
 
 impl Traces {
+    /// How many groups there are of sessions of a user.
+    pub fn groups_of(&self, uid: u32) -> usize {
+        self.cgroups.iter().filter(|path| path.contains(&format!("/u{uid}/"))).count()
+    }
+
     fn of(launcher: &Launcher) -> Self {
         let pool = launcher.first_uid..launcher.first_uid + POOL;
         Self {
@@ -277,7 +291,8 @@ pub fn as_user<T: Send>(uid: u32, gid: u32, groups: &[u32], act: impl FnOnce() -
 
 /// Connects a packet socket to `path`.
 pub fn seqpacket(path: &Path) -> io::Result<OwnedFd> {
-    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+    let socket =
+        rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
     rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)?;
     Ok(socket)
 }
@@ -361,6 +376,7 @@ pub fn plan(user: &User) -> Plan {
             open_files: 256,
         },
         landlock_abi: 2,
+        remove: false,
     }
 }
 

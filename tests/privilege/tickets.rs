@@ -71,7 +71,9 @@ fn ownership(world: &'static World) {
     let own = || vec![(grant(Role::Workspace, Granted::Direct), open_dir(user, &dir))];
     let wanted = || plan_with(user, vec![workspace(&dir, 0, Mode::Ro)]);
     let held = offer(&stage.launcher, user, &own());
-    let refused = |client: &Client, ticket, plan| stage.service.refused(client.number, Some(ticket), plan, "offer.ticket");
+    let refused = |client: &Client, ticket, plan| {
+        stage.service.refused(client.number, Some(ticket), plan, "offer.ticket")
+    };
     // Of another user, and of nobody.
     refused(&other, held.ticket, wanted());
     refused(&stage.client, Ticket([0; 32]), wanted());
@@ -119,7 +121,8 @@ fn indices(world: &'static World) {
     }
     let twice = plan_with(user, vec![one(0), one(0)]);
     stage.refused(Role::Workspace, Granted::Ro, fd(), twice, "offer.missing");
-    let both = Plan { inputs: vec![Input { path: abs(&dir), descriptor: 0 }], ..plan_with(user, vec![one(0)]) };
+    let both =
+        Plan { inputs: vec![Input { path: abs(&dir), descriptor: 0 }], ..plan_with(user, vec![one(0)]) };
     stage.refused(Role::Workspace, Granted::Ro, fd(), both, "offer.missing");
     // No ticket at all, or one for nothing.
     stage.service.refused(stage.client.number, None, plan_with(user, vec![one(0)]), "offer.missing");
@@ -164,13 +167,16 @@ fn kinds(world: &'static World) {
     let file = dir.join("file");
     user.write(&file, "x");
     let fifo = dir.join("fifo");
-    rustix::fs::mknodat(rustix::fs::CWD, &fifo, FileType::Fifo, Bits::from_raw_mode(0o600), 0).expect("a new FIFO");
+    rustix::fs::mknodat(rustix::fs::CWD, &fifo, FileType::Fifo, Bits::from_raw_mode(0o600), 0)
+        .expect("a new FIFO");
     let open = |path: &Path| {
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
         rustix::fs::open(path, flags, Bits::empty()).expect("something to open")
     };
     let socket = OwnedFd::from(std::os::unix::net::UnixStream::pair().expect("a pair").0);
-    for (fd, path) in [(open(&file), file.as_path()), (open(&fifo), fifo.as_path()), (open("/dev/zero".as_ref()), &dir)] {
+    for (fd, path) in
+        [(open(&file), file.as_path()), (open(&fifo), fifo.as_path()), (open("/dev/zero".as_ref()), &dir)]
+    {
         stage.workspace_refused(fd, path, "path.kind");
     }
     stage.workspace_refused(socket, &dir, "path.kind");

@@ -4,22 +4,13 @@ use std::io::{BufRead, BufReader};
 use std::process::{Child, ExitCode};
 use std::time::{Duration, Instant};
 
-use agentd_tests::harness::{Session, Snapshot, Test, World, run_tests, wait_for_exit, within};
+use agentd_tests::harness::{Named, Session, Snapshot, World, named, run_one_by_one, wait_for_exit, within};
 
 /// What the sessions may take to be gone without a trace.
 const LIMIT: Duration = Duration::from_secs(2);
 
 fn main() -> ExitCode {
-    if std::env::args().all(|arg| !arg.starts_with("--test-threads")) {
-        // Snapshots are of the whole daemon: one test at a time.
-        let own = std::env::current_exe().expect("a test knows where it is");
-        let status = std::process::Command::new(own)
-            .args(std::env::args_os().skip(1))
-            .arg("--test-threads=1")
-            .status();
-        return ExitCode::from(u8::try_from(status.expect("ourselves").code().unwrap_or(1)).unwrap_or(1));
-    }
-    let tests: [(&str, fn(&World)); 8] = [
+    let tests: [Named; 8] = [
         ("one_session_leaves_nothing", one),
         ("fifty_one_after_the_other", fifty),
         ("twenty_at_once", twenty),
@@ -29,8 +20,8 @@ fn main() -> ExitCode {
         ("a_session_that_fills_everything", full),
         ("overlays_go_with_rm", overlays),
     ];
-    let tests = tests.map(|(name, test)| -> Test { (name.to_owned(), Box::new(move |world| test(world))) });
-    run_tests("recovery", tests.into(), after_the_daemon)
+    // Snapshots are of the whole daemon: one test at a time, and no session is prepared ahead.
+    run_one_by_one("recovery", "spares = 0", named("recovery", &tests).collect(), after_the_daemon)
 }
 
 /// The first session makes what stays: a user's groups, a lease's lock file.
@@ -232,8 +223,28 @@ fn overlays(world: &World) {
     before.assert_same_within(world.daemon(), LIMIT);
 }
 
-/// The daemon itself, once it was asked to end with sessions running.
+/// The daemon itself, once it was asked to end with sessions running; first ours, then one that prepares
+/// sessions before anybody asks.
 fn after_the_daemon(world: &'static World) {
+    end_with_sessions(world);
+    let preparing = World::with("");
+    for number in 0..20 {
+        let end = End::of(number);
+        let session = preparing.session().option("--rm").options(end.options());
+        let child = end.start(&session);
+        finish(&preparing, end, &session, child);
+    }
+    let few = within(Duration::from_secs(4), || {
+        let now = Snapshot::take(preparing.daemon());
+        // Keeper, init and what they are made by: of one session that waits, and of none that has ended.
+        if now.leases.len() <= 1 && now.processes.len() <= 6 { Ok(()) } else { Err(now) }
+    });
+    assert_eq!(few, Ok(()), "more than one prepared session is left");
+    end_with_sessions(&preparing);
+    preparing.end();
+}
+
+fn end_with_sessions(world: &World) {
     let sessions: Vec<_> = (0..3)
         .map(|_| {
             let session = world.session();

@@ -229,6 +229,11 @@ impl Group {
         &self.path
     }
 
+    /// Every descriptor of it.
+    pub fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
+        std::iter::once(&self.v2).chain(self.v1.iter().map(|(_, dir)| dir)).map(AsFd::as_fd).collect()
+    }
+
     /// The cgroup2 directory, for `CLONE_INTO_CGROUP`.
     pub fn directory(&self) -> BorrowedFd<'_> {
         self.v2.as_fd()
@@ -307,7 +312,8 @@ impl Group {
             write_at(memory_dir, "cgroup.event_control", &request)?;
             (control, Some(ready))
         };
-        Ok(Watch { kill, pids, memory, memory_ready })
+        let pids_notify = self.v2_controllers.contains(&Controller::Pids);
+        Ok(Watch { kill, pids, pids_notify, memory, memory_ready })
     }
 
     /// The file that tells whether processes are left; it reports priority data when that changes.
@@ -341,6 +347,7 @@ impl Group {
 pub struct Watch {
     kill: OwnedFd,
     pids: OwnedFd,
+    pids_notify: bool,
     memory: OwnedFd,
     memory_ready: Option<OwnedFd>,
 }
@@ -353,6 +360,12 @@ impl Watch {
     pub fn kill(&self) -> std::io::Result<()> {
         rustix::io::write(&self.kill, b"1")?;
         Ok(())
+    }
+
+    /// Whether [`Watch::pids_fd`] says by itself that the limit was hit. The v1 hierarchy's does not (seen on
+    /// 6.18): it has to be looked at.
+    pub fn pids_notify(&self) -> bool {
+        self.pids_notify
     }
 
     /// Reports priority data when the pids limit was hit.

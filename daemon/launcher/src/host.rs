@@ -1,6 +1,6 @@
 //! What the launcher prepares once, for all sessions.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use agentd_kernel::mount::{self, Attributes, Tree};
 use agentd_kernel::process::{self, Birth, SingleThreaded};
@@ -31,6 +31,11 @@ pub struct Host {
 }
 
 impl Host {
+    /// Every descriptor of it.
+    pub fn descriptors(&self) -> [BorrowedFd<'_>; 4] {
+        [&self.proc, &self.empty_root, &self.empty_net, &self.relay].map(AsFd::as_fd)
+    }
+
     /// Prepares everything.
     pub fn prepare(token: SingleThreaded) -> Result<Self, String> {
         let proc = procfs::open().map_err(|e| format!("/proc: {e}"))?;

@@ -27,6 +27,8 @@ const DEADLINE: Duration = Duration::from_secs(20);
 /// What keeper and relay of one session may use up.
 const HELPERS: Limits = Limits { memory: 256 << 20, pids: 32, cpus: 16.0 };
 
+/// How long a builder that has nothing to do any more may take to end.
+const PATIENCE: Duration = Duration::from_secs(2);
 /// How long a prepared session waits for a request.
 const SPARE: Duration = Duration::from_secs(300);
 /// How long after a session's start the next one is prepared: not while it needs the processors.
@@ -41,8 +43,10 @@ struct Session {
     helpers: Group,
     keeper: Option<Child>,
     state: State,
-    /// Whether it has a directory of uppers that goes if it never ran.
+    /// Whether it has a directory of uppers.
     uppers: bool,
+    /// Whether that goes with it; it does, too, if the session never ran.
+    remove: bool,
     /// Whether its command was started.
     ran: bool,
     /// Directories of the caller in which placeholders may have been made, by descriptor.
@@ -222,6 +226,7 @@ impl Sessions {
             keeper: Some(keeper),
             state: State::Waiting { builder: ours, since: Instant::now() },
             uppers: false,
+            remove: false,
             ran: false,
             direct: Vec::new(),
             placeholders: Vec::new(),
@@ -407,6 +412,10 @@ impl Sessions {
                     session.kill_all();
                 }
                 State::Waiting { since, .. } if *since + SPARE <= now => session.dismiss(),
+                State::Emptying { next, .. } if session.keeper.is_some() && *next + PATIENCE <= now => {
+                    *next = now;
+                    session.kill_all();
+                }
                 State::Emptying { next, .. } if *next <= now && session.keeper.is_none() => {
                     *next = now + Duration::from_millis(2);
                     if session.is_empty() {
@@ -424,7 +433,9 @@ impl Sessions {
         let due = self.all.values().filter_map(|s| match &s.state {
             State::Building { until, .. } => Some(*until),
             State::Waiting { since, .. } => Some(*since + SPARE),
-            State::Emptying { next, .. } if s.keeper.is_none() => Some(*next),
+            State::Emptying { next, .. } => {
+                Some(if s.keeper.is_some() { *next + PATIENCE } else { *next })
+            }
             _ => None,
         });
         let workers = (!self.workers.is_empty()).then(|| Instant::now() + Duration::from_millis(5));
@@ -450,13 +461,15 @@ impl Sessions {
             tracing::error!(session = label, %error, "clean-up");
         }
         let id = session.id?;
-        if session.ran {
-            return Some((FromLauncher::Gone { session: id, errors: session.errors }, Vec::new()));
-        }
         if session.uppers
+            && (session.remove || !session.ran)
             && let Err(error) = self.delete_uppers(session.owner.uid, &id, directories)
         {
             tracing::error!(session = %id, %error, "clean-up");
+            session.errors.push(error);
+        }
+        if session.ran {
+            return Some((FromLauncher::Gone { session: id, errors: session.errors }, Vec::new()));
         }
         match session.state {
             State::Emptying { refused: Some((request, refusal)), .. } => {
@@ -517,6 +530,7 @@ impl Session {
         };
         self.id = Some(plan.session.clone());
         self.uppers = overlays;
+        self.remove = plan.remove;
         self.direct = direct_descriptors(&plan, &offered).map_err(|e| ("offer", e))?;
         let waiting = std::mem::replace(&mut self.state, State::Running);
         let State::Waiting { builder, .. } = waiting else {

@@ -153,6 +153,7 @@ pub fn decide(
         home_size: (limits.memory / 2).clamp(1 << 12, crate::plan::MAX_SCRATCH),
         limits,
         landlock_abi: profile.require.landlock_abi.map_or(LANDLOCK_ABI, |abi| abi.max(LANDLOCK_ABI)),
+        remove: false,
     };
     plan.check(bounds)?;
     Ok(Permit { plan, wanted })

@@ -64,10 +64,10 @@ impl Library<'_> {
     /// # Errors
     /// A text that is no profile, a name that nobody knows, a circle, or too many parents.
     pub fn resolve(&self, name: &ProfileName) -> Result<Profile, Refusal> {
-        let files = self.files.iter().map(parse_caller).collect::<Result<Vec<_>, _>>()?;
+        let files: Vec<_> = self.files.iter().map(parse_caller).collect();
         let mut walk = Walk { library: self, files: &files, chain: Vec::new(), read: 0 };
         let merged = match files.first() {
-            Some((label, profile)) => walk.merged(Origin::Caller, label.clone(), profile.clone())?,
+            Some((label, profile)) => walk.merged(Origin::Caller, label.clone(), profile.clone()?)?,
             None => {
                 let (origin, profile) = walk.find(name)?;
                 walk.merged(origin, name.to_string(), profile)?
@@ -77,18 +77,19 @@ impl Library<'_> {
     }
 }
 
-/// One of the caller's files, under the name that it gives itself or that its file has.
-fn parse_caller(text: &Text) -> Result<(String, Profile), Refusal> {
-    let profile = Profile::parse(&text.label, &text.toml)?;
+/// One of the caller's files, under the name that it gives itself or that its file has. One that is out of
+/// form matters only if it is meant.
+fn parse_caller(text: &Text) -> (String, Result<Profile, Refusal>) {
+    let profile = Profile::parse(&text.label, &text.toml);
     let file = text.label.rsplit('/').next().unwrap_or(&text.label);
     let stem = file.strip_suffix(".toml").unwrap_or(file);
-    let name = profile.name.as_ref().map_or_else(|| stem.to_owned(), ToString::to_string);
-    Ok((name, profile))
+    let own = profile.as_ref().ok().and_then(|profile| profile.name.as_ref());
+    (own.map_or_else(|| stem.to_owned(), ToString::to_string), profile)
 }
 
 struct Walk<'a> {
     library: &'a Library<'a>,
-    files: &'a [(String, Profile)],
+    files: &'a [(String, Result<Profile, Refusal>)],
     chain: Vec<Step>,
     read: usize,
 }
@@ -134,7 +135,7 @@ impl Walk<'_> {
         if from == Origin::Caller {
             match self.files.iter().find(|(own, _)| own == name.as_str()) {
                 Some(_) if on_the_way(Origin::Caller) => circle = true,
-                Some((_, profile)) => return Ok((Origin::Caller, profile.clone())),
+                Some((_, profile)) => return Ok((Origin::Caller, profile.clone()?)),
                 None => {}
             }
         }
@@ -278,6 +279,16 @@ mod tests {
         assert_eq!(default.filesystem.workspace[0].mask, [".env"]);
         assert_eq!(default.filesystem.scratch[0].size, Some(Size(512 << 20)));
         assert_eq!(default.limits.timeout, Some(Span(8 * 3_600_000)));
+    }
+
+    #[test]
+    fn a_file_out_of_form_matters_only_if_it_is_meant() {
+        let broken = ("other.toml", "schema = 2");
+        assert!(resolve(&[("x.toml", "schema = 1"), broken], &[], "x").is_ok());
+        let rule = |files: &[(&str, &str)]| resolve(files, &[("other", "schema = 1")], "x").unwrap_err().rule;
+        assert_eq!(rule(&[broken]), "profile.form");
+        // Not the site's of that name instead.
+        assert_eq!(rule(&[("x.toml", "schema = 1\nextends = ['other']"), broken]), "profile.form");
     }
 
     #[test]

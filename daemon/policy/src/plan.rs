@@ -83,6 +83,8 @@ pub struct Plan {
     pub limits: Limits,
     /// The least Landlock ABI that the profile accepts.
     pub landlock_abi: u32,
+    /// Whether what it wrote to overlays goes when it ends (`--rm`).
+    pub remove: bool,
 }
 
 /// Rows and columns of a terminal.
@@ -344,6 +346,7 @@ pub(crate) mod tests {
                 open_files: 1024,
             },
             landlock_abi: 2,
+            remove: false,
         }
     }
 

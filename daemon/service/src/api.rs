@@ -8,15 +8,16 @@ use agentd_policy::decide::{Permit, decide};
 use agentd_policy::names::SessionId;
 use agentd_policy::profile::Profile;
 use agentd_policy::wire::Ticket;
-use agentd_proto::MAX_MESSAGE;
 use agentd_proto::v1::sessions_server::{Sessions, SessionsServer};
 use agentd_proto::v1::{
     AttachInput, AttachOutput, CreateReply, CreateRequest, Event, EventsRequest, KillReply, KillRequest,
     ListReply, ListRequest, RemoveReply, RemoveRequest, ResolveReply, ResolveRequest, RunSpec,
     ShowProfileReply, ShowProfileRequest, Timing, VersionReply, VersionRequest, WantedPath,
 };
+use agentd_proto::{MAX_MESSAGE, MAX_REPLY};
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Server;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -26,6 +27,7 @@ use crate::events::{self, Filter, Scope};
 use crate::host::Host;
 use crate::registry::Wish;
 use crate::session::{self, Order, Phase, Session};
+use crate::slots::Slots;
 use crate::{Incoming, attach, profiles, request};
 
 /// Requests and streams at a time on one connection.
@@ -36,27 +38,29 @@ const STREAM_WINDOW: u32 = 512 << 10;
 const CONNECTION_WINDOW: u32 = 4 << 20;
 /// The longest frame that is taken, in bytes: a message of stdin is one.
 const FRAME: u32 = 96 << 10;
-/// A peer that says nothing is asked whether it lives, and has so long to answer.
-const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(20), Duration::from_secs(20));
 /// How long one request may take until it is answered, or its stream begins.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// How long a session may take to be over when it is to be removed.
 const ENDING: Duration = Duration::from_secs(15);
+/// What the commands and messages of a list may come to, in bytes.
+const LISTED: usize = 1 << 20;
 /// Events that wait for a client.
 const EVENTS: usize = 64;
 
 /// Serves the clients that come in, for ever.
 pub async fn serve(host: Arc<Host>, incoming: Incoming) -> Result<(), tonic::transport::Error> {
+    let requests = host.requests.clone();
     let service = SessionsServer::new(Api(host))
         .max_decoding_message_size(MAX_MESSAGE)
-        .max_encoding_message_size(MAX_MESSAGE);
+        .max_encoding_message_size(MAX_REPLY);
+    let service = InterceptedService::new(service, move |request| admit(&requests, request));
     Server::builder()
         .max_concurrent_streams(STREAMS)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_frame_size(FRAME)
-        .http2_keepalive_interval(Some(KEEPALIVE.0))
-        .http2_keepalive_timeout(Some(KEEPALIVE.1))
+        // Nobody is asked whether it lives: the kernel says when a peer is gone, and one that is stopped
+        // (ctrl-z) would not answer and goes on later.
         .http2_max_header_list_size(16 << 10)
         .timeout(PATIENCE)
         .add_service(service)
@@ -65,6 +69,23 @@ pub async fn serve(host: Arc<Host>, incoming: Incoming) -> Result<(), tonic::tra
 }
 
 struct Api(Arc<Host>);
+
+/// Called before anything of a message is read. What it puts into the request is dropped once the message is
+/// there, or will not come.
+fn admit(requests: &Arc<Slots>, mut request: Request<()>) -> Result<Request<()>, Status> {
+    let uid = caller(&request)?.peer.uid;
+    let slot = deny(requests.take(uid).ok_or_else(|| crowded("requests under way", requests)))?;
+    request.extensions_mut().insert(Arc::new(slot));
+    Ok(request)
+}
+
+fn crowded(what: &str, slots: &Slots) -> Refusal {
+    Refusal::new(
+        format!("more than {} {what} at a time", slots.each()),
+        "service.crowded",
+        "let some of them end, and try again",
+    )
+}
 
 /// Who sent `request`. Without that there is no answer.
 fn caller<T>(request: &Request<T>) -> Result<Caller, Status> {
@@ -110,7 +131,8 @@ impl Api {
         let (name, remove) = (request::name(&spec)?, spec.remove);
         let (permit, profile) = self.permit(&caller, spec, Some(&request.paths)).await?;
         let ticket = ticket(&request.ticket, permit.wanted().is_empty())?;
-        let plan = permit.into_plan();
+        let mut plan = permit.into_plan();
+        plan.remove = remove;
         let profile = profile.name.map(|name| name.to_string()).unwrap_or_default();
         let log = host.store.log(&plan.session);
         let (session, signals) = Session::new(&plan, name, caller.peer.uid, profile, remove, log);
@@ -214,8 +236,10 @@ impl Sessions for Api {
     async fn list(&self, request: Request<ListRequest>) -> Result<Response<ListReply>, Status> {
         let visible = self.0.registry.visible(&caller(&request)?.peer);
         let all = request.into_inner().all;
-        let shown = visible.iter().filter(|s| all || s.phase() < Phase::Ended);
-        Ok(Response::new(ListReply { sessions: shown.map(|s| s.show()).collect() }))
+        let shown: Vec<_> = visible.iter().filter(|s| all || s.phase() < Phase::Ended).collect();
+        // However many there are, and whatever others wrote into theirs, it fits into one message.
+        let each = LISTED / shown.len().max(1);
+        Ok(Response::new(ListReply { sessions: shown.iter().map(|s| s.show(each)).collect() }))
     }
 
     async fn kill(&self, request: Request<KillRequest>) -> Result<Response<KillReply>, Status> {
@@ -236,8 +260,14 @@ impl Sessions for Api {
             "" => Scope::All(peer),
             id => Scope::One(deny(self.0.registry.find(id, &peer, Wish::Look))?),
         };
+        let followers = &self.0.followers;
+        let slot = deny(followers.take(peer.uid).ok_or_else(|| crowded("streams of events", followers)))?;
         let (to, stream) = mpsc::channel(EVENTS);
-        tokio::spawn(events::send(self.0.clone(), scope, filter, request.follow, to));
+        let sending = events::send(self.0.clone(), scope, filter, request.follow, to);
+        tokio::spawn(async move {
+            sending.await;
+            drop(slot);
+        });
         Ok(Response::new(ReceiverStream::new(stream)))
     }
 

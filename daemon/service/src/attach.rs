@@ -1,6 +1,7 @@
 //! A client at a session's terminal or pipes: bytes from the relay to it and back. A client that takes
 //! nothing holds up the relay, and with it the command's output, and nothing else.
 
+use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,7 +10,7 @@ use agentd_policy::Refusal;
 use agentd_policy::wire::frame;
 use agentd_proto::v1::attach_input::Kind as In;
 use agentd_proto::v1::attach_output::Kind as Out;
-use agentd_proto::v1::{AttachInput, AttachOutput};
+use agentd_proto::v1::{AttachInput, AttachOutput, Exit};
 use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
@@ -24,6 +25,7 @@ use crate::host::{Host, lock};
 use crate::registry::Wish;
 use crate::request;
 use crate::session::Session;
+use crate::state::failed;
 
 /// How long a client may take to say which session it means.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -31,6 +33,10 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const QUEUE: usize = 8;
 /// What is read from the relay at once, in bytes.
 const READ: usize = 4 * (frame::MAX + frame::HEADER);
+
+/// What is taken from the relay for a client that is slow, once the command has ended: more than its pipes
+/// and all between can hold.
+const LEFT: usize = 8 << 20;
 
 /// What goes to the client.
 pub type Output = mpsc::Sender<Result<AttachOutput, Status>>;
@@ -79,7 +85,7 @@ async fn carry(session: Arc<Session>, relay: UnixStream, input: Streaming<Attach
     };
     session.drained.cancel();
     let last = match result {
-        Ok(()) => Ok(Out::Exit(session.exit().await)),
+        Ok(whole) => Ok(Out::Exit(whole.exit(session.exit().await))),
         Err(status) => {
             session.kill.cancel();
             match status {
@@ -96,55 +102,89 @@ fn output(kind: Out) -> AttachOutput {
     AttachOutput { kind: Some(kind) }
 }
 
-/// From the relay to the client, until there is nothing more. `Err` if the client is gone.
-async fn outwards(session: &Session, mut relay: OwnedReadHalf, to: &Output) -> Result<(), Option<Status>> {
+/// From the relay to the client, until there is nothing more: then whether it was all. `Err` if the client
+/// is gone.
+async fn outwards(session: &Session, mut relay: OwnedReadHalf, to: &Output) -> Result<Whole, Option<Status>> {
     let mut buffer = BytesMut::new();
-    let mut next = Some(Out::Attached(true));
+    let mut waiting = VecDeque::from([Out::Attached(true)]);
+    let (mut held, mut over, mut end) = (0, false, None);
     loop {
-        if let Some(kind) = next.take() {
-            to.send(Ok(output(kind))).await.map_err(|_| None)?;
+        // What is left once the command has ended is bounded, and must not wait in the relay, whose time is.
+        let room = if over { LEFT } else { 1 };
+        if buffer.capacity() - buffer.len() < frame::MAX / 4 {
+            buffer.reserve(READ);
         }
-        match split(&mut buffer) {
-            Ok(Split::Out(kind)) => next = Some(kind),
-            Ok(Split::Drained) => return Ok(()),
-            Ok(Split::More) => {
-                if buffer.capacity() - buffer.len() < frame::MAX / 4 {
-                    buffer.reserve(READ);
-                }
-                match relay.read_buf(&mut buffer).await {
-                    Ok(0) | Err(_) => return Ok(()),
-                    Ok(_) => {}
+        tokio::select! {
+            permit = to.reserve(), if !waiting.is_empty() => {
+                let permit = permit.map_err(|_| None)?;
+                if let Some(kind) = waiting.pop_front() {
+                    held -= size(&kind);
+                    permit.send(Ok(output(kind)));
                 }
             }
-            Err(header) => {
-                tracing::error!(session = %session.id, ?header, "from the relay: not a frame");
-                session.kill.cancel();
-                return Ok(());
+            read = relay.read_buf(&mut buffer), if end.is_none() && held < room => {
+                if matches!(read, Ok(0) | Err(_)) {
+                    end = Some(Whole(false));
+                }
+                while let Some(frame) = split(&mut buffer).transpose() {
+                    match frame {
+                        Ok(Some(kind)) => {
+                            held += size(&kind);
+                            waiting.push_back(kind);
+                        }
+                        Ok(None) => end = Some(Whole(true)),
+                        Err(header) => {
+                            tracing::error!(session = %session.id, ?header, "from the relay: not a frame");
+                            session.kill.cancel();
+                            return Ok(Whole(false));
+                        }
+                    }
+                }
             }
+            () = session.over.cancelled(), if !over => over = true,
+        }
+        if waiting.is_empty()
+            && let Some(end) = end
+        {
+            return Ok(end);
         }
     }
 }
 
-enum Split {
-    Out(Out),
-    Drained,
-    /// Not whole yet.
-    More,
+fn size(kind: &Out) -> usize {
+    match kind {
+        Out::Stdout(bytes) | Out::Stderr(bytes) => bytes.len(),
+        Out::Exit(_) | Out::Attached(_) => 0,
+    }
 }
 
-/// The first frame of `buffer`, taken out of it without a copy.
-fn split(buffer: &mut BytesMut) -> Result<Split, [u8; frame::HEADER]> {
-    let Some(header) = buffer.first_chunk::<{ frame::HEADER }>().copied() else { return Ok(Split::More) };
+/// Whether all output of the command was handed on.
+struct Whole(bool);
+
+impl Whole {
+    /// `exit`, unless it would say that all is well and it is not.
+    fn exit(self, exit: Exit) -> Exit {
+        match (self.0, exit.reason.as_str()) {
+            (false, "exited" | "signaled") => failed("the last of its output was lost"),
+            _ => exit,
+        }
+    }
+}
+
+/// The first frame of `buffer`, taken out of it without a copy: `Some(None)` is the end of the output, and
+/// `None` a frame that is not whole yet.
+fn split(buffer: &mut BytesMut) -> Result<Option<Option<Out>>, [u8; frame::HEADER]> {
+    let Some(header) = buffer.first_chunk::<{ frame::HEADER }>().copied() else { return Ok(None) };
     let (kind, len) = frame::parse(header).ok_or(header)?;
     if buffer.len() < frame::HEADER + len {
-        return Ok(Split::More);
+        return Ok(None);
     }
     buffer.advance(frame::HEADER);
     let payload = buffer.split_to(len).freeze();
     match kind {
-        frame::STDOUT => Ok(Split::Out(Out::Stdout(payload))),
-        frame::STDERR => Ok(Split::Out(Out::Stderr(payload))),
-        frame::DRAINED => Ok(Split::Drained),
+        frame::STDOUT => Ok(Some(Some(Out::Stdout(payload)))),
+        frame::STDERR => Ok(Some(Some(Out::Stderr(payload)))),
+        frame::DRAINED => Ok(Some(None)),
         _ => Err(header),
     }
 }
@@ -220,12 +260,21 @@ mod tests {
         let put = |bytes: &[u8], buffer: &mut BytesMut| buffer.extend_from_slice(bytes);
         put(&frame::header(frame::STDOUT, 3).unwrap(), &mut buffer);
         put(b"ab", &mut buffer);
-        assert!(matches!(split(&mut buffer), Ok(Split::More)));
+        assert!(matches!(split(&mut buffer), Ok(None)));
         put(b"c", &mut buffer);
         put(&frame::header(frame::DRAINED, 0).unwrap(), &mut buffer);
-        assert!(matches!(split(&mut buffer), Ok(Split::Out(Out::Stdout(b))) if b == "abc"));
-        assert!(matches!(split(&mut buffer), Ok(Split::Drained)));
+        assert!(matches!(split(&mut buffer), Ok(Some(Some(Out::Stdout(b)))) if b == "abc"));
+        assert!(matches!(split(&mut buffer), Ok(Some(None))));
         put(&frame::header(frame::STDIN, 0).unwrap(), &mut buffer);
         assert!(split(&mut buffer).is_err());
+    }
+
+    #[test]
+    fn an_end_without_all_of_the_output_is_no_success() {
+        let exited = Exit { reason: "exited".into(), code: Some(0), ..Exit::default() };
+        assert_eq!(Whole(true).exit(exited.clone()), exited);
+        assert_eq!(Whole(false).exit(exited).reason, "failed");
+        let timeout = Exit { reason: "timeout".into(), ..Exit::default() };
+        assert_eq!(Whole(false).exit(timeout).reason, "timeout");
     }
 }

@@ -26,7 +26,8 @@ pub fn bounded(text: &str) -> String {
     cut(text, TEXT)
 }
 
-fn cut(text: &str, most: usize) -> String {
+/// `text` cut to `most` bytes.
+pub fn cut(text: &str, most: usize) -> String {
     if text.len() <= most {
         return text.to_owned();
     }
@@ -34,7 +35,8 @@ fn cut(text: &str, most: usize) -> String {
     format!("{}…", &text[..kept.unwrap_or(0)])
 }
 
-fn arguments(argv: &[String]) -> Vec<String> {
+/// `argv` cut to what an event may hold.
+pub fn arguments(argv: &[String]) -> Vec<String> {
     let (count, mut room) = ARGUMENTS;
     let mut kept = Vec::new();
     for argument in argv.iter().take(count) {

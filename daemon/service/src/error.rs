@@ -23,7 +23,9 @@ fn code(rule: &str) -> Code {
     match rule {
         "session.unknown" | "profile.unknown" => Code::NotFound,
         "caller.root" | "caller.unknown" => Code::PermissionDenied,
-        "bounds.max_sessions" | "bounds.max_sessions_per_user" | "sessions.kept" => Code::ResourceExhausted,
+        "bounds.max_sessions" | "bounds.max_sessions_per_user" | "sessions.kept" | "service.crowded" => {
+            Code::ResourceExhausted
+        }
         "service.launcher" | "service.store" => Code::Unavailable,
         _ if rule.starts_with("request.") => Code::InvalidArgument,
         _ => Code::FailedPrecondition,

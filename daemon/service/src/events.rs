@@ -2,7 +2,7 @@
 //! files themselves, each up to what is written, and is only woken: there is no gap and no double.
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap, VecDeque};
+use std::collections::{BinaryHeap, HashMap, HashSet, VecDeque};
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Take};
 use std::sync::Arc;
@@ -79,6 +79,11 @@ pub async fn send(
             Scope::One(session) => (vec![session.clone()], session.phase() >= Phase::Ended),
             Scope::All(peer) => (host.registry.visible(peer), false),
         };
+        // What is forgotten is not remembered here for ever.
+        if read.len() > 2 * sessions.len() + CHUNK {
+            let there: HashSet<_> = sessions.iter().map(|session| &session.id).collect();
+            read.retain(|id, _| there.contains(id));
+        }
         let mut pieces = VecDeque::new();
         for session in sessions {
             let end = session.log.committed();
@@ -88,7 +93,7 @@ pub async fn send(
                 pieces.push_back(Piece { log: session.log.clone(), start, end, begins });
             }
         }
-        if !pieces.is_empty() && !send_merged(Merge::new(pieces), &filter, &to).await {
+        if !pieces.is_empty() && !send_merged(&host, Merge::new(pieces), &filter, &to).await {
             return;
         }
         if !follow || last {
@@ -103,17 +108,20 @@ pub async fn send(
 
 /// Whether there is still somebody to send to.
 async fn send_merged(
+    host: &Host,
     mut merge: Merge,
     filter: &Arc<Filter>,
     to: &mpsc::Sender<Result<Event, Status>>,
 ) -> bool {
     loop {
         let filter = filter.clone();
+        let Ok(turn) = host.readers.acquire().await else { return false };
         let read = tokio::task::spawn_blocking(move || {
             let chunk = merge.chunk(&filter);
             (merge, chunk)
         });
         let Ok((rest, chunk)) = read.await else { return false };
+        drop(turn);
         merge = rest;
         let Some(chunk) = chunk else { return true };
         for event in chunk {

@@ -3,12 +3,22 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use agentd_policy::config::Config;
+use tokio::sync::Semaphore;
 
-use crate::connection::Slots;
 use crate::launcher::Launcher;
 use crate::registry::Registry;
+use crate::slots::Slots;
 use crate::store::Store;
 use crate::users::Users;
+
+/// Connections of one user besides those of its sessions.
+const SPARE: u32 = 32;
+/// Requests of one user that have not come in whole, each of which may hold its longest message in memory.
+const REQUESTS: u32 = 32;
+/// Streams of events of one user, each of which may hold files open.
+const FOLLOWERS: u32 = 32;
+/// Threads that read event files, for all users together and in turn.
+const READERS: usize = 2;
 
 /// The service.
 pub struct Host {
@@ -17,14 +27,29 @@ pub struct Host {
     pub registry: Registry,
     pub store: Store,
     pub users: Users,
-    pub slots: Arc<Slots>,
+    /// Of each user: connections, requests that are being read, and streams of events.
+    pub connections: Arc<Slots>,
+    pub requests: Arc<Slots>,
+    pub followers: Arc<Slots>,
+    /// Event files that are read at this moment.
+    pub readers: Semaphore,
 }
 
 impl Host {
     pub fn new(config: Config, launcher: Launcher, store: Store) -> Self {
         let registry = Registry::new(&config.bounds);
-        let slots = Arc::new(Slots::new(&config.bounds));
-        Self { config, launcher, registry, store, users: Users::default(), slots }
+        let connections = Slots::new(config.bounds.max_sessions_per_user.saturating_add(SPARE));
+        Self {
+            config,
+            launcher,
+            registry,
+            store,
+            users: Users::default(),
+            connections,
+            requests: Slots::new(REQUESTS),
+            followers: Slots::new(FOLLOWERS),
+            readers: Semaphore::new(READERS),
+        }
     }
 }
 

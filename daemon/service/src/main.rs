@@ -15,6 +15,7 @@ mod profiles;
 mod registry;
 mod request;
 mod session;
+mod slots;
 mod state;
 mod store;
 mod supervisor;

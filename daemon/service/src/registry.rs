@@ -105,11 +105,23 @@ impl Registry {
     pub fn find(&self, text: &str, peer: &Peer, wish: Wish) -> Result<Arc<Session>, Refusal> {
         let visible = self.visible(peer);
         let exact = visible.iter().find(|s| s.id.as_str() == text);
-        // Of several with one name, the one that lives or the last.
+        // Of several with one name, the peer's own, then the one that lives, then the last: whom an admin's
+        // word hits, nobody else can choose.
         let named = || {
             let named = visible.iter().filter(|s| s.name.as_ref().is_some_and(|n| n.as_str() == text));
-            named.max_by_key(|s| (s.phase() < Phase::Ended, s.created_at))
+            named.max_by_key(|s| (s.uid == peer.uid, s.phase() < Phase::Ended, s.created_at))
         };
+        if exact.is_none()
+            && let Some(found) = named()
+            && found.uid != peer.uid
+            && visible.iter().any(|s| s.name == found.name && s.uid != found.uid)
+        {
+            return Err(Refusal::new(
+                format!("session {text:?}"),
+                "session.ambiguous",
+                "sessions of several users have this name: give the id",
+            ));
+        }
         let found = match exact.or_else(named) {
             Some(found) => found,
             None => {
@@ -212,6 +224,20 @@ mod tests {
         assert!(find(1001, true, Wish::Steer).is_ok());
         assert!(find(0, false, Wish::Look).is_ok());
         assert_eq!(find(0, false, Wish::Steer).unwrap_err().rule, "caller.root");
+    }
+
+    #[test]
+    fn a_name_that_another_user_took_as_well_is_not_theirs_to_catch() {
+        let sessions =
+            [session("aa0000000001", Some("web"), 1000), session("aa0000000002", Some("web"), 1001)];
+        let registry = registry(&Bounds::default(), &sessions);
+        let find = |uid| {
+            let found = registry.find("web", &peer(uid, true), Wish::Steer);
+            found.map(|s| s.id.to_string()).map_err(|r| r.rule)
+        };
+        assert_eq!(find(1000).unwrap(), "aa0000000001");
+        assert_eq!(find(1001).unwrap(), "aa0000000002");
+        assert_eq!(find(1002).unwrap_err(), "session.ambiguous");
     }
 
     #[test]

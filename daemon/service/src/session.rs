@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::connection::Caller;
-use crate::convert::{bounded, rfc3339};
+use crate::convert::{arguments, cut, rfc3339};
 use crate::host::{Host, lock};
 use crate::launcher::Built;
 use crate::link::Link;
@@ -22,6 +22,9 @@ use crate::supervisor::Supervisor;
 
 /// Signals that wait to be sent.
 const SIGNALS: usize = 64;
+
+/// The longest command that is shown, in bytes.
+const SHOWN: usize = 4096;
 
 /// Where a session is, as `ps` shows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -51,6 +54,8 @@ pub struct Session {
     pub relay: Mutex<Option<UnixStream>>,
     /// It is to end.
     pub kill: CancellationToken,
+    /// Its command has ended.
+    pub over: CancellationToken,
     /// Its output was handed on.
     pub drained: CancellationToken,
     /// The launcher has cleared up.
@@ -79,20 +84,22 @@ impl Session {
         log: Log,
     ) -> (Arc<Self>, Signals) {
         let (signals, receiver) = mpsc::channel(SIGNALS);
-        let words = plan.command.iter().take(64).map(|word| bounded(&String::from_utf8_lossy(word)));
+        let words: Vec<_> =
+            plan.command.iter().map(|word| String::from_utf8_lossy(word).into_owned()).collect();
         let session = Self {
             id: plan.session.clone(),
             name,
             uid,
             user: plan.user.clone(),
             profile,
-            command: words.collect(),
+            command: arguments(&words),
             created_at: SystemTime::now(),
             remove,
             overlay: plan.workspaces.iter().any(|w| w.mode == Mode::Overlay),
             log: Arc::new(log),
             relay: Mutex::new(None),
             kill: CancellationToken::new(),
+            over: CancellationToken::new(),
             drained: CancellationToken::new(),
             gone: CancellationToken::new(),
             status: watch::Sender::new((Phase::Creating, None)),
@@ -144,9 +151,12 @@ impl Session {
         })
     }
 
-    /// As the API shows it.
-    pub fn show(&self) -> v1::Session {
-        let (phase, exit) = self.status.borrow().clone();
+    /// As the API shows it, with a command and a message of at most `room` bytes.
+    pub fn show(&self, room: usize) -> v1::Session {
+        let (phase, mut exit) = self.status.borrow().clone();
+        if let Some(exit) = &mut exit {
+            exit.message = cut(&exit.message, room.min(SHOWN));
+        }
         let state = match phase {
             Phase::Creating => "creating",
             Phase::Running => "running",
@@ -158,7 +168,7 @@ impl Session {
             user: self.user.to_string(),
             state: state.to_owned(),
             profile: self.profile.clone(),
-            command: bounded(&self.command.join(" ")),
+            command: cut(&self.command.join(" "), room.min(SHOWN)),
             created: rfc3339(self.created_at),
             exit,
         }
@@ -174,8 +184,6 @@ pub async fn run(
     answer: oneshot::Sender<Result<Vec<Timing>, Refusal>>,
 ) {
     let Order { plan, ticket, caller } = order;
-    // Removing needs the connection's number even after the connection.
-    let line = session.remove.then(|| caller.line.clone());
     let creator = caller.gone.clone();
     let number = caller.line.number();
     drop(caller);
@@ -201,13 +209,8 @@ pub async fn run(
     }
     Supervisor::new(&host, &session, keeper).supervise(creator, signals).await;
     session.log.close();
-    if let Some(line) = line {
-        if session.overlay
-            && let Err(refusal) = host.launcher.remove(line.number(), session.uid, session.id.clone()).await
-        {
-            tracing::warn!(session = %session.id, "not removed: {refusal}");
-            return;
-        }
+    // Its overlay went with it: the plan said so.
+    if session.remove {
         host.registry.remove(&session.id);
     }
 }
@@ -252,6 +255,7 @@ pub mod tests {
                 open_files: 16,
             },
             landlock_abi: 2,
+            remove: false,
         };
         let root = std::env::temp_dir().join(format!("agentd-session-{}", std::process::id()));
         std::fs::create_dir_all(root.join("audit")).unwrap();

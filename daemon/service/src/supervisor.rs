@@ -177,6 +177,7 @@ impl Supervisor<'_> {
         }
         match exit {
             Some(exit) => {
+                self.session.over.cancel();
                 let exit = self.noted(exit);
                 Some(Input::Ended(exit))
             }

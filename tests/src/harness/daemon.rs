@@ -79,7 +79,7 @@ impl Daemon {
             .stderr(log)
             .spawn()
             .expect("setpriv");
-        let daemon = Self { dir, first_uid, child: Mutex::new(child), notify: notify, _slot: slot };
+        let daemon = Self { dir, first_uid, child: Mutex::new(child), notify, _slot: slot };
         daemon.await_ready();
         daemon
     }

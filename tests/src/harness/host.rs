@@ -65,11 +65,12 @@ impl Snapshot {
     /// Then, with what differs.
     #[track_caller]
     pub fn assert_same_within(&self, daemon: &Daemon, limit: Duration) {
-        if let Err(last) = within(limit, || {
+        let result = within(limit, || {
             let now = Self::take(daemon);
-            if *self == now { Ok(()) } else { Err(now) }
-        }) {
-            panic!("left behind after {limit:?}:\n{}", self.difference(&last));
+            if *self == now { Ok(()) } else { Err(self.difference(&now)) }
+        });
+        if let Err(difference) = result {
+            panic!("left behind after {limit:?}:\n{difference}");
         }
     }
 

@@ -13,7 +13,7 @@ pub use daemon::{Daemon, binaries};
 pub use host::{Snapshot, within};
 pub use pty::Pty;
 pub use run::{RunOutput, Session, objects, text_at};
-pub use trials::{Test, run_tests};
+pub use trials::{Named, Test, named, run_one_by_one, run_tests};
 pub use users::User;
 pub use wait::wait_for_exit;
 pub use world::World;

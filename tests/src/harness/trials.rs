@@ -9,18 +9,48 @@ use super::world::World;
 /// One test: its name, and what it does with the daemon.
 pub type Test = (String, Box<dyn FnOnce(&'static World) + Send>);
 
-/// Runs `tests` against one daemon, then `after` once it has been stopped. Without root nothing is run, and
-/// all of it is counted as ignored.
+/// A test that is a function.
+pub type Named = (&'static str, fn(&World));
+
+/// `tests` of a group.
+pub fn named(group: &str, tests: &[Named]) -> impl Iterator<Item = Test> {
+    tests.iter().map(move |&(name, test)| -> Test { (format!("{group}::{name}"), Box::new(test)) })
+}
+
+/// Runs `tests` against one daemon, then `after`. Without root nothing is run, and all of it is counted as
+/// ignored.
 pub fn run_tests(program: &str, tests: Vec<Test>, after: impl FnOnce(&'static World)) -> ExitCode {
-    let arguments = Arguments::from_args();
+    run(program, Arguments::from_args(), World::new, tests, after)
+}
+
+/// The same, one test after the other, against a daemon that has `config` in its `agentd.toml`.
+pub fn run_one_by_one(
+    program: &str,
+    config: &str,
+    tests: Vec<Test>,
+    after: impl FnOnce(&'static World),
+) -> ExitCode {
+    let arguments = Arguments { test_threads: Some(1), ..Arguments::from_args() };
+    run(program, arguments, || World::with(config), tests, after)
+}
+
+fn run(
+    program: &str,
+    arguments: Arguments,
+    world: impl FnOnce() -> World,
+    tests: Vec<Test>,
+    after: impl FnOnce(&'static World),
+) -> ExitCode {
     if arguments.list || !rustix::process::geteuid().is_root() {
         if !arguments.list {
             eprintln!("SKIPPED: {} tests of {program}: they start a daemon, which needs root", tests.len());
         }
-        let trials = tests.into_iter().map(|(name, _)| Trial::test(name, || Ok(())).with_ignored_flag(true));
+        let trials = tests
+            .into_iter()
+            .map(|(name, _)| Trial::test(name, || Ok(())).with_ignored_flag(!arguments.list));
         return libtest_mimic::run(&arguments, trials.collect()).exit_code();
     }
-    let world: &'static World = Box::leak(Box::new(World::new()));
+    let world: &'static World = Box::leak(Box::new(world()));
     let trials = tests.into_iter().map(|(name, test)| {
         Trial::test(name, move || {
             test(world);
@@ -28,9 +58,8 @@ pub fn run_tests(program: &str, tests: Vec<Test>, after: impl FnOnce(&'static Wo
         })
     });
     let conclusion = libtest_mimic::run(&arguments, trials.collect());
-    let log = world.daemon().log();
     if conclusion.has_failed() && std::env::var_os("AGENTD_TEST_LOG").is_some() {
-        eprintln!("the daemon's log:\n{log}");
+        eprintln!("the daemon's log:\n{}", world.daemon().log());
     }
     after(world);
     world.end();

@@ -18,8 +18,13 @@ pub struct World {
 impl World {
     /// Makes the accounts and starts the daemon. Only on a thread that lives as long as the daemon should.
     pub fn new() -> Self {
+        Self::with("")
+    }
+
+    /// The same, with more in the daemon's `agentd.toml`.
+    pub fn with(config: &str) -> Self {
         let users = Users::ensure();
-        Self { daemon: Daemon::start(""), users, counter: AtomicU32::new(0) }
+        Self { daemon: Daemon::start(config), users, counter: AtomicU32::new(0) }
     }
 
     /// The daemon.

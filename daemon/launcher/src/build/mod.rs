@@ -12,6 +12,7 @@ mod prepare;
 mod proc;
 mod relay;
 mod root;
+mod sockets;
 mod stdio;
 mod steps;
 mod watch;
@@ -23,7 +24,7 @@ use std::time::{Duration, Instant};
 use agentd_kernel::cgroup::Group;
 use agentd_kernel::offer::{Grant, MAX_OFFER};
 use agentd_kernel::packets::{MAX_DESCRIPTORS, Packets};
-use agentd_kernel::process::SingleThreaded;
+use agentd_kernel::process::{self, SingleThreaded};
 use agentd_policy::Refusal;
 use agentd_policy::lease::{Lease, Pool};
 use agentd_policy::plan::Plan;
@@ -143,11 +144,22 @@ impl<'a> Builder<'a> {
     }
 
     fn build(&self) -> Result<Option<Ready>, Fault> {
+        self.close_the_launchers().at("keeper", "descriptors")?;
         let prepared = self.prepare()?;
         match self.order()? {
             Some(order) => self.complete(prepared, order).map(Some),
             None => Ok(None),
         }
+    }
+
+    /// Closes what only the launcher uses: clients, other sessions, and its own end of our socket, whose end
+    /// tells us to go.
+    fn close_the_launchers(&self) -> std::io::Result<()> {
+        let mut keep = self.host.descriptors().to_vec();
+        keep.extend(self.agents.descriptors());
+        keep.extend(self.helpers.descriptors());
+        keep.extend([self.lock.as_fd(), self.launcher.as_fd()]);
+        process::close_all_but(&keep)
     }
 
     /// Waits for the order; `None` if the launcher closes the socket instead.

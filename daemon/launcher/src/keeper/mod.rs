@@ -30,6 +30,8 @@ use spool::Spool;
 const DRAIN: Duration = Duration::from_secs(40);
 /// How long the service may take to write the last events down.
 const LAST_WORDS: Duration = Duration::from_secs(5);
+/// How often the pids limit is looked at where the kernel does not tell.
+const PIDS_LOOK: Duration = Duration::from_millis(250);
 /// Descriptors besides one for each process of the session.
 const OWN_FILES: u64 = 256;
 
@@ -86,6 +88,8 @@ pub struct Keeper {
     memory_kills: u64,
     pids_hits: u64,
     pids_told: Option<Instant>,
+    /// When to look at the pids limit, where the kernel does not tell.
+    pids_look: Option<Instant>,
 }
 
 /// Who an event of the epoll instance is from; a process of the session is its pid above [`PROCESS`].
@@ -125,6 +129,7 @@ impl Keeper {
         let memory_kills = parts.watch.memory_kills().map_err(|e| text(&e))?;
         let pids_hits = parts.watch.pids_hits().map_err(|e| text(&e))?;
         let limits = parts.plan.limits;
+        let pids_look = (!parts.watch.pids_notify()).then(Instant::now);
         Ok(Self {
             lease: parts.lease,
             lock: parts.lock,
@@ -148,6 +153,7 @@ impl Keeper {
             memory_kills,
             pids_hits,
             pids_told: None,
+            pids_look,
         })
     }
 
@@ -222,7 +228,7 @@ impl Keeper {
             for event in &events {
                 self.handle(event.data.u64())?;
             }
-            self.clock();
+            self.clock()?;
         }
     }
 
@@ -346,6 +352,7 @@ impl Keeper {
             self.finish(End::OutOfMemory);
         }
         self.finish(End::Killed);
+        self.pids_limit()?;
         self.tell_early();
         // With pid 1 the kernel has ended every process of the session (pid_namespaces(7)).
         for event in self.processes.all_ended() {
@@ -436,8 +443,12 @@ impl Keeper {
     }
 
     /// What is due by the clock.
-    fn clock(&mut self) {
+    fn clock(&mut self) -> Result<(), String> {
         let now = Instant::now();
+        if self.end.is_none() && self.pids_look.is_some_and(|due| due <= now) {
+            self.pids_look = Some(now + PIDS_LOOK);
+            self.pids_limit()?;
+        }
         for event in self.processes.look(now) {
             self.tell(event);
         }
@@ -450,8 +461,9 @@ impl Keeper {
         if let (Some(over), Some(relay)) = (self.over, &self.relay)
             && now >= over + DRAIN
         {
-            let _ = relay.kill();
+            relay.kill().map_err(|e| format!("relay: {e}"))?;
         }
+        Ok(())
     }
 
     /// Until the next thing that is due by the clock.
@@ -459,6 +471,7 @@ impl Keeper {
         let dues = [
             self.processes.next_look(),
             self.denials.next_flush(),
+            self.pids_look.filter(|_| self.end.is_none()),
             self.end.is_none().then_some(self.deadline),
             self.over.map(|over| over + if self.relay.is_some() { DRAIN } else { LAST_WORDS }),
         ];

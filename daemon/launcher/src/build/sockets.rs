@@ -1,0 +1,82 @@
+//! Unix sockets in a directory that is given as it is: whoever listens there would be reachable.
+
+use std::os::fd::BorrowedFd;
+
+use agentd_policy::names::RelPath;
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
+
+use super::fault::{At, Fault};
+
+/// The most entries that are looked at.
+const MAX_ENTRIES: usize = 200_000;
+/// The deepest directory.
+const MAX_DEPTH: usize = 128;
+
+/// Refuses a tree that holds a Unix socket other than those in `accepted`, or is too large to tell. To be
+/// called with the file system ids of the agent: what it cannot list it does not find by listing either.
+/// Sockets that appear later are not seen.
+pub fn refuse(tree: BorrowedFd<'_>, path: &str, accepted: &[RelPath]) -> Result<(), Fault> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let top = rustix::fs::openat(tree, ".", flags, Mode::empty()).at("workspace", path)?;
+    let mut left = MAX_ENTRIES;
+    // One open directory a level: the one that is being read, and those above it.
+    let mut stack = vec![(Dir::new(top).at("workspace", path)?, String::new())];
+    while let Some((dir, below)) = stack.last_mut() {
+        let Some(entry) = dir.read() else {
+            stack.pop();
+            continue;
+        };
+        let entry = entry.at("workspace", path)?;
+        let name = entry.file_name();
+        if matches!(name.to_bytes(), b"." | b"..") {
+            continue;
+        }
+        left = left.checked_sub(1).ok_or_else(|| too_large(path))?;
+        let label = match below.as_str() {
+            "" => name.to_string_lossy().into_owned(),
+            below => format!("{below}/{}", name.to_string_lossy()),
+        };
+        let fd = dir.fd().at("workspace", path)?;
+        match kind(fd, &entry) {
+            FileType::Socket if !accepted.iter().any(|a| a.as_str() == label) => {
+                return Err(Fault::caller(
+                    format!("{path}/{label} is a Unix socket"),
+                    "workspace.socket",
+                    "use mode overlay, or name it in `sockets` of the profile's workspace",
+                ));
+            }
+            FileType::Directory => match rustix::fs::openat(fd, name, flags | OFlags::NOFOLLOW, Mode::empty()) {
+                Ok(_) if stack.len() >= MAX_DEPTH => return Err(too_large(path)),
+                Ok(child) => stack.push((Dir::new(child).at("workspace", path)?, label)),
+                // Gone, replaced, or closed to the agent.
+                Err(
+                    rustix::io::Errno::NOENT
+                    | rustix::io::Errno::NOTDIR
+                    | rustix::io::Errno::LOOP
+                    | rustix::io::Errno::ACCESS,
+                ) => {}
+                Err(errno) => return Err(Fault::host("workspace", &label, errno)),
+            },
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn kind(dir: BorrowedFd<'_>, entry: &rustix::fs::DirEntry) -> FileType {
+    match entry.file_type() {
+        FileType::Unknown => match rustix::fs::statat(dir, entry.file_name(), AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => FileType::from_raw_mode(stat.st_mode),
+            Err(_) => FileType::Unknown,
+        },
+        known => known,
+    }
+}
+
+fn too_large(path: &str) -> Fault {
+    Fault::caller(
+        format!("{path} has more than {MAX_ENTRIES} files or is deeper than {MAX_DEPTH} directories"),
+        "workspace.large",
+        "use mode overlay: whether it holds Unix sockets cannot be told in time",
+    )
+}

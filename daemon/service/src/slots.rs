@@ -1,0 +1,69 @@
+//! What each user may have only so many of at a time.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+
+use crate::host::lock;
+
+/// How many of something each user has.
+pub struct Slots {
+    each: u32,
+    taken: Mutex<HashMap<u32, u32>>,
+}
+
+/// One of them. It is given back when this is dropped.
+pub struct Slot {
+    slots: Arc<Slots>,
+    uid: u32,
+}
+
+impl Slots {
+    pub fn new(each: u32) -> Arc<Self> {
+        Arc::new(Self { each, taken: Mutex::default() })
+    }
+
+    /// The most that a user may have.
+    pub fn each(&self) -> u32 {
+        self.each
+    }
+
+    /// One for `uid`, if it has fewer than it may.
+    pub fn take(self: &Arc<Self>, uid: u32) -> Option<Slot> {
+        let mut taken = lock(&self.taken);
+        let count = taken.entry(uid).or_insert(0);
+        if *count >= self.each {
+            return None;
+        }
+        *count += 1;
+        Some(Slot { slots: self.clone(), uid })
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        let mut taken = lock(&self.slots.taken);
+        if let Some(count) = taken.get_mut(&self.uid) {
+            *count = count.saturating_sub(1);
+            if *count == 0 {
+                taken.remove(&self.uid);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_user_cannot_take_all() {
+        let slots = Slots::new(2);
+        let (first, _second) = (slots.take(1).unwrap(), slots.take(1).unwrap());
+        assert!(slots.take(1).is_none());
+        drop(slots.take(2).unwrap());
+        drop(first);
+        let _third = slots.take(1).unwrap();
+        assert!(slots.take(1).is_none());
+        assert!(!lock(&slots.taken).contains_key(&2));
+    }
+}
