@@ -91,9 +91,9 @@ fn grant(path: &WantedPath) -> Result<Grant, Failure> {
 fn open(path: &WantedPath, role: Role) -> Result<OwnedFd, Failure> {
     let refused = |error: rustix::io::Errno| {
         Failure::refused(
-            format!("{} {}", path.role, path.path),
+            format!("{} {}: {}", path.role, path.path, std::io::Error::from(error)),
             &format!("{}.open", path.role),
-            std::io::Error::from(error).to_string(),
+            "name one that exists and that you may read",
         )
     };
     let flags = match role {

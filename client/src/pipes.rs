@@ -5,6 +5,7 @@
 
 use std::io;
 use std::os::fd::BorrowedFd;
+use std::time::Duration;
 
 use agentd_proto::v1::AttachInput;
 use agentd_proto::v1::attach_input::Kind;
@@ -18,6 +19,8 @@ use tokio::sync::{mpsc, oneshot};
 const CHUNK: usize = 64 << 10;
 /// People type slowly.
 const TYPED: usize = 4 << 10;
+/// How often a job in the background looks whether it still is.
+const BACKGROUND: Duration = Duration::from_millis(100);
 /// Messages that wait for standard output.
 const WAITING: usize = 16;
 
@@ -57,7 +60,12 @@ pub type Written = Result<(), (Stream, io::Error)>;
 pub fn read_stdin(to: mpsc::Sender<AttachInput>, terminal: bool) -> io::Result<()> {
     let size = if terminal { TYPED } else { CHUNK };
     let work = move || {
-        while let Some(bytes) = read(stdin(), size) {
+        while let Some(bytes) = {
+            if terminal {
+                wait_for_foreground();
+            }
+            read(stdin(), size)
+        } {
             if to.blocking_send(AttachInput { kind: Some(Kind::Stdin(bytes)) }).is_err() {
                 return;
             }
@@ -65,6 +73,16 @@ pub fn read_stdin(to: mpsc::Sender<AttachInput>, terminal: bool) -> io::Result<(
         let _ = to.blocking_send(AttachInput { kind: Some(Kind::StdinEof(true)) });
     };
     std::thread::Builder::new().name("stdin".into()).spawn(work).map(drop)
+}
+
+/// Waits until somebody types and it is meant for us. To read a terminal from the background would stop all
+/// of agentctl, also where the command wants no input.
+fn wait_for_foreground() {
+    while wait(stdin(), PollFlags::IN).is_ok()
+        && rustix::termios::tcgetpgrp(stdin()).is_ok_and(|group| group != rustix::process::getpgrp())
+    {
+        std::thread::sleep(BACKGROUND);
+    }
 }
 
 /// The next bytes; `None` at the end. A failing read is an end: there will be no more.

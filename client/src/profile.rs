@@ -80,7 +80,8 @@ fn add_others(own: &Path, meant: &Path, files: &mut Vec<ProfileFile>) {
 fn read(path: &Path) -> Result<ProfileFile, Failure> {
     let label = path.display();
     let unreadable = |error: std::io::Error| {
-        Failure::refused(format!("profile {label}"), "profile.open", error.to_string())
+        let mend = "name a file that exists and that you may read";
+        Failure::refused(format!("profile {label}: {error}"), "profile.open", mend)
     };
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     let fd = rustix::fs::open(path, flags, rustix::fs::Mode::empty()).map_err(|e| unreadable(e.into()))?;

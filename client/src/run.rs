@@ -143,7 +143,11 @@ fn split_mode<'a>(text: &'a [u8], modes: &[&'static str]) -> (&'a [u8], &'static
 /// The kernel's name for `path`.
 fn absolute(word: &str, path: &Path) -> Result<String, Failure> {
     let found: PathBuf = path.canonicalize().map_err(|error| {
-        Failure::refused(format!("{word} {}", path.display()), &format!("{word}.open"), error.to_string())
+        Failure::refused(
+            format!("{word} {}: {error}", path.display()),
+            &format!("{word}.open"),
+            "name one that exists and that you may read",
+        )
     })?;
     utf8(&found)
 }

@@ -10,12 +10,13 @@ use agentd_policy::wire::FromService;
 use agentd_tests::harness::{Session, User, World};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
+use crate::Member;
 use crate::packets::ends_within;
 use crate::place::{Launcher, as_user, grant, offer, open_dir, plan, seqpacket};
 use crate::played::Played;
 
 /// The tests of this file.
-pub const TESTS: &[(&str, fn(&'static World))] = &[
+pub const TESTS: &[Member] = &[
     ("one_that_offers_nothing_is_cut_off", silent_offer),
     ("one_that_asks_nothing_is_cut_off_and_others_are_served", silent_request),
     ("connections_of_one_user_are_bounded_and_others_get_in", many_connections),

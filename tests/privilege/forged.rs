@@ -9,12 +9,13 @@ use agentd_policy::plan::{Input, MAX_ARGS, Mode, Plan, Scratch, Workspace};
 use agentd_policy::wire::{CallerNumber, FromService};
 use agentd_tests::harness::{User, World, within};
 
+use crate::Member;
 use crate::packets::ends_within;
 use crate::place::{Launcher, abs, grant, offer, open_dir, plan, plan_with, workspace};
 use crate::played::Played;
 
 /// The tests of this file.
-pub const TESTS: &[(&str, fn(&'static World))] = &[
+pub const TESTS: &[Member] = &[
     ("an_honest_plan_is_built_and_goes_without_a_trace", honest),
     ("a_forged_caller_number_gets_nothing", forged_numbers),
     ("root_and_leased_uids_get_no_session", root_and_leased),
@@ -98,7 +99,8 @@ fn bounds(world: &'static World) {
     let before = launcher.traces();
     let place = |path: &str| Scratch { path: abs(path), size: 1 << 20, exec: false };
     let ro = |path: &str| workspace(path.as_ref(), 0, Mode::Ro);
-    let breaks: &[(&str, &dyn Fn(&mut Plan))] = &[
+    type Change<'a> = &'a dyn Fn(&mut Plan);
+    let breaks: &[(&str, Change<'_>)] = &[
         ("command.empty", &|p| p.command.clear()),
         ("command.empty", &|p| p.command[0].clear()),
         ("command.size", &|p| p.command = vec![b"x".to_vec(); 4097]),
@@ -236,9 +238,8 @@ fn twice(world: &'static World) {
     let wanted = plan(world.a());
     let id = wanted.session.clone();
     let built = service.build(a.number, None, wanted).expect("an honest plan");
-    let running = launcher.traces();
     service.refused(b.number, None, Plan { session: id.clone(), ..plan(world.b()) }, "session.exists");
-    launcher.assert_clean(&running);
+    assert_eq!(launcher.traces().groups_of(world.b().uid), 0);
     service.end(&id);
     drop(built);
     launcher.assert_clean(&before);

@@ -10,10 +10,11 @@ use agentd_tests::harness::{Session, User, World, wait_for_exit, within};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
+use crate::Member;
 use crate::as_keeper::{ATTEMPTS, Expect, try_as};
 
 /// The tests of this file.
-pub const TESTS: &[(&str, fn(&'static World))] = &[
+pub const TESTS: &[Member] = &[
     ("has_no_right_on_the_host", rights),
     ("holds_no_descriptor_of_others", descriptors),
     ("cannot_harm_the_host_or_others", attempts),
@@ -203,7 +204,7 @@ fn target(world: &World, own: &Running, other: &Running) -> Value {
     json!({
         "agent": own.agent, "keeper": own.keeper, "keeper_uid": uid(own.keeper),
         "other_agent": other.agent, "other_keeper": other.keeper, "other_relay": other.relay,
-        "launcher": launcher, "service": service, "caller": caller,
+        "relay": own.relay, "launcher": launcher, "service": service, "caller": caller,
         "workspace": own.workspace, "victim": victim,
         "runtime": world.daemon().runtime(), "state": world.daemon().state(),
         "cgroup": group(own.agent), "other_cgroup": group(other.agent),

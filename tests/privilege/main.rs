@@ -16,11 +16,14 @@ use std::process::ExitCode;
 
 use agentd_tests::harness::{Test, World, run_tests};
 
+/// A test's name, and what it does.
+type Member = (&'static str, fn(&'static World));
+
 fn main() -> ExitCode {
     if let Some(code) = as_keeper::helper() {
         return code;
     }
-    let groups: [(&str, &[(&str, fn(&'static World))]); 6] = [
+    let groups: [(&str, &[Member]); 6] = [
         ("user", users::TESTS),
         ("client", client::TESTS),
         ("service", forged::TESTS),
@@ -34,5 +37,5 @@ fn main() -> ExitCode {
             tests.push((format!("{group}::{name}"), Box::new(*test)));
         }
     }
-    run_tests("privilege", tests, |_| ())
+    run_tests("privilege", tests, users::nothing_runs)
 }

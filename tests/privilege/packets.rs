@@ -13,11 +13,12 @@ use agentd_tests::harness::World;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::sockopt::set_socket_send_buffer_size;
 
+use crate::Member;
 use crate::place::{Launcher, abs, as_user, plan, plan_with, seqpacket, workspace};
 use crate::played::Played;
 
 /// The tests of this file.
-pub const TESTS: &[(&str, fn(&'static World))] = &[
+pub const TESTS: &[Member] = &[
     ("a_path_that_leads_elsewhere_is_no_message", paths),
     ("a_session_id_that_is_a_path_is_no_message", session_ids),
     ("other_versions_and_broken_packets_cut_the_link", broken),

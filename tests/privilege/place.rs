@@ -137,7 +137,7 @@ impl Launcher {
     pub fn assert_clean(&self, before: &Traces) {
         let same = within(SOON, || {
             let now = self.traces();
-            if now == *before { Ok(()) } else { Err(now) }
+            if now == *before { Ok(()) } else { Err(Box::new(now)) }
         });
         if let Err(now) = same {
             panic!("left behind:\nbefore {before:#?}\nnow {now:#?}\n{}", self.log());

@@ -16,7 +16,7 @@ use agentd_policy::wire::{
 use agentd_tests::harness::User;
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 
-use crate::place::{Launcher, as_user, seqpacket};
+use crate::place::{Launcher, as_user, seqpacket, session};
 
 /// Longer than any answer takes.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -54,10 +54,14 @@ impl Played {
         set_socket_timeout(&socket, Timeout::Recv, Some(PATIENCE)).expect("a socket option");
         set_socket_timeout(&socket, Timeout::Send, Some(PATIENCE)).expect("a socket option");
         let service = Self { link: Packets::from_fd(socket), next: Cell::new(1) };
-        // An answer says that it has been accepted.
-        let nobody = service.remove(CallerNumber(0), 0, &crate::place::session()).expect("nobody asks");
-        assert_eq!(nobody.rule, "caller.unknown");
+        service.settle();
         service
+    }
+
+    /// An answer says that the launcher is done with all that came before.
+    fn settle(&self) {
+        let nobody = self.remove(CallerNumber(0), 0, &session()).expect("nobody asks");
+        assert_eq!(nobody.rule, "caller.unknown");
     }
 
     /// Says something, as bytes.
@@ -92,6 +96,7 @@ impl Played {
         let socket = as_user(uid, gid, &[launcher.socket_gid], || UnixStream::connect(&path))
             .expect("a member of the group may connect");
         let (number, peer, served) = self.next_caller();
+        self.settle();
         Client { number, peer, socket, served }
     }
 

@@ -9,12 +9,13 @@ use agentd_policy::wire::Ticket;
 use agentd_tests::harness::World;
 use rustix::fs::{FileType, Mode as Bits, OFlags};
 
+use crate::Member;
 use crate::as_keeper::offer_from_another_process;
 use crate::place::{Launcher, Traces, abs, grant, offer, open_dir, plan, plan_with, workspace};
 use crate::played::{Client, Played};
 
 /// The tests of this file.
-pub const TESTS: &[(&str, fn(&'static World))] = &[
+pub const TESTS: &[Member] = &[
     ("a_ticket_is_for_its_user_its_process_and_one_use", ownership),
     ("a_mode_above_the_grant_is_refused", above_the_grant),
     ("each_descriptor_is_used_once_and_must_be_there", indices),

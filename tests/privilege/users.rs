@@ -5,12 +5,14 @@ use std::os::unix::fs::symlink;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
-use agentd_tests::harness::{RunOutput, Session, World};
+use crate::Member;
+use agentd_tests::harness::{RunOutput, Session, World, within};
 use rustix::fs::{AtFlags, CWD, FileType, Mode, RenameFlags};
 
 /// The tests of this file.
-pub const TESTS: &[(&str, fn(&'static World))] = &[
+pub const TESTS: &[Member] = &[
     ("what_another_user_closed_stays_closed", foreign_paths),
     ("a_link_that_is_swapped_all_the_time_opens_nothing", swapped_links),
     ("dots_lead_nowhere", dots),
@@ -39,6 +41,16 @@ fn refused(output: RunOutput, rules: &[&str]) {
 #[track_caller]
 fn refused_with(world: &World, cwd: &Path, options: &[&str], rules: &[&str]) {
     refused(world.session_in(cwd).options(options).run(["true"]), rules);
+}
+
+/// Fails if a session of anybody still runs once all tests have ended.
+pub fn nothing_runs(world: &'static World) {
+    let running = || world.agentctl(world.admin(), ["ps", "--json"]).expect_code(0).text();
+    let empty = within(Duration::from_secs(10), || match running() {
+        text if text.is_empty() => Ok(()),
+        text => Err(text),
+    });
+    assert_eq!(empty, Ok(()), "sessions are left");
 }
 
 fn text(path: &Path) -> &str {

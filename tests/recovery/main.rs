@@ -237,7 +237,7 @@ fn after_the_daemon(world: &'static World) {
     let few = within(Duration::from_secs(4), || {
         let now = Snapshot::take(preparing.daemon());
         // Keeper, init and what they are made by: of one session that waits, and of none that has ended.
-        if now.leases.len() <= 1 && now.processes.len() <= 6 { Ok(()) } else { Err(now) }
+        if now.leases.len() <= 1 && now.processes.len() <= 6 { Ok(()) } else { Err(format!("{now:#?}")) }
     });
     assert_eq!(few, Ok(()), "more than one prepared session is left");
     end_with_sessions(&preparing);

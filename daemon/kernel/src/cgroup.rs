@@ -265,6 +265,8 @@ impl Group {
                         write_at(dir.as_fd(), "memory.limit_in_bytes", &bytes)?;
                         write_optional(dir.as_fd(), "memory.memsw.limit_in_bytes", &bytes)?;
                         write_at(dir.as_fd(), "memory.swappiness", "0")?;
+                        // Buffers of TCP sockets are charged to a v1 group only where this is set.
+                        write_optional(dir.as_fd(), "memory.kmem.tcp.limit_in_bytes", &bytes)?;
                     }
                     Controller::Pids => write_at(dir.as_fd(), "pids.max", &limits.pids.to_string())?,
                     Controller::Cpu => {

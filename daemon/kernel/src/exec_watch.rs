@@ -12,6 +12,9 @@ use nix::sys::fanotify::{
 
 use crate::procfs;
 
+/// The longest path that is told, in bytes.
+const MAX_PATH: usize = 4096;
+
 /// A group of marks and its queue.
 #[derive(Debug)]
 pub struct ExecWatch(Fanotify);
@@ -21,8 +24,8 @@ pub struct ExecWatch(Fanotify);
 pub struct Attempt {
     /// The process (thread group), as the reader sees it; 0 if it is in no pid namespace of the reader's.
     pub pid: i32,
-    /// The file, as the session sees it.
-    pub path: String,
+    /// The file, as the session sees it, at most 4096 bytes; `None` where the kernel cannot name it.
+    pub path: Option<String>,
     event: nix::sys::fanotify::FanotifyEvent,
 }
 
@@ -71,7 +74,8 @@ impl ExecWatch {
                 out.overflow = true;
                 continue;
             };
-            let path = procfs::link(proc, "self", &format!("fd/{}", fd.as_raw_fd()))?;
+            let path = procfs::link(proc, "self", &format!("fd/{}", fd.as_raw_fd())).ok();
+            let path = path.filter(|path| path.len() <= MAX_PATH);
             out.attempts.push(Attempt { pid: event.pid(), path, event });
         }
         Ok(out)

@@ -133,16 +133,20 @@ impl Child {
     pub fn wait(&self) -> std::io::Result<ExitStatus> {
         loop {
             match rustix::process::waitid(WaitId::PidFd(self.pidfd.as_fd()), WaitIdOptions::EXITED) {
-                Ok(Some(status)) => {
-                    return Ok(match (status.exit_status(), status.terminating_signal()) {
-                        (Some(code), _) => ExitStatus::Code(code),
-                        (None, signal) => ExitStatus::Signal(signal.unwrap_or(libc::SIGKILL)),
-                    });
-                }
+                Ok(Some(ended)) => return Ok(status(&ended)),
                 Ok(None) | Err(rustix::io::Errno::INTR) => {}
                 Err(errno) => return Err(errno.into()),
             }
         }
+    }
+
+    /// The same without waiting; `None` while it runs.
+    ///
+    /// # Errors
+    /// As `waitid(2)`.
+    pub fn try_wait(&self) -> std::io::Result<Option<ExitStatus>> {
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
+        Ok(rustix::process::waitid(WaitId::PidFd(self.pidfd.as_fd()), options)?.map(|s| status(&s)))
     }
 
     /// Sends SIGKILL. A child that has ended already is no error.
@@ -154,6 +158,13 @@ impl Child {
             Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
             Err(errno) => Err(errno.into()),
         }
+    }
+}
+
+fn status(ended: &rustix::process::WaitIdStatus) -> ExitStatus {
+    match (ended.exit_status(), ended.terminating_signal()) {
+        (Some(code), _) => ExitStatus::Code(code),
+        (None, signal) => ExitStatus::Signal(signal.unwrap_or(libc::SIGKILL)),
     }
 }
 

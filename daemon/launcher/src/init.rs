@@ -113,6 +113,8 @@ impl Init<'_> {
             return Ok(());
         };
         let stdio = Stdio::new(streams).step("streams")?;
+        // By now the builder has moved this process to where it belongs: that is the namespace's root.
+        nix::sched::unshare(CloneFlags::CLONE_NEWCGROUP).step("cgroup namespace")?;
         nix::unistd::sethostname(plan.session.as_str()).step("hostname")?;
         let landlock_abi = self.confine(&plan, &access)?;
         let signals = child_signals().step("signals")?;
@@ -132,8 +134,7 @@ impl Init<'_> {
     fn network(&self) -> Result<(), Failure> {
         let namespaces = CloneFlags::CLONE_NEWNET
             | CloneFlags::CLONE_NEWIPC
-            | CloneFlags::CLONE_NEWUTS
-            | CloneFlags::CLONE_NEWCGROUP;
+            | CloneFlags::CLONE_NEWUTS;
         nix::sched::unshare(namespaces).step("namespaces")?;
         loopback::bring_up().step("loopback")?;
         let table = nft::Table::install(&nft::Ruleset::closed()).step("nftables")?;

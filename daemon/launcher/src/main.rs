@@ -16,6 +16,7 @@ mod sessions;
 mod settings;
 mod workers;
 
+use std::os::fd::AsFd as _;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -60,6 +61,9 @@ fn run() -> Result<(), String> {
         return Err("must run as root: it makes namespaces, mounts and cgroups for others".into());
     }
     let token = SingleThreaded::verify().map_err(|e| e.to_string())?;
+    // What is forked from here must not be able to read what is typed to root.
+    let null = std::fs::File::open("/dev/null").map_err(|e| format!("/dev/null: {e}"))?;
+    agentd_kernel::process::place(null.as_fd(), 0).map_err(|e| format!("/dev/null: {e}"))?;
     // Sessions' groups are none of ours, and files are for everyone to read unless a mode says otherwise.
     nix::unistd::setgroups(&[]).map_err(|e| format!("setgroups: {e}"))?;
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));

@@ -27,6 +27,9 @@ use crate::settings::Settings;
 /// How long sessions may take to end when the launcher is told to.
 const FAREWELL: Duration = Duration::from_secs(10);
 
+/// How many messages of the service are taken in one turn.
+const MESSAGES: usize = 64;
+
 /// What an event is about: the kind in the upper half, a number in the lower.
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
@@ -297,7 +300,9 @@ impl Server {
             let sent = link.flush();
             self.after_sending(sent);
         }
-        while let Some(link) = &self.link {
+        // What is left is reported again: a service that never pauses does not starve the rest.
+        for _ in 0..MESSAGES {
+            let Some(link) = &self.link else { return };
             match link.receive() {
                 Ok(Some(message)) => self.obey(message, monotonic_ns()),
                 Ok(None) => return,

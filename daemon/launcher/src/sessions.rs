@@ -12,9 +12,11 @@ use agentd_kernel::process::{self, Birth, Child, SingleThreaded};
 use agentd_policy::Refusal;
 use agentd_policy::event::ExitStatus;
 use agentd_policy::lease::Lease;
-use agentd_policy::names::SessionId;
+use agentd_policy::names::{AbsPath, SessionId};
 use agentd_policy::plan::{Mode, Plan};
 use agentd_policy::wire::{FromLauncher, MAX_PACKET, Peer, RequestNumber, decode, encode};
+
+use rustix::event::{PollFd, PollFlags};
 
 use crate::build::{Builder, Order, Owner, Reply};
 use crate::directories::Directories;
@@ -50,9 +52,18 @@ struct Session {
     /// Whether its command was started.
     ran: bool,
     /// Directories of the caller in which placeholders may have been made, by descriptor.
-    direct: Vec<(u16, OwnedFd)>,
-    placeholders: Vec<(OwnedFd, String)>,
+    direct: Vec<(u16, AbsPath, OwnedFd)>,
+    /// The workspaces that it has in mode direct.
+    places: Vec<AbsPath>,
+    placeholders: Vec<Placeholder>,
     errors: Vec<String>,
+}
+
+/// A name that was made in a caller's directory to be covered.
+struct Placeholder {
+    workspace: AbsPath,
+    dir: OwnedFd,
+    name: String,
 }
 
 /// Where it is in its life.
@@ -171,7 +182,10 @@ impl Sessions {
         host: &Host,
     ) -> Result<(), (&'static str, String)> {
         let owner = Owner { uid: request.caller.uid, gid: request.caller.gid };
-        let waiting = |s: &Session| s.owner == owner && matches!(s.state, State::Waiting { .. });
+        let waiting = |s: &Session| {
+            let alive = s.keeper.as_ref().is_some_and(|k| !has_ended(k));
+            s.owner == owner && matches!(s.state, State::Waiting { .. }) && alive
+        };
         let spare = self.all.iter().find(|(_, s)| waiting(s)).map(|(number, _)| *number);
         let number = match spare {
             Some(number) => number,
@@ -229,6 +243,7 @@ impl Sessions {
             remove: false,
             ran: false,
             direct: Vec::new(),
+            places: Vec::new(),
             placeholders: Vec::new(),
             errors: Vec::new(),
         };
@@ -355,8 +370,14 @@ impl Sessions {
     /// A keeper (or builder) has ended: whatever it left is ended too.
     pub fn keeper_ended(&mut self, number: u32) {
         let Some(session) = self.all.get_mut(&number) else { return };
-        let Some(keeper) = session.keeper.take() else { return };
-        let how = keeper.wait();
+        let Some(keeper) = &session.keeper else { return };
+        // An event may be about an earlier keeper of the same lease: only this one's end counts.
+        let how = match keeper.try_wait() {
+            Ok(None) => return,
+            Ok(Some(how)) => Ok(how),
+            Err(error) => Err(error),
+        };
+        session.keeper = None;
         if !matches!(how, Ok(ExitStatus::Code(0 | 1))) {
             session.errors.push(format!("keeper ended with {how:?}"));
         }
@@ -450,12 +471,7 @@ impl Sessions {
                 session.errors.push(error.to_string());
             }
         }
-        if !session.placeholders.is_empty() {
-            match workers::remove_placeholders(self.token, session.owner, &session.placeholders) {
-                Ok(worker) => self.workers.push(worker),
-                Err(error) => session.errors.push(format!("placeholders: {error}")),
-            }
-        }
+        self.release_placeholders(&mut session);
         let label = session.id.as_ref().map_or("prepared", SessionId::as_str);
         for error in &session.errors {
             tracing::error!(session = label, %error, "clean-up");
@@ -476,6 +492,28 @@ impl Sessions {
                 Some((FromLauncher::Refused { request, refusal }, Vec::new()))
             }
             _ => None,
+        }
+    }
+
+    /// Takes placeholders away, or leaves them to another session that may have covered them: unlinking a name
+    /// takes every mount from it, in every namespace (`detach_mounts`).
+    fn release_placeholders(&mut self, session: &mut Session) {
+        let mut mine = Vec::new();
+        for placeholder in session.placeholders.drain(..) {
+            let place = &placeholder.workspace;
+            let shares = |s: &&mut Session| {
+                s.places.iter().any(|other| other.starts_with(place) || place.starts_with(other))
+            };
+            match self.all.values_mut().find(shares) {
+                Some(heir) => heir.placeholders.push(placeholder),
+                None => mine.push((placeholder.dir, placeholder.name)),
+            }
+        }
+        if !mine.is_empty() {
+            match workers::remove_placeholders(self.token, session.owner, &mine) {
+                Ok(worker) => self.workers.push(worker),
+                Err(error) => session.errors.push(format!("placeholders: {error}")),
+            }
         }
     }
 
@@ -532,6 +570,7 @@ impl Session {
         self.uppers = overlays;
         self.remove = plan.remove;
         self.direct = direct_descriptors(&plan, &offered).map_err(|e| ("offer", e))?;
+        self.places = self.direct.iter().map(|(_, path, _)| path.clone()).collect();
         let waiting = std::mem::replace(&mut self.state, State::Running);
         let State::Waiting { builder, .. } = waiting else {
             self.state = waiting;
@@ -556,10 +595,10 @@ impl Session {
 
     fn keep_placeholders(&mut self, made: Vec<(u16, String)>) {
         for (descriptor, name) in made {
-            let dir = self.direct.iter().find(|(index, _)| *index == descriptor);
-            match dir.map(|(_, dir)| dir.try_clone()) {
-                Some(Ok(dir)) => self.placeholders.push((dir, name)),
-                Some(Err(error)) => self.errors.push(format!("placeholder {name}: {error}")),
+            let found = self.direct.iter().find(|(index, ..)| *index == descriptor);
+            match found.map(|(_, path, dir)| (path.clone(), dir.try_clone())) {
+                Some((workspace, Ok(dir))) => self.placeholders.push(Placeholder { workspace, dir, name }),
+                Some((_, Err(error))) => self.errors.push(format!("placeholder {name}: {error}")),
                 None => self.errors.push(format!("placeholder {name}: no directory")),
             }
         }
@@ -584,6 +623,13 @@ impl Drop for Made<'_> {
     }
 }
 
+/// Whether a child's pidfd says that it has ended. It stays to be reaped.
+fn has_ended(child: &Child) -> bool {
+    let mut fds = [PollFd::new(&child.pidfd, PollFlags::IN)];
+    let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
+    !matches!(rustix::event::poll(&mut fds, Some(&now)), Ok(0))
+}
+
 /// The packets of an order.
 fn send_order(
     builder: &Packets,
@@ -603,11 +649,14 @@ fn send_order(
 }
 
 /// Second handles of the directories in which the builder may make placeholders.
-fn direct_descriptors(plan: &Plan, offered: &[(Grant, OwnedFd)]) -> Result<Vec<(u16, OwnedFd)>, String> {
+fn direct_descriptors(
+    plan: &Plan,
+    offered: &[(Grant, OwnedFd)],
+) -> Result<Vec<(u16, AbsPath, OwnedFd)>, String> {
     plan.workspaces
         .iter()
         .filter(|w| w.mode == Mode::Direct)
-        .filter_map(|w| offered.get(usize::from(w.descriptor)).map(|(_, fd)| (w.descriptor, fd)))
-        .map(|(index, fd)| fd.try_clone().map(|fd| (index, fd)).map_err(|e| e.to_string()))
+        .filter_map(|w| offered.get(usize::from(w.descriptor)).map(|(_, fd)| (w, fd)))
+        .map(|(w, fd)| Ok((w.descriptor, w.path.clone(), fd.try_clone().map_err(|e| e.to_string())?)))
         .collect()
 }

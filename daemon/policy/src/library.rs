@@ -163,7 +163,7 @@ impl Walk<'_> {
             Refusal::new(
                 format!("profile {name}"),
                 "profile.unknown",
-                "name one that `agentctl profile list` shows, or give the path of a file",
+                "name one of the site's, `default` or `base`, or give the path of a file",
             )
         })
     }

@@ -283,8 +283,21 @@ impl Workspace {
 }
 
 /// Directories that are the session's own or the system's: nothing of a caller's is mounted over them.
-const RESERVED: &[&str] =
-    &["/", "/bin", "/boot", "/dev", "/etc", "/lib", "/lib32", "/lib64", "/proc", "/sbin", "/sys", "/usr"];
+const RESERVED: &[&str] = &[
+    "/",
+    "/bin",
+    "/boot",
+    "/dev",
+    "/etc",
+    "/lib",
+    "/lib32",
+    "/lib64",
+    "/proc",
+    "/run/agentd",
+    "/sbin",
+    "/sys",
+    "/usr",
+];
 
 fn check_place(path: &AbsPath) -> Result<(), Refusal> {
     let reserved = RESERVED.iter().any(|r| {

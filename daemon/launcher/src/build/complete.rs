@@ -38,8 +38,9 @@ impl Builder<'_> {
         etc::write_own(root.directory("/etc")?.as_fd(), &plan, self.owner)?;
         root.seal()?;
         steps.done("workspace");
-        let execs = watch::every_mount(proc)?;
+        let execs = watch::every_mount(proc, self.lease.keeper.get())?;
         steps.done("exec-watch");
+        let mounts = covered_directly(&plan).then(|| watch::mounts(proc)).transpose()?;
         go(&to_init, &plan, std::mem::take(&mut root.access), &streams.inside)?;
         mount::enter_namespace(host_root.as_fd()).at("relay", "host namespace")?;
         let (relay, lifeline, relay_socket) = self.relay(&streams.outside)?;
@@ -65,6 +66,7 @@ impl Builder<'_> {
             relay,
             lifeline,
             execs,
+            mounts,
             network,
         })
         .at("keeper", "set-up")?;
@@ -124,6 +126,13 @@ impl Builder<'_> {
         };
         Ok((relay.start()?, ours, service))
     }
+}
+
+/// Whether names of a directory that others change too are covered: a mount goes with the name that it covers,
+/// if that is replaced or removed from outside.
+fn covered_directly(plan: &Plan) -> bool {
+    let covered = |w: &agentd_policy::plan::Workspace| !w.mask.is_empty() || !w.protect.is_empty();
+    plan.workspaces.iter().any(|w| w.mode == WorkspaceMode::Direct && covered(w))
 }
 
 /// The host's mounts, for finding those below a path; empty if no path needs it.

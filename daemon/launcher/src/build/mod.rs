@@ -144,6 +144,7 @@ impl<'a> Builder<'a> {
     }
 
     fn build(&self) -> Result<Option<Ready>, Fault> {
+        nix::sys::signal::SigSet::empty().thread_set_mask().at("keeper", "signals")?;
         self.close_the_launchers().at("keeper", "descriptors")?;
         let prepared = self.prepare()?;
         match self.order()? {

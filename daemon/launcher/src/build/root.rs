@@ -59,6 +59,8 @@ pub fn system() -> Result<Vec<System>, Fault> {
 #[derive(Debug)]
 pub struct Root {
     tree: Tree,
+    /// The file systems in memory that were made for this session: the only ones that anything is added to.
+    own: Vec<u64>,
     /// For Landlock.
     pub access: Vec<(String, Access)>,
 }
@@ -69,7 +71,8 @@ impl Root {
         let attributes = Attributes { read_only: false, no_exec: true, devices: false };
         let tree = Tree::tmpfs(32 << 20, 0, 0o755, attributes).at("root", "/")?;
         mount::become_root(&tree).at("root", "/")?;
-        let root = Self { tree, access: vec![("/".into(), Access::List)] };
+        let own = vec![rustix::fs::fstat(&tree).at("root", "/")?.st_dev];
+        let root = Self { tree, own, access: vec![("/".into(), Access::List)] };
         for dir in ["/dev", "/etc", "/proc", "/run", "/tmp", "/var", PRIVATE, EMPTY_DIR] {
             root.directory(dir)?;
         }
@@ -90,6 +93,14 @@ impl Root {
             let kind = if components.peek().is_some() { Kind::Directory } else { kind };
             dir = match open_beneath(dir.as_fd(), name) {
                 Err(rustix::io::Errno::NOENT) => {
+                    let device = rustix::fs::fstat(&dir).at("root", path)?.st_dev;
+                    if !self.own.contains(&device) {
+                        return Err(Fault::caller(
+                            format!("{path} does not exist in the directory that holds it"),
+                            "path.nested",
+                            "create it first: agentd adds nothing to your directories",
+                        ));
+                    }
                     kind.make(dir.as_fd(), name, path)?;
                     open_beneath(dir.as_fd(), name)
                 }
@@ -140,6 +151,7 @@ impl Root {
     /// A minimal /dev; `terminals` is the session's own devpts.
     pub fn place_devices(&mut self, terminals: &Tree) -> Result<(), Fault> {
         let dev = Tree::tmpfs(1 << 20, 0, 0o755, DEVICES).at("dev", "/dev")?;
+        self.own.push(rustix::fs::fstat(&dev).at("dev", "/dev")?.st_dev);
         for (name, major, minor) in
             [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)]
         {
@@ -172,6 +184,7 @@ impl Root {
             if exec { (WORKSHOP, Access::WriteExec) } else { (WRITABLE, Access::Write) };
         let mode = if path.as_str() == "/tmp" { 0o1777 } else { 0o700 };
         let tree = Tree::tmpfs(size, agent, mode, attributes).at("scratch", path.as_str())?;
+        self.own.push(rustix::fs::fstat(&tree).at("scratch", path.as_str())?.st_dev);
         self.attach(path.as_str(), &tree, true, access)
     }
 
@@ -189,18 +202,8 @@ enum Kind {
 }
 
 impl Kind {
-    /// Makes it, in memory of ours alone: what lies in a caller's directory is never added to.
+    /// Makes it.
     fn make(self, parent: BorrowedFd<'_>, name: &str, path: &str) -> Result<(), Fault> {
-        const TMPFS_MAGIC: i64 = 0x0102_1994;
-        let owner = rustix::fs::fstat(parent).at("root", path)?.st_uid;
-        let kind = rustix::fs::fstatfs(parent).at("root", path)?.f_type;
-        if kind != TMPFS_MAGIC || (owner != 0 && owner < 65_536) {
-            return Err(Fault::caller(
-                format!("{path} does not exist in the directory that holds it"),
-                "path.nested",
-                "create it first: agentd adds nothing to your directories",
-            ));
-        }
         match self {
             Self::Directory => rustix::fs::mkdirat(parent, name, Mode::from_raw_mode(0o755)).at("root", path),
             Self::File => {

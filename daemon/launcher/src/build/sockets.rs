@@ -13,8 +13,7 @@ const MAX_ENTRIES: usize = 200_000;
 const MAX_DEPTH: usize = 128;
 
 /// Refuses a tree that holds a Unix socket other than those in `accepted`, or is too large to tell. To be
-/// called with the file system ids of the agent: what it cannot list it does not find by listing either.
-/// Sockets that appear later are not seen.
+/// called with the file system ids of the agent. Sockets that appear later are not seen.
 pub fn refuse(tree: BorrowedFd<'_>, path: &str, accepted: &[RelPath]) -> Result<(), Fault> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let top = rustix::fs::openat(tree, ".", flags, Mode::empty()).at("workspace", path)?;
@@ -48,13 +47,16 @@ pub fn refuse(tree: BorrowedFd<'_>, path: &str, accepted: &[RelPath]) -> Result<
             FileType::Directory => match rustix::fs::openat(fd, name, flags | OFlags::NOFOLLOW, Mode::empty()) {
                 Ok(_) if stack.len() >= MAX_DEPTH => return Err(too_large(path)),
                 Ok(child) => stack.push((Dir::new(child).at("workspace", path)?, label)),
-                // Gone, replaced, or closed to the agent.
-                Err(
-                    rustix::io::Errno::NOENT
-                    | rustix::io::Errno::NOTDIR
-                    | rustix::io::Errno::LOOP
-                    | rustix::io::Errno::ACCESS,
-                ) => {}
+                // Its owner could open it again, or may know the names in it.
+                Err(rustix::io::Errno::ACCESS) => {
+                    return Err(Fault::caller(
+                        format!("{path}/{label} cannot be searched for Unix sockets"),
+                        "workspace.closed",
+                        "make it readable, move it away, or use mode overlay",
+                    ));
+                }
+                // Gone, or replaced.
+                Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR | rustix::io::Errno::LOOP) => {}
                 Err(errno) => return Err(Fault::host("workspace", &label, errno)),
             },
             _ => {}

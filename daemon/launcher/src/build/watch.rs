@@ -1,26 +1,37 @@
 //! Marking every mount of the finished root from which a program can run.
 
 use std::io::Read as _;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use agentd_kernel::exec_watch::ExecWatch;
-use agentd_kernel::mount;
+use agentd_kernel::{creds, mount};
 use rustix::fs::{Mode, OFlags};
 
 use super::fault::{At, Fault};
 
 /// A group with a mark on every mount of the builder's namespace that is not `noexec`. `proc` is the host's.
-pub fn every_mount(proc: BorrowedFd<'_>) -> Result<ExecWatch, Fault> {
+pub fn every_mount(proc: BorrowedFd<'_>, keeper: u32) -> Result<ExecWatch, Fault> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC;
     let file = rustix::fs::openat(proc, "self/mountinfo", flags, Mode::empty()).at("exec-watch", "mountinfo")?;
     let mut text = String::new();
     std::fs::File::from(file).read_to_string(&mut text).at("exec-watch", "mountinfo")?;
-    let watch = ExecWatch::new().at("exec-watch", "fanotify")?;
+    // The kernel counts groups by uid (fs.fanotify.max_user_groups): each lease has its own count.
+    creds::effective_uid(keeper).at("exec-watch", "keeper's uid")?;
+    let watch = ExecWatch::new().at("exec-watch", "fanotify");
+    creds::effective_uid(0).at("exec-watch", "root's uid")?;
+    let watch = watch?;
     for path in exec_mounts(&text) {
         let place = mount::place(&path).at("exec-watch", &path)?;
         watch.mark(place.as_fd()).at("exec-watch", &path)?;
     }
     Ok(watch)
+}
+
+/// The mounts of the builder's namespace as a file that reports priority data when one comes or goes
+/// (`proc_pid_mountinfo(5)`).
+pub fn mounts(proc: BorrowedFd<'_>) -> Result<OwnedFd, Fault> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    rustix::fs::openat(proc, "self/mountinfo", flags, Mode::empty()).at("mounts", "mountinfo")
 }
 
 /// Where the mounts are whose options lack `noexec`.

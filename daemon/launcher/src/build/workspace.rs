@@ -114,6 +114,8 @@ impl Placer<'_> {
     /// Covers the masked and protected names. Every ancestor of such a name becomes a mount point itself, so
     /// that no rename gets around it (`EBUSY`).
     fn cover(&mut self, workspace: &Workspace) -> Result<(), Fault> {
+        // With the agent's rights over files: what it could not see must not be told by how this ends.
+        let _agent = FsIds::assume(self.lease.agent.get());
         let mut points = BTreeSet::new();
         let names = workspace.mask.iter().map(|n| (n, true)).chain(workspace.protect.iter().map(|n| (n, false)));
         for (name, mask) in names {
@@ -167,6 +169,14 @@ impl Placer<'_> {
                     }
                     open_beneath(dir.as_fd(), component).at("placeholder", &walked)?
                 }
+                // Its owner could open it again and find what was to be covered.
+                Err(rustix::io::Errno::ACCESS) => {
+                    return Err(Fault::caller(
+                        format!("{top}/{walked} cannot be looked at"),
+                        "workspace.closed",
+                        "make the directories on the way to masked and protected names searchable",
+                    ));
+                }
                 Err(rustix::io::Errno::LOOP) => {
                     return Err(Fault::caller(
                         format!("{top}/{walked} is a symbolic link"),
@@ -192,16 +202,12 @@ impl Placer<'_> {
     /// Makes a missing name, with no more rights than the caller has: an empty file, or a directory on the
     /// way to one.
     fn placeholder(&self, dir: BorrowedFd<'_>, name: &str, last: bool) -> rustix::io::Result<()> {
-        let agent = self.lease.agent.get();
-        let guard = FsIds::assume(agent);
-        let result = if last {
+        if last {
             let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
             rustix::fs::openat(dir, name, flags, Mode::from_raw_mode(0o644)).map(drop)
         } else {
             rustix::fs::mkdirat(dir, name, Mode::from_raw_mode(0o755))
-        };
-        drop(guard);
-        result
+        }
     }
 }
 

@@ -23,7 +23,7 @@ use rustix::event::{PollFd, PollFlags};
 
 use crate::init::{FromInit, Network, ToInit};
 use network::Denials;
-use processes::{Ended, Processes};
+use processes::{Ended, Met, Processes};
 use spool::Spool;
 
 /// How long the relay may take to deliver what the command left behind, once the session has ended.
@@ -59,6 +59,8 @@ pub struct Parts<'a> {
     pub lifeline: OwnedFd,
     /// What asks to run.
     pub execs: ExecWatch,
+    /// Reports when a mount of the session goes, if names are covered in a directory that others change too.
+    pub mounts: Option<OwnedFd>,
     /// The session's network.
     pub network: Network,
 }
@@ -74,8 +76,9 @@ pub struct Keeper {
     init: Option<Child>,
     to_init: Packets,
     relay: Option<Child>,
-    lifeline: OwnedFd,
+    lifeline: Option<OwnedFd>,
     execs: ExecWatch,
+    mounts: Option<OwnedFd>,
     denials: Denials,
     processes: Processes,
     spool: Spool,
@@ -101,6 +104,7 @@ const EXECS: u64 = 5;
 const PACKETS: u64 = 6;
 const PIDS: u64 = 7;
 const MEMORY: u64 = 8;
+const MOUNTS: u64 = 9;
 const PROCESS: u64 = 1 << 32;
 
 impl Keeper {
@@ -126,6 +130,9 @@ impl Keeper {
             let flags = if token == MEMORY && !parts.watch.memory_is_eventfd() { EventFlags::PRI } else { flags };
             epoll::add(&epoll, fd, EventData::new_u64(token), flags).map_err(|e| text(&e))?;
         }
+        if let Some(mounts) = &parts.mounts {
+            epoll::add(&epoll, mounts, EventData::new_u64(MOUNTS), EventFlags::PRI).map_err(|e| text(&e))?;
+        }
         let memory_kills = parts.watch.memory_kills().map_err(|e| text(&e))?;
         let pids_hits = parts.watch.pids_hits().map_err(|e| text(&e))?;
         let limits = parts.plan.limits;
@@ -141,8 +148,9 @@ impl Keeper {
             init: Some(parts.init),
             to_init: parts.to_init,
             relay: Some(parts.relay),
-            lifeline: parts.lifeline,
+            lifeline: Some(parts.lifeline),
             execs: parts.execs,
+            mounts: parts.mounts,
             denials,
             spool: Spool::default(),
             epoll,
@@ -181,10 +189,11 @@ impl Keeper {
             self.lock.as_fd(),
             self.proc.as_fd(),
             self.to_init.as_fd(),
-            self.lifeline.as_fd(),
             self.execs.as_fd(),
             self.epoll.as_fd(),
         ]);
+        keep.extend(self.lifeline.as_ref().map(AsFd::as_fd));
+        keep.extend(self.mounts.as_ref().map(AsFd::as_fd));
         keep.extend(self.watch.descriptors());
         keep.extend(self.denials.descriptors());
         keep.extend(self.processes.descriptors());
@@ -242,6 +251,7 @@ impl Keeper {
             PACKETS => self.denials.read(&mut self.spool)?,
             PIDS => self.pids_limit()?,
             MEMORY => self.memory_limit()?,
+            MOUNTS => self.mounts_changed(),
             process => self.process_ended(process)?,
         }
         Ok(())
@@ -382,24 +392,34 @@ impl Keeper {
             self.spool.lost(1);
         }
         for attempt in attempts.attempts {
-            let allow = self.spool.has_room();
-            if allow {
-                let pid = attempt.pid;
-                let (pidfd, event) = self.processes.attempt(&attempt);
-                if let Some(pidfd) = pidfd {
-                    let data = EventData::new_u64(PROCESS | u64::from(pid.unsigned_abs()));
-                    epoll::add(&self.epoll, pidfd, data, EventFlags::IN).map_err(|e| format!("epoll: {e}"))?;
-                }
-                if let Some(event) = event {
-                    self.tell(event);
-                }
-            } else {
+            // What cannot be told in full is refused: no room, a file without a name, a process without a pidfd.
+            let allow = self.spool.has_room() && self.follow(&attempt);
+            if !allow {
                 let actor = self.processes.actor(attempt.pid);
-                self.spool.push(EventBody::ExecRefused { actor, path: attempt.path.clone() });
+                let path = attempt.path.clone().unwrap_or_else(|| "(unnameable)".into());
+                self.spool.push(EventBody::ExecRefused { actor, path });
             }
             self.execs.answer(attempt, allow).map_err(|e| format!("fanotify: {e}"))?;
         }
         Ok(())
+    }
+
+    /// Remembers who runs what; whether that could be done.
+    fn follow(&mut self, attempt: &agentd_kernel::exec_watch::Attempt) -> bool {
+        let Some(path) = &attempt.path else { return false };
+        let (known, event) = self.processes.attempt(attempt.pid, path);
+        if let Some(event) = event {
+            self.tell(event);
+        }
+        match known {
+            Met::New => {
+                let data = EventData::new_u64(PROCESS | u64::from(attempt.pid.unsigned_abs()));
+                let pidfd = self.processes.pidfd(attempt.pid);
+                pidfd.is_some_and(|pidfd| epoll::add(&self.epoll, pidfd, data, EventFlags::IN).is_ok())
+            }
+            Met::Known => true,
+            Met::Unknown => false,
+        }
     }
 
     fn process_ended(&mut self, token: u64) -> Result<(), String> {
@@ -427,6 +447,14 @@ impl Keeper {
         }
         self.pids_hits = hits;
         Ok(())
+    }
+
+    /// Nobody inside can change a mount: a masked or protected name was replaced or removed from outside, and
+    /// what covered it is gone.
+    fn mounts_changed(&mut self) {
+        self.mounts = None;
+        let what = "a masked or protected name of its workspace was replaced from outside";
+        self.finish(End::Failed { what: what.into() });
     }
 
     fn memory_limit(&mut self) -> Result<(), String> {
@@ -458,10 +486,9 @@ impl Keeper {
             self.spool.push(EventBody::Limit { name: "timeout".into(), limit });
             self.finish(End::Timeout);
         }
-        if let (Some(over), Some(relay)) = (self.over, &self.relay)
-            && now >= over + DRAIN
-        {
-            relay.kill().map_err(|e| format!("relay: {e}"))?;
+        if self.over.is_some_and(|over| now >= over + DRAIN) {
+            // Whatever it still holds, nobody takes it: without its lifeline the relay ends.
+            self.lifeline = None;
         }
         Ok(())
     }
@@ -473,7 +500,7 @@ impl Keeper {
             self.denials.next_flush(),
             self.pids_look.filter(|_| self.end.is_none()),
             self.end.is_none().then_some(self.deadline),
-            self.over.map(|over| over + if self.relay.is_some() { DRAIN } else { LAST_WORDS }),
+            self.over.filter(|_| self.lifeline.is_some()).map(|over| over + if self.relay.is_some() { DRAIN } else { LAST_WORDS }),
         ];
         let now = Instant::now();
         let next = dues.into_iter().flatten().min().unwrap_or(now + Duration::from_secs(60));

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use agentd_kernel::exec_watch::Attempt;
 use agentd_kernel::process::{self, PidfdExit};
 use agentd_kernel::procfs::{self, Ids};
 use agentd_policy::event::{Actor, EventBody};
@@ -52,6 +51,17 @@ pub struct Processes {
     known: BTreeMap<i32, Known>,
 }
 
+/// Whether a process is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Met {
+    /// From now on: its pidfd is to be watched.
+    New,
+    /// It was.
+    Known,
+    /// It could not be asked or held by a pidfd.
+    Unknown,
+}
+
 /// What became of a process whose pidfd reported something.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Ended {
@@ -69,42 +79,41 @@ impl Processes {
         Self { proc, known: BTreeMap::new() }
     }
 
-    /// A process waits to run a file: remembers it while the kernel holds it still. A new pidfd to watch, if
-    /// the process is new, and the event of an exec that is now known to be over.
-    pub fn attempt(&mut self, attempt: &Attempt) -> (Option<BorrowedFd<'_>>, Option<EventBody>) {
-        let pid = attempt.pid;
+    /// A process waits to run the file `path`: remembers it while the kernel holds it still. Whether it is
+    /// known, and the event of an exec that is now known to be over.
+    pub fn attempt(&mut self, pid: i32, path: &str) -> (Met, Option<EventBody>) {
         let now = Instant::now();
         let before = procfs::image(self.proc.as_fd(), pid).unwrap_or([0; 3]);
         let mut event = None;
-        let mut new = false;
+        let mut met = Met::Known;
         if !self.known.contains_key(&pid) {
             match self.meet(pid) {
                 Some(known) => {
                     self.known.insert(pid, known);
-                    new = true;
+                    met = Met::New;
                 }
-                None => return (None, Some(unknown_exec(attempt))),
+                None => return (Met::Unknown, None),
             }
         }
         let Self { proc, known } = self;
-        let Some(known) = known.get_mut(&pid) else { return (None, Some(unknown_exec(attempt))) };
+        let Some(known) = known.get_mut(&pid) else { return (Met::Unknown, None) };
         match &mut known.pending {
             // The same exec goes on: a script's interpreter, or the ELF loader.
             Some(pending) if pending.before == before => {
                 if pending.interpreters.len() < MAX_INTERPRETERS {
-                    pending.interpreters.push(attempt.path.clone());
+                    pending.interpreters.push(path.to_owned());
                 }
                 // It is the loader that comes last: the image changes in a moment.
                 (pending.looks, pending.next) = (0, now + Duration::from_micros(LOOKS[0]));
             }
             _ => {
                 event = settle(proc.as_fd(), pid, known);
-                let path = attempt.path.clone();
+                let path = path.to_owned();
                 let next = now + Duration::from_micros(LOOKS[0]);
                 known.pending = Some(Pending { path, interpreters: Vec::new(), before, looks: 0, next });
             }
         }
-        (new.then(|| known.pidfd.as_fd()), event)
+        (met, event)
     }
 
     /// Who waits, for an attempt that is refused.
@@ -207,12 +216,6 @@ fn settle(proc: BorrowedFd<'_>, pid: i32, known: &mut Known) -> Option<EventBody
         known.exe = Some(pending.path.clone());
     }
     Some(EventBody::Exec { actor, path: pending.path, interpreters: pending.interpreters, argv })
-}
-
-/// The exec of a process that was gone before it could be asked.
-fn unknown_exec(attempt: &Attempt) -> EventBody {
-    let actor = Actor { pid: 0, ppid: None, exe: None };
-    EventBody::Exec { actor, path: attempt.path.clone(), interpreters: Vec::new(), argv: None }
 }
 
 fn bounded(arguments: Vec<String>) -> Vec<String> {
