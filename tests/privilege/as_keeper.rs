@@ -18,153 +18,12 @@ use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType, netlink};
 use rustix::process::{Gid, Pid, Uid};
 use serde_json::Value;
 
-use crate::place::{Held, Launcher, grant, offer_at};
-
-/// What must come of an attempt.
-#[derive(Clone, Copy, Debug)]
-pub enum Expect {
-    /// One of these.
-    Refused(&'static [i32]),
-    /// It works: a keeper may do that to its own session.
-    Works,
-    /// It is not tried.
-    Untried,
-}
-
-use Expect::{Refused, Untried, Works};
-
-/// Something that a keeper tries.
-pub struct Attempt {
-    /// Its name.
-    pub name: &'static str,
-    act: fn(&Stage) -> io::Result<()>,
-    /// On the host as root.
-    pub root: Expect,
-    /// As the keeper, but without its filter of system calls.
-    pub keeper: Expect,
-    /// As the keeper that has joined the user namespace that it owns, with every capability there.
-    pub owner: Expect,
-    /// As the keeper with its filter.
-    pub filtered: Expect,
-}
-
-const ACCES: Expect = Refused(&[libc::EACCES]);
-const PERM: Expect = Refused(&[libc::EPERM]);
-const NOENT: Expect = Refused(&[libc::ENOENT]);
-const ROFS: Expect = Refused(&[libc::EROFS]);
-
-const fn attempt(
-    name: &'static str,
-    act: fn(&Stage) -> io::Result<()>,
-    keeper: Expect,
-    owner: Expect,
-) -> Attempt {
-    Attempt { name, act, root: Works, keeper, owner, filtered: PERM }
-}
-
-impl Attempt {
-    const fn not_as_root(mut self) -> Self {
-        self.root = Untried;
-        self
-    }
-
-    const fn filtered(mut self, expect: Expect) -> Self {
-        self.filtered = expect;
-        self
-    }
-}
-
-/// All of them. Paths that begin with `leak/` are below the host's root, as if a descriptor of it had been
-/// left to the keeper, which has none; `proc/` are below the host's /proc, of which it has one.
-#[rustfmt::skip]
-pub const ATTEMPTS: &[Attempt] = &[
-    // Namespaces of others, given as open descriptors.
-    attempt("setns_session_mounts", |s| s.join("session_mnt", CloneFlags::CLONE_NEWNS), PERM, PERM),
-    attempt("setns_host_mounts", |s| s.join("host_mnt", CloneFlags::CLONE_NEWNS), PERM, PERM),
-    attempt("setns_host_network", |s| s.join("host_net", CloneFlags::CLONE_NEWNET), PERM, PERM),
-    attempt("setns_other_mounts", |s| s.join("other_mnt", CloneFlags::CLONE_NEWNS), PERM, PERM),
-    attempt("setns_other_network", |s| s.join("other_net", CloneFlags::CLONE_NEWNET), PERM, PERM),
-    attempt("setns_other_users", |s| s.join("other_user", CloneFlags::CLONE_NEWUSER), PERM, PERM),
-    attempt("setns_other_processes", |s| s.join("other_pid", CloneFlags::CLONE_NEWPID), PERM, PERM),
-    // What it owns, it may join: no mount comes with it.
-    attempt("setns_own_users", |s| s.join("session_user", CloneFlags::CLONE_NEWUSER), Works, Refused(&[libc::EINVAL])),
-    attempt("setns_own_network", |s| s.join("session_net", CloneFlags::CLONE_NEWNET), PERM, Works),
-    // Mounts.
-    attempt("remount_writable", Stage::remount, PERM, PERM),
-    attempt("remount_in_a_copy", Stage::remount_in_a_copy, PERM, PERM),
-    attempt("mount_tmpfs", Stage::mount_tmpfs, PERM, PERM),
-    attempt("clone_session_mounts", Stage::clone_tree, PERM, PERM),
-    attempt("mknod", Stage::mknod, Refused(&[libc::EPERM, libc::EROFS]), Refused(&[libc::EPERM, libc::EROFS])).not_as_root(),
-    attempt("create_at_root", |s| s.create("/agentd-test-keeper"), ROFS, ROFS).not_as_root().filtered(Refused(&[libc::EPERM, libc::EROFS])),
-    // The caller's workspace and the system, through the session's own mounts.
-    attempt("create_in_workspace", |s| s.create("proc/{agent}/cwd/new"), Refused(&[libc::EACCES, libc::EOVERFLOW]), Refused(&[libc::EOVERFLOW])),
-    attempt("write_workspace_file", |s| s.open("proc/{agent}/cwd/file", OFlags::WRONLY), ACCES, Works),
-    attempt("setuid_of_the_caller", |s| s.chmod("proc/{agent}/cwd/file", 0o4755), PERM, Works),
-    attempt("setuid_of_root", Stage::give_to_root, PERM, Refused(&[libc::EOVERFLOW, libc::EINVAL, libc::EPERM])),
-    attempt("write_system_through_session", |s| s.open("proc/{agent}/root/usr/bin/env", OFlags::WRONLY), Refused(&[libc::EACCES, libc::EROFS]), ROFS).not_as_root(),
-    attempt("create_in_session_etc", |s| s.create("proc/{agent}/root/etc/new"), Refused(&[libc::EACCES, libc::EROFS]), ROFS).not_as_root(),
-    // The host's files, by name and as if a descriptor had been left.
-    attempt("shadow_by_name", |s| s.open("/etc/shadow", OFlags::RDONLY), NOENT, NOENT),
-    attempt("home_by_name", |s| s.open("{workspace}/file", OFlags::RDONLY), NOENT, NOENT),
-    attempt("shadow", |s| s.open("leak/etc/shadow", OFlags::RDONLY), ACCES, ACCES),
-    attempt("write_passwd", |s| s.open("leak/etc/passwd", OFlags::WRONLY), ACCES, ACCES),
-    attempt("write_program", |s| s.open("leak/usr/bin/true", OFlags::WRONLY), ACCES, ACCES),
-    attempt("create_program", |s| s.create("leak/usr/bin/agentd-test-keeper"), ACCES, ACCES),
-    attempt("chmod_program", |s| s.chmod("leak/{victim}", 0o4755), PERM, PERM),
-    attempt("callers_home", |s| s.open("leak/{workspace}/file", OFlags::WRONLY), ACCES, ACCES),
-    attempt("leases", |s| s.open("leak/{runtime}/leases", OFlags::RDONLY), ACCES, ACCES),
-    attempt("overlays", |s| s.open("leak/{state}/overlays", OFlags::RDONLY), ACCES, ACCES),
-    attempt("audit", |s| s.open("leak/{state}/audit", OFlags::RDONLY), ACCES, ACCES),
-    attempt("service_socket", |s| s.connect("leak/{runtime}/service.sock"), ACCES, ACCES),
-    // Processes of others.
-    attempt("proc_init_root", |s| s.open("proc/1/root", OFlags::RDONLY), ACCES, ACCES).not_as_root(),
-    attempt("proc_init_environ", |s| s.open("proc/1/environ", OFlags::RDONLY), ACCES, ACCES).not_as_root(),
-    attempt("proc_launcher_root", |s| s.open("proc/{launcher}/root", OFlags::RDONLY), ACCES, ACCES),
-    attempt("proc_launcher_mem", |s| s.open("proc/{launcher}/mem", OFlags::RDWR), ACCES, ACCES),
-    attempt("proc_launcher_fds", |s| s.open("proc/{launcher}/fd", OFlags::RDONLY), ACCES, ACCES),
-    attempt("proc_service_fds", |s| s.open("proc/{service}/fd", OFlags::RDONLY), ACCES, ACCES),
-    attempt("proc_caller_root", |s| s.open("proc/{caller}/root", OFlags::RDONLY), ACCES, ACCES),
-    attempt("proc_other_agent_root", |s| s.open("proc/{other_agent}/root", OFlags::RDONLY), ACCES, ACCES),
-    attempt("proc_other_agent_mem", |s| s.open("proc/{other_agent}/mem", OFlags::RDWR), ACCES, ACCES),
-    attempt("proc_other_keeper_fds", |s| s.open("proc/{other_keeper}/fd", OFlags::RDONLY), ACCES, ACCES),
-    attempt("proc_core_pattern", |s| s.open("proc/sys/kernel/core_pattern", OFlags::WRONLY), ACCES, ACCES),
-    attempt("proc_drop_caches", |s| s.open("proc/sys/vm/drop_caches", OFlags::WRONLY), ACCES, ACCES),
-    attempt("kill_launcher", |s| s.kill("launcher"), PERM, PERM),
-    attempt("kill_service", |s| s.kill("service"), PERM, PERM),
-    attempt("kill_caller", |s| s.kill("caller"), PERM, PERM),
-    attempt("kill_other_agent", |s| s.kill("other_agent"), PERM, PERM),
-    attempt("kill_other_keeper", |s| s.kill("other_keeper"), PERM, PERM),
-    attempt("kill_other_relay", |s| s.kill("other_relay"), PERM, PERM),
-    attempt("ptrace_launcher", |s| s.seize("launcher"), PERM, PERM),
-    attempt("ptrace_caller", |s| s.seize("caller"), PERM, PERM),
-    attempt("ptrace_other_agent", |s| s.seize("other_agent"), PERM, PERM),
-    attempt("ptrace_other_keeper", |s| s.seize("other_keeper"), PERM, PERM),
-    attempt("read_launcher", |s| s.read_memory("launcher"), PERM, PERM),
-    attempt("read_caller", |s| s.read_memory("caller"), PERM, PERM),
-    attempt("read_other_agent", |s| s.read_memory("other_agent"), PERM, PERM),
-    attempt("read_other_keeper", |s| s.read_memory("other_keeper"), PERM, PERM),
-    attempt("take_descriptor_of_launcher", |s| s.take_descriptor("launcher"), PERM, PERM),
-    attempt("take_descriptor_of_other_keeper", |s| s.take_descriptor("other_keeper"), PERM, PERM),
-    // Cgroups of another session, as if a descriptor had been left.
-    attempt("other_cgroup_kill", |s| s.open_at("other_cgroup", "cgroup.kill", OFlags::WRONLY), ACCES, ACCES),
-    attempt("other_cgroup_procs", |s| s.open_at("other_cgroup", "cgroup.procs", OFlags::WRONLY), ACCES, ACCES),
-    attempt("other_cgroup_freeze", |s| s.open_at("other_cgroup", "cgroup.freeze", OFlags::WRONLY), ACCES, ACCES),
-    attempt("own_cgroup_procs", |s| s.open_at("cgroup", "cgroup.procs", OFlags::WRONLY), ACCES, ACCES),
-    attempt("own_cgroup_child", |s| s.make_group("cgroup"), ACCES, ACCES),
-    // The host's network.
-    attempt("nft_host", Stage::nft, PERM, PERM),
-    attempt("raw_socket_host", Stage::raw_socket, PERM, PERM),
-    // In its own namespace, 0 is its own number.
-    attempt("become_root", Stage::become_root, PERM, Works),
-    // What it may do, because the session is its own.
-    // Its relay has another uid, and is ended by the pipe that it holds.
-    attempt("kill_own_relay", |s| s.kill("relay"), PERM, PERM),
-    attempt("kill_own_agent", |s| s.kill("agent"), Works, Works).filtered(Works),
-    attempt("read_own_agent", |s| s.read_memory("agent"), Works, Works).filtered(Works),
-];
+use crate::asking::{Held, grant, offer_at};
+use crate::attempts::{ATTEMPTS, Attempt};
+use crate::place::Launcher;
 
 /// What an attempt has: opened as root, before anything is given up.
-struct Stage {
+pub struct Stage {
     target: Value,
     root: bool,
     host: OwnedFd,
@@ -207,7 +66,7 @@ impl Stage {
         list.iter().find(|(n, _)| *n == name).expect("opened at the start").1.as_fd()
     }
 
-    fn join(&self, name: &str, kind: CloneFlags) -> io::Result<()> {
+    pub fn join(&self, name: &str, kind: CloneFlags) -> io::Result<()> {
         Ok(setns(Self::found(&self.namespaces, name), kind)?)
     }
 
@@ -231,37 +90,37 @@ impl Stage {
         (rustix::fs::CWD, path)
     }
 
-    fn open(&self, path: &str, flags: OFlags) -> io::Result<()> {
+    pub fn open(&self, path: &str, flags: OFlags) -> io::Result<()> {
         let (dir, path) = self.path(path);
         rustix::fs::openat(dir, path, flags | OFlags::CLOEXEC, Mode::empty())?;
         Ok(())
     }
 
-    fn open_at(&self, group: &str, name: &str, flags: OFlags) -> io::Result<()> {
+    pub fn open_at(&self, group: &str, name: &str, flags: OFlags) -> io::Result<()> {
         rustix::fs::openat(Self::found(&self.groups, group), name, flags | OFlags::CLOEXEC, Mode::empty())?;
         Ok(())
     }
 
-    fn make_group(&self, group: &str) -> io::Result<()> {
+    pub fn make_group(&self, group: &str) -> io::Result<()> {
         let dir = Self::found(&self.groups, group);
         rustix::fs::mkdirat(dir, "agentd-test", Mode::from_raw_mode(0o755))?;
         Ok(rustix::fs::unlinkat(dir, "agentd-test", AtFlags::REMOVEDIR)?)
     }
 
-    fn create(&self, path: &str) -> io::Result<()> {
+    pub fn create(&self, path: &str) -> io::Result<()> {
         let (dir, path) = self.path(path);
         let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
         rustix::fs::openat(dir, &path, flags, Mode::from_raw_mode(0o755))?;
         Ok(rustix::fs::unlinkat(dir, &path, AtFlags::empty())?)
     }
 
-    fn chmod(&self, path: &str, mode: u32) -> io::Result<()> {
+    pub fn chmod(&self, path: &str, mode: u32) -> io::Result<()> {
         let (dir, path) = self.path(path);
         rustix::fs::chmodat(dir, &path, Mode::from_raw_mode(mode), AtFlags::empty())?;
         Ok(rustix::fs::chmodat(dir, &path, Mode::from_raw_mode(0o644), AtFlags::empty())?)
     }
 
-    fn give_to_root(&self) -> io::Result<()> {
+    pub fn give_to_root(&self) -> io::Result<()> {
         let (dir, path) = self.path("proc/{agent}/cwd/file");
         let before = rustix::fs::statat(dir, &path, AtFlags::empty())?;
         let own = |uid, gid| {
@@ -277,7 +136,7 @@ impl Stage {
         Ok(own(before.st_uid, before.st_gid)?)
     }
 
-    fn mknod(&self) -> io::Result<()> {
+    pub fn mknod(&self) -> io::Result<()> {
         let kind = rustix::fs::FileType::CharacterDevice;
         let (mode, device) = (Mode::from_raw_mode(0o666), rustix::fs::makedev(1, 3));
         Ok(rustix::fs::mknodat(rustix::fs::CWD, "/agentd-test-null", kind, mode, device)?)
@@ -294,22 +153,22 @@ impl Stage {
         Ok(())
     }
 
-    fn remount(&self) -> io::Result<()> {
+    pub fn remount(&self) -> io::Result<()> {
         self.apart()?;
         Ok(rustix::mount::mount_remount("/", MountFlags::BIND, c"")?)
     }
 
-    fn remount_in_a_copy(&self) -> io::Result<()> {
+    pub fn remount_in_a_copy(&self) -> io::Result<()> {
         nix::sched::unshare(CloneFlags::CLONE_NEWNS)?;
         Ok(rustix::mount::mount_remount("/", MountFlags::BIND, c"")?)
     }
 
-    fn mount_tmpfs(&self) -> io::Result<()> {
+    pub fn mount_tmpfs(&self) -> io::Result<()> {
         self.apart()?;
         Ok(rustix::mount::mount("none", "/", "tmpfs", MountFlags::empty(), None)?)
     }
 
-    fn clone_tree(&self) -> io::Result<()> {
+    pub fn clone_tree(&self) -> io::Result<()> {
         let flags =
             OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;
         if self.root {
@@ -322,7 +181,7 @@ impl Stage {
         Ok(())
     }
 
-    fn connect(&self, path: &str) -> io::Result<()> {
+    pub fn connect(&self, path: &str) -> io::Result<()> {
         let (dir, path) = self.path(path);
         rustix::process::fchdir(dir)?;
         let socket =
@@ -335,17 +194,17 @@ impl Stage {
     }
 
     /// Signal 0: whether it would be delivered.
-    fn kill(&self, who: &str) -> io::Result<()> {
+    pub fn kill(&self, who: &str) -> io::Result<()> {
         Ok(rustix::process::test_kill_process(self.pid(who))?)
     }
 
     /// The kernel lets go of it when this process ends.
-    fn seize(&self, who: &str) -> io::Result<()> {
+    pub fn seize(&self, who: &str) -> io::Result<()> {
         let pid = nix::unistd::Pid::from_raw(self.pid(who).as_raw_nonzero().get());
         Ok(nix::sys::ptrace::seize(pid, nix::sys::ptrace::Options::empty())?)
     }
 
-    fn read_memory(&self, who: &str) -> io::Result<()> {
+    pub fn read_memory(&self, who: &str) -> io::Result<()> {
         let base = self.target["addresses"][who].as_u64().expect("an address") as usize;
         let pid = nix::unistd::Pid::from_raw(self.pid(who).as_raw_nonzero().get());
         let mut bytes = [0; 4];
@@ -355,7 +214,7 @@ impl Stage {
         Ok(())
     }
 
-    fn take_descriptor(&self, who: &str) -> io::Result<()> {
+    pub fn take_descriptor(&self, who: &str) -> io::Result<()> {
         let pidfd = rustix::process::pidfd_open(self.pid(who), rustix::process::PidfdFlags::empty())?;
         let number = self.target["descriptors"][who].as_i64().expect("a number") as i32;
         rustix::process::pidfd_getfd(pidfd, number, rustix::process::PidfdGetfdFlags::empty())?;
@@ -363,7 +222,7 @@ impl Stage {
     }
 
     /// Asks nf_tables for its generation, which takes the same right as a change.
-    fn nft(&self) -> io::Result<()> {
+    pub fn nft(&self) -> io::Result<()> {
         const GETGEN: u16 = 10 << 8 | 16;
         const REQUEST_ACK: u16 = 5;
         let socket = rustix::net::socket_with(
@@ -388,13 +247,13 @@ impl Stage {
         }
     }
 
-    fn raw_socket(&self) -> io::Result<()> {
+    pub fn raw_socket(&self) -> io::Result<()> {
         let icmp = Some(rustix::net::ipproto::ICMP);
         rustix::net::socket_with(AddressFamily::INET, SocketType::RAW, SocketFlags::CLOEXEC, icmp)?;
         Ok(())
     }
 
-    fn become_root(&self) -> io::Result<()> {
+    pub fn become_root(&self) -> io::Result<()> {
         let root = Uid::from_raw(0);
         Ok(rustix::thread::set_thread_res_uid(root, root, root)?)
     }

@@ -11,8 +11,9 @@ use agentd_tests::harness::{Session, User, World};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::Member;
+use crate::asking::{as_user, grant, offer, open_dir, plan, seqpacket};
 use crate::packets::ends_within;
-use crate::place::{Launcher, as_user, grant, offer, open_dir, plan, seqpacket};
+use crate::place::Launcher;
 use crate::played::Played;
 
 /// The tests of this file.

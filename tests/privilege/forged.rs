@@ -10,8 +10,9 @@ use agentd_policy::wire::{CallerNumber, FromService};
 use agentd_tests::harness::{User, World, within};
 
 use crate::Member;
+use crate::asking::{abs, grant, offer, open_dir, plan, plan_with, workspace};
 use crate::packets::ends_within;
-use crate::place::{Launcher, abs, grant, offer, open_dir, plan, plan_with, workspace};
+use crate::place::Launcher;
 use crate::played::Played;
 
 /// The tests of this file.

@@ -11,7 +11,8 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
 use crate::Member;
-use crate::as_keeper::{ATTEMPTS, Expect, try_as};
+use crate::as_keeper::try_as;
+use crate::attempts::{ATTEMPTS, Expect};
 
 /// The tests of this file.
 pub const TESTS: &[Member] = &[

@@ -3,6 +3,8 @@
 //! changed for it. Each attempt is refused or bounded, says why, and leaves nothing behind.
 
 mod as_keeper;
+mod asking;
+mod attempts;
 mod client;
 mod forged;
 mod keeper;

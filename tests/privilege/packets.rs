@@ -14,7 +14,8 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::sockopt::set_socket_send_buffer_size;
 
 use crate::Member;
-use crate::place::{Launcher, abs, as_user, plan, plan_with, seqpacket, workspace};
+use crate::asking::{abs, as_user, plan, plan_with, seqpacket, workspace};
+use crate::place::Launcher;
 use crate::played::Played;
 
 /// The tests of this file.

@@ -1,24 +1,18 @@
-//! Where the launcher of one test runs, what is on the host of it, and threads that are another user.
+//! Where the launcher of one test runs, and what is on the host of it.
 
 use std::collections::BTreeSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::io;
-use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use agentd_kernel::offer::{self, Answer, Grant, MAX_ANSWER, Mode, Role};
 use agentd_kernel::packets::Packets;
-use agentd_policy::names::{AbsPath, SessionId, UserName};
-use agentd_policy::plan::{Limits, Plan, Workspace};
-use agentd_policy::wire::Ticket;
-use agentd_tests::harness::{User, World, wait_for_exit, within};
-use rustix::net::sockopt::{Timeout, set_socket_timeout};
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
-use rustix::process::{Gid, Signal, Uid};
+use agentd_tests::harness::{World, wait_for_exit, within};
+use rustix::process::Signal;
+
+use crate::asking::{number_of, seqpacket};
 
 /// Pools of these launchers begin here, below those of whole daemons.
 const FIRST_UID: u32 = 1_930_000_000;
@@ -265,122 +259,4 @@ pub fn descriptors(pid: u32) -> Vec<String> {
         .collect();
     kinds.sort();
     kinds
-}
-
-/// The third field of a line of /etc/passwd or /etc/group.
-pub fn number_of(file: &str, name: &str) -> u32 {
-    let text = std::fs::read_to_string(file).expect("the accounts");
-    let line = text.lines().find(|line| line.split(':').next() == Some(name)).expect("the account");
-    line.split(':').nth(2).and_then(|word| word.parse().ok()).expect("a number")
-}
-
-/// Runs `act` on a thread that is `uid`. The kernel keeps ids by thread, so nobody else changes.
-pub fn as_user<T: Send>(uid: u32, gid: u32, groups: &[u32], act: impl FnOnce() -> T + Send) -> T {
-    let groups: Vec<Gid> = groups.iter().map(|g| Gid::from_raw(*g)).collect();
-    let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
-    std::thread::scope(|scope| {
-        let thread = scope.spawn(move || {
-            rustix::thread::set_thread_groups(&groups).expect("root may");
-            rustix::thread::set_thread_res_gid(gid, gid, gid).expect("root may");
-            rustix::thread::set_thread_res_uid(uid, uid, uid).expect("root may");
-            act()
-        });
-        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-    })
-}
-
-/// Connects a packet socket to `path`.
-pub fn seqpacket(path: &Path) -> io::Result<OwnedFd> {
-    let socket =
-        rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
-    rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)?;
-    Ok(socket)
-}
-
-/// What a client holds at the side socket.
-pub struct Held {
-    /// Names it.
-    pub ticket: Ticket,
-    /// It lasts as long as this.
-    pub socket: Packets,
-}
-
-/// A grant.
-pub fn grant(role: Role, mode: Mode) -> Grant {
-    Grant { role, mode }
-}
-
-/// Offers `descriptors` as `user`.
-pub fn offer(launcher: &Launcher, user: &User, offered: &[(Grant, OwnedFd)]) -> Held {
-    offer_at(&launcher.runtime().join("offer.sock"), user.uid, user.gid, launcher.socket_gid, offered)
-}
-
-/// Offers `descriptors` at the socket `path`.
-pub fn offer_at(path: &Path, uid: u32, gid: u32, group: u32, offered: &[(Grant, OwnedFd)]) -> Held {
-    let socket = as_user(uid, gid, &[group], || seqpacket(path)).expect("a member may connect");
-    set_socket_timeout(&socket, Timeout::Recv, Some(PATIENCE)).expect("a socket option");
-    let socket = Packets::from_fd(socket);
-    let borrowed: Vec<_> = offered.iter().map(|(grant, fd)| (*grant, fd.as_fd())).collect();
-    offer::send(&socket, &borrowed).expect("an offer");
-    let packet = socket.receive(MAX_ANSWER, 0).expect("an answer").expect("an answer");
-    match Answer::parse(&packet.bytes).expect("an answer") {
-        Answer::Ticket(ticket) => Held { ticket: Ticket(ticket), socket },
-        refused => panic!("{refused:?}"),
-    }
-}
-
-/// Opens a directory as `user` would.
-pub fn open_dir(user: &User, path: &Path) -> OwnedFd {
-    as_user(user.uid, user.gid, &[], || std::fs::File::open(path)).expect("the user's own").into()
-}
-
-/// The workspace `path` as descriptor `descriptor`.
-pub fn workspace(path: &Path, descriptor: u16, mode: agentd_policy::plan::Mode) -> Workspace {
-    Workspace { path: abs(path), descriptor, mode, mask: vec![], protect: vec![], sockets: vec![] }
-}
-
-/// A checked path.
-pub fn abs(path: impl AsRef<Path>) -> AbsPath {
-    AbsPath::parse(path.as_ref().to_str().expect("our own name")).expect("a path in form")
-}
-
-/// A session id that no other plan has.
-pub fn session() -> SessionId {
-    static NEXT: AtomicU32 = AtomicU32::new(1);
-    let [_, _, a, b] = NEXT.fetch_add(1, Ordering::Relaxed).to_be_bytes();
-    let [c, d, e, f] = std::process::id().to_be_bytes();
-    SessionId::from_random([c, d, e, f, a, b])
-}
-
-/// An honest plan that needs no descriptor: it waits until it is ended.
-pub fn plan(user: &User) -> Plan {
-    Plan {
-        session: session(),
-        user: UserName::parse(&user.name).expect("a login name"),
-        home: abs(&user.home),
-        shell: abs("/bin/bash"),
-        command: ["sleep", "1000"].map(|word| word.as_bytes().to_vec()).to_vec(),
-        env: vec![(b"PATH".to_vec(), b"/usr/bin:/bin".to_vec())],
-        cwd: abs(&user.home),
-        terminal: None,
-        workspaces: vec![],
-        inputs: vec![],
-        scratch: vec![],
-        home_size: 1 << 20,
-        limits: Limits {
-            memory: 256 << 20,
-            pids: 32,
-            cpus: 1.0,
-            disk: 1 << 20,
-            timeout_ms: 60_000,
-            open_files: 256,
-        },
-        landlock_abi: 2,
-        remove: false,
-    }
-}
-
-/// An honest plan with workspaces.
-pub fn plan_with(user: &User, workspaces: Vec<Workspace>) -> Plan {
-    Plan { workspaces, ..plan(user) }
 }

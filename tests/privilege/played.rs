@@ -16,7 +16,8 @@ use agentd_policy::wire::{
 use agentd_tests::harness::User;
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 
-use crate::place::{Launcher, as_user, seqpacket, session};
+use crate::asking::{as_user, seqpacket, session};
+use crate::place::Launcher;
 
 /// Longer than any answer takes.
 const PATIENCE: Duration = Duration::from_secs(30);

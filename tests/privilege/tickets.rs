@@ -11,7 +11,8 @@ use rustix::fs::{FileType, Mode as Bits, OFlags};
 
 use crate::Member;
 use crate::as_keeper::offer_from_another_process;
-use crate::place::{Launcher, Traces, abs, grant, offer, open_dir, plan, plan_with, workspace};
+use crate::asking::{abs, grant, offer, open_dir, plan, plan_with, workspace};
+use crate::place::{Launcher, Traces};
 use crate::played::{Client, Played};
 
 /// The tests of this file.

@@ -85,20 +85,32 @@ pub fn send(socket: &Packets, offered: &[(Grant, BorrowedFd<'_>)]) -> Result<(),
     Ok(socket.send(&bytes, &descriptors)?)
 }
 
-/// The offer in `packet`. Launcher's side.
+/// The offer in `packet`. Builder's side.
 ///
 /// # Errors
 /// If it is out of form; then every descriptor is closed.
 pub fn parse(packet: Packet) -> Result<Vec<(Grant, OwnedFd)>, OfferError> {
-    let grants = packet.bytes.strip_prefix(MAGIC).ok_or(OfferError::Form("not an offer"))?;
-    let (pairs, rest) = grants.as_chunks::<2>();
-    if !rest.is_empty() || pairs.len() != packet.descriptors.len() {
+    let grants = grants(&packet.bytes)?;
+    if grants.len() != packet.descriptors.len() {
         return Err(OfferError::Form("grants and descriptors do not match"));
+    }
+    Ok(grants.into_iter().zip(packet.descriptors).collect())
+}
+
+/// What the bytes of an offer grant. Launcher's side, which never takes the descriptors: closing one can
+/// block for as long as its file system, or its socket's `SO_LINGER`, likes.
+///
+/// # Errors
+/// If they are out of form.
+pub fn grants(bytes: &[u8]) -> Result<Vec<Grant>, OfferError> {
+    let grants = bytes.strip_prefix(MAGIC).ok_or(OfferError::Form("not an offer"))?;
+    let (pairs, rest) = grants.as_chunks::<2>();
+    if !rest.is_empty() || pairs.len() > MAX_DESCRIPTORS {
+        return Err(OfferError::Form("half a grant, or more than 253"));
     }
     pairs
         .iter()
-        .zip(packet.descriptors)
-        .map(|([role, mode], fd)| {
+        .map(|[role, mode]| {
             let role = match role {
                 0 => Role::Workspace,
                 1 => Role::Input,
@@ -110,7 +122,7 @@ pub fn parse(packet: Packet) -> Result<Vec<(Grant, OwnedFd)>, OfferError> {
                 2 => Mode::Direct,
                 _ => return Err(OfferError::Form("unknown mode")),
             };
-            Ok((Grant { role, mode }, fd))
+            Ok(Grant { role, mode })
         })
         .collect()
 }

@@ -116,6 +116,25 @@ impl Packets {
         }
     }
 
+    /// The bytes of the next packet, which stays where it is with its descriptors: none of them is taken. `None`
+    /// once the peer is gone.
+    ///
+    /// # Errors
+    /// As [`Packets::receive`].
+    pub fn peek(&self, max_bytes: usize) -> Result<Option<Vec<u8>>, PacketError> {
+        let mut bytes = vec![0; max_bytes];
+        let (count, whole) = match rustix::net::recv(&self.0, &mut bytes[..], RecvFlags::PEEK | RecvFlags::TRUNC) {
+            Ok(both) => both,
+            Err(Errno::CONNRESET) => return Ok(None),
+            Err(errno) => return Err(errno.into()),
+        };
+        if whole > max_bytes {
+            return Err(PacketError::TooLong { bytes: max_bytes, descriptors: MAX_DESCRIPTORS });
+        }
+        bytes.truncate(count);
+        Ok(Some(bytes).filter(|bytes| !bytes.is_empty()))
+    }
+
     /// The next packet, of at most `max_bytes` and `max_descriptors`; `None` once the peer is gone.
     ///
     /// # Errors
@@ -199,6 +218,18 @@ mod tests {
         assert_eq!(b.receive(64, 1).unwrap().unwrap().bytes, b"next");
         drop(a);
         assert!(b.receive(64, 1).unwrap().is_none());
+    }
+
+    #[test]
+    fn what_is_looked_at_stays() {
+        let (a, b) = Packets::pair().unwrap();
+        let (_reader, writer) = std::io::pipe().unwrap();
+        a.send(b"hello", &[writer.as_fd()]).unwrap();
+        assert_eq!(b.peek(64).unwrap().unwrap(), b"hello");
+        assert!(matches!(b.peek(2), Err(PacketError::TooLong { .. })));
+        assert_eq!(b.receive(64, 1).unwrap().unwrap().descriptors.len(), 1);
+        drop(a);
+        assert!(b.peek(64).unwrap().is_none());
     }
 
     #[test]

@@ -19,7 +19,7 @@ use crate::callers::Callers;
 use crate::directories::{Directories, listen};
 use crate::host::Host;
 use crate::link::Link;
-use crate::offers::Offers;
+use crate::offers::{Heard, Offers};
 use crate::service::Service;
 use crate::sessions::{Message, Request, Sessions};
 use crate::settings::Settings;
@@ -141,6 +141,12 @@ impl Server {
                 self.sessions.refill(now, &self.settings, &self.directories, &self.host);
             }
             self.watch_builders();
+            if self.sessions.has_workers_to_spare() {
+                let dead = self.offers.dead();
+                if !dead.is_empty() {
+                    self.sessions.close_apart(dead);
+                }
+            }
             if self.is_over(now) {
                 break;
             }
@@ -167,7 +173,7 @@ impl Server {
             Source::Signals => self.signal(),
             Source::Service => self.service_says(),
             Source::Caller => drop(self.callers.remove(CallerNumber(number))),
-            Source::Offer => drop(self.offers.ready(number)),
+            Source::Offer => self.offer_says(number),
             Source::Builder => {
                 if let Some(message) = self.sessions.answered(u32::try_from(number).unwrap_or(u32::MAX)) {
                     self.tell(message);
@@ -208,13 +214,24 @@ impl Server {
             tracing::warn!(uid = peer.uid, "too many offers");
             return;
         }
-        let Ok(watched) = socket.try_clone() else { return };
         let number = self.offers.add(peer, Packets::from_fd(socket));
         let flags = EventFlags::IN | EventFlags::RDHUP;
-        if let Err(error) = self.watch(watched.as_fd(), Source::Offer, number, flags) {
+        let watched = self.offers.socket(number).map(|s| self.watch(s.as_fd(), Source::Offer, number, flags));
+        if let Some(Err(error)) = watched {
             tracing::error!(%error, "offer");
         }
-        // epoll watches the open file, not the number: the handle in the table keeps it.
+    }
+
+    /// An offer that is held stays in its socket, which is watched for its end alone from then on.
+    fn offer_says(&mut self, number: u64) {
+        if self.offers.ready(number) != Heard::Offer {
+            return;
+        }
+        let data = EventData::new_u64((Source::Offer as u64) << 56 | number);
+        let socket = self.offers.socket(number);
+        if let Some(Err(errno)) = socket.map(|s| epoll::modify(&self.epoll, s, data, EventFlags::RDHUP)) {
+            tracing::error!(%errno, "offer");
+        }
     }
 
     fn accept(
@@ -322,13 +339,18 @@ impl Server {
                 }
             }
             FromService::Remove { request, caller, owner, session } => {
-                let refusal = match self.callers.get(caller) {
-                    Some(peer) if peer.uid == owner || peer.admin || peer.uid == 0 => {
-                        self.sessions.remove(owner, &session, &self.directories)
+                let answer = match self.callers.get(caller) {
+                    Some(peer) if peer.uid == owner || peer.admin => {
+                        self.sessions.remove(request, owner, &session, &self.directories)
                     }
-                    _ => Some(Refusal::new("the caller", "caller.unknown", "connect again")),
+                    _ => {
+                        let refusal = Some(Refusal::new("the caller", "caller.unknown", "connect again"));
+                        Some((FromLauncher::Removed { request, refusal }, Vec::new()))
+                    }
                 };
-                self.tell((FromLauncher::Removed { request, refusal }, Vec::new()));
+                if let Some(answer) = answer {
+                    self.tell(answer);
+                }
             }
         }
     }
@@ -348,12 +370,14 @@ impl Server {
             .callers
             .get(caller)
             .ok_or_else(|| Refusal::new("the caller", "caller.unknown", "connect again"))?;
-        let offered = match ticket {
-            Some(ticket) => self.offers.take(ticket, &caller)?,
-            None => Vec::new(),
-        };
-        let request = Request { number, caller, plan, offered, began_ns };
-        self.sessions.build(request, &self.settings, &self.directories, &self.host)
+        let mut offer = ticket.map(|ticket| self.offers.take(ticket, &caller)).transpose()?;
+        let request = Request { number, caller, plan, began_ns };
+        let built =
+            self.sessions.build(request, &self.settings, &self.directories, &self.host, &mut offer);
+        if let Some(left) = offer {
+            self.offers.give_back(left);
+        }
+        built
     }
 
     fn watch_builders(&mut self) {

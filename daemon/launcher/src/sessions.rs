@@ -6,14 +6,13 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use agentd_kernel::cgroup::{Group, Hierarchies, Limits};
-use agentd_kernel::offer::Grant;
 use agentd_kernel::packets::{PacketError, Packets};
 use agentd_kernel::process::{self, Birth, Child, SingleThreaded};
 use agentd_policy::Refusal;
 use agentd_policy::event::ExitStatus;
 use agentd_policy::lease::Lease;
 use agentd_policy::names::{AbsPath, SessionId};
-use agentd_policy::plan::{Mode, Plan};
+use agentd_policy::plan::{MAX_MOUNTS, Mode, Plan};
 use agentd_policy::wire::{FromLauncher, MAX_PACKET, Peer, RequestNumber, decode, encode};
 
 use rustix::event::{PollFd, PollFlags};
@@ -31,6 +30,8 @@ const HELPERS: Limits = Limits { memory: 256 << 20, pids: 32, cpus: 16.0 };
 
 /// How long a builder that has nothing to do any more may take to end.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// The most children that delete or close.
+const MAX_WORKERS: usize = 64;
 /// How long a prepared session waits for a request.
 const SPARE: Duration = Duration::from_secs(300);
 /// How long after a session's start the next one is prepared: not while it needs the processors.
@@ -51,8 +52,6 @@ struct Session {
     remove: bool,
     /// Whether its command was started.
     ran: bool,
-    /// Directories of the caller in which placeholders may have been made, by descriptor.
-    direct: Vec<(u16, AbsPath, OwnedFd)>,
     /// The workspaces that it has in mode direct.
     places: Vec<AbsPath>,
     placeholders: Vec<Placeholder>,
@@ -87,7 +86,14 @@ pub struct Sessions {
     /// Builders whose descriptors nobody watches yet.
     unwatched: Vec<u32>,
     /// Children that delete, to be reaped.
-    workers: Vec<Child>,
+    workers: Vec<Worker>,
+}
+
+/// A child that deletes or closes something.
+struct Worker {
+    child: Child,
+    /// Who waits for it.
+    request: Option<(RequestNumber, SessionId)>,
 }
 
 /// What a request brings, besides the plan.
@@ -98,8 +104,6 @@ pub struct Request {
     pub caller: Peer,
     /// What.
     pub plan: Plan,
-    /// What the caller offered.
-    pub offered: Vec<(Grant, OwnedFd)>,
     /// When it was read: nanoseconds of `CLOCK_MONOTONIC`.
     pub began_ns: u64,
 }
@@ -138,6 +142,7 @@ impl Sessions {
         settings: &Settings,
         directories: &Directories,
         host: &Host,
+        offer: &mut Option<Packets>,
     ) -> Result<(), Refusal> {
         let (plan, caller) = (&request.plan, request.caller);
         let bounds = &settings.config.bounds;
@@ -169,7 +174,7 @@ impl Sessions {
         if taken().any(|s| s.id.as_ref() == Some(&plan.session)) {
             return Err(Refusal::new(format!("session {}", plan.session), "session.exists", "ask again"));
         }
-        self.start(request, settings, directories, host).map_err(|(what, why)| {
+        self.start(request, settings, directories, host, offer).map_err(|(what, why)| {
             Refusal::new(format!("{what}: {why}"), format!("build.{what}"), "see the launcher's log")
         })
     }
@@ -180,6 +185,7 @@ impl Sessions {
         settings: &Settings,
         directories: &Directories,
         host: &Host,
+        offer: &mut Option<Packets>,
     ) -> Result<(), (&'static str, String)> {
         let owner = Owner { uid: request.caller.uid, gid: request.caller.gid };
         let waiting = |s: &Session| {
@@ -192,7 +198,7 @@ impl Sessions {
             None => self.prepare(owner, settings, directories, host)?,
         };
         if let Some(session) = self.all.get_mut(&number)
-            && let Err(error) = session.order(request, directories)
+            && let Err(error) = session.order(request, directories, offer)
         {
             session.state = State::Emptying { refused: None, next: Instant::now() };
             session.kill_all();
@@ -242,7 +248,6 @@ impl Sessions {
             uppers: false,
             remove: false,
             ran: false,
-            direct: Vec::new(),
             places: Vec::new(),
             placeholders: Vec::new(),
             errors: Vec::new(),
@@ -337,7 +342,7 @@ impl Sessions {
             State::Waiting { builder, .. } => (None, builder),
             _ => return None,
         };
-        let packet = match builder.receive(MAX_PACKET, 2) {
+        let packet = match builder.receive(MAX_PACKET, 2 + MAX_MOUNTS) {
             Err(PacketError::WouldBlock) => return None,
             // The builder's end tells the rest.
             Ok(None) | Err(_) => return None,
@@ -347,9 +352,11 @@ impl Sessions {
             Ok(Reply::Built { timings, placeholders }) => {
                 session.state = State::Running;
                 session.ran = true;
-                session.keep_placeholders(placeholders);
+                let mut descriptors = packet.descriptors;
+                let dirs = descriptors.split_off(descriptors.len().min(2));
+                session.keep_placeholders(placeholders, &dirs);
                 self.wanted = Some((session.owner, Instant::now() + REST));
-                request.map(|request| (FromLauncher::Built { request, timings }, packet.descriptors))
+                request.map(|request| (FromLauncher::Built { request, timings }, descriptors))
             }
             Ok(Reply::Refused(refusal)) => {
                 if request.is_none() {
@@ -417,12 +424,7 @@ impl Sessions {
 
     /// What is due by the clock: builds over their deadline, groups that may be empty by now.
     pub fn tick(&mut self, now: Instant, directories: &Directories) -> Vec<Message> {
-        self.workers.retain(|worker| {
-            let options = rustix::process::WaitIdOptions::EXITED | rustix::process::WaitIdOptions::NOHANG;
-            let id = rustix::process::WaitId::PidFd(worker.pidfd.as_fd());
-            matches!(rustix::process::waitid(id, options), Ok(None))
-        });
-        let mut messages = Vec::new();
+        let mut messages = self.reap_workers();
         let numbers: Vec<u32> = self.all.keys().copied().collect();
         for number in numbers {
             let Some(session) = self.all.get_mut(&number) else { continue };
@@ -479,7 +481,7 @@ impl Sessions {
         let id = session.id?;
         if session.uppers
             && (session.remove || !session.ran)
-            && let Err(error) = self.delete_uppers(session.owner.uid, &id, directories)
+            && let Err(error) = self.delete_uppers(session.owner.uid, &id, directories, None)
         {
             tracing::error!(session = %id, %error, "clean-up");
             session.errors.push(error);
@@ -493,6 +495,19 @@ impl Sessions {
             }
             _ => None,
         }
+    }
+
+    /// Closes clients' sockets and what is in them without waiting for it. Whether it could be begun.
+    pub fn close_apart(&mut self, sockets: Vec<Packets>) {
+        match workers::close(self.token, sockets) {
+            Ok(child) => self.workers.push(Worker { child, request: None }),
+            Err(error) => tracing::error!(%error, "closing offers"),
+        }
+    }
+
+    /// Whether another child may be started: those that hang on a client's file are waited for.
+    pub fn has_workers_to_spare(&self) -> bool {
+        self.workers.len() < MAX_WORKERS
     }
 
     /// Takes placeholders away, or leaves them to another session that may have covered them: unlinking a name
@@ -511,7 +526,7 @@ impl Sessions {
         }
         if !mine.is_empty() {
             match workers::remove_placeholders(self.token, session.owner, &mine) {
-                Ok(worker) => self.workers.push(worker),
+                Ok(child) => self.workers.push(Worker { child, request: None }),
                 Err(error) => session.errors.push(format!("placeholders: {error}")),
             }
         }
@@ -526,26 +541,67 @@ impl Sessions {
         self.hierarchies.remove_root().map_err(|e| e.to_string())
     }
 
-    /// Deletes the overlay of a session that is over.
+    /// Deletes the overlay of a session that is over. The answer comes with the end of that, from
+    /// [`Sessions::tick`]; a refusal comes at once.
     pub fn remove(
+        &mut self,
+        request: RequestNumber,
+        owner: u32,
+        id: &SessionId,
+        directories: &Directories,
+    ) -> Option<Message> {
+        let refused = |refusal| Some((FromLauncher::Removed { request, refusal }, Vec::new()));
+        if self.all.values().any(|s| s.id.as_ref() == Some(id)) {
+            let mend = "end it first";
+            return refused(Some(Refusal::new(format!("session {id} lives"), "session.running", mend)));
+        }
+        if !self.has_workers_to_spare() {
+            let mend = "try again in a moment";
+            return refused(Some(Refusal::new("one more deletion", "host.busy", mend)));
+        }
+        match self.delete_uppers(owner, id, directories, Some(request)) {
+            Ok(true) => None,
+            Ok(false) => refused(None),
+            Err(error) => refused(Some(not_removed(id, &error))),
+        }
+    }
+
+    /// Starts a child that deletes; whether there was anything to delete.
+    fn delete_uppers(
         &mut self,
         owner: u32,
         id: &SessionId,
         directories: &Directories,
-    ) -> Option<Refusal> {
-        if self.all.values().any(|s| s.id.as_ref() == Some(id)) {
-            return Some(Refusal::new(format!("session {id} lives"), "session.running", "end it first"));
-        }
-        let error = self.delete_uppers(owner, id, directories).err()?;
-        Some(Refusal::new(format!("session {id}: {error}"), "session.remove", "see the launcher's log"))
+        request: Option<RequestNumber>,
+    ) -> Result<bool, String> {
+        let Some(user) = directories.user_overlays(owner)? else { return Ok(false) };
+        let child = workers::delete(self.token, &user, id.as_str()).map_err(|e| e.to_string())?;
+        self.workers.push(Worker { child, request: request.map(|request| (request, id.clone())) });
+        Ok(true)
     }
 
-    fn delete_uppers(&mut self, owner: u32, id: &SessionId, directories: &Directories) -> Result<(), String> {
-        let Some(user) = directories.user_overlays(owner)? else { return Ok(()) };
-        let worker = workers::delete(self.token, &user, id.as_str()).map_err(|e| e.to_string())?;
-        self.workers.push(worker);
-        Ok(())
+    /// Takes up the ends of children that delete; the answers that waited for them.
+    fn reap_workers(&mut self) -> Vec<Message> {
+        let mut messages = Vec::new();
+        self.workers.retain_mut(|worker| match worker.child.try_wait() {
+            Ok(None) => true,
+            ended => {
+                if let Some((request, id)) = worker.request.take() {
+                    let refusal = match ended {
+                        Ok(Some(ExitStatus::Code(0))) => None,
+                        _ => Some(not_removed(&id, "not everything could be deleted")),
+                    };
+                    messages.push((FromLauncher::Removed { request, refusal }, Vec::new()));
+                }
+                false
+            }
+        });
+        messages
     }
+}
+
+fn not_removed(id: &SessionId, why: &str) -> Refusal {
+    Refusal::new(format!("session {id}: {why}"), "session.remove", "see the launcher's log")
 }
 
 impl Session {
@@ -555,8 +611,13 @@ impl Session {
     }
 
     /// Gives a waiting builder its order.
-    fn order(&mut self, request: Request, directories: &Directories) -> Result<(), (&'static str, String)> {
-        let Request { number, caller, plan, offered, began_ns } = request;
+    fn order(
+        &mut self,
+        request: Request,
+        directories: &Directories,
+        offer: &mut Option<Packets>,
+    ) -> Result<(), (&'static str, String)> {
+        let Request { number, caller, plan, began_ns } = request;
         let limits = Limits { memory: plan.limits.memory, pids: plan.limits.pids, cpus: plan.limits.cpus };
         self.agents.limit(&limits).map_err(|e| ("cgroup", e.to_string()))?;
         let overlays = plan.workspaces.iter().any(|w| w.mode == Mode::Overlay);
@@ -569,14 +630,14 @@ impl Session {
         self.id = Some(plan.session.clone());
         self.uppers = overlays;
         self.remove = plan.remove;
-        self.direct = direct_descriptors(&plan, &offered).map_err(|e| ("offer", e))?;
-        self.places = self.direct.iter().map(|(_, path, _)| path.clone()).collect();
+        let direct = plan.workspaces.iter().filter(|w| w.mode == Mode::Direct);
+        self.places = direct.map(|w| w.path.clone()).collect();
         let waiting = std::mem::replace(&mut self.state, State::Running);
         let State::Waiting { builder, .. } = waiting else {
             self.state = waiting;
             return Err(("order", "the builder does not wait".into()));
         };
-        let sent = send_order(&builder, plan, began_ns, &offered, uppers.as_ref());
+        let sent = send_order(&builder, plan, began_ns, offer, uppers.as_ref());
         self.state = State::Building { request: number, builder, until: Instant::now() + DEADLINE };
         sent.map_err(|e| ("order", e))
     }
@@ -593,16 +654,14 @@ impl Session {
         [&self.agents, &self.helpers].into_iter().all(|g| matches!(g.is_populated(), Ok(false)))
     }
 
-    fn keep_placeholders(&mut self, made: Vec<(u16, String)>) {
-        for (descriptor, name) in made {
-            let found = self.direct.iter().find(|(index, ..)| *index == descriptor);
-            match found.map(|(_, path, dir)| (path.clone(), dir.try_clone())) {
-                Some((workspace, Ok(dir))) => self.placeholders.push(Placeholder { workspace, dir, name }),
-                Some((_, Err(error))) => self.errors.push(format!("placeholder {name}: {error}")),
+    fn keep_placeholders(&mut self, made: Vec<(u16, AbsPath, String)>, dirs: &[OwnedFd]) {
+        for (index, workspace, name) in made {
+            match dirs.get(usize::from(index)).map(OwnedFd::try_clone) {
+                Some(Ok(dir)) => self.placeholders.push(Placeholder { workspace, dir, name }),
+                Some(Err(error)) => self.errors.push(format!("placeholder {name}: {error}")),
                 None => self.errors.push(format!("placeholder {name}: no directory")),
             }
         }
-        self.direct.clear();
     }
 }
 
@@ -630,33 +689,19 @@ fn has_ended(child: &Child) -> bool {
     !matches!(rustix::event::poll(&mut fds, Some(&now)), Ok(0))
 }
 
-/// The packets of an order.
+/// Sends an order. The offer is the builder's from then on.
 fn send_order(
     builder: &Packets,
     plan: Plan,
     began_ns: u64,
-    offered: &[(Grant, OwnedFd)],
+    offer: &mut Option<Packets>,
     uppers: Option<&OwnedFd>,
 ) -> Result<(), String> {
-    let order = encode(&Order { plan, began_ns, uppers: uppers.is_some() }).map_err(|e| e.to_string())?;
-    builder.send(&order, &[]).map_err(|e| e.to_string())?;
-    let offered: Vec<_> = offered.iter().map(|(grant, fd)| (*grant, fd.as_fd())).collect();
-    agentd_kernel::offer::send(builder, &offered).map_err(|e| e.to_string())?;
-    match uppers {
-        Some(uppers) => builder.send(b"u", &[uppers.as_fd()]).map_err(|e| e.to_string()),
-        None => Ok(()),
-    }
-}
-
-/// Second handles of the directories in which the builder may make placeholders.
-fn direct_descriptors(
-    plan: &Plan,
-    offered: &[(Grant, OwnedFd)],
-) -> Result<Vec<(u16, AbsPath, OwnedFd)>, String> {
-    plan.workspaces
-        .iter()
-        .filter(|w| w.mode == Mode::Direct)
-        .filter_map(|w| offered.get(usize::from(w.descriptor)).map(|(_, fd)| (w, fd)))
-        .map(|(w, fd)| Ok((w.descriptor, w.path.clone(), fd.try_clone().map_err(|e| e.to_string())?)))
-        .collect()
+    let order = Order { plan, began_ns, offer: offer.is_some(), uppers: uppers.is_some() };
+    let order = encode(&order).map_err(|e| e.to_string())?;
+    let descriptors: Vec<_> =
+        offer.iter().map(AsFd::as_fd).chain(uppers.iter().map(|fd| fd.as_fd())).collect();
+    builder.send(&order, &descriptors).map_err(|e| e.to_string())?;
+    drop(offer.take());
+    Ok(())
 }

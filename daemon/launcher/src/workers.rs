@@ -3,6 +3,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use agentd_kernel::creds;
+use agentd_kernel::packets::Packets;
 use agentd_kernel::process::{self, Birth, Child, SingleThreaded};
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags};
 
@@ -10,6 +11,23 @@ use crate::build::Owner;
 
 /// The deepest tree that is deleted: far beyond `PATH_MAX` for whoever made it.
 const MAX_DEPTH: usize = 4096;
+
+/// Closes sockets with the descriptors that wait in them, in a child: for some files that takes as long as the
+/// client likes. The child is the last to hold them, because it waits until the launcher's handles are gone.
+pub fn close(token: SingleThreaded, sockets: Vec<Packets>) -> std::io::Result<Child> {
+    let (wait, go) = std::io::pipe()?;
+    let child = process::spawn(token, Birth::default(), || {
+        let mut keep: Vec<_> = sockets.iter().map(AsFd::as_fd).collect();
+        keep.push(wait.as_fd());
+        let closed = process::close_all_but(&keep);
+        // An end of file: nobody writes.
+        let waited = rustix::io::read(&wait, &mut [0; 1]);
+        i32::from(closed.is_err() || waited.is_err())
+    })?;
+    drop(sockets);
+    drop(go);
+    Ok(child)
+}
 
 /// Deletes `name` in `parent` with everything in it, following no link and crossing no mount. Ends with 0
 /// if nothing is left.

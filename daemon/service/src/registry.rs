@@ -51,8 +51,9 @@ impl Registry {
         if sessions.values().filter(live).count() >= self.total {
             return Err(full("bounds.max_sessions", self.total));
         }
+        // A name is free again with the end that the client has been told of.
         if let Some(name) = &session.name
-            && own().filter(live).any(|s| s.name.as_ref() == Some(name))
+            && own().filter(|s| s.phase() < Phase::Ended).any(|s| s.name.as_ref() == Some(name))
         {
             return Err(Refusal::new(
                 format!("a second session with the name {name}"),

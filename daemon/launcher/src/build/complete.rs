@@ -33,7 +33,7 @@ impl Builder<'_> {
         mount::enter_namespace(session_root.as_fd()).at("paths", "session's namespace")?;
         steps.done("paths");
         let streams = stdio::open(&terminals, plan.terminal, self.lease.agent.get())?;
-        let placeholders =
+        let made =
             self.place_paths(&plan, &mut root, &sources, writable.as_fd(), users.as_fd())?;
         etc::write_own(root.directory("/etc")?.as_fd(), &plan, self.owner)?;
         root.seal()?;
@@ -52,6 +52,7 @@ impl Builder<'_> {
         steps.done("confine");
 
         let (service, keeper_end) = Packets::pair().at("keeper", "socket")?;
+        let (placeholders, dirs) = paths::directories(made, sources);
         let built = Reply::Built { timings: steps.finish(), placeholders };
         let built = encode(&built).at("keeper", "answer")?;
         let keeper = Keeper::new(crate::keeper::Parts {
@@ -70,7 +71,7 @@ impl Builder<'_> {
             network,
         })
         .at("keeper", "set-up")?;
-        Ok(Ready { keeper, built, service, relay: relay_socket })
+        Ok(Ready { keeper, built, service, relay: relay_socket, dirs })
     }
 
     /// Home, scratch, inputs and workspaces, from the outermost path inwards.

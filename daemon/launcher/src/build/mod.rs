@@ -27,6 +27,7 @@ use agentd_kernel::packets::{MAX_DESCRIPTORS, Packets};
 use agentd_kernel::process::{self, SingleThreaded};
 use agentd_policy::Refusal;
 use agentd_policy::lease::{Lease, Pool};
+use agentd_policy::names::AbsPath;
 use agentd_policy::plan::Plan;
 use agentd_policy::wire::{MAX_KEEPER_PACKET, MAX_PACKET, Timing, decode, encode};
 use serde::{Deserialize, Serialize};
@@ -68,15 +69,17 @@ pub struct Builder<'a> {
     pub token: SingleThreaded,
 }
 
-/// Launcher to builder: a packet of its own, then one with the offer and its descriptors, then, if the plan
-/// has overlays, one with their directory.
+/// Launcher to builder. Descriptors: the caller's side socket with its offer, if it made one; a directory for
+/// uppers, if the plan has overlays.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Order {
     /// What to build.
     pub plan: Plan,
     /// When the launcher read the request: nanoseconds of `CLOCK_MONOTONIC`.
     pub began_ns: u64,
-    /// Whether a packet with a directory for uppers follows.
+    /// Whether the caller's side socket comes along.
+    pub offer: bool,
+    /// Whether a directory for uppers does.
     pub uppers: bool,
 }
 
@@ -84,12 +87,12 @@ pub struct Order {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Reply {
     /// The session is confined and its command starts. Descriptors: the service's ends of the keeper's and
-    /// of the relay's socket.
+    /// of the relay's socket, then the directories of `placeholders`.
     Built {
         /// How long each step took.
         timings: Vec<Timing>,
-        /// What was made in the caller's directories, by descriptor.
-        placeholders: Vec<(u16, String)>,
+        /// What was made in the caller's directories: which of the directories, its path, and the name.
+        placeholders: Vec<(u16, AbsPath, String)>,
     },
     /// It was not built.
     Refused(Refusal),
@@ -111,6 +114,8 @@ struct Ready {
     /// The service's ends of the keeper's and of the relay's socket.
     service: Packets,
     relay: OwnedFd,
+    /// The directories in which placeholders were made.
+    dirs: Vec<OwnedFd>,
 }
 
 impl<'a> Builder<'a> {
@@ -165,17 +170,20 @@ impl<'a> Builder<'a> {
 
     /// Waits for the order; `None` if the launcher closes the socket instead.
     fn order(&self) -> Result<Option<Received>, Fault> {
-        let Some(packet) = self.launcher.receive(MAX_PACKET, 0).at("order", "launcher")? else {
+        let Some(packet) = self.launcher.receive(MAX_PACKET, 2).at("order", "launcher")? else {
             return Ok(None);
         };
         let order: Order = decode(&packet.bytes).at("order", "launcher")?;
-        let Some(offer) = self.launcher.receive(MAX_OFFER, MAX_DESCRIPTORS).at("order", "offer")? else {
-            return Ok(None);
-        };
-        let offered = agentd_kernel::offer::parse(offer).at("order", "offer")?;
-        let uppers = match order.uppers {
-            true => self.launcher.receive(1, 1).at("order", "uppers")?.and_then(|mut p| p.descriptors.pop()),
-            false => None,
+        let mut descriptors = packet.descriptors.into_iter();
+        let mut next = |wanted: bool| if wanted { descriptors.next() } else { None };
+        let (offer, uppers) = (next(order.offer), next(order.uppers));
+        let offered = match offer.map(Packets::from_fd) {
+            Some(socket) => {
+                let packet = socket.receive(MAX_OFFER, MAX_DESCRIPTORS).at("order", "offer")?;
+                let packet = packet.ok_or_else(|| Fault::host("order", "offer", "its client is gone"))?;
+                agentd_kernel::offer::parse(packet).at("order", "offer")?
+            }
+            None => Vec::new(),
         };
         let ago = Duration::from_nanos(monotonic_ns().saturating_sub(order.began_ns));
         let began = Instant::now().checked_sub(ago).unwrap_or_else(Instant::now);
@@ -186,9 +194,11 @@ impl<'a> Builder<'a> {
 impl Ready {
     /// Gives up every right and tells the launcher.
     fn hand_over(self, launcher: &Packets, host: &Host) -> Result<Keeper, Fault> {
-        let also = [launcher.as_fd(), self.service.as_fd(), self.relay.as_fd()];
+        let mut answer = vec![self.service.as_fd(), self.relay.as_fd()];
+        answer.extend(self.dirs.iter().map(AsFd::as_fd));
+        let also: Vec<_> = answer.iter().copied().chain([launcher.as_fd()]).collect();
         self.keeper.give_up(host.empty_root.as_fd(), &also, &host.keeper_filter).at("keeper", "rights")?;
-        launcher.send(&self.built, &[self.service.as_fd(), self.relay.as_fd()]).at("keeper", "answer")?;
+        launcher.send(&self.built, &answer).at("keeper", "answer")?;
         Ok(self.keeper)
     }
 }

@@ -21,6 +21,8 @@ pub struct Source {
     pub tree: Tree,
     /// What it is.
     pub stat: Stat,
+    /// For mode direct: the caller's own descriptor, in which placeholders are taken away again.
+    pub direct: Option<OwnedFd>,
     /// For an overlay: a copy of the mount that holds its upper and its work directory.
     pub upper: Option<Tree>,
 }
@@ -79,6 +81,7 @@ pub fn take(
         let mut source = claim(workspace.descriptor, &workspace.path, offer::Role::Workspace, mode)?;
         if workspace.mode != WorkspaceMode::Direct {
             no_submounts(&source, mountinfo)?;
+            source.direct = None;
         }
         if let (WorkspaceMode::Overlay, Some(uppers)) = (workspace.mode, uppers) {
             let path = workspace.path.as_str();
@@ -95,6 +98,24 @@ pub fn take(
         sources.inputs.push(source);
     }
     Ok(sources)
+}
+
+/// Placeholders, by descriptor and name, as the launcher is told of them, and the directories that they are in.
+pub fn directories(
+    made: Vec<(u16, String)>,
+    sources: Sources,
+) -> (Vec<(u16, AbsPath, String)>, Vec<OwnedFd>) {
+    let (mut told, mut dirs) = (Vec::new(), Vec::new());
+    for (workspace, source) in sources.workspaces {
+        let names = made.iter().filter(|(descriptor, _)| *descriptor == workspace.descriptor);
+        let (Some(dir), Ok(index)) = (source.direct, u16::try_from(dirs.len())) else { continue };
+        let before = told.len();
+        told.extend(names.map(|(_, name)| (index, workspace.path.clone(), name.clone())));
+        if told.len() > before {
+            dirs.push(dir);
+        }
+    }
+    (told, dirs)
 }
 
 /// The descriptor is an open directory (or, as an input, a regular file), opened for reading, and is where
@@ -142,7 +163,7 @@ fn prove(
         ),
         _ => Fault::host("paths", path.as_str(), e),
     })?;
-    Ok(Source { path: path.clone(), tree, stat, upper: None })
+    Ok(Source { path: path.clone(), tree, stat, direct: Some(fd), upper: None })
 }
 
 fn kind_name(kind: FileType) -> &'static str {
