@@ -7,6 +7,9 @@ use tonic_types::StatusExt;
 
 use crate::show;
 
+/// What `run` exits with where agentd or agentctl failed or refused.
+pub const RUN_FAILED: i32 = 125;
+
 /// Which exit code a failure has, outside of `run`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -81,7 +84,7 @@ impl Failure {
     pub fn run_code(&self) -> i32 {
         match self {
             Self::Quiet(code) => *code,
-            _ => 125,
+            _ => RUN_FAILED,
         }
     }
 

@@ -27,7 +27,16 @@ use crate::failure::Failure;
 
 fn main() {
     let started = Instant::now();
-    let cli = Cli::parse();
+    let cli = Cli::try_parse().unwrap_or_else(|error| {
+        // Help on standard output, errors on standard error; a reader that is gone needs neither.
+        let _ = error.print();
+        std::process::exit(match error.exit_code() {
+            0 => 0,
+            // Each code of `run` but this one is the command's own.
+            _ if asks_to_run(std::env::args_os().skip(1)) => failure::RUN_FAILED,
+            code => code,
+        })
+    });
     let is_run = matches!(cli.command, Command::Run(_));
     let outcome = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime.block_on(dispatch(cli, started)),
@@ -39,6 +48,18 @@ fn main() {
     });
     // Threads that still wait for standard input must not hold the exit.
     std::process::exit(code);
+}
+
+/// Whether a command line that could not be read was one of `run`.
+fn asks_to_run(mut args: impl Iterator<Item = std::ffi::OsString>) -> bool {
+    while let Some(arg) = args.next() {
+        match arg.to_str() {
+            Some("--socket") => drop(args.next()),
+            Some(option) if option.starts_with('-') => {}
+            word => return word == Some("run"),
+        }
+    }
+    false
 }
 
 async fn dispatch(cli: Cli, started: Instant) -> Result<i32, Failure> {

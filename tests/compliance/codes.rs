@@ -72,7 +72,8 @@ fn no_daemon(world: &World) {
 }
 
 fn usage(world: &World) {
-    world.agentctl(world.a(), ["run", "--no-such-flag", "true"]).expect_code(2);
+    world.agentctl(world.a(), ["run", "--no-such-flag", "true"]).expect_code(125);
+    world.agentctl(world.a(), ["ps", "--no-such-flag"]).expect_code(2);
     world.agentctl(world.a(), ["no-such-command"]).expect_code(2);
 }
 

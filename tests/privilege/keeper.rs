@@ -157,12 +157,13 @@ fn descriptors(world: &'static World) {
             named.push((target, info.unwrap_or_default().lines().nth(1).unwrap_or_default().to_owned()));
         }
     }
-    // The host's /proc, the lock of the lease, files of its own session's groups, the launcher's standard
+    // The host's /proc, the lock of the lease, its session's mounts and groups, the launcher's standard
     // streams: nothing else has a name.
     let log = world.daemon().dir.join("log");
+    let mounts = PathBuf::from(format!("/proc/{}/mountinfo", session.keeper));
     let own = |target: &str| {
         ["/proc", "/", "/dev/null"].contains(&target)
-            || Path::new(target) == log
+            || [&log, &mounts].into_iter().any(|path| Path::new(target) == path)
             || target.contains("/leases/")
             || ["cgroup.kill", "pids.events", "memory.events", "memory.oom_control"]
                 .iter()

@@ -3,7 +3,8 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-use agentd_kernel::offer::{Mode as Granted, Role};
+use agentd_kernel::offer::{Answer, MAX_ANSWER, Mode as Granted, Role};
+use agentd_kernel::packets::Packets;
 use agentd_policy::plan::{Input, Mode, Plan, Workspace};
 use agentd_policy::wire::Ticket;
 use agentd_tests::harness::World;
@@ -11,7 +12,7 @@ use rustix::fs::{FileType, Mode as Bits, OFlags};
 
 use crate::Member;
 use crate::as_keeper::offer_from_another_process;
-use crate::asking::{abs, grant, offer, open_dir, plan, plan_with, workspace};
+use crate::asking::{abs, as_user, grant, offer, open_dir, plan, plan_with, seqpacket, workspace};
 use crate::place::{Launcher, Traces};
 use crate::played::{Client, Played};
 
@@ -20,6 +21,7 @@ pub const TESTS: &[Member] = &[
     ("a_ticket_is_for_its_user_its_process_and_one_use", ownership),
     ("a_mode_above_the_grant_is_refused", above_the_grant),
     ("each_descriptor_is_used_once_and_must_be_there", indices),
+    ("an_offer_with_another_number_of_descriptors_is_refused", counts),
     ("a_label_that_is_not_the_descriptors_name_is_refused", labels),
     ("a_directory_that_was_swapped_is_noticed", swapped),
     ("what_is_no_directory_is_no_workspace", kinds),
@@ -132,6 +134,31 @@ fn indices(world: &'static World) {
     let wanted = plan_with(user, vec![one(0)]);
     stage.service.refused(stage.client.number, Some(nothing.ticket), wanted, "offer.missing");
     drop(nothing);
+    stage.end();
+}
+
+/// The launcher itself looks at the words of an offer alone; the builder counts the descriptors.
+fn counts(world: &'static World) {
+    let stage = Stage::new(world);
+    let (user, dir) = (world.a(), world.workspace(world.a()));
+    let fd = open_dir(user, &dir);
+    let path = stage.launcher.runtime().join("offer.sock");
+    for (words, descriptors) in
+        [(&b"AGD1\0\x02"[..], 0), (b"AGD1\0\x02", 2), (b"AGD1\0\x02\0\x02", 1), (b"AGD1", 1)]
+    {
+        let socket =
+            as_user(user.uid, user.gid, &[stage.launcher.socket_gid], || seqpacket(&path)).expect("a member");
+        let socket = Packets::from_fd(socket);
+        socket.send(words, &vec![fd.as_fd(); descriptors]).expect("sent");
+        let answer = socket.receive(MAX_ANSWER, 0).expect("an answer").expect("an answer");
+        match Answer::parse(&answer.bytes).expect("an answer") {
+            Answer::Ticket(ticket) => {
+                let wanted = plan_with(user, vec![workspace(&dir, 0, Mode::Ro)]);
+                stage.service.refused(stage.client.number, Some(Ticket(ticket)), wanted, "offer.form");
+            }
+            Answer::Refused(_, rule, _) => assert_eq!(rule, "offer.form"),
+        }
+    }
     stage.end();
 }
 

@@ -559,7 +559,10 @@ mod tests {
         let mounts = parse_mounts(text);
         assert_eq!(mounts.len(), 2);
         assert_eq!(mounts[0].options, ["rw", "memory"]);
-        assert_eq!((mounts[1].kind.as_str(), mounts[1].point.as_str()), ("cgroup2", "/sys/fs/cgroup/unified"));
+        assert_eq!(
+            (mounts[1].kind.as_str(), mounts[1].point.as_str()),
+            ("cgroup2", "/sys/fs/cgroup/unified")
+        );
     }
 
     #[test]

@@ -4,9 +4,6 @@
 //! itself needs the feature `lockdown`, the rest `session`, which only the launcher asks for. This is the only
 //! crate of agentd that may hold `unsafe`; each use argues why it is sound.
 
-pub mod inherited;
-pub mod offer;
-pub mod packets;
 #[cfg(feature = "session")]
 pub mod cgroup;
 #[cfg(feature = "lockdown")]
@@ -15,12 +12,23 @@ pub mod creds;
 pub mod exec_watch;
 #[cfg(feature = "session")]
 pub mod idmap;
+pub mod inherited;
 #[cfg(feature = "lockdown")]
 pub mod landlock;
 #[cfg(feature = "lockdown")]
 pub mod lockdown;
 #[cfg(feature = "session")]
+pub mod loopback;
+#[cfg(feature = "session")]
 pub mod mount;
+#[cfg(feature = "session")]
+mod netlink;
+#[cfg(feature = "session")]
+pub mod nflog;
+#[cfg(feature = "session")]
+pub mod nft;
+pub mod offer;
+pub mod packets;
 #[cfg(feature = "session")]
 pub mod peer;
 #[cfg(feature = "session")]
@@ -31,11 +39,3 @@ pub mod procfs;
 pub mod rlimits;
 #[cfg(feature = "lockdown")]
 pub mod seccomp;
-#[cfg(feature = "session")]
-pub mod loopback;
-#[cfg(feature = "session")]
-mod netlink;
-#[cfg(feature = "session")]
-pub mod nflog;
-#[cfg(feature = "session")]
-pub mod nft;

@@ -123,11 +123,12 @@ impl Packets {
     /// As [`Packets::receive`].
     pub fn peek(&self, max_bytes: usize) -> Result<Option<Vec<u8>>, PacketError> {
         let mut bytes = vec![0; max_bytes];
-        let (count, whole) = match rustix::net::recv(&self.0, &mut bytes[..], RecvFlags::PEEK | RecvFlags::TRUNC) {
-            Ok(both) => both,
-            Err(Errno::CONNRESET) => return Ok(None),
-            Err(errno) => return Err(errno.into()),
-        };
+        let (count, whole) =
+            match rustix::net::recv(&self.0, &mut bytes[..], RecvFlags::PEEK | RecvFlags::TRUNC) {
+                Ok(both) => both,
+                Err(Errno::CONNRESET) => return Ok(None),
+                Err(errno) => return Err(errno.into()),
+            };
         if whole > max_bytes {
             return Err(PacketError::TooLong { bytes: max_bytes, descriptors: MAX_DESCRIPTORS });
         }

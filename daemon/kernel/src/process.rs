@@ -257,7 +257,7 @@ pub fn set_title(name: &std::ffi::CStr) -> std::io::Result<()> {
         None => {
             let range = command_line_range()?;
             *RANGE.get_or_init(|| range)
-        },
+        }
     };
     // SAFETY: the kernel says that the command line lies there: memory on the initial stack, writable, as
     // long as the process lives. The program has read its arguments already and keeps no reference to them

@@ -15,8 +15,9 @@ const MAX_PER_USER: usize = 64;
 pub struct Caller {
     /// Who.
     pub peer: Peer,
-    /// Kept for its hang-up.
-    pub _socket: OwnedFd,
+    /// Kept for its hang-up. epoll knows it by this number until it is told otherwise, even after the last
+    /// handle here is closed: the service has the same open file.
+    pub socket: OwnedFd,
 }
 
 /// All connections.
@@ -35,13 +36,18 @@ impl Callers {
     /// Remembers a connection under a number that was never used before.
     pub fn add(&mut self, peer: Peer, socket: OwnedFd) -> CallerNumber {
         self.last += 1;
-        self.all.insert(self.last, Caller { peer, _socket: socket });
+        self.all.insert(self.last, Caller { peer, socket });
         CallerNumber(self.last)
     }
 
     /// The peer of a connection that is still open.
     pub fn get(&self, number: CallerNumber) -> Option<Peer> {
         self.all.get(&number.0).map(|c| c.peer)
+    }
+
+    /// The connection's own handle.
+    pub fn socket(&self, number: CallerNumber) -> Option<&OwnedFd> {
+        self.all.get(&number.0).map(|c| &c.socket)
     }
 
     /// Forgets a connection.

@@ -58,8 +58,8 @@ impl NotRun {
 
 /// Starts the plan's command in a session (`setsid(2)`) of its own and returns once it has been executed.
 pub fn start(token: SingleThreaded, plan: &Plan, stdio: &Stdio) -> Result<Pid, NotRun> {
-    let (report, reporter) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)
-        .map_err(|e| NotRun::new("fork", e.raw_os_error()))?;
+    let (report, reporter) =
+        rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(|e| NotRun::new("fork", e.raw_os_error()))?;
     let child = process::fork(token, || {
         let not_run = become_command(plan, stdio);
         let bytes = [not_run.step.as_bytes(), b"\0", &not_run.errno.to_le_bytes()].concat();

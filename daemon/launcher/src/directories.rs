@@ -123,8 +123,14 @@ pub fn listen(path: &str, kind: SocketType, owner: u32, group: u32, mode: u32) -
     rustix::process::umask(before);
     bound.map_err(fail)?;
     let cwd = rustix::fs::CWD;
-    rustix::fs::chownat(cwd, path, Some(Uid::from_raw(owner)), Some(Gid::from_raw(group)), AtFlags::SYMLINK_NOFOLLOW)
-        .map_err(fail)?;
+    rustix::fs::chownat(
+        cwd,
+        path,
+        Some(Uid::from_raw(owner)),
+        Some(Gid::from_raw(group)),
+        AtFlags::SYMLINK_NOFOLLOW,
+    )
+    .map_err(fail)?;
     rustix::fs::chmodat(cwd, path, Mode::from_raw_mode(mode), AtFlags::empty()).map_err(fail)?;
     rustix::net::listen(socket.as_fd(), BACKLOG).map_err(fail)?;
     Ok(socket)

@@ -108,8 +108,7 @@ impl Init<'_> {
         process::set_title(c"agentd-init").step("title")?;
         process::close_all_but(&[self.socket.as_fd()]).step("descriptors")?;
         self.network()?;
-        let Some((ToInit::Go { plan, access }, streams)) = self.hear(MAX_PACKET).step("message")?
-        else {
+        let Some((ToInit::Go { plan, access }, streams)) = self.hear(MAX_PACKET).step("message")? else {
             return Ok(());
         };
         let stdio = Stdio::new(streams).step("streams")?;
@@ -132,9 +131,7 @@ impl Init<'_> {
 
     /// Namespaces that belong to the session's user namespace, and its network.
     fn network(&self) -> Result<(), Failure> {
-        let namespaces = CloneFlags::CLONE_NEWNET
-            | CloneFlags::CLONE_NEWIPC
-            | CloneFlags::CLONE_NEWUTS;
+        let namespaces = CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWIPC | CloneFlags::CLONE_NEWUTS;
         nix::sched::unshare(namespaces).step("namespaces")?;
         loopback::bring_up().step("loopback")?;
         let table = nft::Table::install(&nft::Ruleset::closed()).step("nftables")?;
@@ -163,10 +160,7 @@ impl Init<'_> {
     /// Passes signals on and reaps, until the command ends or the keeper does.
     fn serve(&self, main: Pid, signals: &SignalFd) -> Result<(), Failure> {
         loop {
-            let mut fds = [
-                PollFd::new(&self.socket, PollFlags::IN),
-                PollFd::new(signals, PollFlags::IN),
-            ];
+            let mut fds = [PollFd::new(&self.socket, PollFlags::IN), PollFd::new(signals, PollFlags::IN)];
             match rustix::event::poll(&mut fds, None) {
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}
                 Err(errno) => return Err(errno).step("poll"),

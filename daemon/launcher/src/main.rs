@@ -9,6 +9,7 @@ mod host;
 mod init;
 mod keeper;
 mod link;
+mod meter;
 mod offers;
 mod server;
 mod service;
@@ -16,8 +17,8 @@ mod sessions;
 mod settings;
 mod workers;
 
-use std::os::fd::AsFd as _;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::os::fd::AsFd as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 

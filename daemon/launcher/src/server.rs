@@ -120,7 +120,13 @@ impl Server {
         Ok(server)
     }
 
-    fn watch(&self, fd: BorrowedFd<'_>, source: Source, number: u64, flags: EventFlags) -> Result<(), String> {
+    fn watch(
+        &self,
+        fd: BorrowedFd<'_>,
+        source: Source,
+        number: u64,
+        flags: EventFlags,
+    ) -> Result<(), String> {
         let data = EventData::new_u64((source as u64) << 56 | number);
         epoll::add(&self.epoll, fd, data, flags).map_err(|e| format!("epoll: {e}"))
     }
@@ -143,6 +149,7 @@ impl Server {
             self.watch_builders();
             if self.sessions.has_workers_to_spare() {
                 let dead = self.offers.dead();
+                dead.iter().for_each(|socket| self.unwatch(socket.as_fd()));
                 if !dead.is_empty() {
                     self.sessions.close_apart(dead);
                 }
@@ -172,7 +179,7 @@ impl Server {
             Source::Services => self.accept_service(),
             Source::Signals => self.signal(),
             Source::Service => self.service_says(),
-            Source::Caller => drop(self.callers.remove(CallerNumber(number))),
+            Source::Caller => self.forget(CallerNumber(number)),
             Source::Offer => self.offer_says(number),
             Source::Builder => {
                 if let Some(message) = self.sessions.answered(u32::try_from(number).unwrap_or(u32::MAX)) {
@@ -200,12 +207,29 @@ impl Server {
         let Ok(own) = socket.try_clone() else { return };
         let number = self.callers.add(peer, own);
         // A second handle is kept for its hang-up alone: the data is the service's.
-        if let Err(error) = self.watch(socket.as_fd(), Source::Caller, number.0, EventFlags::RDHUP) {
+        let own = self.callers.socket(number);
+        let watched = own.map(|own| self.watch(own.as_fd(), Source::Caller, number.0, EventFlags::RDHUP));
+        if let Some(Err(error)) = watched {
             tracing::error!(%error, "client");
             self.callers.remove(number);
             return;
         }
         self.tell((FromLauncher::Caller { number, peer }, vec![socket]));
+    }
+
+    fn forget(&mut self, number: CallerNumber) {
+        if let Some(caller) = self.callers.remove(number) {
+            self.unwatch(caller.socket.as_fd());
+        }
+    }
+
+    /// Takes a descriptor from epoll before it is closed: another process may have the same open file, and epoll
+    /// would report on it for as long.
+    fn unwatch(&self, fd: BorrowedFd<'_>) {
+        match epoll::delete(&self.epoll, fd) {
+            Ok(()) | Err(rustix::io::Errno::NOENT) => {}
+            Err(errno) => tracing::error!(%errno, "epoll"),
+        }
     }
 
     fn accept_offer(&mut self) {
@@ -241,7 +265,9 @@ impl Server {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let socket = match rustix::net::accept_with(listener(self), flags) {
             Ok(socket) => socket,
-            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR | rustix::io::Errno::CONNABORTED) => return None,
+            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR | rustix::io::Errno::CONNABORTED) => {
+                return None;
+            }
             Err(errno) => {
                 tracing::error!(%errno, "accept");
                 return None;
@@ -264,7 +290,8 @@ impl Server {
             return;
         }
         self.lose_service("another took its place");
-        if let Err(error) = self.watch(socket.as_fd(), Source::Service, 0, EventFlags::IN | EventFlags::RDHUP) {
+        if let Err(error) = self.watch(socket.as_fd(), Source::Service, 0, EventFlags::IN | EventFlags::RDHUP)
+        {
             tracing::error!(%error, "service");
             return;
         }
@@ -286,7 +313,9 @@ impl Server {
             return;
         }
         tracing::warn!(why, "the service is gone");
-        drop(self.callers.clear());
+        for caller in self.callers.clear() {
+            self.unwatch(caller.socket.as_fd());
+        }
         if std::mem::take(&mut self.open)
             && let Err(errno) = epoll::delete(&self.epoll, &self.clients)
         {
@@ -330,7 +359,7 @@ impl Server {
 
     fn obey(&mut self, message: FromService, began_ns: u64) {
         match message {
-            FromService::Forget { caller } => drop(self.callers.remove(caller)),
+            FromService::Forget { caller } => self.forget(caller),
             FromService::End { session } => self.sessions.kill(&session),
             FromService::Build { request, caller, ticket, plan } => {
                 if let Err(refusal) = self.build(request, caller, ticket, *plan, began_ns) {
@@ -371,9 +400,11 @@ impl Server {
             .get(caller)
             .ok_or_else(|| Refusal::new("the caller", "caller.unknown", "connect again"))?;
         let mut offer = ticket.map(|ticket| self.offers.take(ticket, &caller)).transpose()?;
+        if let Some(socket) = &offer {
+            self.unwatch(socket.as_fd());
+        }
         let request = Request { number, caller, plan, began_ns };
-        let built =
-            self.sessions.build(request, &self.settings, &self.directories, &self.host, &mut offer);
+        let built = self.sessions.build(request, &self.settings, &self.directories, &self.host, &mut offer);
         if let Some(left) = offer {
             self.offers.give_back(left);
         }

@@ -53,7 +53,8 @@ impl Service {
         if self.has_ended() {
             return Ok(());
         }
-        rustix::process::pidfd_send_signal(&self.0.pidfd, Signal::TERM).map_err(|e| format!("service: {e}"))?;
+        rustix::process::pidfd_send_signal(&self.0.pidfd, Signal::TERM)
+            .map_err(|e| format!("service: {e}"))?;
         let until = Instant::now() + FAREWELL;
         while !self.has_ended() {
             if Instant::now() >= until {

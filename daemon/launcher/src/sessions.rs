@@ -68,11 +68,21 @@ struct Placeholder {
 /// Where it is in its life.
 enum State {
     /// Prepared, or being prepared; `builder` waits for an order.
-    Waiting { builder: Packets, since: Instant },
-    Building { request: RequestNumber, builder: Packets, until: Instant },
+    Waiting {
+        builder: Packets,
+        since: Instant,
+    },
+    Building {
+        request: RequestNumber,
+        builder: Packets,
+        until: Instant,
+    },
     Running,
     /// Its keeper is gone; what is left of it is being ended. A build that failed is answered after that.
-    Emptying { refused: Option<(RequestNumber, Refusal)>, next: Instant },
+    Emptying {
+        refused: Option<(RequestNumber, Refusal)>,
+        next: Instant,
+    },
 }
 
 /// All of them, by the number of their lease.
@@ -456,9 +466,7 @@ impl Sessions {
         let due = self.all.values().filter_map(|s| match &s.state {
             State::Building { until, .. } => Some(*until),
             State::Waiting { since, .. } => Some(*since + SPARE),
-            State::Emptying { next, .. } => {
-                Some(if s.keeper.is_some() { *next + PATIENCE } else { *next })
-            }
+            State::Emptying { next, .. } => Some(if s.keeper.is_some() { *next + PATIENCE } else { *next }),
             _ => None,
         });
         let workers = (!self.workers.is_empty()).then(|| Instant::now() + Duration::from_millis(5));

@@ -50,7 +50,10 @@ pub fn delete(token: SingleThreaded, parent: &OwnedFd, name: &str) -> std::io::R
 fn keep_file_capabilities() -> rustix::io::Result<()> {
     use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities};
     let kept = CapabilitySet::DAC_OVERRIDE | CapabilitySet::FOWNER;
-    set_capabilities(None, CapabilitySets { effective: kept, permitted: kept, inheritable: CapabilitySet::empty() })
+    set_capabilities(
+        None,
+        CapabilitySets { effective: kept, permitted: kept, inheritable: CapabilitySet::empty() },
+    )
 }
 
 /// Goes down and up with one descriptor a level, so that no path length matters.
@@ -132,7 +135,8 @@ pub fn remove_placeholders(
     })
 }
 
-fn remove_if_empty(workspace: BorrowedFd<'_>, name: &str) -> rustix::io::Result<()> {
+/// Removes `name` below `workspace` if it is an empty file or directory, following no link.
+pub fn remove_if_empty(workspace: BorrowedFd<'_>, name: &str) -> rustix::io::Result<()> {
     let (parent, last) = name.rsplit_once('/').unwrap_or((".", name));
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;

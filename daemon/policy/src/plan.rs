@@ -159,6 +159,8 @@ pub const MAX_ARGC: usize = 4096;
 pub const MAX_MOUNTS: usize = 64;
 /// The most mask and protect names of one workspace.
 pub const MAX_NAMES: usize = 256;
+/// The most mount points of masked and protected names, of all workspaces together.
+pub const MAX_POINTS: usize = 1024;
 /// The most that one session's scratch may hold, besides the memory limit, which it counts towards.
 pub const MAX_SCRATCH: u64 = 1 << 40;
 /// Open files that a process may ask for.
@@ -239,6 +241,15 @@ impl Plan {
         }
         for workspace in &self.workspaces {
             workspace.check(bounds)?;
+        }
+        let names = self.workspaces.iter().flat_map(|w| w.mask.iter().chain(&w.protect));
+        let points: usize = names.map(|name| name.components().count()).sum();
+        if points > MAX_POINTS {
+            return Err(Refusal::new(
+                format!("masked and protected names with {points} directories on the way"),
+                "plan.names",
+                format!("stay below {MAX_POINTS}: each becomes a mount"),
+            ));
         }
         let places = self
             .workspaces

@@ -236,7 +236,8 @@ impl Sessions for Api {
     async fn list(&self, request: Request<ListRequest>) -> Result<Response<ListReply>, Status> {
         let visible = self.0.registry.visible(&caller(&request)?.peer);
         let all = request.into_inner().all;
-        let shown: Vec<_> = visible.iter().filter(|s| all || s.phase() < Phase::Ended).collect();
+        let shown: Vec<_> =
+            visible.iter().filter(|s| s.phase() < Phase::Ended || all && !s.is_forgotten()).collect();
         // However many there are, and whatever others wrote into theirs, it fits into one message.
         let each = LISTED / shown.len().max(1);
         Ok(Response::new(ListReply { sessions: shown.iter().map(|s| s.show(each)).collect() }))

@@ -109,7 +109,9 @@ impl Registry {
         // Of several with one name, the peer's own, then the one that lives, then the last: whom an admin's
         // word hits, nobody else can choose.
         let named = || {
-            let named = visible.iter().filter(|s| s.name.as_ref().is_some_and(|n| n.as_str() == text));
+            let named = visible
+                .iter()
+                .filter(|s| !s.is_forgotten() && s.name.as_ref().is_some_and(|n| n.as_str() == text));
             named.max_by_key(|s| (s.uid == peer.uid, s.phase() < Phase::Ended, s.created_at))
         };
         if exact.is_none()
@@ -126,8 +128,9 @@ impl Registry {
         let found = match exact.or_else(named) {
             Some(found) => found,
             None => {
-                let mut begun =
-                    visible.iter().filter(|s| !text.is_empty() && s.id.as_str().starts_with(text));
+                let mut begun = visible
+                    .iter()
+                    .filter(|s| !text.is_empty() && !s.is_forgotten() && s.id.as_str().starts_with(text));
                 match (begun.next(), begun.next()) {
                     (Some(found), None) => found,
                     (Some(_), Some(_)) => return Err(ambiguous(text)),

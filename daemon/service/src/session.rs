@@ -112,6 +112,11 @@ impl Session {
         self.status.borrow().0
     }
 
+    /// Whether it has ended and is to be removed: only whoever has its whole id, to take its exit, still finds it.
+    pub fn is_forgotten(&self) -> bool {
+        self.remove && self.phase() >= Phase::Ended
+    }
+
     pub fn set_phase(&self, phase: Phase, exit: Option<Exit>) {
         self.status.send_modify(|status| {
             status.0 = phase;

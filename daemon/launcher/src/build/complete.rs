@@ -17,13 +17,23 @@ use super::workspace::Placer;
 use super::{Builder, Ready, Received, Reply, etc, hear, paths, relay, stdio, watch};
 use crate::init::{FromInit, ToInit};
 use crate::keeper::Keeper;
+use crate::meter::Meter;
 
 impl Builder<'_> {
     /// Makes a prepared session one request's.
     pub(super) fn complete(&self, prepared: Prepared, order: Received) -> Result<Ready, Fault> {
         let Received { plan, began, offered, uppers } = order;
-        let Prepared { mut root, session_root, host_root, init, to_init, users, writable, terminals, network } =
-            prepared;
+        let Prepared {
+            mut root,
+            session_root,
+            host_root,
+            init,
+            to_init,
+            users,
+            writable,
+            terminals,
+            network,
+        } = prepared;
         let proc = self.host.proc.as_fd();
         let mut steps = Steps::since(began);
         steps.done("order");
@@ -33,13 +43,15 @@ impl Builder<'_> {
         mount::enter_namespace(session_root.as_fd()).at("paths", "session's namespace")?;
         steps.done("paths");
         let streams = stdio::open(&terminals, plan.terminal, self.lease.agent.get())?;
-        let made =
-            self.place_paths(&plan, &mut root, &sources, writable.as_fd(), users.as_fd())?;
+        let mut made =
+            paths::Placeholders::new(self.owner, host_root.try_clone().at("paths", "host namespace")?);
+        self.place_paths(&plan, &mut root, &sources, (writable.as_fd(), users.as_fd()), &mut made)?;
         etc::write_own(root.directory("/etc")?.as_fd(), &plan, self.owner)?;
         root.seal()?;
         steps.done("workspace");
         let execs = watch::every_mount(proc, self.lease.keeper.get())?;
         steps.done("exec-watch");
+        let disk = uppers.map(|uppers| self.meter(uppers, plan.limits.disk)).transpose()?;
         let mounts = covered_directly(&plan).then(|| watch::mounts(proc)).transpose()?;
         go(&to_init, &plan, std::mem::take(&mut root.access), &streams.inside)?;
         mount::enter_namespace(host_root.as_fd()).at("relay", "host namespace")?;
@@ -52,7 +64,7 @@ impl Builder<'_> {
         steps.done("confine");
 
         let (service, keeper_end) = Packets::pair().at("keeper", "socket")?;
-        let (placeholders, dirs) = paths::directories(made, sources);
+        let (placeholders, dirs) = made.hand_over();
         let built = Reply::Built { timings: steps.finish(), placeholders };
         let built = encode(&built).at("keeper", "answer")?;
         let keeper = Keeper::new(crate::keeper::Parts {
@@ -68,6 +80,7 @@ impl Builder<'_> {
             lifeline,
             execs,
             mounts,
+            disk,
             network,
         })
         .at("keeper", "set-up")?;
@@ -80,9 +93,9 @@ impl Builder<'_> {
         plan: &Plan,
         root: &mut Root,
         sources: &paths::Sources,
-        writable: BorrowedFd<'_>,
-        owners: BorrowedFd<'_>,
-    ) -> Result<Vec<(u16, String)>, Fault> {
+        (writable, owners): (BorrowedFd<'_>, BorrowedFd<'_>),
+        placeholders: &mut paths::Placeholders,
+    ) -> Result<(), Fault> {
         enum Item<'a> {
             Scratch(u64, bool),
             Workspace(&'a agentd_policy::plan::Workspace, &'a paths::Source),
@@ -95,8 +108,7 @@ impl Builder<'_> {
         items.extend(sources.workspaces.iter().map(|(w, s)| (&w.path, Item::Workspace(w, s))));
         items.extend(sources.inputs.iter().map(|s| (&s.path, Item::Input(s))));
         items.sort_by_key(|(path, _)| path.components().count());
-        let mut placer =
-            Placer { root, writable, owners, lease: &self.lease, placeholders: Vec::new() };
+        let mut placer = Placer { root, writable, owners, lease: &self.lease, placeholders };
         for (path, item) in items {
             match item {
                 Item::Scratch(size, exec) => placer.root.place_scratch(path, size, exec, agent)?,
@@ -104,7 +116,20 @@ impl Builder<'_> {
                 Item::Input(source) => placer.input(source)?,
             }
         }
-        Ok(placer.placeholders)
+        Ok(())
+    }
+
+    /// Starts what looks at the size of the session's overlays.
+    fn meter(&self, uppers: OwnedFd, limit: u64) -> Result<(Child, OwnedFd), Fault> {
+        let meter = Meter {
+            uppers,
+            limit,
+            cgroup: self.helpers.directory(),
+            empty_root: self.host.empty_root.as_fd(),
+            filter: &self.host.keeper_filter,
+            token: self.token,
+        };
+        meter.start().at("disk", "meter")
     }
 
     /// Starts the relay: its process, our end of its lifeline, the service's end of its stream.

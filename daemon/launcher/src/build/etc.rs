@@ -11,15 +11,32 @@ use super::fault::{At, Fault};
 
 /// Small public files that programs expect, copied when the launcher starts.
 const COPIED: &[&str] = &[
-    "bash.bashrc", "debian_version", "gai.conf", "host.conf", "inputrc", "ld.so.conf", "mime.types",
-    "profile", "protocols", "services", "shells", "timezone",
+    "bash.bashrc",
+    "debian_version",
+    "gai.conf",
+    "host.conf",
+    "inputrc",
+    "ld.so.conf",
+    "mime.types",
+    "profile",
+    "protocols",
+    "services",
+    "shells",
+    "timezone",
 ];
 /// Public links, copied as links.
 const LINKS: &[&str] = &["localtime", "mtab", "os-release", "redhat-release"];
 /// Directories and files that are mounted read-only where the host has them.
 pub const MOUNTED: &[&str] = &[
-    "/etc/alternatives", "/etc/ca-certificates", "/etc/fonts", "/etc/java-17-openjdk", "/etc/ld.so.cache",
-    "/etc/ld.so.conf.d", "/etc/pki", "/etc/ssl", "/etc/terminfo",
+    "/etc/alternatives",
+    "/etc/ca-certificates",
+    "/etc/fonts",
+    "/etc/java-17-openjdk",
+    "/etc/ld.so.cache",
+    "/etc/ld.so.conf.d",
+    "/etc/pki",
+    "/etc/ssl",
+    "/etc/terminfo",
 ];
 /// The longest file that is copied, in bytes.
 const MAX_COPY: u64 = 64 << 10;

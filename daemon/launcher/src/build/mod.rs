@@ -181,7 +181,9 @@ impl<'a> Builder<'a> {
             Some(socket) => {
                 let packet = socket.receive(MAX_OFFER, MAX_DESCRIPTORS).at("order", "offer")?;
                 let packet = packet.ok_or_else(|| Fault::host("order", "offer", "its client is gone"))?;
-                agentd_kernel::offer::parse(packet).at("order", "offer")?
+                agentd_kernel::offer::parse(packet).map_err(|error| {
+                    Fault::caller(error.to_string(), "offer.form", "offer one descriptor for each grant")
+                })?
             }
             None => Vec::new(),
         };
@@ -212,7 +214,8 @@ pub fn monotonic_ns() -> u64 {
 /// The next message of init; what it could not do becomes our fault.
 fn hear(socket: &Packets) -> Result<(FromInit, Vec<OwnedFd>), Fault> {
     let packet = socket.receive(MAX_KEEPER_PACKET, 2).at("init", "message")?;
-    let packet = packet.ok_or_else(|| Fault::host("init", "init", "it ended before the session was built"))?;
+    let packet =
+        packet.ok_or_else(|| Fault::host("init", "init", "it ended before the session was built"))?;
     match decode(&packet.bytes).at("init", "message")? {
         FromInit::Failed { step, why } => Err(Fault::host(&step, "init", why)),
         message => Ok((message, packet.descriptors)),

@@ -9,7 +9,9 @@ use agentd_policy::names::AbsPath;
 use agentd_policy::plan::{Mode as WorkspaceMode, Plan, Workspace};
 use rustix::fs::{FileType, Mode, OFlags, Stat};
 
+use super::Owner;
 use super::fault::{At, Fault};
+use super::fs_ids::FsIds;
 
 /// A path of the plan, proved by its descriptor, copied while the builder was still in the namespace that
 /// the descriptor belongs to.
@@ -85,7 +87,8 @@ pub fn take(
         }
         if let (WorkspaceMode::Overlay, Some(uppers)) = (workspace.mode, uppers) {
             let path = workspace.path.as_str();
-            let made = make_upper(uppers.as_fd(), sources.workspaces.len(), &source.stat).at("overlay", path)?;
+            let made =
+                make_upper(uppers.as_fd(), sources.workspaces.len(), &source.stat).at("overlay", path)?;
             source.upper = Some(Tree::copy_of(made.as_fd()).at("overlay", path)?);
         }
         sources.workspaces.push((workspace.clone(), source));
@@ -100,32 +103,68 @@ pub fn take(
     Ok(sources)
 }
 
-/// Placeholders, by descriptor and name, as the launcher is told of them, and the directories that they are in.
-pub fn directories(
-    made: Vec<(u16, String)>,
-    sources: Sources,
-) -> (Vec<(u16, AbsPath, String)>, Vec<OwnedFd>) {
-    let (mut told, mut dirs) = (Vec::new(), Vec::new());
-    for (workspace, source) in sources.workspaces {
-        let names = made.iter().filter(|(descriptor, _)| *descriptor == workspace.descriptor);
-        let (Some(dir), Ok(index)) = (source.direct, u16::try_from(dirs.len())) else { continue };
-        let before = told.len();
-        told.extend(names.map(|(_, name)| (index, workspace.path.clone(), name.clone())));
-        if told.len() > before {
-            dirs.push(dir);
+/// What was made in callers' directories. It goes again when this is dropped, unless it was handed over.
+#[derive(Debug)]
+pub struct Placeholders {
+    owner: Owner,
+    /// The host's mount namespace: where a name is covered it cannot be removed (`EBUSY`).
+    host_root: OwnedFd,
+    dirs: Vec<(AbsPath, OwnedFd)>,
+    names: Vec<(u16, AbsPath, String)>,
+}
+
+impl Placeholders {
+    /// None yet.
+    pub fn new(owner: Owner, host_root: OwnedFd) -> Self {
+        Self { owner, host_root, dirs: Vec::new(), names: Vec::new() }
+    }
+
+    /// `name` was made in the directory of `source`.
+    pub fn made(&mut self, source: &Source, name: &str) -> Result<(), std::io::Error> {
+        let known = self.dirs.iter().position(|(path, _)| *path == source.path);
+        let index = match (known, &source.direct) {
+            (Some(index), _) => index,
+            (None, Some(dir)) => {
+                self.dirs.push((source.path.clone(), dir.try_clone()?));
+                self.dirs.len() - 1
+            }
+            (None, None) => return Err(std::io::Error::other("not a directory that is given as it is")),
+        };
+        let index = u16::try_from(index).map_err(std::io::Error::other)?;
+        self.names.push((index, source.path.clone(), name.to_owned()));
+        Ok(())
+    }
+
+    /// All of it, for whoever takes it away at the session's end: which of the directories, its path, the name;
+    /// and the directories.
+    pub fn hand_over(mut self) -> (Vec<(u16, AbsPath, String)>, Vec<OwnedFd>) {
+        let dirs = std::mem::take(&mut self.dirs).into_iter().map(|(_, dir)| dir).collect();
+        (std::mem::take(&mut self.names), dirs)
+    }
+}
+
+impl Drop for Placeholders {
+    fn drop(&mut self) {
+        if self.names.is_empty() {
+            return;
+        }
+        if let Err(error) = agentd_kernel::mount::enter_namespace(self.host_root.as_fd()) {
+            tracing::warn!(%error, "placeholders stay");
+            return;
+        }
+        let _owner = FsIds::assume_both(self.owner.uid, self.owner.gid);
+        for (index, _, name) in self.names.iter().rev() {
+            let Some((_, dir)) = self.dirs.get(usize::from(*index)) else { continue };
+            if let Err(errno) = crate::workers::remove_if_empty(dir.as_fd(), name) {
+                tracing::warn!(%errno, name, "a placeholder stays");
+            }
         }
     }
-    (told, dirs)
 }
 
 /// The descriptor is an open directory (or, as an input, a regular file), opened for reading, and is where
 /// the label says.
-fn prove(
-    fd: OwnedFd,
-    path: &AbsPath,
-    role: offer::Role,
-    proc: BorrowedFd<'_>,
-) -> Result<Source, Fault> {
+fn prove(fd: OwnedFd, path: &AbsPath, role: offer::Role, proc: BorrowedFd<'_>) -> Result<Source, Fault> {
     let flags = rustix::fs::fcntl_getfl(&fd).at("paths", path.as_str())?;
     if flags.contains(OFlags::PATH) || !matches!(flags & OFlags::RWMODE, OFlags::RDONLY | OFlags::RDWR) {
         return Err(Fault::caller(

@@ -14,9 +14,35 @@ use super::root::{EMPTY_DIR, EMPTY_FILE, READ_ONLY};
 
 /// What tells of, or steers, the kernel and the machine rather than the session (`proc(5)`).
 const MASKED: &[&str] = &[
-    "acpi", "asound", "cmdline", "config.gz", "diskstats", "interrupts", "iomem", "ioports", "kallsyms", "kcore", "key-users", "keys", "kmsg",
-    "kpagecgroup", "kpagecount", "kpageflags", "latency_stats", "modules", "mtrr", "partitions", "pressure", "sched_debug",
-    "scsi", "slabinfo", "softirqs", "sysrq-trigger", "timer_list", "timer_stats", "vmallocinfo",
+    "acpi",
+    "asound",
+    "cmdline",
+    "config.gz",
+    "diskstats",
+    "interrupts",
+    "iomem",
+    "ioports",
+    "kallsyms",
+    "kcore",
+    "key-users",
+    "keys",
+    "kmsg",
+    "kpagecgroup",
+    "kpagecount",
+    "kpageflags",
+    "latency_stats",
+    "modules",
+    "mtrr",
+    "partitions",
+    "pressure",
+    "sched_debug",
+    "scsi",
+    "slabinfo",
+    "softirqs",
+    "sysrq-trigger",
+    "timer_list",
+    "timer_stats",
+    "vmallocinfo",
 ];
 /// What programs read but nothing may write.
 const READ_ONLY_PARTS: &[&str] = &["bus", "driver", "fs", "irq", "sys"];

@@ -152,9 +152,14 @@ impl Root {
     pub fn place_devices(&mut self, terminals: &Tree) -> Result<(), Fault> {
         let dev = Tree::tmpfs(1 << 20, 0, 0o755, DEVICES).at("dev", "/dev")?;
         self.own.push(rustix::fs::fstat(&dev).at("dev", "/dev")?.st_dev);
-        for (name, major, minor) in
-            [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)]
-        {
+        for (name, major, minor) in [
+            ("null", 1, 3),
+            ("zero", 1, 5),
+            ("full", 1, 7),
+            ("random", 1, 8),
+            ("urandom", 1, 9),
+            ("tty", 5, 0),
+        ] {
             mount::device(dev.as_fd(), name, major, minor).at("dev", name)?;
         }
         for (name, target) in [

@@ -44,21 +44,23 @@ pub fn refuse(tree: BorrowedFd<'_>, path: &str, accepted: &[RelPath]) -> Result<
                     "use mode overlay, or name it in `sockets` of the profile's workspace",
                 ));
             }
-            FileType::Directory => match rustix::fs::openat(fd, name, flags | OFlags::NOFOLLOW, Mode::empty()) {
-                Ok(_) if stack.len() >= MAX_DEPTH => return Err(too_large(path)),
-                Ok(child) => stack.push((Dir::new(child).at("workspace", path)?, label)),
-                // Its owner could open it again, or may know the names in it.
-                Err(rustix::io::Errno::ACCESS) => {
-                    return Err(Fault::caller(
-                        format!("{path}/{label} cannot be searched for Unix sockets"),
-                        "workspace.closed",
-                        "make it readable, move it away, or use mode overlay",
-                    ));
+            FileType::Directory => {
+                match rustix::fs::openat(fd, name, flags | OFlags::NOFOLLOW, Mode::empty()) {
+                    Ok(_) if stack.len() >= MAX_DEPTH => return Err(too_large(path)),
+                    Ok(child) => stack.push((Dir::new(child).at("workspace", path)?, label)),
+                    // Its owner could open it again, or may know the names in it.
+                    Err(rustix::io::Errno::ACCESS) => {
+                        return Err(Fault::caller(
+                            format!("{path}/{label} cannot be searched for Unix sockets"),
+                            "workspace.closed",
+                            "make it readable, move it away, or use mode overlay",
+                        ));
+                    }
+                    // Gone, or replaced.
+                    Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR | rustix::io::Errno::LOOP) => {}
+                    Err(errno) => return Err(Fault::host("workspace", &label, errno)),
                 }
-                // Gone, or replaced.
-                Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR | rustix::io::Errno::LOOP) => {}
-                Err(errno) => return Err(Fault::host("workspace", &label, errno)),
-            },
+            }
             _ => {}
         }
     }

@@ -57,8 +57,7 @@ fn terminal(terminals: &Tree, window: WindowSize) -> Result<Streams, Fault> {
     let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
     let master = rustix::fs::openat(terminals, "ptmx", flags, Mode::empty()).at("terminal", "ptmx")?;
     rustix::pty::unlockpt(&master).at("terminal", "ptmx")?;
-    let size =
-        Winsize { ws_row: window.rows, ws_col: window.cols, ws_xpixel: 0, ws_ypixel: 0 };
+    let size = Winsize { ws_row: window.rows, ws_col: window.cols, ws_xpixel: 0, ws_ypixel: 0 };
     rustix::termios::tcsetwinsize(&master, size).at("terminal", "window size")?;
     let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
     let tty = rustix::pty::ioctl_tiocgptpeer(&master, flags).at("terminal", "pts")?;

@@ -12,7 +12,8 @@ use super::fault::{At, Fault};
 /// A group with a mark on every mount of the builder's namespace that is not `noexec`. `proc` is the host's.
 pub fn every_mount(proc: BorrowedFd<'_>, keeper: u32) -> Result<ExecWatch, Fault> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-    let file = rustix::fs::openat(proc, "self/mountinfo", flags, Mode::empty()).at("exec-watch", "mountinfo")?;
+    let file =
+        rustix::fs::openat(proc, "self/mountinfo", flags, Mode::empty()).at("exec-watch", "mountinfo")?;
     let mut text = String::new();
     std::fs::File::from(file).read_to_string(&mut text).at("exec-watch", "mountinfo")?;
     // The kernel counts groups by uid (fs.fanotify.max_user_groups): each lease has its own count.

@@ -13,7 +13,7 @@ use rustix::fs::{FileType, Mode, OFlags};
 use super::access::Access;
 use super::fault::{At, Fault};
 use super::fs_ids::FsIds;
-use super::paths::Source;
+use super::paths::{Placeholders, Source};
 use super::root::{EMPTY_DIR, EMPTY_FILE, PRIVATE, PROGRAMS, READ_ONLY, Root, WORKSHOP, open_beneath};
 
 /// What places callers' directories.
@@ -26,8 +26,8 @@ pub struct Placer<'a> {
     pub owners: BorrowedFd<'a>,
     /// Whose ids placeholders are made with.
     pub lease: &'a Lease,
-    /// What was made in directories of the caller (by descriptor and name), to be taken away at the end.
-    pub placeholders: Vec<(u16, String)>,
+    /// What was made in directories of the caller, to be taken away at the end.
+    pub placeholders: &'a mut Placeholders,
 }
 
 impl Placer<'_> {
@@ -57,7 +57,7 @@ impl Placer<'_> {
         if workspace.mode != WorkspaceMode::Ro && mount::is_read_only(path).at("workspace", path)? {
             return Err(Fault::host("workspace", path, "the kernel mounted it read-only"));
         }
-        self.cover(workspace)
+        self.cover(workspace, source)
     }
 
     /// A directory or file to read.
@@ -77,7 +77,8 @@ impl Placer<'_> {
         source.tree.restrict(PROGRAMS, Some(self.writable)).map_err(|e| cannot_map(path, &e))?;
         let lower = self.layer("lower", &source.tree)?;
         let layers = format!("{EMPTY_DIR}:{lower}");
-        let view = Tree::new("overlay", &[("lowerdir", &layers), ("userxattr", "")], PROGRAMS).at("overlay", path);
+        let view =
+            Tree::new("overlay", &[("lowerdir", &layers), ("userxattr", "")], PROGRAMS).at("overlay", path);
         mount::detach(&lower).at("overlay", &lower)?;
         view
     }
@@ -113,18 +114,20 @@ impl Placer<'_> {
 
     /// Covers the masked and protected names. Every ancestor of such a name becomes a mount point itself, so
     /// that no rename gets around it (`EBUSY`).
-    fn cover(&mut self, workspace: &Workspace) -> Result<(), Fault> {
+    fn cover(&mut self, workspace: &Workspace, source: &Source) -> Result<(), Fault> {
         // With the agent's rights over files: what it could not see must not be told by how this ends.
         let _agent = FsIds::assume(self.lease.agent.get());
         let mut points = BTreeSet::new();
-        let names = workspace.mask.iter().map(|n| (n, true)).chain(workspace.protect.iter().map(|n| (n, false)));
+        let names =
+            workspace.mask.iter().map(|n| (n, true)).chain(workspace.protect.iter().map(|n| (n, false)));
         for (name, mask) in names {
             let full = format!("{}/{name}", workspace.path);
-            match self.descend(workspace, name, mask, &mut points)? {
+            match self.descend((workspace, source), name, mask, &mut points)? {
                 None => {}
                 Some(place) if mask => cover_empty(&place).at("mask", &full)?,
                 Some(place) => {
-                    let kind = FileType::from_raw_mode(rustix::fs::fstat(&place).at("protect", &full)?.st_mode);
+                    let kind =
+                        FileType::from_raw_mode(rustix::fs::fstat(&place).at("protect", &full)?.st_mode);
                     let tree = Tree::copy_of(place.as_fd()).at("protect", &full)?;
                     let attributes = if kind == FileType::Directory { PROGRAMS } else { READ_ONLY };
                     tree.restrict(attributes, None).at("protect", &full)?;
@@ -139,7 +142,7 @@ impl Placer<'_> {
     /// if there is nothing to cover: in an overlay, what appears later is looked at in review.
     fn descend(
         &mut self,
-        workspace: &Workspace,
+        (workspace, source): (&Workspace, &Source),
         name: &RelPath,
         mask: bool,
         points: &mut BTreeSet<String>,
@@ -165,7 +168,7 @@ impl Placer<'_> {
                     self.placeholder(dir.as_fd(), component, last)
                         .map_err(|e| placeholder_fault(top, &walked, &e))?;
                     if workspace.mode == WorkspaceMode::Direct {
-                        self.placeholders.push((workspace.descriptor, walked.clone()));
+                        self.placeholders.made(source, &walked).at("placeholder", &walked)?;
                     }
                     open_beneath(dir.as_fd(), component).at("placeholder", &walked)?
                 }

@@ -61,6 +61,8 @@ pub struct Parts<'a> {
     pub execs: ExecWatch,
     /// Reports when a mount of the session goes, if names are covered in a directory that others change too.
     pub mounts: Option<OwnedFd>,
+    /// What looks at the size of the session's overlays, and what it tells that by.
+    pub disk: Option<(Child, OwnedFd)>,
     /// The session's network.
     pub network: Network,
 }
@@ -79,6 +81,9 @@ pub struct Keeper {
     lifeline: Option<OwnedFd>,
     execs: ExecWatch,
     mounts: Option<OwnedFd>,
+    disk: Option<(Child, OwnedFd)>,
+    /// The meter that has been told to end.
+    meter: Option<Child>,
     denials: Denials,
     processes: Processes,
     spool: Spool,
@@ -105,6 +110,8 @@ const PACKETS: u64 = 6;
 const PIDS: u64 = 7;
 const MEMORY: u64 = 8;
 const MOUNTS: u64 = 9;
+const DISK: u64 = 10;
+const METER: u64 = 11;
 const PROCESS: u64 = 1 << 32;
 
 impl Keeper {
@@ -127,11 +134,15 @@ impl Keeper {
         ];
         for (fd, token, flags) in sources {
             // cgroup files are always readable; only their priority data says that something changed.
-            let flags = if token == MEMORY && !parts.watch.memory_is_eventfd() { EventFlags::PRI } else { flags };
+            let flags =
+                if token == MEMORY && !parts.watch.memory_is_eventfd() { EventFlags::PRI } else { flags };
             epoll::add(&epoll, fd, EventData::new_u64(token), flags).map_err(|e| text(&e))?;
         }
         if let Some(mounts) = &parts.mounts {
             epoll::add(&epoll, mounts, EventData::new_u64(MOUNTS), EventFlags::PRI).map_err(|e| text(&e))?;
+        }
+        if let Some((_, over)) = &parts.disk {
+            epoll::add(&epoll, over, EventData::new_u64(DISK), EventFlags::IN).map_err(|e| text(&e))?;
         }
         let memory_kills = parts.watch.memory_kills().map_err(|e| text(&e))?;
         let pids_hits = parts.watch.pids_hits().map_err(|e| text(&e))?;
@@ -151,6 +162,8 @@ impl Keeper {
             lifeline: Some(parts.lifeline),
             execs: parts.execs,
             mounts: parts.mounts,
+            disk: parts.disk,
+            meter: None,
             denials,
             spool: Spool::default(),
             epoll,
@@ -167,10 +180,18 @@ impl Keeper {
 
     /// Gives up every right: an empty root, the leased uid, no capability, no descriptor that the builder had
     /// besides those of the keeper and `also`, a filter.
-    pub fn give_up(&self, empty_root: BorrowedFd<'_>, also: &[BorrowedFd<'_>], filter: &seccomp::Filter) -> Result<(), String> {
+    pub fn give_up(
+        &self,
+        empty_root: BorrowedFd<'_>,
+        also: &[BorrowedFd<'_>],
+        filter: &seccomp::Filter,
+    ) -> Result<(), String> {
         let text = |e: &dyn std::fmt::Display| e.to_string();
         creds::not_dumpable().map_err(|e| text(&e))?;
-        rlimits::Limits { open_files: self.limits.pids + OWN_FILES }.apply().map(drop).map_err(|e| text(&e))?;
+        rlimits::Limits { open_files: self.limits.pids + OWN_FILES }
+            .apply()
+            .map(drop)
+            .map_err(|e| text(&e))?;
         mount::enter_namespace(empty_root).map_err(|e| text(&e))?;
         self.close_all_but(also).map_err(|e| text(&e))?;
         let id = self.lease.keeper.get();
@@ -178,9 +199,7 @@ impl Keeper {
         creds::drop_all_capabilities().map_err(|e| text(&e))?;
         creds::no_new_privs().map_err(|e| text(&e))?;
         creds::not_dumpable().map_err(|e| text(&e))?;
-        seccomp::install(filter)
-            .map_err(|e| text(&e))
-            .map(drop)
+        seccomp::install(filter).map_err(|e| text(&e)).map(drop)
     }
 
     fn close_all_but(&self, also: &[BorrowedFd<'_>]) -> std::io::Result<()> {
@@ -194,6 +213,9 @@ impl Keeper {
         ]);
         keep.extend(self.lifeline.as_ref().map(AsFd::as_fd));
         keep.extend(self.mounts.as_ref().map(AsFd::as_fd));
+        if let Some((meter, over)) = &self.disk {
+            keep.extend([meter.pidfd.as_fd(), over.as_fd()]);
+        }
         keep.extend(self.watch.descriptors());
         keep.extend(self.denials.descriptors());
         keep.extend(self.processes.descriptors());
@@ -252,6 +274,8 @@ impl Keeper {
             PIDS => self.pids_limit()?,
             MEMORY => self.memory_limit()?,
             MOUNTS => self.mounts_changed(),
+            DISK => self.disk_limit()?,
+            METER => self.meter_ended()?,
             process => self.process_ended(process)?,
         }
         Ok(())
@@ -363,6 +387,13 @@ impl Keeper {
         }
         self.finish(End::Killed);
         self.pids_limit()?;
+        // Without its reader the meter ends.
+        if let Some((meter, over)) = self.disk.take() {
+            drop(over);
+            epoll::add(&self.epoll, &meter.pidfd, EventData::new_u64(METER), EventFlags::IN)
+                .map_err(|e| format!("epoll: {e}"))?;
+            self.meter = Some(meter);
+        }
         self.tell_early();
         // With pid 1 the kernel has ended every process of the session (pid_namespaces(7)).
         for event in self.processes.all_ended() {
@@ -449,6 +480,29 @@ impl Keeper {
         Ok(())
     }
 
+    /// The meter has ended: with 0 if there is more than there may be.
+    fn disk_limit(&mut self) -> Result<(), String> {
+        let Some((meter, _)) = self.disk.take() else { return Ok(()) };
+        match meter.wait().map_err(|e| format!("meter: {e}"))? {
+            ExitStatus::Code(0) if self.end.is_none() => {
+                let limit = self.limits.disk;
+                self.spool.push(EventBody::Limit { name: "disk".into(), limit });
+                self.finish(End::Failed {
+                    what: format!("it wrote more than {limit} bytes to its workspace"),
+                });
+            }
+            status => self.finish(End::Failed { what: format!("the disk meter ended with {status:?}") }),
+        }
+        Ok(())
+    }
+
+    fn meter_ended(&mut self) -> Result<(), String> {
+        match self.meter.take() {
+            Some(meter) => meter.wait().map(drop).map_err(|e| format!("meter: {e}")),
+            None => Ok(()),
+        }
+    }
+
     /// Nobody inside can change a mount: a masked or protected name was replaced or removed from outside, and
     /// what covered it is gone.
     fn mounts_changed(&mut self) {
@@ -500,7 +554,9 @@ impl Keeper {
             self.denials.next_flush(),
             self.pids_look.filter(|_| self.end.is_none()),
             self.end.is_none().then_some(self.deadline),
-            self.over.filter(|_| self.lifeline.is_some()).map(|over| over + if self.relay.is_some() { DRAIN } else { LAST_WORDS }),
+            self.over
+                .filter(|_| self.lifeline.is_some())
+                .map(|over| over + if self.relay.is_some() { DRAIN } else { LAST_WORDS }),
         ];
         let now = Instant::now();
         let next = dues.into_iter().flatten().min().unwrap_or(now + Duration::from_secs(60));
@@ -531,6 +587,6 @@ impl Keeper {
     fn is_finished(&self) -> bool {
         let Some(over) = self.over else { return false };
         let told = self.service.is_none() || self.spool.is_empty() || over.elapsed() >= LAST_WORDS;
-        self.init.is_none() && self.relay.is_none() && told
+        self.init.is_none() && self.relay.is_none() && self.meter.is_none() && told
     }
 }
