@@ -133,7 +133,7 @@ mod tests {
         std::fs::write(base.join("a/b/file"), vec![1; 1 << 20]).unwrap();
         std::os::unix::fs::symlink("/usr", base.join("a/link")).unwrap();
         let top = rustix::fs::open(&base, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty()).unwrap();
-        rustix::fs::fsync(&std::fs::File::open(base.join("a/b/file")).unwrap()).unwrap();
+        rustix::fs::fsync(std::fs::File::open(base.join("a/b/file")).unwrap()).unwrap();
         let bytes = usage(top.as_fd(), u64::MAX).unwrap();
         assert!((1 << 20..2 << 20).contains(&bytes), "{bytes}");
         assert!(usage(top.as_fd(), 1000).unwrap() > 1000);

@@ -381,7 +381,8 @@ pub(crate) mod tests {
 
     #[test]
     fn each_bound_holds() {
-        let breaks: &[(&str, fn(&mut Plan))] = &[
+        type Change = fn(&mut Plan);
+        let breaks: &[(&str, Change)] = &[
             ("command.empty", |p| p.command.clear()),
             ("command.size", |p| p.command = vec![vec![b'x'; 5]; 5000]),
             ("command.size", |p| p.command = vec![vec![b'x'; MAX_ARGS]]),
