@@ -13,6 +13,7 @@ pub const TESTS: &[Named] = &[
     ("a_script_names_its_interpreter", script),
     ("failed_execs_are_attempts", failed),
     ("denied_connections", denied),
+    ("a_program_whose_path_is_too_long_is_refused", unnameable),
     ("lifecycle", lifecycle),
     ("filters", filters),
     ("live", live),
@@ -81,6 +82,28 @@ fn failed(world: &World) {
     let output = world.session_in(&dir).run(["./data"]).expect_code(126);
     let events = world.all_events(world.a(), &output.name);
     assert_eq!(events.last().expect("an end")["kind"], "session.ended");
+}
+
+fn unnameable(world: &World) {
+    let deep = "import os, shutil
+for _ in range(20):
+    os.mkdir('d' * 250)
+    os.chdir('d' * 250)
+shutil.copy('/bin/true', 'true')
+try:
+    os.execv('./true', ['true'])
+except OSError as error:
+    print(error.errno)
+";
+    let dir = world.workspace(world.a());
+    world.a().write(dir.join("deep.py"), deep);
+    let output = world.session_in(&dir).bash("python3 deep.py; /bin/true && echo alive").expect_code(0);
+    assert_eq!(output.text(), format!("{}\nalive\n", libc::EPERM), "{}", output.stderr);
+    let events = world.all_events(world.a(), &output.name);
+    let refused: Vec<_> =
+        of_kind(&events, "process.exec").into_iter().filter(|e| e["decision"] == "deny").collect();
+    assert_eq!(refused.len(), 1, "{events:#?}");
+    assert_eq!(text_at(&refused[0], "/exec/path"), "(unnameable)");
 }
 
 fn denied(world: &World) {

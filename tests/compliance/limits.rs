@@ -1,14 +1,14 @@
 //! Memory, processes, time, descriptors, signals.
 
-use std::io::{BufRead, BufReader};
 use std::time::{Duration, Instant};
 
-use agentd_tests::harness::{Named, Session, World, text_at, wait_for_exit};
+use agentd_tests::harness::{Named, World, text_at, wait_for_exit};
 
 pub const TESTS: &[Named] = &[
     ("out_of_memory_ends_with_137", memory),
     ("processes_are_limited_and_told", pids),
     ("a_short_burst_over_the_limit_is_told", pids_burst),
+    ("disk_is_limited_and_told", disk),
     ("timeout_beats_an_ignored_signal", timeout),
     ("cpu_is_limited", cpus),
     ("descriptors_are_limited", files),
@@ -45,6 +45,19 @@ fn pids_burst(world: &World) {
     assert_eq!(limit_event(world, &output.name, "pids").as_deref(), Some("8"), "{}", output.stderr);
 }
 
+fn disk(world: &World) {
+    // At most some 50 MiB a second: what is written between two looks goes beyond the limit.
+    let script = "for i in {1..2000}; do dd if=/dev/zero of=f$i bs=1M count=1 status=none; sleep 0.02; done";
+    let output = world.session().options(["--disk", "8M"]).bash(script).expect_code(125);
+    assert!(output.stderr.contains("8388608 bytes"), "{}", output.stderr);
+    assert_eq!(limit_event(world, &output.name, "disk").as_deref(), Some("8388608"));
+    let id = text_at(&world.events(world.a(), &output.name)[0], "/session");
+    let upper = world.daemon().state().join(format!("overlays/u{}/{id}/0/upper", world.a().uid));
+    let files = std::fs::read_dir(&upper).expect("the overlay is kept").flatten();
+    let written: u64 = files.map(|file| file.metadata().expect("a file").len()).sum();
+    assert!((8 << 20..256 << 20).contains(&written), "{written} bytes of 2000 MiB");
+}
+
 fn timeout(world: &World) {
     let start = Instant::now();
     let script = "trap '' TERM INT HUP; echo up; while :; do sleep 1; done";
@@ -79,22 +92,13 @@ impl Text for agentd_tests::harness::RunOutput {
     }
 }
 
-/// Starts a script that says when it is ready.
-fn start(session: &Session<'_>, script: &str) -> std::process::Child {
-    let mut child = session.spawn(["bash", "-c", script]);
-    let mut line = String::new();
-    BufReader::new(child.stdout.as_mut().expect("a pipe")).read_line(&mut line).expect("a line");
-    assert_eq!(line, "ready\n");
-    child
-}
-
 fn end_of(child: &mut std::process::Child) -> Option<i32> {
     wait_for_exit(child, Duration::from_secs(10)).expect("it ends").code()
 }
 
 fn signals(world: &World) {
     let session = world.session();
-    let mut child = start(&session, "trap 'exit 42' INT; echo ready; while :; do sleep 0.05; done");
+    let mut child = session.spawn_ready("trap 'exit 42' INT; echo ready; while :; do sleep 0.05; done");
     let pid = rustix::process::Pid::from_raw(child.id() as i32).expect("a pid");
     rustix::process::kill_process(pid, rustix::process::Signal::INT).expect("our own child");
     assert_eq!(end_of(&mut child), Some(42));
@@ -102,7 +106,7 @@ fn signals(world: &World) {
 
 fn terminated(world: &World) {
     let session = world.session();
-    let mut child = start(&session, "echo ready; sleep 60");
+    let mut child = session.spawn_ready("echo ready; sleep 60");
     let pid = rustix::process::Pid::from_raw(child.id() as i32).expect("a pid");
     rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("our own child");
     assert_eq!(end_of(&mut child), Some(143));
@@ -111,7 +115,7 @@ fn terminated(world: &World) {
 
 fn killed_client(world: &World) {
     let session = world.session();
-    let mut child = start(&session, "trap '' HUP TERM PIPE; echo ready; sleep 60");
+    let mut child = session.spawn_ready("trap '' HUP TERM PIPE; echo ready; sleep 60");
     child.kill().expect("our own child");
     child.wait().expect("our own child");
     ended(world, session.name());
@@ -131,7 +135,7 @@ fn ended(world: &World, name: &str) {
 
 fn kill(world: &World) {
     let session = world.session();
-    let mut child = start(&session, "trap '' TERM; sleep 60 & echo ready; wait; sleep 60");
+    let mut child = session.spawn_ready("trap '' TERM; sleep 60 & echo ready; wait; sleep 60");
     world.agentctl(world.a(), ["kill", session.name()]).expect_code(0);
     assert_eq!(end_of(&mut child), Some(137));
     let events = world.all_events(world.a(), session.name());
@@ -140,14 +144,14 @@ fn kill(world: &World) {
 
 fn send(world: &World) {
     let session = world.session();
-    let mut child = start(&session, "trap 'exit 7' USR1; echo ready; while :; do sleep 0.05; done");
+    let mut child = session.spawn_ready("trap 'exit 7' USR1; echo ready; while :; do sleep 0.05; done");
     world.agentctl(world.a(), ["kill", session.name(), "-s", "USR1"]).expect_code(0);
     assert_eq!(end_of(&mut child), Some(7));
 }
 
 fn prefix(world: &World) {
     let session = world.session();
-    let mut child = start(&session, "echo ready; sleep 60");
+    let mut child = session.spawn_ready("echo ready; sleep 60");
     let listed = world.agentctl(world.a(), ["ps", "--json"]).expect_code(0).text();
     let line = listed.lines().find(|line| line.contains(session.name())).expect("a running session");
     let value: serde_json::Value = serde_json::from_str(line).expect("JSON");

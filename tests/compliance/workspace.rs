@@ -2,9 +2,11 @@
 
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::os::unix::net::UnixListener;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::Child;
+use std::time::Duration;
 
-use agentd_tests::harness::{Named, World, text_at};
+use agentd_tests::harness::{Named, World, text_at, wait_for_exit, within};
 
 pub const TESTS: &[Named] = &[
     ("overlay_leaves_the_directory_as_it_is", overlay),
@@ -15,6 +17,9 @@ pub const TESTS: &[Named] = &[
     ("masked_names_that_are_missing_cannot_be_made_in_direct", mask_missing),
     ("protected_names_are_read_only", protected),
     ("placeholders_are_taken_away", placeholders),
+    ("a_covered_name_replaced_outside_ends_the_session", replaced),
+    ("two_direct_sessions_share_placeholders", shared),
+    ("nothing_is_made_in_the_callers_directories_for_scratch", scratch),
     ("a_link_on_the_way_to_a_mask_is_refused", mask_link),
     ("direct_with_a_socket_is_refused", socket),
     ("the_home_is_no_workspace", home),
@@ -122,13 +127,78 @@ fn placeholders(world: &World) {
     let dir = world.workspace(world.a());
     world.a().write(dir.join("README"), "x");
     world.session_in(&dir).options(["--workspace", ".:direct"]).run(["true"]).expect_code(0);
+    holds_one_file_only(&dir);
+}
+
+/// Placeholders go at once, but after the client.
+#[track_caller]
+fn holds_one_file_only(dir: &Path) {
     let left = || {
         let names: Vec<_> =
-            std::fs::read_dir(&dir).expect("the workspace").flatten().map(|e| e.file_name()).collect();
+            std::fs::read_dir(dir).expect("the workspace").flatten().map(|e| e.file_name()).collect();
         if names.len() == 1 { Ok(()) } else { Err(names) }
     };
-    let result = agentd_tests::harness::within(std::time::Duration::from_secs(2), left);
-    assert_eq!(result, Ok(()), "held names are given back");
+    assert_eq!(within(Duration::from_secs(2), left), Ok(()), "held names are given back");
+}
+
+fn end_of(child: &mut Child) -> Option<i32> {
+    wait_for_exit(child, Duration::from_secs(10)).expect("it ends").code()
+}
+
+fn replaced(world: &World) {
+    let dir = project(world);
+    world.a().write(dir.join("new"), "KEY=other\n");
+    let session = world.session_in(&dir).options(["--workspace", ".:direct"]);
+    let mut child = session.spawn_ready("echo ready; sleep 60");
+    // As an editor does that saves to a new file first.
+    let rename = ["mv", "-f", "new", ".env"].map(String::from);
+    world.on_host(world.a(), &dir, &rename).expect_code(0);
+    assert_eq!(end_of(&mut child), Some(125));
+    let why = "a masked or protected name of its workspace was replaced from outside";
+    let said = std::io::read_to_string(child.stderr.take().expect("a pipe")).expect("text");
+    assert!(said.contains(why), "{said}");
+    let events = world.all_events(world.a(), session.name());
+    let ended = &events.last().expect("an end")["lifecycle"];
+    assert_eq!((text_at(ended, "/reason"), text_at(ended, "/message")), ("failed".into(), why.into()));
+}
+
+fn shared(world: &World) {
+    let dir = world.workspace(world.a());
+    world.a().write(dir.join("README"), "x");
+    let session = || world.session_in(&dir).options(["--workspace", ".:direct"]);
+    let (first, second) = (session(), session());
+    let mut one = first.spawn_ready("echo ready; read");
+    let script =
+        "echo ready; read; (mkdir -p .git/hooks; echo x > .git/hooks/post-commit) 2>/dev/null; exit 7";
+    let mut two = second.spawn_ready(script);
+    drop(one.stdin.take());
+    assert_eq!(end_of(&mut one), Some(1), "the end of its input");
+    // The first session's placeholders would be gone by now.
+    world.agentctl(world.a(), ["rm", first.name()]).expect_code(0);
+    std::thread::sleep(Duration::from_millis(500));
+    drop(two.stdin.take());
+    assert_eq!(end_of(&mut two), Some(7), "the second lives on");
+    assert!(!dir.join(".git/hooks/post-commit").exists());
+    holds_one_file_only(&dir);
+}
+
+fn scratch(world: &World) {
+    let dir = world.workspace(world.a());
+    let text = format!(
+        "schema = 1\nextends = [\"default\"]\n[[filesystem.workspace]]\npath = \".\"\nmode = \"direct\"\n\
+         [[filesystem.scratch]]\npath = \"{}/build/cache\"\n",
+        dir.display()
+    );
+    world.a().write(dir.join("p.toml"), text);
+    let output = world.session_in(&dir).options(["--profile", "./p.toml"]).run(["true"]).expect_code(125);
+    assert!(output.stderr.contains("(path.nested)"), "{}", output.stderr);
+    holds_one_file_only(&dir);
+    // A directory that is there is covered.
+    world.a().make_dir(dir.join("build/cache"));
+    let script = "echo x > build/cache/x; cat build/cache/x";
+    let output = world.session_in(&dir).options(["--profile", "./p.toml"]).bash(script).expect_code(0);
+    assert_eq!(output.text(), "x\n");
+    assert!(!dir.join("build/cache/x").exists());
 }
 
 fn mask_link(world: &World) {

@@ -144,11 +144,14 @@ impl Packets {
         let mut bytes = vec![0; max_bytes];
         let mut space = vec![MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
+        let mut reset = false;
         let got = loop {
             let mut slices = [IoSliceMut::new(&mut bytes)];
             match rustix::net::recvmsg(&self.0, &mut slices, &mut control, RecvFlags::CMSG_CLOEXEC) {
                 Ok(got) => break got,
                 Err(Errno::INTR) => {}
+                // A peer that left something of ours unread is told of before what it said last.
+                Err(Errno::CONNRESET) if !reset => reset = true,
                 Err(Errno::CONNRESET) => return Ok(None),
                 Err(errno) => return Err(errno.into()),
             }
@@ -219,6 +222,16 @@ mod tests {
         assert_eq!(b.receive(64, 1).unwrap().unwrap().bytes, b"next");
         drop(a);
         assert!(b.receive(64, 1).unwrap().is_none());
+    }
+
+    #[test]
+    fn the_last_word_of_a_peer_that_did_not_listen_is_heard() {
+        let (a, b) = Packets::pair().unwrap();
+        a.send(b"unread", &[]).unwrap();
+        b.send(b"refused", &[]).unwrap();
+        drop(b);
+        assert_eq!(a.receive(64, 0).unwrap().unwrap().bytes, b"refused");
+        assert!(a.receive(64, 0).unwrap().is_none());
     }
 
     #[test]

@@ -34,8 +34,10 @@ const PATIENCE: Duration = Duration::from_secs(2);
 const MAX_WORKERS: usize = 64;
 /// How long a prepared session waits for a request.
 const SPARE: Duration = Duration::from_secs(300);
-/// How long after a session's start the next one is prepared: not while it needs the processors.
-const REST: Duration = Duration::from_millis(100);
+/// How long after a session's start the next one is prepared: its command has the processors first.
+const REST: Duration = Duration::from_millis(2);
+/// How many may wait for one user.
+const SPARES_PER_USER: usize = 2;
 
 /// One session, or what is prepared for one.
 struct Session {
@@ -55,6 +57,8 @@ struct Session {
     /// The workspaces that it has in mode direct.
     places: Vec<AbsPath>,
     placeholders: Vec<Placeholder>,
+    /// Its mount namespace, which goes when everything else has gone.
+    root: Option<OwnedFd>,
     errors: Vec<String>,
 }
 
@@ -260,6 +264,7 @@ impl Sessions {
             ran: false,
             places: Vec::new(),
             placeholders: Vec::new(),
+            root: None,
             errors: Vec::new(),
         };
         self.all.insert(lease.number, session);
@@ -275,7 +280,8 @@ impl Sessions {
             _ => None,
         };
         let waiting = self.all.values().filter(|s| since(s).is_some());
-        if settings.config.spares == 0 || waiting.clone().any(|s| s.owner == owner) {
+        let own = waiting.clone().filter(|s| s.owner == owner).count();
+        if settings.config.spares == 0 || own >= SPARES_PER_USER {
             return;
         }
         if waiting.count() >= settings.config.spares as usize {
@@ -288,6 +294,10 @@ impl Sessions {
         }
         if let Err((what, error)) = self.prepare(owner, settings, directories, host) {
             tracing::warn!(what, error, "no session was prepared");
+        }
+        // One more while it is used up faster than it is made.
+        if own + 1 < SPARES_PER_USER && settings.config.spares > 1 {
+            self.wanted = Some((owner, now + REST));
         }
     }
 
@@ -352,7 +362,7 @@ impl Sessions {
             State::Waiting { builder, .. } => (None, builder),
             _ => return None,
         };
-        let packet = match builder.receive(MAX_PACKET, 2 + MAX_MOUNTS) {
+        let packet = match builder.receive(MAX_PACKET, 3 + MAX_MOUNTS) {
             Err(PacketError::WouldBlock) => return None,
             // The builder's end tells the rest.
             Ok(None) | Err(_) => return None,
@@ -363,7 +373,8 @@ impl Sessions {
                 session.state = State::Running;
                 session.ran = true;
                 let mut descriptors = packet.descriptors;
-                let dirs = descriptors.split_off(descriptors.len().min(2));
+                let dirs = descriptors.split_off(descriptors.len().min(3));
+                session.root = if descriptors.len() == 3 { descriptors.pop() } else { None };
                 session.keep_placeholders(placeholders, &dirs);
                 self.wanted = Some((session.owner, Instant::now() + REST));
                 request.map(|request| (FromLauncher::Built { request, timings }, descriptors))

@@ -1,7 +1,7 @@
 //! `agentctl run` as a user types it, and what came of it.
 
 use std::ffi::{OsStr, OsString};
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -134,6 +134,19 @@ impl<'a> Session<'a> {
         let mut agentctl = self.command(command);
         agentctl.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         agentctl.spawn().expect("setpriv")
+    }
+
+    /// Starts a script in bash that says `ready` first, and waits for that.
+    ///
+    /// # Panics
+    /// If it says something else.
+    #[track_caller]
+    pub fn spawn_ready(&self, script: &str) -> Child {
+        let mut child = self.spawn(["bash", "-c", script]);
+        let mut line = String::new();
+        BufReader::new(child.stdout.as_mut().expect("a pipe")).read_line(&mut line).expect("a line");
+        assert_eq!(line, "ready\n");
+        child
     }
 }
 

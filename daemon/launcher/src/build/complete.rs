@@ -14,7 +14,7 @@ use super::prepare::Prepared;
 use super::root::Root;
 use super::steps::Steps;
 use super::workspace::Placer;
-use super::{Builder, Ready, Received, Reply, etc, hear, paths, relay, stdio, watch};
+use super::{Builder, Ready, Received, Reply, etc, hear, paths, stdio, watch};
 use crate::init::{FromInit, ToInit};
 use crate::keeper::Keeper;
 use crate::meter::Meter;
@@ -33,6 +33,8 @@ impl Builder<'_> {
             writable,
             terminals,
             network,
+            inside,
+            relay,
         } = prepared;
         let proc = self.host.proc.as_fd();
         let mut steps = Steps::since(began);
@@ -42,7 +44,15 @@ impl Builder<'_> {
         let sources = paths::take(&plan, offered, uppers.as_ref(), proc, &mountinfo(&plan)?)?;
         mount::enter_namespace(session_root.as_fd()).at("paths", "session's namespace")?;
         steps.done("paths");
-        let streams = stdio::open(&terminals, plan.terminal, self.lease.agent.get())?;
+        let (inside, mut relay, outside) = match plan.terminal {
+            None => (inside, Some(relay), None),
+            Some(window) => {
+                // One of pipes was started, as for most; this session wants another.
+                relay.end()?;
+                let streams = stdio::terminal(&terminals, window)?;
+                (streams.inside, None, Some(streams.outside))
+            }
+        };
         let mut made =
             paths::Placeholders::new(self.owner, host_root.try_clone().at("paths", "host namespace")?);
         self.place_paths(&plan, &mut root, &sources, (writable.as_fd(), users.as_fd()), &mut made)?;
@@ -51,12 +61,16 @@ impl Builder<'_> {
         steps.done("workspace");
         let execs = watch::every_mount(proc, self.lease.keeper.get())?;
         steps.done("exec-watch");
-        let disk = uppers.map(|uppers| self.meter(uppers, plan.limits.disk)).transpose()?;
         let mounts = covered_directly(&plan).then(|| watch::mounts(proc)).transpose()?;
-        go(&to_init, &plan, std::mem::take(&mut root.access), &streams.inside)?;
-        mount::enter_namespace(host_root.as_fd()).at("relay", "host namespace")?;
-        let (relay, lifeline, relay_socket) = self.relay(&streams.outside)?;
-        steps.done("relay");
+        go(&to_init, &plan, std::mem::take(&mut root.access), &inside)?;
+        // Init confines itself meanwhile.
+        if let Some(outside) = outside {
+            mount::enter_namespace(host_root.as_fd()).at("relay", "host namespace")?;
+            relay = Some(self.start_relay(&outside)?);
+        }
+        let relay = relay.ok_or_else(|| Fault::host("relay", "relay", "none was started"))?;
+        let disk = uppers.map(|uppers| self.meter(uppers, plan.limits.disk)).transpose()?;
+        steps.done("helpers");
         let FromInit::Confined { landlock_abi } = hear(&to_init)?.0 else {
             return Err(Fault::host("confine", "init", "an unexpected answer"));
         };
@@ -76,15 +90,15 @@ impl Builder<'_> {
             service: keeper_end,
             init,
             to_init,
-            relay,
-            lifeline,
+            relay: relay.child,
+            lifeline: relay.lifeline,
             execs,
             mounts,
             disk,
             network,
         })
         .at("keeper", "set-up")?;
-        Ok(Ready { keeper, built, service, relay: relay_socket, dirs })
+        Ok(Ready { keeper, built, service, relay: relay.service, session_root, dirs })
     }
 
     /// Home, scratch, inputs and workspaces, from the outermost path inwards.
@@ -130,27 +144,6 @@ impl Builder<'_> {
             token: self.token,
         };
         meter.start().at("disk", "meter")
-    }
-
-    /// Starts the relay: its process, our end of its lifeline, the service's end of its stream.
-    fn relay(&self, outside: &stdio::Outside) -> Result<(Child, OwnedFd, OwnedFd), Fault> {
-        use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
-        let (service, relay_end) =
-            socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
-                .at("relay", "socket")?;
-        let (lifeline, ours) =
-            rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).at("relay", "lifeline")?;
-        let relay = relay::Relay {
-            program: self.host.relay.as_fd(),
-            network: self.host.empty_net.as_fd(),
-            cgroup: self.helpers.directory(),
-            lease: &self.lease,
-            outside,
-            service: relay_end,
-            lifeline,
-            token: self.token,
-        };
-        Ok((relay.start()?, ours, service))
     }
 }
 

@@ -87,7 +87,7 @@ pub struct Order {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Reply {
     /// The session is confined and its command starts. Descriptors: the service's ends of the keeper's and
-    /// of the relay's socket, then the directories of `placeholders`.
+    /// of the relay's socket, the session's mount namespace, then the directories of `placeholders`.
     Built {
         /// How long each step took.
         timings: Vec<Timing>,
@@ -114,6 +114,8 @@ struct Ready {
     /// The service's ends of the keeper's and of the relay's socket.
     service: Packets,
     relay: OwnedFd,
+    /// The session's mount namespace: whoever holds it last takes it apart, which shall not be init.
+    session_root: OwnedFd,
     /// The directories in which placeholders were made.
     dirs: Vec<OwnedFd>,
 }
@@ -152,10 +154,19 @@ impl<'a> Builder<'a> {
         nix::sys::signal::SigSet::empty().thread_set_mask().at("keeper", "signals")?;
         self.close_the_launchers().at("keeper", "descriptors")?;
         let prepared = self.prepare()?;
-        match self.order()? {
-            Some(order) => self.complete(prepared, order).map(Some),
-            None => Ok(None),
+        let children = prepared.children().at("keeper", "children")?;
+        let built = match self.order() {
+            Ok(Some(order)) => self.complete(prepared, order).map(Some),
+            Ok(None) => Ok(None),
+            Err(fault) => Err(fault),
+        };
+        if !matches!(built, Ok(Some(_))) {
+            // Reaped here, they leave nothing for others to reap. One may have ended and been reaped already.
+            for child in children {
+                let _ = child.kill().and_then(|()| child.wait());
+            }
         }
+        built
     }
 
     /// Closes what only the launcher uses: clients, other sessions, and its own end of our socket, whose end
@@ -196,7 +207,7 @@ impl<'a> Builder<'a> {
 impl Ready {
     /// Gives up every right and tells the launcher.
     fn hand_over(self, launcher: &Packets, host: &Host) -> Result<Keeper, Fault> {
-        let mut answer = vec![self.service.as_fd(), self.relay.as_fd()];
+        let mut answer = vec![self.service.as_fd(), self.relay.as_fd(), self.session_root.as_fd()];
         answer.extend(self.dirs.iter().map(AsFd::as_fd));
         let also: Vec<_> = answer.iter().copied().chain([launcher.as_fd()]).collect();
         self.keeper.give_up(host.empty_root.as_fd(), &also, &host.keeper_filter).at("keeper", "rights")?;

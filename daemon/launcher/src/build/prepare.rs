@@ -11,8 +11,10 @@ use rustix::fs::{Mode, OFlags};
 
 use super::access::Access;
 use super::fault::{At, Fault};
+use super::relay::Started;
 use super::root::{self, Root};
 use super::{Builder, hear, proc, stdio};
+use crate::command::Stdio;
 use crate::init::{FromInit, Init, Network};
 
 /// A session without anything of its request. The builder is in its mount namespace.
@@ -35,6 +37,20 @@ pub struct Prepared {
     pub terminals: Tree,
     /// Sockets of the session's network.
     pub network: Network,
+    /// Three pipes for the command.
+    pub inside: Stdio,
+    /// What has their other ends.
+    pub relay: Started,
+}
+
+impl Prepared {
+    /// Second handles of the processes that were started.
+    pub fn children(&self) -> std::io::Result<[Child; 2]> {
+        let again = |child: &Child| -> std::io::Result<Child> {
+            Ok(Child { pid: child.pid, pidfd: child.pidfd.try_clone()? })
+        };
+        Ok([again(&self.init)?, again(&self.relay.child)?])
+    }
 }
 
 impl Builder<'_> {
@@ -47,6 +63,8 @@ impl Builder<'_> {
         let host_root = open_ns(proc, "mnt")?;
         let own_pids = open_ns(proc, "pid")?;
         let system = root::system()?;
+        let streams = stdio::pipes(self.lease.agent.get())?;
+        let relay = self.start_relay(&streams.outside)?;
         mount::enter_namespace(self.host.empty_root.as_fd()).at("root", "empty namespace")?;
         mount::new_namespace().at("root", "mount namespace")?;
         let session_root = open_ns(proc, "mnt")?;
@@ -65,6 +83,8 @@ impl Builder<'_> {
                 writable,
                 terminals,
                 network,
+                inside: streams.inside,
+                relay,
             })
     }
 

@@ -2,48 +2,76 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use agentd_kernel::process::{self, Birth, Child, SingleThreaded};
+use agentd_kernel::process::{self, Birth, Child};
 use agentd_kernel::{creds, rlimits};
 use agentd_policy::lease::Lease;
 use nix::sched::CloneFlags;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
+use super::Builder;
 use super::fault::{At, Fault};
 use super::stdio::Outside;
 
-/// What a relay is started with.
-pub struct Relay<'a> {
-    /// The program.
-    pub program: BorrowedFd<'a>,
-    /// A network namespace with nothing in it.
-    pub network: BorrowedFd<'a>,
-    /// Where it is accounted.
-    pub cgroup: BorrowedFd<'a>,
-    /// Whose id it takes.
-    pub lease: &'a Lease,
-    /// The command's streams.
-    pub outside: &'a Outside,
-    /// Its stream to the service.
-    pub service: OwnedFd,
-    /// Ends when the keeper does.
+/// A relay that runs.
+pub struct Started {
+    /// Its process.
+    pub child: Child,
+    /// It ends when this does.
     pub lifeline: OwnedFd,
-    /// That fork is sound.
-    pub token: SingleThreaded,
+    /// The service's end of its stream.
+    pub service: OwnedFd,
 }
 
-impl Relay<'_> {
-    /// Starts it. It must be called in the host's mount namespace, where its loader is.
-    pub fn start(self) -> Result<Child, Fault> {
-        let birth = Birth { cgroup: Some(self.cgroup), ..Birth::default() };
-        process::spawn(self.token, birth, || match self.become_relay() {
+impl Started {
+    /// Ends one that is not wanted.
+    pub fn end(self) -> Result<(), Fault> {
+        self.child.kill().and_then(|()| self.child.wait()).at("relay", "the one of pipes").map(drop)
+    }
+}
+
+impl Builder<'_> {
+    /// Starts a relay. It must be called in the host's mount namespace, where its loader is.
+    pub fn start_relay(&self, outside: &Outside) -> Result<Started, Fault> {
+        let (service, theirs) =
+            socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
+                .at("relay", "socket")?;
+        let (ending, lifeline) =
+            rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).at("relay", "lifeline")?;
+        let relay = Relay {
+            program: self.host.relay.as_fd(),
+            network: self.host.empty_net.as_fd(),
+            lease: &self.lease,
+            outside,
+            service: theirs,
+            lifeline: ending,
+        };
+        let birth = Birth { cgroup: Some(self.helpers.directory()), ..Birth::default() };
+        let child = process::spawn(self.token, birth, || match relay.become_relay() {
             Ok(never) => match never {},
             Err(error) => {
                 tracing::error!(%error, "the relay was not started");
                 1
             }
-        })
-        .at("relay", "fork")
+        });
+        Ok(Started { child: child.at("relay", "fork")?, lifeline, service })
     }
+}
 
+/// What a relay is started with.
+struct Relay<'a> {
+    program: BorrowedFd<'a>,
+    /// A network namespace with nothing in it.
+    network: BorrowedFd<'a>,
+    lease: &'a Lease,
+    /// The command's streams.
+    outside: &'a Outside,
+    /// Its stream to the service.
+    service: OwnedFd,
+    /// Ends when the keeper does.
+    lifeline: OwnedFd,
+}
+
+impl Relay<'_> {
     fn become_relay(&self) -> Result<std::convert::Infallible, String> {
         let text = |e: &dyn std::fmt::Display| e.to_string();
         nix::sched::setns(self.network, CloneFlags::CLONE_NEWNET).map_err(|e| text(&e))?;

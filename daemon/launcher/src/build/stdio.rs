@@ -45,15 +45,8 @@ pub fn terminals(agent: u32) -> Result<Tree, Fault> {
     Tree::new("devpts", &options, attributes).at("terminal", "/dev/pts")
 }
 
-/// The streams, as the plan wants them.
-pub fn open(terminals: &Tree, window: Option<WindowSize>, agent: u32) -> Result<Streams, Fault> {
-    match window {
-        Some(window) => terminal(terminals, window),
-        None => pipes(agent),
-    }
-}
-
-fn terminal(terminals: &Tree, window: WindowSize) -> Result<Streams, Fault> {
+/// A terminal of this size.
+pub fn terminal(terminals: &Tree, window: WindowSize) -> Result<Streams, Fault> {
     let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
     let master = rustix::fs::openat(terminals, "ptmx", flags, Mode::empty()).at("terminal", "ptmx")?;
     rustix::pty::unlockpt(&master).at("terminal", "ptmx")?;
@@ -64,7 +57,8 @@ fn terminal(terminals: &Tree, window: WindowSize) -> Result<Streams, Fault> {
     Ok(Streams { inside: Stdio::Terminal(tty), outside: Outside::Terminal(master) })
 }
 
-fn pipes(agent: u32) -> Result<Streams, Fault> {
+/// Three pipes that belong to the agent.
+pub fn pipes(agent: u32) -> Result<Streams, Fault> {
     let pair = || {
         let (reader, writer) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).at("stdio", "pipe")?;
         // Programs open /dev/stdout again, which asks the pipe's owner.

@@ -109,7 +109,6 @@ const EXECS: u64 = 5;
 const PACKETS: u64 = 6;
 const PIDS: u64 = 7;
 const MEMORY: u64 = 8;
-const MOUNTS: u64 = 9;
 const DISK: u64 = 10;
 const METER: u64 = 11;
 const PROCESS: u64 = 1 << 32;
@@ -137,9 +136,6 @@ impl Keeper {
             let flags =
                 if token == MEMORY && !parts.watch.memory_is_eventfd() { EventFlags::PRI } else { flags };
             epoll::add(&epoll, fd, EventData::new_u64(token), flags).map_err(|e| text(&e))?;
-        }
-        if let Some(mounts) = &parts.mounts {
-            epoll::add(&epoll, mounts, EventData::new_u64(MOUNTS), EventFlags::PRI).map_err(|e| text(&e))?;
         }
         if let Some((_, over)) = &parts.disk {
             epoll::add(&epoll, over, EventData::new_u64(DISK), EventFlags::IN).map_err(|e| text(&e))?;
@@ -245,10 +241,15 @@ impl Keeper {
             }
             let timeout = self.timeout();
             // epoll_wait(2) counts in milliseconds, in which a process can come and go.
-            let mut due = [PollFd::new(&self.epoll, PollFlags::IN)];
+            let mut due = vec![PollFd::new(&self.epoll, PollFlags::IN)];
+            // Asking after it takes the news away: it must not be behind another poll, as in the epoll instance.
+            due.extend(self.mounts.as_ref().map(|mounts| PollFd::new(mounts, PollFlags::PRI)));
             match rustix::event::poll(&mut due, Some(&timeout)) {
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}
                 Err(errno) => return Err(format!("poll: {errno}")),
+            }
+            if due.get(1).is_some_and(|mounts| !mounts.revents().is_empty()) {
+                self.mounts_changed();
             }
             events.clear();
             let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
@@ -273,7 +274,6 @@ impl Keeper {
             PACKETS => self.denials.read(&mut self.spool)?,
             PIDS => self.pids_limit()?,
             MEMORY => self.memory_limit()?,
-            MOUNTS => self.mounts_changed(),
             DISK => self.disk_limit()?,
             METER => self.meter_ended()?,
             process => self.process_ended(process)?,
