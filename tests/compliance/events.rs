@@ -105,6 +105,7 @@ except OSError as error:
         of_kind(&events, "process.exec").into_iter().filter(|e| e["decision"] == "deny").collect();
     assert_eq!(refused.len(), 1, "{events:#?}");
     assert_eq!(text_at(&refused[0], "/exec/path"), "(unnameable)");
+    assert_eq!(refused[0]["rule"], "audit.unnameable");
 }
 
 fn denied(world: &World) {

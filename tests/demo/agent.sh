@@ -24,7 +24,7 @@ sed -i 's/a - b/a + b/' sum.c
 gcc -O2 -Wall -o sum sum.c && say "sum 40 2 = $(./sum 40 2)"
 /usr/bin/python3 -c 'import pathlib; pathlib.Path("NOTES.md").write_text("sum() adds now\n")'
 git add sum.c NOTES.md
-git -c user.name=agent -c user.email=agent@example.com commit -q -m "sum: add instead of subtract"
+git -c user.name=agent -c user.email=agent@example.org commit -q -m "sum: add instead of subtract"
 say "committed $(git log --oneline | head -n 1)"
 
 printf '\t\n'
@@ -33,12 +33,12 @@ tcp() { timeout 5 bash -c 'exec 3<>"/dev/tcp/$1/$2"' bash "$1" "$2"; }
 
 attempt "read your ssh key" "process.exec /usr/bin/cat" cat "$real_key"
 attempt "read the host's passwords" "process.exec /usr/bin/base64" base64 /etc/shadow
-attempt "connect to 1.1.1.1:443" "net.denied tcp 1.1.1.1 443" tcp 1.1.1.1 443
-attempt "IPv6 to 2606:4700::1111" "net.denied tcp 2606:4700::1111 443" tcp 2606:4700::1111 443
-attempt "resolve example.com" "net.denied 53" \
+attempt "connect to 192.0.2.1:443" "net.denied tcp 192.0.2.1 443" tcp 192.0.2.1 443
+attempt "IPv6 to 2001:db8::1" "net.denied tcp 2001:db8::1 443" tcp 2001:db8::1 443
+attempt "resolve example.org" "net.denied 53" \
     py 'import socket, struct
 s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.settimeout(3)
-s.sendto(b"\x12\x34\1\0\0\1\0\0\0\0\0\0\7example\3com\0\0\1\0\1", ("9.9.9.9", 53)); print(s.recv(512))'
+s.sendto(b"\x12\x34\1\0\0\1\0\0\0\0\0\0\7example\3com\0\0\1\0\1", ("192.0.2.53", 53)); print(s.recv(512))'
 attempt "ask for cloud credentials" "net.denied tcp 169.254.169.254 80" tcp 169.254.169.254 80
 attempt "steer docker" "process.exec docker.sock" \
     py 'import socket; socket.socket(socket.AF_UNIX).connect("/var/run/docker.sock")'

@@ -30,7 +30,7 @@ install -m 755 "$here/agent.sh" "$work/agent.sh"
 chown -R "$DEMO_USER:$DEMO_USER" "$home/.ssh" "$work"
 "${as_user[@]}" git init -q -b main
 "${as_user[@]}" git add .
-"${as_user[@]}" git -c user.name=demo -c user.email=demo@example.com commit -q -m "a calculator that does not add"
+"${as_user[@]}" git -c user.name=demo -c user.email=demo@example.org commit -q -m "a calculator that does not add"
 
 marker=left-behind-$$
 command=(agentctl run --name demo --workspace .:direct --memory 256M --timings -- ./agent.sh "$home/.ssh/id_ed25519" "$marker")

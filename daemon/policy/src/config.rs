@@ -36,7 +36,7 @@ pub struct Config {
     /// `"auto"`, or a directory in a cgroup2 mount.
     pub cgroup_root: CgroupRoot,
     /// How many sessions may be prepared before anybody asks for them, on the whole host; each costs some
-    /// 3 MiB. One waits for each user who had a session in the last five minutes.
+    /// 3 MiB. Up to two wait for each user who had a session in the last five minutes.
     pub spares: u32,
     /// The throwaway ids.
     pub pool: PoolConfig,

@@ -43,12 +43,14 @@ pub enum EventBody {
         /// What the process then said its arguments are; `None` if it was gone too soon.
         argv: Option<Vec<String>>,
     },
-    /// An exec that was refused because its event found no room.
+    /// An exec that was refused because it could not be told in full.
     ExecRefused {
         /// Who.
         actor: Actor,
         /// The file.
         path: String,
+        /// By which rule: `"audit.room"`, or `"audit.unnameable"` for a file or process that cannot be told of.
+        rule: String,
     },
     /// A process that had been seen to exec ended.
     Exit {

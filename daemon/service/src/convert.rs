@@ -128,9 +128,9 @@ impl Numbering {
                 }),
                 ..new("process.exec")
             },
-            EventBody::ExecRefused { actor: who, path } => Event {
+            EventBody::ExecRefused { actor: who, path, rule } => Event {
                 decision: Some("deny".into()),
-                rule: Some("audit.room".into()),
+                rule: Some(rule),
                 actor: Some(actor(&who)),
                 exec: Some(ExecDetail { path: bounded(&path), ..ExecDetail::default() }),
                 ..new("process.exec")

@@ -13,7 +13,7 @@ use super::fault::{At, Fault};
 use super::prepare::Prepared;
 use super::root::Root;
 use super::steps::Steps;
-use super::workspace::Placer;
+use super::workspace::{self, Placer};
 use super::{Builder, Ready, Received, Reply, etc, hear, paths, stdio, watch};
 use crate::init::{FromInit, ToInit};
 use crate::keeper::Keeper;
@@ -55,13 +55,15 @@ impl Builder<'_> {
         };
         let mut made =
             paths::Placeholders::new(self.owner, host_root.try_clone().at("paths", "host namespace")?);
-        self.place_paths(&plan, &mut root, &sources, (writable.as_fd(), users.as_fd()), &mut made)?;
+        let covered =
+            self.place_paths(&plan, &mut root, &sources, (writable.as_fd(), users.as_fd()), &mut made)?;
         etc::write_own(root.directory("/etc")?.as_fd(), &plan, self.owner)?;
         root.seal()?;
         steps.done("workspace");
         let execs = watch::every_mount(proc, self.lease.keeper.get())?;
         steps.done("exec-watch");
         let mounts = covered_directly(&plan).then(|| watch::mounts(proc)).transpose()?;
+        workspace::verify_covered(&covered)?;
         go(&to_init, &plan, std::mem::take(&mut root.access), &inside)?;
         // Init confines itself meanwhile.
         if let Some(outside) = outside {
@@ -109,7 +111,7 @@ impl Builder<'_> {
         sources: &paths::Sources,
         (writable, owners): (BorrowedFd<'_>, BorrowedFd<'_>),
         placeholders: &mut paths::Placeholders,
-    ) -> Result<(), Fault> {
+    ) -> Result<Vec<String>, Fault> {
         enum Item<'a> {
             Scratch(u64, bool),
             Workspace(&'a agentd_policy::plan::Workspace, &'a paths::Source),
@@ -122,7 +124,8 @@ impl Builder<'_> {
         items.extend(sources.workspaces.iter().map(|(w, s)| (&w.path, Item::Workspace(w, s))));
         items.extend(sources.inputs.iter().map(|s| (&s.path, Item::Input(s))));
         items.sort_by_key(|(path, _)| path.components().count());
-        let mut placer = Placer { root, writable, owners, lease: &self.lease, placeholders };
+        let mut placer =
+            Placer { root, writable, owners, lease: &self.lease, covered: Vec::new(), placeholders };
         for (path, item) in items {
             match item {
                 Item::Scratch(size, exec) => placer.root.place_scratch(path, size, exec, agent)?,
@@ -130,7 +133,7 @@ impl Builder<'_> {
                 Item::Input(source) => placer.input(source)?,
             }
         }
-        Ok(())
+        Ok(placer.covered)
     }
 
     /// Starts what looks at the size of the session's overlays.

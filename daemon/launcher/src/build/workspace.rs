@@ -16,6 +16,9 @@ use super::fs_ids::FsIds;
 use super::paths::{Placeholders, Source};
 use super::root::{EMPTY_DIR, EMPTY_FILE, PRIVATE, PROGRAMS, READ_ONLY, Root, WORKSHOP, open_beneath};
 
+/// How often a name is looked at again that goes at the moment in which it is covered.
+const TRIES: u32 = 8;
+
 /// What places callers' directories.
 pub struct Placer<'a> {
     /// Where.
@@ -26,6 +29,8 @@ pub struct Placer<'a> {
     pub owners: BorrowedFd<'a>,
     /// Whose ids placeholders are made with.
     pub lease: &'a Lease,
+    /// The names that were covered in directories that are given as they are.
+    pub covered: Vec<String>,
     /// What was made in directories of the caller, to be taken away at the end.
     pub placeholders: &'a mut Placeholders,
 }
@@ -122,17 +127,20 @@ impl Placer<'_> {
             workspace.mask.iter().map(|n| (n, true)).chain(workspace.protect.iter().map(|n| (n, false)));
         for (name, mask) in names {
             let full = format!("{}/{name}", workspace.path);
-            match self.descend((workspace, source), name, mask, &mut points)? {
-                None => {}
-                Some(place) if mask => cover_empty(&place).at("mask", &full)?,
-                Some(place) => {
-                    let kind =
-                        FileType::from_raw_mode(rustix::fs::fstat(&place).at("protect", &full)?.st_mode);
-                    let tree = Tree::copy_of(place.as_fd()).at("protect", &full)?;
-                    let attributes = if kind == FileType::Directory { PROGRAMS } else { READ_ONLY };
-                    tree.restrict(attributes, None).at("protect", &full)?;
-                    tree.attach(place.as_fd()).at("protect", &full)?;
+            let mut tries = 0;
+            while let Some(place) = self.descend((workspace, source), name, mask, &mut points)? {
+                let covered = if mask { cover_empty(&place) } else { cover_read_only(&place) };
+                // Another session's placeholder, taken away at that moment: look again.
+                let gone = rustix::fs::fstat(&place).is_ok_and(|stat| stat.st_nlink == 0);
+                tries += 1;
+                if covered.is_err() && gone && tries < TRIES {
+                    continue;
                 }
+                covered.at(if mask { "mask" } else { "protect" }, &full)?;
+                if workspace.mode == WorkspaceMode::Direct {
+                    self.covered.push(full);
+                }
+                break;
             }
         }
         Ok(())
@@ -228,6 +236,44 @@ fn cannot_map(path: &str, error: &mount::MountError) -> Fault {
         "path.idmap",
         "use a directory on ext4, xfs, btrfs or tmpfs",
     )
+}
+
+/// Covers `place` by itself, read-only.
+fn cover_read_only(place: &OwnedFd) -> Result<(), String> {
+    let stat = rustix::fs::fstat(place).map_err(|e| e.to_string())?;
+    let directory = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
+    let attributes = if directory { PROGRAMS } else { READ_ONLY };
+    let cover = Tree::copy_of(place.as_fd()).map_err(|e| e.to_string())?;
+    cover.restrict(attributes, None).and_then(|()| cover.attach(place.as_fd())).map_err(|e| e.to_string())
+}
+
+/// What was covered for `path`: itself, or the file that stands where a directory on the way would be.
+fn covered_place(path: &str) -> std::io::Result<OwnedFd> {
+    match (mount::place(path), path.rsplit_once('/')) {
+        (Err(error), Some((parent, _))) if error.kind() == std::io::ErrorKind::NotADirectory => {
+            covered_place(parent)
+        }
+        (place, _) => place,
+    }
+}
+
+/// Whether every cover in a directory that others change too is still there: what went before anybody watched
+/// went unseen.
+pub fn verify_covered(covered: &[String]) -> Result<(), Fault> {
+    use rustix::fs::{AtFlags, StatxAttributes, StatxFlags};
+    for path in covered {
+        let place = covered_place(path).at("protect", path)?;
+        let stat = rustix::fs::statx(&place, "", AtFlags::EMPTY_PATH, StatxFlags::BASIC_STATS)
+            .at("protect", path)?;
+        if !stat.stx_attributes.contains(StatxAttributes::MOUNT_ROOT) {
+            return Err(Fault::caller(
+                format!("{path} was replaced while the session was built"),
+                "workspace.changed",
+                "ask again",
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// Covers `place` by something empty and read-only of its own kind.

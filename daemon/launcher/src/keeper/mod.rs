@@ -424,11 +424,13 @@ impl Keeper {
         }
         for attempt in attempts.attempts {
             // What cannot be told in full is refused: no room, a file without a name, a process without a pidfd.
-            let allow = self.spool.has_room() && self.follow(&attempt);
+            let room = self.spool.has_room();
+            let allow = room && self.follow(&attempt);
             if !allow {
                 let actor = self.processes.actor(attempt.pid);
                 let path = attempt.path.clone().unwrap_or_else(|| "(unnameable)".into());
-                self.spool.push(EventBody::ExecRefused { actor, path });
+                let rule = if room { "audit.unnameable" } else { "audit.room" }.into();
+                self.spool.push(EventBody::ExecRefused { actor, path, rule });
             }
             self.execs.answer(attempt, allow).map_err(|e| format!("fanotify: {e}"))?;
         }
