@@ -30,6 +30,8 @@ const HELPERS: Limits = Limits { memory: 256 << 20, pids: 32, cpus: 16.0 };
 
 /// How long a builder that has nothing to do any more may take to end.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// How long the loop may wait for placeholders to be taken away.
+const UNLINKING: Duration = Duration::from_millis(100);
 /// The most children that delete or close.
 const MAX_WORKERS: usize = 64;
 /// How long a prepared session waits for a request.
@@ -545,7 +547,12 @@ impl Sessions {
         }
         if !mine.is_empty() {
             match workers::remove_placeholders(self.token, session.owner, &mine) {
-                Ok(child) => self.workers.push(Worker { child, request: None }),
+                Ok(child) => {
+                    // A session that is ordered in between would cover what goes: the one place where the loop
+                    // waits, some milliseconds as a rule and never longer than this.
+                    wait_for(&child, UNLINKING);
+                    self.workers.push(Worker { child, request: None });
+                }
                 Err(error) => session.errors.push(format!("placeholders: {error}")),
             }
         }
@@ -703,9 +710,14 @@ impl Drop for Made<'_> {
 
 /// Whether a child's pidfd says that it has ended. It stays to be reaped.
 fn has_ended(child: &Child) -> bool {
+    wait_for(child, Duration::ZERO)
+}
+
+/// The same within some time of less than a second.
+fn wait_for(child: &Child, most: Duration) -> bool {
     let mut fds = [PollFd::new(&child.pidfd, PollFlags::IN)];
-    let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
-    !matches!(rustix::event::poll(&mut fds, Some(&now)), Ok(0))
+    let most = rustix::event::Timespec { tv_sec: 0, tv_nsec: i64::from(most.subsec_nanos()) };
+    !matches!(rustix::event::poll(&mut fds, Some(&most)), Ok(0))
 }
 
 /// Sends an order. The offer is the builder's from then on.
