@@ -14,10 +14,16 @@ const JSON: &[&str] = &[
     "Exit",
     "VersionReply",
     "Timing",
+    "InspectReply",
+    "Mount",
+    "Limits",
+    "Check",
+    "Leak",
 ];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let mut config = tonic_prost_build::configure().bytes(".");
+    let descriptors = std::path::PathBuf::from(std::env::var("OUT_DIR")?).join("agentd.v1.bin");
+    let mut config = tonic_prost_build::configure().bytes(".").file_descriptor_set_path(descriptors);
     for message in JSON {
         let path = format!("agentd.v1.{message}");
         config = config

@@ -1,176 +1,240 @@
-//! Carries a session's terminal, or its standard input, output and error, until its command has ended.
+//! Attaches to a session, or to one more command in it, and stays until that has ended or the user detaches:
+//! over a connection that breaks, too.
 
-use std::pin::pin;
+use std::cell::Cell;
 use std::time::{Duration, Instant};
 
-use agentd_proto::v1::{
-    AttachInput, AttachOpen, AttachOutput, Exit, KillRequest, attach_input, attach_output,
-};
-use prost::bytes::Bytes;
-use rustix::process::{Signal, getpid, kill_process};
-use tokio::sync::{mpsc, oneshot};
+use agentd_proto::v1::attach_output::Kind as Out;
+use agentd_proto::v1::{AttachInput, AttachOpen, AttachOutput, Attached, ExecOpen, Exit, attach_input};
+use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 
-use crate::connect::Client;
-use crate::failure::Failure;
-use crate::filter::Filter;
-use crate::pipes::{self, Stream, Written};
-use crate::signals::{CONT, Signals, TSTP, WINCH};
-use crate::terminal::{Raw, Streams, window};
+use crate::carry::{Carrier, Step};
+use crate::connect::{Client, Socket};
+use crate::failure::{Failure, say};
+use crate::keys::Keys;
+use crate::signals::Signals;
+use crate::terminal::{Streams, window};
 
 /// Messages that wait for the daemon: with 64 KiB each, a pipe's worth and some.
 const WAITING: usize = 4;
-/// What a signal needs to be on its way before we stop.
-const SENT: Duration = Duration::from_millis(20);
-/// The same signal three times within this time means us.
-const IMPATIENCE: Duration = Duration::from_secs(2);
+/// How long a lost connection is tried to be made again.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// How long between two tries.
+const PAUSE: Duration = Duration::from_millis(250);
+/// How long it is tried before that is said on a terminal.
+const QUIET: Duration = Duration::from_secs(1);
+/// A connection that held for so long was a good one: the next loss has the whole patience again.
+const GOOD: Duration = Duration::from_secs(5);
 
-/// Attaches to the session `id` and stays until its end; then the terminal is as it was, and all output
-/// written.
+/// The daemon's rule for output that it does not keep any more.
+const GONE: &str = "attach.gone";
+/// Its rule for a session that it has found again, but not all of it.
+const NOT_YET: &str = "session.streams";
+
+/// What to attach to.
+#[derive(Clone, Debug)]
+pub enum Target {
+    /// A session.
+    Session {
+        /// An id, a unique prefix of one, or a name.
+        id: String,
+        /// Only to look.
+        watch: bool,
+        /// From its first byte on; else from the screen as it is.
+        whole: bool,
+    },
+    /// A further command of a session, which this starts.
+    Command(ExecOpen),
+}
+
+/// How it ended.
+#[derive(Debug)]
+pub enum Ended {
+    /// The command has ended.
+    Exit(Exit),
+    /// The user has left it.
+    Detached,
+}
+
+/// What became of an attachment.
+#[derive(Debug)]
+pub struct Outcome {
+    /// How it ended.
+    pub ended: Ended,
+    /// The session's whole id.
+    pub id: String,
+    /// When the first connection was made.
+    pub attached: Instant,
+    /// Whether it was a further command of the session, which does not outlive its stream.
+    pub further: bool,
+}
+
+/// One connection: what goes to the daemon and what comes from it.
+#[derive(Debug)]
+pub struct Line {
+    /// For the command.
+    pub input: mpsc::Sender<AttachInput>,
+    /// From it.
+    pub inbound: Streaming<AttachOutput>,
+}
+
+/// Attaches and stays until the end; then the terminal is as it was, and all output written.
 ///
 /// # Errors
-/// If the daemon or one of our streams fails. The session ends with the connection.
+/// If the daemon or one of our streams fails for good.
 pub async fn attach(
-    client: &mut Client,
-    id: &str,
-    terminal: bool,
+    socket: &Socket,
+    client: Client,
+    target: Target,
+    keys: Keys,
     signals: &mut Signals,
-) -> Result<Exit, Failure> {
-    let streams = Streams::look();
-    let io = |error: std::io::Error| Failure::failed(error.to_string());
-    let (input, queue) = mpsc::channel(WAITING);
-    let open = AttachOpen { id: id.to_owned() };
-    send(&input, attach_input::Kind::Open(open)).await;
-    let inbound = client.attach(ReceiverStream::new(queue)).await?.into_inner();
-    let raw = if terminal && streams.stdin { Some(Raw::enter().map_err(io)?) } else { None };
-    pipes::read_stdin(input.clone(), streams.stdin).map_err(io)?;
-    let (output, mut written) = pipes::writer().map_err(io)?;
-    let mut carried = pin!(carry(inbound, output, streams));
-    let resizes = input.clone();
-    let mut forward = Forward { client: client.clone(), id, input, raw, terminal, resize: false, last: None };
-    let exit = loop {
-        tokio::select! {
-            exit = &mut carried => break exit?,
-            result = &mut written => return Err(unwritten(result)),
-            number = signals.next() => forward.signal(number).await?,
-            Ok(permit) = resizes.reserve(), if forward.resize => {
-                permit.send(AttachInput { kind: Some(attach_input::Kind::Resize(window())) });
-                forward.resize = false;
+) -> Result<Outcome, Failure> {
+    let (line, first) = unless_ended(signals, open(&client, &target, None)).await?;
+    let attached = Instant::now();
+    let id = match &target {
+        _ if !first.id.is_empty() => first.id.clone(),
+        Target::Session { id, .. } | Target::Command(ExecOpen { id, .. }) => id.clone(),
+    };
+    let mut carrier = Carrier::new(client, &target, &id, &first, keys)?;
+    let ended = match stay(socket, &target, &id, line, &mut carrier, signals).await {
+        Ok(ended) => ended,
+        Err(failure) => {
+            carrier.abandon().await;
+            return Err(failure);
+        }
+    };
+    carrier.finish(signals, matches!(ended, Ended::Detached)).await?;
+    Ok(Outcome { ended, id, attached, further: matches!(target, Target::Command(_)) })
+}
+
+/// Carries over one connection after the other.
+async fn stay(
+    socket: &Socket,
+    target: &Target,
+    id: &str,
+    mut line: Line,
+    carrier: &mut Carrier,
+    signals: &mut Signals,
+) -> Result<Ended, Failure> {
+    let (mut since, mut lost_at) = (Instant::now(), None);
+    loop {
+        let failure = match carrier.carry(line, signals).await? {
+            Step::Exit(exit) => return Ok(Ended::Exit(exit)),
+            Step::Detached => return Ok(Ended::Detached),
+            Step::Lost(failure) => failure,
+        };
+        // A further command has ended with its connection.
+        if matches!(target, Target::Command(_)) {
+            return Err(failure);
+        }
+        let now = Instant::now();
+        if now - since > GOOD {
+            lost_at = None;
+        }
+        let until = *lost_at.get_or_insert(now) + PATIENCE;
+        line = again(socket, target, id, carrier, signals, until).await?;
+        since = Instant::now();
+    }
+}
+
+/// Makes a lost connection again.
+async fn again(
+    socket: &Socket,
+    target: &Target,
+    id: &str,
+    carrier: &mut Carrier,
+    signals: &mut Signals,
+    until: Instant,
+) -> Result<Line, Failure> {
+    carrier.pause();
+    // On a terminal it would stand in the middle of what the command has drawn: if it has to be said, all is drawn
+    // anew. Mostly the daemon is there again at once.
+    let (draws, told) = (carrier.draws(), Cell::new(false));
+    let tell = async {
+        if draws {
+            tokio::time::sleep(QUIET).await;
+        }
+        told.set(true);
+        say("connection lost; attaching again…");
+        std::future::pending().await
+    };
+    let watch = matches!(target, Target::Session { watch: true, .. });
+    let target = Target::Session { id: id.to_owned(), watch, whole: false };
+    let mut had = carrier.place();
+    let trying = async {
+        loop {
+            let tried = match socket.connect().await {
+                Ok(client) => match open(&client, &target, had).await {
+                    // The answer may have taken long.
+                    Ok(_) if draws && told.get() => open(&client, &target, None).await,
+                    opened => opened,
+                }
+                .map(|line| (client, line)),
+                Err(failure) => Err(failure),
+            };
+            match tried {
+                // What came after that is not kept any more: then what is.
+                Err(failure) if failure.rule() == Some(GONE) && had.is_some() => had = None,
+                Err(failure) if failure.is_unreachable() || failure.rule() == Some(NOT_YET) => {
+                    tokio::time::sleep(PAUSE).await;
+                }
+                other => return other,
             }
         }
     };
-    // The command is gone: from here a signal is for us alone.
+    let within = unless_ended(signals, async {
+        let failed =
+            || Failure::unreachable(format!("agentd could not be reached for {} s", PATIENCE.as_secs()));
+        tokio::select! {
+            biased;
+            () = tell => Err(failed()),
+            tried = tokio::time::timeout_at(until.into(), trying) => tried.unwrap_or_else(|_| Err(failed())),
+        }
+    });
+    let (client, (line, attached)) = within.await?;
+    carrier.resume(client, &attached, draws && told.get())?;
+    Ok(line)
+}
+
+async fn unless_ended<T>(
+    signals: &mut Signals,
+    work: impl Future<Output = Result<T, Failure>>,
+) -> Result<T, Failure> {
     tokio::select! {
-        result = &mut written => match result {
-            Ok(Ok(())) => Ok(exit),
-            other => Err(unwritten(other)),
-        },
+        result = work => result,
         number = signals.next_ending() => Err(Failure::Quiet(128 + number)),
     }
 }
 
-async fn send(input: &mpsc::Sender<AttachInput>, kind: attach_input::Kind) {
-    // A closed channel shows as the end of the answers.
-    let _ = input.send(AttachInput { kind: Some(kind) }).await;
-}
-
-/// Hands the session's output on until its exit.
-async fn carry(
-    mut inbound: Streaming<AttachOutput>,
-    output: mpsc::Sender<(Stream, Bytes)>,
-    streams: Streams,
-) -> Result<Exit, Failure> {
-    let mut out = streams.stdout.then(Filter::new);
-    let mut err = streams.stderr.then(Filter::new);
-    while let Some(message) = inbound.message().await? {
-        let (stream, filter, bytes) = match message.kind {
-            Some(attach_output::Kind::Stdout(bytes)) => (Stream::Stdout, &mut out, bytes),
-            Some(attach_output::Kind::Stderr(bytes)) => (Stream::Stderr, &mut err, bytes),
-            Some(attach_output::Kind::Exit(exit)) => return Ok(exit),
-            Some(attach_output::Kind::Attached(_)) | None => continue,
-        };
-        let bytes = match filter {
-            Some(filter) => filter.pass(bytes),
-            None => bytes,
-        };
-        if !bytes.is_empty() && output.send((stream, bytes)).await.is_err() {
-            // The writer has failed and says itself why.
-            std::future::pending::<()>().await;
+/// Opens a stream; `had` is how much output came by an earlier one.
+async fn open(client: &Client, target: &Target, had: Option<u64>) -> Result<(Line, Attached), Failure> {
+    let (input, queue) = mpsc::channel(WAITING);
+    let queue = ReceiverStream::new(queue);
+    let mut client = client.clone();
+    let first = |kind| AttachInput { kind: Some(kind) };
+    let failed = |_| Failure::failed("the request could not be sent");
+    let mut inbound = match target {
+        Target::Session { id, watch, whole } => {
+            let streams = Streams::look();
+            let open = AttachOpen {
+                id: id.clone(),
+                watch: *watch,
+                window: (!watch && streams.stdin && streams.stdout).then(window),
+                resume: had.or(whole.then_some(0)),
+            };
+            input.try_send(first(attach_input::Kind::Open(open))).map_err(failed)?;
+            client.attach(queue).await?.into_inner()
         }
-    }
-    Err(Failure::failed("agentd ended the stream before the command's exit was known"))
-}
-
-fn unwritten(result: Result<Written, oneshot::error::RecvError>) -> Failure {
-    match result {
-        Ok(Err((stream, error))) => Failure::output(stream.name(), &error),
-        Ok(Ok(())) | Err(_) => Failure::failed("standard output is not written any more"),
-    }
-}
-
-/// Hands signals on to the command.
-struct Forward<'a> {
-    client: Client,
-    id: &'a str,
-    input: mpsc::Sender<AttachInput>,
-    raw: Option<Raw>,
-    terminal: bool,
-    /// The terminal's new size is still to be sent.
-    resize: bool,
-    /// The last signal, the first time that it came, and how often since.
-    last: Option<(i32, Instant, u32)>,
-}
-
-impl Forward<'_> {
-    async fn signal(&mut self, number: i32) -> Result<(), Failure> {
-        match number {
-            WINCH => self.resize = self.terminal,
-            TSTP => {
-                self.send(number, 1);
-                tokio::time::sleep(SENT).await;
-                if let Some(raw) = &self.raw {
-                    raw.pause();
-                }
-                // Only a debugger could make this fail; then we go on.
-                let _ = kill_process(getpid(), Signal::STOP);
-            }
-            CONT => {
-                if let Some(raw) = &self.raw {
-                    let _ = raw.again();
-                }
-                self.resize = self.terminal;
-                self.send(number, 1);
-            }
-            _ => {
-                let times = self.count(number, Instant::now());
-                if times > 2 {
-                    return Err(Failure::Quiet(128 + number));
-                }
-                self.send(number, times);
-            }
+        Target::Command(open) => {
+            input.try_send(first(attach_input::Kind::Exec(open.clone()))).map_err(failed)?;
+            client.exec(queue).await?.into_inner()
         }
-        Ok(())
-    }
-
-    fn count(&mut self, number: i32, now: Instant) -> u32 {
-        let (since, times) = match self.last {
-            Some((last, since, times)) if last == number && now - since < IMPATIENCE => (since, times + 1),
-            _ => (now, 1),
-        };
-        self.last = Some((number, since, times));
-        times
-    }
-
-    /// Sends it in order with the input. If input is stuck before it, or if it comes again, it goes beside.
-    fn send(&self, number: i32, times: u32) {
-        let idle = self.input.capacity() == self.input.max_capacity();
-        let message = AttachInput { kind: Some(attach_input::Kind::Signal(number)) };
-        if idle && times == 1 && self.input.try_send(message).is_ok() {
-            return;
-        }
-        let mut client = self.client.clone();
-        let request = KillRequest { id: self.id.to_owned(), signal: Some(number) };
-        tokio::spawn(async move { client.kill(request).await });
+    };
+    match inbound.message().await?.and_then(|message| message.kind) {
+        Some(Out::Attached(attached)) => Ok((Line { input, inbound }, attached)),
+        Some(_) => Err(Failure::failed("agentd did not say what it attached to")),
+        None => Err(Failure::unreachable("agentd ended the stream before it began")),
     }
 }

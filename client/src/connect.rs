@@ -32,6 +32,11 @@ impl Socket {
         Self(flag.or_else(named).unwrap_or_else(|| DEFAULT.into()))
     }
 
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
     /// Connects.
     ///
     /// # Errors
@@ -76,11 +81,19 @@ fn unreachable(path: &Path, error: &io::Error) -> Failure {
 pub async fn answer<T>(
     question: impl Future<Output = Result<tonic::Response<T>, Status>>,
 ) -> Result<T, Failure> {
-    match tokio::time::timeout(ANSWER, question).await {
+    answer_within(ANSWER, question).await
+}
+
+/// The same for a question that may take so long.
+///
+/// # Errors
+/// The daemon's refusal, or that it does not answer.
+pub async fn answer_within<T>(
+    time: Duration,
+    question: impl Future<Output = Result<tonic::Response<T>, Status>>,
+) -> Result<T, Failure> {
+    match tokio::time::timeout(time, question).await {
         Ok(reply) => Ok(reply?.into_inner()),
-        Err(_) => Err(Failure::Failed {
-            message: format!("agentd did not answer within {} s", ANSWER.as_secs()),
-            kind: Kind::Unreachable,
-        }),
+        Err(_) => Err(Failure::unreachable(format!("agentd did not answer within {} s", time.as_secs()))),
     }
 }

@@ -14,6 +14,47 @@ const GREEN: &str = "\x1b[32m";
 const DIM: &str = "\x1b[2m";
 const PLAIN: &str = "\x1b[0m";
 
+/// Every kind of event.
+const KINDS: &[&str] = &[
+    "session.created",
+    "session.started",
+    "session.attached",
+    "session.detached",
+    "session.exec",
+    "session.stopping",
+    "session.ended",
+    "process.exec",
+    "process.exit",
+    "file.changed",
+    "file.applied",
+    "file.discarded",
+    "net.connect",
+    "net.closed",
+    "net.denied",
+    "dns.query",
+    "http.request",
+    "secret.used",
+    "secret.refused",
+    "approval.asked",
+    "approval.decided",
+    "limit.hit",
+    "confine.denied",
+    "policy.changed",
+    "audit.dropped",
+    "audit.checkpoint",
+];
+
+/// One of the kinds.
+///
+/// # Errors
+/// All of them, in a text for the user.
+pub fn kind(text: &str) -> Result<String, String> {
+    match KINDS.iter().find(|kind| **kind == text) {
+        Some(kind) => Ok((*kind).to_owned()),
+        None => Err(format!("the kinds are {}", KINDS.join(" "))),
+    }
+}
+
 /// Prints events as they come.
 ///
 /// # Errors

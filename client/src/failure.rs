@@ -7,10 +7,10 @@ use tonic_types::StatusExt;
 
 use crate::show;
 
-/// What `run` exits with where agentd or agentctl failed or refused.
+/// What `run`, `attach` and `exec` exit with where agentd or agentctl failed or refused.
 pub const RUN_FAILED: i32 = 125;
 
-/// Which exit code a failure has, outside of `run`.
+/// Which exit code a failure has, outside of `run`, `attach` and `exec`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// 1
@@ -60,6 +60,35 @@ impl Failure {
         Self::Failed { message: message.into(), kind: Kind::Failed }
     }
 
+    /// No daemon answers, or not any more.
+    pub fn unreachable(message: impl Into<String>) -> Self {
+        Self::Failed { message: message.into(), kind: Kind::Unreachable }
+    }
+
+    /// Whether another try may find a daemon.
+    pub fn is_unreachable(&self) -> bool {
+        matches!(
+            self,
+            Self::Refused { kind: Kind::Unreachable, .. } | Self::Failed { kind: Kind::Unreachable, .. }
+        )
+    }
+
+    /// Whether it is for others to ask.
+    pub fn is_not_permitted(&self) -> bool {
+        matches!(
+            self,
+            Self::Refused { kind: Kind::NotPermitted, .. } | Self::Failed { kind: Kind::NotPermitted, .. }
+        )
+    }
+
+    /// Which rule said no, if one did.
+    pub fn rule(&self) -> Option<&str> {
+        match self {
+            Self::Refused { rule, .. } => Some(rule),
+            Self::Failed { .. } | Self::Quiet(_) => None,
+        }
+    }
+
     /// A refusal of agentctl's own.
     pub fn refused(what: impl Into<String>, rule: &str, mend: impl Into<String>) -> Self {
         Self::Refused { what: what.into(), rule: rule.into(), mend: mend.into(), kind: Kind::Failed }
@@ -80,7 +109,7 @@ impl Failure {
         }
     }
 
-    /// The exit code of `run`.
+    /// The exit code of `run`, `attach` and `exec`.
     pub fn run_code(&self) -> i32 {
         match self {
             Self::Quiet(code) => *code,

@@ -8,6 +8,8 @@
 
 use prost::bytes::Bytes;
 
+use crate::modes::Modes;
+
 const ESC: u8 = 0x1b;
 const BEL: u8 = 0x07;
 const ENQ: u8 = 0x05;
@@ -49,12 +51,14 @@ enum State {
 pub struct Filter {
     state: State,
     held: Vec<u8>,
+    /// What the output has switched on.
+    modes: Modes,
 }
 
 impl Filter {
     /// At the beginning of a stream.
     pub fn new() -> Self {
-        Self { state: State::Ground, held: Vec::new() }
+        Self { state: State::Ground, held: Vec::new(), modes: Modes::default() }
     }
 
     /// What of `bytes`, and of what was held before, may pass.
@@ -67,6 +71,12 @@ impl Filter {
             self.step(*byte, &mut out);
         }
         out.into()
+    }
+
+    /// The stream ends in the middle: what brings the terminal back to what it was.
+    pub fn undo(&mut self) -> Bytes {
+        self.begin(State::Ground);
+        self.modes.undo()
     }
 
     fn step(&mut self, byte: u8, out: &mut Vec<u8>) {
@@ -188,6 +198,7 @@ impl Filter {
             0x20..=0x3f => self.state = State::CsiLost,
             _ => {
                 if self.state == State::Csi && csi_passes(&self.held, byte) {
+                    self.modes.note(&self.held, byte);
                     out.extend([ESC, b'[']);
                     out.extend(&self.held);
                     out.push(byte);

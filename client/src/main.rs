@@ -2,21 +2,35 @@
 //! with nothing but its user's own rights.
 
 mod attach;
+mod canary;
+mod carry;
 mod cli;
+mod completion;
 mod connect;
+mod doctor;
 mod events;
+mod exec;
 mod failure;
 mod filter;
+mod inspect;
+mod keys;
+mod logs;
+mod manpages;
+mod modes;
 mod offer;
 mod pipes;
 mod profile;
+mod progress;
 mod quantity;
 mod run;
 mod sessions;
 mod show;
 mod signals;
+mod spec;
+mod steps;
 mod terminal;
 
+use std::io::Write as _;
 use std::time::Instant;
 
 use clap::Parser;
@@ -29,15 +43,20 @@ fn main() {
     let started = Instant::now();
     let cli = Cli::try_parse().unwrap_or_else(|error| {
         // Help on standard output, errors on standard error; a reader that is gone needs neither.
-        let _ = error.print();
+        if error.exit_code() == 0 {
+            let _ = error.print();
+        } else {
+            // It quotes what was typed, which may steer a terminal.
+            let _ = write!(std::io::stderr(), "{}", show::clean_lines(&error.render().to_string()));
+        }
         std::process::exit(match error.exit_code() {
             0 => 0,
-            // Each code of `run` but this one is the command's own.
+            // Each code of these but this one is the command's own.
             _ if asks_to_run(std::env::args_os().skip(1)) => failure::RUN_FAILED,
             code => code,
         })
     });
-    let is_run = matches!(cli.command, Command::Run(_));
+    let is_run = matches!(cli.command, Command::Run(_) | Command::Attach(_) | Command::Exec(_));
     let outcome = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime.block_on(dispatch(cli, started)),
         Err(error) => Err(Failure::failed(format!("cannot start: {error}"))),
@@ -50,13 +69,13 @@ fn main() {
     std::process::exit(code);
 }
 
-/// Whether a command line that could not be read was one of `run`.
+/// Whether a command line that could not be read was one of `run`, `attach` or `exec`.
 fn asks_to_run(mut args: impl Iterator<Item = std::ffi::OsString>) -> bool {
     while let Some(arg) = args.next() {
         match arg.to_str() {
             Some("--socket") => drop(args.next()),
             Some(option) if option.starts_with('-') => {}
-            word => return word == Some("run"),
+            word => return matches!(word, Some("run" | "attach" | "exec")),
         }
     }
     false
@@ -66,7 +85,13 @@ async fn dispatch(cli: Cli, started: Instant) -> Result<i32, Failure> {
     let socket = Socket::choose(cli.socket);
     match cli.command {
         Command::Run(args) => return run::run(&socket, *args, started).await,
+        Command::Attach(args) => return exec::attach(&socket, args).await,
+        Command::Exec(args) => return exec::exec(&socket, *args).await,
+        Command::Doctor(args) => return doctor::doctor(&socket, args).await,
         Command::Ps(args) => sessions::ps(&socket, args).await,
+        Command::Inspect(args) => inspect::inspect(&socket, args).await,
+        Command::Logs(args) => logs::logs(&socket, args).await,
+        Command::Stop(args) => sessions::stop(&socket, args).await,
         Command::Kill(args) => sessions::kill(&socket, args).await,
         Command::Rm(args) => sessions::rm(&socket, args).await,
         Command::Events(args) => events::events(&socket, args).await,
@@ -75,6 +100,28 @@ async fn dispatch(cli: Cli, started: Instant) -> Result<i32, Failure> {
             ProfileCommand::Check(args) => profile::check(&socket, args).await,
             ProfileCommand::Show(args) => profile::show(&socket, args).await,
         },
+        Command::Completion(args) => completion::completion(args.shell),
+        Command::Manpages(args) => manpages::write(&args.dir)
+            .map_err(|error| Failure::failed(format!("{}: {error}", args.dir.display()))),
     }?;
     Ok(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::asks_to_run;
+
+    fn asks(line: &[&str]) -> bool {
+        asks_to_run(line.iter().map(std::ffi::OsString::from))
+    }
+
+    #[test]
+    fn codes_of_commands_are_kept_apart() {
+        for line in [&["run", "--odd"][..], &["--socket", "run", "attach"], &["--socket=x", "exec"]] {
+            assert!(asks(line), "{line:?}");
+        }
+        for line in [&["ps", "run"][..], &["--socket", "run"], &[], &["kill", "exec"]] {
+            assert!(!asks(line), "{line:?}");
+        }
+    }
 }

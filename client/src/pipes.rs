@@ -7,8 +7,6 @@ use std::io;
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
-use agentd_proto::v1::AttachInput;
-use agentd_proto::v1::attach_input::Kind;
 use prost::bytes::Bytes;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
@@ -42,7 +40,8 @@ impl Stream {
         }
     }
 
-    fn fd(self) -> BorrowedFd<'static> {
+    /// Where it is written to.
+    pub fn fd(self) -> BorrowedFd<'static> {
         match self {
             Self::Stdout => stdout(),
             Self::Stderr => stderr(),
@@ -53,11 +52,11 @@ impl Stream {
 /// What becomes of the output: all written, or which stream failed.
 pub type Written = Result<(), (Stream, io::Error)>;
 
-/// Sends standard input into `to` until its end, and then its end. No room: the reading waits.
+/// Sends standard input into `to` until its end, and then `None`. No room: the reading waits.
 ///
 /// # Errors
 /// If no thread can be started.
-pub fn read_stdin(to: mpsc::Sender<AttachInput>, terminal: bool) -> io::Result<()> {
+pub fn read_stdin(to: mpsc::Sender<Option<Bytes>>, terminal: bool) -> io::Result<()> {
     let size = if terminal { TYPED } else { CHUNK };
     let work = move || {
         while let Some(bytes) = {
@@ -66,11 +65,11 @@ pub fn read_stdin(to: mpsc::Sender<AttachInput>, terminal: bool) -> io::Result<(
             }
             read(stdin(), size)
         } {
-            if to.blocking_send(AttachInput { kind: Some(Kind::Stdin(bytes)) }).is_err() {
+            if to.blocking_send(Some(bytes)).is_err() {
                 return;
             }
         }
-        let _ = to.blocking_send(AttachInput { kind: Some(Kind::StdinEof(true)) });
+        let _ = to.blocking_send(None);
     };
     std::thread::Builder::new().name("stdin".into()).spawn(work).map(drop)
 }

@@ -22,13 +22,17 @@ const MAX_FILES: usize = 64;
 /// The profile of whoever names none.
 const DEFAULT: &str = "default";
 
+/// Where the user's own are.
+pub fn own_directory() -> Option<PathBuf> {
+    std::env::var_os("HOME").map(|home| Path::new(&home).join(".config/agentd/profiles"))
+}
+
 /// What the daemon is told of the profile `name`, or of the default one.
 ///
 /// # Errors
 /// If a file that is meant cannot be read.
 pub fn find(name: Option<&OsStr>) -> Result<ProfileRef, Failure> {
-    let own = std::env::var_os("HOME").map(|home| Path::new(&home).join(".config/agentd/profiles"));
-    find_in(own.as_deref(), name.unwrap_or(OsStr::new(DEFAULT)))
+    find_in(own_directory().as_deref(), name.unwrap_or(OsStr::new(DEFAULT)))
 }
 
 fn find_in(own: Option<&Path>, name: &OsStr) -> Result<ProfileRef, Failure> {

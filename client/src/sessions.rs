@@ -1,16 +1,24 @@
-//! `ps`, `kill`, `rm` and `version`.
+//! `ps`, `stop`, `kill`, `rm` and `version`.
 
-use agentd_proto::v1::{KillRequest, ListRequest, RemoveRequest, Session, VersionReply, VersionRequest};
+use std::time::Duration;
+
+use agentd_proto::v1::{
+    KillRequest, ListRequest, RemoveRequest, Session, StopRequest, VersionReply, VersionRequest,
+};
 use serde_json::json;
 
-use crate::cli::{KillArgs, PsArgs, RmArgs, VersionArgs};
-use crate::connect::{Socket, answer};
+use crate::cli::{KillArgs, PsArgs, RmArgs, StopArgs, VersionArgs};
+use crate::connect::{Socket, answer, answer_within};
 use crate::failure::Failure;
 use crate::show::{clean, json, print, table};
 use crate::terminal;
 
 /// SIGKILL: the whole session ends, not only its command.
 const KILL: i32 = 9;
+/// What the daemon waits for if nobody says how long.
+const STOP_GRACE: Duration = Duration::from_secs(10);
+/// What it needs besides.
+const STOP_REST: Duration = Duration::from_secs(60);
 
 /// `agentctl ps`.
 ///
@@ -20,34 +28,56 @@ pub async fn ps(socket: &Socket, args: PsArgs) -> Result<(), Failure> {
     let mut client = socket.connect().await?;
     let sessions = answer(client.list(ListRequest { all: args.all })).await?.sessions;
     let mut out = String::new();
-    if args.json {
+    if args.json || args.quiet || args.words {
         for session in &sessions {
-            out.push_str(&json(session)?);
+            if args.json {
+                out.push_str(&json(session)?);
+            } else {
+                out.push_str(&clean(&session.id));
+            }
             out.push('\n');
+            if args.words && !session.name.is_empty() {
+                out.push_str(&clean(&session.name));
+                out.push('\n');
+            }
         }
     } else {
         let rows: Vec<_> = sessions.iter().map(row).collect();
-        let heading = ["ID", "NAME", "USER", "STATE", "PROFILE", "CREATED", "COMMAND"];
+        let heading = ["ID", "NAME", "USER", "STATE", "ATTACHED", "PROFILE", "CREATED", "COMMAND"];
         out = table(heading, &rows, terminal::width());
     }
     print(&out)
 }
 
-fn row(session: &Session) -> [String; 7] {
-    let Session { id, name, user, state, profile, command, created, exit } = session;
-    let state = match exit {
-        Some(exit) if !exit.reason.is_empty() => format!("{state} ({})", how(exit)),
-        _ => state.clone(),
-    };
+fn row(session: &Session) -> [String; 8] {
+    let Session { id, name, user, profile, command, created, .. } = session;
+    let (state, attached) = (state(session), attached(session));
     // To the second is enough for a person.
     let created = match created.split_once('.') {
         Some((seconds, _)) => format!("{seconds}Z"),
         None => created.clone(),
     };
-    [id, name, user, &state, profile, &created, command].map(|cell| match clean(cell) {
+    [id, name, user, &state, &attached, profile, &created, command].map(|cell| match clean(cell) {
         cell if cell.is_empty() => "-".to_owned(),
         cell => cell.into_owned(),
     })
+}
+
+/// The state, and how it came to its end; not yet escaped.
+pub fn state(session: &Session) -> String {
+    match &session.exit {
+        Some(exit) if !exit.reason.is_empty() => format!("{} ({})", session.state, how(exit)),
+        _ => session.state.clone(),
+    }
+}
+
+/// Who is attached; empty once that does not matter any more.
+pub fn attached(session: &Session) -> String {
+    match session {
+        Session { state, .. } if state == "ended" => String::new(),
+        Session { attached: 0, detached: true, .. } => "detached".to_owned(),
+        Session { attached, .. } => attached.to_string(),
+    }
 }
 
 fn how(exit: &agentd_proto::v1::Exit) -> String {
@@ -58,6 +88,31 @@ fn how(exit: &agentd_proto::v1::Exit) -> String {
     }
 }
 
+/// `agentctl stop`.
+///
+/// # Errors
+/// As the daemon says.
+pub async fn stop(socket: &Socket, args: StopArgs) -> Result<(), Failure> {
+    let client = socket.connect().await?;
+    let grace = args.time.map_or(STOP_GRACE, Duration::from_millis);
+    // All at once: each may take its whole grace.
+    let stopping: Vec<_> = args
+        .ids
+        .into_iter()
+        .map(|id| {
+            let mut client = client.clone();
+            let request = StopRequest { id, grace_ms: args.time };
+            tokio::spawn(async move { answer_within(grace + STOP_REST, client.stop(request)).await })
+        })
+        .collect();
+    let mut all = All::default();
+    for one in stopping {
+        let stopped = one.await.unwrap_or_else(|error| Err(Failure::failed(error.to_string())));
+        all.take(stopped.map(|reply| reply.id), args.json)?;
+    }
+    all.done()
+}
+
 /// `agentctl kill`.
 ///
 /// # Errors
@@ -65,8 +120,12 @@ fn how(exit: &agentd_proto::v1::Exit) -> String {
 pub async fn kill(socket: &Socket, args: KillArgs) -> Result<(), Failure> {
     let mut client = socket.connect().await?;
     let signal = args.signal.filter(|signal| *signal != KILL);
-    let reply = answer(client.kill(KillRequest { id: args.id, signal })).await?;
-    print_id(&reply.id, args.json)
+    let mut all = All::default();
+    for id in args.ids {
+        let killed = answer(client.kill(KillRequest { id, signal })).await;
+        all.take(killed.map(|reply| reply.id), args.json)?;
+    }
+    all.done()
 }
 
 /// `agentctl rm`.
@@ -75,8 +134,45 @@ pub async fn kill(socket: &Socket, args: KillArgs) -> Result<(), Failure> {
 /// As the daemon says.
 pub async fn rm(socket: &Socket, args: RmArgs) -> Result<(), Failure> {
     let mut client = socket.connect().await?;
-    let reply = answer(client.remove(RemoveRequest { id: args.id, force: args.force })).await?;
-    print_id(&reply.id, args.json)
+    let mut all = All::default();
+    for id in args.ids {
+        let removed = answer(client.remove(RemoveRequest { id, force: args.force })).await;
+        all.take(removed.map(|reply| reply.id), args.json)?;
+    }
+    all.done()
+}
+
+/// What became of several sessions: one that fails does not keep the others from their turn.
+#[derive(Debug, Default)]
+pub struct All(Option<Failure>);
+
+impl All {
+    /// Prints the id, or says what failed.
+    fn take(&mut self, result: Result<String, Failure>, as_json: bool) -> Result<(), Failure> {
+        match result {
+            Ok(id) => print_id(&id, as_json),
+            Err(failure) => {
+                self.failed(failure);
+                Ok(())
+            }
+        }
+    }
+
+    /// One failed. The first is kept for the end, the others are said now.
+    pub fn failed(&mut self, failure: Failure) {
+        match &self.0 {
+            None => self.0 = Some(failure),
+            Some(_) => failure.print(),
+        }
+    }
+
+    /// The first failure, if there was one.
+    ///
+    /// # Errors
+    /// That one.
+    pub fn done(self) -> Result<(), Failure> {
+        self.0.map_or(Ok(()), Err)
+    }
 }
 
 fn print_id(id: &str, as_json: bool) -> Result<(), Failure> {
@@ -136,8 +232,17 @@ mod tests {
         let row = row(&session());
         assert_eq!(row[1], "-");
         assert_eq!(row[3], "ended (signal 15)");
-        assert_eq!(row[5], "2026-01-02T03:04:05Z");
-        assert_eq!(row[6], "sh -c \\u{1b}]0;x\\u{7}");
+        assert_eq!(row[4], "-");
+        assert_eq!(row[6], "2026-01-02T03:04:05Z");
+        assert_eq!(row[7], "sh -c \\u{1b}]0;x\\u{7}");
+    }
+
+    #[test]
+    fn who_is_attached() {
+        let running = Session { state: "running".into(), ..Session::default() };
+        assert_eq!(attached(&running), "0");
+        assert_eq!(attached(&Session { attached: 2, detached: true, ..running.clone() }), "2");
+        assert_eq!(attached(&Session { detached: true, ..running }), "detached");
     }
 
     #[test]

@@ -79,7 +79,7 @@ pub fn colours() -> bool {
 
 /// Rows under a heading, as wide as they need to be; the last column is cut so that a row fits `width`.
 pub fn table<const N: usize>(heading: [&str; N], rows: &[[String; N]], width: Option<usize>) -> String {
-    let mut widths = heading.map(str::len);
+    let mut widths = heading.map(|cell| cell.chars().count());
     for row in rows {
         for (width, cell) in widths.iter_mut().zip(row) {
             *width = (*width).max(cell.chars().count());

@@ -5,6 +5,8 @@ use std::task::Poll;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use crate::failure::Failure;
+
 /// The terminal's size has changed.
 pub const WINCH: i32 = 28;
 /// Stop, as ctrl-z asks.
@@ -31,6 +33,14 @@ impl Signals {
             .map(|number| Ok((*number, signal(SignalKind::from_raw(*number))?)))
             .collect::<io::Result<_>>()
             .map(Self)
+    }
+
+    /// The same, as everything that attaches needs it.
+    ///
+    /// # Errors
+    /// As [`Signals::take`].
+    pub fn take_over() -> Result<Self, Failure> {
+        Self::take().map_err(|error| Failure::failed(format!("cannot take signals: {error}")))
     }
 
     /// The next signal.

@@ -22,7 +22,7 @@ pub mod skip {
     macro_rules! never {
         ($($t:ty),*) => {$(impl Skip for $t { fn skip(&self) -> bool { false } })*};
     }
-    never!(u32, i32, u64, bool, String);
+    never!(u32, i32, u64, f64, bool, String);
 }
 
 /// The API's version 1.
@@ -30,6 +30,9 @@ pub mod skip {
 pub mod v1 {
     tonic::include_proto!("agentd.v1");
 }
+
+/// The API as a `google.protobuf.FileDescriptorSet`, for reflection.
+pub const DESCRIPTORS: &[u8] = tonic::include_file_descriptor_set!("agentd.v1");
 
 /// The name of the API, as `Version` reports it.
 pub const API: &str = "agentd.v1";

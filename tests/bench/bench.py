@@ -1,8 +1,9 @@
 #!/usr/bin/python3
 """`agentctl run -- /bin/true` beside bubblewrap, crun and runc, from the start of the program to its end.
 
-Run it through private-daemon: `make bench`. RUNS is the number of tries of each (default 50). The programs take
-turns, so that a slow moment of the machine falls on all. agentctl and bubblewrap run as an unprivileged user;
+Run it through private-daemon: `make bench`. RUNS is the number of tries of each (default 50), STARTS that of starts
+with 128 at a time (default 512; 0 for none), INSTANCES the number of idle sessions whose memory is looked at (default
+100; 0 for none). The programs take turns, so that a slow moment of the machine falls on all. agentctl and bubblewrap run as an unprivileged user;
 crun and runc as root, which they need for namespaces of this kind. What each of them does is in CONTENDERS and
 `bundle`; agentd does more: id-mapped mounts, Landlock, an nftables table, exec events and an audit log."""
 
@@ -17,10 +18,18 @@ import sys
 import time
 
 RUNS = int(os.environ.get("RUNS", "50"))
+STARTS = int(os.environ.get("STARTS", "512"))
+INSTANCES = int(os.environ.get("INSTANCES", "100"))
+AT_ONCE = 128
 WARM_UP = 5
 BIN = os.environ["BIN"]
 USER = pwd.getpwnam(os.environ["DEMO_USER"])
 DIR = os.environ["DEMO_DIR"]
+DAEMON = int(os.environ["DAEMON"])
+# As private-daemon's agentd.toml has it.
+POOL = range(1901000000, 1901004500)
+# What an idle session may cost of agentd.
+IDLE = 5 << 20
 WORK = f"{USER.pw_dir}/bench"
 BUNDLE = f"{DIR}/bundle"
 # What a namespaced process sees of the system, alike for all.
@@ -135,7 +144,10 @@ class Runner:
         log = os.open("/dev/null", os.O_RDWR)
         with os.fdopen(ask) as asked:
             for line in asked:
-                argv, stderr = json.loads(line)
+                argv, stderr, starts = json.loads(line)
+                if starts:
+                    os.write(answer, f"{at_once(argv, starts, log)} 0\n".encode())
+                    continue
                 actions = [(os.POSIX_SPAWN_DUP2, log, fd) for fd in (0, 1)]
                 if stderr:
                     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
@@ -149,11 +161,86 @@ class Runner:
 
     def run(self, argv, stderr=None):
         """Milliseconds."""
-        os.write(self.ask, (json.dumps([argv, stderr]) + "\n").encode())
+        os.write(self.ask, (json.dumps([argv, stderr, 0]) + "\n").encode())
         took, code = map(int, self.answers.readline().split())
         if code != 0:
             sys.exit(f"bench: {' '.join(argv)} ended with {code}")
         return took / 1e6
+
+
+    def starts_a_second(self, argv):
+        """With AT_ONCE of them at a time, of STARTS in all; negative: one ended with this code."""
+        os.write(self.ask, (json.dumps([argv, None, STARTS]) + "\n").encode())
+        took, _ = map(int, self.answers.readline().split())
+        return took if took < 0 else STARTS / (took / 1e9)
+
+
+def at_once(argv, starts, log):
+    """Nanoseconds for so many, AT_ONCE at a time; the code of one that failed, negative. Names of containers have to
+    differ: the last word of crun's and runc's command."""
+    running, number = 0, 0
+    began = time.perf_counter_ns()
+    while number < starts or running:
+        if number < starts and running < AT_ONCE:
+            words = argv[:-1] + [f"{argv[-1]}-{number}"] if argv[0] in ("crun", "runc") else argv
+            os.posix_spawnp(words[0], words, os.environ,
+                            file_actions=[(os.POSIX_SPAWN_DUP2, log, fd) for fd in (0, 1)])
+            number, running = number + 1, running + 1
+            continue
+        _, status = os.waitpid(-1, 0)
+        running -= 1
+        if os.waitstatus_to_exitcode(status) != 0:
+            while running:
+                os.waitpid(-1, 0)
+                running -= 1
+            return -abs(os.waitstatus_to_exitcode(status))
+    return time.perf_counter_ns() - began
+
+
+def pss(pid):
+    try:
+        with open(f"/proc/{pid}/smaps_rollup", encoding="utf-8") as file:
+            return next(int(line.split()[1]) << 10 for line in file if line.startswith("Pss:"))
+    except OSError:
+        return 0
+
+
+def memory():
+    """Bytes that agentd has, by its programs; shared ones by share. What sessions run is theirs."""
+    found = {}
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{pid}/comm", encoding="utf-8") as file:
+                name = file.read().strip()
+            with open(f"/proc/{pid}/stat", encoding="utf-8") as file:
+                parent = int(file.read().rpartition(")")[2].split()[1])
+            leased = os.stat(f"/proc/{pid}").st_uid in POOL
+        except OSError:
+            continue
+        if int(pid) == DAEMON or parent == DAEMON and name == "agentd" or leased and name.startswith("agentd-"):
+            name = "launcher" if int(pid) == DAEMON else name.removeprefix("agentd-").replace("agentd", "service")
+            found[name] = found.get(name, 0) + pss(pid)
+    return found
+
+
+def idle(runner):
+    """So many sessions that do nothing and to which nobody is attached: what agentd has for each."""
+    run = [f"{BIN}/agentctl", "run", "--rm", "--detach", "--", "/bin/sleep", "1000000"]
+    runner.run(run)
+    time.sleep(1)
+    before = memory()
+    for _ in range(INSTANCES):
+        runner.run(run)
+    time.sleep(1)
+    now = memory()
+    each = {name: (now[name] - before.get(name, 0)) / INSTANCES for name in sorted(now)}
+    total = sum(each.values())
+    print(f"\n{INSTANCES} idle sessions: {total / (1 << 20):.2f} MiB of agentd each (PSS): "
+          + ", ".join(f"{name} {size / 1024:.0f} KiB" for name, size in each.items()))
+    listed = subprocess.run([f"{BIN}/agentctl", "ps", "--json"], stdout=subprocess.PIPE, check=True).stdout
+    for line in listed.splitlines():
+        subprocess.run([f"{BIN}/agentctl", "kill", json.loads(line)["id"]], stdout=subprocess.DEVNULL, check=True)
+    return total
 
 
 def percentile(values, share):
@@ -174,17 +261,18 @@ class Steps:
             for line in file:
                 if line.startswith("{"):
                     step = json.loads(line)
-                    self.steps.setdefault(step["step"], []).append((step["start_us"], step["end_us"]))
+                    name = (step["who"], step["step"])
+                    self.steps.setdefault(name, []).append((step["start_us"], step["end_us"]))
 
     def show(self):
         medians = sorted((statistics.median(s for s, _ in all_), statistics.median(e - s for s, e in all_), name)
                          for name, all_ in self.steps.items())
-        # The client's clock starts with the client, the launcher's with the request: two lists.
-        client = [m for m in medians if m[2].startswith("agentctl.")]
-        for title, steps in [("agentctl", client), ("launcher and builder", [m for m in medians if m not in client])]:
-            print(f"\n{title}, median µs\n{'from':>10} {'length':>10}")
-            for start, length, name in steps:
-                print(f"{start:10.0f} {length:10.0f}  {name}")
+        # The client's clock starts with the client, the daemon's with the request: two lists.
+        for who in sorted({name[0] for name in self.steps}):
+            print(f"\n{who}, median µs\n{'from':>10} {'length':>10}")
+            for start, length, name in medians:
+                if name[0] == who:
+                    print(f"{start:10.0f} {length:10.0f}  {name[1]}")
 
 
 def main():
@@ -203,6 +291,8 @@ def main():
         if turn >= WARM_UP:
             steps.read()
     alone = [runners["user"].run(CONTENDERS["agentctl"][1]) for _ in range(RUNS)]
+    rates = {name: runners[who].starts_a_second(argv) for name, (who, argv) in CONTENDERS.items()} if STARTS else {}
+    each = idle(runners["user"]) if INSTANCES else 0
     # All ends first: a later runner has inherited the earlier ones'.
     for runner in runners.values():
         os.close(runner.ask)
@@ -216,7 +306,15 @@ def main():
         median = statistics.median(values)
         print(f"{name:10} {median:10.2f} {percentile(values, 0.9):10.2f} {median / reference:10.2f}")
     print(f"\nagentctl again and again, nothing between: median {statistics.median(alone):.2f} ms")
+    if rates:
+        print(f"\nstarts a second, {AT_ONCE} at a time, {STARTS} of each: "
+              + ", ".join(f"{name} {rate:.0f}" if rate > 0 else f"{name} ended with {-rate}"
+                          for name, rate in rates.items()))
     steps.show()
+    if any(rate < 0 for rate in rates.values()):
+        sys.exit(f"bench: not all can be started {AT_ONCE} at a time")
+    if each > IDLE:
+        sys.exit(f"bench: an idle session costs {each / (1 << 20):.2f} MiB; at most {IDLE >> 20} are right")
 
 
 if __name__ == "__main__":

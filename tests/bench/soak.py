@@ -23,7 +23,7 @@ DIR = os.environ["DEMO_DIR"]
 DAEMON = int(os.environ["DAEMON"])
 WORK = f"{USER.pw_dir}/soak"
 # As private-daemon's agentd.toml has it.
-POOL = range(1901000000, 1901000300)
+POOL = range(1901000000, 1901004500)
 # How long what was left may take to go, and what a daemon may grow by: caches that fill, not leaks.
 SETTLE = 5.0
 GROWTH = 8 << 20
@@ -40,6 +40,7 @@ KINDS = {
     "timeout": (["--timeout", "1s"], ["sleep", "100"], {124}),
     "memory": (["--memory", "64M"], ["/usr/bin/python3", "-c", "bytearray(1 << 30)"], {1, 137}),
     "absent": ([], ["/nonexistent"], {127}),
+    "idle": (["--idle", "500ms"], ["sleep", "100"], {124}),
     "abandoned": ([], ["sleep", "100"], None),
 }
 
@@ -54,7 +55,7 @@ class State:
         self.pids = {"launcher": DAEMON, "service": service[0]}
         self.leased = [pid for pid in os.listdir("/proc") if pid.isdigit() and uid_of(pid) in POOL]
         self.mounts = sum(1 for _ in open("/proc/self/mountinfo", encoding="utf-8"))
-        self.cgroups = sorted(path for root in glob.glob(f"/sys/fs/cgroup/**/agentd-*/u{USER.pw_uid}", recursive=True)
+        self.cgroups = sorted(path for root in glob.glob(f"/sys/fs/cgroup/**/agentd-*/*/u{USER.pw_uid}", recursive=True)
                               for path, below, _ in os.walk(root) if not below and is_session(path))
         self.overlays = glob.glob(f"{DIR}/state/overlays/*/*")
         self.files = {name: len(os.listdir(f"/proc/{pid}/fd")) for name, pid in self.pids.items()}

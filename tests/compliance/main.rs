@@ -3,6 +3,7 @@
 mod codes;
 mod events;
 mod identity;
+mod life;
 mod limits;
 mod owners;
 mod programs;
@@ -16,7 +17,7 @@ use std::process::ExitCode;
 use agentd_tests::harness::{Named, named, run_tests};
 
 fn main() -> ExitCode {
-    let groups: [(&str, &[Named]); 10] = [
+    let groups: [(&str, &[Named]); 11] = [
         ("codes", codes::TESTS),
         ("streams", streams::TESTS),
         ("terminal", terminal::TESTS),
@@ -27,6 +28,7 @@ fn main() -> ExitCode {
         ("owners", owners::TESTS),
         ("events", events::TESTS),
         ("programs", programs::TESTS),
+        ("life", life::TESTS),
     ];
     let tests = groups.iter().flat_map(|(group, tests)| named(group, tests));
     run_tests("compliance", tests.collect(), |_| {})

@@ -12,36 +12,14 @@ use agentd_policy::names::{AbsPath, SessionId, UserName};
 use agentd_policy::plan::{Limits, Plan, Workspace};
 use agentd_policy::wire::Ticket;
 use agentd_tests::harness::User;
+pub use agentd_tests::harness::{as_user, number_of};
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
-use rustix::process::{Gid, Uid};
 
 use crate::place::Launcher;
 
 /// Longer than any answer takes.
 const PATIENCE: Duration = Duration::from_secs(20);
-
-/// The third field of a line of /etc/passwd or /etc/group.
-pub fn number_of(file: &str, name: &str) -> u32 {
-    let text = std::fs::read_to_string(file).expect("the accounts");
-    let line = text.lines().find(|line| line.split(':').next() == Some(name)).expect("the account");
-    line.split(':').nth(2).and_then(|word| word.parse().ok()).expect("a number")
-}
-
-/// Runs `act` on a thread that is `uid`. The kernel keeps ids by thread, so nobody else changes.
-pub fn as_user<T: Send>(uid: u32, gid: u32, groups: &[u32], act: impl FnOnce() -> T + Send) -> T {
-    let groups: Vec<Gid> = groups.iter().map(|g| Gid::from_raw(*g)).collect();
-    let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
-    std::thread::scope(|scope| {
-        let thread = scope.spawn(move || {
-            rustix::thread::set_thread_groups(&groups).expect("root may");
-            rustix::thread::set_thread_res_gid(gid, gid, gid).expect("root may");
-            rustix::thread::set_thread_res_uid(uid, uid, uid).expect("root may");
-            act()
-        });
-        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-    })
-}
 
 /// Connects a packet socket to `path`.
 pub fn seqpacket(path: &Path) -> io::Result<OwnedFd> {
@@ -127,6 +105,7 @@ pub fn plan(user: &User) -> Plan {
             cpus: 1.0,
             disk: 1 << 20,
             timeout_ms: 60_000,
+            idle_ms: 0,
             open_files: 256,
         },
         landlock_abi: 2,

@@ -109,7 +109,10 @@ fn many_offers(world: &'static World) {
     // Each with as many descriptors as a packet carries.
     let full =
         || (0..253).map(|_| (grant(Role::Input, Granted::Ro), open_dir(user, &dir))).collect::<Vec<_>>();
-    let held: Vec<_> = (0..16).map(|_| offer(&launcher, user, &full())).collect();
+    let small = || vec![(grant(Role::Input, Granted::Ro), open_dir(user, &dir))];
+    // As many as connections: one for each session that the user may have, and 32.
+    let held: Vec<_> =
+        (0..64).map(|n| offer(&launcher, user, &if n < 16 { full() } else { small() })).collect();
     for _ in 0..4 {
         let more = side_socket(&launcher, user);
         assert!(ends_within(&more, Duration::from_secs(4)), "one too many is let in");

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use crate::Member;
 use crate::as_keeper::try_as;
+use crate::asking::{as_user, seqpacket};
 use crate::attempts::{ATTEMPTS, Expect};
 
 /// The tests of this file.
@@ -19,6 +20,7 @@ pub const TESTS: &[Member] = &[
     ("has_no_right_on_the_host", rights),
     ("holds_no_descriptor_of_others", descriptors),
     ("cannot_harm_the_host_or_others", attempts),
+    ("is_spoken_to_by_the_service_and_root_alone", name),
 ];
 
 const SOON: Duration = Duration::from_secs(10);
@@ -257,4 +259,33 @@ fn attempts(world: &'static World) {
     assert_eq!((after.uid(), after.mode() & 0o7777), (world.a().uid, 0o644));
     assert_eq!(std::fs::read_to_string(&file).expect("it is there"), "the caller's\n");
     let _ = std::fs::remove_file(target["victim"].as_str().expect("a path"));
+}
+
+/// Whoever is neither is kept out by the directory and the socket's mode; and, were they opened, by the keeper.
+fn name(world: &'static World) {
+    let session = Running::start(world, world.a());
+    let text = std::fs::read_to_string(format!("/proc/{}/cmdline", session.agent)).expect("it lives");
+    let events = world.agentctl(world.a(), ["ps", "--json"]).expect_code(0).text();
+    let name = text.split('\0').next().expect("its name");
+    let line = events.lines().find(|line| line.contains(name)).expect("it is listed");
+    let listed: Value = serde_json::from_str(line).expect("JSON");
+    let path = world.daemon().runtime().join("keepers").join(listed["id"].as_str().expect("an id"));
+    let leased = (uid(session.keeper), uid(session.relay), uid(session.agent));
+    let callers = [world.a().uid, world.b().uid, world.outsider().uid, leased.0, leased.1, leased.2];
+    for caller in callers {
+        let refused = as_user(caller, caller, &[], || seqpacket(&path)).unwrap_err();
+        assert_eq!(refused.kind(), std::io::ErrorKind::PermissionDenied, "uid {caller}");
+    }
+    let meta = std::fs::metadata(path.parent().expect("a directory")).expect("root may look");
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+    assert_eq!((meta.uid(), meta.mode() & 0o7777), (0, 0o711));
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o666)).expect("root may");
+    for caller in callers {
+        let socket = as_user(caller, caller, &[], || seqpacket(&path)).expect("the mode lets it");
+        let cut = crate::packets::ends_within(agentd_kernel::packets::Packets::from_fd(socket), SOON);
+        assert!(cut, "the keeper speaks with uid {caller}");
+    }
+    // The session is none the worse for it.
+    assert!(Path::new(&format!("/proc/{}", session.agent)).exists());
+    world.agentctl(world.a(), ["kill", listed["id"].as_str().expect("an id"), "-s", "CONT"]).expect_code(0);
 }

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use agentd_kernel::packets::Packets;
-use agentd_tests::harness::{World, wait_for_exit, within};
+use agentd_tests::harness::{World, start, wait_for_exit, within};
 use rustix::process::Signal;
 
 use crate::asking::{number_of, seqpacket};
@@ -62,7 +62,8 @@ impl Launcher {
         );
         std::fs::write(dir.join("agentd.toml"), config).expect("a new file");
         let log = std::fs::File::create(dir.join("log")).expect("a new file");
-        let child = Command::new("/usr/bin/setpriv")
+        let mut command = Command::new("/usr/bin/setpriv");
+        command
             .args(["--pdeathsig", "TERM", "--"])
             .arg(world.daemon().dir.join("bin/agentd-launcher"))
             .arg("--config")
@@ -71,9 +72,8 @@ impl Launcher {
             .env("AGENTD_LOG", "info")
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .expect("setpriv");
+            .stderr(log);
+        let child = start(command).expect("setpriv");
         let (service_uid, socket_gid) = (number_of("/etc/passwd", &service), number_of("/etc/group", &group));
         let launcher = Self { dir, first_uid, service_uid, socket_gid, child };
         launcher.await_loop();
@@ -205,7 +205,7 @@ fn processes(launcher: u32, pool: &std::ops::Range<u32>) -> BTreeSet<String> {
     found
 }
 
-/// Directories of this daemon below `u…/agents` and `u…/helpers`, in every hierarchy.
+/// Directories of this daemon below `agents/u…` and `helpers/u…`, in every hierarchy.
 fn cgroups(runtime: &Path) -> BTreeSet<String> {
     let mut hasher = DefaultHasher::new();
     runtime.to_str().expect("our own name").hash(&mut hasher);
@@ -216,8 +216,8 @@ fn cgroups(runtime: &Path) -> BTreeSet<String> {
     for line in mountinfo.lines().filter(|line| line.contains(" - cgroup")) {
         let root = Path::new(line.split(' ').nth(4).unwrap_or_default()).join(&name);
         roots += usize::from(root.is_dir());
-        for user in children(&root) {
-            found.extend(two_deep(&user));
+        for half in children(&root) {
+            found.extend(two_deep(&half));
         }
     }
     assert!(roots > 0, "no cgroup {name}: the test looks in the wrong place");

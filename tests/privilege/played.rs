@@ -55,8 +55,25 @@ impl Played {
         set_socket_timeout(&socket, Timeout::Recv, Some(PATIENCE)).expect("a socket option");
         set_socket_timeout(&socket, Timeout::Send, Some(PATIENCE)).expect("a socket option");
         let service = Self { link: Packets::from_fd(socket), next: Cell::new(1) };
+        service.live();
         service.settle();
         service
+    }
+
+    /// The first thing that a service is told: which sessions live.
+    fn live(&self) -> Vec<SessionId> {
+        let mut all = Vec::new();
+        loop {
+            match self.hear() {
+                Some((FromLauncher::Live { sessions, last }, _)) => {
+                    all.extend(sessions);
+                    if last {
+                        return all;
+                    }
+                }
+                other => panic!("not the sessions that live: {other:?}"),
+            }
+        }
     }
 
     /// An answer says that the launcher is done with all that came before.

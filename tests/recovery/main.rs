@@ -1,42 +1,45 @@
 //! Nothing is left behind: after sessions that ended in every way, the host is as it was.
 
+mod faults;
+
 use std::io::{BufRead, BufReader};
 use std::process::{Child, ExitCode};
 use std::time::{Duration, Instant};
 
-use agentd_tests::harness::{Named, Session, Snapshot, World, named, run_one_by_one, wait_for_exit, within};
+use agentd_tests::harness::{
+    Alone, Named, Session, Setup, Snapshot, World, alone, run_alone, wait_for_exit, within,
+};
 
 /// What the sessions may take to be gone without a trace.
-const LIMIT: Duration = Duration::from_secs(2);
+pub const LIMIT: Duration = Duration::from_secs(2);
+/// Snapshots are of the whole daemon: each test has one of its own, and no session is prepared ahead.
+const UNPREPARED: &str = "spares = 0";
 
 fn main() -> ExitCode {
-    let tests: [Named; 8] = [
+    let tests: [Named; 9] = [
         ("one_session_leaves_nothing", one),
-        ("fifty_one_after_the_other", fifty),
+        ("two_hundred_of_every_end", two_hundred),
         ("twenty_at_once", twenty),
         ("killed_clients", killed_clients),
         ("refused_requests", refused),
         ("clients_that_say_nothing", silent),
         ("a_session_that_fills_everything", full),
         ("overlays_go_with_rm", overlays),
+        ("a_daemon_that_ends_takes_its_sessions_along", end_with_sessions),
     ];
-    // Snapshots are of the whole daemon: one test at a time, and no session is prepared ahead.
-    run_one_by_one("recovery", "spares = 0", named("recovery", &tests).collect(), after_the_daemon)
+    let named =
+        |(name, test): Named| -> Alone { alone(&format!("recovery::{name}"), Setup::with(UNPREPARED), test) };
+    let mut all: Vec<Alone> = tests.into_iter().map(named).collect();
+    all.push(alone("recovery::a_daemon_that_prepares_sessions_ends_too", Setup::default(), prepared));
+    all.extend(faults::tests());
+    // Most of the time of most is waiting.
+    run_alone("recovery", Some(5), all)
 }
 
 /// The first session makes what stays: a user's groups, a lease's lock file.
-fn settled(world: &World) -> Snapshot {
+pub fn settled(world: &World) -> Snapshot {
     world.session().option("--rm").run(["true"]).expect_code(0);
-    let mut last = Snapshot::take(world.daemon());
-    let _ = within(LIMIT, || {
-        std::thread::sleep(Duration::from_millis(100));
-        let now = Snapshot::take(world.daemon());
-        let same = now == last && now.cgroups.is_empty();
-        last = now;
-        if same { Ok(()) } else { Err(()) }
-    });
-    assert!(last.cgroups.is_empty() && last.leases.is_empty(), "{last:#?}");
-    last
+    Snapshot::settled(world.daemon())
 }
 
 /// What a session is made to end by.
@@ -135,16 +138,28 @@ fn one(world: &World) {
     }
 }
 
-fn fifty(world: &World) {
+/// Normal ends, errors, signals, kills, time-outs, memory, and builds that fail half-way.
+fn two_hundred(world: &World) {
+    const AT_ONCE: usize = 8;
     let before = settled(world);
     let start = Instant::now();
-    for number in 0..50 {
-        let end = End::of(number);
-        let session = world.session().option("--rm").options(end.options());
-        let child = end.start(&session);
-        finish(world, end, &session, child);
-    }
-    eprintln!("50 sessions, one after the other: {:?}", start.elapsed());
+    std::thread::scope(|scope| {
+        for worker in 0..AT_ONCE {
+            scope.spawn(move || {
+                for number in (worker..200).step_by(AT_ONCE) {
+                    if number % 4 == 3 {
+                        faults::one_of_a_request(world, number / 4);
+                    } else {
+                        let end = End::of(number);
+                        let session = world.session().option("--rm").options(end.options());
+                        let child = end.start(&session);
+                        finish(world, end, &session, child);
+                    }
+                }
+            });
+        }
+    });
+    eprintln!("200 sessions, {AT_ONCE} at a time: {:?}", start.elapsed());
     before.assert_same_within(world.daemon(), LIMIT);
 }
 
@@ -223,27 +238,24 @@ fn overlays(world: &World) {
     before.assert_same_within(world.daemon(), LIMIT);
 }
 
-/// The daemon itself, once it was asked to end with sessions running; first ours, then one that prepares
-/// sessions before anybody asks.
-fn after_the_daemon(world: &'static World) {
-    end_with_sessions(world);
-    let preparing = World::with("");
+/// What is prepared before anybody asks is bounded, and goes with the daemon.
+fn prepared(world: &World) {
     for number in 0..20 {
         let end = End::of(number);
-        let session = preparing.session().option("--rm").options(end.options());
+        let session = world.session().option("--rm").options(end.options());
         let child = end.start(&session);
-        finish(&preparing, end, &session, child);
+        finish(world, end, &session, child);
     }
-    let few = within(Duration::from_secs(4), || {
-        let now = Snapshot::take(preparing.daemon());
-        // Keeper, init and relay of the two sessions that wait at most, and of none that has ended.
+    let few = within(Duration::from_secs(5), || {
+        let now = Snapshot::take(world.daemon());
+        // Launcher and service; builder, init and relay of two sessions that wait; and of none that has ended.
         if now.leases.len() <= 2 && now.processes.len() <= 9 { Ok(()) } else { Err(format!("{now:#?}")) }
     });
     assert_eq!(few, Ok(()), "more than two prepared sessions are left");
-    end_with_sessions(&preparing);
-    preparing.end();
+    end_with_sessions(world);
 }
 
+/// The daemon itself, once it was asked to end with sessions running.
 fn end_with_sessions(world: &World) {
     let sessions: Vec<_> = (0..3)
         .map(|_| {

@@ -68,6 +68,17 @@ impl Tree {
         Ok(Self(tree))
     }
 
+    /// A copy of the mount that `fd` lies on, from `fd` down, alone: for asking what its file system can do.
+    ///
+    /// # Errors
+    /// As [`Tree::copy_of`].
+    pub fn copy_of_one(fd: BorrowedFd<'_>) -> Result<Self, MountError> {
+        let flags =
+            OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
+        let tree = rustix::mount::open_tree(fd, "", flags).map_err(|e| MountError::new("open_tree", e))?;
+        Ok(Self(tree))
+    }
+
     /// A new file system of `kind` with these options.
     ///
     /// # Errors

@@ -1,12 +1,16 @@
 //! What /proc tells of a process, through a directory descriptor: no path, no current root.
 
-use std::io::Read as _;
+use std::io::{Read as _, Write as _};
 use std::os::fd::{BorrowedFd, OwnedFd};
 
 use rustix::fs::{Mode, OFlags};
+use rustix::process::Pid;
 
 /// The most that is read of any file here.
 const MAX: u64 = 64 << 10;
+
+/// The least that an `oom_score_adj` can be.
+const OOM_NEVER: i32 = -1000;
 
 /// What identifies a process to its own session.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -48,6 +52,64 @@ fn parse_ids(status: &str) -> Ids {
     Ids {
         pid: number(field("NSpid:").and_then(|line| line.split_whitespace().next_back())),
         parent: number(field("PPid:")),
+    }
+}
+
+/// The real uid of `pid`.
+///
+/// # Errors
+/// `ENOENT` or `ESRCH` once it is gone.
+pub fn uid(proc: BorrowedFd<'_>, pid: i32) -> std::io::Result<u32> {
+    let text = read(proc, format!("{pid}/status"))?;
+    let text = String::from_utf8_lossy(&text);
+    let ids = text.lines().find_map(|line| line.strip_prefix("Uid:"));
+    let uid = ids.and_then(|ids| ids.split_whitespace().next()).and_then(|id| id.parse().ok());
+    uid.ok_or_else(|| std::io::Error::other("/proc tells no uid"))
+}
+
+/// The cgroup2 group of `pid`, as the reader's cgroup namespace sees it.
+///
+/// # Errors
+/// `ENOENT` or `ESRCH` once it is gone.
+pub fn cgroup(proc: BorrowedFd<'_>, pid: i32) -> std::io::Result<String> {
+    let text = read(proc, format!("{pid}/cgroup"))?;
+    let text = String::from_utf8_lossy(&text);
+    let path = text.lines().find_map(|line| line.strip_prefix("0::"));
+    path.map(str::to_owned).ok_or_else(|| std::io::Error::other("/proc tells no cgroup2 group"))
+}
+
+/// Every process.
+///
+/// # Errors
+/// As `getdents64(2)`.
+pub fn pids(proc: BorrowedFd<'_>) -> std::io::Result<Vec<i32>> {
+    let mut pids = Vec::new();
+    for entry in rustix::fs::Dir::read_from(proc)? {
+        pids.extend(entry?.file_name().to_str().ok().and_then(|name| name.parse::<i32>().ok()));
+    }
+    Ok(pids)
+}
+
+/// Sets how readily the OOM killer takes `pid`, or this process (proc_pid_oom_score_adj(5)).
+///
+/// # Errors
+/// `EACCES` for less than before without `CAP_SYS_RESOURCE`.
+pub fn set_oom_score_adj(proc: BorrowedFd<'_>, pid: Option<Pid>, value: i32) -> std::io::Result<()> {
+    let name = pid.map_or("self".to_owned(), |pid| pid.as_raw_nonzero().to_string());
+    let path = format!("{name}/oom_score_adj");
+    let file = rustix::fs::openat(proc, path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
+    std::fs::File::from(file).write_all(value.to_string().as_bytes())
+}
+
+/// The OOM killer shall take others than this process and its children, where that is permitted. Whether it is.
+///
+/// # Errors
+/// As `write(2)`, but for `EACCES`.
+pub fn spare_from_oom(proc: BorrowedFd<'_>) -> std::io::Result<bool> {
+    match set_oom_score_adj(proc, None, OOM_NEVER) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => Ok(false),
+        Err(error) => Err(error),
     }
 }
 
@@ -105,6 +167,12 @@ mod tests {
         assert!(!arguments(proc.as_fd(), own as i32).unwrap().is_empty());
         assert!(link(proc.as_fd(), "self", "exe").unwrap().starts_with('/'));
         assert!(ids(proc.as_fd(), i32::MAX).is_err());
+        assert_eq!(uid(proc.as_fd(), own as i32).unwrap(), rustix::process::getuid().as_raw());
+        assert!(pids(proc.as_fd()).unwrap().contains(&(own as i32)));
+        assert!(cgroup(proc.as_fd(), own as i32).unwrap().starts_with('/'));
+        // What it is already can be set without any right.
+        let before = std::fs::read_to_string("/proc/self/oom_score_adj").unwrap().trim().parse().unwrap();
+        set_oom_score_adj(proc.as_fd(), None, before).unwrap();
     }
 
     #[test]

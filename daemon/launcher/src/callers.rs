@@ -3,12 +3,19 @@
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 
+use agentd_policy::config::Bounds;
 use agentd_policy::wire::{CallerNumber, Peer};
 
 /// The most connections at once.
-const MAX: usize = 1024;
-/// Of one user.
-const MAX_PER_USER: usize = 64;
+const MAX: usize = 4096;
+/// Of one user, besides one for each session that it may have.
+const SPARE: usize = 32;
+
+/// The most connections, and the most offers, of one user: all its sessions may be asked for at once, and nobody
+/// has more than a quarter of what there is.
+pub fn each(bounds: &Bounds) -> usize {
+    (bounds.max_sessions_per_user as usize).saturating_add(SPARE).min(MAX / 4)
+}
 
 /// One connection. The socket is a second handle of what the service has: it tells when the client is gone.
 #[derive(Debug)]
@@ -21,16 +28,27 @@ pub struct Caller {
 }
 
 /// All connections.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Callers {
     last: u64,
     all: BTreeMap<u64, Caller>,
 }
 
+impl Default for Callers {
+    /// None yet. A service that outlives a launcher still has numbers that an earlier one gave out: ours begin
+    /// with the microseconds since boot, beyond all of those.
+    fn default() -> Self {
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+        let seconds = u64::try_from(now.tv_sec).unwrap_or(0);
+        let micros = u64::try_from(now.tv_nsec).unwrap_or(0) / 1000;
+        Self { last: seconds * 1_000_000 + micros, all: BTreeMap::new() }
+    }
+}
+
 impl Callers {
     /// Whether one more of `uid` is within bounds.
-    pub fn has_room(&self, uid: u32) -> bool {
-        self.all.len() < MAX && self.all.values().filter(|c| c.peer.uid == uid).count() < MAX_PER_USER
+    pub fn has_room(&self, uid: u32, each: usize) -> bool {
+        self.all.len() < MAX && self.all.values().filter(|c| c.peer.uid == uid).count() < each
     }
 
     /// Remembers a connection under a number that was never used before.
@@ -74,11 +92,11 @@ mod tests {
         assert!(callers.remove(first).is_some());
         let second = callers.add(peer, socket());
         assert_ne!(first, second);
-        for _ in 1..MAX_PER_USER {
+        for _ in 1..10 {
             callers.add(peer, socket());
         }
-        assert!(!callers.has_room(1000));
-        assert!(callers.has_room(1001));
+        assert!(!callers.has_room(1000, 10));
+        assert!(callers.has_room(1001, 10));
         assert_eq!(callers.get(first), None);
     }
 }

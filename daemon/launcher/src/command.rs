@@ -44,45 +44,68 @@ impl Stdio {
 /// Why a command was not run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NotRun {
-    /// `"fork"`, `"terminal"`, `"cwd"`, `"exec"`.
+    /// `"fork"`, `"terminal"`, `"cwd"`, `"exec"`, `"bounds"`.
     pub step: String,
     /// The error number.
     pub errno: i32,
 }
 
 impl NotRun {
-    fn new(step: &str, errno: i32) -> Self {
+    /// At this step, for this reason.
+    pub fn new(step: &str, errno: i32) -> Self {
         Self { step: step.to_owned(), errno }
     }
 }
 
-/// Starts the plan's command in a session (`setsid(2)`) of its own and returns once it has been executed.
-pub fn start(token: SingleThreaded, plan: &Plan, stdio: &Stdio) -> Result<Pid, NotRun> {
-    let (report, reporter) =
-        rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(|e| NotRun::new("fork", e.raw_os_error()))?;
-    let child = process::fork(token, || {
-        let not_run = become_command(plan, stdio);
-        let bytes = [not_run.step.as_bytes(), b"\0", &not_run.errno.to_le_bytes()].concat();
-        // If init is gone, so is this process in a moment.
-        let _ = rustix::io::write(&reporter, &bytes);
-        127
-    });
-    let child = child.map_err(|e| NotRun::new("fork", e.raw_os_error().unwrap_or(0)))?;
-    drop(reporter);
-    // The pipe is close-on-exec: an empty end of file is the sign that the program runs.
-    let mut bytes = [0; 64];
-    let count = loop {
-        match rustix::io::read(&report, &mut bytes) {
-            Ok(count) => break count,
-            Err(rustix::io::Errno::INTR) => {}
-            Err(errno) => return Err(NotRun::new("fork", errno.raw_os_error())),
-        }
-    };
-    match bytes[..count].iter().position(|b| *b == 0).map(|at| (&bytes[..at], &bytes[at + 1..count])) {
-        None => Ok(child),
-        Some((step, errno)) => {
-            let errno = errno.try_into().map_or(0, i32::from_le_bytes);
-            Err(NotRun::new(&String::from_utf8_lossy(step), errno))
+/// A command on its way: forked, and not yet known to have been executed.
+#[derive(Debug)]
+pub struct Starting {
+    /// Its process.
+    pub pid: Pid,
+    /// What went wrong comes by it, or nothing, once the program runs.
+    report: OwnedFd,
+}
+
+impl AsFd for Starting {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.report.as_fd()
+    }
+}
+
+impl Starting {
+    /// Forks the plan's command, in a session (`setsid(2)`) of its own.
+    pub fn fork(token: SingleThreaded, plan: &Plan, stdio: &Stdio) -> Result<Self, NotRun> {
+        let (report, reporter) =
+            rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(|e| NotRun::new("fork", e.raw_os_error()))?;
+        let pid = process::fork(token, || {
+            let not_run = become_command(plan, stdio);
+            let bytes = [not_run.step.as_bytes(), b"\0", &not_run.errno.to_le_bytes()].concat();
+            // If init is gone, so is this process in a moment.
+            let _ = rustix::io::write(&reporter, &bytes);
+            127
+        });
+        let pid = pid.map_err(|e| NotRun::new("fork", e.raw_os_error().unwrap_or(0)))?;
+        Ok(Self { pid, report })
+    }
+
+    /// Waits until it has been executed, or could not be. Others of the same uid can stop it on the way: whoever has
+    /// something else to do asks only once the descriptor is readable.
+    pub fn outcome(self) -> Result<Pid, NotRun> {
+        // The pipe is close-on-exec: an empty end of file is the sign that the program runs.
+        let mut bytes = [0; 64];
+        let count = loop {
+            match rustix::io::read(&self.report, &mut bytes) {
+                Ok(count) => break count,
+                Err(rustix::io::Errno::INTR) => {}
+                Err(errno) => return Err(NotRun::new("fork", errno.raw_os_error())),
+            }
+        };
+        match bytes[..count].iter().position(|b| *b == 0).map(|at| (&bytes[..at], &bytes[at + 1..count])) {
+            None => Ok(self.pid),
+            Some((step, errno)) => {
+                let errno = errno.try_into().map_or(0, i32::from_le_bytes);
+                Err(NotRun::new(&String::from_utf8_lossy(step), errno))
+            }
         }
     }
 }
@@ -136,7 +159,7 @@ fn execute(plan: &Plan) -> Errno {
     let argv: Result<Vec<_>, _> = plan.command.iter().cloned().map(c).collect();
     let env: Result<Vec<_>, _> = plan.env.iter().map(|(k, v)| c([k, &b"="[..], v].concat())).collect();
     let (Ok(argv), Ok(env)) = (argv, env) else { return Errno::EINVAL };
-    let program = &plan.command[0];
+    let Some(program) = plan.command.first() else { return Errno::EINVAL };
     if program.contains(&b'/') {
         return match c(program.clone()) {
             Ok(path) => failed_exec(&path, &argv, &env),

@@ -1,8 +1,8 @@
 //! The directories and sockets that the launcher owns.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use agentd_policy::names::AbsPath;
+use agentd_policy::names::{AbsPath, SessionId};
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use rustix::process::{Gid, Uid};
@@ -12,6 +12,11 @@ use crate::settings::Settings;
 /// How many connections wait to be accepted.
 const BACKLOG: i32 = 256;
 
+/// What the name of a socket may have at most (`unix(7)`), with the NUL at its end.
+const SUN_PATH: usize = 108;
+/// How long a session's id is.
+const SESSION_NAME: usize = 12;
+
 /// Handles of the directories; root works relative to them.
 #[derive(Debug)]
 pub struct Directories {
@@ -19,6 +24,11 @@ pub struct Directories {
     pub leases: OwnedFd,
     /// Upper directories, by user and session.
     pub overlays: OwnedFd,
+    /// The service's records.
+    pub audit: OwnedFd,
+    /// Sockets of keepers, one a session, and where they are.
+    pub keepers: OwnedFd,
+    keepers_path: String,
     /// Says that this launcher is the only one here.
     _lock: OwnedFd,
 }
@@ -29,25 +39,81 @@ impl Directories {
         let config = &settings.config;
         let runtime = make(&config.runtime_dir, 0o755)?;
         let state = make(&config.state_dir, 0o711)?;
-        let lock = file(&runtime, "launcher.lock")?;
+        let lock = file(&runtime, "launcher.lock", OFlags::RDWR)?;
         rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive)
             .map_err(|_| format!("{}: another agentd-launcher runs here", config.runtime_dir))?;
         let leases = sub(&runtime, "leases", 0o700)?;
+        // The service goes through it, and knows the names.
+        let keepers = sub(&runtime, "keepers", 0o711)?;
+        let keepers_path = format!("{}/keepers", config.runtime_dir);
+        if keepers_path.len() + 1 + SESSION_NAME >= SUN_PATH {
+            return Err(format!("runtime_dir: {keepers_path} is too long for the path of a socket"));
+        }
         let overlays = sub(&state, "overlays", 0o700)?;
         let audit = sub(&state, "audit", 0o700)?;
         let owner = (Uid::from_raw(settings.service_uid), Gid::from_raw(settings.service_gid));
         rustix::fs::fchown(&audit, Some(owner.0), Some(owner.1)).map_err(|e| format!("audit: {e}"))?;
-        Ok(Self { leases, overlays, _lock: lock })
+        Ok(Self { leases, overlays, audit, keepers, keepers_path, _lock: lock })
     }
 
-    /// Takes the lock of lease `number`: `None` while somebody else holds it.
+    /// Every descriptor of it but the lock.
+    pub fn descriptors(&self) -> [BorrowedFd<'_>; 4] {
+        [&self.leases, &self.overlays, &self.audit, &self.keepers].map(AsFd::as_fd)
+    }
+
+    /// Takes the lock of lease `number`: `None` while somebody else holds it. The keeper will have the descriptor: it
+    /// cannot write by it what a later launcher takes for the truth.
     pub fn lock_lease(&self, number: u32) -> Result<Option<OwnedFd>, String> {
-        let lock = file(&self.leases, &number.to_string())?;
+        let lock = file(&self.leases, &number.to_string(), OFlags::RDONLY)?;
         match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => Ok(Some(lock)),
             Err(rustix::io::Errno::AGAIN) => Ok(None),
             Err(errno) => Err(format!("lease {number}: {errno}")),
         }
+    }
+
+    /// Lease `number`'s file, if it has one.
+    pub fn lease_file(&self, number: u32) -> Result<Option<OwnedFd>, String> {
+        let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        match rustix::fs::openat(&self.leases, number.to_string(), flags, Mode::empty()) {
+            Ok(file) => Ok(Some(file)),
+            Err(rustix::io::Errno::NOENT) => Ok(None),
+            Err(errno) => Err(format!("lease {number}: {errno}")),
+        }
+    }
+
+    /// Removes lease `number`'s file, which nobody may have locked.
+    pub fn remove_lease(&self, number: u32) -> Result<(), String> {
+        gone(rustix::fs::unlinkat(&self.leases, number.to_string(), AtFlags::empty()))
+            .map_err(|e| format!("lease {number}: {e}"))
+    }
+
+    /// The socket on which the keeper of `session` will listen, for `owner` alone.
+    pub fn keeper_socket(&self, session: &SessionId, owner: u32) -> Result<OwnedFd, String> {
+        listen(&format!("{}/{session}", self.keepers_path), SocketType::SEQPACKET, owner, 0, 0o600)
+    }
+
+    /// Removes the name of that socket.
+    pub fn remove_keeper_socket(&self, session: &str) -> Result<(), String> {
+        gone(rustix::fs::unlinkat(&self.keepers, session, AtFlags::empty()))
+            .map_err(|e| format!("keepers/{session}: {e}"))
+    }
+
+    /// Every user who has overlays, and the sessions that they are of.
+    pub fn all_overlays(&self) -> Result<Vec<(u32, String)>, String> {
+        let mut all = Vec::new();
+        for user in names(&self.overlays)? {
+            let Some(uid) = user.strip_prefix('u').and_then(|uid| uid.parse().ok()) else { continue };
+            let Some(dir) = self.user_overlays(uid)? else { continue };
+            all.extend(names(&dir)?.into_iter().map(|session| (uid, session)));
+        }
+        Ok(all)
+    }
+
+    /// Whether the service has a record of `session`.
+    pub fn has_record(&self, session: &str) -> bool {
+        let name = format!("{session}.json");
+        rustix::fs::statat(&self.audit, name, AtFlags::SYMLINK_NOFOLLOW).is_ok()
     }
 
     /// A new directory for the uppers of a session.
@@ -66,6 +132,36 @@ impl Directories {
             Err(rustix::io::Errno::NOENT) => Ok(None),
             Err(errno) => Err(format!("overlays/u{uid}: {errno}")),
         }
+    }
+}
+
+/// What is in a directory.
+pub fn names(dir: &OwnedFd) -> Result<Vec<String>, String> {
+    let mut names = Vec::new();
+    let text = |e: rustix::io::Errno| e.to_string();
+    for entry in rustix::fs::Dir::read_from(dir).map_err(text)? {
+        let name = entry.map_err(text)?.file_name().to_string_lossy().into_owned();
+        if name != "." && name != ".." {
+            names.push(name);
+        }
+    }
+    Ok(names)
+}
+
+/// Whether somebody has the lock on a lease's file, which is looked at by locking it for a moment.
+pub fn is_held(file: &OwnedFd) -> rustix::io::Result<bool> {
+    match rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => rustix::fs::flock(file, FlockOperation::Unlock).map(|()| false),
+        Err(rustix::io::Errno::AGAIN) => Ok(true),
+        Err(errno) => Err(errno),
+    }
+}
+
+/// What was not there is gone as well.
+fn gone(removed: rustix::io::Result<()>) -> rustix::io::Result<()> {
+    match removed {
+        Err(rustix::io::Errno::NOENT) => Ok(()),
+        other => other,
     }
 }
 
@@ -98,8 +194,8 @@ fn open(parent: &OwnedFd, name: &str) -> Result<OwnedFd, String> {
     rustix::fs::openat(parent, name, flags, Mode::empty()).map_err(|e| format!("{name}: {e}"))
 }
 
-fn file(parent: &OwnedFd, name: &str) -> Result<OwnedFd, String> {
-    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+fn file(parent: &OwnedFd, name: &str, access: OFlags) -> Result<OwnedFd, String> {
+    let flags = access | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     rustix::fs::openat(parent, name, flags, Mode::from_raw_mode(0o600)).map_err(|e| format!("{name}: {e}"))
 }
 
@@ -134,4 +230,31 @@ pub fn listen(path: &str, kind: SocketType, owner: u32, group: u32, mode: u32) -
     rustix::fs::chmodat(cwd, path, Mode::from_raw_mode(mode), AtFlags::empty()).map_err(fail)?;
     rustix::net::listen(socket.as_fd(), BACKLOG).map_err(fail)?;
     Ok(socket)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// In a directory of its own, which ends with it.
+    fn within(name: &str, test: impl FnOnce(Directories)) {
+        let base = std::env::temp_dir().join(format!("agentd-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(&base).unwrap();
+        let dir = || OwnedFd::from(std::fs::File::open(&base).unwrap());
+        let (leases, overlays, audit, keepers) = (dir(), dir(), dir(), dir());
+        test(Directories { leases, overlays, audit, keepers, keepers_path: String::new(), _lock: dir() });
+        std::fs::remove_dir_all(&base).unwrap();
+    }
+
+    #[test]
+    fn a_keeper_cannot_write_what_is_on_record_of_it() {
+        within("lock", |directories| {
+            let lock = directories.lock_lease(3).unwrap().unwrap();
+            assert_eq!(rustix::io::pwrite(&lock, b"forged", 0), Err(rustix::io::Errno::BADF));
+            assert!(directories.lock_lease(3).unwrap().is_none());
+            assert!(is_held(&directories.lease_file(3).unwrap().unwrap()).unwrap());
+            drop(lock);
+            assert!(!is_held(&directories.lease_file(3).unwrap().unwrap()).unwrap());
+        });
+    }
 }

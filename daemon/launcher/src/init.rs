@@ -3,6 +3,8 @@
 //!
 //! Born in the session's user namespace, it has never had a capability over the host.
 
+mod commands;
+
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use agentd_kernel::packets::Packets;
@@ -10,17 +12,17 @@ use agentd_kernel::process::{self, SingleThreaded};
 use agentd_kernel::{creds, landlock, loopback, nflog, nft, rlimits, seccomp};
 use agentd_policy::event::ExitStatus;
 use agentd_policy::plan::Plan;
-use agentd_policy::wire::{MAX_KEEPER_PACKET, MAX_PACKET, decode, encode};
+use agentd_policy::wire::{Command, CommandNumber, MAX_KEEPER_PACKET, MAX_PACKET, decode, encode};
 use nix::sched::CloneFlags;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rustix::event::{PollFd, PollFlags};
-use rustix::process::{Pid, WaitOptions};
 use serde::{Deserialize, Serialize};
 
 use crate::build::Owner;
 use crate::build::access::Access;
-use crate::command::{self, NotRun, Stdio};
+use crate::command::{NotRun, Starting, Stdio};
+use commands::{Commands, News};
 
 /// Builder or keeper to init.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -32,8 +34,25 @@ pub enum ToInit {
         /// What may be done where, for Landlock.
         access: Vec<(String, Access)>,
     },
-    /// Send this signal to the command's process group.
-    Signal(i32),
+    /// Send a signal to a command's process group.
+    Signal {
+        /// Which command.
+        command: CommandNumber,
+        /// `signal(7)`.
+        signal: i32,
+    },
+    /// Run one more command. Answered by [`FromInit::Carry`] or [`FromInit::CommandNotRun`].
+    Run {
+        /// Its number, which no other has.
+        number: CommandNumber,
+        /// What.
+        command: Box<Command>,
+    },
+    /// Kill a further command, and what it started as far as that is in its session (`setsid(2)`).
+    End {
+        /// Which.
+        command: CommandNumber,
+    },
 }
 
 /// Init to builder or keeper.
@@ -59,6 +78,28 @@ pub enum FromInit {
     NotRun(NotRun),
     /// The command ended.
     Exited(ExitStatus),
+    /// A further command runs. Descriptors: the outer ends of its streams, as in
+    /// [`ToRelay::Carry`](agentd_policy::wire::ToRelay::Carry).
+    Carry {
+        /// Which.
+        command: CommandNumber,
+        /// One terminal, not three pipes.
+        terminal: bool,
+    },
+    /// A further command could not be run.
+    CommandNotRun {
+        /// Which.
+        command: CommandNumber,
+        /// Why.
+        not_run: NotRun,
+    },
+    /// A further command ended.
+    CommandExited {
+        /// Which.
+        command: CommandNumber,
+        /// How.
+        status: ExitStatus,
+    },
 }
 
 /// What init is born with.
@@ -118,7 +159,7 @@ impl Init<'_> {
         let landlock_abi = self.confine(&plan, &access)?;
         let signals = child_signals().step("signals")?;
         self.tell(&FromInit::Confined { landlock_abi }, &[]).step("message")?;
-        let main = match command::start(self.token, &plan, &stdio) {
+        let main = match Starting::fork(self.token, &plan, &stdio).and_then(Starting::outcome) {
             Ok(main) => {
                 self.tell(&FromInit::Running, &[]).step("message")?;
                 main
@@ -126,7 +167,7 @@ impl Init<'_> {
             Err(not_run) => return self.tell(&FromInit::NotRun(not_run), &[]).step("message"),
         };
         // The streams stay open here: their end is the session's end, not the command's.
-        self.serve(main, &signals)
+        self.serve(Commands::new(self.token, &plan, main), &signals)
     }
 
     /// Namespaces that belong to the session's user namespace, and its network.
@@ -157,29 +198,70 @@ impl Init<'_> {
         Ok(enforced.abi)
     }
 
-    /// Passes signals on and reaps, until the command ends or the keeper does.
-    fn serve(&self, main: Pid, signals: &SignalFd) -> Result<(), Failure> {
+    /// Does what the keeper asks for and reaps, until the first command ends or the keeper does.
+    fn serve(&self, mut commands: Commands<'_>, signals: &SignalFd) -> Result<(), Failure> {
+        let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
+        let mut more = false;
         loop {
-            let mut fds = [PollFd::new(&self.socket, PollFlags::IN), PollFd::new(signals, PollFlags::IN)];
-            match rustix::event::poll(&mut fds, None) {
+            let starting: Vec<_> = commands.starting().map(|(number, _)| number).collect();
+            let mut fds = vec![PollFd::new(&self.socket, PollFlags::IN), PollFd::new(signals, PollFlags::IN)];
+            fds.extend(
+                commands.starting().map(|(_, report)| PollFd::from_borrowed_fd(report, PollFlags::IN)),
+            );
+            match rustix::event::poll(&mut fds, more.then_some(&now)) {
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}
                 Err(errno) => return Err(errno).step("poll"),
             }
-            let [socket, child] = fds.map(|fd| !fd.revents().is_empty());
-            if child {
-                while let Ok(Some(_)) = signals.read_signal() {}
-                if let Some(status) = reap(main) {
-                    self.tell(&FromInit::Exited(status), &[]).step("message")?;
+            let ready: Vec<bool> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
+            drop(fds);
+            let (first, reports) = ready.split_at(2);
+            for (number, _) in starting.into_iter().zip(reports).filter(|(_, ready)| **ready) {
+                if let Some(news) = commands.started(number) {
+                    self.tell_news(news)?;
                 }
             }
-            if socket {
+            if first[1] || more {
+                while let Ok(Some(_)) = signals.read_signal() {}
+                let news;
+                (news, more) = commands.reap();
+                for news in news {
+                    self.tell_news(news)?;
+                }
+            }
+            if first[0] {
                 match self.hear(MAX_KEEPER_PACKET).step("message")? {
-                    Some((ToInit::Signal(number), _)) => signal_group(main, number),
-                    Some((ToInit::Go { .. }, _)) => {}
+                    Some((message, _)) => self.obey(message, &mut commands)?,
                     None => return Ok(()),
                 }
             }
         }
+    }
+
+    fn obey(&self, message: ToInit, commands: &mut Commands<'_>) -> Result<(), Failure> {
+        match message {
+            ToInit::Signal { command, signal } => commands.signal(command, signal),
+            ToInit::End { command } => commands.end(command),
+            ToInit::Run { number, command } => {
+                if let Err(not_run) = commands.run(number, &command) {
+                    self.tell_news(News::NotRun(number, not_run))?;
+                }
+            }
+            ToInit::Go { .. } => {}
+        }
+        Ok(())
+    }
+
+    fn tell_news(&self, news: News) -> Result<(), Failure> {
+        let told = match news {
+            News::Runs(command, outside) => {
+                let (_, descriptors) = outside.parts();
+                self.tell(&FromInit::Carry { command, terminal: outside.is_terminal() }, &descriptors)
+            }
+            News::NotRun(command, not_run) => self.tell(&FromInit::CommandNotRun { command, not_run }, &[]),
+            News::Ended(0, status) => self.tell(&FromInit::Exited(status), &[]),
+            News::Ended(command, status) => self.tell(&FromInit::CommandExited { command, status }, &[]),
+        };
+        told.step("message")
     }
 
     fn tell(&self, message: &FromInit, descriptors: &[BorrowedFd<'_>]) -> Result<(), String> {
@@ -200,28 +282,6 @@ fn child_signals() -> nix::Result<SignalFd> {
     set.add(Signal::SIGCHLD);
     set.thread_block()?;
     SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
-}
-
-/// Reaps everything that has ended; how `main` did, if it is among them.
-fn reap(main: Pid) -> Option<ExitStatus> {
-    let mut ended = None;
-    while let Ok(Some((pid, status))) = rustix::process::wait(WaitOptions::NOHANG) {
-        if pid == main {
-            ended = Some(match (status.exit_status(), status.terminating_signal()) {
-                (Some(code), _) => ExitStatus::Code(code),
-                (None, signal) => ExitStatus::Signal(signal.unwrap_or(9)),
-            });
-        }
-    }
-    ended
-}
-
-fn signal_group(main: Pid, number: i32) {
-    if let Ok(signal) = Signal::try_from(number) {
-        let group = nix::unistd::Pid::from_raw(main.as_raw_nonzero().get());
-        // A command that has just ended cannot be signalled; its end is told elsewhere.
-        let _ = nix::sys::signal::killpg(group, signal);
-    }
 }
 
 /// The socket, for a builder that gives it to init.

@@ -4,7 +4,10 @@
 mod build;
 mod callers;
 mod command;
+mod context;
 mod directories;
+mod doctor;
+mod examine;
 mod host;
 mod init;
 mod keeper;
@@ -74,10 +77,11 @@ fn run() -> Result<(), String> {
     let hierarchies = hierarchies(&settings.config)?;
     let signals = signals().map_err(|e| format!("signals: {e}"))?;
     let host = host::Host::prepare(token)?;
-    server::Server::new(token, settings, directories, host, hierarchies, signals)?.run(with_service)
+    let context = context::Context { token, settings, directories, host };
+    server::Server::new(context, hierarchies, signals)?.run(with_service)
 }
 
-/// The cgroups of this daemon, without what an earlier one left.
+/// The cgroups of this daemon, which are the same for as long as its directories are.
 fn hierarchies(config: &Config) -> Result<Hierarchies, String> {
     let mut hasher = DefaultHasher::new();
     config.runtime_dir.as_str().hash(&mut hasher);
@@ -86,9 +90,7 @@ fn hierarchies(config: &Config) -> Result<Hierarchies, String> {
         CgroupRoot::Auto => None,
         CgroupRoot::Path(path) => Some(path.as_str()),
     };
-    let hierarchies = Hierarchies::open(&name, path).map_err(|e| e.to_string())?;
-    hierarchies.clear().map_err(|e| e.to_string())?;
-    Ok(hierarchies)
+    Hierarchies::open(&name, path).map_err(|e| e.to_string())
 }
 
 fn signals() -> nix::Result<SignalFd> {

@@ -1,5 +1,6 @@
 //! How much a session has written to its overlays. No quota of the kernel's fits every file system, so a small
-//! process looks, twice a second at the most: what is written between two looks can go beyond the limit.
+//! process looks: twice a second at the most, and the more room there is, the more seldom. What is written between two
+//! looks can go beyond the limit.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -8,14 +9,21 @@ use agentd_kernel::process::{self, Birth, Child, SingleThreaded};
 use agentd_kernel::{creds, mount, seccomp};
 use rustix::event::{PollFd, PollFlags};
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
+use rustix::io::Errno;
 use rustix::thread::{CapabilitySet, CapabilitySets};
 
 /// Between two looks, at least; and as a multiple of the time that a look takes.
 const PAUSE: Duration = Duration::from_millis(500);
 /// See [`PAUSE`].
 const SHARE: u32 = 10;
-/// The deepest directory that is looked into.
+/// Between two looks, as long as there is room for what a fast disk takes meanwhile: bytes in a millisecond.
+const LONG_PAUSE: Duration = Duration::from_secs(5);
+/// See [`LONG_PAUSE`].
+const FAST: u64 = 2 << 20;
+/// The deepest directory that is looked into. Who makes deeper ones has passed the limit: it hides something.
 const MAX_DEPTH: usize = 4096;
+/// The longest reason of a failure, in bytes.
+const MAX_REASON: usize = 200;
 
 /// What a meter is started with.
 pub struct Meter<'a> {
@@ -34,7 +42,7 @@ pub struct Meter<'a> {
 }
 
 impl Meter<'_> {
-    /// Starts it. The descriptor becomes readable once the limit is passed, or the meter has failed.
+    /// Starts it. The descriptor becomes readable once the limit is passed, or the meter has failed; then it says why.
     pub fn start(self) -> std::io::Result<(Child, OwnedFd)> {
         let (over, tell) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
         let birth = Birth { cgroup: Some(self.cgroup), ..Birth::default() };
@@ -43,6 +51,9 @@ impl Meter<'_> {
                 Ok(()) => 0,
                 Err(error) => {
                     tracing::error!(%error, "disk meter");
+                    let reason = error.as_bytes();
+                    // A keeper that is gone needs no reason.
+                    let _ = rustix::io::write(&tell, reason.get(..MAX_REASON).unwrap_or(reason));
                     1
                 }
             }
@@ -69,10 +80,9 @@ impl Meter<'_> {
     fn measure(&self, tell: BorrowedFd<'_>) -> Result<(), String> {
         loop {
             let began = Instant::now();
-            if usage(self.uppers.as_fd(), self.limit).map_err(|e| e.to_string())? > self.limit {
-                return Ok(());
-            }
-            let pause = PAUSE.max(began.elapsed() * SHARE);
+            let used = usage(self.uppers.as_fd(), self.limit).map_err(|e| format!("counting: {e}"))?;
+            let Some(room) = self.limit.checked_sub(used) else { return Ok(()) };
+            let pause = pause(room, began.elapsed());
             let pause = rustix::event::Timespec {
                 tv_sec: i64::try_from(pause.as_secs()).unwrap_or(60),
                 tv_nsec: i64::from(pause.subsec_nanos()),
@@ -80,12 +90,25 @@ impl Meter<'_> {
             // A pipe that has lost its reader reports an error without being asked.
             let mut reader = [PollFd::from_borrowed_fd(tell, PollFlags::empty())];
             match rustix::event::poll(&mut reader, Some(&pause)) {
-                Ok(0) | Err(rustix::io::Errno::INTR) => {}
+                Ok(0) | Err(Errno::INTR) => {}
                 Ok(_) => return Ok(()),
                 Err(errno) => return Err(errno.to_string()),
             }
         }
     }
+}
+
+/// How long nobody looks while there is that much room, and a look takes so long.
+fn pause(room: u64, look: Duration) -> Duration {
+    Duration::from_millis(room / FAST).clamp(PAUSE, LONG_PAUSE).max(look * SHARE)
+}
+
+/// Why a meter failed, by its descriptor.
+pub fn reason(over: &OwnedFd) -> String {
+    let mut bytes = [0; MAX_REASON];
+    // Without a writer there is nothing to wait for.
+    let count = rustix::io::read(over, &mut bytes).unwrap_or(0);
+    String::from_utf8_lossy(bytes.get(..count).unwrap_or_default()).into_owned()
 }
 
 /// Bytes of every file below `top`, on its own file system; counting ends beyond `enough`. Names come and go
@@ -112,11 +135,17 @@ fn usage(top: BorrowedFd<'_>, enough: u64) -> rustix::io::Result<u64> {
         if bytes > enough {
             break;
         }
-        if FileType::from_raw_mode(stat.st_mode) == FileType::Directory
-            && depth < MAX_DEPTH
-            && let Ok(below) = rustix::fs::openat(fd, name, flags, Mode::empty())
-        {
-            stack.push(Dir::new(below)?);
+        if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
+            continue;
+        }
+        if depth >= MAX_DEPTH {
+            return Ok(u64::MAX);
+        }
+        match rustix::fs::openat(fd, name, flags, Mode::empty()) {
+            Ok(below) => stack.push(Dir::new(below)?),
+            // It went, or is something else by now.
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {}
+            Err(errno) => return Err(errno),
         }
     }
     Ok(bytes)
@@ -138,5 +167,43 @@ mod tests {
         assert!((1 << 20..2 << 20).contains(&bytes), "{bytes}");
         assert!(usage(top.as_fd(), 1000).unwrap() > 1000);
         std::fs::remove_dir_all(&base).unwrap();
+    }
+
+    #[test]
+    fn nothing_is_hidden_in_the_depth() {
+        let base = std::env::temp_dir().join(format!("agentd-meter-deep-{}", std::process::id()));
+        std::fs::create_dir(&base).unwrap();
+        let open = || rustix::fs::open(&base, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty()).unwrap();
+        let mut dir = open();
+        for _ in 0..MAX_DEPTH {
+            rustix::fs::mkdirat(&dir, "d", Mode::RWXU).unwrap();
+            dir = rustix::fs::openat(&dir, "d", OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty()).unwrap();
+        }
+        assert!(may_open(65_536));
+        assert_eq!(usage(open().as_fd(), u64::MAX).unwrap(), u64::MAX);
+        let parent = rustix::fs::open(std::env::temp_dir(), OFlags::RDONLY, Mode::empty()).unwrap();
+        crate::workers::delete_tree(parent.as_fd(), base.file_name().unwrap().to_str().unwrap()).unwrap();
+        assert!(!base.exists());
+    }
+
+    fn may_open(count: u64) -> bool {
+        agentd_kernel::rlimits::Limits { open_files: count }.apply().is_ok()
+    }
+
+    #[test]
+    fn the_less_room_the_more_often() {
+        let look = Duration::from_millis(1);
+        assert_eq!(pause(0, look), PAUSE);
+        assert_eq!(pause(4 << 30, look), Duration::from_millis(2048));
+        assert_eq!(pause(u64::MAX, look), LONG_PAUSE);
+        assert_eq!(pause(u64::MAX, Duration::from_secs(1)), Duration::from_secs(10));
+    }
+
+    #[test]
+    fn why_it_failed_is_told() {
+        let (over, tell) = rustix::pipe::pipe().unwrap();
+        rustix::io::write(&tell, b"counting: Operation not permitted").unwrap();
+        drop(tell);
+        assert_eq!(reason(&over), "counting: Operation not permitted");
     }
 }

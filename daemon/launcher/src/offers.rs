@@ -9,9 +9,7 @@ use agentd_policy::Refusal;
 use agentd_policy::wire::{Peer, Ticket};
 
 /// The most sockets at once.
-const MAX: usize = 256;
-/// Of one user.
-const MAX_PER_USER: usize = 16;
+const MAX: usize = 4096;
 /// How long a client may take to say what it offers.
 const SPEAK: Duration = Duration::from_secs(5);
 /// How long an offer waits for the request that names it.
@@ -49,9 +47,9 @@ pub enum Heard {
 
 impl Offers {
     /// Whether one more of `uid` is within bounds.
-    pub fn has_room(&self, uid: u32) -> bool {
+    pub fn has_room(&self, uid: u32, each: usize) -> bool {
         self.all.len() + self.dead.len() < MAX
-            && self.all.values().filter(|o| o.peer.uid == uid).count() < MAX_PER_USER
+            && self.all.values().filter(|o| o.peer.uid == uid).count() < each
     }
 
     /// Takes a new side socket, non-blocking; its number.
@@ -104,11 +102,6 @@ impl Offers {
                 "offer the paths again: a ticket is good once, for a minute, for the process that got it",
             )),
         }
-    }
-
-    /// Takes a socket back that no builder took over.
-    pub fn give_back(&mut self, socket: Packets) {
-        self.dead.push(socket);
     }
 
     /// Forgets clients that took too long.

@@ -1,68 +1,107 @@
 //! The service as the launcher's child, where no service manager starts both.
 
-use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt as _;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use agentd_kernel::creds;
 use agentd_kernel::process::{self, Birth, Child, SingleThreaded};
 use nix::sys::signal::SigSet;
-use rustix::process::{Signal, WaitId, WaitIdOptions};
+use rustix::event::{PollFd, PollFlags};
+use rustix::process::Signal;
 
 use crate::settings::Settings;
 
 /// How long it may take to end.
 const FAREWELL: Duration = Duration::from_secs(5);
 
+/// How often it may be started in [`WINDOW`].
+const STARTS: usize = 5;
+/// See [`STARTS`].
+const WINDOW: Duration = Duration::from_secs(10);
+
 /// The running service.
 #[derive(Debug)]
-pub struct Service(Child);
+pub struct Service {
+    child: Child,
+    /// When it was started, lately.
+    starts: Vec<Instant>,
+}
 
 impl Service {
-    /// Starts it under its own account, with no signal blocked.
+    /// Starts it under its own account, with no signal blocked. It ends with this process, however that ends.
     pub fn start(token: SingleThreaded, settings: &Settings) -> Result<Self, String> {
-        let own = std::env::current_exe().map_err(|e| format!("/proc/self/exe: {e}"))?;
-        let program = own.with_file_name("agentd");
-        let child = process::spawn(token, Birth::default(), || {
-            let mut command = Command::new(&program);
-            command
-                .arg("--config")
-                .arg(&settings.file)
-                .uid(settings.service_uid)
-                .gid(settings.service_gid)
-                .env_remove("NOTIFY_SOCKET")
-                .stdin(Stdio::null());
-            let error = match SigSet::empty().thread_set_mask() {
-                Ok(()) => command.exec(),
-                Err(errno) => errno.into(),
-            };
-            tracing::error!(%error, program = %program.display(), "the service was not started");
-            127
-        });
-        child.map(Self).map_err(|e| format!("{}: {e}", program.display()))
+        Ok(Self { child: spawn(token, settings)?, starts: vec![Instant::now()] })
+    }
+
+    /// Starts one that has ended again.
+    ///
+    /// # Errors
+    /// If it ends too often.
+    pub fn again(mut self, token: SingleThreaded, settings: &Settings) -> Result<Self, String> {
+        let how = self.child.wait().map_err(|e| format!("the service: {e}"))?;
+        let now = Instant::now();
+        self.starts.retain(|start| *start + WINDOW > now);
+        if self.starts.len() >= STARTS {
+            return Err(format!("the service ended {STARTS} times in {WINDOW:?}, now with {how:?}"));
+        }
+        tracing::error!(?how, "the service ended and is started again");
+        self.child = spawn(token, settings)?;
+        self.starts.push(now);
+        Ok(self)
     }
 
     /// Whether it has ended.
     pub fn has_ended(&self) -> bool {
-        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
-        !matches!(rustix::process::waitid(WaitId::PidFd(self.0.pidfd.as_fd()), options), Ok(None))
+        let mut fds = [PollFd::new(&self.child.pidfd, PollFlags::IN)];
+        let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
+        !matches!(rustix::event::poll(&mut fds, Some(&now)), Ok(0))
     }
 
     /// Ends it and waits.
     pub fn stop(self) -> Result<(), String> {
         if self.has_ended() {
-            return Ok(());
+            return self.child.wait().map(drop).map_err(|e| format!("service: {e}"));
         }
-        rustix::process::pidfd_send_signal(&self.0.pidfd, Signal::TERM)
+        rustix::process::pidfd_send_signal(&self.child.pidfd, Signal::TERM)
             .map_err(|e| format!("service: {e}"))?;
         let until = Instant::now() + FAREWELL;
         while !self.has_ended() {
             if Instant::now() >= until {
-                self.0.kill().and_then(|()| self.0.wait()).map_err(|e| format!("service: {e}"))?;
+                self.child.kill().and_then(|()| self.child.wait()).map_err(|e| format!("service: {e}"))?;
                 return Err(format!("the service did not end in {FAREWELL:?} and was killed"));
             }
             std::thread::sleep(Duration::from_millis(2));
         }
-        Ok(())
+        self.child.wait().map(drop).map_err(|e| format!("service: {e}"))
     }
+}
+
+fn spawn(token: SingleThreaded, settings: &Settings) -> Result<Child, String> {
+    let own = std::env::current_exe().map_err(|e| format!("/proc/self/exe: {e}"))?;
+    let program = own.with_file_name("agentd");
+    let launcher = rustix::process::getpid();
+    let child = process::spawn(token, Birth::default(), || {
+        let become_it = || -> Result<(), String> {
+            SigSet::empty().thread_set_mask().map_err(|e| e.to_string())?;
+            creds::become_ids(settings.service_uid, settings.service_gid).map_err(|e| e.to_string())?;
+            // After the last change of ids, which takes it back; and it may be too late.
+            creds::parent_death_signal().map_err(|e| e.to_string())?;
+            match rustix::process::getppid() == Some(launcher) {
+                true => Ok(()),
+                false => Err("the launcher is gone".into()),
+            }
+        };
+        let error = match become_it() {
+            Ok(()) => {
+                let mut command = Command::new(&program);
+                command.arg("--config").arg(&settings.file).env_remove("NOTIFY_SOCKET").stdin(Stdio::null());
+                command.exec().to_string()
+            }
+            Err(error) => error,
+        };
+        tracing::error!(error, program = %program.display(), "the service was not started");
+        127
+    });
+    child.map_err(|e| format!("{}: {e}", program.display()))
 }

@@ -1,16 +1,18 @@
 //! Short-lived children that delete: root's loop itself never walks a tree that an agent has filled.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::rc::Rc;
 
 use agentd_kernel::creds;
 use agentd_kernel::packets::Packets;
 use agentd_kernel::process::{self, Birth, Child, SingleThreaded};
-use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags};
+use agentd_policy::names::AbsPath;
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, RenameFlags, ResolveFlags};
 
 use crate::build::Owner;
 
-/// The deepest tree that is deleted: far beyond `PATH_MAX` for whoever made it.
-const MAX_DEPTH: usize = 4096;
+/// How deep a tree is gone into. What is deeper is moved up first: an agent can make it as deep as it likes.
+const MAX_DEPTH: usize = 512;
 
 /// Closes sockets with the descriptors that wait in them, in a child: for some files that takes as long as the
 /// client likes. The child is the last to hold them, because it waits until the launcher's handles are gone.
@@ -33,8 +35,10 @@ pub fn close(token: SingleThreaded, sockets: Vec<Packets>) -> std::io::Result<Ch
 /// if nothing is left.
 pub fn delete(token: SingleThreaded, parent: &OwnedFd, name: &str) -> std::io::Result<Child> {
     process::spawn(token, Birth::default(), || {
-        let done = keep_file_capabilities()
+        // The launcher's lock among others: this may outlive it.
+        let done = process::close_all_but(&[parent.as_fd()])
             .map_err(|e| e.to_string())
+            .and_then(|()| keep_file_capabilities().map_err(|e| e.to_string()))
             .and_then(|()| delete_tree(parent.as_fd(), name).map_err(|e| e.to_string()));
         match done {
             Ok(()) => 0,
@@ -56,8 +60,9 @@ fn keep_file_capabilities() -> rustix::io::Result<()> {
     )
 }
 
+/// Deletes `name` in `parent` with everything in it, as [`delete`] does, in a process that may take its time.
 /// Goes down and up with one descriptor a level, so that no path length matters.
-fn delete_tree(parent: BorrowedFd<'_>, name: &str) -> rustix::io::Result<()> {
+pub fn delete_tree(parent: BorrowedFd<'_>, name: &str) -> rustix::io::Result<()> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let mut stack: Vec<(OwnedFd, std::ffi::CString)> = Vec::new();
     let top = match rustix::fs::openat(parent, name, flags, Mode::empty()) {
@@ -66,11 +71,13 @@ fn delete_tree(parent: BorrowedFd<'_>, name: &str) -> rustix::io::Result<()> {
         Err(errno) => return Err(errno),
     };
     stack.push((top, std::ffi::CString::default()));
+    let mut moved = 0_u64;
     while let Some((dir, _)) = stack.last() {
         match empty_but_directories(dir.as_fd())? {
             Some(below) => {
-                if stack.len() >= MAX_DEPTH {
-                    return Err(rustix::io::Errno::NAMETOOLONG);
+                if let Some((top, _)) = stack.first().filter(|_| stack.len() >= MAX_DEPTH) {
+                    move_up((dir.as_fd(), &below), top.as_fd(), &mut moved)?;
+                    continue;
                 }
                 let child = rustix::fs::openat(dir, &below, flags, Mode::empty())?;
                 stack.push((child, below));
@@ -85,6 +92,22 @@ fn delete_tree(parent: BorrowedFd<'_>, name: &str) -> rustix::io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Moves a directory up to the top under a name that nothing has there.
+fn move_up(
+    (dir, below): (BorrowedFd<'_>, &std::ffi::CStr),
+    top: BorrowedFd<'_>,
+    moved: &mut u64,
+) -> rustix::io::Result<()> {
+    loop {
+        *moved += 1;
+        let name = format!("{moved}.deep");
+        match rustix::fs::renameat_with(dir, below, top, name, RenameFlags::NOREPLACE) {
+            Err(rustix::io::Errno::EXIST) => {}
+            other => return other,
+        }
+    }
 }
 
 /// Removes what is no directory; a directory that is left, if there is one.
@@ -111,28 +134,76 @@ fn empty_but_directories(dir: BorrowedFd<'_>) -> rustix::io::Result<Option<std::
     Ok(None)
 }
 
+/// Where a placeholder is.
+#[derive(Debug)]
+pub enum Place {
+    /// In this directory.
+    Open {
+        /// It, held once for all names in it.
+        dir: Rc<OwnedFd>,
+        /// Its file system.
+        dev: u64,
+        /// Its number there.
+        ino: u64,
+    },
+    /// In the directory that had this path, if it is still the same one.
+    Named {
+        /// Its path.
+        path: AbsPath,
+        /// Its file system.
+        dev: u64,
+        /// Its number there.
+        ino: u64,
+    },
+}
+
 /// Takes placeholders away again, as the caller itself, where they are still empty.
 pub fn remove_placeholders(
     token: SingleThreaded,
     caller: Owner,
-    placeholders: &[(OwnedFd, String)],
+    placeholders: &[(Place, String)],
 ) -> std::io::Result<Child> {
     process::spawn(token, Birth::default(), || {
-        let own = creds::become_ids(caller.uid, caller.gid)
-            .and_then(|()| creds::drop_all_capabilities())
-            .and_then(|()| creds::no_new_privs());
+        let open = placeholders.iter().filter_map(|(place, _)| match place {
+            Place::Open { dir, .. } => Some(dir.as_fd()),
+            Place::Named { .. } => None,
+        });
+        let own =
+            process::close_all_but(&open.collect::<Vec<_>>()).map_err(|e| e.to_string()).and_then(|()| {
+                creds::become_ids(caller.uid, caller.gid)
+                    .and_then(|()| creds::drop_all_capabilities())
+                    .and_then(|()| creds::no_new_privs())
+                    .map_err(|e| e.to_string())
+            });
         if let Err(error) = own {
             tracing::error!(%error, "becoming the caller");
             return 1;
         }
         // The last made come first: a directory is empty once what was made in it is gone.
-        for (workspace, name) in placeholders.iter().rev() {
-            if let Err(errno) = remove_if_empty(workspace.as_fd(), name) {
+        for (place, name) in placeholders.iter().rev() {
+            let removed = match place {
+                Place::Open { dir, .. } => remove_if_empty(dir.as_fd(), name),
+                Place::Named { path, dev, ino } => {
+                    find(path, *dev, *ino).and_then(|workspace| remove_if_empty(workspace.as_fd(), name))
+                }
+            };
+            if let Err(errno) = removed {
                 tracing::warn!(%errno, name, "a placeholder stays");
             }
         }
         0
     })
+}
+
+/// Opens the directory at `path`, which must be the one that was there before.
+fn find(path: &AbsPath, dev: u64, ino: u64) -> rustix::io::Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let dir = rustix::fs::open(path.as_str(), flags, Mode::empty())?;
+    let stat = rustix::fs::fstat(&dir)?;
+    match (stat.st_dev, stat.st_ino) == (dev, ino) {
+        true => Ok(dir),
+        false => Err(rustix::io::Errno::STALE),
+    }
 }
 
 /// Removes `name` below `workspace` if it is an empty file or directory, following no link.
@@ -174,7 +245,8 @@ mod tests {
         let parent = rustix::fs::open(&base, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty()).unwrap();
         // Deeper than any path may be long.
         let mut dir = rustix::fs::open(&tree, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty()).unwrap();
-        for _ in 0..500 {
+        std::fs::create_dir(tree.join("1.deep")).unwrap();
+        for _ in 0..3 * MAX_DEPTH {
             let name = "x".repeat(100);
             rustix::fs::mkdirat(&dir, &name, Mode::from_raw_mode(0o700)).unwrap();
             dir = rustix::fs::openat(&dir, &name, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty()).unwrap();

@@ -38,6 +38,10 @@ pub struct Config {
     /// How many sessions may be prepared before anybody asks for them, on the whole host; each costs some
     /// 3 MiB. Up to two wait for each user who had a session in the last five minutes.
     pub spares: u32,
+    /// How long a session goes on, in milliseconds, after the last client that was attached to it is gone
+    /// without having detached.
+    #[serde(deserialize_with = "milliseconds")]
+    pub client_grace: u64,
     /// The throwaway ids.
     pub pool: PoolConfig,
     /// What no profile and no flag can exceed.
@@ -82,6 +86,13 @@ pub struct Bounds {
     pub user_pids: u64,
     /// CPUs of all sessions of a user together.
     pub user_cpus: f64,
+    /// Requests of one user a second, on average; a burst may be twice that.
+    pub user_requests: u32,
+    /// Bytes of all sessions on the host; absent: seven eighths of its memory.
+    #[serde(deserialize_with = "optional_bytes")]
+    pub host_memory: Option<u64>,
+    /// Processes of all sessions on the host; absent: half of what the kernel can have.
+    pub host_pids: Option<u64>,
     /// Bytes of one session.
     #[serde(deserialize_with = "bytes")]
     pub memory: u64,
@@ -135,6 +146,7 @@ impl Default for Config {
             admin_group: "agentd-admin".into(),
             cgroup_root: CgroupRoot::Auto,
             spares: 4,
+            client_grace: 10_000,
             pool: PoolConfig::default(),
             bounds: Bounds::default(),
             egress: Egress::default(),
@@ -160,6 +172,9 @@ impl Default for Bounds {
             user_memory: 16 << 30,
             user_pids: 16_384,
             user_cpus: 1024.0,
+            user_requests: 4000,
+            host_memory: None,
+            host_pids: None,
             memory: 8 << 30,
             pids: 8192,
             cpus: 256.0,
@@ -226,6 +241,11 @@ impl<'de> Deserialize<'de> for CgroupRoot {
 /// A size in TOML: a number of bytes or a text such as `"8G"`.
 pub(crate) fn bytes<'de, D: Deserializer<'de>>(d: D) -> Result<u64, D::Error> {
     quantity(d, size::parse_size)
+}
+
+/// The same, if it is there.
+fn optional_bytes<'de, D: Deserializer<'de>>(d: D) -> Result<Option<u64>, D::Error> {
+    bytes(d).map(Some)
 }
 
 /// A duration in TOML, as text.

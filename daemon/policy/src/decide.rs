@@ -35,6 +35,8 @@ pub struct Request {
     pub disk: Option<u64>,
     /// Milliseconds.
     pub timeout_ms: Option<u64>,
+    /// Milliseconds.
+    pub idle_ms: Option<u64>,
     /// A terminal of this size, or pipes.
     pub terminal: Option<WindowSize>,
     /// What the caller opened for it, in the order that [`Permit::wanted`] gave; `None` before it did.
@@ -101,6 +103,7 @@ const LIMITS: Limits = Limits {
     cpus: 2.0,
     disk: 10 << 30,
     timeout_ms: 8 * 3_600_000,
+    idle_ms: 0,
     open_files: OPEN_FILES,
 };
 /// Of a scratch directory, where a profile names no size.
@@ -385,6 +388,7 @@ fn limits(request: &Request, profile: &Profile, bounds: &Bounds) -> Limits {
             .timeout_ms
             .or(named.timeout.map(|v| v.0))
             .unwrap_or(LIMITS.timeout_ms.min(bounds.timeout)),
+        idle_ms: request.idle_ms.or(named.idle.map(|v| v.0)).unwrap_or(LIMITS.idle_ms),
         open_files: LIMITS.open_files,
     }
 }

@@ -23,6 +23,7 @@ fn request() -> Request {
         cpus: None,
         disk: None,
         timeout_ms: None,
+        idle_ms: None,
         terminal: None,
         offered: None,
     }

@@ -72,7 +72,7 @@ pub enum EventBody {
     },
     /// A limit was reached.
     Limit {
-        /// `"memory"`, `"pids"`, `"timeout"`.
+        /// `"memory"`, `"pids"`, `"disk"`, `"timeout"`, `"idle"`.
         name: String,
         /// Its value.
         limit: u64,
@@ -109,6 +109,8 @@ pub enum End {
     },
     /// Its time was over.
     Timeout,
+    /// Nothing went in or out and no program was started for as long as it may be idle.
+    Idle,
     /// It was out of memory and the kernel killed its command.
     OutOfMemory,
     /// It was asked to end.

@@ -209,6 +209,7 @@ impl Profile {
         replace(&mut self.limits.pids, child.limits.pids);
         replace(&mut self.limits.disk, child.limits.disk);
         replace(&mut self.limits.timeout, child.limits.timeout);
+        replace(&mut self.limits.idle, child.limits.idle);
         replace(&mut self.approval.timeout, child.approval.timeout);
         self
     }
@@ -223,6 +224,7 @@ impl Profile {
         limits.pids = limits.pids.map(|v| v.min(bounds.pids));
         limits.disk = limits.disk.map(|v| v.min(Size(bounds.disk)));
         limits.timeout = limits.timeout.map(|v| v.min(Span(bounds.timeout)));
+        limits.idle = limits.idle.map(|v| v.min(Span(bounds.timeout)));
         self
     }
 }

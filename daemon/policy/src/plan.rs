@@ -146,6 +146,8 @@ pub struct Limits {
     pub disk: u64,
     /// Milliseconds from the start to the end.
     pub timeout_ms: u64,
+    /// Milliseconds without a byte on any of its streams and without a new program; 0 for no such limit.
+    pub idle_ms: u64,
     /// Open files a process.
     pub open_files: u64,
 }
@@ -210,6 +212,7 @@ impl Plan {
         at_most("pids", limits.pids, 1, bounds.pids)?;
         at_most("disk", limits.disk, 0, bounds.disk)?;
         at_most("timeout", limits.timeout_ms, 1, bounds.timeout)?;
+        at_most("idle", limits.idle_ms, 0, bounds.timeout)?;
         at_most("open_files", limits.open_files, 16, MAX_OPEN_FILES)?;
         at_most("home size", self.home_size, 1 << 12, MAX_SCRATCH)?;
         for scratch in &self.scratch {
@@ -367,6 +370,7 @@ pub(crate) mod tests {
                 cpus: 1.0,
                 disk: 1 << 30,
                 timeout_ms: 1000,
+                idle_ms: 0,
                 open_files: 1024,
             },
             landlock_abi: 2,

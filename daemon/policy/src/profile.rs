@@ -319,6 +319,9 @@ pub struct Limits {
     /// From the start to the end.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub timeout: Option<Span>,
+    /// Without a byte on its streams and without a new program.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub idle: Option<Span>,
 }
 
 /// `[approval]`.

@@ -8,9 +8,9 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::Refusal;
-use crate::event::SourceEvent;
-use crate::names::SessionId;
-use crate::plan::Plan;
+use crate::event::{ExitStatus, SourceEvent};
+use crate::names::{AbsPath, SessionId};
+use crate::plan::{Plan, WindowSize};
 
 /// Of all messages here; the first two bytes of each packet.
 pub const VERSION: u16 = 1;
@@ -139,6 +139,63 @@ pub enum FromLauncher {
         /// Why not.
         refusal: Option<Refusal>,
     },
+    /// The first thing that a service hears: sessions that live, in one or several parts. What is in none of
+    /// them is gone.
+    Live {
+        /// Which.
+        sessions: Vec<SessionId>,
+        /// Whether this is the last part.
+        last: bool,
+    },
+    /// What the host offers, and what was left behind.
+    Examined {
+        /// The request that this answers.
+        request: RequestNumber,
+        /// Each facility.
+        checks: Vec<Check>,
+        /// Each trace, if they were asked for.
+        leaks: Vec<Leak>,
+    },
+}
+
+/// The most that [`FromLauncher::Live`] names at once.
+pub const MAX_LIVE: usize = 2048;
+
+/// How much of a facility a host has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Status {
+    /// All that sessions use.
+    Ok,
+    /// Sessions run, with less.
+    Reduced,
+    /// No session runs without it.
+    Missing,
+}
+
+/// A facility of the host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Check {
+    /// Such as `"landlock"`, `"cgroup.memory"`, `"idmap.ext4"`.
+    pub name: String,
+    /// Whether it is there.
+    pub status: Status,
+    /// What there is.
+    pub found: String,
+    /// What its lack costs; empty if nothing.
+    pub cost: String,
+    /// What to do about it; empty if nothing.
+    pub mend: String,
+}
+
+/// Something of a session that is no more.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Leak {
+    /// `"cgroup"`, `"lease"`, `"socket"`, `"overlay"`, `"process"`.
+    pub kind: String,
+    /// Which.
+    pub what: String,
+    /// Whether it has been taken away.
+    pub cleaned: bool,
 }
 
 /// Service to launcher.
@@ -176,6 +233,17 @@ pub enum FromService {
         /// Which.
         session: SessionId,
     },
+    /// Look at what the host offers.
+    Examine {
+        /// For the answer.
+        request: RequestNumber,
+        /// On whose word.
+        caller: CallerNumber,
+        /// Look for what was left behind, too.
+        leaks: bool,
+        /// And take it away.
+        clean: bool,
+    },
 }
 
 /// How long a step took.
@@ -189,22 +257,140 @@ pub struct Timing {
     pub end_us: u64,
 }
 
+/// A command of a session: 0 is its first, with which it ends; others come by [`ToKeeper::Run`].
+pub type CommandNumber = u32;
+
+/// The most commands of one session at a time, besides its first.
+pub const MAX_COMMANDS: usize = 16;
+
+/// One more command for a session. What it does not say is as for the first.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Command {
+    /// argv.
+    pub argv: Vec<Vec<u8>>,
+    /// Besides the session's environment, and before it.
+    pub env: Vec<(Vec<u8>, Vec<u8>)>,
+    /// Where it starts.
+    pub cwd: Option<AbsPath>,
+    /// A terminal of this size, or pipes.
+    pub terminal: Option<WindowSize>,
+}
+
 /// Service to keeper.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ToKeeper {
-    /// Send a signal to the command (with a terminal: to the foreground process group).
-    Signal(i32),
+    /// Send a signal to a command's process group.
+    Signal {
+        /// Which.
+        command: CommandNumber,
+        /// `signal(7)`.
+        signal: i32,
+    },
     /// End the session.
     Kill,
     /// Events up to this number are on disk.
     Ack(u64),
+    /// Run one more command. Answered by [`FromKeeper::Running`] or [`FromKeeper::NotRun`].
+    Run {
+        /// The service's choice, not 0, never used twice in a session.
+        number: CommandNumber,
+        /// What.
+        command: Box<Command>,
+    },
+    /// Make a new stream to the relay for a command, in the place of one that was lost. Answered by
+    /// [`FromKeeper::Stream`]; not at all if the command is not known any more.
+    Connect {
+        /// Which.
+        command: CommandNumber,
+    },
+    /// End a further command: nobody takes its output. Not for the first.
+    End {
+        /// Which.
+        command: CommandNumber,
+    },
 }
 
 /// Keeper to service.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum FromKeeper {
+    /// The first message on a connection that the service made by the keeper's name.
+    Hello {
+        /// Which session it keeps.
+        session: SessionId,
+        /// Whose it is.
+        uid: u32,
+        /// Events up to this number were acknowledged and will not come again.
+        acknowledged: u64,
+        /// Whether the first command was started.
+        started: bool,
+        /// Further commands that run.
+        commands: Vec<CommandNumber>,
+    },
     /// Something happened. The last one is [`Ended`](crate::event::EventBody::Ended).
     Event(SourceEvent),
+    /// A stream to the relay. Descriptor: the service's end.
+    Stream {
+        /// For this command.
+        command: CommandNumber,
+    },
+    /// A further command runs. Descriptor: the service's end of its stream to the relay.
+    Running {
+        /// Which.
+        command: CommandNumber,
+    },
+    /// A further command could not be run.
+    NotRun {
+        /// Which.
+        command: CommandNumber,
+        /// Where it failed: `"exec"`, `"cwd"`, `"terminal"`, `"fork"`, `"bounds"` (too many), `"ending"`.
+        step: String,
+        /// The error number.
+        errno: i32,
+    },
+    /// A further command ended.
+    Exited {
+        /// Which.
+        command: CommandNumber,
+        /// How.
+        status: ExitStatus,
+    },
+}
+
+/// Keeper to relay, on the relay's control socket. The socket's end is the relay's.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ToRelay {
+    /// Carry a further command's streams. Descriptors: a stream to the service, then the master of its terminal,
+    /// or three pipes (input, output, error).
+    Carry {
+        /// Which.
+        command: CommandNumber,
+        /// One terminal, not three pipes.
+        terminal: bool,
+    },
+    /// The service has a new stream for a command. Descriptor: it. It begins with [`frame::RESUME`].
+    Connect {
+        /// Which.
+        command: CommandNumber,
+    },
+    /// Close a further command's streams: nobody takes its output.
+    Close {
+        /// Which.
+        command: CommandNumber,
+    },
+    /// No command runs any more and none will: end once all output is delivered.
+    Over,
+}
+
+/// Relay to keeper.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FromRelay {
+    /// Bytes went through one of the session's streams since this was last said; at most once a second.
+    Active,
+    /// A further command's output was delivered, or nobody took it: the relay has forgotten the command.
+    Closed {
+        /// Which.
+        command: CommandNumber,
+    },
 }
 
 /// What travels between relay and service: frames on a stream, `kind` (1 byte), length (3 bytes, little
@@ -220,8 +406,24 @@ pub mod frame {
     pub const STDOUT: u8 = 3;
     /// From the command: its standard error.
     pub const STDERR: u8 = 4;
-    /// From the command: nothing more will come. No payload; the relay ends after it.
+    /// From the command: nothing more will come. No payload.
     pub const DRAINED: u8 = 5;
+    /// From the service, first on every stream but the one that the session was born with: how many bytes of
+    /// output it has (both streams' payloads together; 8 bytes, little endian). What follows these comes (again).
+    pub const RESUME: u8 = 6;
+    /// From the service: it has so many bytes of output for good (8 bytes, little endian); or, after
+    /// [`DRAINED`], all of it. The relay keeps what was not acknowledged, and reads on only as far as it has room.
+    pub const ACK: u8 = 7;
+    /// From the service, without payload: show me the terminal's screen. To it: a piece of the answer, at its
+    /// place in the output but not part of it; an empty one is its end. Without a terminal only that comes.
+    pub const SCREEN: u8 = 8;
+    /// To the service, first after [`RESUME`], and again as the command takes its input (at the latest when half
+    /// of [`INPUT_WINDOW`] was taken since): how many bytes of input were taken (8 bytes, little endian). The
+    /// service sends at most [`INPUT_WINDOW`] beyond it, so that an [`ACK`] never waits behind input that the
+    /// command does not read.
+    pub const INPUT: u8 = 9;
+    /// The most bytes of input that wait for a command.
+    pub const INPUT_WINDOW: u64 = 256 << 10;
 
     /// The longest payload, in bytes.
     pub const MAX: usize = 64 << 10;
@@ -239,9 +441,10 @@ pub mod frame {
         let [kind, a, b, c] = header;
         let len = u32::from_le_bytes([a, b, c, 0]) as usize;
         let right = match kind {
-            STDIN | STDOUT | STDERR => len <= MAX,
+            STDIN | STDOUT | STDERR | SCREEN => len <= MAX,
             STDIN_EOF | DRAINED => len == 0,
             RESIZE => len == 4,
+            RESUME | ACK | INPUT => len == 8,
             _ => false,
         };
         right.then_some((kind, len))

@@ -1,23 +1,23 @@
 //! From the service to the command: its standard input, and its terminal's size.
 //!
 //! Input that the command does not read waits in a [`Ring`]. As long as there is room, frames behind it are
-//! read, so a new size is set at once, ahead of input that came before it.
+//! read, so a new size is set at once, ahead of input that came before it; and the service sends no more than
+//! there is room for.
 
-use std::convert::Infallible;
 use std::io::{self, IoSliceMut};
 
 use agentd_policy::wire::frame;
 use rustix::io::{Errno, retry_on_intr};
 use rustix::termios::{LocalModes, SpecialCodeIndex, Winsize};
 
-use crate::outputs::service_gone;
 use crate::ring::Ring;
 use crate::{Endpoint, RelayError};
 
 /// How many bytes wait for a command that does not read.
-const QUEUE: usize = 256 << 10;
+#[expect(clippy::cast_possible_truncation, reason = "a constant that fits")]
+const QUEUE: usize = frame::INPUT_WINDOW as usize;
 /// What a header and the longest payload that is not input need.
-const HEAD: usize = frame::HEADER + 4;
+const HEAD: usize = frame::HEADER + 8;
 
 /// Where the command's input goes.
 pub enum Sink {
@@ -37,11 +37,9 @@ impl Sink {
         }
     }
 
-    /// Sets a terminal's size: rows and columns as in [`frame::RESIZE`]. Without a terminal there is none
-    /// to set, and nothing happens.
-    fn resize(&self, [r0, r1, c0, c1]: [u8; 4]) {
+    /// Sets a terminal's size. Without a terminal there is none to set, and nothing happens.
+    pub fn resize(&self, ws_row: u16, ws_col: u16) {
         if let Self::Terminal(fd) = self {
-            let (ws_row, ws_col) = (u16::from_le_bytes([r0, r1]), u16::from_le_bytes([c0, c1]));
             // It fails only once the terminal is gone, and then nobody has a use for its size.
             let _ =
                 rustix::termios::tcsetwinsize(&**fd, Winsize { ws_row, ws_col, ws_xpixel: 0, ws_ypixel: 0 });
@@ -49,98 +47,204 @@ impl Sink {
     }
 }
 
-/// The frames from the service, as far as they are read.
-struct Frames {
+/// What the service asks for, besides input.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asked {
+    /// Another size of the terminal: rows and columns.
+    Resize(u16, u16),
+    /// To go on from this byte of output.
+    Resume(u64),
+    /// To forget the output before this byte.
+    Ack(u64),
+    /// To show the screen.
+    Screen,
+}
+
+/// The frames of one stream, as far as they are read.
+pub struct Frames {
     head: [u8; HEAD],
     have: usize,
     need: usize,
     /// Bytes of input that are still to come in the present frame.
     left: usize,
-    /// No more input will come.
-    ended: bool,
+    /// They are for a pipe that has been closed: nobody gets them.
+    skipped: bool,
+    /// The first must be [`frame::RESUME`].
+    first: bool,
 }
 
-/// Carries input until the connection ends or is out of form; returns which.
-pub async fn carry(service: Endpoint, sink: Sink) -> Result<Infallible, RelayError> {
-    let mut inputs = Inputs {
-        frames: Frames { head: [0; HEAD], have: 0, need: frame::HEADER, left: 0, ended: false },
-        ring: Ring::new(QUEUE),
-        sink,
-        last: b'\n',
-        eof_given: false,
-    };
-    loop {
-        // Both directions may be ready for ever: the outputs must have their turn.
-        tokio::task::coop::consume_budget().await;
-        inputs.step(&service).await?;
+impl Frames {
+    /// Of the stream that the command was born with, or of a later one.
+    pub fn new(later: bool) -> Self {
+        Self { head: [0; HEAD], have: 0, need: frame::HEADER, left: 0, skipped: false, first: later }
+    }
+
+    /// Reads input that nobody gets.
+    fn skip(&mut self, fd: &impl std::os::fd::AsFd) -> io::Result<usize> {
+        let mut nowhere = [0; 4096];
+        let most = self.left.min(nowhere.len());
+        let count = retry_on_intr(|| rustix::io::read(fd, &mut nowhere[..most]))?;
+        self.left -= count;
+        Ok(count)
+    }
+
+    /// The header that was read last.
+    pub fn header(&self) -> [u8; frame::HEADER] {
+        let [kind, a, b, c, ..] = self.head;
+        [kind, a, b, c]
     }
 }
 
-struct Inputs {
-    frames: Frames,
-    ring: Ring,
+/// What goes to the command.
+pub struct Inputs {
     sink: Sink,
+    ring: Ring,
+    /// How many bytes came, on all streams.
+    received: u64,
+    /// No more will come.
+    ended: bool,
+    eof_given: bool,
     /// The last byte that a terminal got.
     last: u8,
-    eof_given: bool,
 }
 
 impl Inputs {
-    async fn step(&mut self, service: &Endpoint) -> Result<(), RelayError> {
-        if self.frames.ended && self.ring.is_empty() && !self.eof_given {
-            self.eof_given = true;
-            self.give_eof();
+    /// For this command.
+    pub fn new(sink: Sink) -> Self {
+        Self { sink, ring: Ring::new(QUEUE), received: 0, ended: false, eof_given: false, last: b'\n' }
+    }
+
+    /// Whether frames can be read: not as long as there is no room for the input that comes next.
+    pub fn wants(&self, frames: &Frames) -> bool {
+        frames.left == 0 || frames.skipped || self.ring.room() > 0
+    }
+
+    /// Where input waits to go.
+    pub fn waiting(&self) -> Option<&Endpoint> {
+        self.sink.endpoint().filter(|_| !self.ring.is_empty())
+    }
+
+    /// How many bytes of input the command took, or would not have.
+    pub fn taken(&self) -> u64 {
+        // What waits behind the end of the input is that end.
+        self.received.saturating_sub(if self.eof_given { 0 } else { self.ring.len() as u64 })
+    }
+
+    /// The stream is lost, and with it what the command has not taken: it comes again.
+    pub fn lose(&mut self) {
+        if !self.eof_given && !self.ring.is_empty() {
+            (self.received, self.ended) = (self.taken(), false);
+            self.ring.consumed(self.ring.len());
         }
-        let wants = self.frames.left == 0 || self.ring.room() > 0;
-        let sink = self.sink.endpoint().filter(|_| !self.ring.is_empty()).cloned();
-        let writable = async {
-            match &sink {
-                Some(fd) => fd.writable().await,
-                None => std::future::pending().await,
-            }
-        };
-        tokio::select! {
-            ready = service.readable(), if wants => {
-                let mut ready = ready.map_err(service_gone)?;
-                if let Ok(read) = ready.try_io(|fd| self.frames.read(fd, &mut self.ring)) {
-                    if read.map_err(service_gone)? == 0 {
-                        return Err(RelayError::ServiceGone);
-                    }
-                    self.frames.understand(&self.sink)?;
-                }
-            }
-            ready = writable => {
-                let mut ready = ready.map_err(|source| RelayError::Io { what: "wait for the command", source })?;
-                let queued = self.ring.queued();
-                if let Ok(written) = ready.try_io(|fd| Ok(retry_on_intr(|| rustix::io::writev(fd, &queued))?)) {
-                    self.written(written)?;
-                }
-            }
+    }
+
+    /// The command's end.
+    pub fn sink(&self) -> &Sink {
+        &self.sink
+    }
+
+    /// Reads what is there: the rest of the input straight into the ring, and what comes behind it, up to the end
+    /// of a head. How many bytes.
+    pub fn read(&mut self, frames: &mut Frames, fd: &impl std::os::fd::AsFd) -> io::Result<usize> {
+        if frames.skipped && frames.left > 0 {
+            return frames.skip(fd);
         }
+        let input = frames.left.min(self.ring.room());
+        let head = if input == frames.left { &mut frames.head[frames.have..frames.need] } else { &mut [] };
+        let [a, b] = self.ring.spare(input);
+        let mut slices = [a, b, IoSliceMut::new(head)];
+        let count = retry_on_intr(|| rustix::io::readv(fd, &mut slices))?;
+        let into_ring = count.min(input);
+        self.ring.filled(into_ring);
+        self.received += into_ring as u64;
+        frames.left -= into_ring;
+        frames.have += count - into_ring;
         if matches!(self.sink, Sink::Closed) {
             self.ring.consumed(self.ring.len());
         }
-        Ok(())
+        Ok(count)
     }
 
-    fn written(&mut self, written: io::Result<usize>) -> Result<(), RelayError> {
+    /// Acts on a head that is complete.
+    pub fn understand(&mut self, frames: &mut Frames) -> Result<Option<Asked>, RelayError> {
+        let [_, _, _, _, body @ ..] = frames.head;
+        let header = frames.header();
+        let malformed = Err(RelayError::Malformed(header));
+        if frames.have < frames.need {
+            return Ok(None);
+        }
+        let Some((kind, len)) = frame::parse(header) else { return malformed };
+        if frames.first != (kind == frame::RESUME) {
+            return malformed;
+        }
+        if frames.need == frame::HEADER && matches!(kind, frame::RESIZE | frame::RESUME | frame::ACK) {
+            frames.need += len;
+            return Ok(None);
+        }
+        (frames.have, frames.need, frames.first) = (0, frame::HEADER, false);
+        let [r0, r1, c0, c1, ..] = body;
+        match kind {
+            frame::RESIZE => {
+                let (rows, columns) = (u16::from_le_bytes([r0, r1]), u16::from_le_bytes([c0, c1]));
+                return Ok(Some(Asked::Resize(rows, columns)));
+            }
+            frame::RESUME => return Ok(Some(Asked::Resume(u64::from_le_bytes(body)))),
+            frame::ACK => return Ok(Some(Asked::Ack(u64::from_le_bytes(body)))),
+            frame::SCREEN if len == 0 => return Ok(Some(Asked::Screen)),
+            frame::STDIN => {
+                // A terminal goes on after an end that was typed; a pipe does not.
+                frames.skipped = self.ended && !matches!(self.sink, Sink::Terminal(_));
+                if self.ended && !frames.skipped && len > 0 {
+                    self.give_eof();
+                    (self.ended, self.eof_given) = (false, false);
+                }
+                frames.left = len;
+            }
+            frame::STDIN_EOF => self.end(),
+            _ => return malformed,
+        }
+        Ok(None)
+    }
+
+    /// Writes once what waits.
+    pub fn write(&mut self, fd: &impl std::os::fd::AsFd) -> io::Result<usize> {
+        let queued = self.ring.queued();
+        Ok(retry_on_intr(|| rustix::io::writev(fd, &queued))?)
+    }
+
+    /// What came of that.
+    pub fn written(&mut self, written: io::Result<usize>) -> Result<(), RelayError> {
         match written {
             Ok(count) => self.last = self.ring.consumed(count).unwrap_or(self.last),
             // Nobody reads any more; what else comes is thrown away.
-            Err(error) if Errno::from_io_error(&error) == Some(Errno::PIPE) => self.sink = Sink::Closed,
+            Err(error) if Errno::from_io_error(&error) == Some(Errno::PIPE) => {
+                self.sink = Sink::Closed;
+                self.ring.consumed(self.ring.len());
+            }
             // A terminal that nobody has open. A size can still be set.
             Err(error) if Errno::from_io_error(&error) == Some(Errno::IO) => {
                 self.ring.consumed(self.ring.len());
             }
             Err(source) => return Err(RelayError::Io { what: "write the command's input", source }),
         }
+        self.give_eof();
         Ok(())
     }
 
-    /// The client's input has ended and all of it is written. A pipe is closed. On a terminal the end is what
-    /// a person would type: the terminal's own end-of-file character; twice within a line, where the first
+    /// No more will come. A later stream may say so again.
+    fn end(&mut self) {
+        self.ended = true;
+        self.give_eof();
+    }
+
+    /// Once the client's input has ended and all of it is written: a pipe is closed. On a terminal the end is
+    /// what a person would type: the terminal's own end-of-file character; twice within a line, where the first
     /// only hands over what was typed.
     fn give_eof(&mut self) {
+        if !self.ended || self.eof_given || !self.ring.is_empty() {
+            return;
+        }
+        self.eof_given = true;
         match &self.sink {
             Sink::Pipe(_) => self.sink = Sink::Closed,
             Sink::Closed => {}
@@ -161,43 +265,5 @@ impl Inputs {
                 self.ring.push(&[code; 2][..times]);
             }
         }
-    }
-}
-
-impl Frames {
-    /// Reads what is there: the rest of the input straight into `ring`, and what comes behind it, up to the
-    /// end of a head.
-    fn read(&mut self, fd: &impl std::os::fd::AsFd, ring: &mut Ring) -> io::Result<usize> {
-        let input = self.left.min(ring.room());
-        let head = if input == self.left { &mut self.head[self.have..self.need] } else { &mut [] };
-        let [a, b] = ring.spare(input);
-        let mut slices = [a, b, IoSliceMut::new(head)];
-        let count = retry_on_intr(|| rustix::io::readv(fd, &mut slices))?;
-        let into_ring = count.min(input);
-        ring.filled(into_ring);
-        self.left -= into_ring;
-        self.have += count - into_ring;
-        Ok(count)
-    }
-
-    /// Acts on a head that is complete.
-    fn understand(&mut self, sink: &Sink) -> Result<(), RelayError> {
-        let [k, a, b, c, size @ ..] = self.head;
-        let header = [k, a, b, c];
-        if self.have < self.need {
-            return Ok(());
-        }
-        match frame::parse(header) {
-            Some((frame::RESIZE, len)) if self.need == frame::HEADER => {
-                self.need += len;
-                return Ok(());
-            }
-            Some((frame::RESIZE, _)) => sink.resize(size),
-            Some((frame::STDIN, len)) if !self.ended => self.left = len,
-            Some((frame::STDIN_EOF, _)) if !self.ended => self.ended = true,
-            _ => return Err(RelayError::Malformed(header)),
-        }
-        (self.have, self.need) = (0, frame::HEADER);
-        Ok(())
     }
 }

@@ -6,41 +6,42 @@
 //!
 //! | number | |
 //! |---|---|
-//! | 3 | stream socket to the service; [frames](agentd_policy::wire::frame) both ways |
-//! | 4 | lifeline: the other end is the keeper's; what comes is ignored, its end is the relay's |
-//! | 5, 6, 7 | `pipes`: the command's standard input (to write), output and error (to read) |
+//! | 3 | the first stream to the service; [frames](agentd_policy::wire::frame) both ways |
+//! | 4 | control socket, `SOCK_SEQPACKET`: [`ToRelay`](agentd_policy::wire::ToRelay) comes, [`FromRelay`](agentd_policy::wire::FromRelay) goes; its other end is the keeper's, its end is the relay's |
+//! | 5, 6, 7 | `pipes`: the first command's standard input (to write), output and error (to read) |
 //! | 5 | `terminal`: the master of its terminal. The starter keeps a slave open until the command has it |
 //!
-//! It ends with status 0 once the outputs have ended, all is sent, and the service has closed or had two
-//! seconds to; with status 1 and a line on standard error if anything else ends it: the keeper (what can
-//! be read by then is still sent, for a second), the service, a frame out of form.
+//! Every command is a channel of its own: its streams, what of its output the service has not acknowledged (at
+//! most 1 MiB; then the command waits), and the present stream to the service. That may be lost: the command goes on
+//! until its window is full, and by the next stream the service says where to go on. A frame out of form loses the
+//! stream that it came by, and costs a line on standard error. Further commands come by the control socket, with
+//! their streams; a channel ends once the service has acknowledged all of its output, the first one's not before
+//! the session is over.
+//!
+//! The relay ends with status 0 once the session is over and all channels have ended; with status 1 and a line on
+//! standard error if anything else ends it: the keeper is gone (what can be read by then is still sent, for a
+//! second), or a command's streams fail.
 
+mod backlog;
+mod channel;
+mod control;
 mod inputs;
 mod outputs;
 mod ring;
+mod screen;
 
-use std::convert::Infallible;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
 
 use agentd_kernel::inherited::{self, InheritedError};
 use agentd_policy::wire::frame;
-use rustix::io::{ioctl_fionbio, retry_on_intr};
-use tokio::io::Interest;
+use rustix::io::ioctl_fionbio;
 use tokio::io::unix::AsyncFd;
 use tokio::task::JoinError;
-use tokio::time::timeout;
 
-use inputs::Sink;
-use outputs::Source;
-
-/// For what is left to send once the keeper is gone.
-const LAST_WORDS: Duration = Duration::from_secs(1);
-/// For the service to close once all is sent.
-const FAREWELL: Duration = Duration::from_secs(2);
+use channel::Streams;
 
 /// A non-blocking descriptor.
 type Endpoint = Arc<AsyncFd<OwnedFd>>;
@@ -58,10 +59,10 @@ enum RelayError {
     Io { what: &'static str, source: io::Error },
     #[error("frame out of form from the service, header {0:02x?}")]
     Malformed([u8; frame::HEADER]),
-    #[error("the service closed the connection before the command's output ended")]
+    #[error("a stream to the service was lost")]
     ServiceGone,
-    #[error("the service takes no output, and the command has ended")]
-    Stalled,
+    #[error("message out of form from the keeper: {0}")]
+    Keeper(String),
     #[error("the keeper is gone")]
     KeeperGone,
     #[error("a task failed: {0}")]
@@ -71,13 +72,8 @@ enum RelayError {
 /// What the relay was started with.
 struct Descriptors {
     service: OwnedFd,
-    lifeline: OwnedFd,
-    command: Command,
-}
-
-enum Command {
-    Pipes { stdin: OwnedFd, stdout: OwnedFd, stderr: OwnedFd },
-    Terminal { master: OwnedFd },
+    control: OwnedFd,
+    streams: Streams,
 }
 
 fn main() -> ExitCode {
@@ -101,70 +97,20 @@ fn start() -> Result<(), RelayError> {
     let _enforced =
         agentd_kernel::lockdown::relay().map_err(|error| RelayError::Lockdown(error.to_string()))?;
     let descriptors = Descriptors::inherited()?;
-    runtime.block_on(relay(descriptors))
+    screen::quiet_panics();
+    runtime.block_on(control::relay(descriptors))
 }
 
 impl Descriptors {
     fn inherited() -> Result<Self, RelayError> {
         let mut arguments = std::env::args_os().skip(1);
         let mode = arguments.next().filter(|_| arguments.len() == 0).ok_or(RelayError::Usage)?;
-        let command = match mode.to_str() {
-            Some("pipes") => Command::Pipes {
-                stdin: inherited::take(5)?,
-                stdout: inherited::take(6)?,
-                stderr: inherited::take(7)?,
-            },
-            Some("terminal") => Command::Terminal { master: inherited::take(5)? },
+        let streams = match mode.to_str() {
+            Some("pipes") => Streams::Pipes([inherited::take(5)?, inherited::take(6)?, inherited::take(7)?]),
+            Some("terminal") => Streams::Terminal(inherited::take(5)?),
             _ => return Err(RelayError::Usage),
         };
-        Ok(Self { service: inherited::take(3)?, lifeline: inherited::take(4)?, command })
-    }
-}
-
-async fn relay(descriptors: Descriptors) -> Result<(), RelayError> {
-    let service = endpoint(descriptors.service)?;
-    let lifeline = endpoint(descriptors.lifeline)?;
-    let (sink, stdout, stderr) = match descriptors.command {
-        Command::Pipes { stdin, stdout, stderr } => {
-            (Sink::Pipe(endpoint(stdin)?), endpoint(stdout)?, Some(endpoint(stderr)?))
-        }
-        Command::Terminal { master } => {
-            let master = endpoint(master)?;
-            (Sink::Terminal(master.clone()), master, None)
-        }
-    };
-    let (stdout, stderr) = (Source::new(frame::STDOUT, Some(stdout)), Source::new(frame::STDERR, stderr));
-    let mut outputs = tokio::spawn(outputs::carry(service.clone(), stdout, stderr));
-    let mut inputs = tokio::spawn(inputs::carry(service, sink));
-    tokio::select! {
-        biased;
-        drained = &mut outputs => {
-            drained??;
-            // Input is still taken: to close with some of it unread would be a reset for the service.
-            let _ = timeout(FAREWELL, inputs).await;
-            Ok(())
-        }
-        ended = &mut inputs => ended?.map(|never: Infallible| match never {}),
-        ended = end_of(&lifeline) => {
-            ended?;
-            timeout(LAST_WORDS, outputs).await.map_err(|_| RelayError::KeeperGone)??
-        }
-    }
-}
-
-/// Returns once the keeper's end of the lifeline is closed.
-async fn end_of(lifeline: &Endpoint) -> Result<(), RelayError> {
-    let mut ignored = [0; 512];
-    loop {
-        let read = lifeline
-            .async_io(Interest::READABLE, |fd| Ok(retry_on_intr(|| rustix::io::read(fd, &mut ignored))?))
-            .await;
-        match read {
-            Ok(0) => return Ok(()),
-            Ok(_) => {}
-            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(()),
-            Err(source) => return Err(RelayError::Io { what: "watch the lifeline", source }),
-        }
+        Ok(Self { service: inherited::take(3)?, control: inherited::take(4)?, streams })
     }
 }
 

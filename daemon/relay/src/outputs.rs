@@ -1,121 +1,175 @@
 //! From the command to the service: its standard output and error, or its terminal, as frames.
 //!
-//! Nothing is read that the service has no room for, so a slow client slows the command down and costs no
-//! memory. Each output has its turn.
+//! What was read is kept until the service has acknowledged it, on whichever stream. Nothing is read that finds no
+//! room, so a slow client slows the command down, and one that is away stops it once the window is full.
 
+use std::collections::VecDeque;
 use std::io::{self, IoSlice};
-use std::time::Duration;
 
 use agentd_policy::wire::frame;
-use rustix::event::{PollFd, PollFlags};
 use rustix::io::{Errno, retry_on_intr};
-use rustix::time::Timespec;
-use tokio::io::Interest;
-use tokio::time::timeout;
 
-use crate::{Endpoint, RelayError};
+use crate::Endpoint;
+use crate::backlog::Backlog;
+use crate::screen::Screen;
 
-/// How long the service may take nothing once the command's outputs have ended.
-const STALL: Duration = Duration::from_secs(30);
-/// How often that is looked at.
-const LOOK: Duration = Duration::from_secs(5);
+/// How much more input the command takes before that is told.
+const INPUT_STEP: u64 = frame::INPUT_WINDOW / 4;
+/// The most pieces that are written at once.
+const PIECES: usize = 8;
 
 /// One output of the command.
 pub struct Source {
     kind: u8,
-    fd: Option<Endpoint>,
-    buffer: Vec<u8>,
-    filled: usize,
+    /// `None` once it has ended.
+    pub fd: Option<Endpoint>,
 }
 
 impl Source {
     /// What is read from `fd` goes out as frames of `kind`; without `fd`, nothing does.
     pub fn new(kind: u8, fd: Option<Endpoint>) -> Self {
-        let buffer = vec![0; if fd.is_some() { frame::MAX } else { 0 }];
-        Self { kind, fd, buffer, filled: 0 }
-    }
-
-    /// Waits for bytes, or for the end: then it is closed and nothing is in the buffer. May be cancelled.
-    async fn fill(&mut self) -> Result<(), RelayError> {
-        self.filled = 0;
-        let Some(fd) = &self.fd else { return Ok(()) };
-        let buffer = &mut self.buffer;
-        let read = fd.async_io(Interest::READABLE, |fd| {
-            match retry_on_intr(|| rustix::io::read(fd, &mut buffer[..])) {
-                // A terminal that no process has open any more.
-                Err(Errno::IO) => Ok(0),
-                other => Ok(other?),
-            }
-        });
-        self.filled =
-            read.await.map_err(|source| RelayError::Io { what: "read the command's output", source })?;
-        if self.filled == 0 {
-            self.fd = None;
-        }
-        Ok(())
-    }
-
-    /// Whether no process of the command holds the other end, though bytes may be left.
-    fn hung_up(&self) -> bool {
-        let Some(fd) = &self.fd else { return true };
-        let mut poll = [PollFd::new(&**fd, PollFlags::empty())];
-        rustix::event::poll(&mut poll, Some(&Timespec::default())).is_ok()
-            && poll[0].revents().contains(PollFlags::HUP)
+        Self { kind, fd }
     }
 }
 
-/// Carries both outputs until they end, then says so and shuts the connection's writing side.
-pub async fn carry(service: Endpoint, mut out: Source, mut err: Source) -> Result<(), RelayError> {
-    loop {
-        let source = tokio::select! {
-            got = out.fill(), if out.fd.is_some() => got.map(|()| &out)?,
-            got = err.fill(), if err.fd.is_some() => got.map(|()| &err)?,
-            else => break,
+/// All output of one command.
+pub struct Outputs {
+    /// Standard output or the terminal, and standard error.
+    pub sources: [Source; 2],
+    /// What is not acknowledged.
+    pub backlog: Backlog,
+    /// What a terminal shows.
+    pub screen: Option<Screen>,
+}
+
+impl Outputs {
+    /// Reads once from one of them.
+    pub fn read(&mut self, which: usize, fd: &impl std::os::fd::AsFd) -> io::Result<usize> {
+        let Self { sources, backlog, screen } = self;
+        let source = &mut sources[which];
+        let bytes = match backlog.read(source.kind, fd) {
+            Ok(bytes) => bytes,
+            // A terminal that no process has open any more.
+            Err(error) if Errno::from_io_error(&error) == Some(Errno::IO) => &[],
+            Err(error) => return Err(error),
         };
-        if source.filled > 0 {
-            let ended = || out.hung_up() && err.hung_up();
-            send(&service, source.kind, &source.buffer[..source.filled], ended).await?;
+        if bytes.is_empty() {
+            source.fd = None;
+        } else if let Some(screen) = screen {
+            screen.write(bytes);
         }
+        Ok(bytes.len())
     }
-    send(&service, frame::DRAINED, &[], || true).await?;
-    rustix::net::shutdown(&*service, rustix::net::Shutdown::Write).map_err(|_| RelayError::ServiceGone)
+
+    /// Whether nothing more will come.
+    pub fn have_ended(&self) -> bool {
+        self.sources.iter().all(|source| source.fd.is_none())
+    }
 }
 
-/// Sends one frame. Waits for room for as long as it takes, but for [`STALL`] once the command has `ended`.
-async fn send(
-    service: &Endpoint,
-    kind: u8,
-    payload: &[u8],
-    ended: impl Fn() -> bool,
-) -> Result<(), RelayError> {
-    let Some(header) = frame::header(kind, payload.len()) else {
-        return Err(RelayError::Malformed([kind, 0xff, 0xff, 0xff]));
-    };
-    let mut slices = [IoSlice::new(&header), IoSlice::new(payload)];
-    let mut rest = &mut slices[..];
-    let mut idle = Duration::ZERO;
-    while !rest.is_empty() {
-        let write =
-            service.async_io(Interest::WRITABLE, |fd| Ok(retry_on_intr(|| rustix::io::writev(fd, rest))?));
-        match timeout(LOOK, write).await {
-            Ok(written) => {
-                IoSlice::advance_slices(&mut rest, written.map_err(service_gone)?);
-                idle = Duration::ZERO;
+/// What has gone to the service on one stream, and what is on its way.
+#[derive(Default)]
+pub struct Sender {
+    /// The first byte of output that is not sent.
+    sent: u64,
+    /// The frame that is being written: what is left of its header, and of its payload in the backlog.
+    header: ([u8; frame::HEADER], usize),
+    payload: usize,
+    /// Frames that are not output, and how much of them has been written.
+    raw: (Vec<u8>, usize),
+    /// Screens, each behind the byte before which it comes.
+    screens: VecDeque<(u64, Vec<u8>)>,
+    drained: bool,
+    /// How much input the service knows to be taken.
+    told: u64,
+}
+
+impl Sender {
+    /// Goes on from `offset`; first says how much input was taken.
+    pub fn resume(&mut self, offset: u64, taken: u64) {
+        self.sent = offset;
+        self.tell(taken);
+    }
+
+    fn tell(&mut self, taken: u64) {
+        self.told = taken;
+        self.raw.0.extend(frame::header(frame::INPUT, 8).unwrap_or_default());
+        self.raw.0.extend(taken.to_le_bytes());
+    }
+
+    /// The first byte that is not sent.
+    pub fn sent(&self) -> u64 {
+        self.sent
+    }
+
+    /// Whether the end of the output was told.
+    pub fn has_drained(&self) -> bool {
+        self.drained && self.raw.0.is_empty()
+    }
+
+    /// How many screens wait for the output before them.
+    pub fn screens(&self) -> usize {
+        self.screens.len()
+    }
+
+    /// Sends a screen, once the output that it shows is sent.
+    pub fn show(&mut self, outputs: &mut Outputs) {
+        let shown = outputs.screen.as_mut().map(Screen::show).unwrap_or_default();
+        self.screens.push_back((outputs.backlog.end(), shown));
+    }
+
+    /// Makes the next frame, if there is none under way; whether there is something to write.
+    pub fn prepare(&mut self, outputs: &Outputs, taken: u64) -> bool {
+        if self.raw.1 < self.raw.0.len() || self.header.1 > 0 || self.payload > 0 {
+            return true;
+        }
+        if taken >= self.told + INPUT_STEP {
+            self.tell(taken);
+        }
+        while self.screens.front().is_some_and(|(place, _)| *place <= self.sent) {
+            let Some((_, shown)) = self.screens.pop_front() else { break };
+            for piece in shown.chunks(frame::MAX).chain([&[][..]]) {
+                self.raw.0.extend(frame::header(frame::SCREEN, piece.len()).unwrap_or_default());
+                self.raw.0.extend_from_slice(piece);
             }
-            Err(_) if !ended() => idle = Duration::ZERO,
-            Err(_) => idle += LOOK,
         }
-        if idle >= STALL {
-            return Err(RelayError::Stalled);
+        if !self.raw.0.is_empty() {
+            return true;
         }
+        if let Some((kind, len)) = outputs.backlog.run_at(self.sent) {
+            let until = self.screens.front().map_or(u64::MAX, |(place, _)| place - self.sent);
+            let len = len.min(frame::MAX).min(usize::try_from(until).unwrap_or(usize::MAX));
+            let Some(header) = frame::header(kind, len) else { return false };
+            (self.header, self.payload) = ((header, frame::HEADER), len);
+            return true;
+        }
+        if outputs.have_ended() && !self.drained {
+            self.drained = true;
+            self.raw.0.extend(frame::header(frame::DRAINED, 0).unwrap_or_default());
+            return true;
+        }
+        false
     }
-    Ok(())
-}
 
-/// What a failed read or write of the service's connection means.
-pub fn service_gone(source: io::Error) -> RelayError {
-    match source.kind() {
-        io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => RelayError::ServiceGone,
-        _ => RelayError::Io { what: "use the service's connection", source },
+    /// Writes once.
+    pub fn write(&mut self, outputs: &Outputs, fd: &impl std::os::fd::AsFd) -> io::Result<()> {
+        if !self.raw.0.is_empty() {
+            self.raw.1 += retry_on_intr(|| rustix::io::write(fd, &self.raw.0[self.raw.1..]))?;
+            if self.raw.1 == self.raw.0.len() {
+                self.raw = (Vec::new(), 0);
+            }
+            return Ok(());
+        }
+        let (header, left) = &self.header;
+        let mut slices: [IoSlice<'_>; PIECES] = std::array::from_fn(|_| IoSlice::new(&[]));
+        slices[0] = IoSlice::new(&header[frame::HEADER - left..]);
+        let payload = outputs.backlog.slices(self.sent, self.payload);
+        slices[1..].iter_mut().zip(payload).for_each(|(slice, piece)| *slice = piece);
+        let count = retry_on_intr(|| rustix::io::writev(fd, &slices))?;
+        let of_header = count.min(self.header.1);
+        self.header.1 -= of_header;
+        self.payload -= count - of_header;
+        self.sent += (count - of_header) as u64;
+        Ok(())
     }
 }

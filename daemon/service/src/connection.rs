@@ -35,6 +35,8 @@ pub struct Caller {
 /// A connection's number, for as long as anybody may still name it to the launcher.
 pub struct Line {
     number: CallerNumber,
+    /// Of the launcher that accepted it, by the service's count.
+    launcher: u64,
     host: Arc<Host>,
 }
 
@@ -42,11 +44,15 @@ impl Line {
     pub fn number(&self) -> CallerNumber {
         self.number
     }
+
+    pub fn launcher(&self) -> u64 {
+        self.launcher
+    }
 }
 
 impl Drop for Line {
     fn drop(&mut self) {
-        self.host.launcher.forget(self.number);
+        self.host.launcher.forget(self);
     }
 }
 
@@ -60,8 +66,14 @@ pub struct Connection {
 }
 
 impl Connection {
-    pub fn new(host: &Arc<Host>, socket: OwnedFd, number: CallerNumber, peer: Peer) -> io::Result<Self> {
-        let line = Arc::new(Line { number, host: host.clone() });
+    pub fn new(
+        host: &Arc<Host>,
+        socket: OwnedFd,
+        number: CallerNumber,
+        launcher: u64,
+        peer: Peer,
+    ) -> io::Result<Self> {
+        let line = Arc::new(Line { number, launcher, host: host.clone() });
         let slot = host.connections.take(peer.uid).ok_or_else(|| {
             io::Error::other(format!("uid {} has {} already", peer.uid, host.connections.each()))
         })?;

@@ -8,6 +8,9 @@ use agentd_proto::v1::{
     Actor, DroppedDetail, Event, ExecDetail, Exit, ExitDetail, LimitDetail, NetDetail, SessionDetail,
 };
 
+use crate::record::micros;
+use crate::store::Line;
+
 /// The longest path and argument of an event, in bytes.
 const TEXT: usize = 4096;
 /// The most arguments of an event, and their bytes together.
@@ -19,6 +22,11 @@ const LAST_SECOND: u64 = 253_402_300_799;
 pub fn rfc3339(time: SystemTime) -> String {
     let last = UNIX_EPOCH + Duration::from_secs(LAST_SECOND);
     humantime::format_rfc3339_micros(time.clamp(UNIX_EPOCH, last)).to_string()
+}
+
+/// The moment that an event names, in microseconds since 1970.
+pub fn parse_rfc3339(text: &str) -> u64 {
+    humantime::parse_rfc3339(text).map(micros).unwrap_or_default()
 }
 
 /// `text` cut to what an event may hold.
@@ -49,6 +57,13 @@ pub fn arguments(argv: &[String]) -> Vec<String> {
     kept
 }
 
+/// Where a [`Numbering`] stood.
+#[derive(Clone, Copy)]
+pub struct Mark {
+    seq: u64,
+    last: u64,
+}
+
 /// Gives each event of one session its place.
 pub struct Numbering {
     session: SessionId,
@@ -59,8 +74,35 @@ pub struct Numbering {
 }
 
 impl Numbering {
-    pub fn new(session: SessionId, program: String) -> Self {
-        Self { session, seq: 0, last: 0, program }
+    /// Of a session whose events an earlier service numbered up to `seq`, and its keeper up to `last`.
+    pub fn new(session: SessionId, program: String, seq: u64, last: u64) -> Self {
+        Self { session, seq, last, program }
+    }
+
+    /// Where it stands.
+    pub fn mark(&self) -> Mark {
+        Mark { seq: self.seq, last: self.last }
+    }
+
+    /// What came since was not written.
+    pub fn back(&mut self, mark: Mark) {
+        (self.seq, self.last) = (mark.seq, mark.last);
+    }
+
+    /// The place of the last event.
+    pub fn seq(&self) -> u64 {
+        self.seq
+    }
+
+    /// The keeper's own number of its last event.
+    pub fn source(&self) -> u64 {
+        self.last
+    }
+
+    /// An event of the session itself.
+    pub fn own(&mut self, kind: &str, lifecycle: SessionDetail) -> Line {
+        let event = self.event(kind, SystemTime::now());
+        Line { event: Event { lifecycle: Some(lifecycle), ..event }, source: None }
     }
 
     /// The next event, of this kind.
@@ -77,7 +119,7 @@ impl Numbering {
 
     /// The events that `source` stands for: none if it is a double, and one more if others were lost
     /// before it. With the session's end, how that was.
-    pub fn take(&mut self, source: SourceEvent) -> (Vec<Event>, Option<Exit>) {
+    pub fn take(&mut self, source: SourceEvent) -> (Vec<Line>, Option<Exit>) {
         let time =
             UNIX_EPOCH.checked_add(Duration::from_micros(source.time_us)).unwrap_or_else(SystemTime::now);
         let mut events = Vec::new();
@@ -87,17 +129,19 @@ impl Numbering {
         let missing = source.number - self.last - 1;
         if missing > 0 {
             let dropped = Some(DroppedDetail { count: missing });
-            events.push(Event { dropped, ..self.event("audit.dropped", time) });
+            let event = Event { dropped, ..self.event("audit.dropped", time) };
+            events.push(Line { event, source: Some(source.number - 1) });
         }
         self.last = source.number;
         let exit = match &source.body {
             EventBody::Ended(end) => Some(exit(end, &self.program)),
             _ => None,
         };
-        events.push(match &exit {
+        let event = match &exit {
             Some(exit) => self.ended(exit, time),
             None => self.body(source.body, time),
-        });
+        };
+        events.push(Line { event, source: Some(source.number) });
         (events, exit)
     }
 
@@ -172,7 +216,7 @@ fn actor(actor: &event::Actor) -> Actor {
 }
 
 /// How a session ended, as clients see it.
-fn exit(end: &End, program: &str) -> Exit {
+pub fn exit(end: &End, program: &str) -> Exit {
     let with =
         |reason: &str, code, signal, message: String| Exit { reason: reason.into(), code, signal, message };
     match end {
@@ -189,6 +233,7 @@ fn exit(end: &End, program: &str) -> Exit {
             }
         }
         End::Timeout => with("timeout", None, None, "its time was over".into()),
+        End::Idle => with("timeout", None, None, "it was idle for too long".into()),
         End::OutOfMemory => with("oom", None, None, "it was out of memory".into()),
         End::Killed => with("killed", None, None, String::new()),
         End::Failed { what } => with("failed", None, None, bounded(what)),
@@ -200,7 +245,7 @@ mod tests {
     use super::*;
 
     fn numbering() -> Numbering {
-        Numbering::new(SessionId::parse("0123456789ab").unwrap(), "x".into())
+        Numbering::new(SessionId::parse("0123456789ab").unwrap(), "x".into(), 0, 0)
     }
 
     fn source(number: u64, body: EventBody) -> SourceEvent {
@@ -213,18 +258,39 @@ mod tests {
         let mut seen = Vec::new();
         for number in [1, 2, 2, 1, 5] {
             let (events, _) = numbering.take(source(number, EventBody::Started));
-            seen.extend(events.into_iter().map(|e| (e.seq, e.kind, e.dropped.map(|d| d.count))));
+            seen.extend(
+                events
+                    .into_iter()
+                    .map(|l| (l.event.seq, l.event.kind, l.event.dropped.map(|d| d.count), l.source)),
+            );
         }
-        let started = |seq| (seq, "session.started".to_owned(), None);
-        assert_eq!(seen, [started(1), started(2), (3, "audit.dropped".to_owned(), Some(2)), started(4)]);
+        let started = |seq, n| (seq, "session.started".to_owned(), None, Some(n));
+        let dropped = (3, "audit.dropped".to_owned(), Some(2), Some(4));
+        assert_eq!(seen, [started(1, 1), started(2, 2), dropped, started(4, 5)]);
+        let mut again = Numbering::new(SessionId::parse("0123456789ab").unwrap(), "x".into(), 4, 5);
+        assert!(again.take(source(5, EventBody::Started)).0.is_empty());
+        assert_eq!(again.take(source(6, EventBody::Started)).0[0].event.seq, 5);
+    }
+
+    #[test]
+    fn what_was_not_written_leaves_no_gap_and_is_said() {
+        let mut numbering = numbering();
+        numbering.take(source(1, EventBody::Started));
+        let mark = numbering.mark();
+        numbering.take(source(2, EventBody::Started));
+        numbering.own("session.attached", SessionDetail::default());
+        numbering.back(mark);
+        let (lines, _) = numbering.take(source(4, EventBody::Started));
+        let seen: Vec<_> = lines.iter().map(|l| (l.event.seq, l.event.dropped.map(|d| d.count))).collect();
+        assert_eq!(seen, [(2, Some(2)), (3, None)]);
     }
 
     #[test]
     fn times_have_microseconds_and_cannot_break_anything() {
         let (events, _) = numbering().take(source(1, EventBody::Started));
-        assert_eq!(events[0].time, "2026-01-02T03:04:05.678901Z");
+        assert_eq!(events[0].event.time, "2026-01-02T03:04:05.678901Z");
         let late = SourceEvent { time_us: u64::MAX, ..source(1, EventBody::Started) };
-        assert_eq!(numbering().take(late).0[0].time.len(), "9999-12-31T23:59:59.000000Z".len());
+        assert_eq!(numbering().take(late).0[0].event.time.len(), "9999-12-31T23:59:59.000000Z".len());
     }
 
     #[test]
@@ -243,6 +309,6 @@ mod tests {
         let who = event::Actor { pid: 1, ppid: None, exe: Some("x".repeat(9000)) };
         let body = EventBody::Exec { actor: who, path: "p".repeat(9000), interpreters: vec![], argv };
         let (events, _) = numbering().take(source(1, body));
-        assert!(serde_json::to_string(&events[0]).unwrap().len() < 40 << 10);
+        assert!(serde_json::to_string(&events[0].event).unwrap().len() < 40 << 10);
     }
 }

@@ -19,14 +19,28 @@ pub fn malformed(what: impl AsRef<str>, rule: &str) -> Refusal {
     Refusal::new(what, rule, "use an agentctl of the daemon's version")
 }
 
+/// A refusal of something that needs the launcher.
+pub fn no_launcher(why: &str) -> Refusal {
+    Refusal::new(
+        format!("the launcher: {why}"),
+        "host.launcher",
+        "it may be starting anew: try again, and look at the log of agentd-launcher if it stays so",
+    )
+}
+
 fn code(rule: &str) -> Code {
     match rule {
         "session.unknown" | "profile.unknown" => Code::NotFound,
-        "caller.root" | "caller.unknown" => Code::PermissionDenied,
-        "bounds.max_sessions" | "bounds.max_sessions_per_user" | "sessions.kept" | "service.crowded" => {
-            Code::ResourceExhausted
-        }
-        "service.launcher" | "service.store" => Code::Unavailable,
+        "caller.root" | "caller.unknown" | "caller.admin" => Code::PermissionDenied,
+        "bounds.max_sessions"
+        | "bounds.max_sessions_per_user"
+        | "bounds.user_requests"
+        | "sessions.kept"
+        | "service.crowded"
+        | "session.commands"
+        | "attach.slow" => Code::ResourceExhausted,
+        "host.launcher" | "service.store" => Code::Unavailable,
+        "attach.gone" => Code::OutOfRange,
         _ if rule.starts_with("request.") => Code::InvalidArgument,
         _ => Code::FailedPrecondition,
     }

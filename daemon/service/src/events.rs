@@ -6,6 +6,7 @@ use std::collections::{BinaryHeap, HashMap, HashSet, VecDeque};
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Take};
 use std::sync::Arc;
+use std::time::Duration;
 
 use agentd_policy::Refusal;
 use agentd_policy::names::SessionId;
@@ -20,6 +21,8 @@ use crate::host::Host;
 use crate::session::{Phase, Session};
 use crate::store::Log;
 
+/// Between two looks of who was woken and found nothing.
+const PAUSE: Duration = Duration::from_millis(5);
 /// Events that are read at once.
 const CHUNK: usize = 256;
 
@@ -93,7 +96,8 @@ pub async fn send(
                 pieces.push_back(Piece { log: session.log.clone(), start, end, begins });
             }
         }
-        if !pieces.is_empty() && !send_merged(&host, Merge::new(pieces), &filter, &to).await {
+        let in_vain = pieces.is_empty();
+        if !in_vain && !send_merged(&host, Merge::new(pieces), &filter, &to).await {
             return;
         }
         if !follow || last {
@@ -102,6 +106,10 @@ pub async fn send(
         tokio::select! {
             changed = grown.changed() => if changed.is_err() { return },
             () = to.closed() => return,
+        }
+        // What others write wakes it as well: not for each line of that.
+        if in_vain {
+            tokio::time::sleep(PAUSE).await;
         }
     }
 }
@@ -207,6 +215,8 @@ impl Merge {
             let piece = self.waiting.pop_front()?;
             match piece.open() {
                 Ok(lines) => self.advance(lines),
+                // It was kept long enough.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => tracing::warn!("{}: {error}", piece.log.path().display()),
             }
         }

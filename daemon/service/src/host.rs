@@ -6,6 +6,7 @@ use agentd_policy::config::Config;
 use tokio::sync::Semaphore;
 
 use crate::launcher::Launcher;
+use crate::rate::Rate;
 use crate::registry::Registry;
 use crate::slots::Slots;
 use crate::store::Store;
@@ -17,8 +18,14 @@ const SPARE: u32 = 32;
 const REQUESTS: u32 = 32;
 /// Streams of events of one user, each of which may hold files open.
 const FOLLOWERS: u32 = 32;
-/// Threads that read event files, for all users together and in turn.
+/// Streams of output and states of one user besides those of its sessions.
+const WATCHERS: u32 = 32;
+/// Clients at commands of one user, besides one for each session.
+const ATTACHED: u32 = 64;
+/// Threads that read files of events and output, for all users together and in turn.
 const READERS: usize = 2;
+/// Threads that write output, for all users together and in turn.
+const DISK: usize = 4;
 
 /// The service.
 pub struct Host {
@@ -27,18 +34,27 @@ pub struct Host {
     pub registry: Registry,
     pub store: Store,
     pub users: Users,
-    /// Of each user: connections, requests that are being read, and streams of events.
+    /// Of each user: connections, requests that are being read, streams of events, of output and states, and of
+    /// commands.
     pub connections: Arc<Slots>,
     pub requests: Arc<Slots>,
     pub followers: Arc<Slots>,
-    /// Event files that are read at this moment.
+    pub watchers: Arc<Slots>,
+    pub attached: Arc<Slots>,
+    /// How often each user asks.
+    pub rate: Rate,
+    /// Files that are read at this moment.
     pub readers: Semaphore,
+    /// Files of output that are written.
+    pub disk: Arc<Semaphore>,
 }
 
 impl Host {
     pub fn new(config: Config, launcher: Launcher, store: Store) -> Self {
         let registry = Registry::new(&config.bounds);
-        let connections = Slots::new(config.bounds.max_sessions_per_user.saturating_add(SPARE));
+        let sessions = config.bounds.max_sessions_per_user;
+        let connections = Slots::new(sessions.saturating_add(SPARE));
+        let rate = Rate::new(config.bounds.user_requests);
         Self {
             config,
             launcher,
@@ -48,7 +64,11 @@ impl Host {
             connections,
             requests: Slots::new(REQUESTS),
             followers: Slots::new(FOLLOWERS),
+            watchers: Slots::new(sessions.saturating_add(WATCHERS)),
+            attached: Slots::new(sessions.saturating_add(ATTACHED)),
+            rate,
             readers: Semaphore::new(READERS),
+            disk: Arc::new(Semaphore::new(DISK)),
         }
     }
 }

@@ -1,72 +1,22 @@
-//! The service's link to the launcher: connections come in, plans go out, answers find their request.
+//! The launcher, as the rest of the service sees it: what is asked of it finds its answer, or hears that there is
+//! no launcher at this moment.
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
 
-use agentd_kernel::packets::{Packet, PacketError, Packets};
+use agentd_kernel::packets::{PacketError, Packets};
 use agentd_policy::Refusal;
 use agentd_policy::names::SessionId;
 use agentd_policy::plan::Plan;
-use agentd_policy::wire::{
-    self, CallerNumber, FromLauncher, FromService, RequestNumber, Ticket, Timing, WireError,
-};
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
-use tokio::sync::{mpsc, oneshot};
+use agentd_policy::wire::{self, Check, FromService, Leak, RequestNumber, Ticket, Timing};
+use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::connection::Connection;
-use crate::host::{Host, lock};
+use crate::connection::Line;
+use crate::error::no_launcher;
+use crate::host::lock;
 use crate::link::Link;
-
-/// How long the launcher may take to be there, at the start.
-const PATIENCE: Duration = Duration::from_secs(10);
-
-/// Why the service cannot go on.
-#[derive(Debug, thiserror::Error)]
-pub enum LinkError {
-    #[error("connect to {path}: {source}")]
-    Connect { path: String, source: std::io::Error },
-    #[error("{path} is held by uid {uid}, not by root")]
-    NotRoot { path: String, uid: u32 },
-    #[error("link to the launcher: {0}")]
-    Packet(#[from] PacketError),
-    #[error("from the launcher: {0}")]
-    Wire(#[from] WireError),
-    #[error("from the launcher: {0}")]
-    Form(&'static str),
-    #[error("the launcher is gone")]
-    Gone,
-}
-
-/// Connects to the launcher's socket, which may not be there yet.
-pub async fn connect(path: &str) -> Result<Packets, LinkError> {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        match connect_once(path) {
-            Ok(packets) => return of_root(path, packets),
-            Err(_) if Instant::now() < deadline => tokio::time::sleep(Duration::from_millis(20)).await,
-            Err(errno) => return Err(LinkError::Connect { path: path.to_owned(), source: errno.into() }),
-        }
-    }
-}
-
-fn connect_once(path: &str) -> Result<Packets, rustix::io::Errno> {
-    let socket =
-        rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
-    rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)?;
-    Ok(Packets::from_fd(socket))
-}
-
-fn of_root(path: &str, packets: Packets) -> Result<Packets, LinkError> {
-    let peer = rustix::net::sockopt::socket_peercred(&packets)
-        .map_err(|errno| LinkError::Connect { path: path.to_owned(), source: errno.into() })?;
-    match peer.uid.as_raw() {
-        0 => Ok(packets),
-        uid => Err(LinkError::NotRoot { path: path.to_owned(), uid }),
-    }
-}
 
 /// A session that runs, as the launcher hands it over.
 #[derive(Debug)]
@@ -76,163 +26,167 @@ pub struct Built {
     pub timings: Vec<Timing>,
 }
 
+/// What a host offers, and what was left behind.
+pub type Examined = (Vec<Check>, Vec<Leak>);
+
+/// What the launcher answers.
 #[derive(Debug)]
-enum Answer {
+pub enum Answer {
     Built(Built),
     Refused(Refusal),
     Removed(Option<Refusal>),
-}
-
-/// The launcher, as the service sees it.
-pub struct Launcher {
-    link: Link,
-    next: AtomicU64,
-    pending: Mutex<HashMap<RequestNumber, oneshot::Sender<Answer>>>,
-    late: mpsc::UnboundedSender<FromService>,
+    Examined(Examined),
 }
 
 /// Messages that found no room at once. There are never more than connections and sessions.
 pub type Late = mpsc::UnboundedReceiver<FromService>;
 
+/// A connection to a launcher.
+struct Uplink {
+    /// Which one, counted from 1: what one launcher accepted the next knows nothing of.
+    launcher: u64,
+    link: Arc<Link>,
+    late: mpsc::UnboundedSender<FromService>,
+}
+
+/// The launcher, or its place while there is none.
+pub struct Launcher {
+    uplink: Mutex<Option<Arc<Uplink>>>,
+    /// The present one's number; 0 for none.
+    present: watch::Sender<u64>,
+    next: AtomicU64,
+    pending: Mutex<HashMap<RequestNumber, oneshot::Sender<Answer>>>,
+}
+
 impl Launcher {
-    pub fn new(socket: Packets) -> Result<(Self, Late), LinkError> {
-        let link = Link::new(socket).map_err(PacketError::Socket)?;
+    pub fn new() -> Self {
+        Self {
+            uplink: Mutex::default(),
+            present: watch::Sender::new(0),
+            next: AtomicU64::new(1),
+            pending: Mutex::default(),
+        }
+    }
+
+    /// Wakes with every launcher that comes, and when it goes: then with 0.
+    pub fn present(&self) -> watch::Receiver<u64> {
+        self.present.subscribe()
+    }
+
+    /// There is a launcher: its number, and what is to be sent to it later.
+    pub fn connected(&self, link: &Arc<Link>) -> (u64, Late) {
+        let launcher = self.next.fetch_add(1, Ordering::Relaxed);
         let (late, receiver) = mpsc::unbounded_channel();
-        Ok((Self { link, next: AtomicU64::new(1), pending: Mutex::default(), late }, receiver))
+        *lock(&self.uplink) = Some(Arc::new(Uplink { launcher, link: link.clone(), late }));
+        self.present.send_replace(launcher);
+        (launcher, receiver)
+    }
+
+    /// It is gone. Whoever waits for an answer hears it.
+    pub fn lost(&self) {
+        *lock(&self.uplink) = None;
+        lock(&self.pending).clear();
+        self.present.send_replace(0);
+    }
+
+    fn uplink(&self) -> Option<Arc<Uplink>> {
+        lock(&self.uplink).clone()
     }
 
     /// Has a session built.
-    pub async fn build(
-        &self,
-        caller: CallerNumber,
-        ticket: Option<Ticket>,
-        plan: Plan,
-    ) -> Result<Built, Refusal> {
-        let plan = Box::new(plan);
-        match self.ask(|request| FromService::Build { request, caller, ticket, plan }).await? {
+    pub async fn build(&self, line: &Line, ticket: Option<Ticket>, plan: Plan) -> Result<Built, Refusal> {
+        let (caller, plan) = (line.number(), Box::new(plan));
+        match self.ask(line, |request| FromService::Build { request, caller, ticket, plan }).await? {
             Answer::Built(built) => Ok(built),
             Answer::Refused(refusal) => Err(refusal),
-            Answer::Removed(_) => Err(unavailable("another answer than it was asked for")),
+            _ => Err(no_launcher("another answer than it was asked for")),
         }
     }
 
     /// Has what is left of an ended session deleted.
-    pub async fn remove(&self, caller: CallerNumber, owner: u32, session: SessionId) -> Result<(), Refusal> {
-        match self.ask(|request| FromService::Remove { request, caller, owner, session }).await? {
+    pub async fn remove(&self, line: &Line, owner: u32, session: SessionId) -> Result<(), Refusal> {
+        let caller = line.number();
+        match self.ask(line, |request| FromService::Remove { request, caller, owner, session }).await? {
             Answer::Removed(None) => Ok(()),
             Answer::Removed(Some(refusal)) | Answer::Refused(refusal) => Err(refusal),
-            Answer::Built(_) => Err(unavailable("another answer than it was asked for")),
+            _ => Err(no_launcher("another answer than it was asked for")),
+        }
+    }
+
+    /// Has the host looked at.
+    pub async fn examine(&self, line: &Line, leaks: bool, clean: bool) -> Result<Examined, Refusal> {
+        let caller = line.number();
+        match self.ask(line, |request| FromService::Examine { request, caller, leaks, clean }).await? {
+            Answer::Examined(examined) => Ok(examined),
+            Answer::Refused(refusal) => Err(refusal),
+            _ => Err(no_launcher("another answer than it was asked for")),
         }
     }
 
     /// Has a session ended whose keeper does not end it.
     pub fn end(&self, session: SessionId) {
-        self.say(FromService::End { session });
+        match self.uplink() {
+            Some(uplink) => uplink.say(FromService::End { session }),
+            // It is asked for again, or the next launcher says that there is no such session.
+            None => tracing::warn!(%session, "to be ended, and there is no launcher"),
+        }
     }
 
     /// Says that a connection is gone.
-    pub fn forget(&self, caller: CallerNumber) {
-        self.say(FromService::Forget { caller });
+    pub fn forget(&self, line: &Line) {
+        if let Some(uplink) = self.uplink().filter(|uplink| uplink.launcher == line.launcher()) {
+            uplink.say(FromService::Forget { caller: line.number() });
+        }
     }
 
-    async fn ask(&self, message: impl FnOnce(RequestNumber) -> FromService) -> Result<Answer, Refusal> {
+    async fn ask(
+        &self,
+        line: &Line,
+        message: impl FnOnce(RequestNumber) -> FromService,
+    ) -> Result<Answer, Refusal> {
+        let uplink = self.uplink().ok_or_else(|| no_launcher("there is none at this moment"))?;
+        if uplink.launcher != line.launcher() {
+            return Err(Refusal::new(
+                "a connection that an earlier launcher accepted",
+                "caller.unknown",
+                "connect again",
+            ));
+        }
         let request = RequestNumber(self.next.fetch_add(1, Ordering::Relaxed));
         let (answer, answered) = oneshot::channel();
         let packet = wire::encode(&message(request)).map_err(|e| {
             Refusal::new(format!("a plan: {e}"), "plan.size", "ask for fewer mounts, names and arguments")
         })?;
         lock(&self.pending).insert(request, answer);
-        if let Err(error) = self.link.send(&packet).await {
+        if let Err(error) = uplink.link.send(&packet).await {
             lock(&self.pending).remove(&request);
-            return Err(unavailable(&error.to_string()));
+            return Err(no_launcher(&error.to_string()));
         }
-        answered.await.map_err(|_| unavailable("it went away"))
+        // It may have gone between the two: then nobody else would say so.
+        if *self.present.borrow() != uplink.launcher {
+            lock(&self.pending).remove(&request);
+        }
+        answered.await.map_err(|_| no_launcher("it went away"))
     }
 
-    fn say(&self, message: FromService) {
-        let sent = wire::encode(&message).map(|packet| self.link.send_now(&packet));
-        match sent {
-            Ok(Ok(())) => {}
-            // The receiver lives as long as the link; without it the service ends.
-            Ok(Err(PacketError::WouldBlock)) => drop(self.late.send(message)),
-            Ok(Err(error)) => tracing::warn!("to the launcher: {error}"),
-            Err(error) => tracing::error!("to the launcher: {error}"),
-        }
-    }
-
-    fn answer(&self, request: RequestNumber, answer: Answer) {
+    /// Hands an answer to whoever asked.
+    pub fn answer(&self, request: RequestNumber, answer: Answer) {
         match lock(&self.pending).remove(&request) {
-            // Whoever asked is gone: what came with the answer is closed, and the keeper ends.
             Some(waiting) => drop(waiting.send(answer)),
             None => tracing::warn!("answer to request {} that nobody made", request.0),
         }
     }
 }
 
-fn unavailable(why: &str) -> Refusal {
-    Refusal::new(
-        format!("the launcher: {why}"),
-        "service.launcher",
-        "look at the log of agentd-launcher and try again",
-    )
-}
-
-/// Takes what the launcher sends until it is gone.
-pub async fn run(
-    host: Arc<Host>,
-    clients: mpsc::Sender<std::io::Result<Connection>>,
-    mut late: Late,
-) -> LinkError {
-    loop {
-        let done = tokio::select! {
-            packet = host.launcher.link.receive(2) => match packet {
-                Ok(Some(packet)) => take(&host, &clients, packet),
-                Ok(None) => Err(LinkError::Gone),
-                Err(error) => Err(error.into()),
-            },
-            Some(message) = late.recv() => send(&host.launcher.link, &message).await,
-        };
-        if let Err(error) = done {
-            return error;
+impl Uplink {
+    fn say(&self, message: FromService) {
+        let sent = wire::encode(&message).map(|packet| self.link.send_now(&packet));
+        match sent {
+            Ok(Ok(())) => {}
+            // The receiver lives as long as the link; without it the message has nowhere to go.
+            Ok(Err(PacketError::WouldBlock)) => drop(self.late.send(message)),
+            Ok(Err(error)) => tracing::debug!("to the launcher: {error}"),
+            Err(error) => tracing::error!("to the launcher: {error}"),
         }
     }
-}
-
-async fn send(link: &Link, message: &FromService) -> Result<(), LinkError> {
-    Ok(link.send(&wire::encode(message)?).await?)
-}
-
-fn take(
-    host: &Arc<Host>,
-    clients: &mpsc::Sender<std::io::Result<Connection>>,
-    packet: Packet,
-) -> Result<(), LinkError> {
-    let mut descriptors = packet.descriptors.into_iter();
-    match (wire::decode(&packet.bytes)?, descriptors.next(), descriptors.next()) {
-        (FromLauncher::Caller { number, peer }, Some(socket), None) => {
-            match Connection::new(host, socket, number, peer) {
-                // Nobody accepts any more, or a thousand wait: it is closed.
-                Ok(connection) => drop(clients.try_send(Ok(connection))),
-                Err(error) => tracing::warn!(uid = peer.uid, pid = peer.pid, "connection refused: {error}"),
-            }
-        }
-        (FromLauncher::Built { request, timings }, Some(keeper), Some(relay)) => {
-            let keeper = Packets::from_fd(keeper);
-            host.launcher.answer(request, Answer::Built(Built { keeper, relay, timings }));
-        }
-        (FromLauncher::Refused { request, refusal }, None, None) => {
-            host.launcher.answer(request, Answer::Refused(refusal));
-        }
-        (FromLauncher::Removed { request, refusal }, None, None) => {
-            host.launcher.answer(request, Answer::Removed(refusal));
-        }
-        (FromLauncher::Gone { session, errors }, None, None) => {
-            for error in errors {
-                tracing::warn!(%session, "left behind: {error}");
-            }
-            host.registry.gone(&session);
-        }
-        _ => return Err(LinkError::Form("a message with other descriptors than it needs")),
-    }
-    Ok(())
 }

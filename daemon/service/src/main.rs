@@ -4,21 +4,34 @@
 
 mod api;
 mod attach;
+mod build;
 mod connection;
 mod convert;
 mod error;
 mod events;
+mod exec;
 mod host;
+mod hub;
 mod launcher;
 mod link;
+mod logs;
+mod output_log;
 mod profiles;
+mod rate;
+mod record;
+mod recover;
 mod registry;
+mod replay;
 mod request;
+mod serve;
 mod session;
 mod slots;
 mod state;
 mod store;
+mod streams;
 mod supervisor;
+mod tail;
+mod uplink;
 mod users;
 
 #[cfg(test)]
@@ -59,7 +72,7 @@ enum Fatal {
     #[error("own program: {0}")]
     OwnProgram(std::io::Error),
     #[error(transparent)]
-    Link(#[from] launcher::LinkError),
+    Link(#[from] uplink::LinkError),
     #[error("event store: {0}")]
     Store(#[from] store::StoreError),
     #[error("gRPC: {0}")]
@@ -71,7 +84,7 @@ enum Fatal {
 fn main() -> ExitCode {
     let options = Options::parse();
     let result =
-        if rustix::process::geteuid().is_root() { become_launcher(&options) } else { serve(&options) };
+        if rustix::process::geteuid().is_root() { become_launcher(&options) } else { be_service(&options) };
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(fatal) => {
@@ -90,7 +103,7 @@ fn become_launcher(options: &Options) -> Result<(), Fatal> {
     Err(Fatal::Exec { path, source })
 }
 
-fn serve(options: &Options) -> Result<(), Fatal> {
+fn be_service(options: &Options) -> Result<(), Fatal> {
     let path = &options.config;
     let text =
         std::fs::read_to_string(path).map_err(|source| Fatal::ConfigRead { path: path.clone(), source })?;
@@ -119,30 +132,30 @@ fn raise_open_files() {
 }
 
 async fn run(config: Config) -> Result<(), Fatal> {
-    let socket = launcher::connect(&config.service_socket()).await?;
+    let socket = uplink::connect(&config.service_socket()).await?;
     let (host, incoming, link) = assemble(config, socket)?;
     if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
         tracing::warn!("sd_notify: {error}");
     }
     tracing::info!("ready on {}", host.config.socket);
     tokio::select! {
-        served = api::serve(host, incoming) => Ok(served?),
-        error = link => Err(error.into()),
+        served = serve::serve(host, incoming) => Ok(served?),
+        () = link => Ok(()),
     }
 }
 
 /// Connections that clients made, as the launcher hands them over.
 type Incoming = ReceiverStream<std::io::Result<connection::Connection>>;
 
-/// The parts of the service, and what drives its link to the launcher.
+/// The parts of the service with what an earlier one left, and what drives its link to the launcher.
 fn assemble(
     config: Config,
     socket: agentd_kernel::packets::Packets,
-) -> Result<(Arc<Host>, Incoming, impl Future<Output = launcher::LinkError>), Fatal> {
-    let (launcher, late) = launcher::Launcher::new(socket)?;
+) -> Result<(Arc<Host>, Incoming, impl Future<Output = ()>), Fatal> {
     let store = store::Store::open(&config.state_dir, config.audit.retain)?;
-    let host = Arc::new(Host::new(config, launcher, store));
+    let host = Arc::new(Host::new(config, launcher::Launcher::new(), store));
+    recover::take_up(&host)?;
     let (to_server, incoming) = mpsc::channel(connection::BACKLOG);
-    let link = launcher::run(host.clone(), to_server, late);
+    let link = uplink::run(host.clone(), to_server, socket);
     Ok((host, ReceiverStream::new(incoming), link))
 }

@@ -1,6 +1,6 @@
 //! The sessions that there are, and who may see them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Mutex};
 
 use agentd_policy::Refusal;
@@ -13,6 +13,8 @@ use crate::session::{Phase, Session};
 
 /// Ended sessions of one user that are remembered.
 const KEPT: usize = 4096;
+/// What is kept of the output of a user's ended sessions, in bytes.
+const OUTPUT: u64 = 256 << 20;
 
 /// All sessions.
 pub struct Registry {
@@ -40,8 +42,13 @@ impl Registry {
         Self { total, each, sessions: Mutex::default() }
     }
 
-    /// Takes a session up that is about to be built.
-    pub fn insert(&self, session: &Arc<Session>) -> Result<(), Refusal> {
+    /// Takes a session up that an earlier service had.
+    pub fn adopt(&self, session: &Arc<Session>) {
+        lock(&self.sessions).insert(session.id.clone(), session.clone());
+    }
+
+    /// Takes a session up that is about to be built. Then there may be one that is to be forgotten for it.
+    pub fn insert(&self, session: &Arc<Session>) -> Result<Option<SessionId>, Refusal> {
         let mut sessions = lock(&self.sessions);
         let live = |s: &&Arc<Session>| s.phase() != Phase::Over;
         let own = || sessions.values().filter(|s| s.uid == session.uid);
@@ -61,23 +68,58 @@ impl Registry {
                 "choose another name, or end the first",
             ));
         }
+        if sessions.contains_key(&session.id) {
+            return Err(Refusal::new("a session id that is taken", "session.id", "try again"));
+        }
+        let mut forgotten = None;
         if own().count() >= KEPT {
-            let forgotten =
+            let oldest =
                 own().filter(|s| s.phase() == Phase::Over && !s.overlay).min_by_key(|s| s.created_at);
-            let Some(forgotten) = forgotten.map(|s| s.id.clone()) else {
+            forgotten = oldest.map(|s| s.id.clone());
+            let Some(oldest) = &forgotten else {
                 return Err(Refusal::new(
                     format!("one more than {KEPT} sessions that were kept"),
                     "sessions.kept",
                     "remove ended ones with `agentctl rm`",
                 ));
             };
-            sessions.remove(&forgotten);
-        }
-        if sessions.contains_key(&session.id) {
-            return Err(Refusal::new("a session id that is taken", "session.id", "try again"));
+            sessions.remove(oldest);
         }
         sessions.insert(session.id.clone(), session.clone());
-        Ok(())
+        Ok(forgotten)
+    }
+
+    /// Deletes the oldest output of a user's ended sessions if there is too much of it.
+    pub async fn bound_output(&self, uid: u32) {
+        let mut ended: Vec<_> = {
+            let sessions = lock(&self.sessions);
+            sessions.values().filter(|s| s.uid == uid && s.phase() == Phase::Over).cloned().collect()
+        };
+        ended.sort_by_key(|session| std::cmp::Reverse(session.created_at));
+        // A panic in it leaves files behind that the next end of a session looks at again.
+        let _ = tokio::task::spawn_blocking(move || {
+            let mut size = 0;
+            for log in ended.iter().filter_map(|session| session.hub.log.as_ref()) {
+                size += log.size();
+                if size > OUTPUT {
+                    log.remove();
+                }
+            }
+        })
+        .await;
+    }
+
+    /// The launcher named all sessions that live: what is not among them is gone. Returns those of them that are
+    /// not known here.
+    pub fn live(&self, named: &HashSet<SessionId>) -> Vec<SessionId> {
+        let sessions = lock(&self.sessions);
+        for session in sessions.values() {
+            let built = !matches!(session.phase(), Phase::Creating | Phase::Over);
+            if built && !named.contains(&session.id) {
+                session.gone.cancel();
+            }
+        }
+        named.iter().filter(|id| !sessions.contains_key(id)).cloned().collect()
     }
 
     /// Forgets a session.
@@ -253,7 +295,7 @@ mod tests {
         assert_eq!(insert("aa0000000002", None, 1).unwrap_err(), "bounds.max_sessions_per_user");
         insert("aa0000000003", Some("a"), 2).unwrap();
         assert_eq!(insert("aa0000000004", None, 3).unwrap_err(), "bounds.max_sessions");
-        first.set_phase(Phase::Over, None);
+        first.change(|status| status.phase = Phase::Over);
         insert("aa0000000005", Some("a"), 1).unwrap();
     }
 }

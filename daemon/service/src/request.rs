@@ -44,6 +44,7 @@ pub fn parse(spec: RunSpec, session: SessionId) -> Result<Request, Refusal> {
         cpus: spec.cpus,
         disk: spec.disk,
         timeout_ms: spec.timeout_ms,
+        idle_ms: spec.idle_ms,
         terminal: terminal(spec.terminal, spec.window)?,
         offered: None,
     })
@@ -92,7 +93,8 @@ pub fn window(size: v1::WindowSize) -> Result<WindowSize, Refusal> {
     }
 }
 
-fn terminal(wanted: bool, size: Option<v1::WindowSize>) -> Result<Option<WindowSize>, Refusal> {
+/// A terminal of that size, if one is wanted.
+pub fn terminal(wanted: bool, size: Option<v1::WindowSize>) -> Result<Option<WindowSize>, Refusal> {
     match (wanted, size) {
         (false, _) => Ok(None),
         (true, Some(size)) => window(size).map(Some),

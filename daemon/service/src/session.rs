@@ -1,28 +1,26 @@
-//! One session: what is known of it, and how it is built and forgotten.
+//! One session: what is known of it, how it is built and forgotten.
 
 use std::sync::{Arc, Mutex};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use agentd_policy::Refusal;
-use agentd_policy::names::{SessionId, SessionName, UserName};
-use agentd_policy::plan::{Mode, Plan};
-use agentd_policy::wire::{Ticket, Timing};
+use agentd_policy::names::{SessionId, SessionName};
+use agentd_policy::wire::CommandNumber;
 use agentd_proto::v1::{self, Exit};
 use tokio::net::UnixStream;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::connection::Caller;
-use crate::convert::{arguments, cut, rfc3339};
-use crate::host::{Host, lock};
-use crate::launcher::Built;
-use crate::link::Link;
+use crate::convert::{cut, rfc3339};
+use crate::exec::Start;
+use crate::host::lock;
+use crate::hub::{Hub, Stage};
+use crate::output_log::OutputLog;
+use crate::record::{self, Record};
 use crate::store::Log;
-use crate::supervisor::Supervisor;
 
-/// Signals that wait to be sent.
-const SIGNALS: usize = 64;
-
+/// What waits to be done for a session.
+const ASKED: usize = 64;
 /// The longest command that is shown, in bytes.
 const SHOWN: usize = 4096;
 
@@ -31,9 +29,55 @@ const SHOWN: usize = 4096;
 pub enum Phase {
     Creating,
     Running,
+    Stopping,
     Ended,
     /// Ended, and nothing of it left but its overlay.
     Over,
+}
+
+/// What changes of a session.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Status {
+    pub phase: Phase,
+    pub exit: Option<Exit>,
+    pub started_us: Option<u64>,
+    pub ended_us: Option<u64>,
+    /// When the whole of it is to end, if its command does not before.
+    pub stop_us: Option<u64>,
+    /// Clients that are attached, and those of them that do not only watch.
+    pub attached: u32,
+    pub strict: u32,
+    /// Somebody was attached.
+    pub visited: bool,
+    /// It lives without any client.
+    pub detached: bool,
+    /// Its exit was told to somebody who was attached.
+    pub told: bool,
+    /// The place of its last event.
+    pub events: u64,
+    /// Further commands that run.
+    pub commands: u32,
+}
+
+/// What is asked of a session's supervisor.
+pub enum Ask {
+    Signal {
+        command: CommandNumber,
+        signal: i32,
+    },
+    /// Its command is to end, and the whole of it after the grace.
+    Stop {
+        who: String,
+        grace: Duration,
+    },
+    Run(Box<Start>),
+    /// Nobody takes the output of a further command any more.
+    Close(CommandNumber),
+    /// Somebody came, or went on purpose.
+    Note {
+        kind: &'static str,
+        who: String,
+    },
 }
 
 /// What is known of a session.
@@ -41,75 +85,114 @@ pub struct Session {
     pub id: SessionId,
     pub name: Option<SessionName>,
     pub uid: u32,
-    pub user: UserName,
-    pub profile: String,
-    pub command: Vec<String>,
+    record: Record,
     pub created_at: SystemTime,
-    /// It is forgotten once it is over.
     pub remove: bool,
-    /// Something of it stays on disk.
     pub overlay: bool,
     pub log: Arc<Log>,
-    /// Its output, until somebody attaches.
-    pub relay: Mutex<Option<UnixStream>>,
+    pub hub: Arc<Hub>,
     /// It is to end.
     pub kill: CancellationToken,
-    /// Its command has ended.
-    pub over: CancellationToken,
-    /// Its output was handed on.
-    pub drained: CancellationToken,
+    killer: Mutex<Option<Killer>>,
     /// The launcher has cleared up.
     pub gone: CancellationToken,
-    status: watch::Sender<(Phase, Option<Exit>)>,
-    signals: mpsc::Sender<i32>,
+    status: watch::Sender<Status>,
+    asks: mpsc::Sender<Ask>,
 }
 
-/// What is needed to build it.
-pub struct Order {
-    pub plan: Plan,
-    pub ticket: Option<Ticket>,
-    pub caller: Caller,
+/// By whom a session is ended, and why.
+#[derive(Clone, Debug, Default)]
+pub struct Killer {
+    pub who: Option<String>,
+    pub why: Option<&'static str>,
 }
 
-/// The receiving end of a session's signals.
-pub type Signals = mpsc::Receiver<i32>;
+/// The receiving end of what is asked of a session.
+pub type Asks = mpsc::Receiver<Ask>;
 
 impl Session {
-    pub fn new(
-        plan: &Plan,
-        name: Option<SessionName>,
-        uid: u32,
-        profile: String,
-        remove: bool,
-        log: Log,
-    ) -> (Arc<Self>, Signals) {
-        let (signals, receiver) = mpsc::channel(SIGNALS);
-        let words: Vec<_> =
-            plan.command.iter().map(|word| String::from_utf8_lossy(word).into_owned()).collect();
+    /// The session of `record`. What its command wrote before has to be looked at, unless it is new.
+    pub fn new(record: Record, log: Log, output: OutputLog) -> (Arc<Self>, Asks) {
+        let (asks, receiver) = mpsc::channel(ASKED);
+        let phase = if record.exit.is_some() { Phase::Over } else { Phase::Creating };
+        let stage = match (&record.exit, record.whole) {
+            (None, _) => Stage::Waiting,
+            (Some(_), true) => Stage::Drained,
+            (Some(_), false) => Stage::Lost,
+        };
+        let status = Status {
+            phase,
+            exit: record.exit.clone(),
+            started_us: record.started_us,
+            ended_us: record.ended_us,
+            stop_us: record.stop_us,
+            attached: 0,
+            strict: 0,
+            visited: false,
+            detached: record.detached,
+            told: false,
+            events: 0,
+            commands: 0,
+        };
         let session = Self {
-            id: plan.session.clone(),
-            name,
-            uid,
-            user: plan.user.clone(),
-            profile,
-            command: arguments(&words),
-            created_at: SystemTime::now(),
-            remove,
-            overlay: plan.workspaces.iter().any(|w| w.mode == Mode::Overlay),
+            id: record.id.clone(),
+            name: record.name.clone(),
+            uid: record.uid,
+            created_at: record.created_at(),
+            remove: record.remove,
+            overlay: record.overlay,
+            record,
             log: Arc::new(log),
-            relay: Mutex::new(None),
+            hub: Hub::new(Some(output), stage),
             kill: CancellationToken::new(),
-            over: CancellationToken::new(),
-            drained: CancellationToken::new(),
+            killer: Mutex::new(None),
             gone: CancellationToken::new(),
-            status: watch::Sender::new((Phase::Creating, None)),
-            signals,
+            status: watch::Sender::new(status),
+            asks,
         };
         (Arc::new(session), receiver)
     }
 
     pub fn phase(&self) -> Phase {
-        self.status.borrow().0
+        self.status.borrow().phase
+    }
+
+    pub fn status(&self) -> Status {
+        self.status.borrow().clone()
+    }
+
+    /// Wakes with every change.
+    pub fn watch(&self) -> watch::Receiver<Status> {
+        self.status.subscribe()
+    }
+
+    pub fn change(&self, change: impl FnOnce(&mut Status)) {
+        self.status.send_modify(change);
+    }
+
+    /// What is to be kept of it now.
+    pub fn record(&self) -> Record {
+        let status = self.status.borrow();
+        Record {
+            started_us: status.started_us,
+            ended_us: status.ended_us,
+            stop_us: status.stop_us,
+            detached: status.detached,
+            whole: self.hub.stage() == Stage::Drained,
+            exit: status.exit.clone(),
+            output: self.output(),
+            ..self.record.clone()
+        }
+    }
+
+    /// What was decided when it was asked for.
+    pub fn facts(&self) -> &Record {
+        &self.record
+    }
+
+    /// Bytes that its command has written.
+    pub fn output(&self) -> u64 {
+        self.hub.end().max(self.record.output)
     }
 
     /// Whether it has ended and is to be removed: only whoever has its whole id, to take its exit, still finds it.
@@ -117,19 +200,10 @@ impl Session {
         self.remove && self.phase() >= Phase::Ended
     }
 
-    pub fn set_phase(&self, phase: Phase, exit: Option<Exit>) {
-        self.status.send_modify(|status| {
-            status.0 = phase;
-            if exit.is_some() {
-                status.1 = exit;
-            }
-        });
-    }
-
     /// How it ended, once it has.
     pub async fn exit(&self) -> Exit {
         let mut status = self.status.subscribe();
-        match status.wait_for(|(_, exit)| exit.is_some()).await.map(|status| status.1.clone()) {
+        match status.wait_for(|status| status.exit.is_some()).await.map(|status| status.exit.clone()) {
             Ok(Some(exit)) => exit,
             // The sender is ours, and lives as long as we do.
             _ => crate::state::failed("its state was lost"),
@@ -139,15 +213,25 @@ impl Session {
     /// Waits until it is in `phase` or beyond.
     pub async fn reached(&self, phase: Phase) {
         let mut status = self.status.subscribe();
-        let _ = status.wait_for(|(now, _)| *now >= phase).await;
+        let _ = status.wait_for(|now| now.phase >= phase).await;
     }
 
-    /// Sends a signal to its command.
-    pub fn signal(&self, signal: i32) -> Result<(), Refusal> {
+    /// Ends it. Only the first word counts.
+    pub fn end(&self, killer: Killer) {
+        lock(&self.killer).get_or_insert(killer);
+        self.kill.cancel();
+    }
+
+    pub fn killer(&self) -> Killer {
+        lock(&self.killer).clone().unwrap_or_default()
+    }
+
+    /// Sends a signal to a command of it.
+    pub fn signal(&self, command: CommandNumber, signal: i32) -> Result<(), Refusal> {
         if !(1..=64).contains(&signal) {
             return Err(crate::error::malformed(format!("signal {signal}"), "request.signal"));
         }
-        self.signals.try_send(signal).map_err(|_| {
+        self.asks.try_send(Ask::Signal { command, signal }).map_err(|_| {
             Refusal::new(
                 format!("signal {signal}"),
                 "session.signals",
@@ -156,84 +240,71 @@ impl Session {
         })
     }
 
+    /// Asks something of its supervisor; whether there is one.
+    pub async fn ask(&self, ask: Ask) -> bool {
+        self.asks.send(ask).await.is_ok()
+    }
+
     /// As the API shows it, with a command and a message of at most `room` bytes.
     pub fn show(&self, room: usize) -> v1::Session {
-        let (phase, mut exit) = self.status.borrow().clone();
+        let status = self.status();
+        let mut exit = status.exit;
         if let Some(exit) = &mut exit {
             exit.message = cut(&exit.message, room.min(SHOWN));
         }
-        let state = match phase {
+        let state = match status.phase {
             Phase::Creating => "creating",
             Phase::Running => "running",
+            Phase::Stopping => "stopping",
             Phase::Ended | Phase::Over => "ended",
         };
         v1::Session {
             id: self.id.to_string(),
             name: self.name.as_ref().map(ToString::to_string).unwrap_or_default(),
-            user: self.user.to_string(),
+            user: self.record.user.to_string(),
             state: state.to_owned(),
-            profile: self.profile.clone(),
-            command: cut(&self.command.join(" "), room.min(SHOWN)),
+            profile: self.record.profile.clone(),
+            command: cut(&self.record.command.join(" "), room.min(SHOWN)),
             created: rfc3339(self.created_at),
-            exit,
+            exit: exit.filter(|_| status.phase >= Phase::Ended),
+            attached: status.attached,
+            detached: status.detached,
+        }
+    }
+
+    /// All that is known of it.
+    pub fn inspect(&self) -> v1::InspectReply {
+        let (status, facts) = (self.status(), &self.record);
+        let when = |micros: Option<u64>| micros.map(|us| rfc3339(record::time(us))).unwrap_or_default();
+        v1::InspectReply {
+            session: Some(self.show(SHOWN)),
+            command: facts.command.clone(),
+            cwd: facts.cwd.to_string(),
+            terminal: facts.terminal,
+            mounts: facts.mounts.clone(),
+            limits: Some(facts.limits),
+            remove: facts.remove,
+            started: when(status.started_us),
+            ended: when(status.ended_us),
+            events: status.events,
+            output: self.output(),
+            commands: status.commands,
         }
     }
 }
 
-/// Builds the session, answers, and sees it to its end.
-pub async fn run(
-    host: Arc<Host>,
-    session: Arc<Session>,
-    order: Order,
-    signals: Signals,
-    answer: oneshot::Sender<Result<Vec<Timing>, Refusal>>,
-) {
-    let Order { plan, ticket, caller } = order;
-    let creator = caller.gone.clone();
-    let number = caller.line.number();
-    drop(caller);
-    let opened = match host.launcher.build(number, ticket, plan).await {
-        Ok(built) => open(built),
-        Err(refusal) => Err(refusal),
-    };
-    let (keeper, relay, timings) = match opened {
-        Ok(opened) => opened,
-        Err(refusal) => {
-            host.registry.remove(&session.id);
-            drop(answer.send(Err(refusal)));
-            return;
-        }
-    };
-    *lock(&session.relay) = Some(relay);
-    session.set_phase(Phase::Running, None);
-    if answer.send(Ok(timings)).is_err() {
-        // Whoever asked is gone without knowing its id.
-        lock(&session.relay).take();
-        session.drained.cancel();
-        session.kill.cancel();
-    }
-    Supervisor::new(&host, &session, keeper).supervise(creator, signals).await;
-    session.log.close();
-    // Its overlay went with it: the plan said so.
-    if session.remove {
-        host.registry.remove(&session.id);
-    }
-}
-
-fn open(built: Built) -> Result<(Link, UnixStream, Vec<Timing>), Refusal> {
-    let fail = |e: std::io::Error| {
-        Refusal::new(format!("the session's sockets: {e}"), "service.launcher", "try again")
-    };
-    let keeper = Link::new(built.keeper).map_err(fail)?;
-    let relay = std::os::unix::net::UnixStream::from(built.relay);
-    relay.set_nonblocking(true).map_err(fail)?;
-    Ok((keeper, UnixStream::from_std(relay).map_err(fail)?, built.timings))
+/// A stream that was passed to us.
+pub fn stream(fd: std::os::fd::OwnedFd) -> std::io::Result<UnixStream> {
+    let stream = std::os::unix::net::UnixStream::from(fd);
+    stream.set_nonblocking(true)?;
+    UnixStream::from_std(stream)
 }
 
 #[cfg(test)]
 pub mod tests {
     use super::*;
-    use agentd_policy::names::AbsPath;
+    use agentd_policy::names::{AbsPath, UserName};
+    use agentd_policy::plan::Plan;
 
     /// A session that nobody built.
     pub fn session(id: &str, name: Option<&str>, uid: u32) -> Arc<Session> {
@@ -257,6 +328,7 @@ pub mod tests {
                 cpus: 1.0,
                 disk: 0,
                 timeout_ms: 1,
+                idle_ms: 0,
                 open_files: 16,
             },
             landlock_abi: 2,
@@ -266,7 +338,8 @@ pub mod tests {
         std::fs::create_dir_all(root.join("audit")).unwrap();
         let store = crate::store::Store::open(&path(root.to_str().unwrap()), 1 << 40).unwrap();
         let name = name.map(|name| SessionName::parse(name).unwrap());
-        let log = store.log(&plan.session);
-        Session::new(&plan, name, uid, "default".into(), false, log).0
+        let (log, output) = (store.log(&plan.session), store.output(&plan.session));
+        output.begin();
+        Session::new(Record::new(&plan, name, uid, "default".into(), false), log, output).0
     }
 }

@@ -3,6 +3,8 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
+use agentd_policy::Refusal;
+
 use crate::host::lock;
 
 /// How many of something each user has.
@@ -37,6 +39,15 @@ impl Slots {
         *count += 1;
         Some(Slot { slots: self.clone(), uid })
     }
+}
+
+/// A user has all that it may have.
+pub fn crowded(what: &str, slots: &Slots) -> Refusal {
+    Refusal::new(
+        format!("more than {} {what} at a time", slots.each()),
+        "service.crowded",
+        "let some of them end, and try again",
+    )
 }
 
 impl Drop for Slot {

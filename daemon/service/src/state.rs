@@ -2,12 +2,12 @@
 
 use agentd_proto::v1::Exit;
 
-/// Where a session is.
+/// Where a session is, once it was built.
 #[derive(Clone, Debug, PartialEq)]
 pub enum State {
     /// Its command runs.
-    Running { drained: bool, killing: bool },
-    /// Its command ended; the client has not had all of its output.
+    Running { drained: bool, ending: Ending },
+    /// Its command ended; not all of its output has come.
     Draining { exit: Exit, gone: bool },
     /// It has ended for everybody outside; the launcher clears up.
     Ended { exit: Exit },
@@ -15,9 +15,22 @@ pub enum State {
     Over { exit: Exit },
 }
 
+/// Whether it was asked to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// No.
+    No,
+    /// Its command was, and has a while for it.
+    Stopping,
+    /// The whole of it was.
+    Killing,
+}
+
 /// What happens to a session.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Input {
+    /// Somebody asked its command to end.
+    Stop,
     /// Somebody asked for its end, or nobody is there who wants it.
     Kill,
     /// What was to happen soon did not.
@@ -26,7 +39,7 @@ pub enum Input {
     Ended(Exit),
     /// Its keeper is gone without a word.
     KeeperLost,
-    /// All output was handed on, or nobody is there to take it.
+    /// All output has come, or no more will.
     Drained,
     /// The launcher says that nothing of it is left.
     Gone,
@@ -35,13 +48,17 @@ pub enum Input {
 /// What is to be done next.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Action {
+    /// Tell everybody that it is ending.
+    Announce,
+    /// Ask its command to end, and be back with [`Input::Overdue`] if it does not.
+    AskCommand,
     /// Tell the keeper to end it, and be back with [`Input::Overdue`] if it does not.
     AskKeeper,
-    /// Tell the launcher to end it.
+    /// Tell the launcher to end it, and be back with [`Input::Overdue`] if it does not.
     AskLauncher,
     /// Write down that it failed.
     Record(Exit),
-    /// Wait for the output to be taken, but not for ever.
+    /// Wait for the rest of the output, but not for ever.
     AwaitDrain,
     /// Tell everybody, and wait for the launcher.
     Tell(Exit),
@@ -52,19 +69,30 @@ pub enum Action {
 impl State {
     /// A session that was just built.
     pub fn running() -> Self {
-        Self::Running { drained: false, killing: false }
+        Self::Running { drained: false, ending: Ending::No }
     }
 
     /// What `input` makes of it.
     pub fn step(self, input: Input) -> (Self, Vec<Action>) {
-        use Action::{AskKeeper, AskLauncher, AwaitDrain, Finish, Record, Tell};
+        use Action::{Announce, AskCommand, AskKeeper, AskLauncher, AwaitDrain, Finish, Record, Tell};
         match (self, input) {
-            (Self::Running { drained, killing: false }, Input::Kill) => {
-                (Self::Running { drained, killing: true }, vec![AskKeeper])
+            (Self::Running { drained, ending: Ending::No }, Input::Stop) => {
+                (Self::Running { drained, ending: Ending::Stopping }, vec![Announce, AskCommand])
             }
-            (running @ Self::Running { .. }, Input::Overdue) => (running, vec![AskLauncher]),
-            (Self::Running { killing, .. }, Input::Drained) => {
-                (Self::Running { drained: true, killing }, vec![])
+            (Self::Running { drained, ending: Ending::Stopping }, Input::Stop) => {
+                (Self::Running { drained, ending: Ending::Stopping }, vec![AskCommand])
+            }
+            (Self::Running { drained, ending: Ending::No }, Input::Kill) => {
+                (Self::Running { drained, ending: Ending::Killing }, vec![Announce, AskKeeper])
+            }
+            (Self::Running { drained, ending: Ending::Stopping }, Input::Kill | Input::Overdue) => {
+                (Self::Running { drained, ending: Ending::Killing }, vec![AskKeeper])
+            }
+            (running @ Self::Running { ending: Ending::Killing, .. }, Input::Overdue) => {
+                (running, vec![AskLauncher])
+            }
+            (Self::Running { ending, .. }, Input::Drained) => {
+                (Self::Running { drained: true, ending }, vec![])
             }
             (Self::Running { drained: true, .. }, Input::Ended(exit)) => {
                 (Self::Ended { exit: exit.clone() }, vec![Tell(exit)])
@@ -92,13 +120,15 @@ impl State {
                 }
                 (Self::Draining { exit: exit.clone(), gone: true }, vec![Record(exit), AwaitDrain])
             }
-            (Self::Draining { exit, gone: false }, Input::Drained | Input::Kill | Input::Overdue) => {
+            (Self::Draining { exit, gone: false }, Input::Drained | Input::Overdue) => {
                 (Self::Ended { exit: exit.clone() }, vec![Tell(exit)])
             }
-            (Self::Draining { exit, gone: true }, Input::Drained | Input::Kill | Input::Overdue) => {
+            (Self::Draining { exit, gone: true }, Input::Drained | Input::Overdue) => {
                 (Self::Over { exit: exit.clone() }, vec![Tell(exit), Finish])
             }
-            (Self::Draining { exit, .. }, Input::Gone) => (Self::Draining { exit, gone: true }, vec![]),
+            (Self::Draining { exit, .. }, Input::Gone) => {
+                (Self::Draining { exit, gone: true }, vec![AwaitDrain])
+            }
             (Self::Ended { exit }, Input::Gone) => (Self::Over { exit }, vec![Finish]),
             (ended @ Self::Ended { .. }, Input::Overdue) => (ended, vec![AskLauncher]),
             (same, _) => (same, vec![]),
@@ -144,8 +174,15 @@ mod tests {
 
     #[test]
     fn a_kill_is_asked_for_once_and_then_forced() {
-        let (_, actions) = walk(&[Input::Kill, Input::Kill, Input::Overdue]);
-        assert_eq!(actions, [Action::AskKeeper, Action::AskLauncher]);
+        let (_, actions) = walk(&[Input::Kill, Input::Kill, Input::Stop, Input::Overdue]);
+        assert_eq!(actions, [Action::Announce, Action::AskKeeper, Action::AskLauncher]);
+    }
+
+    #[test]
+    fn a_stop_becomes_a_kill_when_its_time_is_over() {
+        let (state, actions) = walk(&[Input::Stop, Input::Overdue, Input::Overdue]);
+        assert_eq!(actions, [Action::Announce, Action::AskCommand, Action::AskKeeper, Action::AskLauncher]);
+        assert_eq!(state, State::Running { drained: false, ending: Ending::Killing });
     }
 
     #[test]
@@ -159,14 +196,9 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_client_that_leaves_holds_nothing() {
-        let (state, _) = walk(&[Input::Ended(exit()), Input::Gone, Input::Kill]);
-        assert_eq!(state, State::Over { exit: exit() });
-    }
-
     fn any_input() -> impl Strategy<Value = Input> {
         proptest::sample::select(vec![
+            Input::Stop,
             Input::Kill,
             Input::Overdue,
             Input::Ended(exit()),
@@ -183,6 +215,8 @@ mod tests {
             let count = |f: fn(&Action) -> bool| actions.iter().filter(|a| f(a)).count();
             let told = count(|a| matches!(a, Action::Tell(_)));
             prop_assert!(told <= 1 && count(|a| matches!(a, Action::Record(_))) <= 1);
+            prop_assert!(count(|a| matches!(a, Action::Announce)) <= 1);
+            prop_assert!(count(|a| matches!(a, Action::AskKeeper)) <= 1);
             prop_assert_eq!(told == 1, matches!(state, State::Ended { .. } | State::Over { .. }));
             let finished = actions.iter().position(|a| *a == Action::Finish);
             prop_assert_eq!(finished.is_some(), matches!(state, State::Over { .. }));

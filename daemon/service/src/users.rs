@@ -47,6 +47,14 @@ impl Users {
         };
         Ok(CallerFacts { uid, user, home, shell, root_callers })
     }
+
+    /// What events call `uid`: its login name, or the number if there is none.
+    pub async fn name(&self, uid: u32) -> String {
+        match self.facts(uid, false).await {
+            Ok(facts) => facts.user.to_string(),
+            Err(_) => uid.to_string(),
+        }
+    }
 }
 
 #[cfg(test)]

@@ -1,26 +1,72 @@
 //! A daemon of the test's own, below one temporary directory.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::sync::Mutex;
+use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::{Mutex, MutexGuard};
+use std::time::Duration;
 
 use rustix::fs::FlockOperation;
+use rustix::process::Signal;
 
-use super::users::{ADMINS, GROUP, SERVICE};
-use super::wait::wait_for_exit;
+use super::peer::{as_user, number_of};
+use super::program::Program;
+use super::users::{ADMINS, GROUP, SERVICE, User};
 
 /// Pools of tests begin here; each daemon takes a range of its own.
 const FIRST_UID: u32 = 1_950_000_000;
 const POOL: u32 = 1 << 16;
 /// Longer than any start or stop takes.
 const PATIENCE: Duration = Duration::from_secs(20);
+
+/// How a daemon is to be started.
+#[derive(Clone, Debug, Default)]
+pub struct Setup {
+    config: String,
+    units: bool,
+    env: Vec<(String, String)>,
+}
+
+impl Setup {
+    /// By hand, as `agentd --config FILE`; with `config` in its `agentd.toml`.
+    pub fn with(config: &str) -> Self {
+        Self { config: config.into(), ..Self::default() }
+    }
+
+    /// Launcher and service apart, as a service manager starts them.
+    #[must_use]
+    pub fn as_units(self) -> Self {
+        Self { units: true, ..self }
+    }
+
+    /// A variable of the launcher's environment.
+    #[must_use]
+    pub fn env(mut self, key: &str, value: &str) -> Self {
+        self.env.push((key.into(), value.into()));
+        self
+    }
+}
+
+/// The two programs of a daemon that are not of a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// `agentd-launcher`.
+    Launcher,
+    /// `agentd`.
+    Service,
+}
+
+/// What runs of it.
+#[derive(Debug, Default)]
+struct Running {
+    launcher: Option<Program>,
+    /// Only as a unit; otherwise it is the launcher's child.
+    service: Option<Program>,
+    /// The launcher's last pid.
+    pid: u32,
+}
 
 /// A running daemon. Ends with the value, or with this process.
 #[derive(Debug)]
@@ -29,8 +75,8 @@ pub struct Daemon {
     pub dir: PathBuf,
     /// The first uid of its pool.
     pub first_uid: u32,
-    child: Mutex<Child>,
-    notify: UnixDatagram,
+    setup: Setup,
+    running: Mutex<Running>,
     _slot: OwnedFd,
 }
 
@@ -45,11 +91,11 @@ pub fn binaries() -> PathBuf {
 }
 
 impl Daemon {
-    /// Starts one and waits until it says that it is ready. `more` is added to its `agentd.toml`.
+    /// Starts one and waits until it says that it is ready.
     ///
     /// # Panics
     /// If it does not start; with its log.
-    pub fn start(more: &str) -> Self {
+    pub fn start(setup: Setup) -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let dir = PathBuf::from(format!("/tmp/agentd-test-{}-{number}", std::process::id()));
@@ -61,57 +107,138 @@ impl Daemon {
         }
         place(&binaries().join("probe"), &dir.join("probe/probe"));
         let (slot, first_uid) = pool();
-        let config = dir.join("agentd.toml");
-        std::fs::write(&config, config_text(&dir, first_uid, more)).expect("a new file");
-        let notify = UnixDatagram::bind(dir.join("notify")).expect("a new socket");
-        std::fs::set_permissions(dir.join("notify"), std::fs::Permissions::from_mode(0o666)).expect("ours");
-        let log = std::fs::File::create(dir.join("log")).expect("a new file");
-        // Our end is its end, however we end: this is why daemons are started from the main thread only.
-        let child = Command::new("/usr/bin/setpriv")
-            .args(["--pdeathsig", "TERM", "--"])
-            .arg(dir.join("bin/agentd"))
-            .arg("--config")
-            .arg(&config)
-            .env("NOTIFY_SOCKET", dir.join("notify"))
-            .env("AGENTD_LOG", std::env::var("AGENTD_LOG").unwrap_or_else(|_| "info".into()))
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().expect("a descriptor"))
-            .stderr(log)
-            .spawn()
-            .expect("setpriv");
-        let daemon = Self { dir, first_uid, child: Mutex::new(child), notify, _slot: slot };
-        daemon.await_ready();
+        std::fs::write(dir.join("agentd.toml"), config_text(&dir, first_uid, &setup.config))
+            .expect("a new file");
+        let daemon = Self { dir, first_uid, setup, running: Mutex::default(), _slot: slot };
+        match daemon.setup.units {
+            true => daemon.begin(&[Part::Launcher, Part::Service]),
+            false => daemon.begin(&[Part::Launcher]),
+        }
         daemon
     }
 
-    fn await_ready(&self) {
-        let notify = &self.notify;
-        notify.set_read_timeout(Some(Duration::from_millis(100))).expect("a socket option");
-        let start = Instant::now();
-        let mut message = [0; 4096];
-        loop {
-            match notify.recv(&mut message) {
-                Ok(n) if String::from_utf8_lossy(&message[..n]).lines().any(|line| line == "READY=1") => {
-                    return;
+    /// Starts what has ended of it, and waits until all of it is ready.
+    ///
+    /// # Panics
+    /// If it does not start; with its log.
+    pub fn begin(&self, parts: &[Part]) {
+        let mut running = self.running();
+        for part in parts {
+            match part {
+                Part::Launcher => {
+                    let program = Program::start(self.launcher(), &self.dir, "launcher");
+                    running.pid = program.pid();
+                    running.launcher = Some(program);
                 }
-                Ok(_) => {}
-                Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
+                Part::Service => {
+                    running.service = Some(Program::start(self.service(), &self.dir, "service"));
                 }
-                Err(error) => panic!("notify socket: {error}"),
             }
-            let ended = self.child().try_wait().expect("our own child");
-            assert!(ended.is_none(), "the daemon ended at its start: {ended:?}\n{}", self.log());
-            assert!(start.elapsed() < PATIENCE, "the daemon is not ready\n{}", self.log());
+        }
+        for part in parts {
+            let program = match part {
+                Part::Launcher => &mut running.launcher,
+                Part::Service => &mut running.service,
+            };
+            if let Err(error) = program.as_mut().expect("just started").await_ready(PATIENCE) {
+                panic!("{part:?}: {error}\n{}", self.log());
+            }
         }
     }
 
-    fn child(&self) -> std::sync::MutexGuard<'_, Child> {
-        self.child.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    fn launcher(&self) -> Command {
+        let mut command = Command::new("/usr/bin/setpriv");
+        command.args(["--pdeathsig", "TERM", "--"]);
+        command.arg(self.dir.join(if self.setup.units { "bin/agentd-launcher" } else { "bin/agentd" }));
+        command.arg("--config").arg(self.dir.join("agentd.toml"));
+        command.envs(self.setup.env.iter().map(|(key, value)| (key, value)));
+        command
     }
 
-    /// The launcher's pid.
+    fn service(&self) -> Command {
+        let user = User::find(SERVICE).expect("the service's account");
+        let mut command = Command::new("/usr/bin/setpriv");
+        command
+            .args(["--reuid", &user.uid.to_string(), "--regid", &user.gid.to_string(), "--clear-groups"])
+            .args(["--pdeathsig", "TERM", "--"])
+            .arg(self.dir.join("bin/agentd"))
+            .arg("--config")
+            .arg(self.dir.join("agentd.toml"));
+        command
+    }
+
+    /// Ends a part of it with SIGKILL, and waits until it is gone. By hand, the launcher starts its service
+    /// again.
+    ///
+    /// # Panics
+    /// If it does not run.
+    pub fn kill(&self, part: Part) {
+        self.signal(part, Signal::KILL);
+    }
+
+    /// Asks a part of it to end, and waits until it is gone. Only for units.
+    ///
+    /// # Panics
+    /// If it does not end, or with an error.
+    pub fn terminate(&self, part: Part) {
+        let well = self.signal(part, Signal::TERM);
+        assert!(well, "{part:?} ended with an error\n{}", self.log());
+    }
+
+    fn signal(&self, part: Part, signal: Signal) -> bool {
+        let mut running = self.running();
+        let program = match part {
+            Part::Launcher => running.launcher.take(),
+            Part::Service => running.service.take(),
+        };
+        match program {
+            Some(program) => program.end(signal, PATIENCE).unwrap_or_else(|| {
+                panic!("{part:?} did not end on {signal:?}\n{}", self.log());
+            }),
+            None => {
+                drop(running);
+                let pid = self.service_pid().expect("a service that runs");
+                super::parts::kill(pid);
+                true
+            }
+        }
+    }
+
+    fn running(&self) -> MutexGuard<'_, Running> {
+        self.running.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// The launcher's pid, or what it was.
     pub fn pid(&self) -> u32 {
-        self.child().id()
+        self.running().pid
+    }
+
+    /// The service's pid; `None` if it does not run now.
+    pub fn service_pid(&self) -> Option<u32> {
+        let running = self.running();
+        match &running.service {
+            Some(program) => Some(program.pid()),
+            None => super::parts::child_of(running.pid, "agentd"),
+        }
+    }
+
+    /// The gid of those who may connect.
+    pub fn group(&self) -> u32 {
+        number_of("/etc/group", GROUP)
+    }
+
+    /// Connects to one of its sockets in the runtime directory, as `user` would.
+    ///
+    /// # Errors
+    /// As `connect(2)`.
+    pub fn connect_as<T: Send>(
+        &self,
+        user: &User,
+        connect: impl FnOnce(&Path) -> std::io::Result<T> + Send,
+        name: &str,
+    ) -> std::io::Result<T> {
+        let path = self.runtime().join(name);
+        as_user(user.uid, user.gid, &user.groups(), || connect(&path))
     }
 
     /// The gRPC socket.
@@ -161,28 +288,46 @@ impl Daemon {
         format!("agentd-{:08x}", hasher.finish() as u32)
     }
 
-    /// Asks it to end and waits for it. Returns whether it ended with success.
+    /// Asks it to end, sessions and all, and waits for it. Returns whether it ended with success.
     ///
     /// # Panics
     /// If it does not end.
     pub fn stop(&self) -> bool {
-        let mut child = self.child();
-        if let Ok(Some(status)) = child.try_wait() {
-            return status.success();
+        let (launcher, service) = {
+            let mut running = self.running();
+            (running.launcher.take(), running.service.take())
+        };
+        let mut well = true;
+        let was_there = launcher.is_some() || service.is_some();
+        for program in [service, launcher].into_iter().flatten() {
+            let ended = program.end(Signal::TERM, PATIENCE);
+            well &= ended.unwrap_or_else(|| panic!("it did not end on SIGTERM\n{}", self.log()));
         }
-        let pid = rustix::process::Pid::from_raw(child.id() as i32).expect("a pid");
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("our own child");
-        let status = wait_for_exit(&mut child, PATIENCE);
-        if status.is_none() {
-            let _ = child.kill();
+        if self.setup.units && was_there {
+            // As units they leave sessions alone. One that is started by hand takes them up, and ends them.
+            let mut command = Command::new("/usr/bin/setpriv");
+            command.args(["--pdeathsig", "TERM", "--"]).arg(self.dir.join("bin/agentd"));
+            command.arg("--config").arg(self.dir.join("agentd.toml"));
+            let mut last = Program::start(command, &self.dir, "launcher");
+            self.running().pid = last.pid();
+            if let Err(error) = last.await_ready(PATIENCE) {
+                panic!("to end its sessions: {error}\n{}", self.log());
+            }
+            let ended = last.end(Signal::TERM, PATIENCE);
+            well &= ended.unwrap_or_else(|| panic!("it did not end on SIGTERM\n{}", self.log()));
         }
-        status.unwrap_or_else(|| panic!("the daemon did not end on SIGTERM\n{}", self.log())).success()
+        well
     }
 }
 
 impl Drop for Daemon {
     fn drop(&mut self) {
-        self.stop();
+        if std::thread::panicking() {
+            // A second panic would hide the first.
+            let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.stop()));
+        } else {
+            self.stop();
+        }
         if std::env::var_os("AGENTD_TEST_KEEP").is_none() {
             let _ = std::fs::remove_dir_all(&self.dir);
         }
@@ -212,6 +357,8 @@ fn pool() -> (OwnedFd, u32) {
 
 fn config_text(dir: &Path, first_uid: u32, more: &str) -> String {
     let dir = dir.display();
+    // A client that is killed shall not keep a test waiting, unless that is the test.
+    let grace = if more.contains("client_grace") { "" } else { "client_grace = \"300ms\"" };
     let last_uid = first_uid + POOL - 1;
     format!(
         r#"socket = "{dir}/run/agentd.sock"
@@ -222,6 +369,7 @@ secrets_dir = "{dir}/secrets"
 service_user = "{SERVICE}"
 socket_group = "{GROUP}"
 admin_group = "{ADMINS}"
+{grace}
 {more}
 [pool]
 uids = "{first_uid}-{last_uid}"

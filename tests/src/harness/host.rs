@@ -1,11 +1,12 @@
 //! What of a daemon is on the host: taken before and after, to find what was left behind.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::daemon::Daemon;
+use super::parts::comm;
 
 /// One look at the host. Two of the same are equal.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,8 +17,10 @@ pub struct Snapshot {
     pub mounts: BTreeSet<String>,
     /// Groups below the daemon's in every hierarchy that are of a session.
     pub cgroups: BTreeSet<String>,
-    /// Namespaces that a process or a descriptor of the daemon holds.
+    /// How many namespaces of each kind a process or a descriptor of the daemon holds.
     pub namespaces: BTreeSet<String>,
+    /// Uids of the pool that a process has.
+    pub uids: BTreeSet<String>,
     /// Unix sockets with a name in the daemon's directory.
     pub sockets: BTreeSet<String>,
     /// Files in the runtime directory, and in the state directory but for events.
@@ -34,24 +37,43 @@ impl Snapshot {
     /// Looks.
     pub fn take(daemon: &Daemon) -> Self {
         let (pids, processes) = processes(daemon);
-        let service = pids.iter().copied().find(|pid| comm(*pid) == "agentd");
         Self {
             processes,
             mounts: mounts(daemon),
             cgroups: cgroups(daemon),
             namespaces: namespaces(&pids),
+            uids: uids(daemon),
             sockets: sockets(daemon),
             files: files(daemon),
             leases: leases(daemon),
             launcher_descriptors: descriptors(daemon.pid()),
-            service_descriptors: service.map(descriptors).unwrap_or_default(),
+            service_descriptors: daemon.service_pid().map(descriptors).unwrap_or_default(),
         }
+    }
+
+    /// Waits until nothing changes any more and no session has anything.
+    ///
+    /// # Panics
+    /// If that does not come.
+    #[track_caller]
+    pub fn settled(daemon: &Daemon) -> Self {
+        let mut last = Self::take(daemon);
+        let settled = within(Duration::from_secs(10), || {
+            std::thread::sleep(Duration::from_millis(100));
+            let now = Self::take(daemon);
+            let clean = now.cgroups.is_empty() && now.leases.is_empty() && now.uids.is_empty();
+            let same = now == last && clean && now.processes.len() == 2;
+            last = now;
+            if same { Ok(()) } else { Err(()) }
+        });
+        assert_eq!(settled, Ok(()), "no clean host to begin with: {last:#?}");
+        last
     }
 
     /// What is left of a daemon that has ended: nothing should be.
     pub fn of_nothing(daemon: &Daemon) -> Vec<String> {
         let (_, mut left) = processes(daemon);
-        left.retain(|process| !process.starts_with(&format!("{} ", daemon.pid())));
+        left.retain(|process| process != "launcher");
         left.extend(mounts(daemon));
         left.extend(cgroup_roots(daemon));
         left.extend(sockets(daemon));
@@ -80,6 +102,7 @@ impl Snapshot {
             ("mounts", &self.mounts, &now.mounts),
             ("cgroups", &self.cgroups, &now.cgroups),
             ("namespaces", &self.namespaces, &now.namespaces),
+            ("uids", &self.uids, &now.uids),
             ("sockets", &self.sockets, &now.sockets),
             ("files", &self.files, &now.files),
             ("leases", &self.leases, &now.leases),
@@ -113,7 +136,7 @@ impl Snapshot {
 ///
 /// # Errors
 /// The last try's, after `limit`.
-pub fn within<E>(limit: Duration, mut so: impl FnMut() -> Result<(), E>) -> Result<(), E> {
+pub fn within<T, E>(limit: Duration, mut so: impl FnMut() -> Result<T, E>) -> Result<T, E> {
     let start = Instant::now();
     loop {
         match so() {
@@ -121,10 +144,6 @@ pub fn within<E>(limit: Duration, mut so: impl FnMut() -> Result<(), E>) -> Resu
             result => return result,
         }
     }
-}
-
-fn comm(pid: u32) -> String {
-    std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default().trim().to_owned()
 }
 
 fn processes(daemon: &Daemon) -> (Vec<u32>, BTreeSet<String>) {
@@ -141,11 +160,15 @@ fn processes(daemon: &Daemon) -> (Vec<u32>, BTreeSet<String>) {
         let ours = field("Uid:").is_some_and(|uid| daemon.leases(uid)) || groups.contains(&group);
         all.push((pid, field("PPid:").unwrap_or(0), ours));
     }
-    let mut pids = vec![daemon.pid()];
+    let (launcher, service) = (daemon.pid(), daemon.service_pid());
+    let mut pids: Vec<u32> = [launcher].into_iter().chain(service).collect();
+    pids.dedup();
     let mut at = 0;
     while at < pids.len() {
         let this = pids[at];
-        pids.extend(all.iter().filter(|(_, parent, _)| *parent == this).map(|(pid, ..)| *pid));
+        let children = all.iter().filter(|(_, parent, _)| *parent == this).map(|(pid, ..)| *pid);
+        let new: Vec<u32> = children.filter(|pid| !pids.contains(pid)).collect();
+        pids.extend(new);
         at += 1;
     }
     for (pid, _, ours) in all {
@@ -153,7 +176,13 @@ fn processes(daemon: &Daemon) -> (Vec<u32>, BTreeSet<String>) {
             pids.push(pid);
         }
     }
-    let names = pids.iter().map(|pid| format!("{pid} {}", comm(*pid))).collect();
+    // Launcher and service may be others than before: they are still the same.
+    let name = |pid: &u32| match *pid {
+        pid if pid == launcher => "launcher".to_owned(),
+        pid if Some(pid) == service => "service".to_owned(),
+        pid => format!("{pid} {}", comm(pid)),
+    };
+    let names = pids.iter().map(name).collect();
     (pids, names)
 }
 
@@ -163,7 +192,9 @@ fn mounts(daemon: &Daemon) -> BTreeSet<String> {
         let text = std::fs::read_to_string(format!("/proc/{pid}/mountinfo")).unwrap_or_default();
         let ours = |line: &&str| {
             let point = line.split(' ').nth(4).unwrap_or_default();
-            line.contains("agentd") || point.starts_with(daemon.dir.to_str().unwrap_or("?"))
+            line.contains(&daemon.cgroup())
+                || Path::new(point).starts_with(&daemon.dir)
+                || line.contains(" - nsfs ")
         };
         mounts.extend(text.lines().filter(ours).map(str::to_owned));
     }
@@ -189,9 +220,9 @@ fn cgroups(daemon: &Daemon) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     for root in roots {
         walk(Path::new(&root), &mut |path, is_dir| {
-            // `u<UID>/agents` and `u<UID>/helpers` stay; what is below them belongs to a session.
-            let below = path.parent().and_then(Path::file_name).unwrap_or_default();
-            if is_dir && (below == "agents" || below == "helpers") {
+            // `agents/u<UID>` and `helpers/u<UID>` stay; what is below them belongs to a session.
+            let half = path.parent().and_then(Path::parent).and_then(Path::file_name).unwrap_or_default();
+            if is_dir && (half == "agents" || half == "helpers") {
                 found.insert(path.display().to_string());
             }
         });
@@ -209,6 +240,7 @@ fn walk(dir: &Path, visit: &mut impl FnMut(&Path, bool)) {
     }
 }
 
+/// How many of each kind: a launcher that was started again holds others than before, and as many.
 fn namespaces(pids: &[u32]) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     for pid in pids {
@@ -224,12 +256,27 @@ fn namespaces(pids: &[u32]) -> BTreeSet<String> {
             }
         }
     }
+    let mut counts = BTreeMap::<&str, usize>::new();
+    for name in &found {
+        *counts.entry(name.split(':').next().unwrap_or_default()).or_default() += 1;
+    }
+    counts.into_iter().map(|(kind, count)| format!("{count} of {kind}")).collect()
+}
+
+fn uids(daemon: &Daemon) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    for entry in std::fs::read_dir("/proc").expect("/proc").flatten() {
+        let Ok(status) = std::fs::read_to_string(entry.path().join("status")) else { continue };
+        let line = status.lines().find_map(|line| line.strip_prefix("Uid:")).unwrap_or_default();
+        let uids = line.split_whitespace().filter_map(|word| word.parse().ok());
+        found.extend(uids.filter(|uid| daemon.leases(*uid)).map(|uid| uid.to_string()));
+    }
     found
 }
 
 fn sockets(daemon: &Daemon) -> BTreeSet<String> {
     let text = std::fs::read_to_string("/proc/net/unix").expect("/proc/net/unix");
-    let dir = daemon.dir.display().to_string();
+    let dir = format!("{}/", daemon.dir.display());
     // Only listening ones: a client's connection is its own.
     let listening = |line: &&str| line.split_whitespace().nth(3) == Some("00010000");
     text.lines()

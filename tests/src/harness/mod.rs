@@ -1,19 +1,29 @@
 //! What every test stands on: a private daemon, played users, a look at the host before and after.
 
+mod api;
 mod daemon;
 mod host;
+mod parts;
+mod peer;
+mod program;
 mod pty;
 mod run;
+mod tmux;
 mod trials;
 mod users;
 mod wait;
 mod world;
 
-pub use daemon::{Daemon, binaries};
+pub use api::{Api, offered};
+pub use daemon::{Daemon, Part, Setup, binaries};
 pub use host::{Snapshot, within};
+pub use parts::{Parts, kill, signal, uid_of};
+pub use peer::{as_user, number_of};
+pub use program::start;
 pub use pty::Pty;
-pub use run::{RunOutput, Session, objects, text_at};
-pub use trials::{Named, Test, named, run_one_by_one, run_tests};
+pub use run::{RunOutput, Session, complete, objects, text_at};
+pub use tmux::Tmux;
+pub use trials::{Alone, Named, Test, alone, named, run_alone, run_one_by_one, run_tests};
 pub use users::User;
 pub use wait::wait_for_exit;
 pub use world::World;

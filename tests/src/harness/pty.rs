@@ -68,6 +68,38 @@ impl Pty {
         self.settings().local_modes.contains(LocalModes::ICANON | LocalModes::ECHO | LocalModes::ISIG)
     }
 
+    /// Waits for the end of `child`: all that was shown until then, byte for byte.
+    ///
+    /// # Panics
+    /// If it does not end within a minute.
+    #[track_caller]
+    pub fn read_to_end(&mut self, child: &mut Child) -> Vec<u8> {
+        let start = Instant::now();
+        loop {
+            let ended = child.try_wait().expect("our own child").is_some();
+            // What was written before the end is there at the end.
+            while self.read_some(Duration::from_millis(if ended { 0 } else { 50 })) {}
+            if ended {
+                return std::mem::take(&mut self.seen);
+            }
+            assert!(start.elapsed() < Duration::from_secs(60), "it does not end");
+        }
+    }
+
+    /// Takes what is shown up within `limit`; whether there was anything.
+    fn read_some(&mut self, limit: Duration) -> bool {
+        let wait = Timespec { tv_sec: 0, tv_nsec: i64::from(limit.subsec_nanos()) };
+        let ready = poll(&mut [PollFd::new(&self.master, PollFlags::IN)], Some(&wait)).expect("poll");
+        if ready > 0 {
+            let mut block = [0; 4096];
+            let mut master =
+                std::fs::File::from(self.master.as_fd().try_clone_to_owned().expect("a descriptor"));
+            let count = master.read(&mut block).expect("our own pty");
+            self.seen.extend(&block[..count]);
+        }
+        ready > 0
+    }
+
     /// Reads until `text` has been shown; all that was shown since the last time.
     ///
     /// # Panics
@@ -83,15 +115,7 @@ impl Pty {
                 return shown;
             }
             assert!(start.elapsed() < Duration::from_secs(10), "{text:?} is not shown, but {so_far:?}");
-            let wait = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
-            let ready = poll(&mut [PollFd::new(&self.master, PollFlags::IN)], Some(&wait)).expect("poll");
-            if ready > 0 {
-                let mut block = [0; 4096];
-                let mut master =
-                    std::fs::File::from(self.master.as_fd().try_clone_to_owned().expect("a descriptor"));
-                let count = master.read(&mut block).expect("our own pty");
-                self.seen.extend(&block[..count]);
-            }
+            self.read_some(Duration::from_millis(100));
         }
     }
 }

@@ -145,7 +145,12 @@ impl<'a> Session<'a> {
         let mut child = self.spawn(["bash", "-c", script]);
         let mut line = String::new();
         BufReader::new(child.stdout.as_mut().expect("a pipe")).read_line(&mut line).expect("a line");
-        assert_eq!(line, "ready\n");
+        if line != "ready\n" {
+            let _ = child.kill();
+            let mut said = String::new();
+            let _ = child.stderr.as_mut().expect("a pipe").read_to_string(&mut said);
+            panic!("{} says {line:?} and not that it is ready: {said}", self.name);
+        }
         child
     }
 }

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use libtest_mimic::{Arguments, Trial};
 
+use super::daemon::Setup;
 use super::world::World;
 
 /// One test: its name, and what it does with the daemon.
@@ -64,4 +65,50 @@ fn run(
     after(world);
     world.end();
     conclusion.exit_code()
+}
+
+/// A test with a daemon of its own.
+pub struct Alone {
+    /// Its name.
+    pub name: String,
+    /// How its daemon is started.
+    pub setup: Setup,
+    /// What it does with it.
+    pub test: Box<dyn FnOnce(&World) + Send>,
+}
+
+/// A test that is a function, with a daemon of its own.
+pub fn alone(name: &str, setup: Setup, test: impl FnOnce(&World) + Send + 'static) -> Alone {
+    Alone { name: name.into(), setup, test: Box::new(test) }
+}
+
+/// Runs `tests`, each against a daemon of its own. Without root nothing is run, and all of it is counted as
+/// ignored. At most `threads` at a time, if that is said neither here nor on the command line as many as
+/// there are CPUs.
+pub fn run_alone(program: &str, threads: Option<usize>, tests: Vec<Alone>) -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    arguments.test_threads = arguments.test_threads.or(threads);
+    let root = rustix::process::geteuid().is_root();
+    if !root && !arguments.list {
+        eprintln!("SKIPPED: {} tests of {program}: they start daemons, which needs root", tests.len());
+    }
+    let trials = tests.into_iter().map(|Alone { name, setup, test }| {
+        Trial::test(name, move || {
+            let world = World::of(setup);
+            let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| test(&world)));
+            if done.is_err() && std::env::var_os("AGENTD_TEST_LOG").is_some() {
+                eprintln!("the daemon's log:\n{}", world.daemon().log());
+            }
+            match done {
+                Ok(()) => world.end(),
+                Err(panic) => {
+                    drop(world);
+                    std::panic::resume_unwind(panic);
+                }
+            }
+            Ok(())
+        })
+        .with_ignored_flag(!root && !arguments.list)
+    });
+    libtest_mimic::run(&arguments, trials.collect()).exit_code()
 }

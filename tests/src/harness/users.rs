@@ -25,12 +25,25 @@ pub struct User {
 
 impl User {
     /// The account `name`, as the host has it.
-    fn find(name: &str) -> Option<Self> {
+    pub(super) fn find(name: &str) -> Option<Self> {
         let passwd = std::fs::read_to_string("/etc/passwd").expect("/etc/passwd");
         let line = passwd.lines().find(|line| line.split(':').next() == Some(name))?;
         let fields: Vec<&str> = line.split(':').collect();
         let number = |at: usize| fields[at].parse().expect("a number in /etc/passwd");
         Some(Self { name: name.to_owned(), uid: number(2), gid: number(3), home: fields[5].into() })
+    }
+
+    /// root.
+    pub fn root() -> Self {
+        Self { name: "root".into(), uid: 0, gid: 0, home: "/root".into() }
+    }
+
+    /// Its groups besides the first.
+    pub fn groups(&self) -> Vec<u32> {
+        let text = std::fs::read_to_string("/etc/group").expect("/etc/group");
+        let lines = text.lines().map(|line| line.split(':').collect::<Vec<_>>());
+        let of = lines.filter(|fields| fields.last().is_some_and(|m| m.split(',').any(|n| n == self.name)));
+        of.filter_map(|fields| fields.get(2).and_then(|word| word.parse().ok())).collect()
     }
 
     /// Makes the account if it is missing.

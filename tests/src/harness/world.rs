@@ -1,9 +1,10 @@
 //! A daemon, its users, and names for what tests make.
 
 use std::path::PathBuf;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use super::daemon::Daemon;
+use super::daemon::{Daemon, Setup};
 use super::run::Session;
 use super::users::{User, Users};
 
@@ -12,19 +13,27 @@ use super::users::{User, Users};
 pub struct World {
     daemon: Daemon,
     users: Users,
-    counter: AtomicU32,
+    made: Mutex<Vec<PathBuf>>,
 }
 
+/// Of all worlds of this process: names do not meet.
+static COUNTER: AtomicU32 = AtomicU32::new(0);
+
 impl World {
-    /// Makes the accounts and starts the daemon. Only on a thread that lives as long as the daemon should.
+    /// Makes the accounts and starts the daemon.
     pub fn new() -> Self {
         Self::with("")
     }
 
     /// The same, with more in the daemon's `agentd.toml`.
     pub fn with(config: &str) -> Self {
+        Self::of(Setup::with(config))
+    }
+
+    /// The same, with a daemon that is started so.
+    pub fn of(setup: Setup) -> Self {
         let users = Users::ensure();
-        Self { daemon: Daemon::start(config), users, counter: AtomicU32::new(0) }
+        Self { daemon: Daemon::start(setup), users, made: Mutex::default() }
     }
 
     /// The daemon.
@@ -54,13 +63,14 @@ impl World {
 
     /// A name that nothing on this host has.
     pub fn unique(&self, word: &str) -> String {
-        format!("{word}-{}-{}", std::process::id(), self.counter.fetch_add(1, Ordering::Relaxed))
+        format!("{word}-{}-{}", std::process::id(), COUNTER.fetch_add(1, Ordering::Relaxed))
     }
 
     /// A new empty directory in `user`'s home.
     pub fn workspace(&self, user: &User) -> PathBuf {
         let dir = user.home.join(self.unique("w"));
         user.make_dir(&dir);
+        self.made.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(dir.clone());
         dir
     }
 
@@ -82,25 +92,32 @@ impl Default for World {
 }
 
 impl World {
+    /// Takes the workspaces away that were made here.
+    fn clean(&self) {
+        let made = self.made.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        for dir in made.iter() {
+            let _ = std::fs::remove_dir_all(dir);
+        }
+    }
+
     /// Stops the daemon and takes away what tests made.
     ///
     /// # Panics
     /// If the daemon does not end well.
     pub fn end(&self) {
+        self.clean();
         let well = self.daemon.stop();
         let log = self.daemon.log();
-        let prefix = format!("w-{}-", std::process::id());
-        for user in [&self.users.a, &self.users.b, &self.users.admin] {
-            for entry in std::fs::read_dir(&user.home).into_iter().flatten().flatten() {
-                if entry.file_name().to_string_lossy().starts_with(&prefix) {
-                    let _ = std::fs::remove_dir_all(entry.path());
-                }
-            }
-        }
         if std::env::var_os("AGENTD_TEST_KEEP").is_none() {
             let _ = std::fs::remove_dir_all(&self.daemon.dir);
         }
         let last: Vec<&str> = log.lines().rev().take(5).collect();
         assert!(well, "the daemon ended with an error, lastly (newest first):\n{}", last.join("\n"));
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        self.clean();
     }
 }

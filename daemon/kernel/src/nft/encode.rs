@@ -30,13 +30,13 @@ const NFTA_OBJ_TYPE: u16 = 3;
 const NFTA_OBJ_DATA: u16 = 4;
 const NFTA_COUNTER_PACKETS: u16 = 2;
 /// `NFT_REG_1`, of 16 bytes.
-const REGISTER: u32 = libc::NFT_REG_1 as u32;
+pub(super) const REGISTER: u32 = libc::NFT_REG_1 as u32;
 const SYN: u8 = 0x02;
 const ACK: u8 = 0x10;
 
 /// An expression: its name, and its attributes by libnftnl's numbers, in libnftnl's widths.
 #[derive(Debug, PartialEq, Eq)]
-struct Expr(&'static CStr, Vec<(u32, Vec<u8>)>);
+pub(super) struct Expr(pub(super) &'static CStr, pub(super) Vec<(u32, Vec<u8>)>);
 
 impl Expression for Expr {
     fn to_expr(&self, _: &Rule<'_>) -> NonNull<sys::nftnl_expr> {
@@ -152,7 +152,7 @@ fn family(number: libc::c_int) -> Vec<Expr> {
     vec![meta(libc::NFT_META_NFPROTO), compare(libc::NFT_CMP_EQ, &[number as u8])]
 }
 
-fn tcp() -> Vec<Expr> {
+pub(super) fn tcp() -> Vec<Expr> {
     vec![meta(libc::NFT_META_L4PROTO), compare(libc::NFT_CMP_EQ, &[libc::IPPROTO_TCP as u8])]
 }
 
@@ -203,12 +203,12 @@ fn reject(kind: libc::c_int, code: u8) -> Expr {
     Expr(c"reject", attributes)
 }
 
-fn word(number: libc::c_int) -> Vec<u8> {
+pub(super) fn word(number: libc::c_int) -> Vec<u8> {
     number.to_ne_bytes().to_vec()
 }
 
 /// Up to the first NUL, which none of our names has.
-fn c_string(text: &str) -> CString {
+pub(super) fn c_string(text: &str) -> CString {
     let text = text.split('\0').next().unwrap_or_default();
     CString::new(text).unwrap_or_default()
 }

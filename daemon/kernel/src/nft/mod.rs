@@ -1,6 +1,7 @@
 //! The session's nftables table: described as data, committed in one atomic batch, read back.
 
 mod encode;
+mod probe;
 mod readback;
 mod rules;
 #[cfg(test)]
@@ -13,6 +14,7 @@ use netlink_packet_core::NetlinkBuffer;
 use nftnl::FinalizedBatch;
 pub use nftnl::{Hook, Policy};
 
+pub use probe::transparent;
 pub use rules::{ChainSpec, DENIED, LOG_GROUP, Match, RuleSpec, Ruleset, Statement, TABLE};
 
 use crate::netlink::{self, Netlink, NetlinkError, messages};

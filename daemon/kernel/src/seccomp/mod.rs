@@ -135,6 +135,16 @@ pub fn install(filter: &Filter) -> Result<Enforced, SeccompError> {
     }
 }
 
+/// Whether filters can hand calls to another process to judge (`SECCOMP_RET_USER_NOTIF`).
+pub fn can_notify() -> bool {
+    let action: u32 = libc::SECCOMP_RET_USER_NOTIF;
+    // SAFETY: the kernel reads the four bytes of `action`, which lives across the call.
+    let result = unsafe {
+        libc::syscall(libc::SYS_seccomp, libc::SECCOMP_GET_ACTION_AVAIL, 0, std::ptr::from_ref(&action))
+    };
+    result == 0
+}
+
 /// First number of a range and the rule for all in it. The first range starts at 0, and each has another
 /// rule than the one before.
 fn ranges(mut rules: BTreeMap<u32, Rule>, denied: Verdict) -> Vec<(u32, Rule)> {

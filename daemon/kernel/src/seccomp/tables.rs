@@ -13,7 +13,7 @@ use super::{Match, Options, Rule, Table, Verdict, Word};
 pub const AGENT: Table = Table { rules: agent, denied: Verdict::Errno(EPERM as u16) };
 /// `agentd-relay`: it works on descriptors that it has.
 pub const RELAY: Table = Table { rules: relay, denied: Verdict::Kill };
-/// The keeper: as the relay, and it waits, signals, and reads /proc.
+/// The keeper: as the relay, and it waits, signals, reads /proc, is connected to, and makes pairs of sockets.
 pub const KEEPER: Table = Table { rules: keeper, denied: Verdict::Errno(EPERM as u16) };
 
 /// The calls of Linux 6.18. What a table does not name is denied if it is one of these.
@@ -66,7 +66,7 @@ const TRIED: &[c_long] = &[
 const KEEPING: &[c_long] = &[
     SYS_wait4, SYS_waitid, SYS_kill, SYS_pidfd_open, SYS_pidfd_send_signal, SYS_process_vm_readv,
     SYS_newfstatat, SYS_statx, SYS_readlink, SYS_readlinkat, SYS_getdents64, SYS_lseek, SYS_pread64,
-    SYS_pwrite64, SYS_pipe2, SYS_signalfd4, SYS_getppid, SYS_getuid, SYS_geteuid, SYS_getgid, SYS_getegid,
+    SYS_pwrite64, SYS_pipe2, SYS_signalfd4, SYS_accept4, SYS_getppid, SYS_getuid, SYS_geteuid, SYS_getgid, SYS_getegid,
 ];
 
 /// What the agent may call with any arguments.
@@ -237,8 +237,8 @@ fn relay(_: Options) -> BTreeMap<u32, Rule> {
     let mut rules = all(TRIED, PERM);
     rules.extend(all(OWN, ALLOW));
     let descriptor = [F_GETFL, F_SETFL, F_GETFD, F_SETFD, F_DUPFD_CLOEXEC].map(|command| command as u32);
-    // Of a terminal: its size to set, its settings to read.
-    let terminal = [TIOCSWINSZ as u32, TCGETS as u32, TCGETS2 as u32, FIONBIO as u32];
+    // Of a terminal: its size, its settings to read.
+    let terminal = [TIOCSWINSZ, TIOCGWINSZ, TCGETS, TCGETS2, FIONBIO].map(|request| request as u32);
     let questions = [PR_GET_SECCOMP, PR_GET_NO_NEW_PRIVS, PR_GET_DUMPABLE].map(|option| option as u32);
     let executable = |argument| only_without(argument, PROT_EXEC as u32, ALLOW, PERM);
     rules.extend(each(&[
@@ -262,6 +262,8 @@ fn keeper(options: Options) -> BTreeMap<u32, Rule> {
     rules.extend(each(&[
         (SYS_openat, only_without(2, writes, ALLOW, PERM)),
         (SYS_ioctl, equal(1, &ioctls, ALLOW, PERM)),
+        // Streams between relay and service.
+        (SYS_socketpair, equal(0, &[AF_UNIX as u32], ALLOW, PERM)),
     ]));
     rules
 }

@@ -266,7 +266,7 @@ fn neither_relay_nor_keeper_gets_further() {
     use libc::*;
     #[rustfmt::skip]
     let calls = [
-        SYS_socket, SYS_socketpair, SYS_connect, SYS_bind, SYS_listen, SYS_accept4, SYS_execve,
+        SYS_socket, SYS_socketpair, SYS_connect, SYS_bind, SYS_listen, SYS_accept, SYS_execve,
         SYS_execveat, SYS_clone, SYS_clone3, SYS_fork, SYS_vfork, SYS_ptrace, SYS_mount, SYS_setns,
         SYS_unshare, SYS_setuid, SYS_setresuid, SYS_setresgid, SYS_setgroups, SYS_capset,
         SYS_process_vm_writev, SYS_unlinkat, SYS_rename, SYS_chmod, SYS_shmat, SYS_pkey_mprotect,
@@ -276,6 +276,14 @@ fn neither_relay_nor_keeper_gets_further() {
         let call = Call::native(call, [0; 6]);
         assert_eq!(verdict(&RELAY, AGENT_OPTIONS, &call), Verdict::Kill, "{call:?}");
         assert_eq!(verdict(&KEEPER, AGENT_OPTIONS, &call), PERM, "{call:?}");
+    }
+    let accept = Call::native(SYS_accept4, [0; 6]);
+    assert_eq!(verdict(&RELAY, AGENT_OPTIONS, &accept), Verdict::Kill);
+    assert_eq!(verdict(&KEEPER, AGENT_OPTIONS, &accept), ALLOW);
+    for (family, expected) in [(AF_UNIX, ALLOW), (AF_INET, PERM), (AF_TIPC, PERM), (-1, PERM)] {
+        let pair = Call::native(SYS_socketpair, [HIGH | u64::from(family as u32), 1, 0, 0, 0, 0]);
+        assert_eq!(verdict(&RELAY, AGENT_OPTIONS, &pair), Verdict::Kill);
+        assert_eq!(verdict(&KEEPER, AGENT_OPTIONS, &pair), expected);
     }
     for table in [&RELAY, &KEEPER] {
         for call in [SYS_mmap, SYS_mprotect] {

@@ -9,20 +9,21 @@ use agentd_kernel::process::Child;
 use agentd_policy::plan::{Mode as WorkspaceMode, Plan};
 use agentd_policy::wire::encode;
 
-use super::fault::{At, Fault};
+use super::fault::{self, At, Fault};
+use super::hand_over::Ready;
 use super::prepare::Prepared;
 use super::root::Root;
 use super::steps::Steps;
 use super::workspace::{self, Placer};
-use super::{Builder, Ready, Received, Reply, etc, hear, paths, stdio, watch};
-use crate::init::{FromInit, ToInit};
+use super::{Builder, Received, etc, paths, stdio, watch};
+use crate::init::ToInit;
 use crate::keeper::Keeper;
 use crate::meter::Meter;
 
 impl Builder<'_> {
-    /// Makes a prepared session one request's.
+    /// Makes a prepared session one request's, up to where it is confined.
     pub(super) fn complete(&self, prepared: Prepared, order: Received) -> Result<Ready, Fault> {
-        let Received { plan, began, offered, uppers } = order;
+        let Received { plan, began, listener, service_uid, offered, uppers } = order;
         let Prepared {
             mut root,
             session_root,
@@ -38,11 +39,13 @@ impl Builder<'_> {
         } = prepared;
         let proc = self.host.proc.as_fd();
         let mut steps = Steps::since(began);
+        fault::here("order")?;
         steps.done("order");
         // A descriptor's mount can be copied only in the namespace that it belongs to.
         mount::enter_namespace(host_root.as_fd()).at("paths", "host namespace")?;
         let sources = paths::take(&plan, offered, uppers.as_ref(), proc, &mountinfo(&plan)?)?;
         mount::enter_namespace(session_root.as_fd()).at("paths", "session's namespace")?;
+        fault::here("paths")?;
         steps.done("paths");
         let (inside, mut relay, outside) = match plan.terminal {
             None => (inside, Some(relay), None),
@@ -53,54 +56,56 @@ impl Builder<'_> {
                 (streams.inside, None, Some(streams.outside))
             }
         };
-        let mut made =
-            paths::Placeholders::new(self.owner, host_root.try_clone().at("paths", "host namespace")?);
+        fault::here("streams")?;
+        let placeholders = paths::Placeholders(&self.launcher);
         let covered =
-            self.place_paths(&plan, &mut root, &sources, (writable.as_fd(), users.as_fd()), &mut made)?;
+            self.place_paths(&plan, &mut root, &sources, (writable.as_fd(), users.as_fd()), placeholders)?;
         etc::write_own(root.directory("/etc")?.as_fd(), &plan, self.owner)?;
         root.seal()?;
+        fault::here("workspace")?;
         steps.done("workspace");
         let execs = watch::every_mount(proc, self.lease.keeper.get())?;
+        fault::here("exec-watch")?;
         steps.done("exec-watch");
         let mounts = covered_directly(&plan).then(|| watch::mounts(proc)).transpose()?;
         workspace::verify_covered(&covered)?;
         go(&to_init, &plan, std::mem::take(&mut root.access), &inside)?;
-        // Init confines itself meanwhile.
+        fault::here("go")?;
+        // Init confines itself from here on.
         if let Some(outside) = outside {
             mount::enter_namespace(host_root.as_fd()).at("relay", "host namespace")?;
             relay = Some(self.start_relay(&outside)?);
         }
         let relay = relay.ok_or_else(|| Fault::host("relay", "relay", "none was started"))?;
+        fault::here("relay")?;
         let disk = uppers.map(|uppers| self.meter(uppers, plan.limits.disk)).transpose()?;
+        fault::here("meter")?;
         steps.done("helpers");
-        let FromInit::Confined { landlock_abi } = hear(&to_init)?.0 else {
-            return Err(Fault::host("confine", "init", "an unexpected answer"));
-        };
-        tracing::debug!(landlock_abi, session = %plan.session, "confined");
-        steps.done("confine");
 
         let (service, keeper_end) = Packets::pair().at("keeper", "socket")?;
-        let (placeholders, dirs) = made.hand_over();
-        let built = Reply::Built { timings: steps.finish(), placeholders };
-        let built = encode(&built).at("keeper", "answer")?;
         let keeper = Keeper::new(crate::keeper::Parts {
             plan: &plan,
+            owner: self.owner.uid,
             lease: self.lease,
             lock: self.lock.try_clone().at("keeper", "lease")?,
             proc: self.host.proc.try_clone().at("keeper", "/proc")?,
             watch: self.agents.watch().at("keeper", "cgroup")?,
             service: keeper_end,
+            listener,
+            service_uid,
             init,
             to_init,
             relay: relay.child,
-            lifeline: relay.lifeline,
+            control: relay.control,
             execs,
             mounts,
             disk,
             network,
         })
         .at("keeper", "set-up")?;
-        Ok(Ready { keeper, built, service, relay: relay.service, session_root, dirs })
+        fault::here("keeper")?;
+        steps.done("keeper");
+        Ok(Ready { keeper, steps, service, relay: relay.service, session_root })
     }
 
     /// Home, scratch, inputs and workspaces, from the outermost path inwards.
@@ -110,7 +115,7 @@ impl Builder<'_> {
         root: &mut Root,
         sources: &paths::Sources,
         (writable, owners): (BorrowedFd<'_>, BorrowedFd<'_>),
-        placeholders: &mut paths::Placeholders,
+        placeholders: paths::Placeholders<'_>,
     ) -> Result<Vec<String>, Fault> {
         enum Item<'a> {
             Scratch(u64, bool),
@@ -124,8 +129,15 @@ impl Builder<'_> {
         items.extend(sources.workspaces.iter().map(|(w, s)| (&w.path, Item::Workspace(w, s))));
         items.extend(sources.inputs.iter().map(|s| (&s.path, Item::Input(s))));
         items.sort_by_key(|(path, _)| path.components().count());
-        let mut placer =
-            Placer { root, writable, owners, lease: &self.lease, covered: Vec::new(), placeholders };
+        let mut placer = Placer {
+            root,
+            writable,
+            owners,
+            owner: self.owner,
+            lease: &self.lease,
+            covered: Vec::new(),
+            placeholders,
+        };
         for (path, item) in items {
             match item {
                 Item::Scratch(size, exec) => placer.root.place_scratch(path, size, exec, agent)?,

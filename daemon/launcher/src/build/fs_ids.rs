@@ -1,5 +1,7 @@
 //! Touching files as somebody else (`setfsuid(2)`): without root's rights over them.
 
+use super::Owner;
+
 /// As long as it lives, files are opened and made with another's ids; the kernel takes the capabilities
 /// over files out of the effective set and gives them back with id 0.
 #[derive(Debug)]
@@ -11,11 +13,19 @@ impl FsIds {
         Self::assume_both(id, id)
     }
 
-    /// Assumes two.
-    pub fn assume_both(uid: u32, gid: u32) -> Self {
+    fn assume_both(uid: u32, gid: u32) -> Self {
         nix::unistd::setfsgid(nix::unistd::Gid::from_raw(gid));
         nix::unistd::setfsuid(nix::unistd::Uid::from_raw(uid));
         Self(())
+    }
+
+    /// The ids that a mounter of overlays needs, with root's rights: the kernel makes the overlay's own files with them
+    /// on the upper layer, where a caller's 0 is the agent's and root's has no place.
+    pub fn of_mounter(owner: Owner, agent: u32) -> rustix::io::Result<Self> {
+        let rights = rustix::thread::capabilities(None)?;
+        let of = |id: u32| if id == 0 { agent } else { 0 };
+        let assumed = Self::assume_both(of(owner.uid), of(owner.gid));
+        rustix::thread::set_capabilities(None, rights).map(|()| assumed)
     }
 }
 

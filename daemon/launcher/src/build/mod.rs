@@ -7,13 +7,16 @@ mod complete;
 pub mod etc;
 mod fault;
 mod fs_ids;
+mod hand_over;
 mod paths;
+#[cfg(debug_assertions)]
+mod points;
 mod prepare;
 mod proc;
 mod relay;
 mod root;
 mod sockets;
-mod stdio;
+pub mod stdio;
 mod steps;
 mod watch;
 mod workspace;
@@ -24,19 +27,20 @@ use std::time::{Duration, Instant};
 use agentd_kernel::cgroup::Group;
 use agentd_kernel::offer::{Grant, MAX_OFFER};
 use agentd_kernel::packets::{MAX_DESCRIPTORS, Packets};
-use agentd_kernel::process::{self, SingleThreaded};
+use agentd_kernel::process::{self, Child, SingleThreaded};
 use agentd_policy::Refusal;
 use agentd_policy::lease::{Lease, Pool};
 use agentd_policy::names::AbsPath;
 use agentd_policy::plan::Plan;
 use agentd_policy::wire::{MAX_KEEPER_PACKET, MAX_PACKET, Timing, decode, encode};
+use rustix::event::{PollFd, PollFlags};
 use serde::{Deserialize, Serialize};
 
 pub use fault::{At, Fault};
 
 use crate::host::Host;
 use crate::init::FromInit;
-use crate::keeper::Keeper;
+use hand_over::Ready;
 
 /// Whose session it is: the numbers that it sees.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -69,8 +73,8 @@ pub struct Builder<'a> {
     pub token: SingleThreaded,
 }
 
-/// Launcher to builder. Descriptors: the caller's side socket with its offer, if it made one; a directory for
-/// uppers, if the plan has overlays.
+/// Launcher to builder. Descriptors: the keeper's listening socket; the caller's side socket with its offer, if it
+/// made one; a directory for uppers, if the plan has overlays.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Order {
     /// What to build.
@@ -81,18 +85,30 @@ pub struct Order {
     pub offer: bool,
     /// Whether a directory for uppers does.
     pub uppers: bool,
+    /// Who may connect to the keeper, besides root.
+    pub service_uid: u32,
 }
 
 /// Builder to launcher.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Reply {
+    /// A name is about to be made in a directory of the caller's. The launcher takes it away again in the end, whatever
+    /// becomes of the builder. Descriptor: the directory.
+    Placed {
+        /// The directory's path.
+        workspace: AbsPath,
+        /// The name in it.
+        name: String,
+        /// The file system of the directory.
+        dev: u64,
+        /// Its number there.
+        ino: u64,
+    },
     /// The session is confined and its command starts. Descriptors: the service's ends of the keeper's and
-    /// of the relay's socket, the session's mount namespace, then the directories of `placeholders`.
+    /// of the relay's socket, and the session's mount namespace.
     Built {
         /// How long each step took.
         timings: Vec<Timing>,
-        /// What was made in the caller's directories: which of the directories, its path, and the name.
-        placeholders: Vec<(u16, AbsPath, String)>,
     },
     /// It was not built.
     Refused(Refusal),
@@ -102,22 +118,11 @@ pub enum Reply {
 struct Received {
     plan: Plan,
     began: Instant,
+    /// Where a service finds the keeper.
+    listener: OwnedFd,
+    service_uid: u32,
     offered: Vec<(Grant, OwnedFd)>,
     uppers: Option<OwnedFd>,
-}
-
-/// A session that is built, before its builder gives its rights up.
-struct Ready {
-    keeper: Keeper,
-    /// The answer to the launcher.
-    built: Vec<u8>,
-    /// The service's ends of the keeper's and of the relay's socket.
-    service: Packets,
-    relay: OwnedFd,
-    /// The session's mount namespace: whoever holds it last takes it apart, which shall not be init.
-    session_root: OwnedFd,
-    /// The directories in which placeholders were made.
-    dirs: Vec<OwnedFd>,
 }
 
 impl<'a> Builder<'a> {
@@ -153,9 +158,10 @@ impl<'a> Builder<'a> {
     fn build(&self) -> Result<Option<Ready>, Fault> {
         nix::sys::signal::SigSet::empty().thread_set_mask().at("keeper", "signals")?;
         self.close_the_launchers().at("keeper", "descriptors")?;
+        fault::arm();
         let prepared = self.prepare()?;
         let children = prepared.children().at("keeper", "children")?;
-        let built = match self.order() {
+        let built = match self.order(&children) {
             Ok(Some(order)) => self.complete(prepared, order).map(Some),
             Ok(None) => Ok(None),
             Err(fault) => Err(fault),
@@ -179,13 +185,17 @@ impl<'a> Builder<'a> {
         process::close_all_but(&keep)
     }
 
-    /// Waits for the order; `None` if the launcher closes the socket instead.
-    fn order(&self) -> Result<Option<Received>, Fault> {
-        let Some(packet) = self.launcher.receive(MAX_PACKET, 2).at("order", "launcher")? else {
+    /// Waits for the order; `None` if the launcher closes the socket instead. What was prepared may break
+    /// meanwhile.
+    fn order(&self, children: &[Child; 2]) -> Result<Option<Received>, Fault> {
+        self.await_word(children)?;
+        let Some(packet) = self.launcher.receive(MAX_PACKET, 3).at("order", "launcher")? else {
             return Ok(None);
         };
         let order: Order = decode(&packet.bytes).at("order", "launcher")?;
         let mut descriptors = packet.descriptors.into_iter();
+        let listener =
+            descriptors.next().ok_or_else(|| Fault::host("order", "launcher", "no socket for the keeper"))?;
         let mut next = |wanted: bool| if wanted { descriptors.next() } else { None };
         let (offer, uppers) = (next(order.offer), next(order.uppers));
         let offered = match offer.map(Packets::from_fd) {
@@ -200,19 +210,32 @@ impl<'a> Builder<'a> {
         };
         let ago = Duration::from_nanos(monotonic_ns().saturating_sub(order.began_ns));
         let began = Instant::now().checked_sub(ago).unwrap_or_else(Instant::now);
-        Ok(Some(Received { plan: order.plan, began, offered, uppers }))
+        let Order { plan, service_uid, .. } = order;
+        fault::arm_by(&plan);
+        Ok(Some(Received { plan, began, listener, service_uid, offered, uppers }))
     }
 }
 
-impl Ready {
-    /// Gives up every right and tells the launcher.
-    fn hand_over(self, launcher: &Packets, host: &Host) -> Result<Keeper, Fault> {
-        let mut answer = vec![self.service.as_fd(), self.relay.as_fd(), self.session_root.as_fd()];
-        answer.extend(self.dirs.iter().map(AsFd::as_fd));
-        let also: Vec<_> = answer.iter().copied().chain([launcher.as_fd()]).collect();
-        self.keeper.give_up(host.empty_root.as_fd(), &also, &host.keeper_filter).at("keeper", "rights")?;
-        launcher.send(&self.built, &answer).at("keeper", "answer")?;
-        Ok(self.keeper)
+impl Builder<'_> {
+    /// Returns once the launcher says something or is gone.
+    fn await_word(&self, [init, relay]: &[Child; 2]) -> Result<(), Fault> {
+        loop {
+            let mut fds = [self.launcher.as_fd(), init.pidfd.as_fd(), relay.pidfd.as_fd()]
+                .map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
+            match rustix::event::poll(&mut fds, None) {
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(errno) => return Err(errno).at("order", "poll"),
+            }
+            let [word, init, relay] = fds.map(|fd| !fd.revents().is_empty());
+            for (ended, what) in [(init, "init"), (relay, "relay")] {
+                if ended {
+                    return Err(Fault::host("order", what, "it ended before anybody asked for the session"));
+                }
+            }
+            if word {
+                return Ok(());
+            }
+        }
     }
 }
 

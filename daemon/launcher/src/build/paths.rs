@@ -4,14 +4,15 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use agentd_kernel::mount::Tree;
 use agentd_kernel::offer::{self, Grant};
+use agentd_kernel::packets::Packets;
 use agentd_kernel::procfs;
 use agentd_policy::names::AbsPath;
 use agentd_policy::plan::{Mode as WorkspaceMode, Plan, Workspace};
+use agentd_policy::wire::encode;
 use rustix::fs::{FileType, Mode, OFlags, Stat};
 
-use super::Owner;
+use super::Reply;
 use super::fault::{At, Fault};
-use super::fs_ids::FsIds;
 
 /// A path of the plan, proved by its descriptor, copied while the builder was still in the namespace that
 /// the descriptor belongs to.
@@ -103,62 +104,25 @@ pub fn take(
     Ok(sources)
 }
 
-/// What was made in callers' directories. It goes again when this is dropped, unless it was handed over.
-#[derive(Debug)]
-pub struct Placeholders {
-    owner: Owner,
-    /// The host's mount namespace: where a name is covered it cannot be removed (`EBUSY`).
-    host_root: OwnedFd,
-    dirs: Vec<(AbsPath, OwnedFd)>,
-    names: Vec<(u16, AbsPath, String)>,
-}
+/// What is made in callers' directories. The launcher hears of each name before it is made, and takes it away at the
+/// session's end, however that comes.
+#[derive(Clone, Copy, Debug)]
+pub struct Placeholders<'a>(pub &'a Packets);
 
-impl Placeholders {
-    /// None yet.
-    pub fn new(owner: Owner, host_root: OwnedFd) -> Self {
-        Self { owner, host_root, dirs: Vec::new(), names: Vec::new() }
-    }
-
-    /// `name` was made in the directory of `source`.
-    pub fn made(&mut self, source: &Source, name: &str) -> Result<(), std::io::Error> {
-        let known = self.dirs.iter().position(|(path, _)| *path == source.path);
-        let index = match (known, &source.direct) {
-            (Some(index), _) => index,
-            (None, Some(dir)) => {
-                self.dirs.push((source.path.clone(), dir.try_clone()?));
-                self.dirs.len() - 1
-            }
-            (None, None) => return Err(std::io::Error::other("not a directory that is given as it is")),
+impl Placeholders<'_> {
+    /// `name` is going to be made in the directory of `source`.
+    pub fn announce(self, source: &Source, name: &str) -> Result<(), Fault> {
+        let dir = source.direct.as_ref();
+        let dir = dir.ok_or_else(|| Fault::host("placeholder", name, "not a directory to write to"))?;
+        let stat = rustix::fs::fstat(dir).at("placeholder", name)?;
+        let placed = Reply::Placed {
+            workspace: source.path.clone(),
+            name: name.to_owned(),
+            dev: stat.st_dev,
+            ino: stat.st_ino,
         };
-        let index = u16::try_from(index).map_err(std::io::Error::other)?;
-        self.names.push((index, source.path.clone(), name.to_owned()));
-        Ok(())
-    }
-
-    /// All of it, for whoever takes it away at the session's end: which of the directories, its path, the name;
-    /// and the directories.
-    pub fn hand_over(mut self) -> (Vec<(u16, AbsPath, String)>, Vec<OwnedFd>) {
-        let dirs = std::mem::take(&mut self.dirs).into_iter().map(|(_, dir)| dir).collect();
-        (std::mem::take(&mut self.names), dirs)
-    }
-}
-
-impl Drop for Placeholders {
-    fn drop(&mut self) {
-        if self.names.is_empty() {
-            return;
-        }
-        if let Err(error) = agentd_kernel::mount::enter_namespace(self.host_root.as_fd()) {
-            tracing::warn!(%error, "placeholders stay");
-            return;
-        }
-        let _owner = FsIds::assume_both(self.owner.uid, self.owner.gid);
-        for (index, _, name) in self.names.iter().rev() {
-            let Some((_, dir)) = self.dirs.get(usize::from(*index)) else { continue };
-            if let Err(errno) = crate::workers::remove_if_empty(dir.as_fd(), name) {
-                tracing::warn!(%errno, name, "a placeholder stays");
-            }
-        }
+        let placed = encode(&placed).at("placeholder", name)?;
+        self.0.send(&placed, &[dir.as_fd()]).at("placeholder", "launcher")
     }
 }
 

@@ -6,11 +6,11 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use agentd_kernel::mount::{self, Tree};
 use agentd_kernel::packets::Packets;
 use agentd_kernel::process::{self, Birth, Child};
-use agentd_kernel::{creds, idmap};
+use agentd_kernel::{creds, idmap, procfs};
 use rustix::fs::{Mode, OFlags};
 
 use super::access::Access;
-use super::fault::{At, Fault};
+use super::fault::{self, At, Fault};
 use super::relay::Started;
 use super::root::{self, Root};
 use super::{Builder, hear, proc, stdio};
@@ -57,19 +57,27 @@ impl Builder<'_> {
     /// Makes all of it.
     pub fn prepare(&self) -> Result<Prepared, Fault> {
         process::set_title(c"agentd-keeper").at("keeper", "title")?;
+        ends_with_launcher()?;
         let proc = self.host.proc.as_fd();
+        // What it cannot have is reported by `doctor`; the cgroups keep helpers out of an agents' OOM as well.
+        procfs::spare_from_oom(proc).at("keeper", "oom_score_adj")?;
         // Slow after idle time on hybrid hosts, and the reason to do all this beforehand.
         self.helpers.adopt_v1(rustix::process::getpid()).at("cgroup", self.helpers.path())?;
+        fault::here("prepare.cgroup")?;
         let host_root = open_ns(proc, "mnt")?;
         let own_pids = open_ns(proc, "pid")?;
         let system = root::system()?;
         let streams = stdio::pipes(self.lease.agent.get())?;
+        fault::here("prepare.streams")?;
         let relay = self.start_relay(&streams.outside)?;
+        fault::here("prepare.relay")?;
         mount::enter_namespace(self.host.empty_root.as_fd()).at("root", "empty namespace")?;
         mount::new_namespace().at("root", "mount namespace")?;
         let session_root = open_ns(proc, "mnt")?;
+        fault::here("prepare.namespace")?;
         let (to_init, init_end) = crate::init::pair().at("init", "socket")?;
         let init = self.bear(init_end)?;
+        fault::here("prepare.init")?;
         // What init could not do is why the rest failed.
         self.furnish(system, &init, own_pids.as_fd(), &to_init)
             .map_err(|fault| told_by(&to_init).unwrap_or(fault))
@@ -97,15 +105,26 @@ impl Builder<'_> {
         to_init: &Packets,
     ) -> Result<(Root, OwnedFd, OwnedFd, Tree, Network), Fault> {
         let users = self.user_namespace(init)?;
+        fault::here("prepare.user-namespace")?;
+        // Born from what the OOM killer spares: the agent shall not be.
+        match procfs::set_oom_score_adj(self.host.proc.as_fd(), Some(init.pid), 0) {
+            // It cannot be lowered: nothing is spared here.
+            Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {}
+            set => set.at("init", "oom_score_adj")?,
+        }
         self.agents.adopt_v1(init.pid).at("cgroup", self.agents.path())?;
         let writable = self.writable_map()?;
+        fault::here("prepare.idmap")?;
         let mut root = Root::new()?;
         let helper = proc::start(self.token, init.pidfd.as_fd(), own_pids)?;
         root.place_system(system, users.as_fd())?;
+        fault::here("prepare.system")?;
         self.host.etc.write(root.directory("/etc")?.as_fd())?;
         let terminals = stdio::terminals(self.lease.agent.get())?;
         root.place_devices(&terminals)?;
+        fault::here("prepare.devices")?;
         proc::finish(&helper)?;
+        fault::here("prepare.proc")?;
         root.access.push(("/proc".into(), Access::Write));
         let network = match hear(to_init)? {
             (FromInit::NetworkReady, descriptors) => match <[OwnedFd; 2]>::try_from(descriptors) {
@@ -114,6 +133,7 @@ impl Builder<'_> {
             },
             _ => return Err(Fault::host("network", "init", "an unexpected answer")),
         };
+        fault::here("prepare.network")?;
         Ok((root, users, writable, terminals, network))
     }
 
@@ -125,6 +145,7 @@ impl Builder<'_> {
         let init = Init { owner: self.owner, filter: &self.host.agent_filter, socket, token: self.token };
         let born = process::spawn(self.token, birth, || init.run());
         creds::effective_uid(0).at("init", "root's uid")?;
+        ends_with_launcher()?;
         born.at("init", "clone3")
     }
 
@@ -144,6 +165,12 @@ impl Builder<'_> {
         let gids = idmap::writable(self.owner.gid, &self.lease, &self.pool);
         idmap::namespace(self.token, self.host.proc.as_fd(), &uids, &gids).at("idmap", "user namespace")
     }
+}
+
+/// Until its rights go, a builder is the launcher's: it ends with it, wherever it hangs. Each change of ids takes that
+/// back.
+pub(super) fn ends_with_launcher() -> Result<(), Fault> {
+    creds::parent_death_signal().at("keeper", "parent-death signal")
 }
 
 fn open_ns(proc: BorrowedFd<'_>, kind: &str) -> Result<OwnedFd, Fault> {

@@ -2,6 +2,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use agentd_kernel::packets::Packets;
 use agentd_kernel::process::{self, Birth, Child};
 use agentd_kernel::{creds, rlimits};
 use agentd_policy::lease::Lease;
@@ -12,12 +13,15 @@ use super::Builder;
 use super::fault::{At, Fault};
 use super::stdio::Outside;
 
+/// Open files of a relay: four for each command, as many again that come while others go, and its own.
+const OPEN_FILES: u64 = 256;
+
 /// A relay that runs.
 pub struct Started {
     /// Its process.
     pub child: Child,
-    /// It ends when this does.
-    pub lifeline: OwnedFd,
+    /// The keeper's word to it; it ends when this does.
+    pub control: Packets,
     /// The service's end of its stream.
     pub service: OwnedFd,
 }
@@ -35,15 +39,14 @@ impl Builder<'_> {
         let (service, theirs) =
             socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
                 .at("relay", "socket")?;
-        let (ending, lifeline) =
-            rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).at("relay", "lifeline")?;
+        let (control, their_control) = Packets::pair().at("relay", "control socket")?;
         let relay = Relay {
             program: self.host.relay.as_fd(),
             network: self.host.empty_net.as_fd(),
             lease: &self.lease,
             outside,
             service: theirs,
-            lifeline: ending,
+            control: their_control,
         };
         let birth = Birth { cgroup: Some(self.helpers.directory()), ..Birth::default() };
         let child = process::spawn(self.token, birth, || match relay.become_relay() {
@@ -53,7 +56,7 @@ impl Builder<'_> {
                 1
             }
         });
-        Ok(Started { child: child.at("relay", "fork")?, lifeline, service })
+        Ok(Started { child: child.at("relay", "fork")?, control, service })
     }
 }
 
@@ -68,7 +71,7 @@ struct Relay<'a> {
     /// Its stream to the service.
     service: OwnedFd,
     /// Ends when the keeper does.
-    lifeline: OwnedFd,
+    control: Packets,
 }
 
 impl Relay<'_> {
@@ -79,7 +82,7 @@ impl Relay<'_> {
         let program = self.program.try_clone_to_owned().map_err(|e| text(&e))?;
         // Out of the way of the numbers that the relay expects.
         let mut high = Vec::new();
-        for fd in [self.service.as_fd(), self.lifeline.as_fd(), program.as_fd()].into_iter().chain(streams) {
+        for fd in [self.service.as_fd(), self.control.as_fd(), program.as_fd()].into_iter().chain(streams) {
             high.push(rustix::io::fcntl_dupfd_cloexec(fd, 64).map_err(|e| text(&e))?);
         }
         let program = high.remove(2);
@@ -89,7 +92,7 @@ impl Relay<'_> {
         process::close_on_exec_from(3 + u32::try_from(high.len()).map_err(|e| text(&e))?)
             .map_err(|e| text(&e))?;
         nix::sys::signal::SigSet::empty().thread_set_mask().map_err(|e| text(&e))?;
-        rlimits::Limits { open_files: 256 }.apply().map(drop).map_err(|e| text(&e))?;
+        rlimits::Limits { open_files: OPEN_FILES }.apply().map(drop).map_err(|e| text(&e))?;
         let id = self.lease.relay.get();
         creds::become_ids(id, id).map_err(|e| text(&e))?;
         creds::drop_all_capabilities().map_err(|e| text(&e))?;

@@ -45,26 +45,37 @@ pub fn terminals(agent: u32) -> Result<Tree, Fault> {
     Tree::new("devpts", &options, attributes).at("terminal", "/dev/pts")
 }
 
-/// A terminal of this size.
+/// A terminal of this size, of the session's devpts.
 pub fn terminal(terminals: &Tree, window: WindowSize) -> Result<Streams, Fault> {
     let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
     let master = rustix::fs::openat(terminals, "ptmx", flags, Mode::empty()).at("terminal", "ptmx")?;
-    rustix::pty::unlockpt(&master).at("terminal", "ptmx")?;
+    of_terminal(master, window).at("terminal", "pts")
+}
+
+/// Both sides of the terminal that `master` has made.
+pub fn of_terminal(master: OwnedFd, window: WindowSize) -> rustix::io::Result<Streams> {
+    rustix::pty::unlockpt(&master)?;
     let size = Winsize { ws_row: window.rows, ws_col: window.cols, ws_xpixel: 0, ws_ypixel: 0 };
-    rustix::termios::tcsetwinsize(&master, size).at("terminal", "window size")?;
+    rustix::termios::tcsetwinsize(&master, size)?;
     let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
-    let tty = rustix::pty::ioctl_tiocgptpeer(&master, flags).at("terminal", "pts")?;
+    let tty = rustix::pty::ioctl_tiocgptpeer(&master, flags)?;
     Ok(Streams { inside: Stdio::Terminal(tty), outside: Outside::Terminal(master) })
 }
 
 /// Three pipes that belong to the agent.
 pub fn pipes(agent: u32) -> Result<Streams, Fault> {
+    of_pipes(Some(agent)).at("stdio", "pipe")
+}
+
+/// Three pipes that belong to `owner`, or to who makes them.
+pub fn of_pipes(owner: Option<u32>) -> rustix::io::Result<Streams> {
     let pair = || {
-        let (reader, writer) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).at("stdio", "pipe")?;
+        let (reader, writer) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
         // Programs open /dev/stdout again, which asks the pipe's owner.
-        let (uid, gid) = (Uid::from_raw(agent), Gid::from_raw(agent));
-        rustix::fs::fchown(&reader, Some(uid), Some(gid)).at("stdio", "pipe")?;
-        Ok::<_, Fault>((reader, writer))
+        if let Some(owner) = owner {
+            rustix::fs::fchown(&reader, Some(Uid::from_raw(owner)), Some(Gid::from_raw(owner)))?;
+        }
+        Ok((reader, writer))
     };
     let (stdin, to_stdin) = pair()?;
     let (from_stdout, stdout) = pair()?;
@@ -76,6 +87,11 @@ pub fn pipes(agent: u32) -> Result<Streams, Fault> {
 }
 
 impl Outside {
+    /// Whether it is a terminal.
+    pub fn is_terminal(&self) -> bool {
+        matches!(self, Self::Terminal(_))
+    }
+
     /// The relay's word for it, and its descriptors in order.
     pub fn parts(&self) -> (&'static std::ffi::CStr, Vec<std::os::fd::BorrowedFd<'_>>) {
         match self {

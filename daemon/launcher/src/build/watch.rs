@@ -20,6 +20,7 @@ pub fn every_mount(proc: BorrowedFd<'_>, keeper: u32) -> Result<ExecWatch, Fault
     creds::effective_uid(keeper).at("exec-watch", "keeper's uid")?;
     let watch = ExecWatch::new().at("exec-watch", "fanotify");
     creds::effective_uid(0).at("exec-watch", "root's uid")?;
+    super::prepare::ends_with_launcher()?;
     let watch = watch?;
     for path in exec_mounts(&text) {
         let place = mount::place(&path).at("exec-watch", &path)?;

@@ -10,8 +10,9 @@ use agentd_policy::names::RelPath;
 use agentd_policy::plan::{Mode as WorkspaceMode, Workspace};
 use rustix::fs::{FileType, Mode, OFlags};
 
+use super::Owner;
 use super::access::Access;
-use super::fault::{At, Fault};
+use super::fault::{self, At, Fault};
 use super::fs_ids::FsIds;
 use super::paths::{Placeholders, Source};
 use super::root::{EMPTY_DIR, EMPTY_FILE, PRIVATE, PROGRAMS, READ_ONLY, Root, WORKSHOP, open_beneath};
@@ -27,12 +28,14 @@ pub struct Placer<'a> {
     pub writable: BorrowedFd<'a>,
     /// The map of what is only read.
     pub owners: BorrowedFd<'a>,
+    /// Whose session it is.
+    pub owner: Owner,
     /// Whose ids placeholders are made with.
     pub lease: &'a Lease,
     /// The names that were covered in directories that are given as they are.
     pub covered: Vec<String>,
-    /// What was made in directories of the caller, to be taken away at the end.
-    pub placeholders: &'a mut Placeholders,
+    /// Whom names are told to that are made in directories of the caller.
+    pub placeholders: Placeholders<'a>,
 }
 
 impl Placer<'_> {
@@ -103,7 +106,9 @@ impl Placer<'_> {
             ("userxattr", String::new()),
         ];
         let options: Vec<_> = options.iter().map(|(key, value)| (*key, value.as_str())).collect();
+        let mounter = FsIds::of_mounter(self.owner, self.lease.agent.get()).at("overlay", path)?;
         let overlay = Tree::new("overlay", &options, WORKSHOP).at("overlay", path);
+        drop(mounter);
         mount::detach(&lower).at("overlay", &lower)?;
         mount::detach(&upper).at("overlay", &upper)?;
         overlay
@@ -173,11 +178,15 @@ impl Placer<'_> {
                     if !held {
                         return Ok(None);
                     }
-                    self.placeholder(dir.as_fd(), component, last)
-                        .map_err(|e| placeholder_fault(top, &walked, &e))?;
                     if workspace.mode == WorkspaceMode::Direct {
-                        self.placeholders.made(source, &walked).at("placeholder", &walked)?;
+                        self.placeholders.announce(source, &walked)?;
                     }
+                    match self.placeholder(dir.as_fd(), component, last) {
+                        // Another session was faster.
+                        Ok(()) | Err(rustix::io::Errno::EXIST) => {}
+                        Err(errno) => return Err(placeholder_fault(top, &walked, &errno)),
+                    }
+                    fault::here("placeholder")?;
                     open_beneath(dir.as_fd(), component).at("placeholder", &walked)?
                 }
                 // Its owner could open it again and find what was to be covered.
@@ -234,7 +243,7 @@ fn cannot_map(path: &str, error: &mount::MountError) -> Fault {
     Fault::caller(
         format!("{path} is on a file system that cannot be id-mapped, or has one mounted below it: {error}"),
         "path.idmap",
-        "use a directory on ext4, xfs, btrfs or tmpfs",
+        "use a directory on ext4, xfs or btrfs (tmpfs from Linux 6.3 on)",
     )
 }
 

@@ -9,6 +9,8 @@ use agentd_policy::wire::{FromKeeper, encode};
 
 /// The most events that wait.
 const CAPACITY: usize = 4096;
+/// The most bytes that they may have, as far as the agent decides on their length.
+const MAX_BYTES: usize = 16 << 20;
 /// Of them, those that only a session's life and its losses may use.
 const RESERVED: usize = 64;
 
@@ -16,6 +18,8 @@ const RESERVED: usize = 64;
 #[derive(Debug, Default)]
 pub struct Spool {
     waiting: VecDeque<SourceEvent>,
+    /// Of those, what the agent decides on.
+    bytes: usize,
     /// How many at the front have been sent and wait for their acknowledgement.
     sent: usize,
     last: u64,
@@ -23,9 +27,19 @@ pub struct Spool {
 }
 
 impl Spool {
+    /// Events up to this number were acknowledged.
+    pub fn acknowledged(&self) -> u64 {
+        self.last - self.waiting.len() as u64
+    }
+
+    /// Another service: what the one before did not acknowledge is sent again.
+    pub fn start_over(&mut self) {
+        self.sent = 0;
+    }
+
     /// Whether an ordinary event finds room. An act whose event does not is refused.
     pub fn has_room(&self) -> bool {
-        self.waiting.len() < CAPACITY - RESERVED
+        self.waiting.len() < CAPACITY - RESERVED && self.bytes < MAX_BYTES
     }
 
     /// Whether everything was acknowledged.
@@ -54,6 +68,7 @@ impl Spool {
 
     fn append(&mut self, body: EventBody) {
         self.last += 1;
+        self.bytes += weight(&body);
         let since = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_micros());
         let time_us = u64::try_from(since).unwrap_or(u64::MAX);
         self.waiting.push_back(SourceEvent { number: self.last, time_us, body });
@@ -75,9 +90,24 @@ impl Spool {
     /// Forgets what is on disk.
     pub fn acknowledge(&mut self, number: u64) {
         while self.waiting.front().is_some_and(|e| e.number <= number) && self.sent > 0 {
-            self.waiting.pop_front();
+            let taken = self.waiting.pop_front();
+            self.bytes = self.bytes.saturating_sub(taken.map_or(0, |event| weight(&event.body)));
             self.sent -= 1;
         }
+    }
+}
+
+/// How many bytes of an event the agent has chosen.
+fn weight(body: &EventBody) -> usize {
+    let all = |texts: &[String]| texts.iter().map(|text| text.len() + size_of::<String>()).sum::<usize>();
+    match body {
+        EventBody::Exec { actor, path, interpreters, argv } => {
+            let exe = actor.exe.as_ref().map_or(0, String::len);
+            exe + path.len() + all(interpreters) + argv.as_deref().map_or(0, all)
+        }
+        EventBody::ExecRefused { actor, path, .. } => actor.exe.as_ref().map_or(0, String::len) + path.len(),
+        EventBody::Exit { actor, .. } => actor.exe.as_ref().map_or(0, String::len),
+        _ => 0,
     }
 }
 
@@ -104,6 +134,27 @@ mod tests {
     }
 
     #[test]
+    fn long_events_find_less_room_and_give_it_back() {
+        let actor = agentd_policy::event::Actor { pid: 1, ppid: None, exe: None };
+        let long = EventBody::Exec {
+            actor,
+            path: "/".repeat(4096),
+            interpreters: vec!["/".repeat(4096); 8],
+            argv: Some(vec!["x".into(); 16 << 10]),
+        };
+        let mut spool = Spool::default();
+        while spool.has_room() {
+            spool.push(long.clone());
+        }
+        assert!(spool.bytes < MAX_BYTES + (1 << 20) && spool.waiting.len() < 100, "{}", spool.waiting.len());
+        spool.push(EventBody::Ended(agentd_policy::event::End::Killed));
+        let all = spool.last;
+        spool.sent = spool.waiting.len();
+        spool.acknowledge(all);
+        assert!(spool.is_empty() && spool.bytes == 0);
+    }
+
+    #[test]
     fn acknowledged_events_are_forgotten_and_only_those() {
         let (ours, theirs) = Packets::pair().unwrap();
         let mut spool = Spool::default();
@@ -113,7 +164,18 @@ mod tests {
         assert!(!spool.send(&ours).unwrap());
         assert!(theirs.receive(1 << 16, 0).unwrap().is_some());
         spool.acknowledge(2);
-        assert_eq!(spool.waiting.len(), 1);
+        assert_eq!((spool.waiting.len(), spool.acknowledged()), (1, 2));
+        // Another service gets what is left, once.
+        let (ours, theirs) = Packets::pair().unwrap();
+        spool.start_over();
+        assert!(!spool.send(&ours).unwrap() && !spool.send(&ours).unwrap());
+        let packet = theirs.receive(1 << 16, 0).unwrap().unwrap();
+        let FromKeeper::Event(event) = agentd_policy::wire::decode(&packet.bytes).unwrap() else {
+            panic!("no event")
+        };
+        assert_eq!(event.number, 3);
+        theirs.set_nonblocking(true).unwrap();
+        assert!(matches!(theirs.receive(1 << 16, 0), Err(PacketError::WouldBlock)));
         spool.acknowledge(99);
         assert!(spool.is_empty());
     }

@@ -3,7 +3,7 @@ use std::net::Shutdown;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use agentd_policy::wire::frame;
+use agentd_policy::wire::{ToRelay, frame};
 
 use crate::rig;
 
@@ -12,12 +12,12 @@ const SOON: Duration = Duration::from_secs(2);
 #[test]
 fn it_ends_with_the_keeper_after_what_is_there() {
     let (mut relay, mut pipes) = rig::pipes();
-    // What comes on the lifeline is no end.
-    relay.lifeline.as_mut().unwrap().write_all(&[0; 5000]).unwrap();
     pipes.stdout.write_all(b"last words").unwrap();
-    relay.lifeline = None;
-    let start = Instant::now();
     assert_eq!(relay.next(), Some((frame::STDOUT, b"last words".to_vec())));
+    pipes.stdout.write_all(b"and more").unwrap();
+    relay.control = None;
+    let start = Instant::now();
+    assert_eq!(relay.next(), Some((frame::STDOUT, b"and more".to_vec())));
     let (status, said) = relay.end(SOON);
     assert!(start.elapsed() > Duration::from_millis(500), "it waited for {:?}", start.elapsed());
     assert_eq!(status.code(), Some(1));
@@ -28,11 +28,19 @@ fn it_ends_with_the_keeper_after_what_is_there() {
 #[test]
 fn the_command_may_end_after_the_keeper() {
     let (mut relay, pipes) = rig::pipes();
-    relay.lifeline = None;
+    relay.control = None;
     drop(pipes);
     assert_eq!(relay.rest(), (Vec::new(), Vec::new()));
-    relay.service.shutdown(Shutdown::Both).unwrap();
     relay.end(SOON);
+}
+
+#[test]
+fn without_keeper_and_service_nothing_holds_it() {
+    let (mut relay, pipes) = rig::pipes();
+    relay.service.0.shutdown(Shutdown::Both).unwrap();
+    relay.control = None;
+    relay.end(Duration::from_millis(500));
+    drop(pipes);
 }
 
 #[test]
@@ -40,54 +48,61 @@ fn a_full_connection_does_not_outlive_the_keeper() {
     let (mut relay, pipes) = rig::pipes();
     let mut sh = pipes.sh("exec yes");
     std::thread::sleep(Duration::from_millis(100));
-    relay.lifeline = None;
+    relay.control = None;
     assert_eq!(relay.end(SOON).0.code(), Some(1));
     // Its pipes are closed: the command ends as well.
     assert!(!sh.wait().unwrap().success());
 }
 
 #[test]
-fn it_ends_with_the_service() {
-    for how in [Shutdown::Both, Shutdown::Write] {
-        let (mut relay, pipes) = rig::pipes();
-        relay.service.shutdown(how).unwrap();
-        let (status, said) = relay.end(SOON);
-        assert_eq!(status.code(), Some(1));
-        assert!(said.contains("the service closed"), "{said}");
-        drop(pipes);
-    }
-}
-
-#[test]
-fn it_ends_with_the_service_while_output_waits() {
+fn it_waits_for_the_end_of_the_session_and_the_last_acknowledgement() {
     let (mut relay, pipes) = rig::pipes();
-    let mut sh = pipes.sh("exec yes");
+    relay.service.set_silent();
+    drop(pipes);
+    relay.tell(&ToRelay::Over, &[]);
+    assert_eq!(relay.next(), Some((frame::DRAINED, Vec::new())));
     std::thread::sleep(Duration::from_millis(100));
-    relay.service.shutdown(Shutdown::Both).unwrap();
-    assert_eq!(relay.end(SOON).0.code(), Some(1));
-    sh.wait().unwrap();
+    assert!(relay.child.try_wait().unwrap().is_none());
+    relay.send(frame::ACK, &0_u64.to_le_bytes());
+    let (status, said) = relay.end(SOON);
+    assert!(status.success() && said.is_empty(), "{said}");
 }
 
 #[test]
-fn frames_out_of_form_end_it() {
+fn frames_out_of_form_cost_the_stream_and_not_the_session() {
     let long = [frame::STDIN, 1, 0, 1];
-    let bad: [&[u8]; 8] = [
-        &[9, 0, 0, 0],
+    let bad: [&[u8]; 11] = [
+        &[10, 0, 0, 0],
         &[255; 64],
         &long,
         &[frame::STDIN_EOF, 1, 0, 0],
         &[frame::RESIZE, 3, 0, 0],
         &[frame::STDOUT, 0, 0, 0],
         &[frame::DRAINED, 0, 0, 0],
-        &[frame::STDIN_EOF, 0, 0, 0, frame::STDIN, 1, 0, 0],
+        &[frame::INPUT, 8, 0, 0],
+        &[frame::SCREEN, 1, 0, 0],
+        // Only a later stream begins with this, and nothing was sent that could be acknowledged.
+        &[frame::RESUME, 8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+        &[frame::ACK, 8, 0, 0, 9, 0, 0, 0, 0, 0, 0, 0],
     ];
     for bytes in bad {
         let (mut relay, pipes) = rig::pipes();
-        (&relay.service).write_all(bytes).unwrap();
-        let (status, said) = relay.end(SOON);
-        assert_eq!(status.code(), Some(1), "{bytes:?}");
-        assert!(said.starts_with("agentd-relay: frame out of form") && said.lines().count() == 1, "{said}");
+        (&*relay.service.0).write_all(bytes).unwrap();
+        assert_eq!(relay.next(), None, "{bytes:?}");
+        // Nor does a stream that begins out of form, or with what never was.
+        for bytes in [&[frame::STDIN, 0, 0, 0][..], &[frame::RESUME, 8, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0]] {
+            relay.reconnect(0);
+            (&*relay.service.0).write_all(bytes).unwrap();
+            assert_eq!(relay.next(), None, "{bytes:?}");
+        }
+        relay.reconnect(0);
+        assert_eq!(relay.service.resume(), 0);
         drop(pipes);
+        assert_eq!(relay.rest(), (Vec::new(), Vec::new()));
+        relay.tell(&ToRelay::Over, &[]);
+        let (status, said) = relay.end(SOON);
+        assert!(status.success(), "{bytes:?}");
+        assert_eq!(said.matches("agentd-relay: frame out of form").count(), 3, "{said}");
     }
 }
 
@@ -98,22 +113,11 @@ fn half_a_frame_is_waited_for() {
     for byte in
         [frame::STDIN, 2, 0, 0, b'o', b'k', frame::RESIZE, 4, 0, 0, 1, 0, 1, 0, frame::STDIN_EOF, 0, 0, 0]
     {
-        (&relay.service).write_all(&[byte]).unwrap();
+        (&*relay.service.0).write_all(&[byte]).unwrap();
         std::thread::sleep(Duration::from_millis(1));
     }
     assert_eq!(relay.rest().0, b"ok");
     cat.wait().unwrap();
-}
-
-#[test]
-#[ignore = "takes half a minute"]
-fn a_service_that_takes_nothing_does_not_hold_it_for_ever() {
-    let (mut relay, pipes) = rig::pipes();
-    let mut sh = pipes.sh("head -c 250k /dev/zero");
-    sh.wait().unwrap();
-    let (status, said) = relay.end(Duration::from_secs(40));
-    assert_eq!(status.code(), Some(1));
-    assert!(said.contains("takes no output"), "{said}");
 }
 
 #[test]

@@ -5,5 +5,6 @@
 mod confined;
 mod endings;
 mod pipes;
+mod resume;
 mod rig;
 mod terminal;

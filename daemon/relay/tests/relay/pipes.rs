@@ -1,7 +1,7 @@
-use std::io::Read;
+use std::io::{Read, Write};
 use std::time::{Duration, Instant};
 
-use agentd_policy::wire::frame;
+use agentd_policy::wire::{ToRelay, frame};
 
 use crate::rig;
 
@@ -16,7 +16,19 @@ fn input_comes_back_through_cat() {
     relay.send(frame::STDIN_EOF, b"");
     assert_eq!(relay.rest(), (b" again".to_vec(), Vec::new()));
     assert!(cat.wait().unwrap().success());
-    drop(relay.service.shutdown(std::net::Shutdown::Both));
+    relay.assert_ends_well();
+}
+
+#[test]
+fn input_behind_its_end_goes_nowhere_and_harms_nothing() {
+    let (mut relay, pipes) = rig::pipes();
+    let mut sh = pipes.sh("cat; sleep 0.2; echo late");
+    relay.send(frame::STDIN_EOF, b"");
+    relay.send(frame::STDIN_EOF, b"");
+    relay.send(frame::STDIN, &[b'x'; 9000]);
+    relay.send(frame::STDIN_EOF, b"");
+    assert_eq!(relay.rest(), (b"late\n".to_vec(), Vec::new()));
+    assert!(sh.wait().unwrap().success());
     relay.assert_ends_well();
 }
 
@@ -27,7 +39,6 @@ fn output_and_error_stay_apart() {
     let (out, err) = relay.rest();
     assert_eq!((&out[..], &err[..]), (&b"outmore"[..], &b"err"[..]));
     assert!(sh.wait().unwrap().success());
-    // It ends even if the service does not close.
     relay.assert_ends_well();
 }
 
@@ -36,6 +47,7 @@ fn nothing_at_all_is_drained_too() {
     let (relay, pipes) = rig::pipes();
     drop(pipes);
     assert_eq!(relay.next(), Some((frame::DRAINED, Vec::new())));
+    relay.tell(&ToRelay::Over, &[]);
     assert_eq!(relay.next(), None);
 }
 
@@ -52,17 +64,17 @@ fn much_goes_both_ways_unharmed() {
     let (mut relay, pipes) = rig::pipes();
     let mut cat = pipes.sh("cat");
     let sent = rig::noise(64 << 20);
-    let service = relay.service.try_clone().unwrap();
+    let service = relay.service.clone();
     let (out, err) = std::thread::scope(|scope| {
         scope.spawn(|| {
             // Frames of all sizes, so that pieces lie everywhere in the queue.
             let (mut rest, mut size) = (&sent[..], 1);
             while !rest.is_empty() {
                 let (now, later) = rest.split_at(size.min(rest.len()));
-                rig::send(&service, frame::STDIN, now);
+                service.send(frame::STDIN, now);
                 (rest, size) = (later, size * 7 % frame::MAX + 1);
             }
-            rig::send(&service, frame::STDIN_EOF, b"");
+            service.send(frame::STDIN_EOF, b"");
         });
         relay.rest()
     });
@@ -95,11 +107,15 @@ fn input_that_nobody_reads_is_thrown_away() {
     let (mut relay, pipes) = rig::pipes();
     let mut sh = pipes.sh("exec <&-; printf closed; sleep 0.5; printf done");
     assert_eq!(relay.next(), Some((frame::STDOUT, b"closed".to_vec())));
-    for _ in 0..64 {
-        relay.send(frame::STDIN, &[7; frame::MAX]);
-    }
-    relay.send(frame::STDIN_EOF, b"");
-    assert_eq!(relay.rest(), (b"done".to_vec(), Vec::new()));
+    let service = relay.service.clone();
+    let rest = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            (0..64).for_each(|_| service.send(frame::STDIN, &[7; frame::MAX]));
+            service.send(frame::STDIN_EOF, b"");
+        });
+        relay.rest()
+    });
+    assert_eq!(rest, (b"done".to_vec(), Vec::new()));
     sh.wait().unwrap();
     relay.assert_ends_well();
 }
@@ -117,24 +133,60 @@ fn output_flows_while_input_waits() {
     sh.wait().unwrap();
 }
 
+/// The service sends a flood of input that nobody reads, and takes a flood of output: neither waits for the other.
+#[test]
+fn acknowledgements_are_not_held_up_by_input() {
+    let (mut relay, pipes) = rig::pipes();
+    let mut sh = pipes.sh("head -c 8M /dev/zero; exec head -c 1M >&2");
+    let service = relay.service.clone();
+    let (out, err) = std::thread::scope(|scope| {
+        scope.spawn(|| (0..16).for_each(|_| service.send(frame::STDIN, &[7; frame::MAX])));
+        relay.rest()
+    });
+    assert_eq!((out.len(), err.len()), (8 << 20, 1 << 20));
+    sh.wait().unwrap();
+    relay.assert_ends_well();
+}
+
 /// `cargo test --release -p agentd-relay -- --ignored --nocapture gigabytes`
 #[test]
 #[ignore = "a measurement"]
 fn gigabytes_a_second() {
-    for source in ["head -c 4G /dev/zero", "yes | head -c 4G"] {
-        let (relay, pipes) = rig::pipes();
+    for (terminal, source) in [
+        (false, "head -c 1G /dev/zero"),
+        (false, "yes | head -c 1G"),
+        (true, "yes | head -c 24M"),
+        (true, "yes 'a line of text that is as long as lines often are, with words' | head -c 24M"),
+        (true, "stty raw; head -c 12M /dev/urandom"),
+        (true, "stty raw; yes $(printf '\\033[31mred\\033[0m \\033[10;20Hplain') | head -c 12M"),
+    ] {
         let start = Instant::now();
-        let mut sh = pipes.sh(source);
-        let (mut total, mut buffer) = (0, vec![0; 256 << 10]);
+        let (relay, mut sh) = if terminal {
+            let (relay, slave) = rig::terminal();
+            (relay, rig::sh_on(slave, source))
+        } else {
+            let (relay, pipes) = rig::pipes();
+            (relay, pipes.sh(source))
+        };
+        let (mut total, mut acked, mut buffer) = (0_u64, 0, vec![0; frame::MAX]);
+        let mut service = &*relay.service.0;
         loop {
-            match (&relay.service).read(&mut buffer).unwrap() {
-                0 => break,
-                count => total += count,
+            let mut header = [0; frame::HEADER];
+            service.read_exact(&mut header).unwrap();
+            let (kind, len) = frame::parse(header).unwrap();
+            service.read_exact(&mut buffer[..len]).unwrap();
+            total += len as u64;
+            if kind == frame::DRAINED {
+                break;
+            }
+            if total - acked >= 256 << 10 {
+                acked = total;
+                let header = frame::header(frame::ACK, 8).unwrap();
+                service.write_all(&[&header[..], &total.to_le_bytes()].concat()).unwrap();
             }
         }
-        assert!(total > 4 << 30);
-        let speed = total as f64 / start.elapsed().as_secs_f64() / 1e9;
-        println!("{speed:.2} GB/s from pipe to socket, of {source:?}");
+        let speed = total as f64 / start.elapsed().as_secs_f64() / 1e6;
+        println!("{speed:.0} MB/s of {source:?}");
         sh.wait().unwrap();
     }
 }

@@ -5,9 +5,11 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use agentd_policy::wire::frame;
+use agentd_kernel::packets::Packets;
+use agentd_policy::wire::{FromRelay, ToRelay, decode, encode, frame};
 use command_fds::{CommandFdExt, FdMapping};
 use rustix::pty::OpenptFlags;
 
@@ -16,8 +18,25 @@ pub const BINARY: &str = env!("CARGO_BIN_EXE_agentd-relay");
 
 pub struct Relay {
     pub child: Child,
-    pub service: UnixStream,
-    pub lifeline: Option<PipeWriter>,
+    pub service: Service,
+    /// The keeper's end.
+    pub control: Option<Packets>,
+}
+
+/// The service's end of one command's stream. What comes is acknowledged as it is read.
+#[derive(Clone)]
+pub struct Service(pub Arc<UnixStream>, Arc<Mutex<State>>);
+
+/// What the service knows of the command, whatever becomes of the stream.
+#[derive(Clone, Copy, Default)]
+pub struct State {
+    /// Bytes of output that it has.
+    pub got: u64,
+    /// Bytes of input that were sent, and that the relay says were taken.
+    pub sent: u64,
+    pub taken: u64,
+    /// Whether it acknowledges.
+    pub silent: bool,
 }
 
 /// The command's ends of the three pipes.
@@ -37,39 +56,55 @@ impl Pipes {
 }
 
 fn relay(binary: &Path, mode: &str, command: Vec<OwnedFd>, setup: impl FnOnce(&mut Command)) -> Relay {
-    let (service, theirs) = UnixStream::pair().unwrap();
-    let (lifeline_read, lifeline) = std::io::pipe().unwrap();
-    service.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-    let fds = [theirs.into(), lifeline_read.into()].into_iter().chain(command);
+    let (service, theirs) = Service::pair(State::default());
+    let (control, their_control) = Packets::pair().unwrap();
+    let fds = [theirs, their_control.into_fd()].into_iter().chain(command);
     let mappings = fds.zip(3..).map(|(parent_fd, child_fd)| FdMapping { parent_fd, child_fd }).collect();
     let mut start = Command::new(binary);
     start.arg(mode).env_clear().stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
     start.fd_mappings(mappings).unwrap();
     setup(&mut start);
-    Relay { child: start.spawn().unwrap(), service, lifeline: Some(lifeline) }
+    let child = loop {
+        match start.spawn() {
+            // Another test forks while a copy of the program is written.
+            Err(error) if error.kind() == std::io::ErrorKind::ExecutableFileBusy => {}
+            child => break child.unwrap(),
+        }
+    };
+    Relay { child, service, control: Some(control) }
 }
 
 pub fn pipes() -> (Relay, Pipes) {
     pipes_with(Path::new(BINARY), |_| {})
 }
 
-/// As [`pipes`], with another file to run and a last word before it starts.
-pub fn pipes_with(binary: &Path, setup: impl FnOnce(&mut Command)) -> (Relay, Pipes) {
+/// The relay's ends of three pipes, and the command's.
+pub fn streams() -> (Vec<OwnedFd>, Pipes) {
     let (stdin, to_stdin) = std::io::pipe().unwrap();
     let (from_stdout, stdout) = std::io::pipe().unwrap();
     let (from_stderr, stderr) = std::io::pipe().unwrap();
-    let command = vec![to_stdin.into(), from_stdout.into(), from_stderr.into()];
-    let relay = relay(binary, "pipes", command, setup);
-    (relay, Pipes { stdin, stdout, stderr })
+    (vec![to_stdin.into(), from_stdout.into(), from_stderr.into()], Pipes { stdin, stdout, stderr })
+}
+
+/// As [`pipes`], with another file to run and a last word before it starts.
+pub fn pipes_with(binary: &Path, setup: impl FnOnce(&mut Command)) -> (Relay, Pipes) {
+    let (command, pipes) = streams();
+    (relay(binary, "pipes", command, setup), pipes)
 }
 
 /// A relay and the slave of its terminal.
 pub fn terminal() -> (Relay, OwnedFd) {
+    let (master, slave) = pty();
+    (relay(Path::new(BINARY), "terminal", vec![master], |_| {}), slave)
+}
+
+/// Master and slave.
+pub fn pty() -> (OwnedFd, OwnedFd) {
     let master = rustix::pty::openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
     rustix::pty::unlockpt(&master).unwrap();
     let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
     let slave = rustix::pty::ioctl_tiocgptpeer(&master, flags).unwrap();
-    (relay(Path::new(BINARY), "terminal", vec![master], |_| {}), slave)
+    (master, slave)
 }
 
 /// Runs a shell script on a terminal, which ends with it.
@@ -80,9 +115,131 @@ pub fn sh_on(slave: OwnedFd, script: &str) -> Child {
     command.spawn().unwrap()
 }
 
+impl Service {
+    /// A stream for a service that knows this much; the relay's end.
+    pub fn pair(state: State) -> (Self, OwnedFd) {
+        let (service, theirs) = UnixStream::pair().unwrap();
+        service.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        (Self(Arc::new(service), Arc::new(Mutex::new(state))), theirs.into())
+    }
+
+    pub fn state(&self) -> State {
+        *self.1.lock().unwrap()
+    }
+
+    pub fn set_silent(&self) {
+        self.1.lock().unwrap().silent = true;
+    }
+
+    /// Sends a frame; one of input waits until there is room for it.
+    pub fn send(&self, kind: u8, payload: &[u8]) {
+        let start = Instant::now();
+        while kind == frame::STDIN && !self.has_room(payload.len()) {
+            assert!(start.elapsed() < Duration::from_secs(20), "no room for input");
+            std::thread::sleep(Duration::from_micros(100));
+        }
+        let mut state = self.1.lock().unwrap();
+        state.sent += if kind == frame::STDIN { payload.len() as u64 } else { 0 };
+        self.write(kind, payload);
+    }
+
+    /// Whether so much input may be sent.
+    pub fn has_room(&self, len: usize) -> bool {
+        let state = self.state();
+        state.sent + len as u64 <= state.taken + frame::INPUT_WINDOW
+    }
+
+    /// The lock on the state is that on the stream.
+    fn write(&self, kind: u8, payload: &[u8]) {
+        let bytes = [&frame::header(kind, payload.len()).unwrap()[..], payload].concat();
+        let written = (&*self.0).write_all(&bytes);
+        // The relay may have heard that all is there before it said that nothing more comes.
+        assert!(written.is_ok() || kind == frame::ACK, "{written:?}");
+    }
+
+    /// Begins a stream that is not the first; the bytes of input that the command has taken.
+    pub fn resume(&self) -> u64 {
+        self.send(frame::RESUME, &self.state().got.to_le_bytes());
+        let (kind, payload) = self.frame().unwrap();
+        assert_eq!(kind, frame::INPUT);
+        let taken = u64::from_le_bytes(payload.try_into().unwrap());
+        let mut state = self.1.lock().unwrap();
+        (state.taken, state.sent) = (taken, taken);
+        taken
+    }
+
+    /// The next frame as it comes; `None` at the end.
+    pub fn frame(&self) -> Option<(u8, Vec<u8>)> {
+        let mut header = [0; frame::HEADER];
+        let (first, rest) = header.split_at_mut(1);
+        match rustix::io::retry_on_intr(|| rustix::io::read(&*self.0, &mut *first)) {
+            Ok(0) | Err(rustix::io::Errno::CONNRESET) => return None,
+            other => other.unwrap(),
+        };
+        (&*self.0).read_exact(rest).unwrap();
+        let (kind, len) = frame::parse(header).unwrap();
+        let mut payload = vec![0; len];
+        (&*self.0).read_exact(&mut payload).unwrap();
+        Some((kind, payload))
+    }
+
+    /// The next frame of output, or of a screen; `None` at the end. It is acknowledged.
+    pub fn next(&self) -> Option<(u8, Vec<u8>)> {
+        loop {
+            let (kind, payload) = self.frame()?;
+            let mut state = self.1.lock().unwrap();
+            match kind {
+                frame::INPUT => {
+                    state.taken = u64::from_le_bytes(payload.try_into().unwrap());
+                    continue;
+                }
+                frame::STDOUT | frame::STDERR => state.got += payload.len() as u64,
+                _ => {}
+            }
+            if !state.silent && kind != frame::SCREEN {
+                self.write(frame::ACK, &state.got.to_le_bytes());
+            }
+            return Some((kind, payload));
+        }
+    }
+
+    /// Everything up to the end: standard output, standard error.
+    pub fn rest(&self) -> (Vec<u8>, Vec<u8>) {
+        let (mut out, mut err) = (Vec::new(), Vec::new());
+        while let Some((kind, payload)) = self.next() {
+            match kind {
+                frame::STDOUT => out.extend(payload),
+                frame::STDERR => err.extend(payload),
+                frame::DRAINED => return (out, err),
+                other => panic!("frame of kind {other}"),
+            }
+        }
+        panic!("the last frame is missing; got {} and {} bytes", out.len(), err.len());
+    }
+}
+
 impl Relay {
     pub fn send(&self, kind: u8, payload: &[u8]) {
-        send(&self.service, kind, payload);
+        self.service.send(kind, payload);
+    }
+
+    /// As the keeper.
+    pub fn tell(&self, message: &ToRelay, descriptors: &[OwnedFd]) {
+        let descriptors: Vec<_> = descriptors.iter().map(std::os::fd::AsFd::as_fd).collect();
+        self.control.as_ref().unwrap().send(&encode(message).unwrap(), &descriptors).unwrap();
+    }
+
+    /// What the keeper hears next.
+    pub fn said(&self) -> FromRelay {
+        let packet = self.control.as_ref().unwrap().receive(64, 0).unwrap().unwrap();
+        decode(&packet.bytes).unwrap()
+    }
+
+    /// The service is another one, which knows what this one knew.
+    pub fn reconnect(&mut self, command: u32) {
+        let (service, theirs) = Service::pair(self.service.state());
+        self.tell(&ToRelay::Connect { command }, &[theirs]);
+        self.service = service;
     }
 
     pub fn resize(&self, rows: u16, columns: u16) {
@@ -90,34 +247,14 @@ impl Relay {
         self.send(frame::RESIZE, &[r[0], r[1], c[0], c[1]]);
     }
 
-    /// The next frame; `None` at the end.
+    /// As [`Service::next`].
     pub fn next(&self) -> Option<(u8, Vec<u8>)> {
-        let mut header = [0; frame::HEADER];
-        let (first, rest) = header.split_at_mut(1);
-        if rustix::io::retry_on_intr(|| rustix::io::read(&self.service, &mut *first)).unwrap() == 0 {
-            return None;
-        }
-        (&self.service).read_exact(rest).unwrap();
-        let (kind, len) = frame::parse(header).unwrap();
-        let mut payload = vec![0; len];
-        (&self.service).read_exact(&mut payload).unwrap();
-        Some((kind, payload))
+        self.service.next()
     }
 
-    /// Everything up to the end: standard output, standard error. The last frame is checked.
+    /// As [`Service::rest`].
     pub fn rest(&self) -> (Vec<u8>, Vec<u8>) {
-        let (mut out, mut err, mut drained) = (Vec::new(), Vec::new(), false);
-        while let Some((kind, payload)) = self.next() {
-            assert!(!drained, "something came after the last frame");
-            match kind {
-                frame::STDOUT => out.extend(payload),
-                frame::STDERR => err.extend(payload),
-                frame::DRAINED => drained = true,
-                other => panic!("frame of kind {other}"),
-            }
-        }
-        assert!(drained, "the last frame is missing; got {} and {} bytes", out.len(), err.len());
-        (out, err)
+        self.service.rest()
     }
 
     /// What comes on the terminal until `end` is in it.
@@ -146,7 +283,9 @@ impl Relay {
         (status, said)
     }
 
+    /// The session is over.
     pub fn assert_ends_well(&mut self) {
+        self.tell(&ToRelay::Over, &[]);
         let (status, said) = self.end(Duration::from_secs(3));
         assert!(status.success(), "{status}: {said}");
         assert_eq!(said, "");
@@ -158,11 +297,6 @@ impl Drop for Relay {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
-}
-
-pub fn send(mut service: &UnixStream, kind: u8, payload: &[u8]) {
-    service.write_all(&frame::header(kind, payload.len()).unwrap()).unwrap();
-    service.write_all(payload).unwrap();
 }
 
 /// Bytes in which no piece repeats.

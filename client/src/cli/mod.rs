@@ -1,0 +1,347 @@
+//! The command line.
+
+mod sessions;
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::keys::{self, Keys};
+use crate::quantity;
+
+pub use sessions::{Decision, DoctorArgs, EventsArgs, IdsArgs, KillArgs, LogsArgs, PsArgs, RmArgs, StopArgs};
+
+/// Runs programs in confined sessions of agentd and shows what they did.
+#[derive(Debug, Parser)]
+#[command(
+    name = "agentctl",
+    version,
+    max_term_width = 110,
+    after_help = "\
+Examples:
+  agentctl run -- claude                 a session on the current directory, attached
+  agentctl run -d --name nightly -- make a session that runs without you
+  agentctl attach nightly                and back to it; ctrl-p ctrl-q detaches
+  agentctl ps                            what is running
+  agentctl events -f                     what the sessions do, as they do it
+  agentctl kill 3f2a                     end a session; a unique prefix of its id is enough
+
+Exit codes: 0 done, 1 failed, 2 wrong usage, 3 nothing found, 4 not permitted, 5 daemon not reachable.
+`run`, `attach` and `exec` exit with their command's own code; see `agentctl help run`."
+)]
+pub struct Cli {
+    /// The daemon's socket [default: $AGENTD_SOCKET, else /run/agentd/agentd.sock]
+    #[arg(long, global = true, value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run a command in a new session, attached to this terminal
+    Run(Box<RunArgs>),
+    /// Attach this terminal to a session's command
+    Attach(AttachArgs),
+    /// Run one more command in a running session
+    Exec(Box<ExecArgs>),
+    /// List sessions
+    Ps(PsArgs),
+    /// Show all that is known of sessions
+    Inspect(IdsArgs),
+    /// Show what a session's command has written, with control characters escaped
+    Logs(LogsArgs),
+    /// Ask sessions to end, and end them after a grace
+    Stop(StopArgs),
+    /// End sessions, or send a signal to their commands
+    Kill(KillArgs),
+    /// Forget ended sessions and delete their overlays
+    Rm(RmArgs),
+    /// Show what sessions did
+    Events(EventsArgs),
+    /// Say what this host offers to sessions and what it lacks, and try whether sessions hold
+    Doctor(DoctorArgs),
+    /// Check and show profiles
+    Profile(ProfileArgs),
+    /// Show the versions of client, daemon and kernel
+    Version(VersionArgs),
+    /// Print a completion script for a shell
+    Completion(CompletionArgs),
+    /// Write the manual pages
+    #[command(hide = true)]
+    Manpages(ManpagesArgs),
+}
+
+/// `agentctl run`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  agentctl run -- claude
+  agentctl run --rm --workspace .:ro -- cargo test --offline
+  agentctl run --profile strict --memory 2G --timeout 30m --env LANG -- python3 agent.py
+  agentctl run -T -- tar c . > copy.tar
+  agentctl run --detach --name nightly --idle 1h -- claude
+  agentctl run --dry-run --json -- true
+
+A profile NAME is looked for in ~/.config/agentd/profiles first, then at the daemon. What has a slash or \
+ends in .toml is a file. Standard input is read whether the command wants it or not; give </dev/null in \
+loops that read their own.
+
+Exit codes: the command's own; 128+N if signal N ended it; 124 timed out; 125 agentd or agentctl failed or \
+refused; 126 not executable; 127 not found.")]
+pub struct RunArgs {
+    /// A profile by name, or a file [default: default]
+    #[arg(long, value_name = "NAME|FILE")]
+    pub profile: Option<OsString>,
+    /// A name for the session: lower-case letters, digits, and _ . -
+    #[arg(long)]
+    pub name: Option<String>,
+    /// Print the session's id once its command runs, and leave it running; its standard input is empty
+    #[arg(short, long)]
+    pub detach: bool,
+    /// Forget the session once it has ended
+    #[arg(long)]
+    pub rm: bool,
+    /// The directory to work in [default: the current one, in the profile's mode]; MODE is overlay, direct
+    /// or ro
+    #[arg(long, value_name = "DIR[:MODE]")]
+    pub workspace: Option<OsString>,
+    /// A file or directory that the command may read besides
+    #[arg(long, value_name = "PATH")]
+    pub read: Vec<OsString>,
+    /// A name below the workspace that appears empty
+    #[arg(long, value_name = "GLOB")]
+    pub mask: Vec<String>,
+    /// An environment variable; without a value, the caller's own
+    #[arg(long, value_name = "KEY[=VALUE]")]
+    pub env: Vec<OsString>,
+    /// The most memory, such as 512M or 4G
+    #[arg(long, value_name = "SIZE", value_parser = quantity::size)]
+    pub memory: Option<u64>,
+    /// The most CPUs' worth of time, such as 1.5
+    #[arg(long, value_name = "N", value_parser = quantity::cpus)]
+    pub cpus: Option<f64>,
+    /// The most processes and threads
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub pids: Option<u64>,
+    /// The most that the overlay may hold, such as 10G
+    #[arg(long, value_name = "SIZE", value_parser = quantity::size)]
+    pub disk: Option<u64>,
+    /// When the session ends at the latest, such as 90s, 30m or 8h
+    #[arg(long, value_name = "DURATION", value_parser = quantity::duration_ms)]
+    pub timeout: Option<u64>,
+    /// When the session ends for want of anything to do: no output, no input, no new process for so long
+    #[arg(long, value_name = "DURATION", value_parser = quantity::duration_ms)]
+    pub idle: Option<u64>,
+    /// With a terminal [default: if standard input and output are one; with --detach, if standard input is]
+    #[arg(short = 't', long = "tty", overrides_with = "no_tty")]
+    pub tty: bool,
+    /// Without a terminal
+    #[arg(short = 'T', long = "no-tty", overrides_with = "tty")]
+    pub no_tty: bool,
+    /// The keys that detach from a terminal [default: ctrl-p,ctrl-q]
+    #[arg(long, value_name = "KEYS", value_parser = keys::parse)]
+    pub detach_keys: Option<Keys>,
+    /// Print the resolved plan and run nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Print the plan, the id and the timings as JSON, one object a line
+    #[arg(long)]
+    pub json: bool,
+    /// Say on standard error, at the end, how long each step of the start took
+    #[arg(long)]
+    pub timings: bool,
+    /// The command and its arguments
+    #[arg(trailing_var_arg = true, required = true, value_name = "CMD")]
+    pub command: Vec<OsString>,
+}
+
+/// `agentctl attach`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  agentctl attach 3f2a
+  agentctl attach nightly --watch        only look; ctrl-c leaves
+
+ctrl-p ctrl-q detaches: the session goes on and waits for the next to attach. A session whose last client is \
+gone without having detached ends after a while.
+
+Exit codes: as `agentctl run`; 0 after detaching.")]
+pub struct AttachArgs {
+    /// An id, a unique prefix of one, or a name
+    pub id: String,
+    /// Only look: no input, no signals, and the session does not depend on it
+    #[arg(short, long)]
+    pub watch: bool,
+    /// The keys that detach from a terminal [default: ctrl-p,ctrl-q]
+    #[arg(long, value_name = "KEYS", value_parser = keys::parse)]
+    pub detach_keys: Option<Keys>,
+}
+
+/// `agentctl exec`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  agentctl exec 3f2a -- bash             a shell beside the session's command, confined as it is
+  agentctl exec nightly --cwd /tmp --env DEBUG=1 -- env
+  agentctl exec -T nightly -- tar c . > copy.tar
+
+The command ends with the session, and when you detach.
+
+Exit codes: as `agentctl run`.")]
+pub struct ExecArgs {
+    /// An id, a unique prefix of one, or a name
+    pub id: String,
+    /// An environment variable; without a value, the caller's own
+    #[arg(long, value_name = "KEY[=VALUE]")]
+    pub env: Vec<OsString>,
+    /// Where the command starts, as an absolute path [default: as the session's]
+    #[arg(long, value_name = "DIR")]
+    pub cwd: Option<OsString>,
+    /// With a terminal [default: if standard input and output are one]
+    #[arg(short = 't', long = "tty", overrides_with = "no_tty")]
+    pub tty: bool,
+    /// Without a terminal
+    #[arg(short = 'T', long = "no-tty", overrides_with = "tty")]
+    pub no_tty: bool,
+    /// The keys that detach from a terminal [default: ctrl-p,ctrl-q]
+    #[arg(long, value_name = "KEYS", value_parser = keys::parse)]
+    pub detach_keys: Option<Keys>,
+    /// The command and its arguments
+    #[arg(trailing_var_arg = true, required = true, value_name = "CMD")]
+    pub command: Vec<OsString>,
+}
+
+/// `agentctl completion`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  source <(agentctl completion bash)
+  agentctl completion zsh > ~/.zfunc/_agentctl
+  agentctl completion fish > ~/.config/fish/completions/agentctl.fish")]
+pub struct CompletionArgs {
+    /// For which shell
+    pub shell: Shell,
+}
+
+/// `agentctl manpages`.
+#[derive(Debug, Args)]
+pub struct ManpagesArgs {
+    /// A directory that exists
+    pub dir: PathBuf,
+}
+
+/// The shells that there is a completion for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Shell {
+    /// bash(1)
+    Bash,
+    /// zsh(1)
+    Zsh,
+    /// fish(1)
+    Fish,
+}
+
+/// `agentctl profile`.
+#[derive(Debug, Args)]
+pub struct ProfileArgs {
+    /// What to do with it.
+    #[command(subcommand)]
+    pub command: ProfileCommand,
+}
+
+/// What to do with a profile.
+#[derive(Debug, Subcommand)]
+pub enum ProfileCommand {
+    /// Say whether a profile and all that it extends can be used
+    #[command(
+        after_help = "Examples:\n  agentctl profile check ./agent.toml\n  agentctl profile check default"
+    )]
+    Check(ProfileNameArgs),
+    /// Print a profile with all that it extends, as TOML
+    #[command(
+        after_help = "Examples:\n  agentctl profile show default\n  agentctl profile show ./agent.toml"
+    )]
+    Show(ProfileNameArgs),
+}
+
+/// Which profile.
+#[derive(Debug, Args)]
+pub struct ProfileNameArgs {
+    /// A profile by name, or a file
+    #[arg(value_name = "NAME|FILE", default_value = "default")]
+    pub profile: OsString,
+    /// One JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `agentctl version`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  agentctl version\n  agentctl version --json")]
+pub struct VersionArgs {
+    /// One JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    fn run_args(line: &[&str]) -> RunArgs {
+        let line = ["agentctl", "run"].iter().chain(line);
+        match Cli::try_parse_from(line).unwrap().command {
+            Command::Run(args) => *args,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_definition_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn what_follows_the_command_is_the_commands() {
+        assert_eq!(run_args(&["--rm", "ls", "-l", "--json"]).command, ["ls", "-l", "--json"]);
+        assert!(!run_args(&["ls", "--json"]).json);
+        assert_eq!(run_args(&["--", "--odd", "--", "x"]).command, ["--odd", "--", "x"]);
+        assert_eq!(run_args(&["sh", "-c", "x", "--", "y"]).command, ["sh", "-c", "x", "--", "y"]);
+    }
+
+    #[test]
+    fn the_last_of_t_and_upper_t_holds() {
+        assert!(run_args(&["-T", "-t", "x"]).tty);
+        let args = run_args(&["-t", "-T", "x"]);
+        assert!(args.no_tty && !args.tty);
+    }
+
+    #[test]
+    fn commands_of_exec_are_as_those_of_run() {
+        let line = ["agentctl", "exec", "-T", "x", "--cwd", "/", "--", "ls", "--json"];
+        let Command::Exec(args) = Cli::try_parse_from(line).unwrap().command else { panic!() };
+        assert_eq!((args.id.as_str(), args.no_tty, args.command.len()), ("x", true, 2));
+        assert!(Cli::try_parse_from(["agentctl", "exec", "x"]).is_err());
+    }
+
+    #[test]
+    fn kinds_that_do_not_exist_are_wrong_usage() {
+        let error = Cli::try_parse_from(["agentctl", "events", "--kind", "net.dennied"]).unwrap_err();
+        assert_eq!(error.exit_code(), 2);
+        assert!(error.to_string().contains("net.denied"), "{error}");
+    }
+
+    #[test]
+    fn flags_of_other_versions_are_wrong_usage() {
+        for flag in ["--allow=x", "--deny=x", "--publish=1", "--ask", "--secret=x", "--memory=x"] {
+            let error = Cli::try_parse_from(["agentctl", "run", flag, "true"]).unwrap_err();
+            assert_eq!(error.exit_code(), 2, "{flag}");
+        }
+        assert_eq!(Cli::try_parse_from(["agentctl", "run"]).unwrap_err().exit_code(), 2);
+    }
+}

@@ -1,0 +1,184 @@
+//! The commands on sessions that are there already.
+
+use clap::{Args, ValueEnum};
+
+use crate::quantity;
+
+/// Sessions, and nothing else to say.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  agentctl inspect 3f2a
+  agentctl inspect nightly --json")]
+pub struct IdsArgs {
+    /// Ids, unique prefixes of them, or names
+    #[arg(required = true, value_name = "ID")]
+    pub ids: Vec<String>,
+    /// One JSON object a line
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `agentctl logs`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  agentctl logs 3f2a
+  agentctl logs nightly -f --tail 20
+  agentctl logs nightly --json           {stream, text} as it was written
+
+What the command wrote to its standard error comes on standard error.")]
+pub struct LogsArgs {
+    /// An id, a unique prefix of one, or a name
+    pub id: String,
+    /// Go on with what is written from now
+    #[arg(short, long)]
+    pub follow: bool,
+    /// Only the last so many lines
+    #[arg(short = 'n', long, value_name = "N")]
+    pub tail: Option<u64>,
+    /// One JSON object a line
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `agentctl stop`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  agentctl stop 3f2a
+  agentctl stop --time 1m nightly builder")]
+pub struct StopArgs {
+    /// Ids, unique prefixes of them, or names
+    #[arg(required = true, value_name = "ID")]
+    pub ids: Vec<String>,
+    /// How long a session may take until it is ended [default: 10s]
+    #[arg(short, long, value_name = "DURATION", value_parser = quantity::duration_ms)]
+    pub time: Option<u64>,
+    /// One JSON object a line
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `agentctl doctor`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  agentctl doctor
+  agentctl doctor --json
+  agentctl doctor --leaks --clean        what earlier sessions left, taken away; for admins
+
+Besides, a session is made that tries five things which it must not be able to do.
+
+Exit codes: 0 all well, 1 something is missing or was possible, 5 daemon not reachable.")]
+pub struct DoctorArgs {
+    /// Make no session
+    #[arg(long)]
+    pub no_canary: bool,
+    /// Look for what earlier sessions left behind
+    #[arg(long)]
+    pub leaks: bool,
+    /// And take it away
+    #[arg(long, requires = "leaks")]
+    pub clean: bool,
+    /// One JSON object a line
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `agentctl ps`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  agentctl ps
+  agentctl ps -a --json
+  agentctl kill $(agentctl ps -q)
+
+ATTACHED is how many clients are attached; \"detached\" sessions live without any.")]
+pub struct PsArgs {
+    /// Ended sessions too
+    #[arg(short, long)]
+    pub all: bool,
+    /// Only ids
+    #[arg(short, long, conflicts_with = "json")]
+    pub quiet: bool,
+    /// Ids and names, for the shells' completion
+    #[arg(long, hide = true)]
+    pub words: bool,
+    /// One JSON object a line
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `agentctl kill`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  agentctl kill 3f2a                     end the whole session
+  agentctl kill builder -s TERM          ask its command to end
+  agentctl kill 3f2a builder             several")]
+pub struct KillArgs {
+    /// Ids, unique prefixes of them, or names
+    #[arg(required = true, value_name = "ID")]
+    pub ids: Vec<String>,
+    /// A signal for the command, by name or number; KILL ends the whole session
+    #[arg(short, long, value_name = "SIG", value_parser = quantity::signal)]
+    pub signal: Option<i32>,
+    /// One JSON object a line
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `agentctl rm`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  agentctl rm 3f2a
+  agentctl rm -f builder 3f2b            end them first")]
+pub struct RmArgs {
+    /// Ids, unique prefixes of them, or names
+    #[arg(required = true, value_name = "ID")]
+    pub ids: Vec<String>,
+    /// End them first
+    #[arg(short, long)]
+    pub force: bool,
+    /// One JSON object a line
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Which way a decision went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Decision {
+    /// Permitted.
+    Allow,
+    /// Refused.
+    Deny,
+}
+
+/// `agentctl events`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  agentctl events 3f2a                   all of one session
+  agentctl events -f --decision deny     refusals of all sessions, as they happen
+  agentctl events --since 10m --kind process.exec --json")]
+pub struct EventsArgs {
+    /// An id, a unique prefix of one, or a name [default: all sessions that you may see]
+    pub id: Option<String>,
+    /// Go on with what happens from now
+    #[arg(short, long)]
+    pub follow: bool,
+    /// From this time on: RFC 3339, or how long ago, such as 10m
+    #[arg(long, value_name = "TIME", value_parser = quantity::since)]
+    pub since: Option<String>,
+    /// Only this kind, such as net.denied; may be given several times
+    #[arg(long, value_name = "KIND", value_parser = crate::events::kind)]
+    pub kind: Vec<String>,
+    /// Only what was decided so
+    #[arg(long)]
+    pub decision: Option<Decision>,
+    /// One JSON object a line
+    #[arg(long)]
+    pub json: bool,
+}

@@ -1,0 +1,144 @@
+//! `agentctl inspect`.
+
+use std::fmt::Write as _;
+
+use agentd_proto::v1::{InspectReply, InspectRequest, Limits, Session};
+
+use crate::cli::IdsArgs;
+use crate::connect::{Socket, answer};
+use crate::failure::Failure;
+use crate::sessions::{All, attached, state};
+use crate::show::{clean, json, print};
+
+/// Prints all that is known of sessions.
+///
+/// # Errors
+/// As the daemon says.
+pub async fn inspect(socket: &Socket, args: IdsArgs) -> Result<(), Failure> {
+    let mut client = socket.connect().await?;
+    let mut all = All::default();
+    let mut first = true;
+    for id in args.ids {
+        match answer(client.inspect(InspectRequest { id })).await {
+            Ok(reply) if args.json => print(&(json(&reply)? + "\n"))?,
+            Ok(reply) => {
+                let gap = if std::mem::take(&mut first) { "" } else { "\n" };
+                print(&format!("{gap}{}", text(&reply)))?;
+            }
+            Err(failure) => all.failed(failure),
+        }
+    }
+    all.done()
+}
+
+/// As a person reads it.
+fn text(reply: &InspectReply) -> String {
+    let none = Session::default();
+    let session = reply.session.as_ref().unwrap_or(&none);
+    let mut out = String::new();
+    let mut line = |name: &str, value: &str| {
+        if !value.is_empty() {
+            let _ = writeln!(out, "{name:<11}{}", clean(value));
+        }
+    };
+    line("Id", &session.id);
+    line("Name", &session.name);
+    line("User", &session.user);
+    line("State", &state(session));
+    line("Message", session.exit.as_ref().map_or("", |exit| &exit.message));
+    line("Attached", &attached(session));
+    line("Profile", &session.profile);
+    line("Command", &reply.command.iter().map(|word| format!("{word:?}")).collect::<Vec<_>>().join(" "));
+    line("Directory", &reply.cwd);
+    line("Terminal", if reply.terminal { "yes" } else { "no" });
+    line("Created", &session.created);
+    line("Started", &reply.started);
+    line("Ended", &reply.ended);
+    line("Events", &reply.events.to_string());
+    line("Output", &format!("{} bytes", reply.output));
+    line("Commands", &format!("{} besides its first", reply.commands));
+    line(
+        "At its end",
+        if reply.remove { "it is forgotten (--rm)" } else { "it is kept until it is removed" },
+    );
+    if let Some(limits) = &reply.limits {
+        out += "Limits\n";
+        for (name, value) in limit_lines(limits) {
+            let _ = writeln!(out, "  {name:<11} {value}");
+        }
+    }
+    if !reply.mounts.is_empty() {
+        out += "Mounts\n";
+    }
+    for mount in &reply.mounts {
+        let [kind, mode, path] = [&mount.kind, &mount.mode, &mount.path].map(|text| clean(text));
+        let _ = writeln!(out, "  {kind:<11} {mode:<8} {path}");
+    }
+    out
+}
+
+fn limit_lines(limits: &Limits) -> [(&'static str, String); 7] {
+    let Limits { memory, pids, cpus, disk, timeout_ms, idle_ms, open_files } = limits;
+    [
+        ("memory", size(*memory)),
+        ("cpus", cpus.to_string()),
+        ("pids", pids.to_string()),
+        ("open files", open_files.to_string()),
+        ("disk", size(*disk)),
+        ("timeout", duration(*timeout_ms)),
+        ("idle", duration(*idle_ms)),
+    ]
+}
+
+/// As `--memory` takes it, if it is a whole number of something.
+fn size(bytes: u64) -> String {
+    let unit = [(40, 'T'), (30, 'G'), (20, 'M'), (10, 'K')];
+    match unit.into_iter().find(|(shift, _)| bytes > 0 && bytes.is_multiple_of(1 << shift)) {
+        Some((shift, letter)) => format!("{}{letter}", bytes >> shift),
+        None => format!("{bytes} bytes"),
+    }
+}
+
+/// As `--timeout` takes it.
+fn duration(ms: u64) -> String {
+    let unit = [(86_400_000, "d"), (3_600_000, "h"), (60_000, "m"), (1_000, "s")];
+    match unit.into_iter().find(|(unit, _)| ms.is_multiple_of(*unit)) {
+        _ if ms == 0 => "none".to_owned(),
+        Some((unit, letter)) => format!("{}{letter}", ms / unit),
+        None => format!("{ms}ms"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use agentd_proto::v1::Mount;
+
+    #[test]
+    fn quantities_read_as_they_are_written() {
+        assert_eq!([size(4 << 30), size(1536 << 20), size(1001)], ["4G", "1536M", "1001 bytes"]);
+        assert_eq!(
+            [duration(28_800_000), duration(90_000), duration(1), duration(0)],
+            ["8h", "90s", "1ms", "none"]
+        );
+    }
+
+    #[test]
+    fn nothing_raw_is_shown() {
+        let foul = "\x1b]0;x\x07\n\u{202e}".to_owned();
+        let session =
+            Session { name: foul.clone(), command: foul.clone(), state: foul.clone(), ..Session::default() };
+        let reply = InspectReply {
+            session: Some(session),
+            command: vec![foul.clone()],
+            cwd: foul.clone(),
+            mounts: vec![Mount { path: foul.clone(), kind: foul.clone(), mode: foul }],
+            limits: Some(Limits::default()),
+            ..InspectReply::default()
+        };
+        for shown in [text(&reply), json(&reply).unwrap()] {
+            assert!(!shown.contains(|c: char| (c.is_control() && c != '\n') || c == '\u{202e}'), "{shown:?}");
+        }
+        assert_eq!(text(&reply).lines().count(), 20, "{}", text(&reply));
+    }
+}

@@ -1,0 +1,182 @@
+//! From the command line of `run` to what the daemon is asked for: paths as the kernel names them, values of
+//! variables, the size of the terminal.
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+
+use agentd_proto::v1::{EnvVar, RunSpec, WorkspaceSpec};
+use prost::bytes::Bytes;
+
+use crate::cli::RunArgs;
+use crate::failure::Failure;
+use crate::offer::utf8;
+use crate::profile;
+use crate::terminal::{Streams, window};
+
+/// The most of the caller's environment that goes along; the profile picks from it.
+const MAX_ENV: usize = 64 << 10;
+
+/// What the daemon is asked for.
+///
+/// # Errors
+/// What cannot be meant.
+pub fn spec(args: RunArgs) -> Result<RunSpec, Failure> {
+    let cwd = std::env::current_dir().map_err(|error| {
+        Failure::refused("the current directory", "cwd.open", format!("{error}; go to one that exists"))
+    })?;
+    let streams = Streams::look();
+    let both = streams.stdin && (streams.stdout || args.detach);
+    let terminal = args.tty || (!args.no_tty && both);
+    let workspace = match &args.workspace {
+        Some(text) => vec![workspace(text)?],
+        None => vec![],
+    };
+    Ok(RunSpec {
+        profile: Some(profile::find(args.profile.as_deref())?),
+        name: args.name.unwrap_or_default(),
+        command: args.command.into_iter().map(bytes).collect(),
+        env: args.env.into_iter().map(env_flag).filter_map(Result::transpose).collect::<Result<_, _>>()?,
+        caller_env: caller_env(std::env::vars_os()),
+        cwd: utf8(&cwd)?,
+        workspace,
+        read: args.read.iter().map(|path| absolute("input", Path::new(path))).collect::<Result<_, _>>()?,
+        mask: args.mask,
+        memory: args.memory,
+        pids: args.pids,
+        cpus: args.cpus,
+        disk: args.disk,
+        timeout_ms: args.timeout,
+        terminal,
+        window: terminal.then(window),
+        remove: args.rm,
+        detach: args.detach,
+        idle_ms: args.idle,
+    })
+}
+
+/// A text of the command line as the API carries it.
+pub fn bytes(text: OsString) -> Bytes {
+    text.into_vec().into()
+}
+
+/// `DIR[:MODE]`. What follows a colon and is no mode belongs to the directory's name, if there is one of that
+/// name.
+fn workspace(text: &OsStr) -> Result<WorkspaceSpec, Failure> {
+    const MODES: &[&str] = &["overlay", "direct", "worktree", "ro"];
+    let (dir, mode) = split_mode(text.as_bytes(), MODES);
+    if let Some(typo) = mistyped(text).filter(|_| mode.is_empty()) {
+        return Err(Failure::refused(
+            format!("workspace mode {}", typo.display()),
+            "workspace.mode",
+            "write DIR:overlay, DIR:direct or DIR:ro",
+        ));
+    }
+    let dir = if dir.is_empty() { Path::new(".") } else { Path::new(OsStr::from_bytes(dir)) };
+    Ok(WorkspaceSpec { path: absolute("workspace", dir)?, mode: mode.to_owned() })
+}
+
+fn split_mode<'a>(text: &'a [u8], modes: &[&'static str]) -> (&'a [u8], &'static str) {
+    modes
+        .iter()
+        .find_map(|mode| Some((text.strip_suffix(mode.as_bytes())?.strip_suffix(b":")?, *mode)))
+        .unwrap_or((text, ""))
+}
+
+/// What stands where a mode would, after the name of a directory that exists.
+fn mistyped(text: &OsStr) -> Option<&OsStr> {
+    let bytes = text.as_bytes();
+    let cut = bytes.iter().rposition(|b| *b == b':')?;
+    let (dir, word) = (&bytes[..cut], OsStr::from_bytes(&bytes[cut + 1..]));
+    let dir = if dir.is_empty() { OsStr::new(".") } else { OsStr::from_bytes(dir) };
+    let is_mode = !word.as_bytes().contains(&b'/') && Path::new(dir).is_dir();
+    (is_mode && Path::new(text).symlink_metadata().is_err()).then_some(word)
+}
+
+/// The kernel's name for `path`.
+fn absolute(word: &str, path: &Path) -> Result<String, Failure> {
+    let found: PathBuf = path.canonicalize().map_err(|error| {
+        Failure::refused(
+            format!("{word} {}: {error}", path.display()),
+            &format!("{word}.open"),
+            "name one that exists and that you may read",
+        )
+    })?;
+    utf8(&found)
+}
+
+/// `KEY=VALUE`, or `KEY` with the caller's value; nothing if the caller has none.
+///
+/// # Errors
+/// If there is no name.
+pub fn env_flag(text: OsString) -> Result<Option<EnvVar>, Failure> {
+    let text = text.into_vec();
+    let cut = text.iter().position(|b| *b == b'=');
+    let (key, value) = match cut {
+        Some(0) => {
+            return Err(Failure::refused(
+                format!("--env {}", String::from_utf8_lossy(&text)),
+                "environment.name",
+                "write KEY=VALUE, or KEY for the value that you have",
+            ));
+        }
+        Some(cut) => (text[..cut].to_vec(), Some(text[cut + 1..].to_vec())),
+        None => {
+            let value = std::env::var_os(OsStr::from_bytes(&text)).map(OsString::into_vec);
+            (text, value)
+        }
+    };
+    Ok(value.map(|value| EnvVar { key: key.into(), value: value.into() }))
+}
+
+/// The caller's variables, the short ones first, as far as there is room.
+fn caller_env(vars: impl Iterator<Item = (OsString, OsString)>) -> Vec<EnvVar> {
+    let mut vars: Vec<_> = vars.map(|(key, value)| EnvVar { key: bytes(key), value: bytes(value) }).collect();
+    vars.sort_by_key(|var| var.key.len() + var.value.len());
+    let mut size = 0;
+    vars.retain(|var| {
+        size += var.key.len() + var.value.len() + 2;
+        size <= MAX_ENV
+    });
+    vars
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mode_follows_the_last_colon() {
+        let modes = &["overlay", "ro"];
+        assert_eq!(split_mode(b"/a:ro", modes), (&b"/a"[..], "ro"));
+        assert_eq!(split_mode(b"/a:b", modes), (&b"/a:b"[..], ""));
+        assert_eq!(split_mode(b"ro", modes), (&b"ro"[..], ""));
+        assert_eq!(split_mode(b"/a:ro:overlay", modes), (&b"/a:ro"[..], "overlay"));
+        for wrong in ["/usr:rw", ":rw", "/usr:"] {
+            let refusal = workspace(OsStr::new(wrong)).unwrap_err().to_string();
+            assert!(refusal.contains("(workspace.mode)"), "{refusal}");
+        }
+        let spec = workspace(OsStr::new("/usr/../usr:ro")).unwrap();
+        assert_eq!((spec.path.as_str(), spec.mode.as_str()), ("/usr", "ro"));
+        let refusal = workspace(OsStr::new("/nonexistent")).unwrap_err().to_string();
+        assert!(refusal.contains("(workspace.open)"), "{refusal}");
+    }
+
+    #[test]
+    fn env_flags() {
+        let flag = |text: &str| env_flag(text.into()).map(|v| v.map(|v| (v.key, v.value)));
+        assert_eq!(flag("A=b=c").unwrap(), Some(("A".into(), "b=c".into())));
+        assert_eq!(flag("A=").unwrap(), Some(("A".into(), "".into())));
+        assert_eq!(flag("AGENTCTL_TEST_NOT_SET").unwrap(), None);
+        assert!(flag("PATH").unwrap().is_some());
+        assert!(flag("=b").is_err());
+    }
+
+    #[test]
+    fn the_environment_is_bounded_and_short_variables_come_first() {
+        let big = ("BIG".into(), "x".repeat(MAX_ENV).into());
+        let vars = [big, ("TERM".into(), "xterm".into())];
+        let sent = caller_env(vars.into_iter());
+        assert_eq!(sent.iter().map(|v| v.key.as_ref()).collect::<Vec<_>>(), [b"TERM"]);
+    }
+}

@@ -1,0 +1,57 @@
+//! Trials in children of their own: whatever one does to itself, or hangs on, stays there.
+
+use std::io::Write as _;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Duration;
+
+use agentd_kernel::process::{self, Birth, SingleThreaded};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::Signal;
+
+/// How long one trial may take.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// The longest answer.
+const MAX_ANSWER: usize = 4096;
+
+/// Runs `work` in a child and returns what it says: what it found, or what it lacks.
+pub fn apart(token: SingleThreaded, work: impl FnOnce() -> Result<String, String>) -> Result<String, String> {
+    let text = |error: std::io::Error| error.to_string();
+    let (answer, tell) = std::io::pipe().map_err(text)?;
+    let child = process::spawn(token, Birth::default(), || {
+        let bound = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
+        let (mark, mut text) = match bound.map_err(|e| e.to_string()).and_then(|()| work()) {
+            Ok(found) => ('+', found),
+            Err(lack) => ('-', lack),
+        };
+        text.insert(0, mark);
+        let short = text.as_bytes().get(..MAX_ANSWER).unwrap_or(text.as_bytes());
+        i32::from((&tell).write_all(short).is_err())
+    })
+    .map_err(text)?;
+    drop(tell);
+    let mut bytes = [0; MAX_ANSWER];
+    // A short write to a pipe comes in one piece.
+    let read = match ready(answer.as_fd(), PATIENCE) {
+        true => rustix::io::read(&answer, &mut bytes).map_err(|e| e.to_string()),
+        false => Err(format!("nothing came of it within {} s", PATIENCE.as_secs())),
+    };
+    child.kill().and_then(|()| child.wait()).map_err(text)?;
+    let said = String::from_utf8_lossy(&bytes[..read?]).into_owned();
+    match (said.strip_prefix('+'), said.strip_prefix('-')) {
+        (Some(found), _) => Ok(found.to_owned()),
+        (_, Some(lack)) => Err(lack.to_owned()),
+        _ => Err("the trial ended without an answer".into()),
+    }
+}
+
+/// Whether `fd` becomes readable within `time`.
+pub fn ready(fd: BorrowedFd<'_>, time: Duration) -> bool {
+    let Ok(time) = Timespec::try_from(time) else { return false };
+    loop {
+        match poll(&mut [PollFd::from_borrowed_fd(fd, PollFlags::IN)], Some(&time)) {
+            Ok(count) => return count > 0,
+            Err(rustix::io::Errno::INTR) => {}
+            Err(_) => return false,
+        }
+    }
+}

@@ -1,0 +1,237 @@
+//! Control groups: the cgroup2 tree, and each controller wherever it is. One group is made for the trial and
+//! removed again.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use agentd_kernel::process::{self, Birth, SingleThreaded};
+use agentd_policy::config::CgroupRoot;
+use agentd_policy::event::ExitStatus;
+use agentd_policy::wire::{Check, Status};
+use rustix::fs::{Mode, OFlags};
+
+use super::apart::ready;
+use super::{Mount, fine, lack, mounts, verdict};
+use crate::settings::Settings;
+
+/// What the trial's groups are called, before a process id.
+const PREFIX: &str = "agentd-doctor-";
+/// How long freezing and killing may take.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+const TREE: &str = "no session runs: its processes could not be tracked, frozen and ended together";
+const MOUNT: &str =
+    "mount -t cgroup2 none /sys/fs/cgroup/unified, or boot with systemd.unified_cgroup_hierarchy=1";
+
+/// Groups that exist for as long as this.
+struct Groups(Vec<PathBuf>);
+
+impl Groups {
+    /// Makes the trial's group in `base`, and removes those of trials that were killed.
+    fn make(&mut self, base: &Path) -> Result<PathBuf, String> {
+        for entry in std::fs::read_dir(base).into_iter().flatten().flatten() {
+            let name = entry.file_name();
+            let pid = name.to_str().and_then(|name| name.strip_prefix(PREFIX));
+            if pid.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
+                // Another trial may have done so before.
+                let _ = std::fs::remove_dir(entry.path());
+            }
+        }
+        let path = base.join(format!("{PREFIX}{}", std::process::id()));
+        match std::fs::create_dir(&path) {
+            Ok(()) => self.0.push(path.clone()),
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(format!("{}: {error}", path.display())),
+        }
+        Ok(path)
+    }
+}
+
+impl Drop for Groups {
+    fn drop(&mut self) {
+        for path in &self.0 {
+            // A group is busy for a moment after its last process.
+            let until = Instant::now() + PATIENCE;
+            while std::fs::remove_dir(path).is_err_and(|e| e.kind() == std::io::ErrorKind::ResourceBusy)
+                && Instant::now() < until
+            {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        }
+    }
+}
+
+/// The tree, what it can do, and the controllers.
+pub fn checks(token: SingleThreaded, settings: &Settings) -> Vec<Check> {
+    let mut groups = Groups(vec![]);
+    let found = mounts().map_err(|e| e.to_string()).and_then(|mounts| {
+        let base = base(&mounts, &settings.config.cgroup_root)?;
+        let group = groups.make(&base)?;
+        Ok((mounts, base, group))
+    });
+    let (mounts, base, group) = match found {
+        Ok(found) => found,
+        Err(error) => return vec![lack("cgroup.v2", Status::Missing, error, TREE, MOUNT)],
+    };
+    let mut checks = vec![fine("cgroup.v2", base.display())];
+    checks.extend(freeze_and_kill(token, &group));
+    let mut places = Vec::new();
+    for (controller, file) in [("memory", "limit_in_bytes"), ("pids", "max"), ("cpu", "cfs_quota_us")] {
+        let place = place(&mut groups, &mounts, &base, &group, controller, file);
+        places.push(place.clone());
+        checks.push(verdict(
+            format!("cgroup.{controller}"),
+            place.map(|(_, found)| found),
+            Status::Missing,
+            "no session runs: a limit that cannot be set is a refusal",
+            &format!(
+                "enable the controller: remove cgroup_disable={controller} from the kernel's command line; in a \
+                 container, delegate it"
+            ),
+        ));
+    }
+    checks.push(swap(places.first().and_then(|place| place.as_ref().ok()).map(|(dir, _)| dir)));
+    checks
+}
+
+/// The cgroup2 directory below which sessions are.
+fn base(mounts: &[Mount], root: &CgroupRoot) -> Result<PathBuf, String> {
+    let mut v2 = mounts.iter().filter(|mount| mount.kind == "cgroup2");
+    match root {
+        CgroupRoot::Auto => v2.next().map(|mount| PathBuf::from(&mount.point)),
+        CgroupRoot::Path(path) => {
+            v2.find(|mount| path.as_str().starts_with(&mount.point)).map(|_| PathBuf::from(path.as_str()))
+        }
+    }
+    .ok_or_else(|| "there is no cgroup2 mount".into())
+}
+
+/// Freezes and kills a process that does nothing.
+fn freeze_and_kill(token: SingleThreaded, group: &Path) -> [Check; 2] {
+    let (freeze, kill) = match sleeper(token, group) {
+        Err(error) => (Err(error.clone()), Err(error)),
+        Ok(child) => {
+            let freeze = write(group, "cgroup.freeze", "1").and_then(|()| frozen(group));
+            let kill = write(group, "cgroup.kill", "1").and_then(|()| {
+                let ended = ready(rustix::fd::AsFd::as_fd(&child.pidfd), PATIENCE);
+                if ended { Ok(()) } else { Err("a process lived on".to_owned()) }
+            });
+            let ended = child.kill().and_then(|()| child.wait());
+            let kill = kill.and_then(|()| match ended {
+                Ok(ExitStatus::Signal(_)) => Ok("ends every process of a group".to_owned()),
+                other => Err(format!("the process ended by itself: {other:?}")),
+            });
+            // A group that stays frozen can still be removed.
+            (freeze.map(|()| "stops every process of a group".to_owned()), kill)
+        }
+    };
+    [
+        verdict(
+            "cgroup.freeze",
+            freeze,
+            Status::Reduced,
+            "sessions cannot be paused",
+            "use Linux 5.2 or later",
+        ),
+        verdict(
+            "cgroup.kill",
+            kill,
+            Status::Missing,
+            "no session runs: its processes could not be ended for certain",
+            "use Linux 5.14 or later",
+        ),
+    ]
+}
+
+/// A process that was born into the group.
+fn sleeper(token: SingleThreaded, group: &Path) -> Result<process::Child, String> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let dir = rustix::fs::open(group, flags, Mode::empty()).map_err(|e| e.to_string())?;
+    let birth = Birth { cgroup: Some(rustix::fd::AsFd::as_fd(&dir)), ..Birth::default() };
+    process::spawn(token, birth, || {
+        let signal = Some(rustix::process::Signal::KILL);
+        if rustix::process::set_parent_process_death_signal(signal).is_err() {
+            return 1;
+        }
+        nix::unistd::pause();
+        0
+    })
+    .map_err(|e| format!("CLONE_INTO_CGROUP: {e}"))
+}
+
+fn frozen(group: &Path) -> Result<(), String> {
+    let until = Instant::now() + PATIENCE;
+    while Instant::now() < until {
+        if read(group, "cgroup.events")?.lines().any(|line| line == "frozen 1") {
+            return Ok(());
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    Err("a process went on".into())
+}
+
+/// Sets a limit of `controller`, in cgroup2 or else in its v1 hierarchy. The group, and where it is.
+fn place(
+    groups: &mut Groups,
+    mounts: &[Mount],
+    base: &Path,
+    group: &Path,
+    controller: &str,
+    v1_file: &str,
+) -> Result<(PathBuf, String), String> {
+    let has = |text: &str| text.split_whitespace().any(|word| word == controller);
+    if has(&read(base, "cgroup.controllers")?) {
+        let (file, value) = match controller {
+            "cpu" => ("cpu.max".to_owned(), "100000 100000"),
+            "pids" => ("pids.max".to_owned(), "64"),
+            _ => (format!("{controller}.max"), "67108864"),
+        };
+        set(group, &file, value)?;
+        return Ok((group.to_owned(), "in cgroup2".into()));
+    }
+    let mount = mounts.iter().find(|m| m.kind == "cgroup" && m.options.iter().any(|o| o == controller));
+    let mount = mount.ok_or("in no hierarchy")?;
+    let group = groups.make(Path::new(&mount.point))?;
+    if controller == "memory" && read(&group, "memory.use_hierarchy").is_ok_and(|text| text.trim() == "0") {
+        return Err(format!("memory.use_hierarchy is 0 in {}", mount.point));
+    }
+    let value = match controller {
+        "cpu" => "100000",
+        "pids" => "64",
+        _ => "67108864",
+    };
+    set(&group, &format!("{controller}.{v1_file}"), value)?;
+    Ok((group, format!("in the v1 hierarchy {}", mount.point)))
+}
+
+/// Whether memory limits count what is swapped out; `memory` is the trial's group of that controller.
+fn swap(memory: Option<&PathBuf>) -> Check {
+    let name = "cgroup.swap";
+    let file = |file: &str| memory.is_some_and(|group| group.join(file).exists());
+    let devices =
+        std::fs::read_to_string("/proc/swaps").map_or(0, |text| text.lines().count().saturating_sub(1));
+    if file("memory.swap.max") || file("memory.memsw.limit_in_bytes") {
+        fine(name, "limits hold for swap too")
+    } else if devices == 0 {
+        fine(name, "not counted; the host has no swap")
+    } else {
+        let cost = "a session can hold its memory limit once more in swap";
+        let mend = "boot with swapaccount=1, or switch swap off";
+        lack(name, Status::Reduced, format!("not counted; {devices} swap devices"), cost, mend)
+    }
+}
+
+fn read(dir: &Path, file: &str) -> Result<String, String> {
+    std::fs::read_to_string(dir.join(file)).map_err(|e| format!("{file}: {e}"))
+}
+
+fn write(dir: &Path, file: &str, value: &str) -> Result<(), String> {
+    std::fs::write(dir.join(file), value).map_err(|e| format!("{file}: {e}"))
+}
+
+/// Writes a limit and reads it back.
+fn set(dir: &Path, file: &str, value: &str) -> Result<(), String> {
+    write(dir, file, value)?;
+    let held = read(dir, file)?;
+    if held.trim() == value { Ok(()) } else { Err(format!("{file} says {} after {value}", held.trim())) }
+}

@@ -1,0 +1,257 @@
+//! What processes are confined and watched with.
+
+use std::os::fd::AsFd as _;
+use std::time::Duration;
+
+use agentd_kernel::exec_watch::ExecWatch;
+use agentd_kernel::landlock::{self, FileRules, LEAST_ABI};
+use agentd_kernel::process::{self, Birth, PidfdExit, SingleThreaded};
+use agentd_kernel::{creds, mount, procfs, seccomp};
+use agentd_policy::event::ExitStatus;
+use agentd_policy::wire::{Check, Status};
+use nix::sched::{CloneFlags, unshare};
+use rustix::fs::{MemfdFlags, Mode, OFlags};
+use rustix::io::Errno;
+
+use super::apart::{apart, ready};
+use super::{fine, lack, verdict};
+use crate::host::Host;
+
+/// The newest ABI of Landlock whose rights all matter to a session.
+const WHOLE_ABI: u32 = 6;
+/// How long an event may take.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Namespaces, and what the host says of those that users make.
+pub fn namespaces(token: SingleThreaded) -> Vec<Check> {
+    let kinds = [
+        ("user", CloneFlags::CLONE_NEWUSER),
+        ("net", CloneFlags::CLONE_NEWNET),
+        ("pid", CloneFlags::CLONE_NEWPID),
+        ("mnt", CloneFlags::CLONE_NEWNS),
+        ("ipc", CloneFlags::CLONE_NEWIPC),
+        ("uts", CloneFlags::CLONE_NEWUTS),
+        ("cgroup", CloneFlags::CLONE_NEWCGROUP),
+    ];
+    let make = |(kind, flag)| {
+        let made = apart(token, || unshare(flag).map(|()| String::new()).map_err(|e| e.to_string()));
+        made.map(|_| kind).map_err(|error| format!("{kind}: {error}"))
+    };
+    let mut made = Vec::new();
+    let mut refused = Vec::new();
+    for kind in kinds {
+        match make(kind) {
+            Ok(kind) => made.push(kind),
+            Err(error) => refused.push(error),
+        }
+    }
+    let tried = if refused.is_empty() { Ok(made.join(" ")) } else { Err(refused.join("; ")) };
+    let mend =
+        "raise user.max_*_namespaces with sysctl; use a kernel with CONFIG_NAMESPACES and CONFIG_USER_NS";
+    vec![
+        verdict("namespaces", tried, Status::Missing, "no session runs: it needs one of each", mend),
+        unprivileged(),
+    ]
+}
+
+/// Whoever forbids user namespaces to users does not forbid them to root, who makes a session's.
+fn unprivileged() -> Check {
+    let names = ["kernel/unprivileged_userns_clone", "kernel/apparmor_restrict_unprivileged_userns"];
+    let said = |name: &&str| {
+        let value = std::fs::read_to_string(format!("/proc/sys/{name}")).ok()?;
+        Some(format!("{} = {}", name.replace('/', "."), value.trim()))
+    };
+    let said: Vec<_> = names.iter().filter_map(said).collect();
+    let found = if said.is_empty() { "not restricted".to_owned() } else { said.join(", ") };
+    fine("namespaces.unprivileged", format!("{found}; sessions do not depend on it"))
+}
+
+/// Landlock, filters, and what tells of programs.
+pub fn checks(token: SingleThreaded, host: &Host) -> Vec<Check> {
+    vec![
+        landlock(token),
+        verdict(
+            "seccomp",
+            apart(token, || filter(host)),
+            Status::Missing,
+            "no session runs: the kernel's calls could not be restricted",
+            "use a kernel with CONFIG_SECCOMP_FILTER",
+        ),
+        verdict(
+            "seccomp.notify",
+            if seccomp::can_notify() { Ok("there".into()) } else { Err("not there".into()) },
+            Status::Reduced,
+            "nothing yet: sessions do not use it",
+            "use Linux 5.0 or later",
+        ),
+        verdict(
+            "fanotify",
+            apart(token, || watch_exec(host)),
+            Status::Missing,
+            "no session runs: the programs that it starts could not be told of",
+            "use a kernel with CONFIG_FANOTIFY_ACCESS_PERMISSIONS",
+        ),
+        verdict(
+            "memfd.noexec",
+            apart(token, || memfd_noexec(token)),
+            Status::Reduced,
+            "sessions cannot make memfds at all, which some programs want",
+            "use Linux 6.3 or later",
+        ),
+        verdict(
+            "pidfd.exit",
+            pidfd_exit(token),
+            Status::Reduced,
+            "exit codes of programs are on record only for the command itself",
+            "use Linux 6.15 or later",
+        ),
+        verdict(
+            "oom.protect",
+            apart(token, || oom_protect(host)),
+            Status::Reduced,
+            "when the whole host is out of memory, the kernel may pick a session's helpers",
+            "give the launcher CAP_SYS_RESOURCE; the limits of sessions hold all the same",
+        ),
+        modules(),
+    ]
+}
+
+fn landlock(token: SingleThreaded) -> Check {
+    let abi = landlock::host_abi();
+    let tried = apart(token, || {
+        creds::no_new_privs().map_err(|e| e.to_string())?;
+        let enforced = landlock::enforce(FileRules::new(), LEAST_ABI).map_err(|e| e.to_string())?;
+        match rustix::fs::open("/", OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty()) {
+            Err(Errno::ACCESS) => Ok(format!("ABI {abi}, of which {} is used", enforced.abi)),
+            other => Err(format!("ABI {abi} is in force and does not hold: {other:?}")),
+        }
+    });
+    let lacking: Vec<_> = [
+        (3, "truncating files is not judged"),
+        (4, "TCP ports are not judged"),
+        (5, "ioctl on devices is not judged"),
+        (6, "signals and abstract sockets are kept apart by namespaces alone"),
+    ]
+    .iter()
+    .filter(|(since, _)| abi < *since)
+    .map(|(_, what)| *what)
+    .collect();
+    let name = "landlock";
+    match tried {
+        Ok(found) if abi < WHOLE_ABI => {
+            let mend = "use Linux 6.12 or later; profiles can insist by [require] landlock_abi";
+            lack(name, Status::Reduced, found, &lacking.join("; "), mend)
+        }
+        tried => verdict(
+            name,
+            tried,
+            Status::Missing,
+            "no session runs: its access to files could not be restricted from inside",
+            "use Linux 5.19 or later, with landlock among lsm= on the kernel's command line",
+        ),
+    }
+}
+
+/// Puts the agents' filter in force and does what it refuses.
+fn filter(host: &Host) -> Result<String, String> {
+    creds::no_new_privs().map_err(|e| e.to_string())?;
+    let enforced = seccomp::install(&host.agent_filter).map_err(|e| e.to_string())?;
+    match unshare(CloneFlags::CLONE_NEWUTS) {
+        Err(nix::errno::Errno::EPERM) => {
+            Ok(format!("a filter of {} instructions holds", enforced.instructions))
+        }
+        other => Err(format!("a filter is in force and does not hold: unshare: {other:?}")),
+    }
+}
+
+/// Refuses a program that a child wants to run, on a mount of a namespace of its own.
+fn watch_exec(host: &Host) -> Result<String, String> {
+    let text = |error: std::io::Error| error.to_string();
+    let own = std::env::current_exe().map_err(text)?;
+    mount::new_namespace().map_err(|e| e.to_string())?;
+    let program = mount::place(&own.to_string_lossy()).map_err(text)?;
+    let watch = ExecWatch::new().map_err(|e| format!("fanotify_init: {e}"))?;
+    let beside = own.parent().unwrap_or(std::path::Path::new("/"));
+    let beside = mount::place(&beside.to_string_lossy()).map_err(text)?;
+    watch.mark(beside.as_fd()).map_err(|e| format!("fanotify_mark: {e}"))?;
+    let token = SingleThreaded::verify().map_err(text)?;
+    let child = process::spawn(token, Birth::default(), || {
+        let signal = Some(rustix::process::Signal::KILL);
+        let bound = rustix::process::set_parent_process_death_signal(signal);
+        let ran = bound.map_err(|_| nix::errno::Errno::EINVAL).and_then(|()| {
+            process::execute(program.as_fd(), &[c"agentd-launcher"], &[]).map(|never| match never {})
+        });
+        i32::from(ran == Err::<(), _>(nix::errno::Errno::EPERM))
+    })
+    .map_err(text)?;
+    let answered = if ready(watch.as_fd(), PATIENCE) {
+        let attempts = watch.read(host.proc.as_fd()).map_err(text)?.attempts;
+        attempts.into_iter().try_for_each(|attempt| watch.answer(attempt, false)).map_err(text)
+    } else {
+        Err("no event came".to_owned())
+    };
+    let ended = if ready(child.pidfd.as_fd(), PATIENCE) { child.try_wait() } else { Ok(None) };
+    child.kill().map_err(text)?;
+    answered?;
+    match ended.map_err(text)? {
+        Some(ExitStatus::Code(1)) => Ok("programs are told of before they run, and can be refused".into()),
+        other => Err(format!("a program was refused and ran: {other:?}")),
+    }
+}
+
+/// In a pid namespace of its own, whose setting this is, forbids executable memfds and makes one.
+fn memfd_noexec(token: SingleThreaded) -> Result<String, String> {
+    unshare(CloneFlags::CLONE_NEWPID).map_err(|e| e.to_string())?;
+    let child = process::spawn(token, Birth::default(), || {
+        // The setting is that of the writer's namespace; it must not be the host's.
+        if std::process::id() != 1 || std::fs::write("/proc/sys/vm/memfd_noexec", "2").is_err() {
+            return 1;
+        }
+        match rustix::fs::memfd_create("doctor", MemfdFlags::CLOEXEC | MemfdFlags::EXEC) {
+            Err(Errno::ACCESS) => 0,
+            _ => 2,
+        }
+    })
+    .map_err(|e| e.to_string())?;
+    match child.wait().map_err(|e| e.to_string())? {
+        ExitStatus::Code(0) => Ok("a session's memfds cannot be run".into()),
+        ExitStatus::Code(1) => Err("vm.memfd_noexec cannot be set".into()),
+        _ => Err("vm.memfd_noexec is set and does not hold".into()),
+    }
+}
+
+/// Asks for the exit code of a process by its descriptor alone.
+fn pidfd_exit(token: SingleThreaded) -> Result<String, String> {
+    let child = process::spawn(token, Birth::default(), || 7).map_err(|e| e.to_string())?;
+    child.wait().map_err(|e| e.to_string())?;
+    match process::exit_of(child.pidfd.as_fd()) {
+        PidfdExit::Status(ExitStatus::Code(7)) => Ok("exit codes of all programs are told".into()),
+        other => Err(format!("the kernel does not tell exit codes: {other:?}")),
+    }
+}
+
+fn oom_protect(host: &Host) -> Result<String, String> {
+    match procfs::spare_from_oom(host.proc.as_fd()) {
+        Ok(true) => Ok("helpers are kept from the OOM killer".into()),
+        Ok(false) => Err("oom_score_adj cannot be lowered".into()),
+        Err(error) => Err(format!("oom_score_adj: {error}")),
+    }
+}
+
+/// Which security modules there are; sessions need none of them.
+fn modules() -> Check {
+    let exists = |path: &str| std::path::Path::new(path).exists();
+    let listed = std::fs::read_to_string("/sys/kernel/security/lsm").unwrap_or_default();
+    let has = |name: &str, path: &str| listed.split(',').any(|m| m.trim() == name) || exists(path);
+    let apparmor = has("apparmor", "/sys/module/apparmor");
+    let selinux = has("selinux", "/sys/fs/selinux/enforce");
+    let found = match (apparmor, selinux) {
+        (false, false) => "neither AppArmor nor SELinux".to_owned(),
+        (true, false) => "AppArmor".to_owned(),
+        (_, true) => {
+            let enforcing = std::fs::read_to_string("/sys/fs/selinux/enforce").is_ok_and(|t| t.trim() == "1");
+            format!("SELinux, {}", if enforcing { "enforcing" } else { "permissive" })
+        }
+    };
+    fine("lsm", format!("{found}; sessions are confined without it"))
+}

@@ -1,0 +1,223 @@
+//! File systems: id-mapped mounts wherever sessions need them, and an overlay as the build makes it.
+
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use agentd_kernel::idmap;
+use agentd_kernel::mount::{self, Attributes, Tree};
+use agentd_kernel::process::SingleThreaded;
+use agentd_policy::wire::{Check, Status};
+use rustix::fs::{AtFlags, Gid, Mode, OFlags, Uid};
+use rustix::mount::{MountPropagationFlags, mount_change};
+
+use super::apart::apart;
+use super::{Mount, lack, mounts, verdict};
+use crate::directories::Directories;
+use crate::host::Host;
+use crate::settings::Settings;
+use crate::workers;
+
+/// Somebody whose files are mapped: an id that is neither root's nor of the pool.
+const SOMEBODY: u32 = 1000;
+/// What the trial's directory is called, before a process id.
+const PREFIX: &str = "doctor-";
+/// How large the trial's tmpfs is.
+const SIZE: u64 = 1 << 20;
+const WRITABLE: Attributes = Attributes { read_only: false, no_exec: true, devices: false };
+
+/// Every file system that sessions meet.
+pub fn checks(
+    token: SingleThreaded,
+    host: &Host,
+    directories: &Directories,
+    settings: &Settings,
+) -> Vec<Check> {
+    let pool = settings.config.pool.uids;
+    let maps = pool.lease(0).ok_or_else(|| "the pool is too small".to_owned()).and_then(|lease| {
+        let map = idmap::writable(SOMEBODY, &lease, &pool);
+        let maps = idmap::namespace(token, host.proc.as_fd(), &map, &map).map_err(|e| e.to_string())?;
+        Ok((lease.agent.get(), maps))
+    });
+    let (agent, maps) = match maps {
+        Ok(made) => made,
+        Err(error) => {
+            let cost = "no session runs: its files could not be given to a throwaway id";
+            return vec![lack("idmap", Status::Missing, error, cost, "see the check namespaces")];
+        }
+    };
+    let mut checks = id_maps(token, settings, maps.as_fd());
+    checks.push(verdict(
+        "overlayfs",
+        overlay(token, directories, settings, agent, maps.as_fd()),
+        Status::Missing,
+        "no session runs with a copy-on-write workspace, which is the default",
+        "use a kernel of Linux 5.19 or later with CONFIG_OVERLAY_FS, and a state_dir on ext4, xfs or btrfs; \
+         modprobe overlay",
+    ));
+    checks
+}
+
+/// Id-mapped mounts: of tmpfs, and of whatever state_dir, /home and /tmp lie on.
+fn id_maps(token: SingleThreaded, settings: &Settings, maps: BorrowedFd<'_>) -> Vec<Check> {
+    let mounts = mounts().unwrap_or_default();
+    let state = settings.config.state_dir.as_str();
+    let mut places: BTreeMap<String, Vec<&str>> = BTreeMap::new();
+    for path in [state, "/home", "/tmp"] {
+        if let Some(kind) = kind_of(&mounts, path) {
+            places.entry(kind).or_default().push(path);
+        }
+    }
+    let mut checks = Vec::new();
+    if !places.contains_key("tmpfs") {
+        let tried = apart(token, || {
+            let tree = Tree::tmpfs(SIZE, 0, 0o755, WRITABLE).map_err(|e| e.to_string())?;
+            tree.restrict(WRITABLE, Some(maps)).map_err(|e| e.to_string())?;
+            Ok("for directories on a tmpfs".into())
+        });
+        let cost = "workspaces on a tmpfs, such as many a /tmp, are refused";
+        checks.push(verdict("idmap.tmpfs", tried, Status::Reduced, cost, "use Linux 6.3 or later"));
+    }
+    for (kind, paths) in places {
+        let tried = paths.iter().try_for_each(|path| {
+            apart(token, || {
+                let place = mount::place(path).map_err(|e| format!("{path}: {e}"))?;
+                let tree = Tree::copy_of_one(place.as_fd()).map_err(|e| format!("{path}: {e}"))?;
+                tree.restrict(WRITABLE, Some(maps)).map_err(|e| format!("{path}: {e}"))?;
+                Ok(String::new())
+            })
+            .map(drop)
+        });
+        let found = tried.map(|()| paths.join(" "));
+        let needed = paths.contains(&state);
+        let (without, cost) = if needed {
+            (Status::Missing, "no session runs with a copy-on-write workspace, which is the default")
+        } else {
+            (Status::Reduced, "workspaces and inputs there are refused")
+        };
+        let mend = "use ext4, xfs, btrfs or (from Linux 6.3) tmpfs for these directories";
+        checks.push(verdict(format!("idmap.{kind}"), found, without, cost, mend));
+    }
+    checks
+}
+
+/// The kind of the file system that `path` lies on: the innermost mount, and of those the last.
+fn kind_of(mounts: &[Mount], path: &str) -> Option<String> {
+    let path = std::fs::canonicalize(path).ok()?;
+    let holds = |mount: &&Mount| path.starts_with(&mount.point);
+    mounts.iter().filter(holds).max_by_key(|mount| mount.point.len()).map(|mount| mount.kind.clone())
+}
+
+/// Makes an overlay as the build does, in the directory where sessions' own are, writes a file through it as an
+/// agent, and looks whose it is on the disk.
+fn overlay(
+    token: SingleThreaded,
+    directories: &Directories,
+    settings: &Settings,
+    agent: u32,
+    maps: BorrowedFd<'_>,
+) -> Result<String, String> {
+    let name = format!("{PREFIX}{}", std::process::id());
+    clear(token, directories, &name)?;
+    let layers = prepare(&directories.overlays, &name);
+    let tried = layers.and_then(|layers| {
+        let runtime = settings.config.runtime_dir.as_str();
+        apart(token, || write_through(layers.as_fd(), runtime, agent, maps))
+    });
+    delete(token, directories, &name)?;
+    tried
+}
+
+/// Deletes what trials left that were killed.
+fn clear(token: SingleThreaded, directories: &Directories, own: &str) -> Result<(), String> {
+    let entries = rustix::fs::Dir::read_from(&directories.overlays).map_err(|e| e.to_string())?;
+    for entry in entries.flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let Some(pid) = name.strip_prefix(PREFIX) else { continue };
+        if name == own || !std::path::Path::new("/proc").join(pid).exists() {
+            delete(token, directories, &name)?;
+        }
+    }
+    Ok(())
+}
+
+fn delete(token: SingleThreaded, directories: &Directories, name: &str) -> Result<(), String> {
+    let worker = workers::delete(token, &directories.overlays, name).map_err(|e| e.to_string())?;
+    worker.wait().map(drop).map_err(|e| e.to_string())
+}
+
+/// A lower directory, and an upper one with its workshop, all of them [`SOMEBODY`]'s.
+fn prepare(overlays: &OwnedFd, name: &str) -> Result<OwnedFd, String> {
+    let text = |errno: rustix::io::Errno| format!("overlays/{name}: {errno}");
+    let open = |dir: BorrowedFd<'_>, name: &str| {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        rustix::fs::openat(dir, name, flags, Mode::empty()).map_err(text)
+    };
+    rustix::fs::mkdirat(overlays, name, Mode::RWXU).map_err(text)?;
+    let dir = open(overlays.as_fd(), name)?;
+    for below in ["lower", "upper", "upper/upper", "upper/work"] {
+        rustix::fs::mkdirat(&dir, below, Mode::RWXU).map_err(text)?;
+        let owner = (Some(Uid::from_raw(SOMEBODY)), Some(Gid::from_raw(SOMEBODY)));
+        rustix::fs::chownat(&dir, below, owner.0, owner.1, AtFlags::SYMLINK_NOFOLLOW).map_err(text)?;
+    }
+    Ok(dir)
+}
+
+fn write_through(
+    layers: BorrowedFd<'_>,
+    workshop: &str,
+    agent: u32,
+    maps: BorrowedFd<'_>,
+) -> Result<String, String> {
+    let text = |error: &dyn std::fmt::Display| error.to_string();
+    let copy = |name| {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let source = rustix::fs::openat(layers, name, flags, Mode::empty()).map_err(|e| text(&e))?;
+        let layer = Tree::copy_of_one(source.as_fd()).map_err(|e| text(&e))?;
+        layer.restrict(WRITABLE, Some(maps)).map_err(|e| text(&e))?;
+        Ok::<_, String>((name, layer))
+    };
+    // Copied here: a new mount namespace has other mounts.
+    let copies = [copy("lower")?, copy("upper")?];
+    mount::new_namespace().map_err(|e| text(&e))?;
+    mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).map_err(|e| text(&e))?;
+    let place = mount::place(workshop).map_err(|e| text(&e))?;
+    let own = Tree::tmpfs(SIZE, 0, 0o755, WRITABLE).map_err(|e| text(&e))?;
+    own.attach(place.as_fd()).map_err(|e| text(&e))?;
+    for (name, layer) in copies {
+        let at = format!("{workshop}/{name}");
+        std::fs::create_dir(&at).map_err(|e| text(&e))?;
+        let at = mount::place(&at).map_err(|e| text(&e))?;
+        layer.attach(at.as_fd()).map_err(|e| text(&e))?;
+    }
+    let [lower, upper, work] =
+        ["lower", "upper/upper", "upper/work"].map(|name| format!("{workshop}/{name}"));
+    let options = [
+        ("lowerdir", lower.as_str()),
+        ("upperdir", upper.as_str()),
+        ("workdir", work.as_str()),
+        ("userxattr", ""),
+    ];
+    let overlay = Tree::new("overlay", &options, WRITABLE).map_err(|e| text(&e))?;
+    write_as(agent, overlay.as_fd())?;
+    let stat = rustix::fs::statat(layers, "upper/upper/file", AtFlags::SYMLINK_NOFOLLOW);
+    match stat.map(|stat| stat.st_uid) {
+        Ok(SOMEBODY) => Ok("id-mapped layers, userxattr; what is written is the caller's".into()),
+        Ok(uid) => Err(format!("a file written through it belongs to uid {uid}")),
+        Err(errno) => Err(format!("a file written through it: {errno}")),
+    }
+}
+
+/// Makes a file as `agent` does, without root's rights over files.
+fn write_as(agent: u32, dir: BorrowedFd<'_>) -> Result<(), String> {
+    nix::unistd::setfsgid(nix::unistd::Gid::from_raw(agent));
+    nix::unistd::setfsuid(nix::unistd::Uid::from_raw(agent));
+    let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
+    let written = rustix::fs::openat(dir, "file", flags, Mode::RUSR | Mode::WUSR)
+        .and_then(|file| rustix::io::write(&file, b"x"));
+    nix::unistd::setfsuid(nix::unistd::Uid::from_raw(0));
+    nix::unistd::setfsgid(nix::unistd::Gid::from_raw(0));
+    match written {
+        Ok(1) => Ok(()),
+        other => Err(format!("writing as an agent: {other:?}")),
+    }
+}

@@ -1,0 +1,129 @@
+//! What the host offers to sessions: every facility is tried for real, in a short-lived child, and nothing of
+//! the trial is left. A version number is told and never judged by.
+
+mod apart;
+mod cgroups;
+mod confine;
+mod files;
+mod ids;
+mod network;
+
+use agentd_kernel::process::SingleThreaded;
+use agentd_policy::wire::{Check, Status};
+
+use crate::directories::Directories;
+use crate::host::Host;
+use crate::settings::Settings;
+
+/// Tries every facility. Runs in a child of the launcher, as root; takes some seconds at most, and at worst
+/// five for each facility.
+pub fn examine(host: &Host, directories: &Directories, settings: &Settings) -> Vec<Check> {
+    let token = match SingleThreaded::verify() {
+        Ok(token) => token,
+        Err(error) => {
+            return vec![lack("doctor", Status::Missing, error, "nothing could be tried", "ask again")];
+        }
+    };
+    let mut checks = vec![kernel()];
+    checks.extend(cgroups::checks(token, settings));
+    checks.extend(confine::namespaces(token));
+    checks.extend(files::checks(token, host, directories, settings));
+    checks.extend(network::checks(token));
+    checks.extend(confine::checks(token, host));
+    checks.push(ids::pool(settings));
+    checks
+}
+
+/// Says only which kernel it is.
+fn kernel() -> Check {
+    let name = rustix::system::uname();
+    let text = |part: &std::ffi::CStr| part.to_string_lossy().into_owned();
+    fine("kernel", format!("{} {} {}", text(name.sysname()), text(name.release()), text(name.machine())))
+}
+
+/// A facility that is there.
+fn fine(name: impl Into<String>, found: impl std::fmt::Display) -> Check {
+    let none = String::new;
+    Check { name: name.into(), status: Status::Ok, found: found.to_string(), cost: none(), mend: none() }
+}
+
+/// A facility that is not.
+fn lack(
+    name: impl Into<String>,
+    status: Status,
+    found: impl std::fmt::Display,
+    cost: &str,
+    mend: &str,
+) -> Check {
+    Check { name: name.into(), status, found: found.to_string(), cost: cost.into(), mend: mend.into() }
+}
+
+/// One or the other.
+fn verdict(
+    name: impl Into<String>,
+    tried: Result<String, String>,
+    without: Status,
+    cost: &str,
+    mend: &str,
+) -> Check {
+    match tried {
+        Ok(found) => fine(name, found),
+        Err(found) => lack(name, without, found, cost, mend),
+    }
+}
+
+/// A mount of this mount namespace, as far as it matters here.
+#[derive(Debug, PartialEq, Eq)]
+struct Mount {
+    point: String,
+    kind: String,
+    options: Vec<String>,
+}
+
+/// The mounts, in the order in which they were made.
+fn mounts() -> std::io::Result<Vec<Mount>> {
+    std::fs::read_to_string("/proc/self/mountinfo").map(|text| parse_mounts(&text))
+}
+
+fn parse_mounts(mountinfo: &str) -> Vec<Mount> {
+    let mount = |line: &str| {
+        let (left, right) = line.split_once(" - ")?;
+        let mut right = right.split(' ');
+        Some(Mount {
+            point: unescape(left.split(' ').nth(4)?),
+            kind: right.next()?.to_owned(),
+            options: right.nth(1)?.split(',').map(str::to_owned).collect(),
+        })
+    };
+    mountinfo.lines().filter_map(mount).collect()
+}
+
+/// Blanks, tabs, line ends and backslashes are octal numbers there.
+fn unescape(text: &str) -> String {
+    [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")]
+        .iter()
+        .fold(text.to_owned(), |text, (from, to)| text.replace(from, to))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mounts_are_read() {
+        let text = "31 23 0:27 / /sys/fs/cgroup/memory rw shared:9 - cgroup cgroup rw,memory\n\
+                    32 23 0:28 / /a\\040b rw - ext4 /dev/x rw\nnonsense\n";
+        let mounts = parse_mounts(text);
+        assert_eq!(mounts.len(), 2);
+        assert_eq!(mounts[0].options, ["rw", "memory"]);
+        assert_eq!((mounts[1].kind.as_str(), mounts[1].point.as_str()), ("ext4", "/a b"));
+    }
+
+    #[test]
+    fn what_is_there_needs_no_mend() {
+        let check = verdict("x", Ok("all".into()), Status::Missing, "much", "do");
+        assert_eq!((check.status, check.cost.as_str(), check.mend.as_str()), (Status::Ok, "", ""));
+        let check = verdict("x", Err("EPERM".into()), Status::Reduced, "much", "do");
+        assert_eq!((check.status, check.mend.as_str()), (Status::Reduced, "do"));
+    }
+}

@@ -1,0 +1,239 @@
+//! The commands of a session: its first, and those that come later. All are forked by init, and so are confined as
+//! it is.
+//!
+//! Between its fork and its program a command is a process of the agent's uid, which the agent can stop: init never
+//! waits for one.
+
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd as _, BorrowedFd};
+
+use agentd_kernel::process::SingleThreaded;
+use agentd_policy::event::ExitStatus;
+use agentd_policy::plan::Plan;
+use agentd_policy::wire::{Command, CommandNumber, MAX_COMMANDS};
+use nix::sys::signal::Signal;
+use rustix::fs::{Mode, OFlags};
+use rustix::process::{Pid, PidfdFlags, WaitOptions};
+
+use crate::build::stdio::{self, Outside, Streams};
+use crate::command::{NotRun, Starting};
+
+/// How often the processes of a command are looked for, which may be forking meanwhile.
+const ROUNDS: usize = 8;
+
+/// The most processes that are reaped in one turn: they can end as fast as that.
+const REAPED: usize = 256;
+
+/// What became of a further command.
+pub enum News {
+    /// It runs; the outer ends of its streams.
+    Runs(CommandNumber, Outside),
+    /// It could not be run.
+    NotRun(CommandNumber, NotRun),
+    /// One has ended, or the first.
+    Ended(CommandNumber, ExitStatus),
+}
+
+/// Those that run, and those that will.
+pub struct Commands<'a> {
+    token: SingleThreaded,
+    plan: &'a Plan,
+    main: Pid,
+    further: BTreeMap<CommandNumber, Pid>,
+    starting: BTreeMap<CommandNumber, (Starting, Outside)>,
+}
+
+impl<'a> Commands<'a> {
+    /// The first one runs.
+    pub fn new(token: SingleThreaded, plan: &'a Plan, main: Pid) -> Self {
+        Self { token, plan, main, further: BTreeMap::new(), starting: BTreeMap::new() }
+    }
+
+    /// Starts one more. What becomes of it is told by [`Commands::started`]. The inner ends of its streams are its own
+    /// alone.
+    pub fn run(&mut self, number: CommandNumber, command: &Command) -> Result<(), NotRun> {
+        let known = self.further.contains_key(&number) || self.starting.contains_key(&number);
+        if number == 0 || known || self.further.len() + self.starting.len() >= MAX_COMMANDS {
+            return Err(NotRun::new("bounds", rustix::io::Errno::AGAIN.raw_os_error()));
+        }
+        let streams = match command.terminal {
+            Some(window) => {
+                let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
+                rustix::fs::open("/dev/ptmx", flags, Mode::empty())
+                    .and_then(|master| stdio::of_terminal(master, window))
+            }
+            None => stdio::of_pipes(None),
+        };
+        let Streams { inside, outside } =
+            streams.map_err(|errno| NotRun::new("terminal", errno.raw_os_error()))?;
+        let starting = Starting::fork(self.token, &merged(self.plan, command), &inside)?;
+        self.starting.insert(number, (starting, outside));
+        Ok(())
+    }
+
+    /// Those that are on their way, each with what becomes readable once it is known whether it runs.
+    pub fn starting(&self) -> impl Iterator<Item = (CommandNumber, BorrowedFd<'_>)> {
+        self.starting.iter().map(|(number, (starting, _))| (*number, starting.as_fd()))
+    }
+
+    /// One whose descriptor is readable.
+    pub fn started(&mut self, number: CommandNumber) -> Option<News> {
+        let (starting, outside) = self.starting.remove(&number)?;
+        Some(match starting.outcome() {
+            Ok(pid) => {
+                self.further.insert(number, pid);
+                News::Runs(number, outside)
+            }
+            Err(not_run) => News::NotRun(number, not_run),
+        })
+    }
+
+    /// Sends a signal to a command's process group. One that has just ended cannot be signalled; its end is told
+    /// elsewhere.
+    pub fn signal(&self, command: CommandNumber, signal: i32) {
+        if let (Some(pid), Ok(signal)) = (self.pid(command), Signal::try_from(signal)) {
+            let group = nix::unistd::Pid::from_raw(pid.as_raw_nonzero().get());
+            let _ = nix::sys::signal::killpg(group, signal);
+        }
+    }
+
+    /// Kills a further command: its process group, and every process of its session.
+    pub fn end(&self, command: CommandNumber) {
+        let Some(pid) = self.pid(command).filter(|_| command != 0) else { return };
+        self.signal(command, Signal::SIGKILL as i32);
+        // It may not lead a group yet; a child that was not reaped keeps its number.
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+        for _ in 0..ROUNDS {
+            if !kill_session(pid) {
+                break;
+            }
+        }
+    }
+
+    fn pid(&self, command: CommandNumber) -> Option<Pid> {
+        if command == 0 {
+            return Some(self.main);
+        }
+        let starting = self.starting.get(&command).map(|(starting, _)| starting.pid);
+        starting.or_else(|| self.further.get(&command).copied())
+    }
+
+    /// Reaps what has ended; what is to be told of it, and whether there may be more.
+    pub fn reap(&mut self) -> (Vec<News>, bool) {
+        let mut news = Vec::new();
+        for _ in 0..REAPED {
+            let Ok(Some((pid, status))) = rustix::process::wait(WaitOptions::NOHANG) else {
+                return (news, false);
+            };
+            // It is known only by what it left whether one that was on its way ever ran.
+            let on_its_way = self.starting.iter().find(|(_, (starting, _))| starting.pid == pid);
+            if let Some(number) = on_its_way.map(|(number, _)| *number) {
+                news.extend(self.started(number));
+            }
+            let further = self.further.iter().find(|(_, known)| **known == pid).map(|(number, _)| *number);
+            let Some(number) = further.or((pid == self.main).then_some(0)) else { continue };
+            self.further.remove(&number);
+            let status = match (status.exit_status(), status.terminating_signal()) {
+                (Some(code), _) => ExitStatus::Code(code),
+                (None, signal) => ExitStatus::Signal(signal.unwrap_or(9)),
+            };
+            news.push(News::Ended(number, status));
+        }
+        (news, true)
+    }
+}
+
+/// The plan with what the command says in the place of the first one's.
+fn merged(plan: &Plan, command: &Command) -> Plan {
+    let own = |key: &Vec<u8>| command.env.iter().any(|(name, _)| name == key);
+    let rest = plan.env.iter().filter(|(key, _)| !own(key));
+    Plan {
+        command: command.argv.clone(),
+        env: command.env.iter().chain(rest).cloned().collect(),
+        cwd: command.cwd.clone().unwrap_or_else(|| plan.cwd.clone()),
+        terminal: command.terminal,
+        ..plan.clone()
+    }
+}
+
+/// Kills the processes whose session is `leader`'s; whether there were any.
+fn kill_session(leader: Pid) -> bool {
+    let Ok(entries) = std::fs::read_dir("/proc") else { return false };
+    let numbers = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    let mut found = false;
+    for pid in numbers.filter(|pid| *pid > 1).filter_map(Pid::from_raw) {
+        // Held before it is asked: whoever gets the number later is not meant.
+        let Ok(held) = rustix::process::pidfd_open(pid, PidfdFlags::empty()) else { continue };
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero()));
+        if stat.ok().and_then(|stat| session(&stat)) == Some(leader.as_raw_nonzero().get()) {
+            found |= rustix::process::pidfd_send_signal(&held, rustix::process::Signal::KILL).is_ok();
+        }
+    }
+    found
+}
+
+/// The session that a line of `/proc/PID/stat` names, of a process that has not ended.
+fn session(stat: &str) -> Option<i32> {
+    // The name may hold anything; behind it come state, parent, group and session.
+    let (_, fields) = stat.rsplit_once(')')?;
+    let mut fields = fields.split_ascii_whitespace();
+    let state = fields.next()?;
+    (!matches!(state, "Z" | "X")).then_some(())?;
+    fields.nth(2)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use agentd_policy::names::AbsPath;
+
+    fn plan() -> Plan {
+        let json = |text: &str| AbsPath::parse(text).unwrap();
+        Plan {
+            session: agentd_policy::names::SessionId::parse("0123456789ab").unwrap(),
+            user: agentd_policy::names::UserName::parse("alice").unwrap(),
+            home: json("/home/alice"),
+            shell: json("/bin/sh"),
+            command: vec![b"first".to_vec()],
+            env: vec![(b"PATH".to_vec(), b"/bin".to_vec()), (b"A".to_vec(), b"1".to_vec())],
+            cwd: json("/tmp"),
+            terminal: None,
+            workspaces: vec![],
+            inputs: vec![],
+            scratch: vec![],
+            home_size: 0,
+            limits: agentd_policy::plan::Limits {
+                memory: 0,
+                pids: 0,
+                cpus: 1.0,
+                disk: 0,
+                timeout_ms: 0,
+                idle_ms: 0,
+                open_files: 0,
+            },
+            landlock_abi: 1,
+            remove: false,
+        }
+    }
+
+    #[test]
+    fn what_a_command_does_not_say_is_as_for_the_first() {
+        let command = Command {
+            argv: vec![b"second".to_vec()],
+            env: vec![(b"A".to_vec(), b"2".to_vec())],
+            cwd: None,
+            terminal: None,
+        };
+        let merged = merged(&plan(), &command);
+        assert_eq!(merged.command, command.argv);
+        assert_eq!(merged.env, [(b"A".to_vec(), b"2".to_vec()), (b"PATH".to_vec(), b"/bin".to_vec())]);
+        assert_eq!(merged.cwd.as_str(), "/tmp");
+    }
+
+    #[test]
+    fn the_session_is_read_past_any_name() {
+        assert_eq!(session("12 (a) b (c)) S 1 12 7 0 -1"), Some(7));
+        assert_eq!(session("12 (sh) Z 1 12 7 0 -1"), None);
+        assert_eq!(session("nonsense"), None);
+    }
+}

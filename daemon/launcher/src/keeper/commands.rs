@@ -1,0 +1,267 @@
+//! The further commands of a session, from the keeper's place: init runs them, the relay carries them, the service
+//! asks for them.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::os::fd::OwnedFd;
+
+use agentd_policy::event::{End, ExitStatus};
+use agentd_policy::wire::{Command, CommandNumber, FromKeeper, FromRelay, MAX_COMMANDS, ToRelay, decode};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+
+use super::{Keeper, MESSAGES};
+use crate::command::NotRun;
+use crate::init::ToInit;
+
+/// How many ends of commands are told again to a new service, once all of their output was delivered.
+const MAX_PAST: usize = MAX_COMMANDS;
+/// The longest message of the relay's.
+const MAX_MESSAGE: usize = 64;
+
+/// One that was asked for and is not forgotten.
+#[derive(Debug, Default)]
+struct Known {
+    /// Init has started it.
+    started: bool,
+    /// The relay has its streams.
+    carried: bool,
+    /// Nobody takes its output.
+    unwanted: bool,
+    exited: Option<ExitStatus>,
+}
+
+/// All of them.
+#[derive(Debug, Default)]
+pub struct Commands {
+    known: BTreeMap<CommandNumber, Known>,
+    past: VecDeque<(CommandNumber, ExitStatus)>,
+}
+
+impl Commands {
+    /// Those that run.
+    pub fn running(&self) -> Vec<CommandNumber> {
+        let running = self.known.iter().filter(|(_, known)| known.started && known.exited.is_none());
+        running.map(|(number, _)| *number).collect()
+    }
+
+    /// Those that have ended, as far as it is remembered.
+    pub fn ended(&self) -> Vec<(CommandNumber, ExitStatus)> {
+        let known = self.known.iter().filter_map(|(number, known)| Some((*number, known.exited?)));
+        self.past.iter().copied().chain(known).collect()
+    }
+
+    /// Takes a number, unless it is taken or there are too many.
+    fn admit(&mut self, number: CommandNumber) -> Result<(), Errno> {
+        let past = self.past.iter().any(|(past, _)| *past == number);
+        if number == 0 || past || self.known.contains_key(&number) {
+            return Err(Errno::EXIST);
+        }
+        if self.known.len() >= MAX_COMMANDS {
+            return Err(Errno::AGAIN);
+        }
+        self.known.insert(number, Known::default());
+        Ok(())
+    }
+
+    /// Forgets one that has ended and whose output was delivered.
+    fn forget_if_done(&mut self, number: CommandNumber) {
+        let done = self.known.get(&number).filter(|known| !known.carried).and_then(|known| known.exited);
+        if let Some(status) = done {
+            self.known.remove(&number);
+            self.past.truncate(MAX_PAST - 1);
+            self.past.push_front((number, status));
+        }
+    }
+}
+
+impl Keeper {
+    /// The service wants one more.
+    pub(super) fn run_command(&mut self, number: CommandNumber, command: Box<Command>) {
+        let not_run = if self.end.is_some() || self.init.is_none() || self.relay.is_none() {
+            Some(NotRun::new("ending", Errno::CANCELED.raw_os_error()))
+        } else {
+            self.commands.admit(number).err().map(|errno| NotRun::new("bounds", errno.raw_os_error()))
+        };
+        match not_run {
+            Some(not_run) => self.tell_not_run(number, not_run),
+            None => self.ask_init(&ToInit::Run { number, command }),
+        }
+    }
+
+    fn tell_not_run(&mut self, command: CommandNumber, not_run: NotRun) {
+        let NotRun { step, errno } = not_run;
+        self.say(&FromKeeper::NotRun { command, step, errno }, vec![]);
+    }
+
+    /// Nobody takes the output of one any more.
+    pub(super) fn end_command(&mut self, command: CommandNumber) {
+        let Some(known) = self.commands.known.get_mut(&command) else { return };
+        known.unwanted = true;
+        let (carried, runs) = (known.carried, known.exited.is_none());
+        if runs {
+            self.ask_init(&ToInit::End { command });
+        }
+        if carried {
+            self.ask_relay(&ToRelay::Close { command }, vec![]);
+        }
+    }
+
+    /// Passes a signal on to a command that may run.
+    pub(super) fn signal_command(&mut self, command: CommandNumber, signal: i32) {
+        if command == 0 || self.commands.known.contains_key(&command) {
+            self.ask_init(&ToInit::Signal { command, signal });
+        }
+    }
+
+    /// The service lost a stream.
+    pub(super) fn connect_command(&mut self, command: CommandNumber) -> Result<(), String> {
+        let known = self.commands.known.get(&command).is_some_and(|known| known.carried && !known.unwanted);
+        if self.relay.is_none() || (command != 0 && !known) {
+            return Ok(());
+        }
+        let (ours, theirs) = stream()?;
+        self.ask_relay(&ToRelay::Connect { command }, vec![theirs]);
+        self.say(&FromKeeper::Stream { command }, vec![ours]);
+        Ok(())
+    }
+
+    /// Init has started one, and hands its streams up: unread to the relay.
+    pub(super) fn command_started(
+        &mut self,
+        command: CommandNumber,
+        terminal: bool,
+        streams: Vec<OwnedFd>,
+    ) -> Result<(), String> {
+        let count = if terminal { 1 } else { 3 };
+        let known = self.commands.known.get_mut(&command).filter(|known| !known.started);
+        let Some(known) = known.filter(|_| streams.len() == count) else {
+            self.finish(End::Failed { what: "init: a command that nobody asked for".into() });
+            return Ok(());
+        };
+        known.started = true;
+        if known.unwanted {
+            return Ok(());
+        }
+        known.carried = true;
+        let (ours, theirs) = stream()?;
+        let descriptors = std::iter::once(theirs).chain(streams).collect();
+        self.ask_relay(&ToRelay::Carry { command, terminal }, descriptors);
+        self.say(&FromKeeper::Running { command }, vec![ours]);
+        Ok(())
+    }
+
+    /// Init could not start one.
+    pub(super) fn command_not_run(&mut self, command: CommandNumber, not_run: NotRun) {
+        if self.commands.known.get(&command).is_some_and(|known| !known.started) {
+            self.commands.known.remove(&command);
+            self.tell_not_run(command, not_run);
+        }
+    }
+
+    /// One has ended.
+    pub(super) fn command_exited(&mut self, command: CommandNumber, status: ExitStatus) {
+        let known = self.commands.known.get_mut(&command);
+        if let Some(known) = known.filter(|known| known.started && known.exited.is_none()) {
+            known.exited = Some(status);
+            self.commands.forget_if_done(command);
+            self.say(&FromKeeper::Exited { command, status }, vec![]);
+        }
+    }
+
+    /// With the session all have ended.
+    pub(super) fn commands_are_over(&mut self) {
+        let numbers: Vec<CommandNumber> = self.commands.known.keys().copied().collect();
+        for number in numbers {
+            let cancelled = Errno::CANCELED.raw_os_error();
+            self.command_not_run(number, NotRun::new("ending", cancelled));
+            self.command_exited(number, ExitStatus::Signal(9));
+        }
+        self.ask_relay(&ToRelay::Over, vec![]);
+    }
+
+    /// A session that is ending is asked for nothing: init reads its socket otherwise.
+    fn ask_init(&mut self, message: &ToInit) {
+        if self.end.is_none()
+            && let Err(error) = self.to_init.send(message, vec![])
+        {
+            self.finish(End::Failed { what: format!("init: {error}") });
+        }
+    }
+
+    fn ask_relay(&mut self, message: &ToRelay, descriptors: Vec<OwnedFd>) {
+        let Some(control) = self.control.as_mut().filter(|_| self.relay.is_some()) else { return };
+        // Of a relay that is gone its end tells.
+        if let Err(error) = control.send(message, descriptors) {
+            self.finish(End::Failed { what: format!("the relay: {error}") });
+        }
+    }
+
+    /// The relay says something.
+    pub(super) fn relay_says(&mut self) -> Result<(), String> {
+        for _ in 0..MESSAGES {
+            let Some(control) = &self.control else { return Ok(()) };
+            let packet = match control.socket.receive(MAX_MESSAGE, 0) {
+                Ok(Some(packet)) => packet,
+                Err(agentd_kernel::packets::PacketError::WouldBlock) => return Ok(()),
+                Ok(None) | Err(_) => {
+                    control.ignore(std::os::fd::AsFd::as_fd(&self.epoll));
+                    return Ok(());
+                }
+            };
+            match decode(&packet.bytes) {
+                Ok(FromRelay::Active) => self.limits.active(),
+                Ok(FromRelay::Closed { command }) => {
+                    if let Some(known) = self.commands.known.get_mut(&command) {
+                        known.carried = false;
+                    }
+                    self.commands.forget_if_done(command);
+                }
+                Err(error) => {
+                    self.finish(End::Failed { what: format!("the relay: {error}") });
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The service's and the relay's end of a stream.
+fn stream() -> Result<(OwnedFd, OwnedFd), String> {
+    socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
+        .map_err(|e| format!("socketpair: {e}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_used_once_and_commands_are_bounded() {
+        let mut commands = Commands::default();
+        assert_eq!(commands.admit(0), Err(Errno::EXIST));
+        for number in 1..=16 {
+            commands.admit(number).unwrap();
+            let known = commands.known.get_mut(&number).unwrap();
+            (known.started, known.carried) = (true, true);
+        }
+        assert_eq!(commands.admit(16), Err(Errno::EXIST));
+        assert_eq!(commands.admit(17), Err(Errno::AGAIN));
+        assert_eq!(commands.running().len(), 16);
+        // One that has ended keeps its place until its output is delivered.
+        commands.known.get_mut(&3).unwrap().exited = Some(ExitStatus::Code(1));
+        commands.forget_if_done(3);
+        assert_eq!(commands.admit(17), Err(Errno::AGAIN));
+        commands.known.get_mut(&3).unwrap().carried = false;
+        commands.forget_if_done(3);
+        assert_eq!(commands.admit(3), Err(Errno::EXIST));
+        assert_eq!(commands.admit(17), Ok(()));
+        assert_eq!(commands.ended(), [(3, ExitStatus::Code(1))]);
+        for number in 100..200 {
+            let known = Known { exited: Some(ExitStatus::Code(0)), ..Known::default() };
+            commands.known.insert(number, known);
+            commands.forget_if_done(number);
+        }
+        assert_eq!(commands.past.len(), MAX_PAST);
+    }
+}

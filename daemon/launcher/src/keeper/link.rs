@@ -1,0 +1,137 @@
+//! The service, which comes and goes: the connection that the session was built with, and those that are made by
+//! the keeper's name.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Instant;
+
+use agentd_kernel::packets::{PacketError, Packets};
+use agentd_policy::event::End;
+use agentd_policy::wire::{FromKeeper, MAX_KEEPER_PACKET, ToKeeper, decode};
+use rustix::io::Errno;
+use rustix::net::{SocketFlags, accept_with};
+
+use super::outbox::Outbox;
+use super::{Keeper, MESSAGES, SERVICE};
+
+/// A service that is connected.
+#[derive(Debug)]
+pub struct Link {
+    /// To it.
+    pub outbox: Outbox,
+    /// Since when.
+    pub since: Instant,
+}
+
+impl Link {
+    /// By this socket.
+    pub fn new(socket: Packets, epoll: BorrowedFd<'_>) -> Result<Self, String> {
+        Ok(Self { outbox: Outbox::new(socket, epoll, SERVICE)?, since: Instant::now() })
+    }
+}
+
+impl Keeper {
+    /// Takes those who have connected by the keeper's name.
+    pub(super) fn accept(&mut self) -> Result<(), String> {
+        loop {
+            match accept_with(&self.listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
+                Ok(socket) => self.welcome(socket)?,
+                Err(Errno::AGAIN) => return Ok(()),
+                Err(Errno::INTR | Errno::CONNABORTED) => {}
+                Err(errno) => return Err(format!("accept: {errno}")),
+            }
+        }
+    }
+
+    /// Who is neither the service nor root is sent away; who is takes the place of the one before.
+    fn welcome(&mut self, socket: OwnedFd) -> Result<(), String> {
+        match rustix::net::sockopt::socket_peercred(&socket) {
+            Ok(peer) if [0, self.service_uid].contains(&peer.uid.as_raw()) => {}
+            _ => return Ok(()),
+        }
+        self.service = Some(Link::new(Packets::from_fd(socket), self.epoll.as_fd())?);
+        self.spool.start_over();
+        let hello = FromKeeper::Hello {
+            session: self.session.clone(),
+            uid: self.owner,
+            acknowledged: self.spool.acknowledged(),
+            started: self.early.is_none(),
+            commands: self.commands.running(),
+        };
+        self.say(&hello, vec![]);
+        for (command, status) in self.commands.ended() {
+            self.say(&FromKeeper::Exited { command, status }, vec![]);
+        }
+        Ok(())
+    }
+
+    /// Tells the service, if there is one. One that does not read is lost, as one that is gone.
+    pub(super) fn say(&mut self, message: &FromKeeper, descriptors: Vec<OwnedFd>) {
+        if let Some(link) = &mut self.service
+            && let Err(error) = link.outbox.send(message, descriptors)
+        {
+            tracing::warn!(%error, "the service is gone");
+            self.service = None;
+        }
+    }
+
+    /// What the service wants.
+    pub(super) fn service_says(&mut self) -> Result<(), String> {
+        for _ in 0..MESSAGES {
+            let Some(link) = &self.service else { return Ok(()) };
+            let packet = match link.outbox.socket.receive(MAX_KEEPER_PACKET, 0) {
+                Ok(Some(packet)) => packet,
+                Err(PacketError::WouldBlock) => return Ok(()),
+                // The session goes on: another will come.
+                Ok(None) | Err(_) => {
+                    self.service = None;
+                    return Ok(());
+                }
+            };
+            match decode(&packet.bytes) {
+                Ok(ToKeeper::Ack(number)) => self.spool.acknowledge(number),
+                Ok(ToKeeper::Kill) => self.finish(End::Killed),
+                Ok(ToKeeper::Signal { command, signal }) => self.signal_command(command, signal),
+                Ok(ToKeeper::Run { number, command }) => self.run_command(number, command),
+                Ok(ToKeeper::Connect { command }) => self.connect_command(command)?,
+                Ok(ToKeeper::End { command }) => self.end_command(command),
+                Err(error) => {
+                    tracing::error!(%error, "message from the service");
+                    self.service = None;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends what waits, everywhere; asks to be told of room where there is none.
+    pub(super) fn flush(&mut self) -> Result<(), String> {
+        let epoll = self.epoll.as_fd();
+        if let Some(link) = &mut self.service {
+            let outbox = &mut link.outbox;
+            // Messages first: Hello comes before the events.
+            let more = match outbox.flush() {
+                Ok(true) => Ok(true),
+                Ok(false) => self.spool.send(&outbox.socket),
+                Err(error) => Err(error),
+            };
+            match more {
+                Ok(more) => outbox.ask_for_room(epoll, more)?,
+                Err(error) => {
+                    tracing::warn!(%error, "the service is gone");
+                    self.service = None;
+                }
+            }
+        }
+        let init = self.init.as_ref().map(|_| &mut self.to_init);
+        let relay = self.control.as_mut().filter(|_| self.relay.is_some());
+        for outbox in init.into_iter().chain(relay) {
+            // Of one that is gone its end tells.
+            let more = outbox.flush().unwrap_or(false);
+            outbox.ask_for_room(epoll, more).or_else(|error| match outbox.flush() {
+                Ok(_) => Err(error),
+                Err(_) => Ok(()),
+            })?;
+        }
+        Ok(())
+    }
+}

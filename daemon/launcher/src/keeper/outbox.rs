@@ -1,0 +1,110 @@
+//! Messages of the keeper that wait for room in a socket: bounded, with their descriptors.
+
+use std::collections::VecDeque;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use agentd_kernel::packets::{PacketError, Packets};
+use agentd_policy::wire::encode;
+use rustix::event::epoll::{self, EventData, EventFlags};
+use serde::Serialize;
+
+/// The most messages that wait for somebody who does not read.
+const MAX_WAITING: usize = 128;
+
+/// A non-blocking socket and what waits to be sent by it.
+#[derive(Debug)]
+pub struct Outbox {
+    /// The socket.
+    pub socket: Packets,
+    waiting: VecDeque<(Vec<u8>, Vec<OwnedFd>)>,
+    /// Who an event of it is from.
+    token: u64,
+    /// Whether the epoll instance was asked to tell of room.
+    asked: bool,
+}
+
+impl Outbox {
+    /// Makes the socket non-blocking and has the epoll instance tell of what comes by it.
+    pub fn new(socket: Packets, epoll: BorrowedFd<'_>, token: u64) -> Result<Self, String> {
+        socket.set_nonblocking(true).map_err(|e| e.to_string())?;
+        epoll::add(epoll, &socket, EventData::new_u64(token), EventFlags::IN)
+            .map_err(|e| format!("epoll: {e}"))?;
+        Ok(Self { socket, waiting: VecDeque::new(), token, asked: false })
+    }
+
+    /// Sends a message, now or when there is room.
+    ///
+    /// # Errors
+    /// If the peer is gone, or has not read for too long.
+    pub fn send<T: Serialize>(&mut self, message: &T, descriptors: Vec<OwnedFd>) -> Result<(), String> {
+        if self.waiting.len() >= MAX_WAITING {
+            return Err("it does not read".into());
+        }
+        let packet = encode(message).map_err(|e| e.to_string())?;
+        self.waiting.push_back((packet, descriptors));
+        self.flush().map(drop)
+    }
+
+    /// Sends what waits, as far as there is room; whether anything is left.
+    ///
+    /// # Errors
+    /// If the peer is gone.
+    pub fn flush(&mut self) -> Result<bool, String> {
+        while let Some((packet, descriptors)) = self.waiting.front() {
+            let borrowed: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
+            match self.socket.send(packet, &borrowed) {
+                Ok(()) => drop(self.waiting.pop_front()),
+                Err(PacketError::WouldBlock) => return Ok(true),
+                Err(error) => return Err(error.to_string()),
+            }
+        }
+        Ok(false)
+    }
+
+    /// Asks to be told of room, or not any more.
+    pub fn ask_for_room(&mut self, epoll: BorrowedFd<'_>, ask: bool) -> Result<(), String> {
+        if self.asked != ask {
+            let flags = if ask { EventFlags::IN | EventFlags::OUT } else { EventFlags::IN };
+            epoll::modify(epoll, &self.socket, EventData::new_u64(self.token), flags)
+                .map_err(|e| format!("epoll: {e}"))?;
+            self.asked = ask;
+        }
+        Ok(())
+    }
+
+    /// Nothing more is expected by it.
+    pub fn ignore(&self, epoll: BorrowedFd<'_>) {
+        // It may have been ignored before.
+        let _ = epoll::delete(epoll, &self.socket);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::event::epoll::CreateFlags;
+
+    #[test]
+    fn messages_wait_in_order_and_not_without_end() {
+        let epoll = epoll::create(CreateFlags::CLOEXEC).unwrap();
+        let (ours, theirs) = Packets::pair().unwrap();
+        let mut outbox = Outbox::new(ours, epoll.as_fd(), 1).unwrap();
+        let (reader, _writer) = std::io::pipe().unwrap();
+        let big = vec![7_u8; 30_000];
+        let mut sent = 0_u32;
+        while outbox.send(&(sent, &big), vec![reader.try_clone().unwrap().into()]).is_ok() {
+            sent += 1;
+        }
+        assert!(outbox.flush().unwrap() && outbox.waiting.len() == MAX_WAITING);
+        outbox.ask_for_room(epoll.as_fd(), true).unwrap();
+        for number in 0..sent {
+            let packet = theirs.receive(1 << 16, 1).unwrap().unwrap();
+            let message: (u32, Vec<u8>) = agentd_policy::wire::decode(&packet.bytes).unwrap();
+            assert_eq!((message.0, packet.descriptors.len()), (number, 1));
+            outbox.flush().unwrap();
+        }
+        assert!(!outbox.flush().unwrap());
+        drop(theirs);
+        assert!(outbox.send(&1_u8, vec![]).is_err());
+    }
+}

@@ -1,0 +1,60 @@
+//! What a builder gives up when it becomes a keeper.
+
+use std::os::fd::{AsFd, BorrowedFd};
+
+use agentd_kernel::{creds, mount, process, rlimits, seccomp};
+
+use super::Keeper;
+
+/// Descriptors besides one for each process of the session.
+const OWN_FILES: u64 = 256;
+
+impl Keeper {
+    /// Gives up every right: an empty root, the leased uid, no capability, no descriptor that the builder had
+    /// besides those of the keeper and `also`, a filter.
+    pub fn give_up(
+        &self,
+        empty_root: BorrowedFd<'_>,
+        also: &[BorrowedFd<'_>],
+        filter: &seccomp::Filter,
+    ) -> Result<(), String> {
+        let text = |e: &dyn std::fmt::Display| e.to_string();
+        creds::not_dumpable().map_err(|e| text(&e))?;
+        rlimits::Limits { open_files: self.limits.planned.pids + OWN_FILES }
+            .apply()
+            .map(drop)
+            .map_err(|e| text(&e))?;
+        mount::enter_namespace(empty_root).map_err(|e| text(&e))?;
+        self.close_all_but(also).map_err(|e| text(&e))?;
+        let id = self.lease.keeper.get();
+        creds::become_ids(id, id).map_err(|e| text(&e))?;
+        creds::drop_all_capabilities().map_err(|e| text(&e))?;
+        creds::no_new_privs().map_err(|e| text(&e))?;
+        creds::not_dumpable().map_err(|e| text(&e))?;
+        seccomp::install(filter).map_err(|e| text(&e)).map(drop)
+    }
+
+    fn close_all_but(&self, also: &[BorrowedFd<'_>]) -> std::io::Result<()> {
+        let mut keep = also.to_vec();
+        keep.extend([
+            self.lock.as_fd(),
+            self.proc.as_fd(),
+            self.to_init.socket.as_fd(),
+            self.listener.as_fd(),
+            self.execs.as_fd(),
+            self.epoll.as_fd(),
+        ]);
+        keep.extend(self.control.as_ref().map(|c| c.socket.as_fd()));
+        keep.extend(self.mounts.as_ref().map(AsFd::as_fd));
+        if let Some((meter, over)) = &self.limits.disk {
+            keep.extend([meter.pidfd.as_fd(), over.as_fd()]);
+        }
+        keep.extend(self.watch.descriptors());
+        keep.extend(self.denials.descriptors());
+        keep.extend(self.processes.descriptors());
+        keep.extend(self.service.as_ref().map(|s| s.outbox.socket.as_fd()));
+        keep.extend(self.init.as_ref().map(|c| c.pidfd.as_fd()));
+        keep.extend(self.relay.as_ref().map(|c| c.pidfd.as_fd()));
+        process::close_all_but(&keep)
+    }
+}

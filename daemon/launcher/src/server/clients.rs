@@ -1,0 +1,100 @@
+//! Clients: accepted and attested here, then the service's.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use agentd_kernel::packets::Packets;
+use agentd_kernel::peer;
+use agentd_policy::wire::{CallerNumber, FromLauncher};
+use rustix::event::epoll::{self, EventData, EventFlags};
+use rustix::net::SocketFlags;
+
+use super::{Server, Source};
+use crate::callers::each;
+use crate::offers::Heard;
+
+impl Server {
+    /// Accepts one client, attests it, and hands it to the service under a number.
+    pub(super) fn accept_client(&mut self) {
+        let Some((socket, peer)) = self.accept(|server| server.clients.as_fd()) else { return };
+        if !self.callers.has_room(peer.uid, each(&self.context.settings.config.bounds)) {
+            tracing::warn!(uid = peer.uid, "too many connections");
+            return;
+        }
+        let Ok(own) = socket.try_clone() else { return };
+        let number = self.callers.add(peer, own);
+        // A second handle is kept for its hang-up alone: the data is the service's.
+        let own = self.callers.socket(number);
+        let watched = own.map(|own| self.watch(own.as_fd(), Source::Caller, number.0, EventFlags::RDHUP));
+        if let Some(Err(error)) = watched {
+            tracing::error!(%error, "client");
+            self.callers.remove(number);
+            return;
+        }
+        self.tell((FromLauncher::Caller { number, peer }, vec![socket]));
+    }
+
+    pub(super) fn forget(&mut self, number: CallerNumber) {
+        if let Some(caller) = self.callers.remove(number) {
+            self.unwatch(caller.socket.as_fd());
+        }
+    }
+
+    /// Takes a descriptor from epoll before it is closed: another process may have the same open file, and epoll
+    /// would report on it for as long.
+    pub(super) fn unwatch(&self, fd: BorrowedFd<'_>) {
+        match epoll::delete(&self.epoll, fd) {
+            Ok(()) | Err(rustix::io::Errno::NOENT) => {}
+            Err(errno) => tracing::error!(%errno, "epoll"),
+        }
+    }
+
+    pub(super) fn accept_offer(&mut self) {
+        let Some((socket, peer)) = self.accept(|server| server.offer_clients.as_fd()) else { return };
+        if !self.offers.has_room(peer.uid, each(&self.context.settings.config.bounds)) {
+            tracing::warn!(uid = peer.uid, "too many offers");
+            return;
+        }
+        let number = self.offers.add(peer, Packets::from_fd(socket));
+        let flags = EventFlags::IN | EventFlags::RDHUP;
+        let watched = self.offers.socket(number).map(|s| self.watch(s.as_fd(), Source::Offer, number, flags));
+        if let Some(Err(error)) = watched {
+            tracing::error!(%error, "offer");
+        }
+    }
+
+    /// An offer that is held stays in its socket, which is watched for its end alone from then on.
+    pub(super) fn offer_says(&mut self, number: u64) {
+        if self.offers.ready(number) != Heard::Offer {
+            return;
+        }
+        let data = EventData::new_u64((Source::Offer as u64) << 56 | number);
+        let socket = self.offers.socket(number);
+        if let Some(Err(errno)) = socket.map(|s| epoll::modify(&self.epoll, s, data, EventFlags::RDHUP)) {
+            tracing::error!(%errno, "offer");
+        }
+    }
+
+    pub(super) fn accept(
+        &self,
+        listener: impl Fn(&Self) -> BorrowedFd<'_>,
+    ) -> Option<(OwnedFd, agentd_policy::wire::Peer)> {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let socket = match rustix::net::accept_with(listener(self), flags) {
+            Ok(socket) => socket,
+            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR | rustix::io::Errno::CONNABORTED) => {
+                return None;
+            }
+            Err(errno) => {
+                tracing::error!(%errno, "accept");
+                return None;
+            }
+        };
+        match peer::attest(socket.as_fd(), self.context.settings.admin_gid) {
+            Ok(peer) => Some((socket, peer)),
+            Err(error) => {
+                tracing::error!(%error, "peer credentials");
+                None
+            }
+        }
+    }
+}

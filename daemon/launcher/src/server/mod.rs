@@ -1,0 +1,250 @@
+//! The launcher's loop: one thread that polls non-blocking sockets and never waits for anyone.
+
+mod clients;
+mod ending;
+mod service;
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use agentd_kernel::cgroup::Hierarchies;
+use agentd_policy::wire::CallerNumber;
+use nix::sys::signalfd::SignalFd;
+use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
+use rustix::net::SocketType;
+
+use crate::callers::Callers;
+use crate::context::Context;
+use crate::directories::listen;
+use crate::examine::Examiner;
+use crate::link::Link;
+use crate::offers::Offers;
+use crate::service::Service;
+use crate::sessions::Sessions;
+
+/// What an event is about: the kind in the upper half, a number in the lower.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+enum Source {
+    Clients = 1,
+    OfferClients,
+    Services,
+    Signals,
+    Service,
+    Caller,
+    Offer,
+    Builder,
+    Keeper,
+    Examiner,
+}
+
+const SOURCES: [Source; 10] = [
+    Source::Clients,
+    Source::OfferClients,
+    Source::Services,
+    Source::Signals,
+    Source::Service,
+    Source::Caller,
+    Source::Offer,
+    Source::Builder,
+    Source::Keeper,
+    Source::Examiner,
+];
+
+/// Everything that the launcher has.
+pub struct Server {
+    context: Context,
+    epoll: OwnedFd,
+    clients: OwnedFd,
+    offer_clients: OwnedFd,
+    services: OwnedFd,
+    signals: SignalFd,
+    callers: Callers,
+    offers: Offers,
+    sessions: Sessions,
+    examiner: Examiner,
+    link: Option<Link>,
+    /// Clients are let in only while there is a service.
+    open: bool,
+    ready: bool,
+    /// Launcher and service are one, for somebody who started them by hand.
+    by_hand: bool,
+    service: Option<Service>,
+    closing: Option<Instant>,
+    /// Why it ends, if nobody asked for that.
+    failed: Option<String>,
+}
+
+impl Server {
+    /// Takes up what an earlier launcher left, and opens the sockets.
+    pub fn new(context: Context, hierarchies: Hierarchies, signals: SignalFd) -> Result<Self, String> {
+        let mut sessions = Sessions::new(hierarchies);
+        let adopted = sessions.recover(&context)?;
+        if adopted > 0 {
+            tracing::info!(sessions = adopted, "taken over from an earlier launcher");
+        }
+        let settings = &context.settings;
+        let config = &settings.config;
+        let group = settings.socket_gid;
+        let clients = listen(config.socket.as_str(), SocketType::STREAM, 0, group, 0o660)?;
+        let offer_clients = listen(&config.offer_socket(), SocketType::SEQPACKET, 0, group, 0o660)?;
+        let owner = settings.service_uid;
+        let services = listen(&config.service_socket(), SocketType::SEQPACKET, owner, 0, 0o600)?;
+        let server = Self {
+            epoll: epoll::create(CreateFlags::CLOEXEC).map_err(|e| format!("epoll: {e}"))?,
+            sessions,
+            examiner: Examiner::default(),
+            context,
+            clients,
+            offer_clients,
+            services,
+            signals,
+            callers: Callers::default(),
+            offers: Offers::default(),
+            link: None,
+            open: false,
+            ready: false,
+            by_hand: false,
+            service: None,
+            closing: None,
+            failed: None,
+        };
+        server.watch(server.services.as_fd(), Source::Services, 0, EventFlags::IN)?;
+        server.watch(server.offer_clients.as_fd(), Source::OfferClients, 0, EventFlags::IN)?;
+        server.watch(server.signals.as_fd(), Source::Signals, 0, EventFlags::IN)?;
+        Ok(server)
+    }
+
+    fn watch(
+        &self,
+        fd: BorrowedFd<'_>,
+        source: Source,
+        number: u64,
+        flags: EventFlags,
+    ) -> Result<(), String> {
+        let data = EventData::new_u64((source as u64) << 56 | number);
+        epoll::add(&self.epoll, fd, data, flags).map_err(|e| format!("epoll: {e}"))
+    }
+
+    /// Runs until a signal ends it. With `service`, starts the service too and ends with it.
+    pub fn run(mut self, with_service: bool) -> Result<(), String> {
+        self.by_hand = with_service;
+        if with_service {
+            self.service = Some(Service::start(self.context.token, &self.context.settings)?);
+        }
+        let mut events = Vec::with_capacity(256);
+        loop {
+            let now = Instant::now();
+            let messages = self.sessions.tick(&self.context, now);
+            self.tell_all(messages);
+            let answer = self.examiner.tick(&self.context, &mut self.sessions, now);
+            self.tell_all(answer);
+            self.offers.expire(now);
+            if self.closing.is_none() {
+                self.sessions.refill(&self.context, now);
+            }
+            self.watch_new();
+            self.close_dead();
+            if self.is_over(now) {
+                break;
+            }
+            let timeout = self.timeout(now);
+            events.clear();
+            match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), Some(&timeout)) {
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(errno) => return Err(format!("epoll: {errno}")),
+            }
+            for event in &events {
+                self.handle(event.data.u64());
+            }
+        }
+        self.close()
+    }
+
+    fn handle(&mut self, data: u64) {
+        let number = data & ((1 << 56) - 1);
+        let Some(source) = SOURCES.into_iter().find(|s| *s as u64 == data >> 56) else { return };
+        match source {
+            Source::Clients => self.accept_client(),
+            Source::OfferClients => self.accept_offer(),
+            Source::Services => self.accept_service(),
+            Source::Signals => self.signal(),
+            Source::Service => self.service_says(),
+            Source::Caller => self.forget(CallerNumber(number)),
+            Source::Offer => self.offer_says(number),
+            Source::Builder => {
+                let number = u32::try_from(number).unwrap_or(u32::MAX);
+                let answer = self.sessions.answered(&self.context, number);
+                self.tell_all(answer);
+            }
+            Source::Keeper => {
+                let number = u32::try_from(number).unwrap_or(u32::MAX);
+                // Its last word may still be unread.
+                let answer = self.sessions.answered(&self.context, number);
+                self.tell_all(answer);
+                self.sessions.keeper_ended(number);
+            }
+            Source::Examiner => {
+                let answer = self.examiner.heard(&self.context, &mut self.sessions);
+                self.tell_all(answer);
+            }
+        }
+    }
+
+    fn watch_new(&mut self) {
+        for new in self.sessions.unwatched() {
+            if let Err(error) = self.watch_session(new) {
+                tracing::error!(%error, "a session cannot be watched");
+            }
+        }
+        if let Some(socket) = self.examiner.unwatched() {
+            let data = EventData::new_u64((Source::Examiner as u64) << 56);
+            if let Err(errno) = epoll::add(&self.epoll, socket, data, EventFlags::IN) {
+                tracing::error!(%errno, "an examination cannot be watched");
+            }
+        }
+    }
+
+    fn watch_session(&self, lease: u32) -> Result<(), String> {
+        let Some((builder, keeper)) = self.sessions.watch(lease) else { return Ok(()) };
+        if let Some(builder) = builder {
+            self.watch(builder.as_fd(), Source::Builder, u64::from(lease), EventFlags::IN)?;
+        }
+        self.watch(keeper.as_fd(), Source::Keeper, u64::from(lease), EventFlags::IN)
+    }
+
+    /// Gives offers that nobody needs to a child that closes them.
+    fn close_dead(&mut self) {
+        if !self.sessions.has_workers_to_spare() {
+            return;
+        }
+        let mut dead = self.offers.dead();
+        dead.extend(self.sessions.left());
+        dead.iter().for_each(|socket| self.unwatch(socket.as_fd()));
+        if !dead.is_empty() {
+            self.sessions.close_apart(&self.context, dead);
+        }
+    }
+
+    fn timeout(&self, now: Instant) -> rustix::event::Timespec {
+        let due = [
+            self.sessions.next_tick(now),
+            self.offers.next_expiry(),
+            self.examiner.next_tick(),
+            self.closing,
+        ];
+        let next = due.into_iter().flatten().min().unwrap_or(now + Duration::from_secs(60));
+        let wait = next.saturating_duration_since(now);
+        rustix::event::Timespec {
+            tv_sec: i64::try_from(wait.as_secs()).unwrap_or(60),
+            tv_nsec: i64::from(wait.subsec_nanos()),
+        }
+    }
+}
+
+/// Tells whoever supervises us; without one, nobody.
+fn tell_manager(states: &[sd_notify::NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        tracing::warn!(%error, "sd_notify");
+    }
+}

@@ -1,0 +1,181 @@
+//! The service's connection: what it says, and what it is told.
+
+use std::os::fd::AsFd as _;
+
+use agentd_kernel::packets::Packets;
+use agentd_policy::Refusal;
+use agentd_policy::wire::{CallerNumber, FromLauncher, FromService, MAX_LIVE, RequestNumber, Ticket};
+use rustix::event::epoll::{self, EventData, EventFlags};
+
+use super::{Server, Source, tell_manager};
+use crate::build::monotonic_ns;
+use crate::examine::Asked;
+use crate::link::Link;
+use crate::sessions::{Message, Request};
+
+/// How many messages of the service are taken in one turn.
+const MESSAGES: usize = 64;
+
+impl Server {
+    /// The service connects: nobody else has its uid's socket, but the peer is attested all the same.
+    pub(super) fn accept_service(&mut self) {
+        let Some((socket, peer)) = self.accept(|server| server.services.as_fd()) else { return };
+        if peer.uid != self.context.settings.service_uid {
+            tracing::error!(uid = peer.uid, "not the service");
+            return;
+        }
+        self.lose_service("another took its place");
+        if let Err(error) = self.watch(socket.as_fd(), Source::Service, 0, EventFlags::IN | EventFlags::RDHUP)
+        {
+            tracing::error!(%error, "service");
+            return;
+        }
+        self.link = Some(Link::new(Packets::from_fd(socket)));
+        self.tell_live();
+        if self.link.is_none() {
+            return;
+        }
+        if !self.open && self.closing.is_none() {
+            match self.watch(self.clients.as_fd(), Source::Clients, 0, EventFlags::IN) {
+                Ok(()) => self.open = true,
+                Err(error) => tracing::error!(%error, "clients"),
+            }
+        }
+        if !self.ready {
+            self.ready = true;
+            tell_manager(&[sd_notify::NotifyState::Ready]);
+        }
+    }
+
+    /// The first that a service hears: which sessions go on.
+    fn tell_live(&mut self) {
+        let live = self.sessions.live();
+        let mut parts = live.chunks(MAX_LIVE).peekable();
+        if parts.peek().is_none() {
+            self.tell((FromLauncher::Live { sessions: Vec::new(), last: true }, Vec::new()));
+        }
+        while let Some(part) = parts.next() {
+            let last = parts.peek().is_none();
+            self.tell((FromLauncher::Live { sessions: part.to_vec(), last }, Vec::new()));
+        }
+    }
+
+    pub(super) fn lose_service(&mut self, why: &str) {
+        if self.link.take().is_none() {
+            return;
+        }
+        tracing::warn!(why, "the service is gone");
+        self.sessions.forget_requests();
+        self.examiner.forget();
+        for caller in self.callers.clear() {
+            self.unwatch(caller.socket.as_fd());
+        }
+        if std::mem::take(&mut self.open)
+            && let Err(errno) = epoll::delete(&self.epoll, &self.clients)
+        {
+            tracing::error!(%errno, "clients");
+        }
+    }
+
+    pub(super) fn tell(&mut self, (message, descriptors): Message) {
+        let Some(link) = &mut self.link else { return };
+        let sent = link.send(&message, descriptors);
+        self.after_sending(sent);
+    }
+
+    pub(super) fn tell_all(&mut self, messages: impl IntoIterator<Item = Message>) {
+        for message in messages {
+            self.tell(message);
+        }
+    }
+
+    /// Asks to be told of room while something waits for it; a service that cannot be told is gone.
+    fn after_sending(&mut self, sent: Result<(), String>) {
+        let Some(link) = &self.link else { return };
+        let mut flags = EventFlags::IN | EventFlags::RDHUP;
+        flags.set(EventFlags::OUT, link.is_full());
+        let data = EventData::new_u64((Source::Service as u64) << 56);
+        let watched = epoll::modify(&self.epoll, link, data, flags).map_err(|e| e.to_string());
+        if let Err(error) = sent.and(watched) {
+            self.lose_service(&error);
+        }
+    }
+
+    pub(super) fn service_says(&mut self) {
+        if let Some(link) = &mut self.link {
+            let sent = link.flush();
+            self.after_sending(sent);
+        }
+        // What is left is reported again: a service that never pauses does not starve the rest.
+        for _ in 0..MESSAGES {
+            let Some(link) = &self.link else { return };
+            match link.receive() {
+                Ok(Some(message)) => self.obey(message, monotonic_ns()),
+                Ok(None) => return,
+                Err(error) => self.lose_service(&error),
+            }
+        }
+    }
+
+    fn obey(&mut self, message: FromService, began_ns: u64) {
+        match message {
+            FromService::Forget { caller } => self.forget(caller),
+            FromService::End { session } => self.sessions.kill(&session),
+            FromService::Build { request, caller, ticket, plan } => {
+                if let Err(refusal) = self.build(request, caller, ticket, *plan, began_ns) {
+                    tracing::info!(%refusal, "refused");
+                    self.tell((FromLauncher::Refused { request, refusal }, Vec::new()));
+                }
+            }
+            FromService::Remove { request, caller, owner, session } => {
+                let answer = match self.callers.get(caller) {
+                    Some(peer) if peer.uid == owner || peer.admin => {
+                        self.sessions.remove(&self.context, request, owner, &session)
+                    }
+                    _ => {
+                        let refusal = Some(Refusal::new("the caller", "caller.unknown", "connect again"));
+                        Some((FromLauncher::Removed { request, refusal }, Vec::new()))
+                    }
+                };
+                self.tell_all(answer);
+            }
+            FromService::Examine { request, caller, leaks, clean } => {
+                let answer = match self.callers.get(caller) {
+                    Some(peer) => {
+                        // Others see the host, not what everybody's sessions left.
+                        let all = peer.admin || peer.uid == 0;
+                        let (leaks, clean) = (leaks && all, clean && leaks && all);
+                        self.examiner.ask(Asked { request, uid: peer.uid, leaks, clean })
+                    }
+                    None => {
+                        let (checks, leaks) = (Vec::new(), Vec::new());
+                        Some((FromLauncher::Examined { request, checks, leaks }, Vec::new()))
+                    }
+                };
+                self.tell_all(answer);
+            }
+        }
+    }
+
+    fn build(
+        &mut self,
+        number: RequestNumber,
+        caller: CallerNumber,
+        ticket: Option<Ticket>,
+        plan: agentd_policy::plan::Plan,
+        began_ns: u64,
+    ) -> Result<(), Refusal> {
+        if self.closing.is_some() {
+            return Err(Refusal::new("a new session", "host.closing", "agentd is shutting down; try later"));
+        }
+        let caller = self
+            .callers
+            .get(caller)
+            .ok_or_else(|| Refusal::new("the caller", "caller.unknown", "connect again"))?;
+        let offer = ticket.map(|ticket| self.offers.take(ticket, &caller)).transpose()?;
+        if let Some(socket) = &offer {
+            self.unwatch(socket.as_fd());
+        }
+        self.sessions.build(&self.context, Request { number, caller, plan, began_ns }, offer)
+    }
+}

@@ -1,0 +1,136 @@
+//! The cgroups: `agents/u<UID>/<lease>` and `helpers/u<UID>/<lease>`. Above a session's limits stand those of its
+//! user, on `agents/u<UID>`, and those of the host, on `agents`: no OOM there can pick a helper.
+
+use agentd_kernel::cgroup::{Group, Hierarchies, Limits};
+use agentd_policy::config::Bounds;
+
+use super::{HELPERS, Sessions, bounds};
+use crate::context::Context;
+
+/// The path of a session's group of this kind.
+pub fn path(kind: &str, uid: u32, lease: u32) -> String {
+    format!("{kind}/u{uid}/{lease}")
+}
+
+/// The kinds of groups.
+pub const KINDS: [&str; 2] = ["agents", "helpers"];
+
+impl Sessions {
+    /// The two groups of a new session of `uid`, with every limit above them in force. A request sets its own
+    /// limits; until then there is an init that waits.
+    pub(super) fn groups(&mut self, cx: &Context, uid: u32, lease: u32) -> Result<(Group, Group), String> {
+        self.limit(cx, uid)?;
+        let first = Limits { cpus: cpus(16.0, bounds(cx)), ..HELPERS };
+        let made =
+            make(&self.hierarchies, &path("agents", uid, lease), &first).and_then(|agents| {
+                match make(&self.hierarchies, &path("helpers", uid, lease), &HELPERS) {
+                    Ok(helpers) => Ok((agents, helpers)),
+                    Err(error) => Err(then(error, self.hierarchies.remove(agents.path()))),
+                }
+            });
+        if made.is_err() {
+            self.leave_user(uid);
+        }
+        made
+    }
+
+    /// Sets the limits of the host and of `uid` unless that was done already: one that cannot be set is a refusal.
+    pub(super) fn limit(&mut self, cx: &Context, uid: u32) -> Result<(), String> {
+        if !self.host_limited {
+            let limits = of_host(bounds(cx))?;
+            self.hierarchies
+                .ensure("agents")
+                .and_then(|g| g.limit(&limits))
+                .map_err(|e| format!("host: {e}"))?;
+            self.host_limited = true;
+        }
+        if !self.limited.contains(&uid) {
+            let Bounds { user_memory, user_pids, user_cpus, .. } = *bounds(cx);
+            let limits = Limits { memory: user_memory, pids: user_pids, cpus: Some(user_cpus) };
+            let path = format!("agents/u{uid}");
+            self.hierarchies
+                .ensure(&path)
+                .and_then(|g| g.limit(&limits))
+                .map_err(|e| format!("{path}: {e}"))?;
+            self.limited.insert(uid);
+        }
+        Ok(())
+    }
+
+    /// Removes the groups of a user who has no session any more.
+    pub fn leave_user(&mut self, uid: u32) {
+        if self.all.values().any(|s| s.owner.uid == uid) {
+            return;
+        }
+        self.limited.remove(&uid);
+        for kind in KINDS {
+            if let Err(error) = self.hierarchies.remove(&format!("{kind}/u{uid}")) {
+                tracing::error!(%error, "clean-up");
+            }
+        }
+    }
+}
+
+/// What a session may have of the processors: no more than its user. A v1 hierarchy refuses a group more than the
+/// one above it has.
+pub fn cpus(wanted: f64, bounds: &Bounds) -> Option<f64> {
+    Some(wanted.min(bounds.user_cpus))
+}
+
+fn make(hierarchies: &Hierarchies, path: &str, limits: &Limits) -> Result<Group, String> {
+    let group = hierarchies.create(path).map_err(|e| e.to_string())?;
+    match group.limit(limits) {
+        Ok(()) => Ok(group),
+        Err(error) => Err(then(error.to_string(), hierarchies.remove(path))),
+    }
+}
+
+/// An error with what went wrong on the way back.
+fn then<E: std::fmt::Display>(error: String, cleaned: Result<(), E>) -> String {
+    match cleaned {
+        Ok(()) => error,
+        Err(more) => format!("{error}; then {more}"),
+    }
+}
+
+/// What all sessions of the host may use up: as configured, or what leaves the host some room.
+pub fn of_host(bounds: &Bounds) -> Result<Limits, String> {
+    let read = |path: &str| std::fs::read_to_string(path).map_err(|e| format!("{path}: {e}"));
+    let memory = match bounds.host_memory {
+        Some(bytes) => bytes,
+        None => seven_eighths(&read("/proc/meminfo")?).ok_or("/proc/meminfo: no MemTotal")?,
+    };
+    let pids = match bounds.host_pids {
+        Some(pids) => pids,
+        None => {
+            let number = |path: &str| -> Result<u64, String> {
+                read(path)?.trim().parse().map_err(|e| format!("{path}: {e}"))
+            };
+            number("/proc/sys/kernel/pid_max")?.min(number("/proc/sys/kernel/threads-max")?) / 2
+        }
+    };
+    Ok(Limits { memory, pids, cpus: None })
+}
+
+fn seven_eighths(meminfo: &str) -> Option<u64> {
+    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+    let kilobytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    kilobytes.checked_mul(1024).map(|bytes| bytes / 8 * 7)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_host_keeps_an_eighth() {
+        assert_eq!(seven_eighths("MemFree: 1 kB\nMemTotal:       8 kB\n"), Some(7168));
+        assert_eq!(seven_eighths("MemTotal: x kB\n"), None);
+        assert_eq!(seven_eighths(""), None);
+        let bounds = Bounds { host_memory: Some(5), host_pids: Some(6), ..Bounds::default() };
+        let limits = of_host(&bounds).unwrap();
+        assert_eq!((limits.memory, limits.pids, limits.cpus), (5, 6, None));
+        let limits = of_host(&Bounds::default()).unwrap();
+        assert!(limits.memory > 0 && limits.pids > 0);
+    }
+}

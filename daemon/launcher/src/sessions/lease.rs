@@ -1,0 +1,231 @@
+//! Leases: which one is next, and what is on record of the session that holds it, for a later launcher.
+
+use std::os::fd::OwnedFd;
+
+use agentd_policy::lease::{Lease, Pool};
+use agentd_policy::names::{AbsPath, SessionId};
+use agentd_policy::wire::{MAX_PACKET, decode, encode};
+use serde::{Deserialize, Serialize};
+
+use super::placeholders::Placeholder;
+use super::{Session, Sessions};
+use crate::build::Owner;
+use crate::context::Context;
+use crate::directories::Directories;
+use crate::workers::Place;
+
+/// What is written before the body: its length and its sum.
+const HEADER: usize = 12;
+
+/// What a later launcher must know of a session.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// Which.
+    pub session: SessionId,
+    /// Whose.
+    pub owner: Owner,
+    /// Its keeper.
+    pub keeper: i32,
+    /// As in [`Session`].
+    pub uppers: bool,
+    /// As in [`Session`].
+    pub remove: bool,
+    /// As in [`Session`].
+    pub ran: bool,
+    /// As in [`Session`].
+    pub places: Vec<AbsPath>,
+    /// Directories with placeholders: path, file system, number.
+    pub dirs: Vec<(AbsPath, u64, u64)>,
+    /// Placeholders: which of the directories, and the name.
+    pub placeholders: Vec<(u32, String)>,
+}
+
+impl Record {
+    /// What there is to say of a session that somebody has asked for.
+    pub fn of(session: &Session) -> Option<Self> {
+        let mut dirs: Vec<(AbsPath, u64, u64)> = Vec::new();
+        let mut placeholders = Vec::new();
+        for placeholder in &session.placeholders {
+            let (dev, ino) = placeholder.identity();
+            let dir = (placeholder.workspace.clone(), dev, ino);
+            let index = dirs.iter().position(|known| *known == dir).unwrap_or_else(|| {
+                dirs.push(dir);
+                dirs.len() - 1
+            });
+            placeholders.push((u32::try_from(index).unwrap_or(u32::MAX), placeholder.name.clone()));
+        }
+        Some(Self {
+            session: session.id.clone()?,
+            owner: session.owner,
+            keeper: session.keeper.as_ref().map_or(0, |k| k.process.pid.as_raw_nonzero().get()),
+            uppers: session.uppers,
+            remove: session.remove,
+            ran: session.ran,
+            places: session.places.clone(),
+            dirs,
+            placeholders,
+        })
+    }
+
+    /// The placeholders, to be found by path.
+    pub fn placeholders(&self) -> Vec<Placeholder> {
+        let dir = |index: u32| self.dirs.get(usize::try_from(index).ok()?);
+        let found = self.placeholders.iter().filter_map(|(index, name)| {
+            let (path, dev, ino) = dir(*index)?.clone();
+            let place = Place::Named { path: path.clone(), dev, ino };
+            Some(Placeholder { workspace: path, place, name: name.clone() })
+        });
+        found.collect()
+    }
+
+    fn to_bytes(&self) -> Result<Vec<u8>, String> {
+        let body = encode(self).map_err(|e| e.to_string())?;
+        let length = u32::try_from(body.len()).map_err(|e| e.to_string())?;
+        let mut bytes = length.to_le_bytes().to_vec();
+        bytes.extend(sum(&body).to_le_bytes());
+        bytes.extend(body);
+        Ok(bytes)
+    }
+
+    /// `None` unless all of it is there: what was torn counts as not written. Behind it may be the end of a longer
+    /// one that it was written over.
+    fn parse(bytes: &[u8]) -> Option<Self> {
+        let (length, rest) = bytes.split_first_chunk::<4>()?;
+        let (expected, body) = rest.split_first_chunk::<8>()?;
+        let body = body.get(..usize::try_from(u32::from_le_bytes(*length)).ok()?)?;
+        if u64::from_le_bytes(*expected) != sum(body) {
+            return None;
+        }
+        let record: Self = decode(body).ok()?;
+        let known = |index: &u32| usize::try_from(*index).is_ok_and(|index| index < record.dirs.len());
+        record.placeholders.iter().all(|(index, _)| known(index)).then_some(record)
+    }
+
+    /// Writes it to lease `number`'s file, over what was there: a launcher that is killed leaves one or the other.
+    pub fn write(&self, directories: &Directories, number: u32) -> Result<(), String> {
+        let file = directories.lease_file(number)?.ok_or_else(|| format!("lease {number} has no file"))?;
+        let fail = |e: rustix::io::Errno| format!("record of lease {number}: {e}");
+        let bytes = self.to_bytes()?;
+        match rustix::io::pwrite(&file, &bytes, 0).map_err(fail)? {
+            count if count == bytes.len() => Ok(()),
+            count => Err(format!("record of lease {number}: {count} of {} bytes written", bytes.len())),
+        }
+    }
+
+    /// Reads it from a lease's file.
+    pub fn read(file: &OwnedFd) -> Option<Self> {
+        let mut bytes = vec![0; HEADER + MAX_PACKET + 1];
+        let mut count = 0;
+        while count < bytes.len() {
+            let offset = u64::try_from(count).ok()?;
+            match rustix::io::pread(file, bytes.get_mut(count..)?, offset).ok()? {
+                0 => break,
+                more => count += more,
+            }
+        }
+        Self::parse(bytes.get(..count)?)
+    }
+}
+
+/// FNV-1a: it finds what was torn, not what was forged; only root writes here.
+fn sum(bytes: &[u8]) -> u64 {
+    let step = |sum: u64, byte: &u8| (sum ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3);
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, step)
+}
+
+impl Sessions {
+    /// A lease that nobody holds. They are used in turn, so that an id rests before it is used again.
+    pub(super) fn lease(
+        &mut self,
+        pool: &Pool,
+        directories: &Directories,
+    ) -> Result<(Lease, OwnedFd), String> {
+        for _ in 0..pool.leases() {
+            let number = self.next_lease % pool.leases();
+            self.next_lease = number + 1;
+            if self.all.contains_key(&number) {
+                continue;
+            }
+            if let (Some(lease), Some(lock)) = (pool.lease(number), directories.lock_lease(number)?) {
+                return Ok((lease, lock));
+            }
+        }
+        Err(format!("all {} leases of the pool are taken", pool.leases()))
+    }
+
+    /// Writes down what is known of session `number`.
+    pub(super) fn record(&self, cx: &Context, number: u32) -> Result<(), String> {
+        match self.all.get(&number).and_then(Record::of) {
+            Some(record) => record.write(&cx.directories, number),
+            None => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn record(names: Vec<String>) -> Record {
+        let path = AbsPath::parse("/home/alice/project").unwrap();
+        Record {
+            session: SessionId::from_random([1, 2, 3, 4, 5, 6]),
+            owner: Owner { uid: 1000, gid: 1000 },
+            keeper: 4711,
+            uppers: true,
+            remove: false,
+            ran: true,
+            places: vec![path.clone()],
+            dirs: vec![(path, 7, 8)],
+            placeholders: names.into_iter().map(|name| (0, name)).collect(),
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn it_comes_back_as_it_was_written(names in proptest::collection::vec(".{0,40}", 0..20)) {
+            let record = record(names);
+            prop_assert_eq!(Record::parse(&record.to_bytes().unwrap()), Some(record));
+        }
+
+        #[test]
+        fn what_was_torn_counts_as_none(at in 0_usize..400, keep in 0_usize..400) {
+            let bytes = record(vec![".env".into(), "a".repeat(200)]).to_bytes().unwrap();
+            // The end is missing, or was never written over what a truncation left.
+            let torn = &bytes[..keep.min(bytes.len() - 1)];
+            prop_assert_eq!(Record::parse(torn), None);
+            let mut holes = bytes.clone();
+            let end = holes.len();
+            holes[at.min(end - 1)..].fill(0);
+            prop_assert!(holes == bytes || Record::parse(&holes).is_none());
+        }
+
+        #[test]
+        fn a_longer_one_may_have_been_there_before(rest in proptest::collection::vec(any::<u8>(), 0..300)) {
+            let record = record(vec![".env".into()]);
+            let bytes = [record.to_bytes().unwrap(), rest].concat();
+            prop_assert_eq!(Record::parse(&bytes), Some(record));
+        }
+
+        #[test]
+        fn nonsense_is_none(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+            prop_assert_eq!(Record::parse(&bytes), None);
+        }
+    }
+
+    #[test]
+    fn a_placeholder_in_no_directory_is_nonsense() {
+        let mut record = record(vec![".env".into()]);
+        record.placeholders = vec![(1, ".env".into())];
+        assert_eq!(Record::parse(&record.to_bytes().unwrap()), None);
+    }
+
+    #[test]
+    fn an_empty_file_has_none() {
+        let path = std::env::temp_dir().join(format!("agentd-record-{}", std::process::id()));
+        let file = OwnedFd::from(std::fs::File::create_new(&path).unwrap());
+        assert_eq!(Record::read(&file), None);
+        std::fs::remove_file(&path).unwrap();
+    }
+}

@@ -1,0 +1,216 @@
+//! A session's way from its builder's first word to its last trace.
+
+use std::time::{Duration, Instant};
+
+use agentd_kernel::packets::PacketError;
+use agentd_policy::Refusal;
+use agentd_policy::event::ExitStatus;
+use agentd_policy::names::SessionId;
+use agentd_policy::plan::MAX_MOUNTS;
+use agentd_policy::wire::{FromLauncher, MAX_PACKET, decode};
+
+use super::spares::{REST, SPARE};
+use super::{DEADLINE, Message, PATIENCE, Sessions, State};
+use crate::build::Reply;
+use crate::context::Context;
+
+/// The longest pause between two looks at groups that do not become empty.
+const PAUSE: Duration = Duration::from_secs(1);
+/// How often children are looked at if the signal of their end was lost.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// What a builder has said.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Said {
+    /// Which names it is about to make.
+    Placed,
+    /// Anything else.
+    Last,
+}
+
+impl Sessions {
+    /// A builder says something, up to its last word. The messages for the service.
+    pub fn answered(&mut self, cx: &Context, number: u32) -> Vec<Message> {
+        let mut messages = Vec::new();
+        let mut placed = false;
+        while let Some(said) = self.hear(cx, number, &mut messages) {
+            placed |= said == Said::Placed;
+        }
+        if placed && let Err(error) = self.record(cx, number) {
+            tracing::error!(%error, "placeholders");
+        }
+        messages
+    }
+
+    /// One message of a builder's; `None` if there is none, or none to expect.
+    fn hear(&mut self, cx: &Context, number: u32, messages: &mut Vec<Message>) -> Option<Said> {
+        let session = self.all.get_mut(&number)?;
+        let (request, builder) = match &session.state {
+            State::Building { request, builder, .. } => (*request, builder),
+            State::Waiting { builder, .. } => (None, builder),
+            _ => return None,
+        };
+        let packet = match builder.receive(MAX_PACKET, MAX_MOUNTS) {
+            Err(PacketError::WouldBlock) => return None,
+            // The builder's end tells the rest.
+            Ok(None) | Err(_) => return None,
+            Ok(Some(packet)) => packet,
+        };
+        match decode(&packet.bytes) {
+            Ok(Reply::Placed { workspace, name, dev, ino }) => {
+                match packet.descriptors.into_iter().next() {
+                    Some(dir) => session.keep_placeholder(workspace, name, dir, (dev, ino)),
+                    None => session.errors.push(format!("placeholder {name}: no directory")),
+                }
+                return Some(Said::Placed);
+            }
+            Ok(Reply::Built { timings }) => {
+                session.state = State::Running;
+                session.ran = true;
+                let mut descriptors = packet.descriptors;
+                session.root = if descriptors.len() == 3 { descriptors.pop() } else { None };
+                let owner = session.owner;
+                let recorded = self.record(cx, number);
+                let session = self.all.get_mut(&number)?;
+                // Whoever asked is gone, or a later launcher would not know of it: it shall not go on.
+                let Some(request) = request.filter(|_| recorded.is_ok()) else {
+                    session.errors.extend(recorded.err());
+                    session.ran = false;
+                    let what = "the session could not be put on record";
+                    let refusal = Refusal::new(what, "build.lease", "see the launcher's log");
+                    session.state = State::emptying(request.map(|request| (request, refusal)));
+                    session.kill_all();
+                    return Some(Said::Last);
+                };
+                self.wanted = Some((owner, Instant::now() + REST));
+                messages.push((FromLauncher::Built { request, timings }, descriptors));
+            }
+            Ok(Reply::Refused(refusal)) => {
+                if request.is_none() {
+                    session.errors.push(format!("not built: {refusal}"));
+                }
+                session.state = State::emptying(request.map(|request| (request, refusal)));
+            }
+            Err(error) => {
+                session.errors.push(format!("builder: {error}"));
+                session.kill_all();
+            }
+        }
+        Some(Said::Last)
+    }
+
+    /// A keeper (or builder) has ended: whatever it left is ended too.
+    pub fn keeper_ended(&mut self, number: u32) {
+        let Some(session) = self.all.get_mut(&number) else { return };
+        let Some(keeper) = &session.keeper else { return };
+        // An event may be about an earlier keeper of the same lease: only this one's end counts.
+        let how = match keeper.try_wait() {
+            Ok(None) => return,
+            Ok(Some(how)) => Ok(how),
+            Err(error) => Err(error),
+        };
+        session.keeper = None;
+        if !session.killed && !matches!(how, Ok(ExitStatus::Code(0 | 1))) {
+            session.errors.push(format!("keeper ended with {how:?}"));
+        }
+        let refused = match &session.state {
+            State::Building { request, .. } => {
+                let mend = "ask again; see the launcher's log";
+                let what = format!("the builder ended with {how:?}");
+                request.map(|request| (request, Refusal::new(what, "build.ended", mend)))
+            }
+            State::Emptying { refused, .. } => refused.clone(),
+            State::Waiting { .. } | State::Running => None,
+        };
+        session.state = State::emptying(refused);
+        session.kill_all();
+    }
+
+    /// What is due by the clock: builds over their deadline, groups that may be empty by now.
+    pub fn tick(&mut self, cx: &Context, now: Instant) -> Vec<Message> {
+        let mut messages = self.reap_workers();
+        let numbers: Vec<u32> = self.all.keys().copied().collect();
+        for number in numbers {
+            let Some(session) = self.all.get_mut(&number) else { continue };
+            let has_keeper = session.keeper.is_some();
+            match &mut session.state {
+                State::Building { until, .. } if *until <= now => {
+                    session.errors.push(format!("the build took longer than {DEADLINE:?}"));
+                    *until = now + DEADLINE;
+                    session.kill_all();
+                }
+                State::Waiting { since, .. } if *since + SPARE <= now => session.dismiss(),
+                State::Emptying { next, .. } if has_keeper && *next + PATIENCE <= now => {
+                    *next = now;
+                    session.kill_all();
+                }
+                State::Emptying { next, pause, .. } if !has_keeper && *next <= now => {
+                    *pause = (*pause * 2).min(PAUSE);
+                    *next = now + *pause;
+                    if session.has_no_process() {
+                        messages.extend(self.bury(cx, number));
+                    }
+                }
+                _ => {}
+            }
+        }
+        messages.extend(self.reap_unlinking(cx, now));
+        messages
+    }
+
+    /// When something is due.
+    pub fn next_tick(&self, now: Instant) -> Option<Instant> {
+        let due = self.all.values().filter_map(|s| match &s.state {
+            State::Building { until, .. } => Some(*until),
+            State::Waiting { since, .. } => Some(*since + SPARE),
+            State::Emptying { next, .. } => Some(if s.keeper.is_some() { *next + PATIENCE } else { *next }),
+            State::Running => None,
+        });
+        // The signal of a child's end wakes the loop.
+        let children = (!self.workers.is_empty() || !self.unlinking.is_empty()).then(|| now + LOOK);
+        due.chain(children).chain(self.next_deferred()).chain(self.wanted.map(|(_, due)| due)).min()
+    }
+
+    /// Removes the last traces of a session that has no process left.
+    fn bury(&mut self, cx: &Context, number: u32) -> Option<Message> {
+        let mut session = self.all.remove(&number)?;
+        for path in [session.agents.path(), session.helpers.path()] {
+            if let Err(error) = self.hierarchies.remove(path) {
+                session.errors.push(error.to_string());
+            }
+        }
+        self.leave_user(session.owner.uid);
+        let unlinking = self.release_placeholders(cx, &mut session);
+        let id = session.id.clone();
+        if let Some(id) = &id {
+            session.errors.extend(cx.directories.remove_keeper_socket(id.as_str()).err());
+            if session.uppers
+                && (session.remove || !session.ran)
+                && let Err(error) = self.delete_uppers(cx, session.owner.uid, id, None)
+            {
+                session.errors.push(error);
+            }
+        }
+        session.errors.extend(cx.directories.remove_lease(number).err());
+        let label = id.as_ref().map_or("prepared", SessionId::as_str);
+        for error in &session.errors {
+            tracing::error!(session = label, %error, "clean-up");
+        }
+        let news = match session.state {
+            _ if session.ran => FromLauncher::Gone { session: id?, errors: session.errors },
+            State::Emptying { refused: Some((request, refusal)), .. } => {
+                FromLauncher::Refused { request, refusal }
+            }
+            _ => return None,
+        };
+        let news = Some((news, Vec::new()));
+        match self.unlinking.last_mut().filter(|_| unlinking) {
+            // It says that nothing is left.
+            Some(unlinking) => {
+                unlinking.news = news;
+                None
+            }
+            None => news,
+        }
+    }
+}

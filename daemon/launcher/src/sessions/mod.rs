@@ -1,0 +1,329 @@
+//! The sessions that exist on this host: their leases, cgroups and processes, from the request to the last
+//! trace.
+
+mod deletion;
+mod groups;
+mod lease;
+mod life;
+mod placeholders;
+mod recover;
+mod request;
+mod spares;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
+use agentd_kernel::cgroup::{Group, Hierarchies, Limits};
+use agentd_kernel::packets::Packets;
+use agentd_kernel::process::Child;
+use agentd_policy::Refusal;
+use agentd_policy::event::ExitStatus;
+use agentd_policy::names::{AbsPath, SessionId};
+use agentd_policy::wire::{FromLauncher, RequestNumber};
+use rustix::event::{PollFd, PollFlags};
+
+use crate::build::Owner;
+use crate::context::Context;
+pub use groups::{KINDS, path as group_path};
+pub use request::Request;
+
+use deletion::Worker;
+use placeholders::{Placeholder, Unlinking};
+use request::Deferred;
+
+/// How long a build may take before it is killed.
+const DEADLINE: Duration = Duration::from_secs(20);
+/// What keeper and relay of one session may use up.
+const HELPERS: Limits = Limits { memory: 256 << 20, pids: 32, cpus: Some(16.0) };
+/// How long a builder that has nothing to do any more may take to end.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// One session, or what is prepared for one.
+struct Session {
+    /// `None` while nobody has asked for it.
+    id: Option<SessionId>,
+    owner: Owner,
+    agents: Group,
+    helpers: Group,
+    keeper: Option<Keeper>,
+    state: State,
+    /// Whether it has a directory of uppers.
+    uppers: bool,
+    /// Whether that goes with it; it does, too, if the session never ran.
+    remove: bool,
+    /// Whether its command was started.
+    ran: bool,
+    /// Whether it was ended by force, so that nothing is wrong with how its keeper ended.
+    killed: bool,
+    /// The workspaces that it has in mode direct.
+    places: Vec<AbsPath>,
+    placeholders: Vec<Placeholder>,
+    /// Its mount namespace, which goes when everything else has gone.
+    root: Option<OwnedFd>,
+    errors: Vec<String>,
+}
+
+/// A session's keeper, or the builder that will be one.
+struct Keeper {
+    process: Child,
+    /// Whether it is a child of this launcher rather than of an earlier one.
+    ours: bool,
+}
+
+/// Where it is in its life.
+enum State {
+    /// Prepared, or being prepared; `builder` waits for an order.
+    Waiting { builder: Packets, since: Instant },
+    /// Being built; the request is `None` once nobody waits for it.
+    Building { request: Option<RequestNumber>, builder: Packets, until: Instant },
+    /// Its keeper has it.
+    Running,
+    /// Its keeper is gone; what is left of it is being ended. A build that failed is answered after that.
+    Emptying { refused: Option<(RequestNumber, Refusal)>, next: Instant, pause: Duration },
+}
+
+impl State {
+    fn emptying(refused: Option<(RequestNumber, Refusal)>) -> Self {
+        Self::Emptying { refused, next: Instant::now(), pause: Duration::from_millis(1) }
+    }
+}
+
+/// All of them, by the number of their lease.
+pub struct Sessions {
+    hierarchies: Hierarchies,
+    all: BTreeMap<u32, Session>,
+    next_lease: u32,
+    /// Whether the limit of all sessions together is in force.
+    host_limited: bool,
+    /// Users whose limit is.
+    limited: BTreeSet<u32>,
+    /// For whom to prepare a session, and when.
+    wanted: Option<(Owner, Instant)>,
+    /// Builders whose descriptors nobody watches yet.
+    unwatched: Vec<u32>,
+    /// Children that delete, to be reaped.
+    workers: Vec<Worker>,
+    /// Children that take placeholders away, and requests that wait for them.
+    unlinking: Vec<Unlinking>,
+    deferred: VecDeque<Deferred>,
+    /// Offers that no builder took over.
+    left: Vec<Packets>,
+    /// Leases and names that were in use since somebody began to look for what is left behind.
+    seen: Option<Seen>,
+}
+
+/// What belongs to a session, or did a moment ago.
+#[derive(Clone, Debug, Default)]
+pub struct Seen {
+    /// Numbers of leases.
+    pub leases: BTreeSet<u32>,
+    /// Ids of sessions.
+    pub ids: BTreeSet<String>,
+}
+
+/// A message for the service, with its descriptors.
+pub type Message = (FromLauncher, Vec<OwnedFd>);
+
+impl Sessions {
+    /// None yet.
+    pub fn new(hierarchies: Hierarchies) -> Self {
+        Self {
+            hierarchies,
+            all: BTreeMap::new(),
+            next_lease: 0,
+            host_limited: false,
+            limited: BTreeSet::new(),
+            wanted: None,
+            unwatched: Vec::new(),
+            workers: Vec::new(),
+            unlinking: Vec::new(),
+            deferred: VecDeque::new(),
+            left: Vec::new(),
+            seen: None,
+        }
+    }
+
+    /// Whether nothing is left.
+    pub fn is_empty(&self) -> bool {
+        self.all.is_empty() && self.is_idle()
+    }
+
+    /// Whether nothing is left but sessions that run by themselves.
+    pub fn is_settled(&self) -> bool {
+        self.all.values().all(|s| matches!(s.state, State::Running)) && self.is_idle()
+    }
+
+    fn is_idle(&self) -> bool {
+        self.workers.is_empty() && self.unlinking.is_empty() && self.deferred.is_empty()
+    }
+
+    /// The ids of the sessions that run.
+    pub fn live(&self) -> Vec<SessionId> {
+        let running = self.all.values().filter(|s| matches!(s.state, State::Running));
+        running.filter_map(|s| s.id.clone()).collect()
+    }
+
+    /// Where the groups are.
+    pub fn hierarchies(&self) -> &Hierarchies {
+        &self.hierarchies
+    }
+
+    /// Builders and keepers that are new since the last call, to be watched.
+    pub fn unwatched(&mut self) -> Vec<u32> {
+        std::mem::take(&mut self.unwatched)
+    }
+
+    /// Offers that are of no use any more, to be closed apart.
+    pub fn left(&mut self) -> Vec<Packets> {
+        std::mem::take(&mut self.left)
+    }
+
+    /// The descriptors to watch for a session: its builder's answer and its keeper's end.
+    pub fn watch(&self, number: u32) -> Option<(Option<&Packets>, &OwnedFd)> {
+        let session = self.all.get(&number)?;
+        let builder = match &session.state {
+            State::Waiting { builder, .. } | State::Building { builder, .. } => Some(builder),
+            _ => None,
+        };
+        session.keeper.as_ref().map(|keeper| (builder, &keeper.process.pidfd))
+    }
+
+    /// From now on everything that is in use is noted, besides what is already.
+    pub fn begin_to_see(&mut self) {
+        self.seen = Some(self.seen_now());
+    }
+
+    /// What is in use now.
+    pub fn seen_now(&self) -> Seen {
+        let ids = self.all.values().filter_map(|s| s.id.as_ref()).map(ToString::to_string).collect();
+        Seen { leases: self.all.keys().copied().collect(), ids }
+    }
+
+    /// What was noted; nothing is any more.
+    pub fn seen(&mut self) -> Seen {
+        self.seen.take().unwrap_or_default()
+    }
+
+    fn insert(&mut self, number: u32, session: Session) {
+        if let Some(seen) = &mut self.seen {
+            seen.leases.insert(number);
+        }
+        self.all.insert(number, session);
+    }
+
+    /// Ends a session by force.
+    pub fn kill(&mut self, id: &SessionId) {
+        if let Some(session) = self.all.values_mut().find(|s| s.id.as_ref() == Some(id)) {
+            session.kill_all();
+        }
+    }
+
+    /// Lets what is only prepared go, and ends what is being built.
+    pub fn abandon(&mut self) {
+        self.wanted = None;
+        self.left.extend(self.deferred.drain(..).filter_map(|deferred| deferred.offer));
+        for session in self.all.values_mut() {
+            match session.state {
+                State::Waiting { .. } => session.dismiss(),
+                State::Building { .. } => session.kill_all(),
+                _ => {}
+            }
+        }
+    }
+
+    /// The same, and ends the agents of every session; the keepers tell of it and end.
+    pub fn kill_agents(&mut self) {
+        self.abandon();
+        for session in self.all.values_mut().filter(|s| matches!(s.state, State::Running)) {
+            if let Err(error) = session.agents.kill() {
+                session.errors.push(error.to_string());
+            }
+        }
+    }
+
+    /// The service is gone, and with it everybody who waited for an answer. What was being built for it is ended.
+    pub fn forget_requests(&mut self) {
+        for session in self.all.values_mut() {
+            match &mut session.state {
+                State::Building { request, .. } => {
+                    *request = None;
+                    session.kill_all();
+                }
+                State::Emptying { refused, .. } => *refused = None,
+                _ => {}
+            }
+        }
+        self.workers.iter_mut().for_each(|worker| worker.request = None);
+        self.left.extend(self.deferred.drain(..).filter_map(|deferred| deferred.offer));
+    }
+
+    /// Removes every group and its own directories: the end of all sessions.
+    pub fn close(&self) -> Result<(), String> {
+        self.hierarchies.clear().and_then(|()| self.hierarchies.remove_root()).map_err(|e| e.to_string())
+    }
+}
+
+impl Session {
+    /// Nothing but groups: `number` is a lease's.
+    fn of_groups(owner: Owner, agents: Group, helpers: Group, state: State) -> Self {
+        Self {
+            id: None,
+            owner,
+            agents,
+            helpers,
+            keeper: None,
+            state,
+            uppers: false,
+            remove: false,
+            ran: false,
+            killed: false,
+            places: Vec::new(),
+            placeholders: Vec::new(),
+            root: None,
+            errors: Vec::new(),
+        }
+    }
+
+    /// Lets a waiting builder go: it ends when its socket does, and takes with it what it prepared.
+    fn dismiss(&mut self) {
+        self.state = State::emptying(None);
+    }
+
+    fn kill_all(&mut self) {
+        self.killed = true;
+        for group in [&self.agents, &self.helpers] {
+            if let Err(error) = group.kill() {
+                self.errors.push(error.to_string());
+            }
+        }
+    }
+
+    fn has_no_process(&self) -> bool {
+        [&self.agents, &self.helpers].into_iter().all(|g| matches!(g.is_populated(), Ok(false)))
+    }
+}
+
+impl Keeper {
+    /// Whether its pidfd says that it has ended. A child stays to be reaped.
+    fn has_ended(&self) -> bool {
+        let mut fds = [PollFd::new(&self.process.pidfd, PollFlags::IN)];
+        !matches!(
+            rustix::event::poll(&mut fds, Some(&rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 })),
+            Ok(0)
+        )
+    }
+
+    /// How it ended, if it has: of one that is not our child only that it has.
+    fn try_wait(&self) -> std::io::Result<Option<ExitStatus>> {
+        match self.ours {
+            true => self.process.try_wait(),
+            false => Ok(self.has_ended().then_some(ExitStatus::Code(0))),
+        }
+    }
+}
+
+/// What both halves of a rule need: the bounds that `cx` names.
+fn bounds(cx: &Context) -> &agentd_policy::config::Bounds {
+    &cx.settings.config.bounds
+}

@@ -1,0 +1,181 @@
+//! Names that were made in callers' directories to be covered, and how they go again.
+
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use agentd_kernel::process::Child;
+use agentd_policy::names::AbsPath;
+use agentd_policy::plan::{Mode, Plan};
+
+use super::{Message, Session, Sessions};
+use crate::context::Context;
+use crate::workers::{self, Place};
+
+/// How long a request waits for placeholders to be taken away.
+const UNLINKING: Duration = Duration::from_millis(100);
+/// How long that may take. The child is the caller itself, who can stop it, or owns the file system.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A name that was made in a caller's directory to be covered.
+pub struct Placeholder {
+    /// The directory's path, as the caller knows it.
+    pub workspace: AbsPath,
+    /// The directory.
+    pub place: Place,
+    /// The name in it.
+    pub name: String,
+}
+
+impl Placeholder {
+    /// The file system and the number of its directory.
+    pub fn identity(&self) -> (u64, u64) {
+        match &self.place {
+            Place::Open { dev, ino, .. } | Place::Named { dev, ino, .. } => (*dev, *ino),
+        }
+    }
+}
+
+/// A child that takes placeholders away.
+pub struct Unlinking {
+    child: Child,
+    /// Whose they were.
+    uid: u32,
+    /// From where.
+    places: Vec<AbsPath>,
+    /// Until when a request for one of those places waits.
+    until: Instant,
+    /// When it is ended; again and again, should it not be enough.
+    end: Instant,
+    /// What is said of their session once they are gone.
+    pub(super) news: Option<Message>,
+}
+
+impl Unlinking {
+    fn new(child: Child, uid: u32, places: Vec<AbsPath>, now: Instant) -> Self {
+        Self { child, uid, places, until: now + UNLINKING, end: now + PATIENCE, news: None }
+    }
+
+    /// Whether it is over; one that takes too long is ended.
+    fn is_over(&mut self, now: Instant) -> bool {
+        if self.end <= now {
+            self.end = now + PATIENCE;
+            if let Err(error) = self.child.kill() {
+                tracing::error!(%error, "taking placeholders away");
+            }
+        }
+        !matches!(self.child.try_wait(), Ok(None))
+    }
+}
+
+/// The directories that a plan gives as they are.
+pub fn places(plan: &Plan) -> Vec<AbsPath> {
+    plan.workspaces.iter().filter(|w| w.mode == Mode::Direct).map(|w| w.path.clone()).collect()
+}
+
+fn share(these: &[AbsPath], those: &[AbsPath]) -> bool {
+    these.iter().any(|a| those.iter().any(|b| a.starts_with(b) || b.starts_with(a)))
+}
+
+impl Session {
+    /// Takes up what the builder is about to make. A directory with many of them is held once.
+    pub(super) fn keep_placeholder(
+        &mut self,
+        workspace: AbsPath,
+        name: String,
+        dir: OwnedFd,
+        (dev, ino): (u64, u64),
+    ) {
+        let known = self.placeholders.iter().find_map(|other| match &other.place {
+            Place::Open { dir, .. } if other.identity() == (dev, ino) => Some(dir.clone()),
+            _ => None,
+        });
+        let place = Place::Open { dir: known.unwrap_or_else(|| Rc::new(dir)), dev, ino };
+        self.placeholders.push(Placeholder { workspace, place, name });
+    }
+}
+
+impl Sessions {
+    /// Takes placeholders away, or leaves them to another session of the same user that may have covered them:
+    /// unlinking a name takes every mount from it, in every namespace (`detach_mounts`). Another user's session could
+    /// neither take them away later nor keep their owner from doing so.
+    /// Whether a child was started for it, the last of `unlinking`.
+    pub(super) fn release_placeholders(&mut self, cx: &Context, session: &mut Session) -> bool {
+        let mut mine = Vec::new();
+        let mut places = Vec::new();
+        let mut heirs = Vec::new();
+        for placeholder in session.placeholders.drain(..) {
+            let place = std::slice::from_ref(&placeholder.workspace);
+            let uid = session.owner.uid;
+            match self.all.iter_mut().find(|(_, s)| s.owner.uid == uid && share(&s.places, place)) {
+                Some((number, heir)) => {
+                    heir.placeholders.push(placeholder);
+                    heirs.push(*number);
+                }
+                None => {
+                    places.push(placeholder.workspace);
+                    mine.push((placeholder.place, placeholder.name));
+                }
+            }
+        }
+        heirs.dedup();
+        for heir in heirs {
+            if let Err(error) = self.record(cx, heir) {
+                session.errors.push(format!("placeholders: {error}"));
+            }
+        }
+        if mine.is_empty() {
+            return false;
+        }
+        places.dedup();
+        match workers::remove_placeholders(cx.token, session.owner, &mine) {
+            Ok(child) => {
+                self.unlinking.push(Unlinking::new(child, session.owner.uid, places, Instant::now()));
+                true
+            }
+            Err(error) => {
+                session.errors.push(format!("placeholders: {error}"));
+                false
+            }
+        }
+    }
+
+    /// Whether names of `uid` are being taken away where a session would cover them: it would lose the mounts.
+    pub(super) fn must_wait(&self, uid: u32, places: &[AbsPath], now: Instant) -> bool {
+        self.unlinking.iter().any(|u| u.uid == uid && u.until > now && share(&u.places, places))
+    }
+
+    /// Takes up the ends of children that take placeholders away, and starts what waited for them.
+    pub(super) fn reap_unlinking(&mut self, cx: &Context, now: Instant) -> Vec<Message> {
+        let mut messages = Vec::new();
+        self.unlinking.retain_mut(|unlinking| {
+            let over = unlinking.is_over(now);
+            messages.extend(unlinking.news.take_if(|_| over));
+            !over
+        });
+        messages.extend(self.start_deferred(cx, now));
+        messages
+    }
+
+    /// When a request has waited long enough.
+    pub(super) fn next_deferred(&self) -> Option<Instant> {
+        let waits = !self.deferred.is_empty();
+        self.unlinking.iter().map(|u| u.until).filter(|_| waits).min()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_are_shared_from_above_and_from_below() {
+        let path = |text: &str| AbsPath::parse(text).unwrap();
+        let (project, below, other) = (path("/w/a"), path("/w/a/b"), path("/w/ab"));
+        let (above, inside) = ([project], [below]);
+        assert!(share(&above, &[other.clone(), inside[0].clone()]));
+        assert!(share(&inside, &above));
+        assert!(!share(&above, &[other]));
+        assert!(!share(&[], &[path("/")]));
+    }
+}

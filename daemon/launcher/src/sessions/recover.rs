@@ -1,0 +1,198 @@
+//! What an earlier launcher left: sessions that go on are adopted, everything else of it is ended and removed.
+
+use std::collections::BTreeSet;
+use std::os::fd::{AsFd as _, OwnedFd};
+
+use agentd_kernel::cgroup::Group;
+use agentd_kernel::process::Child;
+use agentd_kernel::procfs;
+use agentd_policy::names::AbsPath;
+use rustix::fs::{Mode, OFlags};
+use rustix::process::{Pid, PidfdFlags};
+
+use super::groups::{KINDS, path};
+use super::lease::Record;
+use super::{Keeper, Session, Sessions, State};
+use crate::build::Owner;
+use crate::context::Context;
+use crate::directories::{is_held, names};
+
+impl Sessions {
+    /// Looks at every lease, group and socket. How many sessions were adopted. What can be neither adopted nor ended
+    /// is told of, and keeps its lease.
+    ///
+    /// # Errors
+    /// If a directory cannot be read.
+    pub fn recover(&mut self, cx: &Context) -> Result<usize, String> {
+        tell(self.remove_foreign_groups());
+        let groups = self.groups_left()?;
+        let mut adopted = BTreeSet::new();
+        for name in names(&cx.directories.leases)? {
+            let Some(number) = name.parse().ok().filter(|n: &u32| n.to_string() == name) else { continue };
+            let has_groups = groups.iter().any(|(_, lease)| *lease == number);
+            match self.recover_lease(cx, number, has_groups) {
+                Ok(session) => adopted.extend(session),
+                Err(error) => tracing::error!(lease = number, error, "recovery"),
+            }
+        }
+        for (uid, number) in groups {
+            tell(self.end_groups(uid, number));
+        }
+        for name in names(&cx.directories.keepers)? {
+            if !adopted.contains(&name) {
+                tell(cx.directories.remove_keeper_socket(&name));
+            }
+        }
+        self.limit_adopted(cx);
+        Ok(adopted.len())
+    }
+
+    /// One lease: the session that goes on under it.
+    fn recover_lease(
+        &mut self,
+        cx: &Context,
+        number: u32,
+        has_groups: bool,
+    ) -> Result<Option<String>, String> {
+        let Some(file) = cx.directories.lease_file(number)? else { return Ok(None) };
+        let held = is_held(&file).map_err(|e| e.to_string())?;
+        match Record::read(&file) {
+            Some(record) => {
+                let keeper = if held && record.ran { self.keeper(cx, number, &record) } else { None };
+                let session = keeper.as_ref().map(|_| record.session.to_string());
+                self.take_up(number, record, keeper)?;
+                return Ok(session);
+            }
+            // Prepared, or put on record by halves: its groups say the rest.
+            None if has_groups => {}
+            None if held => return Err("it is held, and nothing else is known of it".into()),
+            None => self.give_back(cx, number),
+        }
+        Ok(None)
+    }
+
+    /// Groups of another layout than ours are an earlier program's.
+    fn remove_foreign_groups(&self) -> Result<(), String> {
+        for name in self.hierarchies.names("").map_err(|e| e.to_string())? {
+            if !KINDS.contains(&name.as_str()) {
+                self.hierarchies.clear_below(&name).map_err(|e| e.to_string())?;
+                self.hierarchies.remove(&name).map_err(|e| e.to_string())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Users and leases that have a group.
+    fn groups_left(&self) -> Result<BTreeSet<(u32, u32)>, String> {
+        let mut left = BTreeSet::new();
+        for kind in KINDS {
+            for user in self.hierarchies.names(kind).map_err(|e| e.to_string())? {
+                let path = format!("{kind}/{user}");
+                let uid = user.strip_prefix('u').and_then(|uid| uid.parse().ok());
+                for lease in self.hierarchies.names(&path).map_err(|e| e.to_string())? {
+                    if let (Some(uid), Ok(lease)) = (uid, lease.parse()) {
+                        left.insert((uid, lease));
+                    }
+                }
+                // An empty one goes at once; the others with their last session.
+                if self.hierarchies.names(&path).is_ok_and(|names| names.is_empty()) {
+                    self.hierarchies.remove(&path).map_err(|e| e.to_string())?;
+                }
+            }
+        }
+        Ok(left)
+    }
+
+    /// The keeper that a record names, if it is that: in the helpers' group of the lease, under the lease's uid.
+    fn keeper(&self, cx: &Context, number: u32, record: &Record) -> Option<Keeper> {
+        let lease = cx.settings.config.pool.uids.lease(number)?;
+        let pid = Pid::from_raw(record.keeper)?;
+        let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::empty()).ok()?;
+        let helpers = self.hierarchies.ensure(&path("helpers", record.owner.uid, number)).ok()?;
+        let member = helpers.processes().ok()?.contains(&pid);
+        let uid = procfs::uid(cx.host.proc.as_fd(), record.keeper).ok()?;
+        let keeper = Keeper { process: Child { pid, pidfd }, ours: false };
+        // What was read is about the process that the pidfd is for only as long as that lives.
+        (member && uid == lease.keeper.get() && !keeper.has_ended()).then_some(keeper)
+    }
+
+    /// Takes a session up where its record says that it is: it runs, or what is left of it is to go.
+    fn take_up(&mut self, number: u32, record: Record, keeper: Option<Keeper>) -> Result<(), String> {
+        let (agents, helpers) = self.existing(record.owner.uid, number)?;
+        let root = first_mount_namespace(&agents);
+        let runs = keeper.is_some();
+        let state = if runs { State::Running } else { State::emptying(None) };
+        let mut session = Session {
+            placeholders: record.placeholders(),
+            id: Some(record.session),
+            keeper,
+            uppers: record.uppers,
+            remove: record.remove,
+            ran: record.ran,
+            places: record.places,
+            root,
+            ..Session::of_groups(record.owner, agents, helpers, state)
+        };
+        if !runs {
+            session.kill_all();
+        }
+        self.insert(number, session);
+        if runs {
+            self.unwatched.push(number);
+        }
+        Ok(())
+    }
+
+    /// Ends what is in groups that no record explains.
+    fn end_groups(&mut self, uid: u32, number: u32) -> Result<(), String> {
+        match self.all.get(&number) {
+            Some(known) if known.owner.uid == uid => return Ok(()),
+            Some(_) => {
+                // The lease is another user's by now.
+                for kind in KINDS {
+                    let path = path(kind, uid, number);
+                    self.hierarchies.clear_below(&path).map_err(|e| e.to_string())?;
+                    self.hierarchies.remove(&path).map_err(|e| e.to_string())?;
+                }
+                self.leave_user(uid);
+            }
+            None => {
+                let (agents, helpers) = self.existing(uid, number)?;
+                let owner = Owner { uid, gid: uid };
+                let mut session = Session::of_groups(owner, agents, helpers, State::emptying(None));
+                session.kill_all();
+                self.insert(number, session);
+            }
+        }
+        Ok(())
+    }
+
+    fn existing(&self, uid: u32, number: u32) -> Result<(Group, Group), String> {
+        let group = |kind| self.hierarchies.ensure(&path(kind, uid, number)).map_err(|e| e.to_string());
+        Ok((group("agents")?, group("helpers")?))
+    }
+
+    /// Limits may be others than they were. One that cannot be set refuses further sessions, not the adopted.
+    fn limit_adopted(&mut self, cx: &Context) {
+        let owners: BTreeSet<u32> = self.all.values().map(|s| s.owner.uid).collect();
+        for uid in owners {
+            if let Err(error) = self.limit(cx, uid) {
+                tracing::error!(%error, "limits after a restart");
+            }
+        }
+    }
+}
+
+fn tell(result: Result<(), String>) {
+    if let Err(error) = result {
+        tracing::error!(error, "recovery");
+    }
+}
+
+/// The mount namespace that the group's processes are in: whoever holds it last takes it apart, which shall not be
+/// one of them.
+fn first_mount_namespace(agents: &Group) -> Option<OwnedFd> {
+    let first = agents.processes().ok()?.into_iter().next()?;
+    let path = AbsPath::parse(&format!("/proc/{}/ns/mnt", first.as_raw_nonzero())).ok()?;
+    rustix::fs::open(path.as_str(), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()
+}

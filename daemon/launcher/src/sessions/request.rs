@@ -1,0 +1,220 @@
+//! A request: checked by the launcher's own rules, and given to a builder.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::Instant;
+
+use agentd_kernel::cgroup::Limits;
+use agentd_kernel::packets::Packets;
+use agentd_policy::Refusal;
+use agentd_policy::plan::{Mode, Plan};
+use agentd_policy::wire::{FromLauncher, Peer, RequestNumber, encode};
+
+use super::groups::cpus;
+use super::placeholders::places;
+use super::{DEADLINE, Message, Session, Sessions, State, bounds};
+use crate::build::{Order, Owner};
+use crate::context::Context;
+
+/// The most requests that wait for placeholders to go.
+const MAX_DEFERRED: usize = 256;
+
+/// What a request brings, besides an offer.
+pub struct Request {
+    /// For the answer.
+    pub number: RequestNumber,
+    /// For whom.
+    pub caller: Peer,
+    /// What.
+    pub plan: Plan,
+    /// When it was read: nanoseconds of `CLOCK_MONOTONIC`.
+    pub began_ns: u64,
+}
+
+/// One that waits until names are taken away that it would cover.
+pub struct Deferred {
+    request: Request,
+    pub offer: Option<Packets>,
+}
+
+/// What was not done, and why.
+type Failed = (&'static str, String);
+
+impl Sessions {
+    /// Checks a request by the launcher's own rules, and gives it to a builder.
+    pub fn build(&mut self, cx: &Context, request: Request, offer: Option<Packets>) -> Result<(), Refusal> {
+        if let Err(refusal) = self.check(cx, &request) {
+            self.left.extend(offer);
+            return Err(refusal);
+        }
+        if self.must_wait(request.caller.uid, &places(&request.plan), Instant::now()) {
+            if self.deferred.len() >= MAX_DEFERRED {
+                self.left.extend(offer);
+                let mend = "try again in a moment";
+                return Err(Refusal::new("one more session in that directory", "host.busy", mend));
+            }
+            self.deferred.push_back(Deferred { request, offer });
+            return Ok(());
+        }
+        self.start(cx, request, offer)
+    }
+
+    /// What waited and need not any longer.
+    pub(super) fn start_deferred(&mut self, cx: &Context, now: Instant) -> Vec<Message> {
+        let mut messages = Vec::new();
+        for deferred in std::mem::take(&mut self.deferred) {
+            if self.must_wait(deferred.request.caller.uid, &places(&deferred.request.plan), now) {
+                self.deferred.push_back(deferred);
+                continue;
+            }
+            let request = deferred.request.number;
+            if let Err(refusal) = self.start(cx, deferred.request, deferred.offer) {
+                messages.push((FromLauncher::Refused { request, refusal }, Vec::new()));
+            }
+        }
+        messages
+    }
+
+    fn check(&self, cx: &Context, request: &Request) -> Result<(), Refusal> {
+        let (plan, caller) = (&request.plan, request.caller);
+        let (config, bounds) = (&cx.settings.config, bounds(cx));
+        if caller.uid == 0 && !config.root_callers {
+            return Err(Refusal::new(
+                "a session for uid 0",
+                "caller.root",
+                "run agentctl as an ordinary user, or set root_callers = true",
+            ));
+        }
+        if config.pool.uids.contains(caller.uid) || config.pool.uids.contains(caller.gid) {
+            return Err(Refusal::new("a session for a leased uid", "caller.pool", "sessions ask for none"));
+        }
+        plan.check(bounds)?;
+        let taken = || {
+            let known = self.all.values().filter_map(|s| s.id.as_ref().map(|id| (id, s.owner.uid)));
+            known.chain(self.deferred.iter().map(|d| (&d.request.plan.session, d.request.caller.uid)))
+        };
+        let own = taken().filter(|(_, uid)| *uid == caller.uid).count();
+        for (count, most, rule) in [
+            (taken().count(), bounds.max_sessions, "bounds.max_sessions"),
+            (own, bounds.max_sessions_per_user, "bounds.max_sessions_per_user"),
+        ] {
+            if count >= most as usize {
+                return Err(Refusal::new(
+                    format!("one more session besides {count}"),
+                    rule,
+                    "end some first (agentctl ps, agentctl kill)",
+                ));
+            }
+        }
+        if taken().any(|(id, _)| *id == plan.session) {
+            return Err(Refusal::new(format!("session {}", plan.session), "session.exists", "ask again"));
+        }
+        Ok(())
+    }
+
+    fn start(&mut self, cx: &Context, request: Request, mut offer: Option<Packets>) -> Result<(), Refusal> {
+        let started = self.find_builder(cx, &request).and_then(|number| {
+            let ordered = self.order(cx, number, request, &mut offer);
+            if let Some(session) = self.all.get_mut(&number).filter(|_| ordered.is_err()) {
+                session.state = State::emptying(None);
+                session.kill_all();
+            }
+            ordered
+        });
+        self.left.extend(offer);
+        started.map_err(|(what, why)| {
+            Refusal::new(format!("{what}: {why}"), format!("build.{what}"), "see the launcher's log")
+        })
+    }
+
+    /// One that waits, or a new one.
+    fn find_builder(&mut self, cx: &Context, request: &Request) -> Result<u32, Failed> {
+        let owner = Owner { uid: request.caller.uid, gid: request.caller.gid };
+        let waiting = |s: &Session| {
+            let alive = s.keeper.as_ref().is_some_and(|k| !k.has_ended());
+            s.owner == owner && matches!(s.state, State::Waiting { .. }) && alive
+        };
+        match self.all.iter().find(|(_, s)| waiting(s)) {
+            // A limit that could not be set again after a restart is a refusal here, too.
+            Some((number, _)) => {
+                let number = *number;
+                self.limit(cx, owner.uid).map_err(|e| ("cgroup", e))?;
+                Ok(number)
+            }
+            None => self.prepare(cx, owner),
+        }
+    }
+
+    /// Gives a waiting builder its order.
+    fn order(
+        &mut self,
+        cx: &Context,
+        number: u32,
+        request: Request,
+        offer: &mut Option<Packets>,
+    ) -> Result<(), Failed> {
+        let Some(session) = self.all.get_mut(&number) else {
+            return Err(("order", "the builder is gone".into()));
+        };
+        let Request { number: answer, caller, plan, began_ns } = request;
+        let limits = Limits {
+            memory: plan.limits.memory,
+            pids: plan.limits.pids,
+            cpus: cpus(plan.limits.cpus, bounds(cx)),
+        };
+        session.agents.limit(&limits).map_err(|e| ("cgroup", e.to_string()))?;
+        session.id = Some(plan.session.clone());
+        session.uppers = plan.workspaces.iter().any(|w| w.mode == Mode::Overlay);
+        session.remove = plan.remove;
+        session.places = places(&plan);
+        let overlays = session.uppers;
+        if let Some(seen) = &mut self.seen {
+            seen.ids.insert(plan.session.to_string());
+        }
+        // Whoever comes after a launcher that dies now finds what there is to take away.
+        self.record(cx, number).map_err(|e| ("lease", e))?;
+        let directories = &cx.directories;
+        let service_uid = cx.settings.service_uid;
+        let listener = directories.keeper_socket(&plan.session, service_uid).map_err(|e| ("socket", e))?;
+        let uppers = match overlays {
+            true => {
+                Some(directories.make_uppers(caller.uid, plan.session.as_str()).map_err(|e| ("overlay", e))?)
+            }
+            false => None,
+        };
+        let Some(session) = self.all.get_mut(&number) else {
+            return Err(("order", "the builder is gone".into()));
+        };
+        let waiting = std::mem::replace(&mut session.state, State::Running);
+        let State::Waiting { builder, .. } = waiting else {
+            session.state = waiting;
+            return Err(("order", "the builder does not wait".into()));
+        };
+        let order = Order { plan, began_ns, offer: offer.is_some(), uppers: uppers.is_some(), service_uid };
+        let sent = send_order(&builder, &order, &listener, offer, uppers.as_ref());
+        session.state = State::Building { request: Some(answer), builder, until: Instant::now() + DEADLINE };
+        if let Err(error) = sent {
+            // It has ended, or is ended now. Why is in the answer that it left, or in how it ended.
+            session.errors.push(format!("order: {error}"));
+            session.kill_all();
+        }
+        Ok(())
+    }
+}
+
+/// Sends an order. The offer is the builder's from then on.
+fn send_order(
+    builder: &Packets,
+    order: &Order,
+    listener: &OwnedFd,
+    offer: &mut Option<Packets>,
+    uppers: Option<&OwnedFd>,
+) -> Result<(), String> {
+    let order = encode(order).map_err(|e| e.to_string())?;
+    let descriptors: Vec<_> = std::iter::once(listener.as_fd())
+        .chain(offer.iter().map(AsFd::as_fd))
+        .chain(uppers.iter().map(|fd| fd.as_fd()))
+        .collect();
+    builder.send(&order, &descriptors).map_err(|e| e.to_string())?;
+    drop(offer.take());
+    Ok(())
+}

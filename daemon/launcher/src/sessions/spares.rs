@@ -1,0 +1,109 @@
+//! Sessions that are prepared before anybody asks for them.
+
+use std::time::{Duration, Instant};
+
+use agentd_kernel::packets::Packets;
+use agentd_kernel::process::{self, Birth};
+
+use super::{Keeper, Session, Sessions, State};
+use crate::build::{Builder, Owner};
+use crate::context::Context;
+
+/// How long a prepared session waits for a request.
+pub const SPARE: Duration = Duration::from_secs(300);
+/// How long after a session's start the next one is prepared: its command has the processors first.
+pub const REST: Duration = Duration::from_millis(2);
+/// How many may wait for one user.
+const SPARES_PER_USER: usize = 2;
+
+impl Sessions {
+    /// Starts a builder that prepares a session for `owner`. The lease's number.
+    pub(super) fn prepare(&mut self, cx: &Context, owner: Owner) -> Result<u32, (&'static str, String)> {
+        let pool = cx.settings.config.pool.uids;
+        let (lease, lock) = self.lease(&pool, &cx.directories).map_err(|e| ("lease", e))?;
+        let number = lease.number;
+        let made = self.groups(cx, owner.uid, number).map_err(|e| ("cgroup", e));
+        let (agents, helpers) = match made {
+            Ok(groups) => groups,
+            Err(error) => {
+                drop(lock);
+                self.give_back(cx, number);
+                return Err(error);
+            }
+        };
+        let groups = [agents.path().to_owned(), helpers.path().to_owned()];
+        let born = Packets::pair().map_err(|e| ("socket", e.to_string())).and_then(|(ours, theirs)| {
+            ours.set_nonblocking(true).map_err(|e| ("socket", e.to_string()))?;
+            let birth = Birth { cgroup: Some(helpers.directory()), ..Birth::default() };
+            let builder = Builder {
+                owner,
+                lease,
+                pool,
+                lock,
+                agents: &agents,
+                helpers: &helpers,
+                host: &cx.host,
+                launcher: theirs,
+                token: cx.token,
+            };
+            let process =
+                process::spawn(cx.token, birth, || builder.run()).map_err(|e| ("fork", e.to_string()))?;
+            Ok((ours, Keeper { process, ours: true }))
+        });
+        let (builder, keeper) = match born {
+            Ok(born) => born,
+            Err(error) => {
+                for path in groups {
+                    if let Err(error) = self.hierarchies.remove(&path) {
+                        tracing::error!(%error, "clean-up");
+                    }
+                }
+                self.leave_user(owner.uid);
+                self.give_back(cx, number);
+                return Err(error);
+            }
+        };
+        let state = State::Waiting { builder, since: Instant::now() };
+        let session = Session { keeper: Some(keeper), ..Session::of_groups(owner, agents, helpers, state) };
+        self.insert(number, session);
+        self.unwatched.push(number);
+        Ok(number)
+    }
+
+    /// A lease that nobody holds any more.
+    pub(super) fn give_back(&self, cx: &Context, number: u32) {
+        if let Err(error) = cx.directories.remove_lease(number) {
+            tracing::error!(%error, "clean-up");
+        }
+    }
+
+    /// Prepares a session for a user who just had one, if the site wants that.
+    pub fn refill(&mut self, cx: &Context, now: Instant) {
+        let Some((owner, _)) = self.wanted.take_if(|(_, due)| *due <= now) else { return };
+        let since = |s: &Session| match s.state {
+            State::Waiting { since, .. } => Some(since),
+            _ => None,
+        };
+        let spares = cx.settings.config.spares as usize;
+        let waiting = self.all.values().filter(|s| since(s).is_some());
+        let own = waiting.clone().filter(|s| s.owner == owner).count();
+        if spares == 0 || own >= SPARES_PER_USER {
+            return;
+        }
+        if waiting.count() >= spares {
+            // The one that nobody has asked for the longest makes room for the next time.
+            let oldest = self.all.values_mut().filter(|s| since(s).is_some()).min_by_key(|s| since(s));
+            if let Some(oldest) = oldest {
+                oldest.dismiss();
+            }
+            return;
+        }
+        if let Err((what, error)) = self.prepare(cx, owner) {
+            tracing::warn!(what, error, "no session was prepared");
+        }
+        // One more while it is used up faster than it is made.
+        if own + 1 < SPARES_PER_USER && spares > 1 {
+            self.wanted = Some((owner, now + REST));
+        }
+    }
+}

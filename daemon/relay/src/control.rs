@@ -1,0 +1,180 @@
+//! The keeper's word: which commands there are, and where the service is.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use agentd_kernel::packets::{Packet, PacketError, Packets};
+use agentd_policy::wire::{CommandNumber, FromRelay, ToRelay, decode, encode};
+use tokio::io::unix::AsyncFd;
+use tokio::sync::mpsc::{self, Sender};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use crate::channel::{Channel, Order, Streams};
+use crate::{Descriptors, RelayError};
+
+/// For what is left to send once the keeper is gone.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+/// How often it is said that something went through.
+const ACTIVE: Duration = Duration::from_secs(1);
+/// The longest message.
+const MAX_MESSAGE: usize = 64;
+/// A stream to the service, and three of a command.
+const MAX_STREAMS: usize = 4;
+/// Orders that wait for a channel, which takes them at once.
+const ORDERS: usize = 4;
+
+/// The relay's end of the control socket.
+pub struct Control {
+    socket: AsyncFd<Packets>,
+    said: Mutex<Option<Instant>>,
+}
+
+impl Control {
+    /// Something went through.
+    pub fn active(&self) {
+        let now = Instant::now();
+        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        if said.is_none_or(|said| now.duration_since(said) >= ACTIVE) {
+            *said = Some(now);
+            self.say(&FromRelay::Active);
+        }
+    }
+
+    /// A keeper that does not read, or is gone, does without.
+    fn say(&self, message: &FromRelay) {
+        let _ = encode(message).map(|packet| self.socket.get_ref().send(&packet, &[]));
+    }
+
+    /// The next message; `None` once the keeper is gone.
+    async fn hear(&self) -> Result<Option<(ToRelay, Vec<OwnedFd>)>, RelayError> {
+        let error = |source| RelayError::Io { what: "hear the keeper", source };
+        loop {
+            let mut ready = self.socket.readable().await.map_err(error)?;
+            match self.socket.get_ref().receive(MAX_MESSAGE, MAX_STREAMS) {
+                Ok(None) => return Ok(None),
+                Ok(Some(Packet { bytes, descriptors })) => {
+                    let message = decode(&bytes).map_err(|error| RelayError::Keeper(error.to_string()))?;
+                    return Ok(Some((message, descriptors)));
+                }
+                Err(PacketError::WouldBlock) => ready.clear_ready(),
+                Err(other) => return Err(error(io::Error::other(other))),
+            }
+        }
+    }
+}
+
+/// All commands that are carried.
+struct Relay {
+    control: Arc<Control>,
+    channels: JoinSet<Result<CommandNumber, RelayError>>,
+    orders: BTreeMap<CommandNumber, Sender<Order>>,
+    over: bool,
+}
+
+/// Carries until the session is over and everything is delivered, or the keeper is gone.
+pub async fn relay(descriptors: Descriptors) -> Result<(), RelayError> {
+    let Descriptors { service, control, streams } = descriptors;
+    let control = Packets::from_fd(control);
+    // Its successor is `unsafe`, for types whose descriptor may change or close under way. Packets that are
+    // never lent mutably cannot.
+    #[expect(deprecated)]
+    let socket = control.set_nonblocking(true).and_then(|()| AsyncFd::new(control));
+    let socket = socket.map_err(|source| RelayError::Io { what: "register the control socket", source })?;
+    let control = Arc::new(Control { socket, said: Mutex::default() });
+    let mut relay = Relay { control, channels: JoinSet::new(), orders: BTreeMap::new(), over: false };
+    relay.carry(0, streams, service)?;
+    relay.run().await
+}
+
+impl Relay {
+    async fn run(&mut self) -> Result<(), RelayError> {
+        let control = self.control.clone();
+        while !(self.over && self.channels.is_empty()) {
+            tokio::select! {
+                message = control.hear() => match message? {
+                    Some((message, descriptors)) => self.obey(message, descriptors).await?,
+                    None => return self.last_words().await,
+                },
+                Some(ended) = self.channels.join_next() => self.ended(ended??),
+            }
+        }
+        Ok(())
+    }
+
+    async fn obey(&mut self, message: ToRelay, descriptors: Vec<OwnedFd>) -> Result<(), RelayError> {
+        let mut descriptors = descriptors.into_iter();
+        match message {
+            ToRelay::Carry { command, terminal } => {
+                let service = descriptors.next();
+                let mut streams: Vec<OwnedFd> = descriptors.collect();
+                let streams = match streams.pop() {
+                    Some(master) if terminal && streams.is_empty() => Some(Streams::Terminal(master)),
+                    Some(last) if !terminal => {
+                        streams.push(last);
+                        <[OwnedFd; 3]>::try_from(streams).ok().map(Streams::Pipes)
+                    }
+                    _ => None,
+                };
+                match (service, streams) {
+                    (Some(service), Some(streams)) if !self.orders.contains_key(&command) => {
+                        self.carry(command, streams, service)?;
+                    }
+                    _ => return Err(RelayError::Keeper("streams that are none".into())),
+                }
+            }
+            ToRelay::Connect { command } => {
+                if let (Some(orders), Some(fd)) = (self.orders.get(&command), descriptors.next()) {
+                    // One that has ended meanwhile needs no stream: closing it says so.
+                    let _ = orders.send(Order::Connect(fd)).await;
+                }
+            }
+            ToRelay::Close { command } => {
+                if let Some(orders) = self.orders.get(&command).filter(|_| command != 0) {
+                    let _ = orders.send(Order::Close).await;
+                }
+            }
+            ToRelay::Over => {
+                self.over = true;
+                self.tell_all(|| Order::Over).await;
+            }
+        }
+        Ok(())
+    }
+
+    fn carry(&mut self, number: CommandNumber, streams: Streams, service: OwnedFd) -> Result<(), RelayError> {
+        let (orders, receiver) = mpsc::channel(ORDERS);
+        let channel = Channel::new(number, streams, service, receiver, self.control.clone())?;
+        self.channels.spawn(channel.carry());
+        self.orders.insert(number, orders);
+        Ok(())
+    }
+
+    fn ended(&mut self, number: CommandNumber) {
+        self.orders.remove(&number);
+        if number != 0 {
+            self.control.say(&FromRelay::Closed { command: number });
+        }
+    }
+
+    async fn tell_all(&self, order: impl Fn() -> Order) {
+        for orders in self.orders.values() {
+            // One that has ended need not know.
+            let _ = orders.send(order()).await;
+        }
+    }
+
+    async fn last_words(&mut self) -> Result<(), RelayError> {
+        self.tell_all(|| Order::LastWords).await;
+        let all = async {
+            while let Some(ended) = self.channels.join_next().await {
+                ended??;
+            }
+            Ok(())
+        };
+        timeout(LAST_WORDS, all).await.map_err(|_| RelayError::KeeperGone)?
+    }
+}

@@ -1,0 +1,316 @@
+//! The gRPC service. Who calls is what the launcher attested; what may be is decided elsewhere.
+
+mod steer;
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use agentd_policy::Refusal;
+use agentd_policy::decide::{Permit, decide};
+use agentd_policy::names::SessionId;
+use agentd_policy::profile::Profile;
+use agentd_policy::wire::Ticket;
+use agentd_proto::v1::sessions_server::Sessions;
+use agentd_proto::v1::{
+    AttachInput, AttachOutput, CreateReply, CreateRequest, DoctorReply, DoctorRequest, Event, EventsRequest,
+    InspectReply, InspectRequest, KillReply, KillRequest, ListReply, ListRequest, LogChunk, LogsRequest,
+    RemoveReply, RemoveRequest, ResolveReply, ResolveRequest, RunSpec, Session as Shown, ShowProfileReply,
+    ShowProfileRequest, StopReply, StopRequest, Timing, VersionReply, VersionRequest, WantedPath,
+    WatchRequest,
+};
+use tokio::sync::{mpsc, oneshot};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::connection::Caller;
+use crate::error::{malformed, refused};
+use crate::events::{self, Filter, Scope};
+use crate::host::Host;
+use crate::logs::Reading;
+use crate::record::Record;
+use crate::registry::Wish;
+use crate::session::{Phase, Session};
+use crate::slots::{Slot, Slots, crowded};
+use crate::{attach, build, profiles, request};
+
+/// What the commands and messages of a list may come to, in bytes.
+const LISTED: usize = 1 << 20;
+/// Events and states that wait for a client.
+const EVENTS: usize = 64;
+/// Pieces of output that wait for a client.
+const CHUNKS: usize = 4;
+
+/// The answers to all requests.
+pub struct Api(pub Arc<Host>);
+
+/// Who sent `request`. Without that there is no answer.
+pub fn caller<T>(request: &Request<T>) -> Result<Caller, Status> {
+    request
+        .extensions()
+        .get::<Caller>()
+        .cloned()
+        .ok_or_else(|| Status::internal("a connection without a caller"))
+}
+
+/// A refusal as a status.
+pub fn deny<T>(result: Result<T, Refusal>) -> Result<T, Status> {
+    result.map_err(|refusal| refused(&refusal))
+}
+
+fn take(slots: &Arc<Slots>, caller: &Caller, what: &str) -> Result<Slot, Refusal> {
+    slots.take(caller.peer.uid).ok_or_else(|| crowded(what, slots))
+}
+
+impl Api {
+    async fn permit(
+        &self,
+        caller: &Caller,
+        mut spec: RunSpec,
+        offered: Option<&[WantedPath]>,
+    ) -> Result<(Permit, Profile), Refusal> {
+        let host = &self.0;
+        let facts = host.users.facts(caller.peer.uid, host.config.root_callers).await?;
+        let profile = profiles::resolve(host, spec.profile.take()).await?;
+        let mut request = request::parse(spec, self.new_id()?)?;
+        request.offered = offered.map(request::offered).transpose()?;
+        Ok((decide(&request, &profile, &host.config.bounds, &facts)?, profile))
+    }
+
+    fn new_id(&self) -> Result<SessionId, Refusal> {
+        let fail = || Refusal::new("a session id", "session.id", "try again");
+        let mut bytes = [0; 6];
+        let got =
+            rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty()).map_err(|_| fail())?;
+        let id = SessionId::from_random(bytes);
+        // One in 2^48 for each that was ever here.
+        if got != bytes.len() || self.0.store.has(&id) { Err(fail()) } else { Ok(id) }
+    }
+
+    async fn created(&self, caller: Caller, request: CreateRequest) -> Result<CreateReply, Refusal> {
+        let (host, began) = (&self.0, Instant::now());
+        let spec = request.spec.ok_or_else(|| malformed("a request without a spec", "request.spec"))?;
+        let (name, remove, detach) = (request::name(&spec)?, spec.remove, spec.detach);
+        let (permit, profile) = self.permit(&caller, spec, Some(&request.paths)).await?;
+        let ticket = ticket(&request.ticket, permit.wanted().is_empty())?;
+        let mut plan = permit.into_plan();
+        plan.remove = remove;
+        let profile = profile.name.map(|name| name.to_string()).unwrap_or_default();
+        let (log, output) = (host.store.log(&plan.session), host.store.output(&plan.session));
+        output.begin();
+        let record = Record::new(&plan, name, caller.peer.uid, profile, detach);
+        let (session, asks) = Session::new(record, log, output);
+        match host.registry.insert(&session) {
+            Ok(Some(forgotten)) => host.store.forget(&forgotten).await,
+            Ok(None) => {}
+            Err(refusal) => {
+                session.log.close();
+                return Err(refusal);
+            }
+        }
+        let id = session.id.to_string();
+        let decided = began.elapsed();
+        let (answer, answered) = oneshot::channel();
+        let order = build::Order { plan, ticket, caller };
+        // A task of its own: a client that goes away does not leave half a session.
+        tokio::spawn(build::run(host.clone(), session, order, asks, answer));
+        let timings = answered.await.map_err(|_| {
+            Refusal::new(format!("session {id}"), "service.failed", "look at the log of agentd")
+        })??;
+        tracing::debug!(session = %id, ?decided, created = ?began.elapsed(), "created");
+        let timings = timings
+            .into_iter()
+            .map(|t| Timing { step: t.step, start_us: t.start_us, end_us: t.end_us })
+            .collect();
+        Ok(CreateReply { id, timings })
+    }
+}
+
+/// Sends the state of a session, and each that follows.
+async fn watch(session: Arc<Session>, to: mpsc::Sender<Result<Shown, Status>>) {
+    let mut status = session.watch();
+    let mut last = None;
+    loop {
+        let ended = status.borrow_and_update().phase >= Phase::Ended;
+        let shown = session.show(LISTED);
+        if last.as_ref() != Some(&shown) {
+            if to.send(Ok(shown.clone())).await.is_err() {
+                return;
+            }
+            last = Some(shown);
+        }
+        if ended {
+            return;
+        }
+        tokio::select! {
+            changed = status.changed() => if changed.is_err() { return },
+            () = to.closed() => return,
+        }
+    }
+}
+
+fn ticket(bytes: &[u8], none_needed: bool) -> Result<Option<Ticket>, Refusal> {
+    match (<[u8; 32]>::try_from(bytes), none_needed) {
+        (Ok(ticket), _) => Ok(Some(Ticket(ticket))),
+        (Err(_), true) if bytes.is_empty() => Ok(None),
+        (Err(_), _) => Err(malformed(format!("a ticket of {} bytes", bytes.len()), "request.ticket")),
+    }
+}
+
+#[tonic::async_trait]
+impl Sessions for Api {
+    type AttachStream = ReceiverStream<Result<AttachOutput, Status>>;
+    type ExecStream = ReceiverStream<Result<AttachOutput, Status>>;
+    type EventsStream = ReceiverStream<Result<Event, Status>>;
+    type WatchStream = ReceiverStream<Result<Shown, Status>>;
+    type LogsStream = ReceiverStream<Result<LogChunk, Status>>;
+
+    async fn resolve(&self, request: Request<ResolveRequest>) -> Result<Response<ResolveReply>, Status> {
+        let caller = caller(&request)?;
+        let spec = request.into_inner().spec;
+        let spec = deny(spec.ok_or_else(|| malformed("a request without a spec", "request.spec")))?;
+        let (permit, _) = deny(self.permit(&caller, spec, None).await)?;
+        let plan_json = serde_json::to_string_pretty(&dry(&permit))
+            .map_err(|e| Status::internal(format!("plan as JSON: {e}")))?;
+        let paths = permit.wanted().iter().map(request::wanted).collect();
+        Ok(Response::new(ResolveReply { paths, plan_json, offer_socket: self.0.config.offer_socket() }))
+    }
+
+    async fn create(&self, request: Request<CreateRequest>) -> Result<Response<CreateReply>, Status> {
+        let caller = caller(&request)?;
+        deny(self.created(caller, request.into_inner()).await).map(Response::new)
+    }
+
+    async fn attach(
+        &self,
+        request: Request<Streaming<AttachInput>>,
+    ) -> Result<Response<Self::AttachStream>, Status> {
+        let caller = caller(&request)?;
+        attach::attach(&self.0, &caller, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn exec(
+        &self,
+        request: Request<Streaming<AttachInput>>,
+    ) -> Result<Response<Self::ExecStream>, Status> {
+        let caller = caller(&request)?;
+        attach::exec(&self.0, &caller, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn inspect(&self, request: Request<InspectRequest>) -> Result<Response<InspectReply>, Status> {
+        let peer = caller(&request)?.peer;
+        let session = deny(self.0.registry.find(&request.get_ref().id, &peer, Wish::Look))?;
+        attach::opened(&session.hub).await;
+        Ok(Response::new(session.inspect()))
+    }
+
+    async fn watch(&self, request: Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        let caller = caller(&request)?;
+        let session = deny(self.0.registry.find(&request.get_ref().id, &caller.peer, Wish::Look))?;
+        let slot = deny(take(&self.0.watchers, &caller, "watchers and stops"))?;
+        let (to, stream) = mpsc::channel(EVENTS);
+        tokio::spawn(async move {
+            watch(session, to).await;
+            drop(slot);
+        });
+        Ok(Response::new(ReceiverStream::new(stream)))
+    }
+
+    async fn logs(&self, request: Request<LogsRequest>) -> Result<Response<Self::LogsStream>, Status> {
+        let caller = caller(&request)?;
+        let LogsRequest { id, follow, tail } = request.into_inner();
+        let session = deny(self.0.registry.find(&id, &caller.peer, Wish::Steer))?;
+        let slot = deny(take(&self.0.followers, &caller, "streams of events and logs"))?;
+        let reading = deny(Reading::begin(&self.0, &session, follow, tail).await)?;
+        let (to, stream) = mpsc::channel(CHUNKS);
+        tokio::spawn(async move {
+            reading.send(to).await;
+            drop(slot);
+        });
+        Ok(Response::new(ReceiverStream::new(stream)))
+    }
+
+    async fn stop(&self, request: Request<StopRequest>) -> Result<Response<StopReply>, Status> {
+        let caller = caller(&request)?;
+        deny(self.stopped(&caller, request.get_ref()).await).map(Response::new)
+    }
+
+    async fn doctor(&self, request: Request<DoctorRequest>) -> Result<Response<DoctorReply>, Status> {
+        let caller = caller(&request)?;
+        deny(self.examined(&caller, request.get_ref()).await).map(Response::new)
+    }
+
+    async fn list(&self, request: Request<ListRequest>) -> Result<Response<ListReply>, Status> {
+        let visible = self.0.registry.visible(&caller(&request)?.peer);
+        let all = request.into_inner().all;
+        let shown: Vec<_> =
+            visible.iter().filter(|s| s.phase() < Phase::Ended || all && !s.is_forgotten()).collect();
+        // However many there are, and whatever others wrote into theirs, it fits into one message.
+        let each = LISTED / shown.len().max(1);
+        Ok(Response::new(ListReply { sessions: shown.iter().map(|s| s.show(each)).collect() }))
+    }
+
+    async fn kill(&self, request: Request<KillRequest>) -> Result<Response<KillReply>, Status> {
+        let caller = caller(&request)?;
+        deny(self.killed(&caller, request.get_ref()).await).map(Response::new)
+    }
+
+    async fn remove(&self, request: Request<RemoveRequest>) -> Result<Response<RemoveReply>, Status> {
+        let caller = caller(&request)?;
+        deny(self.removed(caller, request.into_inner()).await).map(Response::new)
+    }
+
+    async fn events(&self, request: Request<EventsRequest>) -> Result<Response<Self::EventsStream>, Status> {
+        let caller = caller(&request)?;
+        let peer = caller.peer;
+        let request = request.into_inner();
+        let filter = deny(Filter::parse(&request))?;
+        let scope = match request.id.as_str() {
+            "" => Scope::All(peer),
+            id => Scope::One(deny(self.0.registry.find(id, &peer, Wish::Look))?),
+        };
+        let slot = deny(take(&self.0.followers, &caller, "streams of events and logs"))?;
+        let (to, stream) = mpsc::channel(EVENTS);
+        let sending = events::send(self.0.clone(), scope, filter, request.follow, to);
+        tokio::spawn(async move {
+            sending.await;
+            drop(slot);
+        });
+        Ok(Response::new(ReceiverStream::new(stream)))
+    }
+
+    async fn version(&self, _: Request<VersionRequest>) -> Result<Response<VersionReply>, Status> {
+        let kernel = rustix::system::uname().release().to_string_lossy().into_owned();
+        let (version, api) = (env!("CARGO_PKG_VERSION").into(), agentd_proto::API.into());
+        Ok(Response::new(VersionReply { version, api, kernel }))
+    }
+
+    async fn show_profile(
+        &self,
+        request: Request<ShowProfileRequest>,
+    ) -> Result<Response<ShowProfileReply>, Status> {
+        let profile = deny(profiles::resolve(&self.0, request.into_inner().profile).await)?;
+        let toml = deny(profile.to_toml())?;
+        Ok(Response::new(ShowProfileReply { toml }))
+    }
+}
+
+/// The plan for a person to read: texts instead of bytes, and no identity yet.
+fn dry(permit: &Permit) -> serde_json::Value {
+    let plan = permit.plan();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    serde_json::json!({
+        "user": plan.user,
+        "home": plan.home,
+        "shell": plan.shell,
+        "command": plan.command.iter().map(|word| text(word)).collect::<Vec<_>>(),
+        "env": plan.env.iter().map(|(k, v)| (text(k), text(v))).collect::<std::collections::BTreeMap<_, _>>(),
+        "cwd": plan.cwd,
+        "terminal": plan.terminal,
+        "workspaces": plan.workspaces,
+        "inputs": plan.inputs,
+        "scratch": plan.scratch,
+        "home_size": plan.home_size,
+        "limits": plan.limits,
+        "landlock_abi": plan.landlock_abi,
+    })
+}

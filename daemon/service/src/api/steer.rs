@@ -1,0 +1,142 @@
+//! How sessions are ended and removed, and the host is looked at.
+
+use std::time::Duration;
+
+use agentd_policy::Refusal;
+use agentd_policy::wire;
+use agentd_proto::v1::{
+    Check, DoctorReply, DoctorRequest, KillReply, KillRequest, Leak, RemoveReply, RemoveRequest, StopReply,
+    StopRequest,
+};
+
+use super::{Api, take};
+use crate::build;
+use crate::connection::Caller;
+use crate::error::malformed;
+use crate::registry::Wish;
+use crate::session::{Ask, Killer, Phase, Session};
+use crate::supervisor::MAX_GRACE;
+
+/// How long a session may take to be over when it is to be removed.
+const ENDING: Duration = Duration::from_secs(15);
+/// Between two questions for something that is not there yet.
+const AGAIN: Duration = Duration::from_millis(50);
+/// How long a command that is asked to end has for it, if nothing else is said.
+const GRACE: Duration = Duration::from_secs(10);
+
+impl Api {
+    pub(super) async fn removed(
+        &self,
+        caller: Caller,
+        request: RemoveRequest,
+    ) -> Result<RemoveReply, Refusal> {
+        let host = &self.0;
+        let session = host.registry.find(&request.id, &caller.peer, Wish::Steer)?;
+        let status = session.status();
+        // Its end may be on record before all of its output has come.
+        if status.phase < Phase::Ended && status.ended_us.is_none() {
+            if !request.force {
+                return Err(Refusal::new(
+                    format!("session {}, which runs", session.id),
+                    "session.running",
+                    "end it first, or use --force",
+                ));
+            }
+            session.end(self.killer(&caller).await);
+        }
+        let removing = async {
+            session.reached(Phase::Over).await;
+            match session.overlay && !session.remove {
+                true => self.delete_overlay(&caller, &session).await,
+                false => Ok(()),
+            }
+        };
+        let ending = || {
+            let mend = "it is still ending; try again";
+            Refusal::new(format!("session {}", session.id), "session.ending", mend)
+        };
+        tokio::time::timeout(ENDING, removing).await.unwrap_or_else(|_| Err(ending()))?;
+        build::forget(host, &session).await;
+        Ok(RemoveReply { id: session.id.to_string() })
+    }
+
+    /// After a restart the launcher may not have buried what is known here to have ended: then it is waited for.
+    async fn delete_overlay(&self, caller: &Caller, session: &Session) -> Result<(), Refusal> {
+        loop {
+            let id = session.id.clone();
+            match self.0.launcher.remove(&caller.line, session.uid, id).await {
+                Err(refusal) if refusal.rule == "session.running" => tokio::time::sleep(AGAIN).await,
+                other => return other,
+            }
+        }
+    }
+
+    async fn killer(&self, caller: &Caller) -> Killer {
+        Killer { who: Some(self.0.users.name(caller.peer.uid).await), why: None }
+    }
+
+    pub(super) async fn killed(&self, caller: &Caller, request: &KillRequest) -> Result<KillReply, Refusal> {
+        let session = self.0.registry.find(&request.id, &caller.peer, Wish::Look)?;
+        if session.phase() >= Phase::Ended {
+            return Err(Refusal::new(
+                format!("session {}", session.id),
+                "session.ended",
+                "it has ended already",
+            ));
+        }
+        match request.signal {
+            None | Some(9) => session.end(self.killer(caller).await),
+            Some(signal) => session.signal(0, signal)?,
+        }
+        Ok(KillReply { id: session.id.to_string() })
+    }
+
+    pub(super) async fn stopped(&self, caller: &Caller, request: &StopRequest) -> Result<StopReply, Refusal> {
+        let session = self.0.registry.find(&request.id, &caller.peer, Wish::Look)?;
+        let _slot = take(&self.0.watchers, caller, "watchers and stops")?;
+        let grace = request.grace_ms.map_or(GRACE, Duration::from_millis);
+        if grace > MAX_GRACE {
+            return Err(malformed(format!("a grace of {} s", grace.as_secs()), "request.grace"));
+        }
+        if session.phase() < Phase::Ended {
+            let who = self.0.users.name(caller.peer.uid).await;
+            // If nobody takes it, the session has ended.
+            session.ask(Ask::Stop { who, grace }).await;
+        }
+        let exit = Some(session.exit().await);
+        Ok(StopReply { id: session.id.to_string(), exit })
+    }
+
+    pub(super) async fn examined(
+        &self,
+        caller: &Caller,
+        request: &DoctorRequest,
+    ) -> Result<DoctorReply, Refusal> {
+        if (request.leaks || request.clean) && !caller.peer.admin && caller.peer.uid != 0 {
+            return Err(Refusal::new(
+                "a look for what others' sessions left behind",
+                "caller.admin",
+                "ask as root or as an admin",
+            ));
+        }
+        let (checks, leaks) =
+            self.0.launcher.examine(&caller.line, request.leaks || request.clean, request.clean).await?;
+        let status = |status| match status {
+            wire::Status::Ok => "ok",
+            wire::Status::Reduced => "reduced",
+            wire::Status::Missing => "missing",
+        };
+        let check = |c: wire::Check| Check {
+            name: c.name,
+            status: status(c.status).to_owned(),
+            found: c.found,
+            cost: c.cost,
+            mend: c.mend,
+        };
+        let leak = |l: wire::Leak| Leak { kind: l.kind, what: l.what, cleaned: l.cleaned };
+        Ok(DoctorReply {
+            checks: checks.into_iter().map(check).collect(),
+            leaks: leaks.into_iter().map(leak).collect(),
+        })
+    }
+}

@@ -1,0 +1,65 @@
+//! How often each user may ask.
+
+use std::collections::HashMap;
+use std::sync::Mutex;
+use std::time::Instant;
+
+use crate::host::lock;
+
+/// Users that are remembered before those are forgotten who have not asked for a while.
+const MANY: usize = 1024;
+
+/// A bucket of requests for each user: so many flow in a second, and twice as many fit.
+pub struct Rate {
+    each: f64,
+    buckets: Mutex<HashMap<u32, (f64, Instant)>>,
+}
+
+impl Rate {
+    pub fn new(each: u32) -> Self {
+        Self { each: f64::from(each.max(1)), buckets: Mutex::default() }
+    }
+
+    /// Requests a second, on average.
+    pub fn each(&self) -> f64 {
+        self.each
+    }
+
+    /// Whether `uid` may ask at this moment.
+    pub fn take(&self, uid: u32, now: Instant) -> bool {
+        let most = 2.0 * self.each;
+        let mut buckets = lock(&self.buckets);
+        let full = |(left, at): &(f64, Instant)| left + (now - *at).as_secs_f64() * self.each >= most;
+        if buckets.len() >= MANY {
+            buckets.retain(|_, bucket| !full(bucket));
+        }
+        let (left, at) = buckets.entry(uid).or_insert((most, now));
+        *left = (*left + (now - *at).as_secs_f64() * self.each).min(most);
+        *at = now;
+        if *left < 1.0 {
+            return false;
+        }
+        *left -= 1.0;
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn a_burst_of_twice_the_average_and_then_the_average() {
+        let rate = Rate::new(10);
+        let start = Instant::now();
+        let taken = |uid, at| (0..1000).filter(|_| rate.take(uid, at)).count();
+        assert_eq!((taken(1, start), taken(2, start)), (20, 20));
+        assert_eq!(taken(1, start + Duration::from_secs(1)), 10);
+        assert_eq!(taken(1, start + Duration::from_secs(60)), 20);
+        for uid in 0..5000 {
+            rate.take(uid, start + Duration::from_secs(120) + Duration::from_secs(u64::from(uid)));
+        }
+        assert!(lock(&rate.buckets).len() <= MANY);
+    }
+}

@@ -1,0 +1,237 @@
+//! What is kept of a session besides its events and its output: a file of its own, from its creation until it
+//! is forgotten. With it a service that starts anew knows the sessions that there are.
+
+use std::io::{self, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use agentd_policy::names::{AbsPath, SessionId, SessionName, UserName};
+use agentd_policy::plan::{Mode, Plan};
+use agentd_proto::v1::{Exit, Limits, Mount};
+use serde::{Deserialize, Serialize};
+
+use crate::convert::arguments;
+
+/// Of the form below.
+const VERSION: u32 = 1;
+/// The longest record, in bytes: more than the most mounts and arguments need.
+const MAX_BYTES: u64 = 2 << 20;
+
+/// All that stays known of a session.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Record {
+    pub version: u32,
+    pub id: SessionId,
+    pub name: Option<SessionName>,
+    pub uid: u32,
+    pub user: UserName,
+    pub profile: String,
+    /// argv, as far as it is shown.
+    pub command: Vec<String>,
+    pub cwd: AbsPath,
+    pub terminal: bool,
+    pub mounts: Vec<Mount>,
+    pub limits: Limits,
+    /// It is forgotten once it is over.
+    pub remove: bool,
+    /// Something of it stays on disk.
+    pub overlay: bool,
+    /// Microseconds since 1970, as all times here.
+    pub created_us: u64,
+    pub started_us: Option<u64>,
+    pub ended_us: Option<u64>,
+    /// It lives without any client.
+    pub detached: bool,
+    /// When its command was asked to end and the whole of it is to follow.
+    pub stop_us: Option<u64>,
+    /// Bytes that its command had written at its end.
+    pub output: u64,
+    /// All of its output had come.
+    pub whole: bool,
+    pub exit: Option<Exit>,
+}
+
+impl Record {
+    /// Of a session that is about to be built.
+    pub fn new(plan: &Plan, name: Option<SessionName>, uid: u32, profile: String, detached: bool) -> Self {
+        let words: Vec<_> =
+            plan.command.iter().map(|word| String::from_utf8_lossy(word).into_owned()).collect();
+        let limits = &plan.limits;
+        Self {
+            version: VERSION,
+            id: plan.session.clone(),
+            name,
+            uid,
+            user: plan.user.clone(),
+            profile,
+            command: arguments(&words),
+            cwd: plan.cwd.clone(),
+            terminal: plan.terminal.is_some(),
+            mounts: mounts(plan),
+            limits: Limits {
+                memory: limits.memory,
+                pids: limits.pids,
+                cpus: limits.cpus,
+                disk: limits.disk,
+                timeout_ms: limits.timeout_ms,
+                idle_ms: limits.idle_ms,
+                open_files: limits.open_files,
+            },
+            remove: plan.remove,
+            overlay: plan.workspaces.iter().any(|w| w.mode == Mode::Overlay),
+            created_us: micros(SystemTime::now()),
+            started_us: None,
+            ended_us: None,
+            detached,
+            stop_us: None,
+            output: 0,
+            whole: false,
+            exit: None,
+        }
+    }
+
+    /// When it was asked for.
+    pub fn created_at(&self) -> SystemTime {
+        time(self.created_us)
+    }
+}
+
+fn mounts(plan: &Plan) -> Vec<Mount> {
+    let mount = |path: &AbsPath, kind: &str, mode: &str| Mount {
+        path: path.to_string(),
+        kind: kind.to_owned(),
+        mode: mode.to_owned(),
+    };
+    let workspaces = plan.workspaces.iter().map(|w| mount(&w.path, "workspace", w.mode.as_str()));
+    let inputs = plan.inputs.iter().map(|i| mount(&i.path, "input", "ro"));
+    let scratch = plan.scratch.iter().map(|s| mount(&s.path, "scratch", "rw"));
+    workspaces.chain(inputs).chain(scratch).chain([mount(&plan.home, "home", "rw")]).collect()
+}
+
+/// Microseconds since 1970.
+pub fn micros(time: SystemTime) -> u64 {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
+}
+
+/// The moment so many microseconds after 1970.
+pub fn time(micros: u64) -> SystemTime {
+    UNIX_EPOCH.checked_add(Duration::from_micros(micros)).unwrap_or(UNIX_EPOCH)
+}
+
+/// The record's file.
+pub fn path(dir: &Path, id: &SessionId) -> PathBuf {
+    dir.join(format!("{id}.json"))
+}
+
+/// Puts `bytes` in the place of the file at `path`: whoever reads it sees the one or the other, whole.
+pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let new = path.with_extension("tmp");
+    let mut options = std::fs::OpenOptions::new();
+    let written = options
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&new)
+        .and_then(|mut file| file.write_all(bytes))
+        .and_then(|()| std::fs::rename(&new, path));
+    if written.is_err() {
+        // It is not what this is about, and the next attempt writes it anew.
+        let _ = std::fs::remove_file(&new);
+    }
+    written
+}
+
+/// All records of `dir`. One that is not what it should be is set aside, for a person to look at.
+pub fn load(dir: &Path) -> io::Result<Vec<Record>> {
+    let mut records = Vec::new();
+    for entry in std::fs::read_dir(dir)? {
+        let path = entry?.path();
+        match path.extension().and_then(|e| e.to_str()) {
+            Some("json") => match read(&path) {
+                Ok(record) => records.push(record),
+                Err(why) => set_aside(&path, &why),
+            },
+            Some("tmp") => {
+                if let Err(error) = std::fs::remove_file(&path) {
+                    tracing::warn!("{}: {error}", path.display());
+                }
+            }
+            _ => {}
+        }
+    }
+    records.sort_by_key(|record| record.created_us);
+    Ok(records)
+}
+
+/// Renames what nobody can make sense of.
+pub fn set_aside(path: &Path, why: &str) {
+    let aside = path.with_extension("broken");
+    tracing::error!("{}: {why}; set aside as {}", path.display(), aside.display());
+    if let Err(error) = std::fs::rename(path, &aside) {
+        tracing::error!("{}: {error}", path.display());
+    }
+}
+
+fn read(path: &Path) -> Result<Record, String> {
+    let file = std::fs::File::open(path).map_err(|e| e.to_string())?;
+    let mut text = String::new();
+    file.take(MAX_BYTES).read_to_string(&mut text).map_err(|e| e.to_string())?;
+    let record: Record = serde_json::from_str(&text).map_err(|e| e.to_string())?;
+    if record.version != VERSION {
+        return Err(format!("record of version {}, not {VERSION}", record.version));
+    }
+    if path.file_stem().and_then(|stem| stem.to_str()) != Some(record.id.as_str()) {
+        return Err(format!("it is of session {}", record.id));
+    }
+    if record.exit.is_some() != record.ended_us.is_some() {
+        return Err("an end without a time, or a time without an end".into());
+    }
+    Ok(record)
+}
+
+#[cfg(test)]
+pub mod tests {
+    use super::*;
+
+    fn dir(name: &str) -> PathBuf {
+        let dir = std::env::temp_dir().join(format!("agentd-record-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        dir
+    }
+
+    #[test]
+    fn a_record_comes_back_as_it_went() {
+        let dir = dir("whole");
+        let record = crate::session::tests::session("aa0000000001", Some("web"), 1000).record();
+        let path = path(&dir, &record.id);
+        replace(&path, b"{").unwrap();
+        replace(&path, &serde_json::to_vec(&record).unwrap()).unwrap();
+        assert_eq!(load(&dir).unwrap(), [record]);
+        std::fs::remove_dir_all(dir).unwrap();
+    }
+
+    #[test]
+    fn what_is_not_a_record_is_set_aside() {
+        let dir = dir("broken");
+        let record = crate::session::tests::session("aa0000000001", None, 1000).record();
+        let whole = serde_json::to_string(&record).unwrap();
+        let broken = [
+            ("aa0000000002.json", whole.clone()),
+            ("aa0000000003.json", whole[..whole.len() - 9].to_owned()),
+            ("aa0000000001.json", whole.replace("\"version\":1", "\"version\":2")),
+            ("x.json", whole.replacen('{', "{\"more\":1,", 1)),
+            ("x.tmp", whole),
+        ];
+        for (name, text) in &broken {
+            std::fs::write(dir.join(name), text).unwrap();
+        }
+        assert!(load(&dir).unwrap().is_empty());
+        let left: Vec<_> = std::fs::read_dir(&dir).unwrap().map(|e| e.unwrap().file_name()).collect();
+        assert!(left.len() == 4 && left.iter().all(|n| n.to_str().unwrap().ends_with(".broken")), "{left:?}");
+        std::fs::remove_dir_all(dir).unwrap();
+    }
+}

@@ -1,0 +1,204 @@
+//! What a session's keeper sends, and what it is told.
+
+use std::os::fd::OwnedFd;
+use std::time::SystemTime;
+
+use agentd_kernel::packets::{Packet, PacketError};
+use agentd_policy::event::{EventBody, SourceEvent};
+use agentd_policy::wire::{self, FromKeeper, ToKeeper};
+use tokio::time::timeout;
+
+use super::{BATCH, BATCH_BYTES, LAST_WORDS, OUTBOX, Supervisor};
+use crate::hub::Stage;
+use crate::link::Link;
+use crate::record::micros;
+use crate::state::Input;
+use crate::{build, session, streams};
+
+impl Supervisor<'_> {
+    /// Takes what the keeper sent, with whatever more it has sent already; writes the events down and
+    /// acknowledges them.
+    pub(super) async fn take(&mut self, first: Result<Option<Packet>, PacketError>) -> Option<Input> {
+        let (mut lines, mut exit, mut last) = (Vec::new(), None, None);
+        let (mut next, mut lost, mut started) = (Some(first), false, None);
+        let (mut room, mut bytes) = (BATCH, 0);
+        let before = self.numbering.mark();
+        while let Some(packet) = next.take() {
+            bytes += packet.as_ref().map_or(0, |packet| packet.as_ref().map_or(0, |p| p.bytes.len()));
+            match message(packet) {
+                Some(Ok((FromKeeper::Event(source), _))) if self.found.is_none() => {
+                    last = Some(source.number);
+                    started = started.or_else(|| started_at(&source));
+                    let (more, end) = self.numbering.take(source);
+                    lines.extend(more);
+                    exit = exit.or(end);
+                }
+                Some(Ok((other, descriptor))) => lost |= !self.told(other, descriptor),
+                Some(Err(())) => lost = true,
+                None => break,
+            }
+            room -= 1;
+            if self.outbox.len() > OUTBOX.1 {
+                tracing::error!(session = %self.session.id, "its keeper talks and does not listen");
+                lost = true;
+            }
+            if !lost && exit.is_none() && room > 0 && bytes < BATCH_BYTES {
+                next = self.keeper.as_ref().map(|keeper| keeper.receive_now(1));
+            }
+        }
+        let ended = exit.is_some();
+        if !lines.is_empty() && !self.append(&lines, before).await {
+            last = None;
+        }
+        if let Some(started) = started {
+            self.session.change(|status| status.started_us = status.started_us.or(Some(started)));
+        }
+        if let Some(last) = last {
+            self.tell_keeper(&ToKeeper::Ack(last.max(self.numbering.source())));
+        }
+        if lost {
+            self.keeper = None;
+        }
+        match exit {
+            Some(exit) if ended => {
+                self.ended_at(micros(SystemTime::now()));
+                let exit = self.noted(exit);
+                Some(Input::Ended(exit))
+            }
+            _ => lost.then_some(Input::KeeperLost),
+        }
+    }
+
+    /// What is no event; whether it is as it should be.
+    fn told(&mut self, message: FromKeeper, descriptor: Option<OwnedFd>) -> bool {
+        match (message, descriptor) {
+            (FromKeeper::Hello { session, acknowledged, commands, .. }, None) if self.found.is_some() => {
+                self.found = None;
+                if session != self.session.id {
+                    tracing::error!(session = %self.session.id, "its keeper keeps {session}");
+                    return false;
+                }
+                tracing::info!(%session, acknowledged, "taken over");
+                for command in commands {
+                    // Its client is gone with the earlier service.
+                    self.tell_keeper(&ToKeeper::End { command });
+                }
+                if self.numbering.source() > acknowledged {
+                    self.tell_keeper(&ToKeeper::Ack(self.numbering.source()));
+                }
+                if self.session.hub.stage() == Stage::Waiting {
+                    self.tell_keeper(&ToKeeper::Connect { command: 0 });
+                }
+                true
+            }
+            (FromKeeper::Stream { command: 0 }, Some(stream)) => {
+                self.resume(stream);
+                true
+            }
+            (FromKeeper::Stream { .. }, Some(_)) => true,
+            (FromKeeper::Running { command }, Some(stream)) => {
+                if !self.commands.running(command, stream) {
+                    self.tell_keeper(&ToKeeper::End { command });
+                }
+                self.count();
+                true
+            }
+            (FromKeeper::NotRun { command, step, errno }, None) => {
+                self.commands.not_run(command, step, errno);
+                self.count();
+                true
+            }
+            (FromKeeper::Exited { command, status }, None) => {
+                if !self.commands.exited(command, status) {
+                    self.tell_keeper(&ToKeeper::End { command });
+                }
+                self.count();
+                true
+            }
+            (message, _) => {
+                tracing::error!(session = %self.session.id, ?message, "from a keeper, out of place");
+                false
+            }
+        }
+    }
+
+    /// A new stream to the relay, in the place of the one that an earlier service had.
+    fn resume(&self, stream: OwnedFd) {
+        let hub = self.session.hub.clone();
+        match session::stream(stream) {
+            Ok(stream) => {
+                let place = hub.end();
+                let carried = streams::carry(hub, stream, Some(place), self.host.disk.clone());
+                tokio::spawn(build::carried(self.session.clone(), carried));
+            }
+            Err(error) => {
+                tracing::error!(session = %self.session.id, "stream to the relay: {error}");
+                hub.give_up_waiting();
+            }
+        }
+    }
+
+    /// Whatever is still in the socket of a keeper that is gone.
+    pub(super) async fn last_words(&mut self) {
+        while self.keeper.is_some() {
+            let Ok(packet) = timeout(LAST_WORDS, receive(self.keeper.as_ref())).await else { break };
+            if let Some(input) = self.take(packet).await {
+                self.step(input).await;
+            }
+        }
+        self.keeper = None;
+    }
+
+    pub(super) fn tell_keeper(&mut self, message: &ToKeeper) {
+        let Some(keeper) = &self.keeper else { return };
+        let Ok(packet) = wire::encode(message) else { return };
+        let is_ack = matches!(message, ToKeeper::Ack(_));
+        match keeper.send_now(&packet) {
+            // A later acknowledgement covers the earlier.
+            Err(PacketError::WouldBlock) if is_ack => self.ack = Some(packet),
+            Err(PacketError::WouldBlock) => self.outbox.push_back(packet),
+            Ok(()) if is_ack => self.ack = None,
+            Ok(()) => {}
+            Err(error) => tracing::debug!(session = %self.session.id, "to the keeper: {error}"),
+        }
+    }
+}
+
+fn started_at(event: &SourceEvent) -> Option<u64> {
+    matches!(event.body, EventBody::Started).then_some(event.time_us)
+}
+
+/// What is in a packet; nothing if there is no packet yet, an error if there will be none that is right.
+type Message = (FromKeeper, Option<OwnedFd>);
+
+fn message(packet: Result<Option<Packet>, PacketError>) -> Option<Result<Message, ()>> {
+    match packet {
+        Ok(Some(packet)) => match wire::decode(&packet.bytes) {
+            Ok(message) => Some(Ok((message, packet.descriptors.into_iter().next()))),
+            Err(error) => {
+                tracing::error!("from a keeper: {error}");
+                Some(Err(()))
+            }
+        },
+        Ok(None) => Some(Err(())),
+        Err(PacketError::WouldBlock) => None,
+        Err(error) => {
+            tracing::error!("from a keeper: {error}");
+            Some(Err(()))
+        }
+    }
+}
+
+pub(super) async fn receive(keeper: Option<&Link>) -> Result<Option<Packet>, PacketError> {
+    match keeper {
+        Some(keeper) => keeper.receive(1).await,
+        None => std::future::pending().await,
+    }
+}
+
+pub(super) async fn send(keeper: Option<&Link>, packet: Option<&[u8]>) {
+    match (keeper, packet) {
+        (Some(keeper), Some(packet)) => drop(keeper.send(packet).await),
+        _ => std::future::pending().await,
+    }
+}

@@ -1,0 +1,188 @@
+//! The service's link to the launcher: connections come in, plans go out. A launcher that goes is waited for: the
+//! service keeps its sessions, its clients and their streams meanwhile.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use agentd_kernel::packets::{Packet, PacketError, Packets};
+use agentd_policy::names::SessionId;
+use agentd_policy::wire::{self, FromLauncher, FromService, WireError};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep};
+
+use crate::connection::Connection;
+use crate::host::Host;
+use crate::launcher::{Answer, Built, Late};
+use crate::link::Link;
+
+/// How long the launcher may take to be there, at the start.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Between two attempts: at first, and at most.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
+
+/// Why there is no link.
+#[derive(Debug, thiserror::Error)]
+pub enum LinkError {
+    #[error("connect to {path}: {source}")]
+    Connect { path: String, source: std::io::Error },
+    #[error("{path} is held by uid {uid}, not by root")]
+    NotRoot { path: String, uid: u32 },
+    #[error("link to the launcher: {0}")]
+    Packet(#[from] PacketError),
+    #[error("from the launcher: {0}")]
+    Wire(#[from] WireError),
+    #[error("from the launcher: {0}")]
+    Form(&'static str),
+    #[error("the launcher is gone")]
+    Gone,
+}
+
+/// Where connections of clients go.
+pub type Clients = mpsc::Sender<std::io::Result<Connection>>;
+
+/// Connects to the launcher's socket, which may not be there yet.
+pub async fn connect(path: &str) -> Result<Packets, LinkError> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match connect_once(path) {
+            Err(LinkError::Connect { .. }) if Instant::now() < deadline => sleep(PAUSE.0).await,
+            done => return done,
+        }
+    }
+}
+
+fn connect_once(path: &str) -> Result<Packets, LinkError> {
+    let fail = |errno: rustix::io::Errno| LinkError::Connect { path: path.to_owned(), source: errno.into() };
+    let packets = to_name(path).map_err(fail)?;
+    let peer = rustix::net::sockopt::socket_peercred(&packets).map_err(fail)?;
+    match peer.uid.as_raw() {
+        0 => Ok(packets),
+        uid => Err(LinkError::NotRoot { path: path.to_owned(), uid }),
+    }
+}
+
+/// Connects to a packet socket by its name. Does not wait for the peer.
+pub fn to_name(path: &str) -> Result<Packets, rustix::io::Errno> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
+    rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)?;
+    Ok(Packets::from_fd(socket))
+}
+
+/// Takes what launchers send, one after the other, for ever.
+pub async fn run(host: Arc<Host>, clients: Clients, first: Packets) {
+    let path = host.config.service_socket();
+    let mut packets = Some(first);
+    let mut pause = PAUSE.0;
+    loop {
+        let connected = match packets.take() {
+            Some(packets) => Ok(packets),
+            None => connect_once(&path),
+        };
+        let link = connected.and_then(|p| Ok(Arc::new(Link::new(p).map_err(PacketError::Socket)?)));
+        match link {
+            Ok(link) => {
+                let began = Instant::now();
+                let error = serve(&host, &clients, &link).await;
+                host.launcher.lost();
+                tracing::error!("{error}; waiting for a launcher");
+                // One that goes again at once is not asked as often as possible.
+                if began.elapsed() > PAUSE.1 {
+                    pause = PAUSE.0;
+                }
+            }
+            Err(error) => tracing::debug!("{error}"),
+        }
+        sleep(pause).await;
+        pause = (pause * 2).min(PAUSE.1);
+    }
+}
+
+/// Until this launcher is gone.
+async fn serve(host: &Arc<Host>, clients: &Clients, link: &Arc<Link>) -> LinkError {
+    let (number, mut late): (u64, Late) = host.launcher.connected(link);
+    let mut taken = Taken { host, clients, launcher: number, live: HashSet::new() };
+    loop {
+        let done = tokio::select! {
+            packet = link.receive(2) => match packet {
+                Ok(Some(packet)) => taken.take(packet),
+                Ok(None) => Err(LinkError::Gone),
+                Err(error) => Err(error.into()),
+            },
+            Some(message) = late.recv() => send(link, &message).await,
+        };
+        if let Err(error) = done {
+            return error;
+        }
+    }
+}
+
+async fn send(link: &Link, message: &FromService) -> Result<(), LinkError> {
+    Ok(link.send(&wire::encode(message)?).await?)
+}
+
+/// What comes from one launcher.
+struct Taken<'a> {
+    host: &'a Arc<Host>,
+    clients: &'a Clients,
+    launcher: u64,
+    /// Sessions that it has named so far.
+    live: HashSet<SessionId>,
+}
+
+impl Taken<'_> {
+    fn take(&mut self, packet: Packet) -> Result<(), LinkError> {
+        let host = self.host;
+        let mut descriptors = packet.descriptors.into_iter();
+        match (wire::decode(&packet.bytes)?, descriptors.next(), descriptors.next()) {
+            (FromLauncher::Caller { number, peer }, Some(socket), None) => {
+                match Connection::new(host, socket, number, self.launcher, peer) {
+                    // Nobody accepts any more, or a thousand wait: it is closed.
+                    Ok(connection) => drop(self.clients.try_send(Ok(connection))),
+                    Err(error) => {
+                        tracing::warn!(uid = peer.uid, pid = peer.pid, "connection refused: {error}");
+                    }
+                }
+            }
+            (FromLauncher::Built { request, timings }, Some(keeper), Some(relay)) => {
+                let keeper = Packets::from_fd(keeper);
+                host.launcher.answer(request, Answer::Built(Built { keeper, relay, timings }));
+            }
+            (FromLauncher::Refused { request, refusal }, None, None) => {
+                host.launcher.answer(request, Answer::Refused(refusal));
+            }
+            (FromLauncher::Removed { request, refusal }, None, None) => {
+                host.launcher.answer(request, Answer::Removed(refusal));
+            }
+            (FromLauncher::Examined { request, checks, leaks }, None, None) => {
+                host.launcher.answer(request, Answer::Examined((checks, leaks)));
+            }
+            (FromLauncher::Gone { session, errors }, None, None) => {
+                for error in errors {
+                    tracing::warn!(%session, "left behind: {error}");
+                }
+                host.registry.gone(&session);
+            }
+            (FromLauncher::Live { sessions, last }, None, None) => {
+                self.live.extend(sessions);
+                if last {
+                    self.reconcile();
+                }
+            }
+            _ => return Err(LinkError::Form("a message with other descriptors than it needs")),
+        }
+        Ok(())
+    }
+
+    /// What lives without being known here has nobody who could end it but us.
+    fn reconcile(&mut self) {
+        let live = std::mem::take(&mut self.live);
+        tracing::info!("the launcher has {} sessions", live.len());
+        for session in self.host.registry.live(&live) {
+            tracing::warn!(%session, "is not known here: it ends");
+            self.host.launcher.end(session);
+        }
+    }
+}

@@ -1,0 +1,145 @@
+//! A program of a daemon's: started, ready, ended.
+
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixDatagram;
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::{LazyLock, Mutex, Once, mpsc};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
+
+use super::parts::children_of;
+use super::wait::wait_for_exit;
+
+/// One that was started, and what it says of itself.
+#[derive(Debug)]
+pub struct Program {
+    child: Child,
+    notify: UnixDatagram,
+}
+
+impl Program {
+    /// Starts `command`; what it writes goes to the file `log` in `dir`.
+    pub fn start(mut command: Command, dir: &Path, name: &str) -> Self {
+        let socket = dir.join(format!("notify-{name}"));
+        let _ = std::fs::remove_file(&socket);
+        let notify = UnixDatagram::bind(&socket).expect("a new socket");
+        std::fs::set_permissions(&socket, std::fs::Permissions::from_mode(0o666)).expect("ours");
+        let log = std::fs::File::options().create(true).append(true).open(dir.join("log")).expect("a log");
+        command
+            .env("NOTIFY_SOCKET", &socket)
+            .env("AGENTD_LOG", std::env::var("AGENTD_LOG").unwrap_or_else(|_| "info".into()))
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().expect("a descriptor"))
+            .stderr(log);
+        Self { child: start(command).expect("setpriv"), notify }
+    }
+
+    /// Its pid.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Waits until it says that it is ready.
+    ///
+    /// # Errors
+    /// If it ends instead, or does not say so in time.
+    pub fn await_ready(&mut self, limit: Duration) -> Result<(), String> {
+        self.notify.set_read_timeout(Some(Duration::from_millis(100))).expect("a socket option");
+        let start = Instant::now();
+        let mut message = [0; 4096];
+        loop {
+            match self.notify.recv(&mut message) {
+                Ok(n) if String::from_utf8_lossy(&message[..n]).lines().any(|line| line == "READY=1") => {
+                    return Ok(());
+                }
+                Ok(_) => {}
+                Err(error) if passes(&error) => {}
+                Err(error) => return Err(format!("notify socket: {error}")),
+            }
+            if let Ok(Some(status)) = self.child.try_wait() {
+                return Err(format!("it ended at its start: {status}"));
+            }
+            if start.elapsed() > limit {
+                return Err("it is not ready".into());
+            }
+        }
+    }
+
+    /// Sends `signal` and waits for the end; whether that was a success, or by that very signal. `None` if it
+    /// had to be killed.
+    pub fn end(mut self, signal: Signal, limit: Duration) -> Option<bool> {
+        if let Ok(Some(status)) = self.child.try_wait() {
+            return Some(status.success());
+        }
+        let pid = Pid::from_raw(self.child.id() as i32).expect("a pid");
+        kill_process(pid, signal).expect("our own child");
+        let status = wait_for_exit(&mut self.child, limit);
+        if status.is_none() {
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+        }
+        status.map(|status| status.success() || status.signal() == Some(signal.as_raw()))
+    }
+}
+
+/// Whether it is only that nothing came in this while.
+fn passes(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut | io::ErrorKind::Interrupted)
+}
+
+/// Starts `command` on a thread that lives as long as this process: a parent-death signal is sent when the
+/// thread ends that started the child, and tests run on threads that come and go.
+pub fn start(command: Command) -> io::Result<Child> {
+    type Job = (Command, mpsc::Sender<io::Result<Child>>);
+    static STARTER: LazyLock<Mutex<mpsc::Sender<Job>>> = LazyLock::new(|| {
+        let (jobs, queue) = mpsc::channel::<Job>();
+        std::thread::spawn(move || {
+            for (mut command, answer) in queue {
+                let _ = answer.send(command.spawn());
+            }
+        });
+        Mutex::new(jobs)
+    });
+    reap_orphans();
+    let (answer, answered) = mpsc::channel();
+    let jobs = STARTER.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    jobs.send((command, answer)).expect("the starter lives");
+    drop(jobs);
+    let child = answered.recv().expect("the starter lives")?;
+    OURS.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(child.id());
+    Ok(child)
+}
+
+/// Programs that were started here, and are waited for.
+static OURS: Mutex<Vec<u32>> = Mutex::new(Vec::new());
+
+/// What outlives its parent is this process's child from now on, and reaped as soon as it ends: as a service
+/// manager does it. A host's pid 1 need not be so quick.
+fn reap_orphans() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        rustix::process::set_child_subreaper(Some(rustix::process::getpid())).expect("it is our own");
+        std::thread::spawn(|| {
+            loop {
+                std::thread::sleep(Duration::from_millis(20));
+                for pid in dead_orphans() {
+                    let _ = waitpid(Pid::from_raw(pid as i32), WaitOptions::NOHANG);
+                }
+            }
+        });
+    });
+}
+
+/// Children that have ended, are of a daemon, and are nobody's here.
+fn dead_orphans() -> Vec<u32> {
+    let ended = children_of(std::process::id()).into_iter().filter(|pid| {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        stat.contains(") Z ") && stat.contains("(agentd")
+    });
+    let ours = OURS.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    ended.filter(|pid| !ours.contains(pid)).collect()
+}
