@@ -9,12 +9,16 @@ export PATH := $(HOME)/.cargo/bin:$(PATH)
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 RUST := 1.88
 TEST_MINUTES := 20
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
 
 # To build and run; to run the tests and the demo besides; to compare with.
 PACKAGES := gcc libc6-dev make pkg-config libnftnl-dev libmnl-dev protobuf-compiler libprotobuf-dev \
     ca-certificates git python3 util-linux
-TEST_PACKAGES := gdb iproute2 nftables procps strace tmux nodejs
+TEST_PACKAGES := gdb iproute2 less nftables procps strace tmux nodejs vim-tiny
 BENCH_PACKAGES := bubblewrap crun runc
+DEB_PACKAGES := debhelper dpkg-dev fakeroot lintian man-db
+RPM_PACKAGES := rpm
+VM_PACKAGES := mmdebstrap qemu-system-x86 e2fsprogs
 
 # $(call install,PACKAGES): those of them that are missing, by one apt-get.
 define install
@@ -30,7 +34,7 @@ if [ $${#missing[@]} != 0 ]; then
 fi
 endef
 
-.PHONY: build setup setup-test setup-bench demo test lint bench soak install clean
+.PHONY: build setup setup-test setup-bench demo test test-vm lint bench soak install install-docs deb rpm package-deb package-rpm clean
 
 build: setup
 	cargo build --release --workspace
@@ -110,6 +114,58 @@ install:
 	install -m 644 systemd/agentd.sysusers "$$to/sysusers.d/agentd.conf"
 	install -m 644 systemd/agentd.tmpfiles "$$to/tmpfiles.d/agentd.conf"
 	[ -e "$(DESTDIR)/etc/agentd/agentd.toml" ] || install -m 644 systemd/agentd.toml "$(DESTDIR)/etc/agentd"
+
+# What users read: manual pages and completions, from the command line's own definition; AGENTCTL is asked for them.
+AGENTCTL ?= target/release/agentctl
+install-docs:
+	@share=$(DESTDIR)$(PREFIX)/share
+	zsh=$$share/zsh/$(or $(ZSH_FUNCTIONS),site-functions) doc=$$share/doc/agentd
+	install -d "$$share"/man/man{1,5,8} "$$share"/bash-completion/completions "$$zsh" \
+	    "$$share"/fish/vendor_completions.d "$$doc"/examples/profiles
+	$(AGENTCTL) manpages "$$share/man/man1"
+	systemd/man/config-page systemd/agentd.toml $(VERSION) > "$$share/man/man5/agentd.toml.5"
+	install -m 644 systemd/man/*.8 "$$share/man/man8"
+	$(AGENTCTL) completion bash > "$$share/bash-completion/completions/agentctl"
+	$(AGENTCTL) completion zsh > "$$zsh/_agentctl"
+	$(AGENTCTL) completion fish > "$$share/fish/vendor_completions.d/agentctl.fish"
+	install -m 644 systemd/agentd.toml "$$doc/examples"
+	install -m 644 daemon/policy/profiles/*.toml "$$doc/examples/profiles"
+	install -m 644 README.md SECURITY.md "$$doc"
+
+# target/package/agentd_VERSION_ARCH.deb, from the release build; and what lintian says.
+deb: build
+	@$(call install,$(DEB_PACKAGES))
+	$(MAKE) package-deb
+
+package-deb:
+	@grep -q "^agentd ($(VERSION)-" debian/changelog || { echo "debian/changelog begins with another version than $(VERSION)" >&2; exit 1; }
+	rm -rf target/deb && mkdir -p target/deb target/package
+	cp -r debian target/deb
+	rm -f target/package/agentd_*.deb
+	cd target/deb
+	fakeroot debian/rules binary TOP=$(CURDIR) OUT=$(CURDIR)/target/package SKIP_BUILD=1
+	lintian --fail-on error --info ../package/agentd_*.deb
+	ls -l ../package/agentd_*.deb
+
+# target/package/agentd-VERSION-1.ARCH.rpm, from the release build.
+rpm: build
+	@$(call install,$(RPM_PACKAGES))
+	$(MAKE) package-rpm
+
+package-rpm:
+	@rm -rf target/rpm && mkdir -p target/rpm target/package
+	rm -f target/package/agentd-*.rpm
+	rpmbuild -bb --quiet --define "_topdir $(CURDIR)/target/rpm" --define "_rpmdir $(CURDIR)/target/package" \
+	    --define '_rpmfilename %%{NAME}-%%{VERSION}-%%{RELEASE}.%%{ARCH}.rpm' \
+	    --define "top $(CURDIR)" --define "agentd_version $(VERSION)" systemd/agentd.spec
+	ls -l target/package/agentd-*.rpm
+
+# Debian with systemd, pure cgroup v2 and AppArmor in a virtual machine: installs the package and tries all of it.
+# CHECKS=… runs those alone, KEEP=1 leaves the machine's files. Needs no hardware acceleration.
+test-vm: deb
+	@$(call install,$(VM_PACKAGES))
+	cargo test -p agentd-tests --no-run --message-format json-render-diagnostics | tests/vm/suites target/vm/suites
+	$(SUDO) env CHECKS="$(CHECKS)" KEEP="$(KEEP)" PREVIOUS="$(PREVIOUS)" MINUTES="$(MINUTES)" tests/vm/run target
 
 clean:
 	cargo clean

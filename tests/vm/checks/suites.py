@@ -1,0 +1,41 @@
+"""The suites, with the installed programs, each with private daemons of its own."""
+
+import re
+
+from . import check, need
+
+MINUTES = 12
+
+
+def suite(run, name):
+    vm = run.vm
+    # The installed programs, side by side as the tests expect them.
+    vm.sh("mkdir -p /root/bin && cp /usr/lib/agentd/agentd* /usr/bin/agentctl /root/in/probe /root/bin/")
+    result = vm.run(f"cd /root/in && AGENTD_BIN_DIR=/root/bin timeout -k 10 {MINUTES}m ./{name} > /root/{name}.log 2>&1", MINUTES * 60 + 30)
+    run.fetch(f"/root/{name}.log")
+    text = vm.sh(f"grep -aE 'FAILED$|^test result|SKIPPED' /root/{name}.log || tail -n 20 /root/{name}.log")
+    failed = re.findall(r"^test (\S+)\s.*FAILED$", text, re.M)
+    counts = re.search(r"(\d+) passed; (\d+) failed; (\d+) ignored", text)
+    need(result.code == 0 and counts and not failed, f"exit {result.code}; {' '.join(failed) or text}")
+    need("SKIPPED" not in text, text)
+    return f"{counts[1]} passed"
+
+
+@check
+def compliance(run):
+    return suite(run, "compliance")
+
+
+@check
+def escape(run):
+    return suite(run, "escape")
+
+
+@check
+def privilege(run):
+    return suite(run, "privilege")
+
+
+@check
+def recovery(run):
+    return suite(run, "recovery")
