@@ -107,8 +107,10 @@ name!(
 );
 
 impl SessionId {
-    /// The identity that 6 random bytes stand for.
-    pub fn from_random(bytes: [u8; 6]) -> Self {
+    /// The identity that 6 random bytes stand for. It begins with a letter: it is the session's host name too, and
+    /// one of digits alone is taken for an address (`inet_aton(3)`).
+    pub fn from_random(mut bytes: [u8; 6]) -> Self {
+        bytes[0] = (0xa0 + ((bytes[0] >> 4) % 6) * 0x10) | (bytes[0] & 0xf);
         Self(bytes.iter().map(|b| format!("{b:02x}")).collect())
     }
 }
@@ -236,6 +238,15 @@ fn check_rel(kind: &'static str, text: &str) -> Result<(), NameError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn identities_begin_with_a_letter_and_are_valid() {
+        for byte in 0..=255 {
+            let id = SessionId::from_random([byte, 0x12, 0x34, 0x56, 0x78, 0x90]);
+            assert!(id.as_str().starts_with(|c: char| c.is_ascii_lowercase()), "{id}");
+            assert_eq!(SessionId::parse(id.as_str()).unwrap(), id);
+        }
+    }
     use proptest::prelude::*;
 
     #[test]
