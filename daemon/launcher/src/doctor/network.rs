@@ -49,7 +49,8 @@ pub fn checks(token: process::SingleThreaded) -> Vec<Check> {
 
 /// A session's table refuses a connection and a datagram.
 fn refused() -> Result<Nflog, String> {
-    unshare(CloneFlags::CLONE_NEWNET).map_err(|e| format!("unshare: {e}"))?;
+    // As a session's: owned by a user namespace, so that no right over the host's network is needed.
+    unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNET).map_err(|e| format!("unshare: {e}"))?;
     loopback::bring_up().map_err(|e| e.to_string())?;
     let log = Nflog::open(LOG_GROUP).map_err(|e| e.to_string());
     let table = Table::install(&Ruleset::closed()).map_err(|e| e.to_string())?;
@@ -84,7 +85,8 @@ fn witnessed() -> Result<String, String> {
 }
 
 fn transparent() -> Result<String, String> {
-    unshare(CloneFlags::CLONE_NEWNET).map_err(|e| format!("unshare: {e}"))?;
+    // As a session's: owned by a user namespace, so that no right over the host's network is needed.
+    unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNET).map_err(|e| format!("unshare: {e}"))?;
     nft::transparent().map_err(|e| e.to_string())?;
     Ok("connections can be given to transparent sockets".into())
 }
