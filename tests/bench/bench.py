@@ -217,7 +217,9 @@ def memory():
             leased = os.stat(f"/proc/{pid}").st_uid in POOL
         except OSError:
             continue
-        if int(pid) == DAEMON or parent == DAEMON and name == "agentd" or leased and name.startswith("agentd-"):
+        # A meter has no leased uid: it keeps root's, with the right to list directories.
+        helper = leased and name.startswith("agentd-") or name == "agentd-meter"
+        if int(pid) == DAEMON or parent == DAEMON and name == "agentd" or helper:
             name = "launcher" if int(pid) == DAEMON else name.removeprefix("agentd-").replace("agentd", "service")
             found[name] = found.get(name, 0) + pss(pid)
     return found
