@@ -108,7 +108,10 @@ fn group(socket: &Path) -> Check {
         }
     };
     let own = rustix::process::getegid().as_raw();
-    let groups = rustix::process::getgroups().unwrap_or_default();
+    let groups = match rustix::process::getgroups() {
+        Ok(groups) => groups,
+        Err(errno) => return check(name, "missing", format!("your groups: {errno}"), cost, ""),
+    };
     let label = group_name(gid).unwrap_or_else(|| gid.to_string());
     if rustix::process::geteuid().is_root() {
         check(name, "ok", format!("root needs no group; others need {label}"), "", "")

@@ -4,28 +4,52 @@ use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader};
 use std::time::Duration;
 
-use agentd_tests::harness::{Snapshot, World, text_at, wait_for_exit, within};
+use agentd_tests::harness::{RunOutput, Session, Snapshot, World, complete, text_at, wait_for_exit, within};
 use agentd_tests::probe::{Case, cases};
 use serde_json::Value;
 
 use crate::fixture::Place;
 
-/// Runs `case` in a session: it must fail as its table says, and be seen.
+/// Runs `case` as the command of a session: it must fail as its table says, and be seen.
 pub fn check(world: &World, case: &Case) {
     let place = Place::new(world, case);
+    let output = session(world, case, &place).run(command(world, case, &place));
+    judge(world, case, &place, &output);
+}
+
+/// The same as a further command of a session that runs.
+pub fn check_later(world: &World, case: &Case) {
+    let place = Place::new(world, case);
+    let first = session(world, case, &place).option("--detach").run(["sleep", "1000"]).expect_code(0);
+    let mut agentctl = world.a().command(world.daemon().agentctl());
+    agentctl.arg("--socket").arg(world.daemon().socket()).args(["exec", &first.name, "--"]);
+    agentctl.args(command(world, case, &place));
+    let output = complete(&mut agentctl, vec![], first.name);
+    world.agentctl(world.a(), ["stop", "--time", "0s", &output.name]).expect_code(0);
+    judge(world, case, &place, &output);
+    world.agentctl(world.a(), ["rm", &output.name]).expect_code(0);
+}
+
+fn session<'a>(world: &'a World, case: &Case, place: &Place) -> Session<'a> {
     let input = place.fill("{input}");
     let socket = place.fill("{host_socket}");
-    let session = world
+    world
         .session_in(&place.workspace)
         .with_probe()
         .options(["--read", &input])
         .options(place.fill_all(case.options))
         .env("SSH_AUTH_SOCK", &socket)
-        .env("DBUS_SESSION_BUS_ADDRESS", format!("unix:path={socket}"));
-    let probe = world.daemon().probe().display().to_string();
-    let mut command = vec![probe.clone(), case.name.to_owned()];
+        .env("DBUS_SESSION_BUS_ADDRESS", format!("unix:path={socket}"))
+}
+
+fn command(world: &World, case: &Case, place: &Place) -> Vec<String> {
+    let mut command = vec![world.daemon().probe().display().to_string(), case.name.to_owned()];
     command.extend(place.fill_all(case.args));
-    let output = session.run(&command);
+    command
+}
+
+fn judge(world: &World, case: &Case, place: &Place, output: &RunOutput) {
+    let probe = world.daemon().probe().display().to_string();
     if !(case.may_end_session && output.code == Some(137)) {
         let output_text = output.text();
         assert_eq!(output.code, Some(0), "the probe broke: {output_text}{}", output.stderr);

@@ -39,6 +39,14 @@ pub const CASES: &[Case] = &[
         Outside::Root,
         "other sessions' overlays and audit files",
     ),
+    case(
+        "daemon_keepers",
+        list,
+        &["{runtime}/keepers"],
+        HIDDEN,
+        Outside::Root,
+        "the names of sessions' keepers",
+    ),
     case("daemon_runtime", list, &["{runtime}"], HIDDEN, Outside::Root, "agentd's own sockets"),
     case(
         "dotdot_secret",

@@ -84,6 +84,14 @@ pub const CASES: &[Case] = &[
         "slower processes of the caller's",
     ),
     case("affinity_host", affinity_of, &["{host_pid}"], &[ESRCH, EPERM], Outside::User, "the same, by CPU"),
+    case(
+        "limits_init",
+        limit,
+        &["1"],
+        &[EPERM],
+        Outside::Apart,
+        "a pid 1 that can start nothing, and ends when its user asks it to",
+    ),
     case("limits_host", limits_of, &["{host_pid}"], &[ESRCH, EPERM], Outside::User, "the same, by limits"),
     case(
         "shared_memory_host",
@@ -239,6 +247,13 @@ fn limits_of(args: &[String]) -> Act {
     let arguments = [target(args).into(), libc::RLIMIT_NOFILE.into(), Arg::Null, Arg::Out(&mut out)];
     sys::call(libc::SYS_prlimit64, arguments)?;
     Ok("read".into())
+}
+
+fn limit(args: &[String]) -> Act {
+    let none = [0; 16];
+    let arguments = [target(args).into(), libc::RLIMIT_NOFILE.into(), Arg::In(&none), Arg::Null];
+    sys::call(libc::SYS_prlimit64, arguments)?;
+    Ok("lowered".into())
 }
 
 fn shared_memory(args: &[String]) -> Act {

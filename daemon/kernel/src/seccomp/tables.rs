@@ -107,7 +107,7 @@ const AGENTS: &[c_long] = &[
     SYS_getppid, SYS_getpriority, SYS_getrandom, SYS_getresgid, SYS_getresuid, SYS_getrlimit,
     SYS_getrusage, SYS_getsid, SYS_gettid, SYS_getuid, SYS_kill, SYS_landlock_add_rule,
     SYS_landlock_create_ruleset, SYS_landlock_restrict_self, SYS_membarrier, SYS_modify_ldt,
-    SYS_pidfd_open, SYS_pidfd_send_signal, SYS_prctl, SYS_prlimit64, SYS_process_mrelease,
+    SYS_pidfd_open, SYS_pidfd_send_signal, SYS_prctl, SYS_process_mrelease,
     SYS_process_vm_readv, SYS_process_vm_writev, SYS_ptrace, SYS_rseq, SYS_sched_get_priority_max,
     SYS_sched_get_priority_min, SYS_sched_getaffinity, SYS_sched_getattr, SYS_sched_getparam,
     SYS_sched_getscheduler, SYS_sched_rr_get_interval, SYS_sched_setaffinity, SYS_sched_setattr,
@@ -190,6 +190,7 @@ fn agent(options: Options) -> BTreeMap<u32, Rule> {
         (SYS_clone, only_without(0, NEW_NAMESPACES, ALLOW, PERM)),
         (SYS_unshare, unshare()),
         (SYS_personality, personality()),
+        (SYS_prlimit64, limits_of_others()),
         (SYS_socket, socket()),
         (SYS_socketpair, equal(0, &[AF_UNIX as u32], ALLOW, Verdict::Errno(EAFNOSUPPORT as u16))),
         // TIOCSTI and TIOCLINUX put bytes into a terminal's input.
@@ -202,6 +203,14 @@ fn agent(options: Options) -> BTreeMap<u32, Rule> {
 fn unshare() -> Rule {
     let low = only_without(0, !UNSHARED, ALLOW, PERM);
     by(Word::High(0), u32::MAX, vec![(vec![0], low)], PERM)
+}
+
+/// Others' limits may be read. pid 1 has the agent's ids: with its limits lowered it could not start what `exec`
+/// asks for, and would end.
+fn limits_of_others() -> Rule {
+    let null = |word, rule: Rule| by(word, u32::MAX, vec![(vec![0], rule)], PERM);
+    let reads = null(Word::Low(2), null(Word::High(2), ALLOW.into()));
+    by(Word::Low(0), u32::MAX, vec![(vec![0], ALLOW.into())], reads)
 }
 
 /// The values that container runtimes allow, and the one that gdb starts programs with.

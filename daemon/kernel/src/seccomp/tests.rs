@@ -109,6 +109,16 @@ fn the_agents_filter_is_the_reviewed_one() {
 }
 
 #[test]
+fn limits_of_others_may_be_read_and_not_set() {
+    let limits = |pid: u64, new: u64| agent(libc::SYS_prlimit64, &[pid, 7, new, 0x7000]);
+    for new in [0, 0x7ffc_0000_1000, 1 << 32] {
+        assert_eq!((limits(0, new), limits(HIGH, new)), (ALLOW, ALLOW));
+        let others = if new == 0 { ALLOW } else { PERM };
+        assert_eq!((limits(1, new), limits(u64::from(u32::MAX), new)), (others, others));
+    }
+}
+
+#[test]
 fn filters_are_short() {
     for (table, most) in [(&AGENT, 180), (&RELAY, 140), (&KEEPER, 150)] {
         let filter = compile(table, AGENT_OPTIONS);

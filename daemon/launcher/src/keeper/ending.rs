@@ -36,7 +36,7 @@ impl Keeper {
         let _ = self.memory_limit();
         self.finish(match self.limits.has_killed_for_memory() {
             true => End::OutOfMemory,
-            false => End::Failed { what: "its pid 1 was killed from outside".into() },
+            false => End::Failed { what: "its pid 1 ended before its command".into() },
         });
         self.pids_limit()?;
         // Without its reader the meter ends.
