@@ -14,7 +14,8 @@ VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
 # To build and run; to run the tests and the demo besides; to compare with.
 PACKAGES := gcc libc6-dev make pkg-config libnftnl-dev libmnl-dev protobuf-compiler libprotobuf-dev \
     ca-certificates git python3 util-linux
-TEST_PACKAGES := gdb iproute2 less nftables procps strace tmux nodejs vim-tiny
+TEST_PACKAGES := bash-completion btrfs-progs e2fsprogs gdb iproute2 kmod less nftables procps strace tmux nodejs \
+    vim-tiny xfsprogs zsh
 BENCH_PACKAGES := bubblewrap crun runc
 DEB_PACKAGES := debhelper dpkg-dev fakeroot lintian man-db
 RPM_PACKAGES := rpm
@@ -111,6 +112,7 @@ install:
 	    sed "s|^ExecStart=/usr/lib/|ExecStart=$$lib/|" systemd/$$unit.service > "$$to/systemd/system/$$unit.service"
 	    chmod 644 "$$to/systemd/system/$$unit.service"
 	done
+	install -m 644 systemd/agentd.socket systemd/agentd-offer.socket "$$to/systemd/system"
 	install -m 644 systemd/agentd.sysusers "$$to/sysusers.d/agentd.conf"
 	install -m 644 systemd/agentd.tmpfiles "$$to/tmpfiles.d/agentd.conf"
 	[ -e "$(DESTDIR)/etc/agentd/agentd.toml" ] || install -m 644 systemd/agentd.toml "$(DESTDIR)/etc/agentd"

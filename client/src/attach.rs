@@ -32,6 +32,8 @@ const GOOD: Duration = Duration::from_secs(5);
 const GONE: &str = "attach.gone";
 /// Its rule for a session that it has found again, but not all of it.
 const NOT_YET: &str = "session.streams";
+/// Ours for a socket that one may not connect to: one that is made anew is its group's a moment later only.
+const NOT_YET_OURS: &str = "socket.permission";
 
 /// What to attach to.
 #[derive(Clone, Debug)]
@@ -177,7 +179,10 @@ async fn again(
             match tried {
                 // What came after that is not kept any more: then what is.
                 Err(failure) if failure.rule() == Some(GONE) && had.is_some() => had = None,
-                Err(failure) if failure.is_unreachable() || failure.rule() == Some(NOT_YET) => {
+                Err(failure)
+                    if failure.is_unreachable()
+                        || failure.rule().is_some_and(|rule| [NOT_YET, NOT_YET_OURS].contains(&rule)) =>
+                {
                     tokio::time::sleep(PAUSE).await;
                 }
                 other => return other,

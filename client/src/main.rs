@@ -101,6 +101,7 @@ async fn dispatch(cli: Cli, started: Instant) -> Result<i32, Failure> {
             ProfileCommand::Show(args) => profile::show(&socket, args).await,
         },
         Command::Completion(args) => completion::completion(args.shell),
+        Command::Words(args) => completion::words(&socket, args.kind).await,
         Command::Manpages(args) => manpages::write(&args.dir)
             .map_err(|error| Failure::failed(format!("{}: {error}", args.dir.display()))),
     }?;

@@ -27,6 +27,20 @@ pub fn own_directory() -> Option<PathBuf> {
     std::env::var_os("HOME").map(|home| Path::new(&home).join(".config/agentd/profiles"))
 }
 
+/// The names of the user's own and the one that is used if none is named.
+pub fn names() -> Vec<String> {
+    let own = own_directory().and_then(|own| std::fs::read_dir(own).ok());
+    let name = |path: PathBuf| match path.extension() {
+        Some(extension) if extension == "toml" => Some(path.file_stem()?.to_str()?.to_owned()),
+        _ => None,
+    };
+    let mut names: Vec<_> = own.into_iter().flatten().flatten().filter_map(|e| name(e.path())).collect();
+    names.push(DEFAULT.to_owned());
+    names.sort();
+    names.dedup();
+    names
+}
+
 /// What the daemon is told of the profile `name`, or of the default one.
 ///
 /// # Errors

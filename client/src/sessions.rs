@@ -28,7 +28,7 @@ pub async fn ps(socket: &Socket, args: PsArgs) -> Result<(), Failure> {
     let mut client = socket.connect().await?;
     let sessions = answer(client.list(ListRequest { all: args.all })).await?.sessions;
     let mut out = String::new();
-    if args.json || args.quiet || args.words {
+    if args.json || args.quiet {
         for session in &sessions {
             if args.json {
                 out.push_str(&json(session)?);
@@ -36,10 +36,6 @@ pub async fn ps(socket: &Socket, args: PsArgs) -> Result<(), Failure> {
                 out.push_str(&clean(&session.id));
             }
             out.push('\n');
-            if args.words && !session.name.is_empty() {
-                out.push_str(&clean(&session.name));
-                out.push('\n');
-            }
         }
     } else {
         let rows: Vec<_> = sessions.iter().map(row).collect();

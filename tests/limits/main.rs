@@ -164,10 +164,8 @@ fn setting(daemon: &Daemon, group: &str, v1: &str, v2: &str) -> Option<String> {
     let mountinfo = std::fs::read_to_string("/proc/self/mountinfo").expect("/proc/self/mountinfo");
     let lines = mountinfo.lines().filter(|line| line.contains(" - cgroup"));
     let roots = lines.filter_map(|line| line.split(' ').nth(4)).map(PathBuf::from);
-    let files = roots.flat_map(|root| {
-        let dir = root.join(daemon.cgroup()).join(group);
-        [dir.join(v1), dir.join(v2)]
-    });
+    let dirs = roots.flat_map(|root| daemon.cgroups_in(&root)).map(|root| root.join(group));
+    let files = dirs.flat_map(|dir| [dir.join(v1), dir.join(v2)]);
     files.filter_map(|file| std::fs::read_to_string(file).ok()).map(|text| text.trim().to_owned()).next()
 }
 

@@ -14,7 +14,7 @@ use agentd_policy::wire::{
     CallerNumber, FromLauncher, FromService, MAX_PACKET, Peer, RequestNumber, Ticket, decode, encode,
 };
 use agentd_tests::harness::User;
-use rustix::net::sockopt::{Timeout, set_socket_timeout};
+use rustix::net::sockopt::{Timeout, set_socket_timeout, socket_acceptconn};
 
 use crate::asking::{as_user, seqpacket, session};
 use crate::place::Launcher;
@@ -56,6 +56,7 @@ impl Played {
         set_socket_timeout(&socket, Timeout::Send, Some(PATIENCE)).expect("a socket option");
         let service = Self { link: Packets::from_fd(socket), next: Cell::new(1) };
         service.live();
+        service.metrics();
         service.settle();
         service
     }
@@ -73,6 +74,17 @@ impl Played {
                 }
                 other => panic!("not the sessions that live: {other:?}"),
             }
+        }
+    }
+
+    /// The second: the socket on which numbers are asked for, which listens.
+    fn metrics(&self) {
+        match self.hear() {
+            Some((FromLauncher::Metrics, sockets)) => {
+                let listening = sockets.iter().map(|socket| socket_acceptconn(socket).expect("a socket"));
+                assert_eq!(listening.collect::<Vec<_>>(), [true]);
+            }
+            other => panic!("not the socket for numbers: {other:?}"),
         }
     }
 

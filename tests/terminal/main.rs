@@ -2,6 +2,7 @@
 //! attaching, and what hostile output may do to it.
 
 mod attached;
+mod completion;
 mod flow;
 mod hostile;
 mod programs;
@@ -12,11 +13,12 @@ use std::process::ExitCode;
 use agentd_tests::harness::{Alone, Named, Setup, alone, run_alone};
 
 fn main() -> ExitCode {
-    let groups: [(&str, &[Named]); 4] = [
+    let groups: [(&str, &[Named]); 5] = [
         ("programs", programs::TESTS),
         ("flow", flow::TESTS),
         ("attached", attached::TESTS),
         ("hostile", hostile::TESTS),
+        ("completion", completion::TESTS),
     ];
     let mut tests: Vec<Alone> = Vec::new();
     for (group, named) in groups {

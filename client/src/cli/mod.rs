@@ -70,6 +70,9 @@ pub enum Command {
     Version(VersionArgs),
     /// Print a completion script for a shell
     Completion(CompletionArgs),
+    /// Print what a shell completes with, one word a line
+    #[command(hide = true)]
+    Words(WordsArgs),
     /// Write the manual pages
     #[command(hide = true)]
     Manpages(ManpagesArgs),
@@ -225,6 +228,24 @@ Examples:
 pub struct CompletionArgs {
     /// For which shell
     pub shell: Shell,
+}
+
+/// `agentctl words`.
+#[derive(Debug, Args)]
+pub struct WordsArgs {
+    /// Of which kind
+    pub kind: Words,
+}
+
+/// What is completed with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Words {
+    /// Ids and names of sessions that have not ended
+    Running,
+    /// Ids and names of all sessions
+    Sessions,
+    /// Profiles by name: the user's own and the default one
+    Profiles,
 }
 
 /// `agentctl manpages`.

@@ -102,9 +102,6 @@ pub struct PsArgs {
     /// Only ids
     #[arg(short, long, conflicts_with = "json")]
     pub quiet: bool,
-    /// Ids and names, for the shells' completion
-    #[arg(long, hide = true)]
-    pub words: bool,
     /// One JSON object a line
     #[arg(long)]
     pub json: bool,

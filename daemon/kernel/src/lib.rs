@@ -1,6 +1,6 @@
 //! One kernel facility a file: a part of the plan in, a handle out.
 //!
-//! [`packets`], [`offer`] and [`inherited`] are safe and small, for every process. What a program takes from
+//! [`packets`], [`notify`], [`offer`], [`inherited`] and [`stderr`] are safe and small, for every process. What a program takes from
 //! itself needs the feature `lockdown`, the rest `session`, which only the launcher asks for. This is the only
 //! crate of agentd that may hold `unsafe`; each use argues why it is sound.
 
@@ -27,6 +27,7 @@ mod netlink;
 pub mod nflog;
 #[cfg(feature = "session")]
 pub mod nft;
+pub mod notify;
 pub mod offer;
 pub mod packets;
 #[cfg(feature = "session")]
@@ -39,3 +40,4 @@ pub mod procfs;
 pub mod rlimits;
 #[cfg(feature = "lockdown")]
 pub mod seccomp;
+pub mod stderr;

@@ -4,6 +4,7 @@ use agentd_kernel::process::SingleThreaded;
 
 use crate::directories::Directories;
 use crate::host::Host;
+use crate::scope::Scope;
 use crate::settings::Settings;
 
 /// Read and opened once, and the same for every session.
@@ -15,6 +16,17 @@ pub struct Context {
     pub settings: Settings,
     /// The directories that are ours.
     pub directories: Directories,
+    /// Where sessions' cgroups are.
+    pub cgroups: Cgroups,
     /// What every build uses.
     pub host: Host,
+}
+
+/// Where sessions' cgroups are.
+#[derive(Debug)]
+pub struct Cgroups {
+    /// What keeps them there, under systemd.
+    pub scope: Option<Scope>,
+    /// The directory of cgroup2 that they are below; else the mount itself.
+    pub root: Option<String>,
 }

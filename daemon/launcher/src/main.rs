@@ -1,6 +1,7 @@
 //! `agentd-launcher`: the root half of agentd. One thread, no async, no network; it attests callers, checks
 //! plans by its own rules, and forks a builder for each session.
 
+mod activation;
 mod build;
 mod callers;
 mod command;
@@ -12,8 +13,10 @@ mod host;
 mod init;
 mod keeper;
 mod link;
+mod log;
 mod meter;
 mod offers;
+mod scope;
 mod server;
 mod service;
 mod sessions;
@@ -31,7 +34,9 @@ use agentd_kernel::rlimits;
 use agentd_policy::config::{CgroupRoot, Config};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use tracing_subscriber::EnvFilter;
+
+use crate::context::{Cgroups, Context};
+use crate::scope::Scope;
 
 /// Connections, offered descriptors and sessions at their bounds.
 const OPEN_FILES: u64 = 65_536;
@@ -39,8 +44,6 @@ const OPEN_FILES: u64 = 65_536;
 const USAGE: &str = "usage: agentd-launcher --config FILE [--with-service]";
 
 fn main() -> ExitCode {
-    let filter = EnvFilter::try_from_env("AGENTD_LOG").unwrap_or_else(|_| EnvFilter::new("warn"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
     match run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -73,24 +76,40 @@ fn run() -> Result<(), String> {
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     rlimits::Limits { open_files: OPEN_FILES }.apply().map(drop).map_err(|e| e.to_string())?;
     let settings = settings::Settings::read(&file)?;
+    log::begin(&settings.config.log);
+    // Before anything is started that would inherit them.
+    let sockets = activation::Sockets::take(&settings)?;
     let directories = directories::Directories::prepare(&settings)?;
-    let hierarchies = hierarchies(&settings.config)?;
+    let (cgroups, hierarchies) = cgroups(token, &settings.config)?;
     let signals = signals().map_err(|e| format!("signals: {e}"))?;
     let host = host::Host::prepare(token)?;
-    let context = context::Context { token, settings, directories, host };
-    server::Server::new(context, hierarchies, signals)?.run(with_service)
+    let context = Context { token, settings, directories, cgroups, host };
+    server::Server::new(context, hierarchies, signals, sockets)?.run(with_service)
 }
 
-/// The cgroups of this daemon, which are the same for as long as its directories are.
-fn hierarchies(config: &Config) -> Result<Hierarchies, String> {
+/// The cgroups of this daemon, which are the same for as long as its directories are: under systemd in a scope of
+/// their own, else in a directory at the top of the tree.
+fn cgroups(token: SingleThreaded, config: &Config) -> Result<(Cgroups, Hierarchies), String> {
     let mut hasher = DefaultHasher::new();
     config.runtime_dir.as_str().hash(&mut hasher);
     let name = format!("agentd-{:08x}", hasher.finish() as u32);
-    let path = match &config.cgroup_root {
-        CgroupRoot::Auto => None,
-        CgroupRoot::Path(path) => Some(path.as_str()),
+    let scope = match &config.cgroup_root {
+        CgroupRoot::Auto if Scope::is_wanted() => {
+            let installed = config.runtime_dir == Config::default().runtime_dir;
+            let unit = if installed { "agentd-sessions".into() } else { name.clone() };
+            Some(Scope::ensure(token, &format!("{unit}.scope")).map_err(|e| {
+                format!("{e}; mend that, or name a delegated directory as cgroup_root in agentd.toml")
+            })?)
+        }
+        _ => None,
     };
-    Hierarchies::open(&name, path).map_err(|e| e.to_string())
+    let root = match (&scope, &config.cgroup_root) {
+        (Some(scope), _) => Some(scope.directory().to_owned()),
+        (None, CgroupRoot::Path(path)) => Some(path.as_str().to_owned()),
+        (None, CgroupRoot::Auto) => None,
+    };
+    let hierarchies = Hierarchies::open(&name, root.as_deref()).map_err(|e| e.to_string())?;
+    Ok((Cgroups { scope, root }, hierarchies))
 }
 
 fn signals() -> nix::Result<SignalFd> {

@@ -50,7 +50,7 @@ impl Meter<'_> {
             match self.give_up(tell.as_fd()).and_then(|()| self.measure(tell.as_fd())) {
                 Ok(()) => 0,
                 Err(error) => {
-                    tracing::error!(%error, "disk meter");
+                    tracing::error!(error, "what the session writes cannot be measured");
                     let reason = error.as_bytes();
                     // A keeper that is gone needs no reason.
                     let _ = rustix::io::write(&tell, reason.get(..MAX_REASON).unwrap_or(reason));

@@ -1,11 +1,13 @@
 //! The service as the launcher's child, where no service manager starts both.
 
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::process::CommandExt as _;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use agentd_kernel::creds;
 use agentd_kernel::process::{self, Birth, Child, SingleThreaded};
+use agentd_policy::event::ExitStatus;
 use nix::sys::signal::SigSet;
 use rustix::event::{PollFd, PollFlags};
 use rustix::process::Signal;
@@ -19,6 +21,10 @@ const FAREWELL: Duration = Duration::from_secs(5);
 const STARTS: usize = 5;
 /// See [`STARTS`].
 const WINDOW: Duration = Duration::from_secs(10);
+
+/// What a service manager told this process, and nobody else.
+const OURS: [&str; 6] =
+    ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"];
 
 /// The running service.
 #[derive(Debug)]
@@ -45,7 +51,7 @@ impl Service {
         if self.starts.len() >= STARTS {
             return Err(format!("the service ended {STARTS} times in {WINDOW:?}, now with {how:?}"));
         }
-        tracing::error!(?how, "the service ended and is started again");
+        tracing::error!(error = ?how, "the service ended and is started again");
         self.child = spawn(token, settings)?;
         self.starts.push(now);
         Ok(self)
@@ -56,6 +62,11 @@ impl Service {
         let mut fds = [PollFd::new(&self.child.pidfd, PollFlags::IN)];
         let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
         !matches!(rustix::event::poll(&mut fds, Some(&now)), Ok(0))
+    }
+
+    /// Has it read its configuration again.
+    pub fn reload(&self) -> Result<(), String> {
+        rustix::process::pidfd_send_signal(&self.child.pidfd, Signal::HUP).map_err(|e| e.to_string())
     }
 
     /// Ends it and waits.
@@ -77,7 +88,43 @@ impl Service {
     }
 }
 
+/// The service's program, which looks at the configuration and at the profiles and ends.
+#[derive(Debug)]
+pub struct Check(Child);
+
+impl Check {
+    /// Starts it, as the service would read them.
+    pub fn start(token: SingleThreaded, settings: &Settings) -> Result<Self, String> {
+        become_service(token, settings, |command| command.arg("--check").stdout(Stdio::null())).map(Self)
+    }
+
+    /// How it has ended; `None` while it runs.
+    pub fn ended(&self) -> Result<Option<ExitStatus>, String> {
+        self.0.try_wait().map_err(|e| format!("agentd --check: {e}"))
+    }
+
+    /// Ends it.
+    pub fn kill(&self) -> std::io::Result<()> {
+        self.0.kill()
+    }
+}
+
+impl AsFd for Check {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.pidfd.as_fd()
+    }
+}
+
 fn spawn(token: SingleThreaded, settings: &Settings) -> Result<Child, String> {
+    become_service(token, settings, |command| command)
+}
+
+/// Starts the service's program under its own account.
+fn become_service(
+    token: SingleThreaded,
+    settings: &Settings,
+    with: impl FnOnce(&mut Command) -> &mut Command,
+) -> Result<Child, String> {
     let own = std::env::current_exe().map_err(|e| format!("/proc/self/exe: {e}"))?;
     let program = own.with_file_name("agentd");
     let launcher = rustix::process::getpid();
@@ -95,8 +142,11 @@ fn spawn(token: SingleThreaded, settings: &Settings) -> Result<Child, String> {
         let error = match become_it() {
             Ok(()) => {
                 let mut command = Command::new(&program);
-                command.arg("--config").arg(&settings.file).env_remove("NOTIFY_SOCKET").stdin(Stdio::null());
-                command.exec().to_string()
+                command.arg("--config").arg(&settings.file).stdin(Stdio::null());
+                for key in OURS {
+                    command.env_remove(key);
+                }
+                with(&mut command).exec().to_string()
             }
             Err(error) => error,
         };

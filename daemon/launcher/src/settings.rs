@@ -21,6 +21,8 @@ pub struct Settings {
     pub socket_gid: u32,
     /// Who sees everyone's sessions.
     pub admin_gid: u32,
+    /// Who may ask for numbers.
+    pub metrics_gid: u32,
 }
 
 impl Settings {
@@ -54,6 +56,7 @@ impl Settings {
             service_gid: user.gid.as_raw(),
             socket_gid: group("socket_group", &config.socket_group)?,
             admin_gid: group("admin_group", &config.admin_group)?,
+            metrics_gid: group("metrics.group", config.metrics_group())?,
             file: file.to_owned(),
             config,
         })

@@ -6,10 +6,11 @@ use std::rc::Rc;
 use agentd_kernel::creds;
 use agentd_kernel::packets::Packets;
 use agentd_kernel::process::{self, Birth, Child, SingleThreaded};
-use agentd_policy::names::AbsPath;
+use agentd_policy::names::{AbsPath, SessionId};
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, RenameFlags, ResolveFlags};
 
 use crate::build::Owner;
+use crate::log;
 
 /// How deep a tree is gone into. What is deeper is moved up first: an agent can make it as deep as it likes.
 const MAX_DEPTH: usize = 512;
@@ -31,10 +32,16 @@ pub fn close(token: SingleThreaded, sockets: Vec<Packets>) -> std::io::Result<Ch
     Ok(child)
 }
 
-/// Deletes `name` in `parent` with everything in it, following no link and crossing no mount. Ends with 0
-/// if nothing is left.
-pub fn delete(token: SingleThreaded, parent: &OwnedFd, name: &str) -> std::io::Result<Child> {
+/// Deletes `name` in `parent`, which is of `session`, with everything in it, following no link and crossing no mount.
+/// Ends with 0 if nothing is left.
+pub fn delete(
+    token: SingleThreaded,
+    parent: &OwnedFd,
+    name: &str,
+    session: Option<&SessionId>,
+) -> std::io::Result<Child> {
     process::spawn(token, Birth::default(), || {
+        session.into_iter().for_each(log::belong_to);
         // The launcher's lock among others: this may outlive it.
         let done = process::close_all_but(&[parent.as_fd()])
             .map_err(|e| e.to_string())
@@ -43,7 +50,7 @@ pub fn delete(token: SingleThreaded, parent: &OwnedFd, name: &str) -> std::io::R
         match done {
             Ok(()) => 0,
             Err(error) => {
-                tracing::error!(%error, name, "deleting");
+                tracing::error!(%error, name, "not everything could be deleted");
                 1
             }
         }
@@ -157,13 +164,14 @@ pub enum Place {
     },
 }
 
-/// Takes placeholders away again, as the caller itself, where they are still empty.
+/// Takes a session's placeholders away again, as its caller, where they are still empty.
 pub fn remove_placeholders(
     token: SingleThreaded,
-    caller: Owner,
+    (session, caller): (Option<&SessionId>, Owner),
     placeholders: &[(Place, String)],
 ) -> std::io::Result<Child> {
     process::spawn(token, Birth::default(), || {
+        session.into_iter().for_each(log::belong_to);
         let open = placeholders.iter().filter_map(|(place, _)| match place {
             Place::Open { dir, .. } => Some(dir.as_fd()),
             Place::Named { .. } => None,
@@ -176,7 +184,7 @@ pub fn remove_placeholders(
                     .map_err(|e| e.to_string())
             });
         if let Err(error) = own {
-            tracing::error!(%error, "becoming the caller");
+            tracing::error!(user = caller.uid, %error, "placeholders stay: the child cannot become its caller");
             return 1;
         }
         // The last made come first: a directory is empty once what was made in it is gone.
@@ -188,7 +196,7 @@ pub fn remove_placeholders(
                 }
             };
             if let Err(errno) = removed {
-                tracing::warn!(%errno, name, "a placeholder stays");
+                tracing::warn!(error = %errno, name, "a placeholder stays");
             }
         }
         0

@@ -1,5 +1,7 @@
 //! `agentd.toml`: what the site decides. Read by the launcher and by the service, each for itself.
 
+mod telling;
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Deserializer, Serialize};
@@ -7,6 +9,8 @@ use serde::{Deserialize, Deserializer, Serialize};
 use crate::lease::Pool;
 use crate::names::AbsPath;
 use crate::size;
+pub(crate) use telling::MetricsSocket;
+pub use telling::{Format, Level, Log, Metrics};
 
 /// The file is larger than any site's needs.
 pub const MAX_BYTES: usize = 256 << 10;
@@ -52,6 +56,10 @@ pub struct Config {
     pub secret: BTreeMap<String, toml::Table>,
     /// How long events are kept.
     pub audit: Audit,
+    /// Numbers about the daemon, for Prometheus.
+    pub metrics: Metrics,
+    /// What the daemon says about itself.
+    pub log: Log,
 }
 
 /// The uid range that leases come from.
@@ -152,6 +160,8 @@ impl Default for Config {
             egress: Egress::default(),
             secret: BTreeMap::new(),
             audit: Audit::default(),
+            metrics: Metrics::default(),
+            log: Log::default(),
         }
     }
 }
@@ -210,7 +220,12 @@ impl Config {
         if text.len() > MAX_BYTES {
             return Err(ConfigError(format!("is longer than {MAX_BYTES} bytes")));
         }
-        toml::from_str(text).map_err(|e| ConfigError(e.to_string().trim_end().to_owned()))
+        toml::from_str(text).map_err(|e| {
+            let line = e.span().map_or(1, |at| {
+                text.as_bytes()[..at.start.min(text.len())].iter().filter(|b| **b == b'\n').count() + 1
+            });
+            ConfigError(format!("line {line}: {}", e.message().replace('\n', "; ")))
+        })
     }
 
     /// The socket on which the launcher takes descriptors from clients.
@@ -221,6 +236,20 @@ impl Config {
     /// The socket on which the launcher takes the service.
     pub fn service_socket(&self) -> String {
         format!("{}/service.sock", self.runtime_dir)
+    }
+
+    /// The socket on which numbers are asked for, if there is to be one.
+    pub fn metrics_socket(&self) -> Option<String> {
+        match &self.metrics.socket {
+            None => Some(format!("{}/metrics.sock", self.runtime_dir)),
+            Some(MetricsSocket::Off) => None,
+            Some(MetricsSocket::Path(path)) => Some(path.to_string()),
+        }
+    }
+
+    /// The group that may ask for them.
+    pub fn metrics_group(&self) -> &str {
+        self.metrics.group.as_ref().unwrap_or(&self.admin_group)
     }
 }
 
@@ -307,8 +336,25 @@ mod tests {
     }
 
     #[test]
+    fn metrics_have_a_socket_unless_they_are_off() {
+        let of = |text: &str| {
+            let config = Config::parse(text).unwrap();
+            (config.metrics_socket(), config.metrics_group().to_owned())
+        };
+        let socket = |path: &str| Some(path.to_owned());
+        let default = of("runtime_dir = '/run/x'\nadmin_group = 'wheel'");
+        assert_eq!(default, (socket("/run/x/metrics.sock"), "wheel".into()));
+        assert_eq!(of("[metrics]\nsocket = ''").0, None);
+        let own = of("[metrics]\nsocket = '/run/y'\ngroup = 'prometheus'");
+        assert_eq!(own, (socket("/run/y"), "prometheus".into()));
+    }
+
+    #[test]
     fn a_typing_mistake_is_an_error() {
         for bad in [
+            "[metrics]\nsocket = 'relative'",
+            "[log]\nlevel = 'loud'",
+            "[log]\nformat = 'xml'",
             "[bounds]\nmax_sesions = 3",
             "socket = 'relative'",
             "[bounds]\nmemory = '8X'",
@@ -316,5 +362,10 @@ mod tests {
         ] {
             assert!(Config::parse(bad).is_err(), "{bad}");
         }
+        let said = Config::parse("[bounds]\nmax_sesions = 3").unwrap_err().to_string();
+        assert!(
+            said.starts_with("line 2: ") && said.contains("max_sesions") && !said.contains('\n'),
+            "{said}"
+        );
     }
 }

@@ -4,10 +4,13 @@
 //! that cannot hold the wrong thing, [`profile`] and [`decide`] turn a request into a [`plan::Plan`], and
 //! [`wire`] bounds what one process may say to another.
 
+pub mod addresses;
 pub mod config;
 pub mod decide;
+pub mod egress;
 mod environment;
 pub mod event;
+pub mod hosts;
 pub mod lease;
 pub mod library;
 pub mod names;
@@ -15,6 +18,7 @@ mod overlap;
 pub mod plan;
 pub mod profile;
 pub mod refusal;
+pub mod reload;
 pub mod size;
 pub mod wire;
 

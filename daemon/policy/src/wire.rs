@@ -156,6 +156,8 @@ pub enum FromLauncher {
         /// Each trace, if they were asked for.
         leaks: Vec<Leak>,
     },
+    /// Answer who asks for numbers. Descriptor: a socket that listens.
+    Metrics,
 }
 
 /// The most that [`FromLauncher::Live`] names at once.

@@ -15,6 +15,7 @@ use crate::error::no_launcher;
 use crate::host::Host;
 use crate::launcher::Built;
 use crate::link::Link;
+use crate::metrics::metrics;
 use crate::output_log::OutputLog;
 use crate::session::{Asks, Killer, Phase, Session, stream};
 use crate::streams;
@@ -42,12 +43,13 @@ pub async fn run(
     let (creator, line) = (caller.gone.clone(), caller.line.clone());
     drop(caller);
     // Written while it is built: without a record there is no session.
-    let saved = host.store.save(&session.record()).await;
+    let saved = host.store.create(&session.record()).await;
     let built = host.launcher.build(&line, ticket, plan).await;
     drop(line);
+    let saved = saved.await;
     let opened = match built {
         Ok(built) => {
-            let opened = match saved.await {
+            let opened = match saved {
                 Ok(Ok(())) => open(built),
                 _ => Err(Refusal::new(
                     "the session's record",
@@ -76,6 +78,8 @@ pub async fn run(
         let _ = session.hub.input.try_send(crate::hub::Inward::Eof);
     }
     session.change(|status| status.phase = Phase::Running);
+    metrics().session_built(&timings);
+    tracing::info!(session = %session.id, user = session.uid, profile = session.facts().profile, "session started");
     if answer.send(Ok(timings)).is_err() && !session.facts().detached {
         // Whoever asked is gone without knowing its id.
         session.end(Killer { why: Some("its client is gone"), ..Killer::default() });
@@ -90,7 +94,7 @@ pub async fn run(
 /// Says it if the relay does not speak as it should: then the session ends.
 pub async fn carried(session: Arc<Session>, stream: impl Future<Output = Result<(), [u8; 4]>>) {
     if let Err(header) = stream.await {
-        tracing::error!(session = %session.id, ?header, "from the relay: not a frame");
+        tracing::error!(session = %session.id, error = ?header, "a relay sent what is no frame");
         session.end(Killer { why: Some("its relay sent what is no frame"), ..Killer::default() });
     }
 }

@@ -6,8 +6,11 @@ use agentd_policy::Refusal;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
-/// `refusal` with its three parts in the details.
+use crate::metrics::metrics;
+
+/// `refusal` with its three parts in the details, and counted.
 pub fn refused(refusal: &Refusal) -> Status {
+    metrics().refused(&refusal.rule);
     let metadata =
         HashMap::from([("what".to_owned(), refusal.what.clone()), ("mend".to_owned(), refusal.mend.clone())]);
     let details = ErrorDetails::with_error_info(refusal.rule.clone(), "agentd", metadata);
@@ -39,7 +42,7 @@ fn code(rule: &str) -> Code {
         | "service.crowded"
         | "session.commands"
         | "attach.slow" => Code::ResourceExhausted,
-        "host.launcher" | "service.store" => Code::Unavailable,
+        "host.launcher" | "service.store" | "audit.failed" | "audit.late" => Code::Unavailable,
         "attach.gone" => Code::OutOfRange,
         _ if rule.starts_with("request.") => Code::InvalidArgument,
         _ => Code::FailedPrecondition,

@@ -1,5 +1,6 @@
 //! Reading the event store: what is there, in the order of time, and then what comes. A follower reads the
-//! files themselves, each up to what is written, and is only woken: there is no gap and no double.
+//! files themselves, each up to what is on disk, and is only woken: there is no gap and no double. Who does not follow,
+//! or follows what has ended, waits a while for what is written and not on disk yet, and is told if it does not come.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, HashSet, VecDeque};
@@ -16,7 +17,7 @@ use tokio::sync::mpsc;
 use tonic::Status;
 
 use crate::convert::rfc3339;
-use crate::error::malformed;
+use crate::error::{malformed, refused};
 use crate::host::Host;
 use crate::session::{Phase, Session};
 use crate::store::Log;
@@ -82,6 +83,10 @@ pub async fn send(
             Scope::One(session) => (vec![session.clone()], session.phase() >= Phase::Ended),
             Scope::All(peer) => (host.registry.visible(peer), false),
         };
+        let whole = match follow && !last {
+            true => Ok(()),
+            false => host.store.settle(sessions.iter().map(|session| &session.log)).await,
+        };
         // What is forgotten is not remembered here for ever.
         if read.len() > 2 * sessions.len() + CHUNK {
             let there: HashSet<_> = sessions.iter().map(|session| &session.id).collect();
@@ -101,6 +106,9 @@ pub async fn send(
             return;
         }
         if !follow || last {
+            if let Err(refusal) = whole {
+                let _ = to.send(Err(refused(&refusal))).await;
+            }
             return;
         }
         tokio::select! {
@@ -214,26 +222,29 @@ impl Merge {
             }
             let piece = self.waiting.pop_front()?;
             match piece.open() {
-                Ok(lines) => self.advance(lines),
+                Ok(lines) => self.advance(piece.log.session().as_str(), lines),
                 // It was kept long enough.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => tracing::warn!("{}: {error}", piece.log.path().display()),
+                Err(error) => {
+                    let (session, path) = (piece.log.session(), piece.log.path().display());
+                    tracing::warn!(%session, %path, %error, "an event file cannot be read");
+                }
             }
         }
         let Reverse(Open { next, lines }) = self.open.pop()?;
-        self.advance(lines);
+        self.advance(&next.session, lines);
         Some(next)
     }
 
-    fn advance(&mut self, mut lines: BufReader<Take<File>>) {
+    fn advance(&mut self, session: &str, mut lines: BufReader<Take<File>>) {
         let mut line = String::new();
         match lines.read_line(&mut line) {
             Ok(0) => {}
             Ok(_) => match serde_json::from_str(&line) {
                 Ok(next) => self.open.push(Reverse(Open { next, lines })),
-                Err(error) => tracing::error!("event file: {error}"),
+                Err(error) => tracing::error!(session, %error, "an event file has a line that is no event"),
             },
-            Err(error) => tracing::error!("event file: {error}"),
+            Err(error) => tracing::error!(session, %error, "an event file cannot be read"),
         }
     }
 }

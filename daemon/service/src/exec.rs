@@ -7,7 +7,7 @@ use std::time::SystemTime;
 
 use agentd_policy::Refusal;
 use agentd_policy::event::{End, ExitStatus};
-use agentd_policy::names::AbsPath;
+use agentd_policy::names::{AbsPath, SessionId};
 use agentd_policy::plan::{MAX_ARGC, MAX_ARGS};
 use agentd_policy::wire::{self, Command, CommandNumber, MAX_COMMANDS, MAX_KEEPER_PACKET, ToKeeper};
 use agentd_proto::v1::{ExecOpen, Exit};
@@ -93,17 +93,18 @@ struct Entry {
 
 /// The further commands of one session.
 pub struct Commands {
+    session: SessionId,
     next: CommandNumber,
     entries: HashMap<CommandNumber, Entry>,
 }
 
 impl Commands {
     /// Of a session that was made then: at its start, or found by a later service.
-    pub fn new(created: SystemTime) -> Self {
+    pub fn new(session: SessionId, created: SystemTime) -> Self {
         let age = created.elapsed().unwrap_or_default().as_secs();
         // 0 is the first command.
         let next = (age.wrapping_mul(A_SECOND) % u64::from(u32::MAX)) as u32 + 1;
-        Self { next, entries: HashMap::new() }
+        Self { session, next, entries: HashMap::new() }
     }
 
     /// How many run.
@@ -125,7 +126,7 @@ impl Commands {
             drop(answer.send(Err(too_long(MAX_KEEPER_PACKET))));
             return None;
         };
-        tracing::debug!(number, run_in_terminal, "exec");
+        tracing::debug!(session = %self.session, number, run_in_terminal, "a further command");
         self.next = self.next.wrapping_add(1).max(1);
         let program = shown.into_iter().next().unwrap_or_default();
         self.entries.insert(number, Entry { program, hub, answer: Some(answer), exit: Some(exit) });
@@ -144,14 +145,15 @@ impl Commands {
         match session::stream(stream) {
             Ok(stream) => {
                 let (hub, nothing) = (entry.hub.clone(), Arc::new(Semaphore::new(1)));
+                let session = self.session.clone();
                 tokio::spawn(async move {
                     if let Err(header) = streams::carry(hub, stream, None, nothing).await {
-                        tracing::error!(?header, "from the relay: not a frame");
+                        tracing::error!(%session, number, error = ?header, "a relay sent what is no frame");
                     }
                 });
             }
             Err(error) => {
-                tracing::error!("stream to the relay: {error}");
+                tracing::error!(session = %self.session, %error, "the stream to the relay cannot be used");
                 entry.hub.set_stage(Stage::Lost);
             }
         }

@@ -2,15 +2,17 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use agentd_policy::config::Config;
 use tokio::sync::Semaphore;
 
 use crate::launcher::Launcher;
+use crate::metrics::Scrapes;
 use crate::rate::Rate;
 use crate::registry::Registry;
+use crate::site::Site;
 use crate::slots::Slots;
 use crate::store::Store;
 use crate::users::Users;
+use crate::watchdog::Pulse;
 
 /// Connections of one user besides those of its sessions.
 const SPARE: u32 = 32;
@@ -29,7 +31,8 @@ const DISK: usize = 4;
 
 /// The service.
 pub struct Host {
-    pub config: Config,
+    /// What the site decides now.
+    site: Mutex<Arc<Site>>,
     pub launcher: Launcher,
     pub registry: Registry,
     pub store: Store,
@@ -47,16 +50,21 @@ pub struct Host {
     pub readers: Semaphore,
     /// Files of output that are written.
     pub disk: Arc<Semaphore>,
+    /// Of the task that looks after the link to the launcher.
+    pub pulse: Pulse,
+    /// Who asks for numbers.
+    pub scrapes: Scrapes,
 }
 
 impl Host {
-    pub fn new(config: Config, launcher: Launcher, store: Store) -> Self {
-        let registry = Registry::new(&config.bounds);
-        let sessions = config.bounds.max_sessions_per_user;
+    pub fn new(site: Site, launcher: Launcher, store: Store) -> Self {
+        let bounds = &site.config.bounds;
+        let registry = Registry::new(bounds);
+        let sessions = bounds.max_sessions_per_user;
         let connections = Slots::new(sessions.saturating_add(SPARE));
-        let rate = Rate::new(config.bounds.user_requests);
+        let rate = Rate::new(bounds.user_requests);
         Self {
-            config,
+            site: Mutex::new(Arc::new(site)),
             launcher,
             registry,
             store,
@@ -69,7 +77,27 @@ impl Host {
             rate,
             readers: Semaphore::new(READERS),
             disk: Arc::new(Semaphore::new(DISK)),
+            pulse: Pulse::new(),
+            scrapes: Scrapes::default(),
         }
+    }
+
+    /// What the site decides at this moment; the same for as long as it is held.
+    pub fn site(&self) -> Arc<Site> {
+        lock(&self.site).clone()
+    }
+
+    /// The site has decided anew. Whoever has more than it may now keeps that, and gets no more.
+    pub fn take(&self, site: Site) {
+        let bounds = &site.config.bounds;
+        let sessions = bounds.max_sessions_per_user;
+        self.registry.bound(bounds);
+        self.rate.set(bounds.user_requests);
+        self.connections.set(sessions.saturating_add(SPARE));
+        self.watchers.set(sessions.saturating_add(WATCHERS));
+        self.attached.set(sessions.saturating_add(ATTACHED));
+        self.store.keep(site.config.audit.retain);
+        *lock(&self.site) = Arc::new(site);
     }
 }
 

@@ -128,7 +128,7 @@ impl Launcher {
         match self.uplink() {
             Some(uplink) => uplink.say(FromService::End { session }),
             // It is asked for again, or the next launcher says that there is no such session.
-            None => tracing::warn!(%session, "to be ended, and there is no launcher"),
+            None => tracing::warn!(%session, "a session is to be ended, and there is no launcher"),
         }
     }
 
@@ -169,11 +169,16 @@ impl Launcher {
         answered.await.map_err(|_| no_launcher("it went away"))
     }
 
+    /// How many wait for an answer.
+    pub fn waiting(&self) -> usize {
+        lock(&self.pending).len()
+    }
+
     /// Hands an answer to whoever asked.
     pub fn answer(&self, request: RequestNumber, answer: Answer) {
         match lock(&self.pending).remove(&request) {
             Some(waiting) => drop(waiting.send(answer)),
-            None => tracing::warn!("answer to request {} that nobody made", request.0),
+            None => tracing::warn!(request = request.0, "the launcher answers what nobody asked"),
         }
     }
 }
@@ -185,8 +190,8 @@ impl Uplink {
             Ok(Ok(())) => {}
             // The receiver lives as long as the link; without it the message has nowhere to go.
             Ok(Err(PacketError::WouldBlock)) => drop(self.late.send(message)),
-            Ok(Err(error)) => tracing::debug!("to the launcher: {error}"),
-            Err(error) => tracing::error!("to the launcher: {error}"),
+            Ok(Err(error)) => tracing::debug!(%error, "the launcher cannot be told"),
+            Err(error) => tracing::error!(%error, "what the launcher was to be told is no message"),
         }
     }
 }

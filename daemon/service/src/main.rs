@@ -14,17 +14,22 @@ mod host;
 mod hub;
 mod launcher;
 mod link;
+mod log;
 mod logs;
+mod metrics;
 mod output_log;
 mod profiles;
 mod rate;
 mod record;
 mod recover;
 mod registry;
+mod reload;
 mod replay;
 mod request;
+mod scope;
 mod serve;
 mod session;
+mod site;
 mod slots;
 mod state;
 mod store;
@@ -33,22 +38,24 @@ mod supervisor;
 mod tail;
 mod uplink;
 mod users;
+mod watchdog;
 
 #[cfg(test)]
 mod loopback;
 
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::sync::Arc;
 
-use agentd_policy::config::Config;
 use clap::Parser;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
 use crate::host::Host;
+use crate::reload::Hangups;
+use crate::site::Site;
 
 /// The service of agentd. Started as root it starts agentd-launcher instead, which starts the service as
 /// the account that the configuration names.
@@ -58,15 +65,28 @@ struct Options {
     /// The configuration
     #[arg(long, value_name = "FILE", default_value = "/etc/agentd/agentd.toml")]
     config: PathBuf,
+    /// Say what is wrong with the configuration and with the profiles, and end
+    #[arg(long)]
+    check: bool,
+    #[command(subcommand)]
+    part: Option<Part>,
+}
+
+/// What the launcher has done apart from itself.
+#[derive(clap::Subcommand)]
+enum Part {
+    /// Has systemd put the process PID into the scope NAME, unless that is there; says its cgroup
+    #[command(hide = true)]
+    Scope { name: String, pid: u32 },
 }
 
 /// Why the service ended.
 #[derive(Debug, thiserror::Error)]
 enum Fatal {
-    #[error("{}: {source}", path.display())]
-    ConfigRead { path: PathBuf, source: std::io::Error },
-    #[error("{}: {source}", path.display())]
-    ConfigForm { path: PathBuf, source: agentd_policy::config::ConfigError },
+    #[error(transparent)]
+    Site(#[from] site::SiteError),
+    #[error("signals: {0}")]
+    Signals(std::io::Error),
     #[error("run {}: {source}", path.display())]
     Exec { path: PathBuf, source: std::io::Error },
     #[error("own program: {0}")]
@@ -79,16 +99,38 @@ enum Fatal {
     Grpc(#[from] tonic::transport::Error),
     #[error("runtime: {0}")]
     Runtime(std::io::Error),
+    #[error(transparent)]
+    Scope(#[from] scope::ScopeError),
 }
 
 fn main() -> ExitCode {
     let options = Options::parse();
-    let result =
-        if rustix::process::geteuid().is_root() { become_launcher(&options) } else { be_service(&options) };
+    let result = match &options.part {
+        Some(Part::Scope { name, pid }) => {
+            scope::ensure(name, *pid).map(|group| println!("{group}")).map_err(Fatal::from)
+        }
+        None if options.check => return check(&options.config),
+        None if rustix::process::geteuid().is_root() => become_launcher(&options),
+        None => be_service(&options),
+    };
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(fatal) => {
             eprintln!("agentd: {fatal}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// What is wrong, a line each.
+fn check(file: &Path) -> ExitCode {
+    match site::check(file) {
+        Ok(site) => {
+            println!("{}: good, with {} profiles of the site", file.display(), site.profiles.len());
+            ExitCode::SUCCESS
+        }
+        Err(mistakes) => {
+            mistakes.iter().for_each(|mistake| eprintln!("agentd: {mistake}"));
             ExitCode::FAILURE
         }
     }
@@ -104,13 +146,13 @@ fn become_launcher(options: &Options) -> Result<(), Fatal> {
 }
 
 fn be_service(options: &Options) -> Result<(), Fatal> {
-    let path = &options.config;
-    let text =
-        std::fs::read_to_string(path).map_err(|source| Fatal::ConfigRead { path: path.clone(), source })?;
-    let config = Config::parse(&text).map_err(|source| Fatal::ConfigForm { path: path.clone(), source })?;
-    let filter = tracing_subscriber::EnvFilter::try_from_env("AGENTD_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    // Before there is a second thread; whoever asks while this starts is heard later.
+    let hangups = Hangups::take().map_err(Fatal::Signals)?;
+    let site = Site::read(&options.config)?;
+    log::begin(&site.config.log);
+    for mistake in site.mistakes() {
+        tracing::warn!(error = %mistake, "a profile of the site is out of form");
+    }
     raise_open_files();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -119,7 +161,7 @@ fn be_service(options: &Options) -> Result<(), Fatal> {
         .enable_time()
         .build()
         .map_err(Fatal::Runtime)?;
-    runtime.block_on(run(config))
+    runtime.block_on(run(site, options.config.clone(), hangups))
 }
 
 /// A session takes four descriptors of the service; the default of 1024 would be its bound.
@@ -127,20 +169,28 @@ fn raise_open_files() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let hard = getrlimit(Resource::Nofile).maximum;
     if let Err(errno) = setrlimit(Resource::Nofile, Rlimit { current: hard, maximum: hard }) {
-        tracing::warn!("open files stay limited: {errno}");
+        tracing::warn!(error = %errno, "open files stay limited");
     }
 }
 
-async fn run(config: Config) -> Result<(), Fatal> {
-    let socket = uplink::connect(&config.service_socket()).await?;
-    let (host, incoming, link) = assemble(config, socket)?;
-    if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
-        tracing::warn!("sd_notify: {error}");
-    }
-    tracing::info!("ready on {}", host.config.socket);
+async fn run(site: Site, file: PathBuf, hangups: Hangups) -> Result<(), Fatal> {
+    let socket = uplink::connect(&site.config.service_socket()).await?;
+    let (host, incoming, link) = assemble(site, socket)?;
+    tell_manager(&[sd_notify::NotifyState::Ready]);
+    tracing::info!(socket = %host.site().config.socket, "ready");
+    tokio::spawn(watchdog::tell(host.clone()));
+    tokio::spawn(reload::follow(host.clone(), file, hangups));
     tokio::select! {
         served = serve::serve(host, incoming) => Ok(served?),
         () = link => Ok(()),
+    }
+}
+
+/// Tells whoever supervises us; without one, nobody.
+fn tell_manager(states: &[sd_notify::NotifyState<'_>]) {
+    let lines: Vec<String> = states.iter().map(ToString::to_string).collect();
+    if let Err(error) = agentd_kernel::notify::notify(&lines.join("\n")) {
+        tracing::warn!(%error, "the service manager cannot be told");
     }
 }
 
@@ -149,11 +199,11 @@ type Incoming = ReceiverStream<std::io::Result<connection::Connection>>;
 
 /// The parts of the service with what an earlier one left, and what drives its link to the launcher.
 fn assemble(
-    config: Config,
+    site: Site,
     socket: agentd_kernel::packets::Packets,
 ) -> Result<(Arc<Host>, Incoming, impl Future<Output = ()>), Fatal> {
-    let store = store::Store::open(&config.state_dir, config.audit.retain)?;
-    let host = Arc::new(Host::new(config, launcher::Launcher::new(), store));
+    let store = store::Store::open(&site.config.state_dir, site.config.audit.retain)?;
+    let host = Arc::new(Host::new(site, launcher::Launcher::new(), store));
     recover::take_up(&host)?;
     let (to_server, incoming) = mpsc::channel(connection::BACKLOG);
     let link = uplink::run(host.clone(), to_server, socket);

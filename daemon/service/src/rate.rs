@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Instant;
 
 use crate::host::lock;
@@ -11,30 +12,36 @@ const MANY: usize = 1024;
 
 /// A bucket of requests for each user: so many flow in a second, and twice as many fit.
 pub struct Rate {
-    each: f64,
+    each: AtomicU32,
     buckets: Mutex<HashMap<u32, (f64, Instant)>>,
 }
 
 impl Rate {
     pub fn new(each: u32) -> Self {
-        Self { each: f64::from(each.max(1)), buckets: Mutex::default() }
+        Self { each: AtomicU32::new(each), buckets: Mutex::default() }
     }
 
     /// Requests a second, on average.
     pub fn each(&self) -> f64 {
-        self.each
+        f64::from(self.each.load(Ordering::Relaxed).max(1))
+    }
+
+    /// From now on those are so many.
+    pub fn set(&self, each: u32) {
+        self.each.store(each, Ordering::Relaxed);
     }
 
     /// Whether `uid` may ask at this moment.
     pub fn take(&self, uid: u32, now: Instant) -> bool {
-        let most = 2.0 * self.each;
+        let each = self.each();
+        let most = 2.0 * each;
         let mut buckets = lock(&self.buckets);
-        let full = |(left, at): &(f64, Instant)| left + (now - *at).as_secs_f64() * self.each >= most;
+        let full = |(left, at): &(f64, Instant)| left + (now - *at).as_secs_f64() * each >= most;
         if buckets.len() >= MANY {
             buckets.retain(|_, bucket| !full(bucket));
         }
         let (left, at) = buckets.entry(uid).or_insert((most, now));
-        *left = (*left + (now - *at).as_secs_f64() * self.each).min(most);
+        *left = (*left + (now - *at).as_secs_f64() * each).min(most);
         *at = now;
         if *left < 1.0 {
             return false;

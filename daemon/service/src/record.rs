@@ -1,6 +1,7 @@
 //! What is kept of a session besides its events and its output: a file of its own, from its creation until it
 //! is forgotten. With it a service that starts anew knows the sessions that there are.
 
+use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -12,6 +13,7 @@ use agentd_proto::v1::{Exit, Limits, Mount};
 use serde::{Deserialize, Serialize};
 
 use crate::convert::arguments;
+use crate::log::session_of;
 
 /// Of the form below.
 const VERSION: u32 = 1;
@@ -126,23 +128,23 @@ pub fn path(dir: &Path, id: &SessionId) -> PathBuf {
     dir.join(format!("{id}.json"))
 }
 
-/// Puts `bytes` in the place of the file at `path`: whoever reads it sees the one or the other, whole.
-pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+/// Writes `bytes` beside the file at `path`, to take its place.
+pub fn write(path: &Path, bytes: &[u8]) -> io::Result<File> {
     let new = path.with_extension("tmp");
     let mut options = std::fs::OpenOptions::new();
-    let written = options
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&new)
-        .and_then(|mut file| file.write_all(bytes))
-        .and_then(|()| std::fs::rename(&new, path));
+    let file = options.write(true).create(true).truncate(true).mode(0o600).open(&new);
+    let written = file.and_then(|mut file| file.write_all(bytes).map(|()| file));
     if written.is_err() {
         // It is not what this is about, and the next attempt writes it anew.
         let _ = std::fs::remove_file(&new);
     }
     written
+}
+
+/// Puts what was written beside the file at `path` in its place: whoever reads it sees the one or the other, whole.
+/// After a power cut too, if what was written is on disk before.
+pub fn put(path: &Path) -> io::Result<()> {
+    std::fs::rename(path.with_extension("tmp"), path)
 }
 
 /// All records of `dir`. One that is not what it should be is set aside, for a person to look at.
@@ -151,13 +153,19 @@ pub fn load(dir: &Path) -> io::Result<Vec<Record>> {
     for entry in std::fs::read_dir(dir)? {
         let path = entry?.path();
         match path.extension().and_then(|e| e.to_str()) {
+            Some("json") if path.metadata().is_ok_and(|file| file.len() == 0) => {
+                // A power cut left the name alone: nothing of the session was on disk yet.
+                let session = session_of(&path);
+                tracing::warn!(session, path = %path.display(), "an empty record was deleted");
+                crate::store::remove(&path);
+            }
             Some("json") => match read(&path) {
                 Ok(record) => records.push(record),
                 Err(why) => set_aside(&path, &why),
             },
             Some("tmp") => {
                 if let Err(error) = std::fs::remove_file(&path) {
-                    tracing::warn!("{}: {error}", path.display());
+                    tracing::warn!(path = %path.display(), %error, "half a record stays");
                 }
             }
             _ => {}
@@ -170,14 +178,15 @@ pub fn load(dir: &Path) -> io::Result<Vec<Record>> {
 /// Renames what nobody can make sense of.
 pub fn set_aside(path: &Path, why: &str) {
     let aside = path.with_extension("broken");
-    tracing::error!("{}: {why}; set aside as {}", path.display(), aside.display());
+    let session = session_of(path);
+    tracing::error!(session, path = %aside.display(), error = why, "a record was set aside");
     if let Err(error) = std::fs::rename(path, &aside) {
-        tracing::error!("{}: {error}", path.display());
+        tracing::error!(session, path = %path.display(), %error, "a record cannot be set aside");
     }
 }
 
 fn read(path: &Path) -> Result<Record, String> {
-    let file = std::fs::File::open(path).map_err(|e| e.to_string())?;
+    let file = File::open(path).map_err(|e| e.to_string())?;
     let mut text = String::new();
     file.take(MAX_BYTES).read_to_string(&mut text).map_err(|e| e.to_string())?;
     let record: Record = serde_json::from_str(&text).map_err(|e| e.to_string())?;
@@ -208,8 +217,10 @@ pub mod tests {
         let dir = dir("whole");
         let record = crate::session::tests::session("aa0000000001", Some("web"), 1000).record();
         let path = path(&dir, &record.id);
-        replace(&path, b"{").unwrap();
-        replace(&path, &serde_json::to_vec(&record).unwrap()).unwrap();
+        for bytes in [&b"{"[..], &serde_json::to_vec(&record).unwrap()] {
+            write(&path, bytes).unwrap();
+            put(&path).unwrap();
+        }
         assert_eq!(load(&dir).unwrap(), [record]);
         std::fs::remove_dir_all(dir).unwrap();
     }
@@ -229,6 +240,8 @@ pub mod tests {
         for (name, text) in &broken {
             std::fs::write(dir.join(name), text).unwrap();
         }
+        assert!(load(&dir).unwrap().is_empty());
+        std::fs::write(dir.join("aa0000000004.json"), "").unwrap();
         assert!(load(&dir).unwrap().is_empty());
         let left: Vec<_> = std::fs::read_dir(&dir).unwrap().map(|e| e.unwrap().file_name()).collect();
         assert!(left.len() == 4 && left.iter().all(|n| n.to_str().unwrap().ends_with(".broken")), "{left:?}");

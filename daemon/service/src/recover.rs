@@ -46,7 +46,7 @@ pub fn take_up(host: &Arc<Host>) -> Result<(), StoreError> {
 
 fn one(host: &Arc<Host>, mut record: Record) -> Result<(), String> {
     let log = host.store.log(&record.id);
-    let tail = match log.take_up() {
+    let tail = match host.store.take_up(&log, record.exit.is_some()) {
         Ok(tail) => tail,
         Err(error) => {
             log.close();
@@ -113,7 +113,7 @@ fn supervise(
     let host = host.clone();
     tokio::spawn(async move {
         let nobody = CancellationToken::new();
-        let supervisor = Supervisor::recovered(&host, &session, keeper, numbering, state);
+        let supervisor = Supervisor::recovered(&host, &session, keeper, numbering, tail.length, state);
         supervisor.supervise(nobody, asks).await;
         build::finish(&host, &session).await;
     });
@@ -121,7 +121,7 @@ fn supervise(
 
 /// The keeper of a session, if there is one. It need not answer yet.
 fn keeper(host: &Host, session: &SessionId) -> Option<Link> {
-    let path = format!("{}/keepers/{session}", host.config.runtime_dir);
+    let path = format!("{}/keepers/{session}", host.site().config.runtime_dir);
     let mut attempts = 0;
     let packets = loop {
         match to_name(&path) {
@@ -133,10 +133,11 @@ fn keeper(host: &Host, session: &SessionId) -> Option<Link> {
                 std::thread::sleep(PAUSE);
             }
             Err(errno) => {
-                tracing::error!("{path}: {errno}");
+                tracing::error!(%session, path, error = %errno, "a keeper cannot be reached");
                 return None;
             }
         }
     };
-    Link::new(packets).inspect_err(|error| tracing::error!("{path}: {error}")).ok()
+    let link = Link::new(packets);
+    link.inspect_err(|error| tracing::error!(%session, path, %error, "a keeper cannot be heard")).ok()
 }

@@ -1,6 +1,7 @@
 //! The sessions that there are, and who may see them.
 
 use std::collections::{BTreeMap, HashSet};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use agentd_policy::Refusal;
@@ -18,8 +19,8 @@ const OUTPUT: u64 = 256 << 20;
 
 /// All sessions.
 pub struct Registry {
-    total: usize,
-    each: usize,
+    total: AtomicUsize,
+    each: AtomicUsize,
     sessions: Mutex<BTreeMap<SessionId, Arc<Session>>>,
 }
 
@@ -36,10 +37,29 @@ fn may(peer: &Peer, session: &Session, wish: Wish) -> bool {
     session.uid == peer.uid || peer.admin || (peer.uid == 0 && wish == Wish::Look)
 }
 
+/// Whether there may be one more besides `sessions`. Those that have ended do not count, since their clients have been
+/// told so; but neither may as many again wait to be cleared away.
+fn has_room<'a>(sessions: impl Iterator<Item = &'a Arc<Session>>, most: usize) -> bool {
+    let (mut live, mut there) = (0, 0);
+    for session in sessions {
+        live += usize::from(session.phase() < Phase::Ended);
+        there += usize::from(session.phase() < Phase::Over);
+    }
+    live < most && there < most.saturating_mul(2)
+}
+
 impl Registry {
     pub fn new(bounds: &Bounds) -> Self {
-        let (total, each) = (bounds.max_sessions as usize, bounds.max_sessions_per_user as usize);
-        Self { total, each, sessions: Mutex::default() }
+        let registry =
+            Self { total: AtomicUsize::default(), each: AtomicUsize::default(), sessions: Mutex::default() };
+        registry.bound(bounds);
+        registry
+    }
+
+    /// From now on there may be so many.
+    pub fn bound(&self, bounds: &Bounds) {
+        self.total.store(bounds.max_sessions as usize, Ordering::Relaxed);
+        self.each.store(bounds.max_sessions_per_user as usize, Ordering::Relaxed);
     }
 
     /// Takes a session up that an earlier service had.
@@ -50,13 +70,13 @@ impl Registry {
     /// Takes a session up that is about to be built. Then there may be one that is to be forgotten for it.
     pub fn insert(&self, session: &Arc<Session>) -> Result<Option<SessionId>, Refusal> {
         let mut sessions = lock(&self.sessions);
-        let live = |s: &&Arc<Session>| s.phase() != Phase::Over;
+        let (total, each) = (self.total.load(Ordering::Relaxed), self.each.load(Ordering::Relaxed));
         let own = || sessions.values().filter(|s| s.uid == session.uid);
-        if own().filter(live).count() >= self.each {
-            return Err(full("bounds.max_sessions_per_user", self.each));
+        if !has_room(own(), each) {
+            return Err(full("bounds.max_sessions_per_user", each));
         }
-        if sessions.values().filter(live).count() >= self.total {
-            return Err(full("bounds.max_sessions", self.total));
+        if !has_room(sessions.values(), total) {
+            return Err(full("bounds.max_sessions", total));
         }
         // A name is free again with the end that the client has been told of.
         if let Some(name) = &session.name
@@ -131,8 +151,13 @@ impl Registry {
     pub fn gone(&self, id: &SessionId) {
         match lock(&self.sessions).get(id) {
             Some(session) => session.gone.cancel(),
-            None => tracing::debug!(session = %id, "gone, and forgotten before"),
+            None => tracing::debug!(session = %id, "a session is gone that was forgotten before"),
         }
+    }
+
+    /// Each of them.
+    pub fn all(&self) -> Vec<Arc<Session>> {
+        lock(&self.sessions).values().cloned().collect()
     }
 
     /// What `peer` may see, the oldest first.

@@ -42,7 +42,7 @@ pub async fn serve(host: Arc<Host>, incoming: Incoming) -> Result<(), tonic::tra
         .register_encoded_file_descriptor_set(DESCRIPTORS)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         .build_v1()
-        .inspect_err(|error| tracing::error!("reflection: {error}"))
+        .inspect_err(|error| tracing::error!(%error, "there is no reflection"))
         .ok();
     let admitted = move |request| admit(&host, request);
     Server::builder()

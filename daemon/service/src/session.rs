@@ -112,7 +112,7 @@ pub type Asks = mpsc::Receiver<Ask>;
 
 impl Session {
     /// The session of `record`. What its command wrote before has to be looked at, unless it is new.
-    pub fn new(record: Record, log: Log, output: OutputLog) -> (Arc<Self>, Asks) {
+    pub fn new(record: Record, log: Arc<Log>, output: OutputLog) -> (Arc<Self>, Asks) {
         let (asks, receiver) = mpsc::channel(ASKED);
         let phase = if record.exit.is_some() { Phase::Over } else { Phase::Creating };
         let stage = match (&record.exit, record.whole) {
@@ -142,7 +142,7 @@ impl Session {
             remove: record.remove,
             overlay: record.overlay,
             record,
-            log: Arc::new(log),
+            log,
             hub: Hub::new(Some(output), stage),
             kill: CancellationToken::new(),
             killer: Mutex::new(None),

@@ -1,6 +1,7 @@
 //! What each user may have only so many of at a time.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
 use agentd_policy::Refusal;
@@ -9,7 +10,7 @@ use crate::host::lock;
 
 /// How many of something each user has.
 pub struct Slots {
-    each: u32,
+    each: AtomicU32,
     taken: Mutex<HashMap<u32, u32>>,
 }
 
@@ -21,19 +22,29 @@ pub struct Slot {
 
 impl Slots {
     pub fn new(each: u32) -> Arc<Self> {
-        Arc::new(Self { each, taken: Mutex::default() })
+        Arc::new(Self { each: AtomicU32::new(each), taken: Mutex::default() })
     }
 
     /// The most that a user may have.
     pub fn each(&self) -> u32 {
-        self.each
+        self.each.load(Ordering::Relaxed)
+    }
+
+    /// From now on that is so many. Who has more keeps them.
+    pub fn set(&self, each: u32) {
+        self.each.store(each, Ordering::Relaxed);
+    }
+
+    /// How many all users have together.
+    pub fn taken(&self) -> u32 {
+        lock(&self.taken).values().sum()
     }
 
     /// One for `uid`, if it has fewer than it may.
     pub fn take(self: &Arc<Self>, uid: u32) -> Option<Slot> {
         let mut taken = lock(&self.taken);
         let count = taken.entry(uid).or_insert(0);
-        if *count >= self.each {
+        if *count >= self.each() {
             return None;
         }
         *count += 1;

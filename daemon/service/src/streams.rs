@@ -14,6 +14,8 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
 
 use crate::hub::{Control, Hub, Inward, Queues, Stage};
+use crate::metrics::metrics;
+use crate::output_log::OutputLog;
 
 /// What is read from the relay at once, in bytes.
 const READ: usize = 4 * (frame::MAX + frame::HEADER);
@@ -94,7 +96,10 @@ impl Reader {
             }
             while let Some(got) = split(&mut self.buffer)? {
                 match got {
-                    Got::Output(kind, bytes) => hub.push(kind, bytes),
+                    Got::Output(kind, bytes) => {
+                        metrics().relayed_out(bytes.len());
+                        hub.push(kind, bytes);
+                    }
                     Got::Screen(bytes) => hub.picture(&bytes),
                     Got::Taken(taken) if hub.stage() == Stage::Waiting => {
                         hub.begin_input(taken);
@@ -136,6 +141,7 @@ impl Reader {
             return;
         }
         let (hub, disk, frames) = (self.hub.clone(), self.disk.clone(), self.hub.unwritten(self.written));
+        let session = hub.log.as_ref().and_then(OutputLog::session).map(str::to_owned);
         let task = tokio::spawn(async move {
             // It is never closed.
             let turn = disk.acquire_owned().await;
@@ -146,7 +152,7 @@ impl Reader {
                 drop(turn);
             });
             if let Err(error) = kept.await {
-                tracing::error!("output: {error}");
+                tracing::error!(session, %error, "output is not kept");
             }
         });
         self.writing = Some((task, end));
@@ -279,6 +285,7 @@ async fn send(
             () = credit(&mut taken, wanted), if waiting.is_some() => {
                 if let Some(bytes) = waiting.take() {
                     sent = Some(wanted);
+                    metrics().relayed_in(bytes.len());
                     write(&mut relay, frame::STDIN, bytes).await?;
                 }
             }

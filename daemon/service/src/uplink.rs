@@ -71,9 +71,16 @@ pub fn to_name(path: &str) -> Result<Packets, rustix::io::Errno> {
     Ok(Packets::from_fd(socket))
 }
 
-/// Takes what launchers send, one after the other, for ever.
+/// Takes what launchers send, one after the other, for ever; and says that it does to whoever asks.
 pub async fn run(host: Arc<Host>, clients: Clients, first: Packets) {
-    let path = host.config.service_socket();
+    tokio::select! {
+        () = take(&host, clients, first) => {}
+        () = host.pulse.answer() => {}
+    }
+}
+
+async fn take(host: &Arc<Host>, clients: Clients, first: Packets) {
+    let path = host.site().config.service_socket();
     let mut packets = Some(first);
     let mut pause = PAUSE.0;
     loop {
@@ -85,15 +92,15 @@ pub async fn run(host: Arc<Host>, clients: Clients, first: Packets) {
         match link {
             Ok(link) => {
                 let began = Instant::now();
-                let error = serve(&host, &clients, &link).await;
+                let error = serve(host, &clients, &link).await;
                 host.launcher.lost();
-                tracing::error!("{error}; waiting for a launcher");
+                tracing::error!(%error, "without a launcher: waiting for one");
                 // One that goes again at once is not asked as often as possible.
                 if began.elapsed() > PAUSE.1 {
                     pause = PAUSE.0;
                 }
             }
-            Err(error) => tracing::debug!("{error}"),
+            Err(error) => tracing::debug!(%error, "there is no launcher yet"),
         }
         sleep(pause).await;
         pause = (pause * 2).min(PAUSE.1);
@@ -142,7 +149,7 @@ impl Taken<'_> {
                     // Nobody accepts any more, or a thousand wait: it is closed.
                     Ok(connection) => drop(self.clients.try_send(Ok(connection))),
                     Err(error) => {
-                        tracing::warn!(uid = peer.uid, pid = peer.pid, "connection refused: {error}");
+                        tracing::warn!(user = peer.uid, pid = peer.pid, %error, "connection refused");
                     }
                 }
             }
@@ -161,7 +168,7 @@ impl Taken<'_> {
             }
             (FromLauncher::Gone { session, errors }, None, None) => {
                 for error in errors {
-                    tracing::warn!(%session, "left behind: {error}");
+                    tracing::debug!(%session, error, "not all went well with a session");
                 }
                 host.registry.gone(&session);
             }
@@ -169,6 +176,11 @@ impl Taken<'_> {
                 self.live.extend(sessions);
                 if last {
                     self.reconcile();
+                }
+            }
+            (FromLauncher::Metrics, Some(socket), None) => {
+                if let Err(error) = host.scrapes.serve(host, socket) {
+                    tracing::error!(%error, "nobody can ask for metrics");
                 }
             }
             _ => return Err(LinkError::Form("a message with other descriptors than it needs")),
@@ -179,9 +191,9 @@ impl Taken<'_> {
     /// What lives without being known here has nobody who could end it but us.
     fn reconcile(&mut self) {
         let live = std::mem::take(&mut self.live);
-        tracing::info!("the launcher has {} sessions", live.len());
+        tracing::info!(sessions = live.len(), "connected to the launcher");
         for session in self.host.registry.live(&live) {
-            tracing::warn!(%session, "is not known here: it ends");
+            tracing::warn!(%session, "a session is not known here: it ends");
             self.host.launcher.end(session);
         }
     }

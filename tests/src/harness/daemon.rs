@@ -146,6 +146,20 @@ impl Daemon {
         }
     }
 
+    /// Starts the launcher as a service manager does that listens for it on both `sockets`, and waits until it is
+    /// ready.
+    ///
+    /// # Errors
+    /// If it ends instead.
+    pub fn begin_activated(&self, sockets: [OwnedFd; 2]) -> Result<(), String> {
+        let mut running = self.running();
+        let mut program = Program::start_on(sockets, &self.launcher(), &self.dir, "launcher");
+        running.pid = program.pid();
+        let ready = program.await_ready(PATIENCE);
+        running.launcher = ready.is_ok().then_some(program);
+        ready
+    }
+
     fn launcher(&self) -> Command {
         let mut command = Command::new("/usr/bin/setpriv");
         command.args(["--pdeathsig", "TERM", "--"]);
@@ -164,6 +178,7 @@ impl Daemon {
             .arg(self.dir.join("bin/agentd"))
             .arg("--config")
             .arg(self.dir.join("agentd.toml"));
+        command.envs(self.setup.env.iter().map(|(key, value)| (key, value)));
         command
     }
 
@@ -206,6 +221,60 @@ impl Daemon {
 
     fn running(&self) -> MutexGuard<'_, Running> {
         self.running.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// Replaces what is in its `agentd.toml` besides what all tests have. It has to be told.
+    pub fn configure(&self, config: &str) {
+        std::fs::write(self.dir.join("agentd.toml"), config_text(&self.dir, self.first_uid, config))
+            .expect("its file");
+    }
+
+    /// Has a part of it read its configuration again, and waits for what it says of that. Only for units.
+    ///
+    /// # Panics
+    /// If it does not say that.
+    pub fn reload(&self, part: Part) -> String {
+        let pid = match part {
+            Part::Launcher => self.pid(),
+            Part::Service => self.service_pid().expect("a service that runs"),
+        };
+        let mut said = String::new();
+        self.with(part, |program| {
+            program.hear_all();
+            super::parts::signal(pid, Signal::HUP, false);
+            program.await_said(PATIENCE, |line| line.starts_with("RELOADING=1"))?;
+            said = program.await_said(PATIENCE, |line| line.starts_with("STATUS="))?;
+            Ok(())
+        });
+        said
+    }
+
+    /// Waits until a part of it tells its watchdog that it lives, after what it has told already.
+    ///
+    /// # Errors
+    /// If it does not within `limit`.
+    pub fn await_sign_of_life(&self, part: Part, limit: Duration) -> Result<(), String> {
+        let mut running = self.running();
+        let program = match part {
+            Part::Launcher => &mut running.launcher,
+            Part::Service => &mut running.service,
+        };
+        let program = program.as_mut().expect("it runs");
+        program.hear_all();
+        program.await_said(limit, |line| line == "WATCHDOG=1").map(drop)
+    }
+
+    fn with(&self, part: Part, act: impl FnOnce(&mut Program) -> Result<(), String>) {
+        let mut running = self.running();
+        let program = match part {
+            Part::Launcher => &mut running.launcher,
+            Part::Service => &mut running.service,
+        };
+        let done = act(program.as_mut().expect("it runs"));
+        drop(running);
+        if let Err(error) = done {
+            panic!("{part:?}: {error}\n{}", self.log());
+        }
     }
 
     /// The launcher's pid, or what it was.
@@ -286,6 +355,12 @@ impl Daemon {
         let mut hasher = DefaultHasher::new();
         self.runtime().to_str().expect("our own name").hash(&mut hasher);
         format!("agentd-{:08x}", hasher.finish() as u32)
+    }
+
+    /// Where that can be: below the mount itself, or under systemd in a scope.
+    pub fn cgroups_in(&self, mount: &Path) -> [PathBuf; 2] {
+        let name = self.cgroup();
+        [mount.join(&name), mount.join(format!("agentd.slice/{name}.scope")).join(name)]
     }
 
     /// Asks it to end, sessions and all, and waits for it. Returns whether it ended with success.

@@ -62,7 +62,9 @@ impl Snapshot {
             std::thread::sleep(Duration::from_millis(100));
             let now = Self::take(daemon);
             let clean = now.cgroups.is_empty() && now.leases.is_empty() && now.uids.is_empty();
-            let same = now == last && clean && now.processes.len() == 2;
+            let alone =
+                now.processes.iter().all(|name| ["launcher", "service", "hold"].contains(&name.as_str()));
+            let same = now == last && clean && alone && now.processes.len() >= 2;
             last = now;
             if same { Ok(()) } else { Err(()) }
         });
@@ -147,7 +149,7 @@ pub fn within<T, E>(limit: Duration, mut so: impl FnMut() -> Result<T, E>) -> Re
 }
 
 fn processes(daemon: &Daemon) -> (Vec<u32>, BTreeSet<String>) {
-    let group = format!("/{}/", daemon.cgroup());
+    let (group, scope) = (format!("/{}/", daemon.cgroup()), format!("/{}.scope/", daemon.cgroup()));
     let mut all = Vec::new();
     for entry in std::fs::read_dir("/proc").expect("/proc").flatten() {
         let Ok(pid) = entry.file_name().to_string_lossy().parse::<u32>() else { continue };
@@ -157,7 +159,8 @@ fn processes(daemon: &Daemon) -> (Vec<u32>, BTreeSet<String>) {
             line.split_whitespace().next().and_then(|word| word.parse::<u32>().ok())
         };
         let groups = std::fs::read_to_string(entry.path().join("cgroup")).unwrap_or_default();
-        let ours = field("Uid:").is_some_and(|uid| daemon.leases(uid)) || groups.contains(&group);
+        let ours = field("Uid:").is_some_and(|uid| daemon.leases(uid));
+        let ours = ours || groups.contains(&group) || groups.contains(&scope);
         all.push((pid, field("PPid:").unwrap_or(0), ours));
     }
     let (launcher, service) = (daemon.pid(), daemon.service_pid());
@@ -180,6 +183,8 @@ fn processes(daemon: &Daemon) -> (Vec<u32>, BTreeSet<String>) {
     let name = |pid: &u32| match *pid {
         pid if pid == launcher => "launcher".to_owned(),
         pid if Some(pid) == service => "service".to_owned(),
+        // Keeps the scope under systemd, for as long as the launcher or a session is there.
+        pid if comm(pid) == "agentd-hold" => "hold".to_owned(),
         pid => format!("{pid} {}", comm(pid)),
     };
     let names = pids.iter().map(name).collect();
@@ -206,7 +211,7 @@ fn cgroup_roots(daemon: &Daemon) -> Vec<String> {
     let mountinfo = std::fs::read_to_string("/proc/self/mountinfo").expect("/proc/self/mountinfo");
     let lines = mountinfo.lines().filter(|line| line.contains(" - cgroup"));
     let mounts = lines.filter_map(|line| line.split(' ').nth(4));
-    let roots = mounts.map(|mount| Path::new(mount).join(daemon.cgroup()));
+    let roots = mounts.flat_map(|mount| daemon.cgroups_in(Path::new(mount)));
     roots.filter(|root| root.is_dir()).map(|root| root.display().to_string()).collect()
 }
 

@@ -1,6 +1,7 @@
 //! A program of a daemon's: started, ready, ended.
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixDatagram;
 use std::os::unix::process::ExitStatusExt;
@@ -24,17 +25,28 @@ pub struct Program {
 impl Program {
     /// Starts `command`; what it writes goes to the file `log` in `dir`.
     pub fn start(mut command: Command, dir: &Path, name: &str) -> Self {
+        let log = log(dir);
+        command.stdin(Stdio::null()).stdout(log.try_clone().expect("a descriptor")).stderr(log);
+        Self::begin(command, dir, name)
+    }
+
+    /// The same for one that is handed sockets to listen on, as `sd_listen_fds(3)` has it.
+    pub fn start_on(sockets: [OwnedFd; 2], command: &Command, dir: &Path, name: &str) -> Self {
+        let script = "exec 3<&0 4>&1 </dev/null >&2; export LISTEN_PID=$$ LISTEN_FDS=2; exec \"$@\"";
+        let mut shell = Command::new("/bin/sh");
+        shell.args(["-c", script, "sh"]).arg(command.get_program()).args(command.get_args());
+        shell.envs(command.get_envs().filter_map(|(key, value)| value.map(|value| (key, value))));
+        let [first, second] = sockets;
+        shell.stdin(first).stdout(second).stderr(log(dir));
+        Self::begin(shell, dir, name)
+    }
+
+    fn begin(mut command: Command, dir: &Path, name: &str) -> Self {
         let socket = dir.join(format!("notify-{name}"));
         let _ = std::fs::remove_file(&socket);
         let notify = UnixDatagram::bind(&socket).expect("a new socket");
         std::fs::set_permissions(&socket, std::fs::Permissions::from_mode(0o666)).expect("ours");
-        let log = std::fs::File::options().create(true).append(true).open(dir.join("log")).expect("a log");
-        command
-            .env("NOTIFY_SOCKET", &socket)
-            .env("AGENTD_LOG", std::env::var("AGENTD_LOG").unwrap_or_else(|_| "info".into()))
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().expect("a descriptor"))
-            .stderr(log);
+        command.env("NOTIFY_SOCKET", &socket);
         Self { child: start(command).expect("setpriv"), notify }
     }
 
@@ -48,25 +60,42 @@ impl Program {
     /// # Errors
     /// If it ends instead, or does not say so in time.
     pub fn await_ready(&mut self, limit: Duration) -> Result<(), String> {
+        self.await_said(limit, |line| line == "READY=1").map(drop)
+    }
+
+    /// Waits until it says a line that is `so`. The line.
+    ///
+    /// # Errors
+    /// If it ends instead, or does not say so in time.
+    pub fn await_said(&mut self, limit: Duration, so: impl Fn(&str) -> bool) -> Result<String, String> {
         self.notify.set_read_timeout(Some(Duration::from_millis(100))).expect("a socket option");
         let start = Instant::now();
         let mut message = [0; 4096];
         loop {
             match self.notify.recv(&mut message) {
-                Ok(n) if String::from_utf8_lossy(&message[..n]).lines().any(|line| line == "READY=1") => {
-                    return Ok(());
+                Ok(n) => {
+                    let message = String::from_utf8_lossy(&message[..n]);
+                    if let Some(line) = message.lines().find(|line| so(line)) {
+                        return Ok(line.to_owned());
+                    }
                 }
-                Ok(_) => {}
                 Err(error) if passes(&error) => {}
                 Err(error) => return Err(format!("notify socket: {error}")),
             }
             if let Ok(Some(status)) = self.child.try_wait() {
-                return Err(format!("it ended at its start: {status}"));
+                return Err(format!("it ended: {status}"));
             }
             if start.elapsed() > limit {
-                return Err("it is not ready".into());
+                return Err("it does not say so".into());
             }
         }
+    }
+
+    /// Takes what it has said so far.
+    pub fn hear_all(&mut self) {
+        self.notify.set_nonblocking(true).expect("a socket option");
+        while self.notify.recv(&mut [0; 4096]).is_ok() {}
+        self.notify.set_nonblocking(false).expect("a socket option");
     }
 
     /// Sends `signal` and waits for the end; whether that was a success, or by that very signal. `None` if it
@@ -84,6 +113,10 @@ impl Program {
         }
         status.map(|status| status.success() || status.signal() == Some(signal.as_raw()))
     }
+}
+
+fn log(dir: &Path) -> std::fs::File {
+    std::fs::File::options().create(true).append(true).open(dir.join("log")).expect("a log")
 }
 
 /// Whether it is only that nothing came in this while.
@@ -106,11 +139,13 @@ pub fn start(command: Command) -> io::Result<Child> {
     });
     reap_orphans();
     let (answer, answered) = mpsc::channel();
+    // Held until it is in there: one that ends at once is ours from its first moment.
+    let mut ours = OURS.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let jobs = STARTER.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     jobs.send((command, answer)).expect("the starter lives");
     drop(jobs);
     let child = answered.recv().expect("the starter lives")?;
-    OURS.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(child.id());
+    ours.push(child.id());
     Ok(child)
 }
 

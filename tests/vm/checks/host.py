@@ -1,8 +1,9 @@
 """What differs between hosts: kernel, cgroups, file systems, modules."""
 
 import json
+import re
 
-from . import Skip, check, need
+from . import check, need
 
 
 @check
@@ -15,16 +16,44 @@ def what_it_is(run):
     return vm.sh("uname -r").strip()
 
 
+def rows(run, user="alice", options="--no-canary", good=None):
+    """What doctor says to `user`: rows by name."""
+    result = run.vm.user(user, f"agentctl doctor --json {options}")
+    found = {row["name"]: row for row in (json.loads(line) for line in result.out.splitlines() if line.startswith("{"))}
+    need(found and (good is None or good == (result.code == 0)), repr(result))
+    for row in found.values():
+        need(row["status"] == "ok" or row["cost"] and row["mend"], f"a lack without cost or mend: {row}")
+    return found
+
+
 @check
 def doctor(run):
-    """Nothing is wrong with this host in the daemon's eyes."""
-    if "doctor" not in run.vm.sh("agentctl --help"):
-        raise Skip("this version has no doctor")
-    result = run.alice("agentctl doctor --json")
-    rows = [json.loads(line) for line in result.out.splitlines() if line.startswith("{")]
-    need(rows, repr(result))
-    need(result.code == 0, f"{result!r}")
-    return f"{len(rows)} rows"
+    """Nothing is missing on this host in the daemon's eyes, and what is as it should be has its row."""
+    found = rows(run, options="", good=True)
+    for name, wanted in {
+        "kernel": "Linux 6.1.", "cgroup.v2": "agentd-sessions.scope; no v1 hierarchy", "cgroup.memory": "in cgroup2",
+        "cgroup.pids": "in cgroup2", "cgroup.cpu": "in cgroup2", "cgroup.birth": "", "namespaces.unprivileged": "kernel.unprivileged_userns_clone = 1",
+        "landlock": "ABI 2,", "lsm": "AppArmor", "idmap.ext4": "/var/lib/agentd /home/alice /tmp", "loopback": "", "nf_tables": "",
+        "nflog": "", "overlayfs": "", "pool.uids": "reserved and free", "canary.connect": "",
+    }.items():
+        need(wanted in found[name]["found"], f"{name}: {found.get(name)}")
+        need(found[name]["status"] == ("reduced" if name == "landlock" else "ok"), f"{name}: {found[name]}")
+    need(found["idmap.tmpfs"]["status"] == "reduced" and "6.3" in found["idmap.tmpfs"]["mend"], found["idmap.tmpfs"])
+    return f"{len(found)} rows"
+
+
+@check
+def a_filter_on_the_slice(run):
+    """`IPAddressDeny=` above sessions drops packets inside them: doctor says so, and what it says to do helps."""
+    vm = run.vm
+    vm.sh("systemctl set-property --runtime agentd.slice IPAddressDeny=any")
+    row = rows(run, good=False)["loopback"]
+    need(row["status"] == "missing" and "packets are lost" in row["found"], row)
+    mend = "systemctl set-property agentd.slice IPAddressAllow=any"
+    need(mend in row["mend"], row)
+    vm.sh(mend)
+    need(rows(run, good=True)["loopback"]["status"] == "ok", "the mend does not help")
+    vm.sh("systemctl set-property --runtime agentd.slice IPAddressDeny=; systemctl set-property agentd.slice IPAddressAllow=; systemctl daemon-reload")
 
 
 @check
@@ -50,10 +79,24 @@ FILE_SYSTEMS = {
 
 @check
 def file_systems(run):
-    """Workspaces on each: used as they should be, or refused with the reason."""
+    """Workspaces on each: used as they should be, or refused with the reason; doctor says which, for a home there."""
     vm = run.vm
     told = []
     vm.sh("mkdir -p /mnt/ws")
+    try:
+        _each_file_system(run, told)
+    finally:
+        _home(run, "/home/alice")
+    return "; ".join(told)
+
+
+def _home(run, place):
+    """Where alice's home is from now on."""
+    run.vm.sh(f"sed -i 's|^\\(alice:.*:\\)/[^:]*\\(:[^:]*\\)$|\\1{place}\\2|' /etc/passwd; getent passwd alice | grep -q :{place}:")
+
+
+def _each_file_system(run, told):
+    vm = run.vm
     for name, (mkfs, usable) in FILE_SYSTEMS.items():
         if vm.run(f"modprobe {name}").code:
             told.append(f"{name}: no module")
@@ -61,21 +104,20 @@ def file_systems(run):
         own = ",uid=1000,gid=1000" if name == "vfat" else ""
         vm.sh(f"rm -f /root/fs.img; truncate -s 400M /root/fs.img; {mkfs} /root/fs.img; mount -o loop{own} /root/fs.img /mnt/ws; mkdir -p /mnt/ws/w; "
               "chown alice:alice /mnt/ws/w 2>/dev/null || true", 120)
-        said = _workspaces(run, "/mnt/ws/w")
+        said = _workspaces(run, "/mnt/ws/w", name)
         need("refused" not in said or not usable, f"{name}: {said}")
         told.append(f"{name}: {said}")
         vm.wait_until("umount /mnt/ws")
     vm.sh("mount -t tmpfs none /mnt/ws; install -d -o alice -g alice /mnt/ws/w")
-    told.append("tmpfs: " + _workspaces(run, "/mnt/ws/w"))
+    told.append("tmpfs: " + _workspaces(run, "/mnt/ws/w", "tmpfs"))
     vm.sh("install -d -o alice -g alice /root/low /mnt/ws/up /mnt/ws/wk /mnt/over; chmod 711 /root; "
           "mount -t overlay -o lowerdir=/root/low,upperdir=/mnt/ws/up,workdir=/mnt/ws/wk none /mnt/over")
-    told.append("overlay: " + _workspaces(run, "/mnt/over"))
+    told.append("overlay: " + _workspaces(run, "/mnt/over", "overlay"))
     vm.wait_until("umount /mnt/over && umount /mnt/ws")
     vm.sh("chmod 700 /root")
-    return "; ".join(told)
 
 
-def _workspaces(run, place):
+def _workspaces(run, place, kind):
     said = []
     for mode in ("ro", "overlay", "direct"):
         result = run.vm.user("alice", f"cd / && agentctl run --workspace {place}:{mode} -- sh -c 'cd {place} && if [ {mode} = ro ]; then ls; else echo x > f && cat f; fi'")
@@ -86,8 +128,13 @@ def _workspaces(run, place):
             run.vm.sh(f"rm -f {place}/f")
         else:
             need("refused: " in result.out, f"{place} {mode}: {result!r}")
-            rule = result.out.split("(")[-1].split(")")[0] if "(" in result.out else "?"
+            rule = re.search(r"\((\w+\.\w+)\):", result.out)[1]
+            need(rule in ("path.idmap", "path.overlay"), f"{place} {mode}: {result.out}")
             said.append(f"{mode} refused ({rule})")
+    _home(run, place)
+    row = rows(run)[f"idmap.{kind}"]
+    need(place in row["found"], row)
+    need((row["status"] == "ok") == ("path.idmap" not in " ".join(said)), f"{place}: {said}, but doctor: {row}")
     return " ".join(said)
 
 
@@ -110,9 +157,11 @@ def tmp_and_home_elsewhere(run):
 
 @check
 def unprivileged_user_namespaces_off(run):
-    """`kernel.unprivileged_userns_clone = 0`, as some sites have it, is nothing to agentd."""
+    """`kernel.unprivileged_userns_clone = 0`, as some sites have it, is nothing to agentd, and doctor says so."""
     run.vm.sh("sysctl -qw kernel.unprivileged_userns_clone=0")
     result = run.alice("agentctl run -- true")
+    row = rows(run, good=True)["namespaces.unprivileged"]
+    need(row["status"] == "ok" and "unprivileged_userns_clone = 0; sessions do not depend" in row["found"], row)
     run.vm.sh("sysctl -qw kernel.unprivileged_userns_clone=1")
     need(result.code == 0, repr(result))
 
@@ -133,19 +182,23 @@ def without_apparmor(run):
     need(run.vm.sh("cat /sys/module/apparmor/parameters/enabled").strip() == "N", "AppArmor is on")
     result = run.alice("agentctl run -- id -un")
     need(result.code == 0 and "alice" in result.out, repr(result))
+    row = rows(run, good=True)["lsm"]
+    need(not row["found"].startswith("AppArmor"), row)
+    return row["found"]
 
 
 @check
 def without_nf_tables(run):
-    """The modules cannot be loaded: a clear refusal, and no session."""
+    """The modules cannot be loaded: a clear refusal and no session, and doctor says what to load."""
     vm = run.vm
     vm.sh("echo 'install nf_tables /bin/false' > /etc/modprobe.d/test.conf")
     vm.stop()
     vm.start()
     vm.wait_until("systemctl is-active agentd-launcher || systemctl is-failed agentd-launcher")
-    vm.run("lsmod | grep nf_tables")
     result = run.alice("agentctl run -- true")
+    row = rows(run, good=False)["nf_tables"]
+    need(row["status"] == "missing" and "modprobe nf_tables" in row["mend"], row)
     vm.sh("rm /etc/modprobe.d/test.conf; systemctl reset-failed; systemctl restart agentd-launcher agentd")
     need(result.code == 125 and ("nf_tables" in result.out or "nftables" in result.out), repr(result))
     need(run.alice("agentctl run -- true").code == 0, "it does not work with the modules either")
-    return result.out.strip().splitlines()[-1]
+    return f"{result.out.strip().splitlines()[-1]}; doctor: {row['found']}"

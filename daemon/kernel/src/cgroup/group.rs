@@ -8,6 +8,9 @@ use rustix::process::Pid;
 use super::files::{open_at, read_at, write_at, write_optional};
 use super::{CgroupError, Controller};
 
+/// Of the limit of processors, in microseconds.
+const PERIOD: u64 = 100_000;
+
 /// What a group may use up.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
@@ -44,47 +47,147 @@ impl Group {
         self.v2.as_fd()
     }
 
-    /// Sets every limit.
+    /// Sets every limit. Lowering memory's below what is in use may kill, and may take as long as the processes in
+    /// the group like.
     ///
     /// # Errors
     /// If one of them cannot be set.
     pub fn limit(&self, limits: &Limits) -> Result<(), CgroupError> {
-        let period = 100_000;
-        let quota = limits.cpus.map(|cpus| (cpus * 100_000.0).round().max(1_000.0) as u64);
+        self.limit_memory(limits.memory)?;
+        self.limit_others(limits)
+    }
+
+    /// Sets every limit but memory's. Kills nothing.
+    ///
+    /// # Errors
+    /// If one of them cannot be set.
+    pub fn limit_others(&self, limits: &Limits) -> Result<(), CgroupError> {
+        self.limit_pids(limits.pids)?;
+        self.limit_cpus(limits.cpus)
+    }
+
+    /// Sets the limit of memory of a group that has processes: none is killed for it. Whether it was set: not while
+    /// more than that is in use. It takes as long as they go on to use memory that is taken from them.
+    ///
+    /// # Errors
+    /// If it cannot be set.
+    pub fn lower_memory(&self, memory: u64) -> Result<bool, CgroupError> {
         if self.v2_controllers.contains(&Controller::Memory) {
-            write_at(self.v2.as_fd(), "memory.max", &limits.memory.to_string())?;
+            // `memory.high` reclaims and slows down, and never kills. What it leaves is what is needed.
+            write_at(self.v2.as_fd(), "memory.high", &memory.to_string())?;
+            let used: Option<u64> = read_at(self.v2.as_fd(), "memory.current")?.trim().parse().ok();
+            let fits = used.is_some_and(|used| used <= memory);
+            let set = if fits { self.limit_memory(memory) } else { Ok(()) };
+            write_at(self.v2.as_fd(), "memory.high", "max")?;
+            return set.map(|()| fits);
+        }
+        match self.limit_memory(memory) {
+            Ok(()) => Ok(true),
+            // A v1 hierarchy reclaims, and refuses what does not suffice.
+            Err(CgroupError::File { source, .. }) if source.kind() == std::io::ErrorKind::ResourceBusy => {
+                Ok(false)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Takes back what a try to lower it that did not succeed has set beside the limit.
+    ///
+    /// # Errors
+    /// If it cannot be.
+    pub fn keep_memory(&self) -> Result<(), CgroupError> {
+        if self.v2_controllers.contains(&Controller::Memory) {
+            write_at(self.v2.as_fd(), "memory.high", "max")?;
+        }
+        self.v1_of(Controller::Memory).try_for_each(|dir| {
+            let bytes = read_at(dir, "memory.limit_in_bytes")?;
+            write_optional(dir, "memory.memsw.limit_in_bytes", bytes.trim())
+        })
+    }
+
+    /// The limit of memory that is set; `None` for none.
+    ///
+    /// # Errors
+    /// As `read(2)`.
+    pub fn memory(&self) -> Result<Option<u64>, CgroupError> {
+        let text = match self.v1_of(Controller::Memory).next() {
+            Some(dir) => read_at(dir, "memory.limit_in_bytes")?,
+            None => read_at(self.v2.as_fd(), "memory.max")?,
+        };
+        // A v1 hierarchy says the greatest number of pages there can be.
+        Ok(text.trim().parse().ok().filter(|bytes| *bytes < i64::MAX as u64 / 2))
+    }
+
+    /// Sets a limit of memory that is no less than the one before, at once.
+    ///
+    /// # Errors
+    /// If it cannot be set.
+    pub fn raise_memory(&self, memory: u64) -> Result<(), CgroupError> {
+        self.limit_memory(memory)
+    }
+
+    fn limit_memory(&self, memory: u64) -> Result<(), CgroupError> {
+        let bytes = memory.to_string();
+        if self.v2_controllers.contains(&Controller::Memory) {
+            write_at(self.v2.as_fd(), "memory.max", &bytes)?;
             write_optional(self.v2.as_fd(), "memory.swap.max", "0")?;
         }
-        if self.v2_controllers.contains(&Controller::Pids) {
-            write_at(self.v2.as_fd(), "pids.max", &limits.pids.to_string())?;
-        }
-        if self.v2_controllers.contains(&Controller::Cpu) {
-            let quota = quota.map_or("max".to_owned(), |quota| quota.to_string());
-            write_at(self.v2.as_fd(), "cpu.max", &format!("{quota} {period}"))?;
-        }
-        for (controllers, dir) in &self.v1 {
-            for controller in controllers {
-                match controller {
-                    Controller::Memory => {
-                        let bytes = limits.memory.to_string();
-                        // Memory with swap may never be less than memory alone, not even on the way.
-                        write_optional(dir.as_fd(), "memory.memsw.limit_in_bytes", "-1")?;
-                        write_at(dir.as_fd(), "memory.limit_in_bytes", &bytes)?;
-                        write_optional(dir.as_fd(), "memory.memsw.limit_in_bytes", &bytes)?;
-                        write_at(dir.as_fd(), "memory.swappiness", "0")?;
-                        // Buffers of TCP sockets are charged to a v1 group only where this is set.
-                        write_optional(dir.as_fd(), "memory.kmem.tcp.limit_in_bytes", &bytes)?;
-                    }
-                    Controller::Pids => write_at(dir.as_fd(), "pids.max", &limits.pids.to_string())?,
-                    Controller::Cpu => {
-                        write_at(dir.as_fd(), "cpu.cfs_period_us", &period.to_string())?;
-                        let quota = quota.map_or("-1".to_owned(), |quota| quota.to_string());
-                        write_at(dir.as_fd(), "cpu.cfs_quota_us", &quota)?;
-                    }
-                }
-            }
+        for dir in self.v1_of(Controller::Memory) {
+            // Memory with swap may never be less than memory alone, not even on the way.
+            write_optional(dir, "memory.memsw.limit_in_bytes", "-1")?;
+            write_at(dir, "memory.swappiness", "0")?;
+            write_at(dir, "memory.limit_in_bytes", &bytes)?;
+            write_optional(dir, "memory.memsw.limit_in_bytes", &bytes)?;
+            // Buffers of TCP sockets are charged to a v1 group only where this is set.
+            write_optional(dir, "memory.kmem.tcp.limit_in_bytes", &bytes)?;
         }
         Ok(())
+    }
+
+    fn limit_pids(&self, pids: u64) -> Result<(), CgroupError> {
+        if self.v2_controllers.contains(&Controller::Pids) {
+            write_at(self.v2.as_fd(), "pids.max", &pids.to_string())?;
+        }
+        self.v1_of(Controller::Pids).try_for_each(|dir| write_at(dir, "pids.max", &pids.to_string()))
+    }
+
+    /// Sets the limit of processors alone.
+    ///
+    /// # Errors
+    /// If it cannot be set: a v1 hierarchy refuses a group more than the one above it has, and less than one below it.
+    pub fn limit_cpus(&self, cpus: Option<f64>) -> Result<(), CgroupError> {
+        let quota = cpus.map(|cpus| (cpus * PERIOD as f64).round().max(1_000.0) as u64);
+        if self.v2_controllers.contains(&Controller::Cpu) {
+            let quota = quota.map_or("max".to_owned(), |quota| quota.to_string());
+            write_at(self.v2.as_fd(), "cpu.max", &format!("{quota} {PERIOD}"))?;
+        }
+        for dir in self.v1_of(Controller::Cpu) {
+            write_at(dir, "cpu.cfs_period_us", &PERIOD.to_string())?;
+            let quota = quota.map_or("-1".to_owned(), |quota| quota.to_string());
+            write_at(dir, "cpu.cfs_quota_us", &quota)?;
+        }
+        Ok(())
+    }
+
+    /// The limit of processors that is set; `None` for none.
+    ///
+    /// # Errors
+    /// As `read(2)`.
+    pub fn cpus(&self) -> Result<Option<f64>, CgroupError> {
+        let (quota, period) = match self.v1_of(Controller::Cpu).next() {
+            Some(dir) => (read_at(dir, "cpu.cfs_quota_us")?, read_at(dir, "cpu.cfs_period_us")?),
+            None => match read_at(self.v2.as_fd(), "cpu.max")?.split_once(' ') {
+                Some((quota, period)) => (quota.to_owned(), period.to_owned()),
+                None => return Ok(None),
+            },
+        };
+        let number = |text: &str| text.trim().parse::<u64>().ok();
+        Ok(number(&quota).zip(number(&period)).map(|(quota, period)| quota as f64 / period as f64))
+    }
+
+    fn v1_of(&self, controller: Controller) -> impl Iterator<Item = BorrowedFd<'_>> {
+        let of = move |(controllers, _): &&(Vec<Controller>, OwnedFd)| controllers.contains(&controller);
+        self.v1.iter().filter(of).map(|(_, dir)| dir.as_fd())
     }
 
     /// Moves `pid` into the v1 groups; cgroup2's it is born into. Costs milliseconds after idle time.

@@ -95,7 +95,10 @@ impl Hierarchies {
             }
             Err(error) => Err(error),
         };
-        if let Some(dir) = is_there(open_dir(self.v2.as_fd(), path))? {
+        if let Some(dir) = is_there(open_dir(self.v2.as_fd(), path))?
+            // What somebody else removed can still be open.
+            && self.is_there()
+        {
             write_at(dir.as_fd(), "cgroup.kill", "1")?;
         }
         for root in self.roots() {
@@ -125,6 +128,12 @@ impl Hierarchies {
             }
         }
         Ok(())
+    }
+
+    /// Whether the daemon's directory is still there. Nobody else should remove it; a service manager that is told to
+    /// end all sessions does.
+    pub fn is_there(&self) -> bool {
+        rustix::fs::accessat(&self.v2, "cgroup.procs", rustix::fs::Access::EXISTS, AtFlags::empty()).is_ok()
     }
 
     /// Whether groups need [`Group::adopt_v1`] because some controller is not in cgroup2.
@@ -273,6 +282,17 @@ fn check_use_hierarchy(dir: BorrowedFd<'_>) -> Result<(), CgroupError> {
         Err(CgroupError::File { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => Ok(()),
         Err(error) => Err(error),
     }
+}
+
+/// Where cgroup2 is mounted.
+///
+/// # Errors
+/// If it is not.
+pub fn mount_point() -> Result<String, CgroupError> {
+    let mountinfo =
+        std::fs::read_to_string("/proc/self/mountinfo").map_err(failed("/proc/self/mountinfo"))?;
+    let mount = parse_mounts(&mountinfo).into_iter().find(|m| m.kind == "cgroup2");
+    mount.map(|m| m.point).ok_or_else(|| CgroupError::Host("no cgroup2 mount; mount one".into()))
 }
 
 /// One line of `mountinfo`, as far as it matters here.

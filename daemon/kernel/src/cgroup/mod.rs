@@ -8,7 +8,7 @@ mod hierarchies;
 mod watch;
 
 pub use group::{Group, Limits};
-pub use hierarchies::Hierarchies;
+pub use hierarchies::{Hierarchies, mount_point};
 pub use watch::Watch;
 
 /// What was refused, with the file or directory.

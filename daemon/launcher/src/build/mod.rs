@@ -40,6 +40,7 @@ pub use fault::{At, Fault};
 
 use crate::host::Host;
 use crate::init::FromInit;
+use crate::log;
 use hand_over::Ready;
 
 /// Whose session it is: the numbers that it sees.
@@ -211,6 +212,7 @@ impl<'a> Builder<'a> {
         let ago = Duration::from_nanos(monotonic_ns().saturating_sub(order.began_ns));
         let began = Instant::now().checked_sub(ago).unwrap_or_else(Instant::now);
         let Order { plan, service_uid, .. } = order;
+        log::belong_to(&plan.session);
         fault::arm_by(&plan);
         Ok(Some(Received { plan, began, listener, service_uid, offered, uppers }))
     }

@@ -54,7 +54,7 @@ pub fn start(token: SingleThreaded, pidfd: BorrowedFd<'_>, own: BorrowedFd<'_>) 
     let helper = process::spawn(token, Birth::default(), || match mount_proc() {
         Ok(()) => 0,
         Err(error) => {
-            tracing::error!(%error, "the session's /proc");
+            tracing::error!(%error, "the session's /proc was not mounted");
             1
         }
     });

@@ -85,8 +85,8 @@ impl Placer<'_> {
         source.tree.restrict(PROGRAMS, Some(self.writable)).map_err(|e| cannot_map(path, &e))?;
         let lower = self.layer("lower", &source.tree)?;
         let layers = format!("{EMPTY_DIR}:{lower}");
-        let view =
-            Tree::new("overlay", &[("lowerdir", &layers), ("userxattr", "")], PROGRAMS).at("overlay", path);
+        let options = [("lowerdir", layers.as_str()), ("userxattr", "")];
+        let view = Tree::new("overlay", &options, PROGRAMS).map_err(|e| cannot_layer(path, e));
         mount::detach(&lower).at("overlay", &lower)?;
         view
     }
@@ -107,7 +107,7 @@ impl Placer<'_> {
         ];
         let options: Vec<_> = options.iter().map(|(key, value)| (*key, value.as_str())).collect();
         let mounter = FsIds::of_mounter(self.owner, self.lease.agent.get()).at("overlay", path)?;
-        let overlay = Tree::new("overlay", &options, WORKSHOP).at("overlay", path);
+        let overlay = Tree::new("overlay", &options, WORKSHOP).map_err(|e| cannot_layer(path, e));
         drop(mounter);
         mount::detach(&lower).at("overlay", &lower)?;
         mount::detach(&upper).at("overlay", &upper)?;
@@ -244,6 +244,18 @@ fn cannot_map(path: &str, error: &mount::MountError) -> Fault {
         format!("{path} is on a file system that cannot be id-mapped, or has one mounted below it: {error}"),
         "path.idmap",
         "use a directory on ext4, xfs or btrfs (tmpfs from Linux 6.3 on)",
+    )
+}
+
+/// What overlayfs says of a layer such as vfat, whose names are not what was written; else it is the host's fault.
+fn cannot_layer(path: &str, error: mount::MountError) -> Fault {
+    if error.errno() != Some(rustix::io::Errno::INVAL.raw_os_error()) {
+        return Fault::host("overlay", path, error);
+    }
+    Fault::caller(
+        format!("{path} is on a file system that cannot be a layer of an overlay: {error}"),
+        "path.overlay",
+        "use a directory on ext4, xfs, btrfs or tmpfs, or mode direct",
     )
 }
 

@@ -15,9 +15,18 @@ const MAX_ANSWER: usize = 4096;
 
 /// Runs `work` in a child and returns what it says: what it found, or what it lacks.
 pub fn apart(token: SingleThreaded, work: impl FnOnce() -> Result<String, String>) -> Result<String, String> {
+    apart_in(token, Birth::default(), work)
+}
+
+/// The same, in a child that is born so.
+pub fn apart_in(
+    token: SingleThreaded,
+    birth: Birth<'_>,
+    work: impl FnOnce() -> Result<String, String>,
+) -> Result<String, String> {
     let text = |error: std::io::Error| error.to_string();
     let (answer, tell) = std::io::pipe().map_err(text)?;
-    let child = process::spawn(token, Birth::default(), || {
+    let child = process::spawn(token, birth, || {
         let bound = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
         let (mark, mut text) = match bound.map_err(|e| e.to_string()).and_then(|()| work()) {
             Ok(found) => ('+', found),

@@ -1,18 +1,17 @@
 //! Control groups: the cgroup2 tree, and each controller wherever it is. One group is made for the trial and
 //! removed again.
 
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use agentd_kernel::process::{self, Birth, SingleThreaded};
-use agentd_policy::config::CgroupRoot;
 use agentd_policy::event::ExitStatus;
 use agentd_policy::wire::{Check, Status};
 use rustix::fs::{Mode, OFlags};
 
-use super::apart::ready;
+use super::apart::{apart_in, ready};
 use super::{Mount, fine, lack, mounts, verdict};
-use crate::settings::Settings;
 
 /// What the trial's groups are called, before a process id.
 const PREFIX: &str = "agentd-doctor-";
@@ -61,102 +60,142 @@ impl Drop for Groups {
     }
 }
 
-/// The tree, what it can do, and the controllers.
-pub fn checks(token: SingleThreaded, settings: &Settings) -> Vec<Check> {
-    let mut groups = Groups(vec![]);
-    let found = mounts().map_err(|e| e.to_string()).and_then(|mounts| {
-        let base = base(&mounts, &settings.config.cgroup_root)?;
-        let group = groups.make(&base)?;
-        Ok((mounts, base, group))
-    });
-    let (mounts, base, group) = match found {
-        Ok(found) => found,
-        Err(error) => return vec![lack("cgroup.v2", Status::Missing, error, TREE, MOUNT)],
-    };
-    let mut checks = vec![fine("cgroup.v2", base.display())];
-    checks.extend(freeze_and_kill(token, &group));
-    let mut places = Vec::new();
-    for (controller, file) in [("memory", "limit_in_bytes"), ("pids", "max"), ("cpu", "cfs_quota_us")] {
-        let place = place(&mut groups, &mounts, &base, &group, controller, file);
-        places.push(place.clone());
-        checks.push(verdict(
-            format!("cgroup.{controller}"),
-            place.map(|(_, found)| found),
-            Status::Missing,
-            "no session runs: a limit that cannot be set is a refusal",
-            &format!(
-                "enable the controller: remove cgroup_disable={controller} from the kernel's command line; in a \
-                 container, delegate it"
-            ),
-        ));
+/// A group where those of sessions are, and what can be tried there.
+pub struct Trial {
+    mounts: Vec<Mount>,
+    base: PathBuf,
+    group: PathBuf,
+    dir: OwnedFd,
+    groups: Groups,
+}
+
+impl Trial {
+    /// Makes the group, in the directory `root` of cgroup2 or at its mount.
+    pub fn make(root: Option<&str>) -> Result<Self, Check> {
+        let no = |error: String| lack("cgroup.v2", Status::Missing, error, TREE, MOUNT);
+        let mut groups = Groups(vec![]);
+        let mounts = mounts().map_err(|e| no(e.to_string()))?;
+        let base = base(&mounts, root).map_err(no)?;
+        let group = groups.make(&base).map_err(no)?;
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let dir = rustix::fs::open(&group, flags, Mode::empty()).map_err(|e| no(e.to_string()))?;
+        Ok(Self { mounts, base, group, dir, groups })
     }
-    checks.push(swap(places.first().and_then(|place| place.as_ref().ok()).map(|(dir, _)| dir)));
-    checks
+
+    /// Of a process that is to be as one of a session.
+    pub fn birth(&self) -> Birth<'_> {
+        Birth { cgroup: Some(self.dir.as_fd()), ..Birth::default() }
+    }
+
+    /// Whether a process that is born into a group lives there. Newer kernels end one at once whose parent's group was
+    /// killed once (`cgroup.kill`), whatever runs there now.
+    pub fn takes_in(&self, token: SingleThreaded) -> Check {
+        let tried =
+            apart_in(token, self.birth(), || Ok("processes are born into groups of their own".into()));
+        verdict(
+            "cgroup.birth",
+            tried.map_err(|error| format!("whoever is born into a group is ended there: {error}")),
+            Status::Missing,
+            "no session starts: the builder is killed (build.ended)",
+            "start the launcher in a cgroup that was never killed: systemctl stop agentd-launcher, then start it; by \
+             hand, from another shell",
+        )
+    }
+
+    /// The tree, what it can do, and the controllers.
+    pub fn checks(&mut self, token: SingleThreaded) -> Vec<Check> {
+        let mut checks = vec![fine("cgroup.v2", self.tree())];
+        checks.extend(self.freeze_and_kill(token));
+        let mut places = Vec::new();
+        for (controller, file) in [("memory", "limit_in_bytes"), ("pids", "max"), ("cpu", "cfs_quota_us")] {
+            let place = place(&mut self.groups, &self.mounts, &self.base, &self.group, controller, file);
+            places.push(place.clone());
+            checks.push(verdict(
+                format!("cgroup.{controller}"),
+                place.map(|(_, found)| found),
+                Status::Missing,
+                "no session runs: a limit that cannot be set is a refusal",
+                &format!(
+                    "enable the controller: remove cgroup_disable={controller} from the kernel's command line; \
+                     in a container, delegate it"
+                ),
+            ));
+        }
+        checks.push(swap(places.first().and_then(|place| place.as_ref().ok()).map(|(dir, _)| dir)));
+        checks
+    }
+
+    /// Where sessions' groups are, and whether that is all there is.
+    fn tree(&self) -> String {
+        let v1 = self.mounts.iter().filter(|mount| mount.kind == "cgroup");
+        let names: Vec<_> = v1.filter_map(|mount| mount.point.rsplit('/').next()).collect();
+        match names.as_slice() {
+            [] => format!("{}; no v1 hierarchy beside it", self.base.display()),
+            names => format!("{}; hybrid, beside v1: {}", self.base.display(), names.join(" ")),
+        }
+    }
+
+    /// Freezes and kills a process that does nothing.
+    fn freeze_and_kill(&self, token: SingleThreaded) -> [Check; 2] {
+        let group = self.group.as_path();
+        let (freeze, kill) = match self.sleeper(token) {
+            Err(error) => (Err(error.clone()), Err(error)),
+            Ok(child) => {
+                let freeze = write(group, "cgroup.freeze", "1").and_then(|()| frozen(group));
+                let kill = write(group, "cgroup.kill", "1").and_then(|()| {
+                    let ended = ready(rustix::fd::AsFd::as_fd(&child.pidfd), PATIENCE);
+                    if ended { Ok(()) } else { Err("a process lived on".to_owned()) }
+                });
+                let ended = child.kill().and_then(|()| child.wait());
+                let kill = kill.and_then(|()| match ended {
+                    Ok(ExitStatus::Signal(_)) => Ok("ends every process of a group".to_owned()),
+                    other => Err(format!("the process ended by itself: {other:?}")),
+                });
+                // Others are tried here.
+                let freeze = freeze.and_then(|()| write(group, "cgroup.freeze", "0"));
+                (freeze.map(|()| "stops every process of a group".to_owned()), kill)
+            }
+        };
+        [
+            verdict(
+                "cgroup.freeze",
+                freeze,
+                Status::Reduced,
+                "sessions cannot be paused",
+                "use Linux 5.2 or later",
+            ),
+            verdict(
+                "cgroup.kill",
+                kill,
+                Status::Missing,
+                "no session runs: its processes could not be ended for certain",
+                "use Linux 5.14 or later",
+            ),
+        ]
+    }
+
+    /// A process that was born into the group.
+    fn sleeper(&self, token: SingleThreaded) -> Result<process::Child, String> {
+        process::spawn(token, self.birth(), || {
+            let signal = Some(rustix::process::Signal::KILL);
+            if rustix::process::set_parent_process_death_signal(signal).is_err() {
+                return 1;
+            }
+            nix::unistd::pause();
+            0
+        })
+        .map_err(|e| format!("CLONE_INTO_CGROUP: {e}"))
+    }
 }
 
 /// The cgroup2 directory below which sessions are.
-fn base(mounts: &[Mount], root: &CgroupRoot) -> Result<PathBuf, String> {
+fn base(mounts: &[Mount], root: Option<&str>) -> Result<PathBuf, String> {
     let mut v2 = mounts.iter().filter(|mount| mount.kind == "cgroup2");
     match root {
-        CgroupRoot::Auto => v2.next().map(|mount| PathBuf::from(&mount.point)),
-        CgroupRoot::Path(path) => {
-            v2.find(|mount| path.as_str().starts_with(&mount.point)).map(|_| PathBuf::from(path.as_str()))
-        }
+        None => v2.next().map(|mount| PathBuf::from(&mount.point)),
+        Some(root) => v2.find(|mount| root.starts_with(&mount.point)).map(|_| PathBuf::from(root)),
     }
     .ok_or_else(|| "there is no cgroup2 mount".into())
-}
-
-/// Freezes and kills a process that does nothing.
-fn freeze_and_kill(token: SingleThreaded, group: &Path) -> [Check; 2] {
-    let (freeze, kill) = match sleeper(token, group) {
-        Err(error) => (Err(error.clone()), Err(error)),
-        Ok(child) => {
-            let freeze = write(group, "cgroup.freeze", "1").and_then(|()| frozen(group));
-            let kill = write(group, "cgroup.kill", "1").and_then(|()| {
-                let ended = ready(rustix::fd::AsFd::as_fd(&child.pidfd), PATIENCE);
-                if ended { Ok(()) } else { Err("a process lived on".to_owned()) }
-            });
-            let ended = child.kill().and_then(|()| child.wait());
-            let kill = kill.and_then(|()| match ended {
-                Ok(ExitStatus::Signal(_)) => Ok("ends every process of a group".to_owned()),
-                other => Err(format!("the process ended by itself: {other:?}")),
-            });
-            // A group that stays frozen can still be removed.
-            (freeze.map(|()| "stops every process of a group".to_owned()), kill)
-        }
-    };
-    [
-        verdict(
-            "cgroup.freeze",
-            freeze,
-            Status::Reduced,
-            "sessions cannot be paused",
-            "use Linux 5.2 or later",
-        ),
-        verdict(
-            "cgroup.kill",
-            kill,
-            Status::Missing,
-            "no session runs: its processes could not be ended for certain",
-            "use Linux 5.14 or later",
-        ),
-    ]
-}
-
-/// A process that was born into the group.
-fn sleeper(token: SingleThreaded, group: &Path) -> Result<process::Child, String> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let dir = rustix::fs::open(group, flags, Mode::empty()).map_err(|e| e.to_string())?;
-    let birth = Birth { cgroup: Some(rustix::fd::AsFd::as_fd(&dir)), ..Birth::default() };
-    process::spawn(token, birth, || {
-        let signal = Some(rustix::process::Signal::KILL);
-        if rustix::process::set_parent_process_death_signal(signal).is_err() {
-            return 1;
-        }
-        nix::unistd::pause();
-        0
-    })
-    .map_err(|e| format!("CLONE_INTO_CGROUP: {e}"))
 }
 
 fn frozen(group: &Path) -> Result<(), String> {

@@ -240,17 +240,18 @@ fn oom_protect(host: &Host) -> Result<String, String> {
 
 /// Which security modules there are; sessions need none of them.
 fn modules() -> Check {
-    let exists = |path: &str| std::path::Path::new(path).exists();
-    let listed = std::fs::read_to_string("/sys/kernel/security/lsm").unwrap_or_default();
-    let has = |name: &str, path: &str| listed.split(',').any(|m| m.trim() == name) || exists(path);
-    let apparmor = has("apparmor", "/sys/module/apparmor");
-    let selinux = has("selinux", "/sys/fs/selinux/enforce");
+    let says = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+    let listed = says("/sys/kernel/security/lsm");
+    let has = |name: &str| listed.split(',').any(|module| module.trim() == name);
+    // Where securityfs is not mounted; the module is there even if it was switched off at boot.
+    let apparmor = has("apparmor") || says("/sys/module/apparmor/parameters/enabled").trim() == "Y";
+    let enforce = says("/sys/fs/selinux/enforce");
+    let selinux = has("selinux") || !enforce.is_empty();
     let found = match (apparmor, selinux) {
         (false, false) => "neither AppArmor nor SELinux".to_owned(),
         (true, false) => "AppArmor".to_owned(),
         (_, true) => {
-            let enforcing = std::fs::read_to_string("/sys/fs/selinux/enforce").is_ok_and(|t| t.trim() == "1");
-            format!("SELinux, {}", if enforcing { "enforcing" } else { "permissive" })
+            format!("SELinux, {}", if enforce.trim() == "1" { "enforcing" } else { "permissive" })
         }
     };
     fine("lsm", format!("{found}; sessions are confined without it"))

@@ -11,9 +11,9 @@ use rustix::fs::{AtFlags, Gid, Mode, OFlags, Uid};
 use rustix::mount::{MountPropagationFlags, mount_change};
 
 use super::apart::apart;
-use super::{Mount, lack, mounts, verdict};
+use super::{Mount, ids, lack, mounts, verdict};
+use crate::context::Context;
 use crate::directories::Directories;
-use crate::host::Host;
 use crate::settings::Settings;
 use crate::workers;
 
@@ -25,13 +25,9 @@ const PREFIX: &str = "doctor-";
 const SIZE: u64 = 1 << 20;
 const WRITABLE: Attributes = Attributes { read_only: false, no_exec: true, devices: false };
 
-/// Every file system that sessions meet.
-pub fn checks(
-    token: SingleThreaded,
-    host: &Host,
-    directories: &Directories,
-    settings: &Settings,
-) -> Vec<Check> {
+/// Every file system that sessions of the user `uid` meet.
+pub fn checks(token: SingleThreaded, cx: &Context, uid: u32) -> Vec<Check> {
+    let (host, directories, settings) = (&cx.host, &cx.directories, &cx.settings);
     let pool = settings.config.pool.uids;
     let maps = pool.lease(0).ok_or_else(|| "the pool is too small".to_owned()).and_then(|lease| {
         let map = idmap::writable(SOMEBODY, &lease, &pool);
@@ -45,7 +41,7 @@ pub fn checks(
             return vec![lack("idmap", Status::Missing, error, cost, "see the check namespaces")];
         }
     };
-    let mut checks = id_maps(token, settings, maps.as_fd());
+    let mut checks = id_maps(token, settings, uid, maps.as_fd());
     checks.push(verdict(
         "overlayfs",
         overlay(token, directories, settings, agent, maps.as_fd()),
@@ -57,13 +53,15 @@ pub fn checks(
     checks
 }
 
-/// Id-mapped mounts: of tmpfs, and of whatever state_dir, /home and /tmp lie on.
-fn id_maps(token: SingleThreaded, settings: &Settings, maps: BorrowedFd<'_>) -> Vec<Check> {
+/// Id-mapped mounts: of tmpfs, and of whatever state_dir, the user's home and /tmp lie on.
+fn id_maps(token: SingleThreaded, settings: &Settings, uid: u32, maps: BorrowedFd<'_>) -> Vec<Check> {
     let mounts = mounts().unwrap_or_default();
     let state = settings.config.state_dir.as_str();
+    let home = ids::home(uid).unwrap_or_else(|| "/home".to_owned());
     let mut places: BTreeMap<String, Vec<&str>> = BTreeMap::new();
-    for path in [state, "/home", "/tmp"] {
-        if let Some(kind) = kind_of(&mounts, path) {
+    for path in [state, &home, "/tmp"] {
+        // A file system may be far away and its server gone.
+        if let Ok(kind) = apart(token, || kind_of(&mounts, path).ok_or_else(String::new)) {
             places.entry(kind).or_default().push(path);
         }
     }
@@ -141,7 +139,7 @@ fn clear(token: SingleThreaded, directories: &Directories, own: &str) -> Result<
 }
 
 fn delete(token: SingleThreaded, directories: &Directories, name: &str) -> Result<(), String> {
-    let worker = workers::delete(token, &directories.overlays, name).map_err(|e| e.to_string())?;
+    let worker = workers::delete(token, &directories.overlays, name, None).map_err(|e| e.to_string())?;
     worker.wait().map(drop).map_err(|e| e.to_string())
 }
 

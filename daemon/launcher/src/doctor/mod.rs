@@ -11,13 +11,11 @@ mod network;
 use agentd_kernel::process::SingleThreaded;
 use agentd_policy::wire::{Check, Status};
 
-use crate::directories::Directories;
-use crate::host::Host;
-use crate::settings::Settings;
+use crate::context::Context;
 
-/// Tries every facility. Runs in a child of the launcher, as root; takes some seconds at most, and at worst
+/// Tries every facility, for the user `uid`. Runs in a child of the launcher, as root; takes some seconds at most, and at worst
 /// five for each facility.
-pub fn examine(host: &Host, directories: &Directories, settings: &Settings) -> Vec<Check> {
+pub fn examine(cx: &Context, uid: u32) -> Vec<Check> {
     let token = match SingleThreaded::verify() {
         Ok(token) => token,
         Err(error) => {
@@ -25,12 +23,25 @@ pub fn examine(host: &Host, directories: &Directories, settings: &Settings) -> V
         }
     };
     let mut checks = vec![kernel()];
-    checks.extend(cgroups::checks(token, settings));
+    let mut trial = cgroups::Trial::make(cx.cgroups.root.as_deref());
+    let mut network = Vec::new();
+    match &mut trial {
+        Ok(trial) => {
+            // First: a group that was killed once takes nobody in who is born elsewhere, on some kernels.
+            let birth = trial.takes_in(token);
+            if birth.status == Status::Ok {
+                network = network::checks(token, trial);
+            }
+            checks.extend(trial.checks(token));
+            checks.push(birth);
+        }
+        Err(lack) => checks.push(lack.clone()),
+    }
     checks.extend(confine::namespaces(token));
-    checks.extend(files::checks(token, host, directories, settings));
-    checks.extend(network::checks(token));
-    checks.extend(confine::checks(token, host));
-    checks.push(ids::pool(settings));
+    checks.extend(files::checks(token, cx, uid));
+    checks.extend(network);
+    checks.extend(confine::checks(token, &cx.host));
+    checks.push(ids::pool(&cx.settings));
     checks
 }
 

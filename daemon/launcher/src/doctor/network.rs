@@ -3,13 +3,15 @@
 use std::net::{Ipv4Addr, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
+use agentd_kernel::loopback;
 use agentd_kernel::nflog::Nflog;
 use agentd_kernel::nft::{self, LOG_GROUP, Ruleset, Table};
-use agentd_kernel::{loopback, process};
+use agentd_kernel::process::SingleThreaded;
 use agentd_policy::wire::{Check, Status};
 use nix::sched::{CloneFlags, unshare};
 
-use super::apart::{apart, ready};
+use super::apart::{apart_in, ready};
+use super::cgroups::Trial;
 use super::verdict;
 
 /// Of TEST-NET-1: nobody has it.
@@ -20,37 +22,65 @@ const PATIENCE: Duration = Duration::from_secs(1);
 const KERNEL: &str =
     "use a kernel with CONFIG_NF_TABLES_INET, NFT_REJECT, NFT_LOG, NFT_OBJREF; modprobe nf_tables";
 
-/// Rules, their witness, and transparent sockets.
-pub fn checks(token: process::SingleThreaded) -> Vec<Check> {
-    vec![
-        verdict(
-            "nf_tables",
-            apart(token, || refused().map(|_| "a connection is refused at once".into())),
-            Status::Missing,
-            "no session runs: what it sends could not be judged",
-            KERNEL,
-        ),
-        verdict(
-            "nflog",
-            apart(token, witnessed),
-            Status::Missing,
-            "no session runs: refused connections could not be told of",
-            "use a kernel with CONFIG_NETFILTER_NETLINK_LOG; modprobe nfnetlink_log nft_log",
-        ),
-        verdict(
-            "tproxy",
-            apart(token, transparent),
-            Status::Reduced,
-            "sessions can be given no way out to named hosts",
-            "use a kernel with CONFIG_NFT_TPROXY; modprobe nft_tproxy",
-        ),
-    ]
+/// What a filter on cgroups does shows in the cgroup of sessions alone, whatever is done elsewhere.
+const FILTER: &str = "under systemd, IPAddressDeny= of a slice that sessions are in does it: systemctl set-property \
+                      agentd.slice IPAddressAllow=any; what else filters them: bpftool cgroup tree";
+
+/// The way of packets inside a session, rules, their witness, and transparent sockets.
+pub fn checks(token: SingleThreaded, trial: &Trial) -> Vec<Check> {
+    let apart = |work: fn() -> Result<String, String>| apart_in(token, trial.birth(), work);
+    let passes = apart(|| passes().map(|()| "packets pass inside a session".into()));
+    let filtered = passes.is_err();
+    let cost = "a session's own servers do not answer, and what it is refused hangs";
+    let mut checks = vec![verdict("loopback", passes, Status::Missing, cost, FILTER)];
+    if !filtered {
+        checks.extend([
+            verdict(
+                "nf_tables",
+                apart(|| refused().map(|_| "a connection is refused at once".into())),
+                Status::Missing,
+                "no session runs: what it sends could not be judged",
+                KERNEL,
+            ),
+            verdict(
+                "nflog",
+                apart(witnessed),
+                Status::Missing,
+                "no session runs: refused connections could not be told of",
+                "use a kernel with CONFIG_NETFILTER_NETLINK_LOG; modprobe nfnetlink_log nft_log",
+            ),
+        ]);
+    }
+    checks.push(verdict(
+        "tproxy",
+        apart(transparent),
+        Status::Reduced,
+        "sessions can be given no way out to named hosts",
+        "use a kernel with CONFIG_NFT_TPROXY; modprobe nft_tproxy",
+    ));
+    checks
+}
+
+/// A network as a session's: of its own user namespace, so that no right over the host's is needed.
+fn own_network() -> Result<(), String> {
+    unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNET).map_err(|e| format!("unshare: {e}"))
+}
+
+/// Every address is this network's own, and nobody listens: without any rule the kernel itself says so.
+fn passes() -> Result<(), String> {
+    own_network()?;
+    loopback::bring_up().map_err(|e| e.to_string())?;
+    let began = Instant::now();
+    match TcpStream::connect_timeout(&(NOBODY, 80).into(), PATIENCE) {
+        Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => Ok(()),
+        Err(error) => Err(format!("packets are lost: {error} after {:.1} s", began.elapsed().as_secs_f32())),
+        Ok(_) => Err("somebody answers who is not there".into()),
+    }
 }
 
 /// A session's table refuses a connection and a datagram.
 fn refused() -> Result<Nflog, String> {
-    // As a session's: owned by a user namespace, so that no right over the host's network is needed.
-    unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNET).map_err(|e| format!("unshare: {e}"))?;
+    own_network()?;
     loopback::bring_up().map_err(|e| e.to_string())?;
     let log = Nflog::open(LOG_GROUP).map_err(|e| e.to_string());
     let table = Table::install(&Ruleset::closed()).map_err(|e| e.to_string())?;
@@ -85,8 +115,7 @@ fn witnessed() -> Result<String, String> {
 }
 
 fn transparent() -> Result<String, String> {
-    // As a session's: owned by a user namespace, so that no right over the host's network is needed.
-    unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNET).map_err(|e| format!("unshare: {e}"))?;
+    own_network()?;
     nft::transparent().map_err(|e| e.to_string())?;
     Ok("connections can be given to transparent sockets".into())
 }

@@ -102,7 +102,7 @@ impl Examiner {
         self.done.retain(|child| matches!(child.try_wait(), Ok(None)));
         if let Some(late) = self.running.take_if(|running| running.until <= now) {
             if let Err(error) = late.child.kill() {
-                tracing::error!(%error, "examination");
+                tracing::error!(%error, "an examination of the host cannot be ended");
             }
             return self.finish(sessions, late, "it took too long");
         }
@@ -114,9 +114,9 @@ impl Examiner {
         let asked = self.waiting.remove(due)?;
         self.last.insert(asked.uid, now);
         sessions.begin_to_see();
-        let (request, leaks) = (asked.request, asked.leaks);
+        let (request, uid, leaks) = (asked.request, asked.uid, asked.leaks);
         let started = start(cx, sessions, || Found::Looked {
-            checks: doctor::examine(&cx.host, &cx.directories, &cx.settings),
+            checks: doctor::examine(cx, uid),
             traces: if leaks { traces::find(cx, sessions) } else { Vec::new() },
         });
         match started {
@@ -225,7 +225,7 @@ fn start(
         match said {
             Ok(()) => 0,
             Err(error) => {
-                tracing::error!(error, "examination");
+                tracing::error!(error, "the host could not be examined");
                 1
             }
         }

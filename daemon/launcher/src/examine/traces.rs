@@ -55,7 +55,7 @@ pub fn find(cx: &Context, sessions: &Sessions) -> Vec<Trace> {
         }),
     ];
     for error in found.into_iter().filter_map(Result::err) {
-        tracing::error!(error, "looking for what was left behind");
+        tracing::error!(error, "what was left behind cannot be looked for");
     }
     // What belongs to sessions that are known takes no room.
     let seen = sessions.seen_now();
@@ -142,7 +142,7 @@ impl Trace {
         match self.try_clean(cx, sessions) {
             Ok(()) => true,
             Err(error) => {
-                tracing::error!(error, trace = ?self.what, "cleaning up");
+                tracing::error!(error, trace = ?self.what, "what was left behind stays");
                 false
             }
         }

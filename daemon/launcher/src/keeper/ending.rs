@@ -22,7 +22,7 @@ impl Keeper {
         if self.end.is_none() {
             self.end = Some(end);
             if let Err(error) = self.watch.kill() {
-                tracing::error!(%error, "cgroup.kill");
+                tracing::error!(%error, "the session's agents cannot be killed");
             }
         }
     }
@@ -113,7 +113,7 @@ impl Keeper {
         drop(over);
         for child in [init, relay, meter].into_iter().flatten() {
             if let Err(error) = child.wait() {
-                tracing::error!(%error, "a part of a session that was not built");
+                tracing::error!(%error, "a part of a session that was not built cannot be waited for");
             }
         }
     }

@@ -69,7 +69,7 @@ impl Keeper {
         if let Some(link) = &mut self.service
             && let Err(error) = link.outbox.send(message, descriptors)
         {
-            tracing::warn!(%error, "the service is gone");
+            tracing::debug!(%error, "the service is gone");
             self.service = None;
         }
     }
@@ -95,7 +95,7 @@ impl Keeper {
                 Ok(ToKeeper::Connect { command }) => self.connect_command(command)?,
                 Ok(ToKeeper::End { command }) => self.end_command(command),
                 Err(error) => {
-                    tracing::error!(%error, "message from the service");
+                    tracing::error!(%error, "the service sent what is no message");
                     self.service = None;
                 }
             }
@@ -117,7 +117,7 @@ impl Keeper {
             match more {
                 Ok(more) => outbox.ask_for_room(epoll, more)?,
                 Err(error) => {
-                    tracing::warn!(%error, "the service is gone");
+                    tracing::debug!(%error, "the service is gone");
                     self.service = None;
                 }
             }

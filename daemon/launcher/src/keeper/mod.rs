@@ -181,7 +181,7 @@ impl Keeper {
     /// Keeps the session until nothing of it is left. The process's exit code.
     pub fn run(mut self) -> i32 {
         if let Err(error) = self.keep() {
-            tracing::error!(%error, "keeper");
+            tracing::error!(error, "the keeper cannot go on: the session ends");
             // Whatever went wrong, the session does not outlive its keeper.
             let _ = self.watch.kill();
             return 1;

@@ -17,7 +17,7 @@ impl Server {
     pub(super) fn accept_client(&mut self) {
         let Some((socket, peer)) = self.accept(|server| server.clients.as_fd()) else { return };
         if !self.callers.has_room(peer.uid, each(&self.context.settings.config.bounds)) {
-            tracing::warn!(uid = peer.uid, "too many connections");
+            tracing::warn!(user = peer.uid, pid = peer.pid, "connection refused: too many of one user");
             return;
         }
         let Ok(own) = socket.try_clone() else { return };
@@ -26,7 +26,7 @@ impl Server {
         let own = self.callers.socket(number);
         let watched = own.map(|own| self.watch(own.as_fd(), Source::Caller, number.0, EventFlags::RDHUP));
         if let Some(Err(error)) = watched {
-            tracing::error!(%error, "client");
+            tracing::error!(user = peer.uid, %error, "a connection cannot be watched");
             self.callers.remove(number);
             return;
         }
@@ -44,21 +44,21 @@ impl Server {
     pub(super) fn unwatch(&self, fd: BorrowedFd<'_>) {
         match epoll::delete(&self.epoll, fd) {
             Ok(()) | Err(rustix::io::Errno::NOENT) => {}
-            Err(errno) => tracing::error!(%errno, "epoll"),
+            Err(errno) => tracing::error!(error = %errno, "a descriptor is still watched"),
         }
     }
 
     pub(super) fn accept_offer(&mut self) {
         let Some((socket, peer)) = self.accept(|server| server.offer_clients.as_fd()) else { return };
         if !self.offers.has_room(peer.uid, each(&self.context.settings.config.bounds)) {
-            tracing::warn!(uid = peer.uid, "too many offers");
+            tracing::warn!(user = peer.uid, pid = peer.pid, "offer refused: too many of one user");
             return;
         }
         let number = self.offers.add(peer, Packets::from_fd(socket));
         let flags = EventFlags::IN | EventFlags::RDHUP;
         let watched = self.offers.socket(number).map(|s| self.watch(s.as_fd(), Source::Offer, number, flags));
         if let Some(Err(error)) = watched {
-            tracing::error!(%error, "offer");
+            tracing::error!(user = peer.uid, %error, "an offer cannot be watched");
         }
     }
 
@@ -70,7 +70,7 @@ impl Server {
         let data = EventData::new_u64((Source::Offer as u64) << 56 | number);
         let socket = self.offers.socket(number);
         if let Some(Err(errno)) = socket.map(|s| epoll::modify(&self.epoll, s, data, EventFlags::RDHUP)) {
-            tracing::error!(%errno, "offer");
+            tracing::error!(error = %errno, "an offer cannot be watched");
         }
     }
 
@@ -85,14 +85,14 @@ impl Server {
                 return None;
             }
             Err(errno) => {
-                tracing::error!(%errno, "accept");
+                tracing::error!(error = %errno, "a connection cannot be accepted");
                 return None;
             }
         };
         match peer::attest(socket.as_fd(), self.context.settings.admin_gid) {
             Ok(peer) => Some((socket, peer)),
             Err(error) => {
-                tracing::error!(%error, "peer credentials");
+                tracing::warn!(%error, "a connection of nobody knows whom was closed");
                 None
             }
         }

@@ -16,9 +16,7 @@ impl Server {
             let number = i32::try_from(info.ssi_signo).unwrap_or(0);
             match Signal::try_from(number) {
                 Ok(Signal::SIGTERM | Signal::SIGINT) => self.begin_closing(),
-                Ok(Signal::SIGHUP) => {
-                    tracing::warn!("there is nothing to read again: restart to change settings")
-                }
+                Ok(Signal::SIGHUP) => self.begin_reload(),
                 // A child has ended: those that there are, are looked at in any case.
                 _ => {}
             }
@@ -37,12 +35,24 @@ impl Server {
             None => return,
         };
         match restarted {
-            Ok(service) => self.service = Some(service),
+            // It reads the file as it is now.
+            Ok(service) => (self.service, self.stale) = (Some(service), false),
             Err(error) => {
-                tracing::error!(error, "the service");
+                tracing::error!(error, "the service cannot be started again");
                 self.failed = Some(error);
                 self.begin_closing();
             }
+        }
+    }
+
+    /// Ends if somebody took the cgroup of all sessions away, and with it every session: whoever starts the launcher
+    /// again has it make another.
+    pub(super) fn look_after_cgroups(&mut self) {
+        if self.closing.is_none() && !self.sessions.are_rooted() {
+            let error = "the cgroup of all sessions is gone: somebody stopped their scope".to_owned();
+            tracing::error!(error, "ending");
+            self.failed = Some(error);
+            self.begin_closing();
         }
     }
 
@@ -53,7 +63,7 @@ impl Server {
         tell_manager(&[sd_notify::NotifyState::Stopping]);
         self.closing = Some(Instant::now() + FAREWELL);
         if self.by_hand {
-            tracing::info!("ending every session");
+            tracing::info!(sessions = self.sessions.live().len(), "ending, with every session");
             self.sessions.kill_agents();
         } else {
             self.sessions.abandon();
@@ -75,12 +85,12 @@ impl Server {
         if let Some(service) = self.service.take() {
             errors.extend(service.stop().err());
         }
-        let config = &self.context.settings.config;
-        for path in [config.socket.as_str(), &config.offer_socket(), &config.service_socket()] {
-            errors.extend(rustix::fs::unlink(path).err().map(|e| format!("{path}: {e}")));
+        for path in &self.bound {
+            errors.extend(rustix::fs::unlink(path.as_str()).err().map(|e| format!("{path}: {e}")));
         }
         if self.by_hand || self.sessions.is_empty() {
             errors.extend(self.sessions.close().err());
+            errors.extend(self.context.cgroups.scope.as_ref().and_then(|scope| scope.leave().err()));
         }
         if errors.is_empty() { Ok(()) } else { Err(errors.join("; ")) }
     }

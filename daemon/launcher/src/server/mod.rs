@@ -2,7 +2,9 @@
 
 mod clients;
 mod ending;
+mod reload;
 mod service;
+mod watchdog;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -13,6 +15,7 @@ use nix::sys::signalfd::SignalFd;
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::net::SocketType;
 
+use crate::activation::Sockets;
 use crate::callers::Callers;
 use crate::context::Context;
 use crate::directories::listen;
@@ -21,6 +24,9 @@ use crate::link::Link;
 use crate::offers::Offers;
 use crate::service::Service;
 use crate::sessions::Sessions;
+
+use reload::Reload;
+use watchdog::Watchdog;
 
 /// What an event is about: the kind in the upper half, a number in the lower.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -36,9 +42,10 @@ enum Source {
     Builder,
     Keeper,
     Examiner,
+    Reload,
 }
 
-const SOURCES: [Source; 10] = [
+const SOURCES: [Source; 11] = [
     Source::Clients,
     Source::OfferClients,
     Source::Services,
@@ -49,6 +56,7 @@ const SOURCES: [Source; 10] = [
     Source::Builder,
     Source::Keeper,
     Source::Examiner,
+    Source::Reload,
 ];
 
 /// Everything that the launcher has.
@@ -58,6 +66,8 @@ pub struct Server {
     clients: OwnedFd,
     offer_clients: OwnedFd,
     services: OwnedFd,
+    /// Where numbers are asked for: made here, for each service that comes.
+    metrics: Option<OwnedFd>,
     signals: SignalFd,
     callers: Callers,
     offers: Offers,
@@ -70,6 +80,12 @@ pub struct Server {
     /// Launcher and service are one, for somebody who started them by hand.
     by_hand: bool,
     service: Option<Service>,
+    /// Whether the service was started before the configuration changed, and has not heard of that.
+    stale: bool,
+    /// The names of the sockets that were made here.
+    bound: Vec<String>,
+    reload: Option<Reload>,
+    watchdog: Option<Watchdog>,
     closing: Option<Instant>,
     /// Why it ends, if nobody asked for that.
     failed: Option<String>,
@@ -77,19 +93,40 @@ pub struct Server {
 
 impl Server {
     /// Takes up what an earlier launcher left, and opens the sockets.
-    pub fn new(context: Context, hierarchies: Hierarchies, signals: SignalFd) -> Result<Self, String> {
+    pub fn new(
+        context: Context,
+        hierarchies: Hierarchies,
+        signals: SignalFd,
+        sockets: Sockets,
+    ) -> Result<Self, String> {
         let mut sessions = Sessions::new(hierarchies);
         let adopted = sessions.recover(&context)?;
         if adopted > 0 {
-            tracing::info!(sessions = adopted, "taken over from an earlier launcher");
+            tracing::info!(sessions = adopted, "sessions taken over from an earlier launcher");
         }
         let settings = &context.settings;
         let config = &settings.config;
         let group = settings.socket_gid;
-        let clients = listen(config.socket.as_str(), SocketType::STREAM, 0, group, 0o660)?;
-        let offer_clients = listen(&config.offer_socket(), SocketType::SEQPACKET, 0, group, 0o660)?;
-        let owner = settings.service_uid;
-        let services = listen(&config.service_socket(), SocketType::SEQPACKET, owner, 0, 0o600)?;
+        let mut bound = Vec::new();
+        let mut bind = |path: &str, kind, (owner, group, mode)| {
+            let socket = listen(path, kind, owner, group, mode)?;
+            bound.push(path.to_owned());
+            Ok::<_, String>(socket)
+        };
+        let others = (0, group, 0o660);
+        let clients = match sockets.clients {
+            Some(socket) => socket,
+            None => bind(config.socket.as_str(), SocketType::STREAM, others)?,
+        };
+        let offer_clients = match sockets.offers {
+            Some(socket) => socket,
+            None => bind(&config.offer_socket(), SocketType::SEQPACKET, others)?,
+        };
+        let service = (settings.service_uid, 0, 0o600);
+        let services = bind(&config.service_socket(), SocketType::SEQPACKET, service)?;
+        let members = (0, settings.metrics_gid, 0o660);
+        let metrics =
+            config.metrics_socket().map(|path| bind(&path, SocketType::STREAM, members)).transpose()?;
         let server = Self {
             epoll: epoll::create(CreateFlags::CLOEXEC).map_err(|e| format!("epoll: {e}"))?,
             sessions,
@@ -98,6 +135,7 @@ impl Server {
             clients,
             offer_clients,
             services,
+            metrics,
             signals,
             callers: Callers::default(),
             offers: Offers::default(),
@@ -106,6 +144,10 @@ impl Server {
             ready: false,
             by_hand: false,
             service: None,
+            stale: false,
+            bound,
+            reload: None,
+            watchdog: Watchdog::wanted(),
             closing: None,
             failed: None,
         };
@@ -135,11 +177,13 @@ impl Server {
         let mut events = Vec::with_capacity(256);
         loop {
             let now = Instant::now();
+            self.look_after_cgroups();
             let messages = self.sessions.tick(&self.context, now);
             self.tell_all(messages);
             let answer = self.examiner.tick(&self.context, &mut self.sessions, now);
             self.tell_all(answer);
             self.offers.expire(now);
+            self.expire_reload(now);
             if self.closing.is_none() {
                 self.sessions.refill(&self.context, now);
             }
@@ -147,6 +191,9 @@ impl Server {
             self.close_dead();
             if self.is_over(now) {
                 break;
+            }
+            if let Some(watchdog) = &mut self.watchdog {
+                watchdog.turn(now);
             }
             let timeout = self.timeout(now);
             events.clear();
@@ -184,6 +231,7 @@ impl Server {
                 self.tell_all(answer);
                 self.sessions.keeper_ended(number);
             }
+            Source::Reload => self.reload_says(),
             Source::Examiner => {
                 let answer = self.examiner.heard(&self.context, &mut self.sessions);
                 self.tell_all(answer);
@@ -194,13 +242,13 @@ impl Server {
     fn watch_new(&mut self) {
         for new in self.sessions.unwatched() {
             if let Err(error) = self.watch_session(new) {
-                tracing::error!(%error, "a session cannot be watched");
+                tracing::error!(lease = new, %error, "a session cannot be watched");
             }
         }
         if let Some(socket) = self.examiner.unwatched() {
             let data = EventData::new_u64((Source::Examiner as u64) << 56);
             if let Err(errno) = epoll::add(&self.epoll, socket, data, EventFlags::IN) {
-                tracing::error!(%errno, "an examination cannot be watched");
+                tracing::error!(error = %errno, "an examination cannot be watched");
             }
         }
     }
@@ -231,6 +279,8 @@ impl Server {
             self.sessions.next_tick(now),
             self.offers.next_expiry(),
             self.examiner.next_tick(),
+            self.next_reload(),
+            self.watchdog.as_ref().map(Watchdog::due),
             self.closing,
         ];
         let next = due.into_iter().flatten().min().unwrap_or(now + Duration::from_secs(60));
@@ -244,7 +294,8 @@ impl Server {
 
 /// Tells whoever supervises us; without one, nobody.
 fn tell_manager(states: &[sd_notify::NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(states) {
-        tracing::warn!(%error, "sd_notify");
+    let lines: Vec<String> = states.iter().map(ToString::to_string).collect();
+    if let Err(error) = agentd_kernel::notify::notify(&lines.join("\n")) {
+        tracing::warn!(%error, "the service manager cannot be told");
     }
 }

@@ -1,6 +1,6 @@
 //! The service's connection: what it says, and what it is told.
 
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, OwnedFd};
 
 use agentd_kernel::packets::Packets;
 use agentd_policy::Refusal;
@@ -21,25 +21,29 @@ impl Server {
     pub(super) fn accept_service(&mut self) {
         let Some((socket, peer)) = self.accept(|server| server.services.as_fd()) else { return };
         if peer.uid != self.context.settings.service_uid {
-            tracing::error!(uid = peer.uid, "not the service");
+            tracing::error!(user = peer.uid, pid = peer.pid, "a service of another account was sent away");
             return;
         }
         self.lose_service("another took its place");
         if let Err(error) = self.watch(socket.as_fd(), Source::Service, 0, EventFlags::IN | EventFlags::RDHUP)
         {
-            tracing::error!(%error, "service");
+            tracing::error!(%error, "the service's connection cannot be watched");
             return;
         }
         self.link = Some(Link::new(Packets::from_fd(socket)));
         self.tell_live();
+        self.tell_metrics();
         if self.link.is_none() {
             return;
         }
         if !self.open && self.closing.is_none() {
             match self.watch(self.clients.as_fd(), Source::Clients, 0, EventFlags::IN) {
                 Ok(()) => self.open = true,
-                Err(error) => tracing::error!(%error, "clients"),
+                Err(error) => tracing::error!(%error, "clients cannot be let in"),
             }
+        }
+        if std::mem::take(&mut self.stale) {
+            self.reload_service();
         }
         if !self.ready {
             self.ready = true;
@@ -60,11 +64,20 @@ impl Server {
         }
     }
 
+    /// Who asks for numbers is the service's from then on: nobody is accepted here.
+    fn tell_metrics(&mut self) {
+        match self.metrics.as_ref().map(OwnedFd::try_clone) {
+            Some(Ok(socket)) => self.tell((FromLauncher::Metrics, vec![socket])),
+            Some(Err(error)) => tracing::error!(%error, "nobody can ask for metrics"),
+            None => {}
+        }
+    }
+
     pub(super) fn lose_service(&mut self, why: &str) {
         if self.link.take().is_none() {
             return;
         }
-        tracing::warn!(why, "the service is gone");
+        tracing::warn!(error = why, "the service is gone");
         self.sessions.forget_requests();
         self.examiner.forget();
         for caller in self.callers.clear() {
@@ -73,7 +86,7 @@ impl Server {
         if std::mem::take(&mut self.open)
             && let Err(errno) = epoll::delete(&self.epoll, &self.clients)
         {
-            tracing::error!(%errno, "clients");
+            tracing::error!(error = %errno, "clients cannot be kept waiting");
         }
     }
 
@@ -122,8 +135,9 @@ impl Server {
             FromService::Forget { caller } => self.forget(caller),
             FromService::End { session } => self.sessions.kill(&session),
             FromService::Build { request, caller, ticket, plan } => {
+                let session = plan.session.clone();
                 if let Err(refusal) = self.build(request, caller, ticket, *plan, began_ns) {
-                    tracing::info!(%refusal, "refused");
+                    tracing::info!(%session, rule = refusal.rule, error = %refusal, "session refused");
                     self.tell((FromLauncher::Refused { request, refusal }, Vec::new()));
                 }
             }

@@ -26,7 +26,7 @@ impl Sessions {
     pub fn close_apart(&mut self, cx: &Context, sockets: Vec<Packets>) {
         match workers::close(cx.token, sockets) {
             Ok(child) => self.workers.push(Worker { child, request: None }),
-            Err(error) => tracing::error!(%error, "closing offers"),
+            Err(error) => tracing::error!(%error, "offers cannot be closed"),
         }
     }
 
@@ -69,7 +69,7 @@ impl Sessions {
         request: Option<RequestNumber>,
     ) -> Result<bool, String> {
         let Some(user) = cx.directories.user_overlays(owner)? else { return Ok(false) };
-        let child = workers::delete(cx.token, &user, id.as_str()).map_err(|e| e.to_string())?;
+        let child = workers::delete(cx.token, &user, id.as_str(), Some(id)).map_err(|e| e.to_string())?;
         self.workers.push(Worker { child, request: request.map(|request| (request, id.clone())) });
         Ok(true)
     }

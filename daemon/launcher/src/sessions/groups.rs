@@ -35,8 +35,9 @@ impl Sessions {
     }
 
     /// Sets the limits of the host and of `uid` unless that was done already: one that cannot be set is a refusal.
+    /// Those of groups that have sessions are looked after elsewhere.
     pub(super) fn limit(&mut self, cx: &Context, uid: u32) -> Result<(), String> {
-        if !self.host_limited {
+        if !self.host_limited && self.all.is_empty() {
             let limits = of_host(bounds(cx))?;
             self.hierarchies
                 .ensure("agents")
@@ -44,13 +45,11 @@ impl Sessions {
                 .map_err(|e| format!("host: {e}"))?;
             self.host_limited = true;
         }
-        if !self.limited.contains(&uid) {
-            let Bounds { user_memory, user_pids, user_cpus, .. } = *bounds(cx);
-            let limits = Limits { memory: user_memory, pids: user_pids, cpus: Some(user_cpus) };
+        if !self.limited.contains(&uid) && self.all.values().all(|s| s.owner.uid != uid) {
             let path = format!("agents/u{uid}");
             self.hierarchies
                 .ensure(&path)
-                .and_then(|g| g.limit(&limits))
+                .and_then(|g| g.limit(&of_user(bounds(cx))))
                 .map_err(|e| format!("{path}: {e}"))?;
             self.limited.insert(uid);
         }
@@ -63,12 +62,18 @@ impl Sessions {
             return;
         }
         self.limited.remove(&uid);
+        self.over.remove(&Some(uid));
         for kind in KINDS {
             if let Err(error) = self.hierarchies.remove(&format!("{kind}/u{uid}")) {
-                tracing::error!(%error, "clean-up");
+                tracing::error!(user = uid, %error, "a cgroup stays");
             }
         }
     }
+}
+
+/// What all sessions of a user may use up.
+pub fn of_user(bounds: &Bounds) -> Limits {
+    Limits { memory: bounds.user_memory, pids: bounds.user_pids, cpus: Some(bounds.user_cpus) }
 }
 
 /// What a session may have of the processors: no more than its user. A v1 hierarchy refuses a group more than the

@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 use agentd_kernel::packets::PacketError;
 use agentd_policy::Refusal;
 use agentd_policy::event::ExitStatus;
-use agentd_policy::names::SessionId;
 use agentd_policy::plan::MAX_MOUNTS;
 use agentd_policy::wire::{FromLauncher, MAX_PACKET, decode};
 
@@ -37,7 +36,8 @@ impl Sessions {
             placed |= said == Said::Placed;
         }
         if placed && let Err(error) = self.record(cx, number) {
-            tracing::error!(%error, "placeholders");
+            let session = self.all.get(&number).and_then(|session| session.label());
+            tracing::error!(session, error, "placeholders are not on record");
         }
         messages
     }
@@ -82,10 +82,12 @@ impl Sessions {
                     session.kill_all();
                     return Some(Said::Last);
                 };
+                tracing::debug!(session = session.label(), user = owner.uid, lease = number, "session built");
                 self.wanted = Some((owner, Instant::now() + REST));
                 messages.push((FromLauncher::Built { request, timings }, descriptors));
             }
             Ok(Reply::Refused(refusal)) => {
+                tracing::info!(session = session.label(), rule = refusal.rule, error = %refusal, "session not built");
                 if request.is_none() {
                     session.errors.push(format!("not built: {refusal}"));
                 }
@@ -128,6 +130,7 @@ impl Sessions {
 
     /// What is due by the clock: builds over their deadline, groups that may be empty by now.
     pub fn tick(&mut self, cx: &Context, now: Instant) -> Vec<Message> {
+        self.tick_limits(cx, now);
         let mut messages = self.reap_workers();
         let numbers: Vec<u32> = self.all.keys().copied().collect();
         for number in numbers {
@@ -168,7 +171,8 @@ impl Sessions {
         });
         // The signal of a child's end wakes the loop.
         let children = (!self.workers.is_empty() || !self.unlinking.is_empty()).then(|| now + LOOK);
-        due.chain(children).chain(self.next_deferred()).chain(self.wanted.map(|(_, due)| due)).min()
+        let own = [self.next_deferred(), self.next_limit(), self.wanted.map(|(_, due)| due)];
+        due.chain(children).chain(own.into_iter().flatten()).min()
     }
 
     /// Removes the last traces of a session that has no process left.
@@ -192,10 +196,10 @@ impl Sessions {
             }
         }
         session.errors.extend(cx.directories.remove_lease(number).err());
-        let label = id.as_ref().map_or("prepared", SessionId::as_str);
         for error in &session.errors {
-            tracing::error!(session = label, %error, "clean-up");
+            tracing::warn!(session = session.label(), error, "not all went well with a session");
         }
+        tracing::debug!(session = session.label(), lease = number, "nothing is left of a session");
         let news = match session.state {
             _ if session.ran => FromLauncher::Gone { session: id?, errors: session.errors },
             State::Emptying { refused: Some((request, refusal)), .. } => {

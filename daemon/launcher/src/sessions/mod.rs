@@ -7,6 +7,7 @@ mod lease;
 mod life;
 mod placeholders;
 mod recover;
+mod relimit;
 mod request;
 mod spares;
 
@@ -30,6 +31,7 @@ pub use request::Request;
 
 use deletion::Worker;
 use placeholders::{Placeholder, Unlinking};
+use relimit::{Lowering, Whose};
 use request::Deferred;
 
 /// How long a build may take before it is killed.
@@ -48,6 +50,8 @@ struct Session {
     helpers: Group,
     keeper: Option<Keeper>,
     state: State,
+    /// The processors that it was to have, if that is known.
+    cpus: Option<f64>,
     /// Whether it has a directory of uppers.
     uppers: bool,
     /// Whether that goes with it; it does, too, if the session never ran.
@@ -98,6 +102,12 @@ pub struct Sessions {
     host_limited: bool,
     /// Users whose limit is.
     limited: BTreeSet<u32>,
+    /// Whose new limit of memory is less than they have in use.
+    over: BTreeSet<Whose>,
+    /// Children that lower limits.
+    lowering: Vec<Lowering>,
+    /// When limits that are not in force are set again.
+    next_limit: Option<Instant>,
     /// For whom to prepare a session, and when.
     wanted: Option<(Owner, Instant)>,
     /// Builders whose descriptors nobody watches yet.
@@ -134,6 +144,9 @@ impl Sessions {
             next_lease: 0,
             host_limited: false,
             limited: BTreeSet::new(),
+            over: BTreeSet::new(),
+            lowering: Vec::new(),
+            next_limit: None,
             wanted: None,
             unwatched: Vec::new(),
             workers: Vec::new(),
@@ -258,6 +271,11 @@ impl Sessions {
         self.left.extend(self.deferred.drain(..).filter_map(|deferred| deferred.offer));
     }
 
+    /// Whether there is a place for their cgroups.
+    pub fn are_rooted(&self) -> bool {
+        self.hierarchies.is_there()
+    }
+
     /// Removes every group and its own directories: the end of all sessions.
     pub fn close(&self) -> Result<(), String> {
         self.hierarchies.clear().and_then(|()| self.hierarchies.remove_root()).map_err(|e| e.to_string())
@@ -265,6 +283,12 @@ impl Sessions {
 }
 
 impl Session {
+    /// Whether no process of its agent's is left, its pid 1 among them; its keeper may still have something to tell.
+    fn has_ended(&self) -> bool {
+        matches!(self.state, State::Running | State::Emptying { .. })
+            && self.agents.is_populated().is_ok_and(|populated| !populated)
+    }
+
     /// Nothing but groups: `number` is a lease's.
     fn of_groups(owner: Owner, agents: Group, helpers: Group, state: State) -> Self {
         Self {
@@ -274,6 +298,7 @@ impl Session {
             helpers,
             keeper: None,
             state,
+            cpus: None,
             uppers: false,
             remove: false,
             ran: false,
@@ -283,6 +308,11 @@ impl Session {
             root: None,
             errors: Vec::new(),
         }
+    }
+
+    /// What it is called in the log.
+    fn label(&self) -> Option<&str> {
+        self.id.as_ref().map(SessionId::as_str)
     }
 
     /// Lets a waiting builder go: it ends when its socket does, and takes with it what it prepared.

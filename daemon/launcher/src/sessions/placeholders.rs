@@ -61,7 +61,7 @@ impl Unlinking {
         if self.end <= now {
             self.end = now + PATIENCE;
             if let Err(error) = self.child.kill() {
-                tracing::error!(%error, "taking placeholders away");
+                tracing::error!(user = self.uid, %error, "a child that takes placeholders away cannot be ended");
             }
         }
         !matches!(self.child.try_wait(), Ok(None))
@@ -128,7 +128,7 @@ impl Sessions {
             return false;
         }
         places.dedup();
-        match workers::remove_placeholders(cx.token, session.owner, &mine) {
+        match workers::remove_placeholders(cx.token, (session.id.as_ref(), session.owner), &mine) {
             Ok(child) => {
                 self.unlinking.push(Unlinking::new(child, session.owner.uid, places, Instant::now()));
                 true

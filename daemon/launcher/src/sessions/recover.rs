@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::os::fd::{AsFd as _, OwnedFd};
+use std::time::Instant;
 
 use agentd_kernel::cgroup::Group;
 use agentd_kernel::process::Child;
@@ -32,7 +33,9 @@ impl Sessions {
             let has_groups = groups.iter().any(|(_, lease)| *lease == number);
             match self.recover_lease(cx, number, has_groups) {
                 Ok(session) => adopted.extend(session),
-                Err(error) => tracing::error!(lease = number, error, "recovery"),
+                Err(error) => {
+                    tracing::error!(lease = number, error, "what is left under a lease cannot be taken over")
+                }
             }
         }
         for (uid, number) in groups {
@@ -43,7 +46,8 @@ impl Sessions {
                 tell(cx.directories.remove_keeper_socket(&name));
             }
         }
-        self.limit_adopted(cx);
+        // They may be others than they were.
+        self.limit_all(cx, Instant::now());
         Ok(adopted.len())
     }
 
@@ -120,6 +124,7 @@ impl Sessions {
     fn take_up(&mut self, number: u32, record: Record, keeper: Option<Keeper>) -> Result<(), String> {
         let (agents, helpers) = self.existing(record.owner.uid, number)?;
         let root = first_mount_namespace(&agents);
+        let cpus = agents.cpus().map_err(|e| e.to_string())?;
         let runs = keeper.is_some();
         let state = if runs { State::Running } else { State::emptying(None) };
         let mut session = Session {
@@ -131,6 +136,7 @@ impl Sessions {
             ran: record.ran,
             places: record.places,
             root,
+            cpus,
             ..Session::of_groups(record.owner, agents, helpers, state)
         };
         if !runs {
@@ -171,21 +177,11 @@ impl Sessions {
         let group = |kind| self.hierarchies.ensure(&path(kind, uid, number)).map_err(|e| e.to_string());
         Ok((group("agents")?, group("helpers")?))
     }
-
-    /// Limits may be others than they were. One that cannot be set refuses further sessions, not the adopted.
-    fn limit_adopted(&mut self, cx: &Context) {
-        let owners: BTreeSet<u32> = self.all.values().map(|s| s.owner.uid).collect();
-        for uid in owners {
-            if let Err(error) = self.limit(cx, uid) {
-                tracing::error!(%error, "limits after a restart");
-            }
-        }
-    }
 }
 
 fn tell(result: Result<(), String>) {
     if let Err(error) = result {
-        tracing::error!(error, "recovery");
+        tracing::error!(error, "something that an earlier launcher left stays");
     }
 }
 

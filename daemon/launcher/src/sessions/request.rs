@@ -74,6 +74,26 @@ impl Sessions {
         messages
     }
 
+    /// Whether `uid`, or all users together, may have one more. Sessions whose last process is gone do not count, since
+    /// their users have been told so; but neither may there be as many of them again.
+    fn check_count(&self, uid: Option<u32>, most: u32, rule: &str) -> Result<(), Refusal> {
+        let most = most as usize;
+        let own = |owner: u32| uid.is_none_or(|uid| uid == owner);
+        let known = || self.all.values().filter(|s| s.id.is_some() && own(s.owner.uid));
+        let deferred = self.deferred.iter().filter(|d| own(d.request.caller.uid)).count();
+        let count = known().count() + deferred;
+        // Each of them is asked about only where it matters.
+        let live = || known().filter(|s| !s.has_ended()).count() + deferred;
+        if count < most || (count < most.saturating_mul(2) && live() < most) {
+            return Ok(());
+        }
+        Err(Refusal::new(
+            format!("one more session besides {count}"),
+            rule,
+            "end some first (agentctl ps, agentctl kill)",
+        ))
+    }
+
     fn check(&self, cx: &Context, request: &Request) -> Result<(), Refusal> {
         let (plan, caller) = (&request.plan, request.caller);
         let (config, bounds) = (&cx.settings.config, bounds(cx));
@@ -88,24 +108,18 @@ impl Sessions {
             return Err(Refusal::new("a session for a leased uid", "caller.pool", "sessions ask for none"));
         }
         plan.check(bounds)?;
-        let taken = || {
-            let known = self.all.values().filter_map(|s| s.id.as_ref().map(|id| (id, s.owner.uid)));
-            known.chain(self.deferred.iter().map(|d| (&d.request.plan.session, d.request.caller.uid)))
-        };
-        let own = taken().filter(|(_, uid)| *uid == caller.uid).count();
-        for (count, most, rule) in [
-            (taken().count(), bounds.max_sessions, "bounds.max_sessions"),
-            (own, bounds.max_sessions_per_user, "bounds.max_sessions_per_user"),
-        ] {
-            if count >= most as usize {
-                return Err(Refusal::new(
-                    format!("one more session besides {count}"),
-                    rule,
-                    "end some first (agentctl ps, agentctl kill)",
-                ));
-            }
+        self.check_count(None, bounds.max_sessions, "bounds.max_sessions")?;
+        self.check_count(Some(caller.uid), bounds.max_sessions_per_user, "bounds.max_sessions_per_user")?;
+        if let Some(rule) = self.exceeds(caller.uid) {
+            return Err(Refusal::new(
+                "one more session, while those that run have more memory in use than they may",
+                rule,
+                "end some first (agentctl ps, agentctl kill)",
+            ));
         }
-        if taken().any(|(id, _)| *id == plan.session) {
+        let known = self.all.values().filter_map(|s| s.id.as_ref());
+        let mut taken = known.chain(self.deferred.iter().map(|d| &d.request.plan.session));
+        if taken.any(|id| *id == plan.session) {
             return Err(Refusal::new(format!("session {}", plan.session), "session.exists", "ask again"));
         }
         Ok(())
@@ -163,6 +177,7 @@ impl Sessions {
         };
         session.agents.limit(&limits).map_err(|e| ("cgroup", e.to_string()))?;
         session.id = Some(plan.session.clone());
+        session.cpus = Some(plan.limits.cpus);
         session.uppers = plan.workspaces.iter().any(|w| w.mode == Mode::Overlay);
         session.remove = plan.remove;
         session.places = places(&plan);

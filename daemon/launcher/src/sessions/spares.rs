@@ -55,7 +55,7 @@ impl Sessions {
             Err(error) => {
                 for path in groups {
                     if let Err(error) = self.hierarchies.remove(&path) {
-                        tracing::error!(%error, "clean-up");
+                        tracing::error!(user = owner.uid, %error, "a cgroup stays");
                     }
                 }
                 self.leave_user(owner.uid);
@@ -73,8 +73,14 @@ impl Sessions {
     /// A lease that nobody holds any more.
     pub(super) fn give_back(&self, cx: &Context, number: u32) {
         if let Err(error) = cx.directories.remove_lease(number) {
-            tracing::error!(%error, "clean-up");
+            tracing::error!(lease = number, error, "the file of a lease stays");
         }
+    }
+
+    /// Lets go of what is prepared beyond what the site wants now.
+    pub fn trim(&mut self, cx: &Context) {
+        let waiting = self.all.values_mut().filter(|s| matches!(s.state, State::Waiting { .. }));
+        waiting.skip(cx.settings.config.spares as usize).for_each(Session::dismiss);
     }
 
     /// Prepares a session for a user who just had one, if the site wants that.
@@ -99,7 +105,7 @@ impl Sessions {
             return;
         }
         if let Err((what, error)) = self.prepare(cx, owner) {
-            tracing::warn!(what, error, "no session was prepared");
+            tracing::warn!(user = owner.uid, what, error, "no session was prepared");
         }
         // One more while it is used up faster than it is made.
         if own + 1 < SPARES_PER_USER && spares > 1 {

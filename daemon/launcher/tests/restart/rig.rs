@@ -141,6 +141,7 @@ impl Rig {
         };
         let (FromLauncher::Live { sessions, last }, _) = service.next() else { panic!("not the first word") };
         assert!(last);
+        let (FromLauncher::Metrics, _) = service.next() else { panic!("not the second") };
         service.live = sessions;
         service.caller = service.client(CALLER);
         service

@@ -9,7 +9,7 @@ use agentd_policy::Refusal;
 use agentd_policy::decide::{Permit, decide};
 use agentd_policy::names::SessionId;
 use agentd_policy::profile::Profile;
-use agentd_policy::wire::Ticket;
+use agentd_policy::wire::{Peer, Ticket};
 use agentd_proto::v1::sessions_server::Sessions;
 use agentd_proto::v1::{
     AttachInput, AttachOutput, CreateReply, CreateRequest, DoctorReply, DoctorRequest, Event, EventsRequest,
@@ -27,6 +27,7 @@ use crate::error::{malformed, refused};
 use crate::events::{self, Filter, Scope};
 use crate::host::Host;
 use crate::logs::Reading;
+use crate::metrics::metrics;
 use crate::record::Record;
 use crate::registry::Wish;
 use crate::session::{Phase, Session};
@@ -69,11 +70,12 @@ impl Api {
         offered: Option<&[WantedPath]>,
     ) -> Result<(Permit, Profile), Refusal> {
         let host = &self.0;
-        let facts = host.users.facts(caller.peer.uid, host.config.root_callers).await?;
-        let profile = profiles::resolve(host, spec.profile.take()).await?;
+        let site = host.site();
+        let facts = host.users.facts(caller.peer.uid, site.config.root_callers).await?;
+        let profile = profiles::resolve(&site, spec.profile.take()).await?;
         let mut request = request::parse(spec, self.new_id()?)?;
         request.offered = offered.map(request::offered).transpose()?;
-        Ok((decide(&request, &profile, &host.config.bounds, &facts)?, profile))
+        Ok((decide(&request, &profile, &site.config.bounds, &facts)?, profile))
     }
 
     fn new_id(&self) -> Result<SessionId, Refusal> {
@@ -88,6 +90,7 @@ impl Api {
 
     async fn created(&self, caller: Caller, request: CreateRequest) -> Result<CreateReply, Refusal> {
         let (host, began) = (&self.0, Instant::now());
+        host.store.check()?;
         let spec = request.spec.ok_or_else(|| malformed("a request without a spec", "request.spec"))?;
         let (name, remove, detach) = (request::name(&spec)?, spec.remove, spec.detach);
         let (permit, profile) = self.permit(&caller, spec, Some(&request.paths)).await?;
@@ -100,7 +103,11 @@ impl Api {
         let record = Record::new(&plan, name, caller.peer.uid, profile, detach);
         let (session, asks) = Session::new(record, log, output);
         match host.registry.insert(&session) {
-            Ok(Some(forgotten)) => host.store.forget(&forgotten).await,
+            Ok(Some(forgotten)) => {
+                // That may wait for the disk, and nobody for it.
+                let host = host.clone();
+                tokio::spawn(async move { host.store.forget(&forgotten).await });
+            }
             Ok(None) => {}
             Err(refusal) => {
                 session.log.close();
@@ -116,13 +123,20 @@ impl Api {
         let timings = answered.await.map_err(|_| {
             Refusal::new(format!("session {id}"), "service.failed", "look at the log of agentd")
         })??;
-        tracing::debug!(session = %id, ?decided, created = ?began.elapsed(), "created");
+        let took = began.elapsed();
+        metrics().session_created(took);
+        tracing::debug!(session = %id, ?decided, ?took, "session created");
         let timings = timings
             .into_iter()
             .map(|t| Timing { step: t.step, start_us: t.start_us, end_us: t.end_us })
             .collect();
         Ok(CreateReply { id, timings })
     }
+}
+
+/// Whoever asks for sessions that it cannot have does not fill the log: there is a number that tells of them.
+fn refused_session(peer: &Peer, refusal: &Refusal) {
+    tracing::debug!(user = peer.uid, pid = peer.pid, rule = refusal.rule, error = %refusal, "session refused");
 }
 
 /// Sends the state of a session, and each that follows.
@@ -168,16 +182,23 @@ impl Sessions for Api {
         let caller = caller(&request)?;
         let spec = request.into_inner().spec;
         let spec = deny(spec.ok_or_else(|| malformed("a request without a spec", "request.spec")))?;
-        let (permit, _) = deny(self.permit(&caller, spec, None).await)?;
+        let (permit, _) =
+            deny(self.permit(&caller, spec, None).await.inspect_err(|e| refused_session(&caller.peer, e)))?;
         let plan_json = serde_json::to_string_pretty(&dry(&permit))
             .map_err(|e| Status::internal(format!("plan as JSON: {e}")))?;
         let paths = permit.wanted().iter().map(request::wanted).collect();
-        Ok(Response::new(ResolveReply { paths, plan_json, offer_socket: self.0.config.offer_socket() }))
+        Ok(Response::new(ResolveReply {
+            paths,
+            plan_json,
+            offer_socket: self.0.site().config.offer_socket(),
+        }))
     }
 
     async fn create(&self, request: Request<CreateRequest>) -> Result<Response<CreateReply>, Status> {
         let caller = caller(&request)?;
-        deny(self.created(caller, request.into_inner()).await).map(Response::new)
+        let peer = caller.peer;
+        let created = self.created(caller, request.into_inner()).await;
+        deny(created.inspect_err(|refusal| refused_session(&peer, refusal))).map(Response::new)
     }
 
     async fn attach(
@@ -288,7 +309,7 @@ impl Sessions for Api {
         &self,
         request: Request<ShowProfileRequest>,
     ) -> Result<Response<ShowProfileReply>, Status> {
-        let profile = deny(profiles::resolve(&self.0, request.into_inner().profile).await)?;
+        let profile = deny(profiles::resolve(&self.0.site(), request.into_inner().profile).await)?;
         let toml = deny(profile.to_toml())?;
         Ok(Response::new(ShowProfileReply { toml }))
     }

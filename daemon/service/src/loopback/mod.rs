@@ -1,6 +1,7 @@
 //! The whole service against a launcher, keepers and relays that the tests play.
 
 mod attached;
+mod durable;
 mod execs;
 mod health;
 mod latency;
@@ -160,7 +161,8 @@ fn start(root: &std::path::Path, more: &str) -> (Link, Packets, Arc<Host>, Runti
     let (ours, theirs) = Packets::pair().unwrap();
     let host = {
         let _guard = service.enter();
-        let (host, incoming, link) = crate::assemble(Config::parse(&text).unwrap(), theirs).unwrap();
+        let (host, incoming, link) =
+            crate::assemble(crate::site::Site::of(Config::parse(&text).unwrap()), theirs).unwrap();
         tokio::spawn(crate::serve::serve(host.clone(), incoming));
         tokio::spawn(link);
         host

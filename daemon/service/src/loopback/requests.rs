@@ -23,6 +23,10 @@ async fn refusals_name_what_rule_and_mend() {
         "schema = 1\nextends = ['base']\n[limits]\npids = 7",
     )
     .unwrap();
+    let known = Some(ProfileRef { name: "site".into(), files: vec![] });
+    let unread = client.clone().show_profile(ShowProfileRequest { profile: known }).await.unwrap_err();
+    assert_eq!(rule(&unread), "profile.unknown");
+    stage.host.take(crate::site::Site::of(stage.host.site().config.clone()));
     let profile = Some(ProfileRef { name: "site".into(), files: vec![] });
     let shown = client.clone().show_profile(ShowProfileRequest { profile }).await.unwrap().into_inner().toml;
     assert!(shown.contains("pids = 7") && shown.contains("memory = \"4G\""), "{shown}");

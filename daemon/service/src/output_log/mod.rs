@@ -17,6 +17,7 @@ use bytes::Bytes;
 pub use self::reader::Reader;
 use self::reader::{head, scan};
 use crate::host::lock;
+use crate::log::session_of;
 
 /// The longest file, in bytes.
 const SEGMENT: u64 = 4 << 20;
@@ -109,6 +110,11 @@ impl OutputLog {
         *lock(&self.state) = Some(State::default());
     }
 
+    /// The session that it is of.
+    pub fn session(&self) -> Option<&str> {
+        session_of(&self.slots[0])
+    }
+
     /// Whether the files have been looked at.
     pub fn is_open(&self) -> bool {
         lock(&self.state).is_some()
@@ -124,7 +130,10 @@ impl OutputLog {
             match scan(path) {
                 Ok(Some(scanned)) => found.push((slot, scanned)),
                 Ok(None) => {}
-                Err(error) => tracing::warn!("{}: {error}", path.display()),
+                Err(error) => {
+                    let session = session_of(path);
+                    tracing::warn!(session, path = %path.display(), %error, "output cannot be read");
+                }
             }
         }
         found.sort_by_key(|(_, scanned)| scanned.base);
@@ -178,7 +187,8 @@ impl OutputLog {
         let failed_before = self.failing.swap(written.is_err(), Ordering::Relaxed);
         if let Err(error) = written {
             if !failed_before {
-                tracing::warn!("{}: {error}", self.slots[0].display());
+                let (session, path) = (self.session(), &self.slots[0]);
+                tracing::warn!(session, path = %path.display(), %error, "output is not kept");
             }
             *file = None;
             self.unlink();
@@ -186,7 +196,7 @@ impl OutputLog {
             state = State { end, drained, segments: vec![] };
             // So that the place is known to a service that starts anew.
             if let Err(error) = self.rotate(&mut file, &mut state) {
-                tracing::debug!("{}: {error}", self.slots[0].display());
+                tracing::debug!(session = self.session(), %error, "the place of the output is not kept");
             }
         }
         if drained {

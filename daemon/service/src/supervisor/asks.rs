@@ -19,7 +19,7 @@ impl Supervisor<'_> {
         if awaited || !matches!(self.state, State::Running { .. }) {
             self.lonely = None;
         } else if self.lonely.is_none() && !self.session.kill.is_cancelled() {
-            let grace = Duration::from_millis(self.host.config.client_grace);
+            let grace = Duration::from_millis(self.host.site().config.client_grace);
             let first = self.recovered && self.found.is_some();
             let grace = if first { grace.max(GRACE_AT_START) } else { grace };
             self.lonely = Some(Instant::now() + grace);
@@ -68,7 +68,7 @@ impl Supervisor<'_> {
             Ask::Note { kind, who } if running => {
                 self.own(kind, SessionDetail { user: Some(who), ..SessionDetail::default() }).await;
                 if kind == "session.detached" {
-                    self.save().await;
+                    self.save();
                 }
             }
             Ask::Stop { .. } | Ask::Run(_) | Ask::Note { .. } => {}

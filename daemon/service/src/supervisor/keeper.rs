@@ -1,23 +1,25 @@
 //! What a session's keeper sends, and what it is told.
 
 use std::os::fd::OwnedFd;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use agentd_kernel::packets::{Packet, PacketError};
 use agentd_policy::event::{EventBody, SourceEvent};
+use agentd_policy::names::SessionId;
 use agentd_policy::wire::{self, FromKeeper, ToKeeper};
 use tokio::time::timeout;
 
 use super::{BATCH, BATCH_BYTES, LAST_WORDS, OUTBOX, Supervisor};
 use crate::hub::Stage;
 use crate::link::Link;
+use crate::metrics::metrics;
 use crate::record::micros;
 use crate::state::Input;
 use crate::{build, session, streams};
 
 impl Supervisor<'_> {
-    /// Takes what the keeper sent, with whatever more it has sent already; writes the events down and
-    /// acknowledges them.
+    /// Takes what the keeper sent, with whatever more it has sent already, and writes the events down. They are
+    /// acknowledged when they are on disk.
     pub(super) async fn take(&mut self, first: Result<Option<Packet>, PacketError>) -> Option<Input> {
         let (mut lines, mut exit, mut last) = (Vec::new(), None, None);
         let (mut next, mut lost, mut started) = (Some(first), false, None);
@@ -25,7 +27,7 @@ impl Supervisor<'_> {
         let before = self.numbering.mark();
         while let Some(packet) = next.take() {
             bytes += packet.as_ref().map_or(0, |packet| packet.as_ref().map_or(0, |p| p.bytes.len()));
-            match message(packet) {
+            match message(&self.session.id, packet) {
                 Some(Ok((FromKeeper::Event(source), _))) if self.found.is_none() => {
                     last = Some(source.number);
                     started = started.or_else(|| started_at(&source));
@@ -39,7 +41,7 @@ impl Supervisor<'_> {
             }
             room -= 1;
             if self.outbox.len() > OUTBOX.1 {
-                tracing::error!(session = %self.session.id, "its keeper talks and does not listen");
+                tracing::error!(session = %self.session.id, "a keeper talks and does not listen");
                 lost = true;
             }
             if !lost && exit.is_none() && room > 0 && bytes < BATCH_BYTES {
@@ -51,10 +53,12 @@ impl Supervisor<'_> {
             last = None;
         }
         if let Some(started) = started {
+            metrics()
+                .session_runs(Duration::from_micros(started.saturating_sub(micros(self.session.created_at))));
             self.session.change(|status| status.started_us = status.started_us.or(Some(started)));
         }
         if let Some(last) = last {
-            self.tell_keeper(&ToKeeper::Ack(last.max(self.numbering.source())));
+            self.acknowledge_once_on_disk(last.max(self.numbering.source()));
         }
         if lost {
             self.keeper = None;
@@ -75,16 +79,17 @@ impl Supervisor<'_> {
             (FromKeeper::Hello { session, acknowledged, commands, .. }, None) if self.found.is_some() => {
                 self.found = None;
                 if session != self.session.id {
-                    tracing::error!(session = %self.session.id, "its keeper keeps {session}");
+                    tracing::error!(session = %self.session.id, error = %session, "a keeper keeps another session");
                     return false;
                 }
-                tracing::info!(%session, acknowledged, "taken over");
+                tracing::info!(%session, acknowledged, "session taken over");
+                self.acknowledged = acknowledged;
                 for command in commands {
                     // Its client is gone with the earlier service.
                     self.tell_keeper(&ToKeeper::End { command });
                 }
                 if self.numbering.source() > acknowledged {
-                    self.tell_keeper(&ToKeeper::Ack(self.numbering.source()));
+                    self.acknowledge_once_on_disk(self.numbering.source());
                 }
                 if self.session.hub.stage() == Stage::Waiting {
                     self.tell_keeper(&ToKeeper::Connect { command: 0 });
@@ -116,7 +121,7 @@ impl Supervisor<'_> {
                 true
             }
             (message, _) => {
-                tracing::error!(session = %self.session.id, ?message, "from a keeper, out of place");
+                tracing::error!(session = %self.session.id, error = ?message, "a keeper's message is out of place");
                 false
             }
         }
@@ -132,9 +137,30 @@ impl Supervisor<'_> {
                 tokio::spawn(build::carried(self.session.clone(), carried));
             }
             Err(error) => {
-                tracing::error!(session = %self.session.id, "stream to the relay: {error}");
+                tracing::error!(session = %self.session.id, %error, "the stream to the relay cannot be used");
                 hub.give_up_waiting();
             }
+        }
+    }
+
+    fn acknowledge_once_on_disk(&mut self, number: u64) {
+        self.written.push_back((self.end, number));
+        self.unacknowledged.set(number.saturating_sub(self.acknowledged));
+        self.acknowledge();
+    }
+
+    /// Tells the keeper what of its events is on disk.
+    pub(super) fn acknowledge(&mut self) {
+        let committed = self.session.log.committed();
+        let mut last = None;
+        while let Some((_, number)) = self.written.front().filter(|(place, _)| *place <= committed) {
+            last = Some(*number);
+            self.written.pop_front();
+        }
+        if let Some(number) = last {
+            self.acknowledged = number;
+            self.unacknowledged.set(self.numbering.source().saturating_sub(number));
+            self.tell_keeper(&ToKeeper::Ack(number));
         }
     }
 
@@ -159,7 +185,7 @@ impl Supervisor<'_> {
             Err(PacketError::WouldBlock) => self.outbox.push_back(packet),
             Ok(()) if is_ack => self.ack = None,
             Ok(()) => {}
-            Err(error) => tracing::debug!(session = %self.session.id, "to the keeper: {error}"),
+            Err(error) => tracing::debug!(session = %self.session.id, %error, "the keeper cannot be told"),
         }
     }
 }
@@ -171,19 +197,19 @@ fn started_at(event: &SourceEvent) -> Option<u64> {
 /// What is in a packet; nothing if there is no packet yet, an error if there will be none that is right.
 type Message = (FromKeeper, Option<OwnedFd>);
 
-fn message(packet: Result<Option<Packet>, PacketError>) -> Option<Result<Message, ()>> {
+fn message(session: &SessionId, packet: Result<Option<Packet>, PacketError>) -> Option<Result<Message, ()>> {
     match packet {
         Ok(Some(packet)) => match wire::decode(&packet.bytes) {
             Ok(message) => Some(Ok((message, packet.descriptors.into_iter().next()))),
             Err(error) => {
-                tracing::error!("from a keeper: {error}");
+                tracing::error!(%session, %error, "a keeper sent what is no message");
                 Some(Err(()))
             }
         },
         Ok(None) => Some(Err(())),
         Err(PacketError::WouldBlock) => None,
         Err(error) => {
-            tracing::error!("from a keeper: {error}");
+            tracing::error!(%session, %error, "a keeper cannot be heard");
             Some(Err(()))
         }
     }

@@ -19,6 +19,7 @@ use crate::exec::Commands;
 use crate::host::Host;
 use crate::hub::Stage;
 use crate::link::Link;
+use crate::metrics::{Depth, metrics};
 use crate::record::micros;
 use crate::session::{Asks, Killer, Phase, Session};
 use crate::state::{Action, Input, State};
@@ -42,6 +43,8 @@ const BATCH: usize = 64;
 const BATCH_BYTES: usize = 256 << 10;
 /// Messages that wait for a keeper before it is asked nothing more, and before it is one that is lost.
 const OUTBOX: (usize, usize) = (64, 512);
+/// Why a session ends whose events are not on record.
+const UNWRITTEN: &str = "its events could not be written";
 /// SIGTERM.
 const TERM: i32 = 15;
 
@@ -61,6 +64,13 @@ pub struct Supervisor<'a> {
     /// It was found at the start of the service; the keeper has not said yet who it is.
     found: Option<Instant>,
     recovered: bool,
+    /// How far its event file is written.
+    end: u64,
+    /// The last numbers of events that are written, each with how far the file has to be on disk to acknowledge it.
+    written: VecDeque<(u64, u64)>,
+    /// The last number that was acknowledged, and how many were not.
+    acknowledged: u64,
+    unacknowledged: Depth,
     /// An acknowledgement that found no room.
     ack: Option<Vec<u8>>,
     /// What else found none.
@@ -77,18 +87,23 @@ impl<'a> Supervisor<'a> {
         keeper: Option<Link>,
         numbering: Numbering,
     ) -> Self {
+        let acknowledged = numbering.source();
         Self {
             host,
             session,
             keeper,
             numbering,
             state: State::running(),
-            commands: Commands::new(session.created_at),
+            commands: Commands::new(session.id.clone(), session.created_at),
             deadline: None,
             grace: GRACE,
             lonely: None,
             found: None,
             recovered: false,
+            end: 0,
+            written: VecDeque::new(),
+            acknowledged,
+            unacknowledged: metrics().unacknowledged(),
             ack: None,
             outbox: VecDeque::new(),
             note: None,
@@ -102,6 +117,7 @@ impl<'a> Supervisor<'a> {
         session: &'a Arc<Session>,
         keeper: Option<Link>,
         numbering: Numbering,
+        end: u64,
         state: State,
     ) -> Self {
         let now = Instant::now();
@@ -111,7 +127,7 @@ impl<'a> Supervisor<'a> {
             // What is left of the time that it had.
             _ => session.status().stop_us.map(|at| now + left(at)),
         };
-        Self { found, recovered: true, deadline, state, ..Self::new(host, session, keeper, numbering) }
+        Self { found, recovered: true, deadline, end, state, ..Self::new(host, session, keeper, numbering) }
     }
 }
 
@@ -120,7 +136,7 @@ impl Supervisor<'_> {
     pub async fn supervise(mut self, creator: CancellationToken, mut asks: Asks) {
         self.created().await;
         let session = self.session;
-        let mut status = session.watch();
+        let (mut status, mut committed) = (session.watch(), session.log.watch());
         let (mut killed, mut left, mut drained, mut gone) = (false, self.recovered, false, false);
         self.look(left);
         if self.keeper.is_none() && matches!(self.state, State::Running { .. }) {
@@ -141,6 +157,7 @@ impl Supervisor<'_> {
                     self.no_stream();
                     Some(Input::Gone)
                 }
+                _ = committed.changed() => { self.acknowledge(); None }
                 Some(ask) = asks.recv() => self.asked(ask).await,
                 () = at(self.deadline) => { self.deadline = None; Some(Input::Overdue) }
                 () = at(self.found) => { self.found = None; self.keeper = None; Some(Input::KeeperLost) }
@@ -169,14 +186,14 @@ impl Supervisor<'_> {
             match action {
                 Action::Announce => self.stopping().await,
                 Action::AskCommand => {
-                    self.stop_in(self.grace).await;
+                    self.stop_in(self.grace);
                     self.tell_keeper(&ToKeeper::Signal { command: 0, signal: TERM });
                     self.deadline = Some(Instant::now() + self.grace);
                 }
                 Action::AskKeeper => {
                     self.tell_keeper(&ToKeeper::Kill);
                     self.deadline = Some(Instant::now() + GRACE);
-                    self.stop_in(Duration::ZERO).await;
+                    self.stop_in(Duration::ZERO);
                 }
                 Action::AskLauncher => {
                     self.host.launcher.end(self.session.id.clone());
@@ -205,6 +222,10 @@ impl Supervisor<'_> {
         self.deadline = Some(Instant::now() + GRACE);
         self.lonely = None;
         let (exit, events) = (self.noted(exit), self.numbering.seq());
+        metrics().session_ended(&exit.reason);
+        let lasted = self.session.created_at.elapsed().unwrap_or_default();
+        let Exit { reason, code, signal, message } = &exit;
+        tracing::info!(session = %self.session.id, reason, code, signal, error = non_empty(message), ?lasted, "session ended");
         self.session.change(|status| {
             status.ended_us.get_or_insert_with(|| micros(SystemTime::now()));
             (status.phase, status.exit, status.events) = (Phase::Ended, Some(exit), events);
@@ -212,7 +233,7 @@ impl Supervisor<'_> {
         });
         self.host.store.wake();
         // The event says it already: nobody has to wait for this.
-        drop(self.host.store.save(&self.session.record()).await);
+        self.save();
     }
 
     /// The message of who ended it, where its keeper has none.
@@ -255,7 +276,9 @@ impl Supervisor<'_> {
         let before = self.numbering.mark();
         let mut line = self.numbering.own("session.created", lifecycle);
         line.event.time = crate::convert::rfc3339(self.session.created_at);
-        self.append(&[line], before).await;
+        if !self.append(&[line], before).await {
+            self.session.end(Killer { who: None, why: Some(UNWRITTEN) });
+        }
     }
 
     async fn own(&mut self, kind: &str, detail: SessionDetail) -> bool {
@@ -265,9 +288,9 @@ impl Supervisor<'_> {
     }
 
     /// A service that starts anew sees to it as well.
-    async fn stop_in(&self, grace: Duration) {
+    fn stop_in(&self, grace: Duration) {
         self.session.change(|status| status.stop_us = Some(micros(SystemTime::now() + grace)));
-        self.save().await;
+        self.save();
     }
 
     /// No stream comes to whoever waits for one. A command that wrote nothing has nothing to lose.
@@ -279,30 +302,41 @@ impl Supervisor<'_> {
         hub.give_up_waiting();
     }
 
-    async fn save(&self) {
-        drop(self.host.store.save(&self.session.record()).await);
+    fn save(&self) {
+        self.host.store.save(&self.session.record());
     }
 
-    /// Appends events. Without a record there is no session: if they cannot be written, it ends.
+    /// Appends events. Without a record there is no session: if they cannot be written, it ends. Only if the disk
+    /// does not take what was written before, it goes on: its keeper keeps the events as long as it has room, and
+    /// then refuses what they would tell of.
     async fn append(&mut self, lines: &[Line], before: Mark) -> bool {
         let error = match self.host.store.append(&self.session.log, lines).await {
-            Ok(()) => {
+            Ok(end) => {
                 let events = self.numbering.seq();
+                self.end = end;
                 self.session.change(|status| status.events = events);
+                lines.iter().for_each(|line| metrics().event(&line.event));
                 return true;
             }
             Err(error) => error,
         };
         // The next event has the place of the first of these; what its keeper saw is counted as dropped.
         self.numbering.back(before);
-        tracing::error!(session = %self.session.id, "events: {error}");
+        if matches!(error, StoreError::Failed) {
+            return false;
+        }
+        tracing::error!(session = %self.session.id, %error, "events were not written: the session ends");
         let why = match error {
             StoreError::Full(_) => "its event log is full",
-            _ => "its events could not be written",
+            _ => UNWRITTEN,
         };
         self.session.end(Killer { who: None, why: Some(why) });
         false
     }
+}
+
+fn non_empty(text: &str) -> Option<&str> {
+    (!text.is_empty()).then_some(text)
 }
 
 /// The time until then, whatever became of the clock.

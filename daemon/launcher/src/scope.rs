@@ -1,0 +1,159 @@
+//! Where sessions live under systemd: a transient scope in `agentd.slice`, which outlives both services. It is asked
+//! for by another program (`agentd scope`), since nothing here speaks D-Bus, and kept by a process that does nothing:
+//! a scope ends with its last process.
+
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use agentd_kernel::creds;
+use agentd_kernel::process::{self, Birth, Child, SingleThreaded};
+use rustix::fs::{Mode, OFlags};
+
+/// Where the process that keeps the scope is: a cgroup that has limits for its children has no processes of its own
+/// (`cgroups(7)`, "no internal processes").
+const HOLD: &str = "hold";
+/// The longest path of a cgroup.
+const MAX_PATH: usize = 4096;
+
+/// The scope that sessions live in.
+#[derive(Debug)]
+pub struct Scope {
+    directory: String,
+    hold: OwnedFd,
+}
+
+impl Scope {
+    /// Whether systemd is this host's pid 1 (`sd_booted(3)`).
+    pub fn is_wanted() -> bool {
+        Path::new("/run/systemd/system").is_dir()
+    }
+
+    /// The scope `name`, made if it is not there.
+    ///
+    /// # Errors
+    /// What systemd said.
+    pub fn ensure(token: SingleThreaded, name: &str) -> Result<Self, String> {
+        let fail = |what: String| format!("{name}: {what}");
+        let (holder, begin) = hold(token).map_err(|e| fail(e.to_string()))?;
+        let made = ask(name, &holder).and_then(|group| Self::open(&group)).and_then(|scope| {
+            // Whoever was there before goes on.
+            if scope.is_held()? {
+                end(&holder)?;
+            } else {
+                scope.write("cgroup.procs", &holder.pid.as_raw_nonzero().to_string())?;
+                rustix::io::write(&begin, b"!").map_err(|e| format!("agentd-hold: {e}"))?;
+            }
+            Ok(scope)
+        });
+        if made.is_err() {
+            end(&holder).map_err(fail)?;
+        }
+        made.map_err(fail)
+    }
+
+    fn open(group: &str) -> Result<Self, String> {
+        let directory = format!("{}{group}", mount()?);
+        let hold = format!("{directory}/{HOLD}");
+        match std::fs::create_dir(&hold) {
+            Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
+                return Err(format!("{hold}: {error}"));
+            }
+            _ => {}
+        }
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let hold = rustix::fs::open(&hold, flags, Mode::empty()).map_err(|e| format!("{hold}: {e}"))?;
+        Ok(Self { directory, hold })
+    }
+
+    /// The scope's cgroup, below which those of sessions are made.
+    pub fn directory(&self) -> &str {
+        &self.directory
+    }
+
+    /// Nobody has a session any more: the scope ends once it is empty. One that was stopped already is no error.
+    ///
+    /// # Errors
+    /// If the process that keeps it cannot be ended.
+    pub fn leave(&self) -> Result<(), String> {
+        match Path::new(&self.directory).is_dir() {
+            true => self.write("cgroup.kill", "1"),
+            false => Ok(()),
+        }
+    }
+
+    fn is_held(&self) -> Result<bool, String> {
+        let file = self.file("cgroup.procs", OFlags::RDONLY)?;
+        let count = rustix::io::read(&file, &mut [0; 16]).map_err(|e| format!("{HOLD}/cgroup.procs: {e}"))?;
+        Ok(count > 0)
+    }
+
+    fn write(&self, name: &str, text: &str) -> Result<(), String> {
+        let file = self.file(name, OFlags::WRONLY)?;
+        rustix::io::write(&file, text.as_bytes()).map(drop).map_err(|e| format!("{HOLD}/{name}: {e}"))
+    }
+
+    fn file(&self, name: &str, access: OFlags) -> Result<OwnedFd, String> {
+        rustix::fs::openat(&self.hold, name, access | OFlags::CLOEXEC, Mode::empty())
+            .map_err(|e| format!("{HOLD}/{name}: {e}"))
+    }
+}
+
+/// A process that does nothing, has no right and no descriptor, and ends when it is asked to. Until it was told to
+/// begin it ends with this one.
+fn hold(token: SingleThreaded) -> std::io::Result<(Child, OwnedFd)> {
+    let (told, begin) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+    let child = process::spawn(token, Birth::default(), || {
+        let idle = || -> Result<(), String> {
+            process::set_title(c"agentd-hold").map_err(|e| e.to_string())?;
+            std::env::set_current_dir("/").map_err(|e| e.to_string())?;
+            creds::drop_all_capabilities().map_err(|e| e.to_string())?;
+            creds::no_new_privs().map_err(|e| e.to_string())?;
+            process::close_all_but(&[told.as_fd()]).map_err(|e| e.to_string())?;
+            match rustix::io::read(&told, &mut [0]) {
+                Ok(1) => process::close_from(0).map_err(|e| e.to_string()),
+                _ => Err("not wanted".into()),
+            }
+        };
+        if idle().is_err() {
+            return 1;
+        }
+        loop {
+            nix::unistd::pause();
+        }
+    })?;
+    Ok((child, begin))
+}
+
+fn end(holder: &Child) -> Result<(), String> {
+    holder.kill().and_then(|()| holder.wait()).map(drop).map_err(|e| format!("agentd-hold: {e}"))
+}
+
+/// Has `holder` put into the scope; returns the scope's cgroup.
+fn ask(name: &str, holder: &Child) -> Result<String, String> {
+    let own = std::env::current_exe().map_err(|e| format!("/proc/self/exe: {e}"))?;
+    let program = own.with_file_name("agentd");
+    // It has a deadline of its own.
+    let asked = Command::new(&program)
+        .arg("scope")
+        .arg(name)
+        .arg(holder.pid.as_raw_nonzero().to_string())
+        .env_clear()
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|e| format!("{}: {e}", program.display()))?;
+    if !asked.status.success() {
+        let said = String::from_utf8_lossy(&asked.stderr);
+        return Err(said.trim().trim_start_matches("agentd: ").to_owned());
+    }
+    let group = String::from_utf8(asked.stdout).map_err(|_| "its cgroup has no name".to_owned())?;
+    let group = group.trim_end_matches('\n');
+    let plain =
+        group.starts_with('/') && group.len() <= MAX_PATH && !group.split('/').any(|part| part == "..");
+    if plain { Ok(group.to_owned()) } else { Err(format!("{group:?} is no cgroup")) }
+}
+
+/// Where cgroup2 is mounted.
+fn mount() -> Result<String, String> {
+    agentd_kernel::cgroup::mount_point().map_err(|e| e.to_string())
+}

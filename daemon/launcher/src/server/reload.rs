@@ -1,0 +1,156 @@
+//! SIGHUP: the configuration is read again. What is bad or cannot be changed is refused as a whole, and what held
+//! before goes on. The service's own program looks at the file first, and at the profiles: nothing is parsed here that
+//! it does not take.
+
+use std::os::fd::AsFd as _;
+use std::time::{Duration, Instant};
+
+use agentd_policy::event::ExitStatus;
+use agentd_policy::reload::needs_restart;
+use rustix::event::epoll::EventFlags;
+
+use super::{Server, Source, tell_manager};
+use crate::service::Check;
+use crate::settings::Settings;
+
+/// How long a look at the file may take.
+const DEADLINE: Duration = Duration::from_secs(10);
+
+/// A look at the file that is under way.
+pub(super) struct Reload {
+    check: Check,
+    until: Instant,
+    /// The file may have changed since it began.
+    again: bool,
+}
+
+impl Server {
+    /// Begins to read the configuration again.
+    pub(super) fn begin_reload(&mut self) {
+        if self.closing.is_some() {
+            return;
+        }
+        if let Some(reload) = &mut self.reload {
+            reload.again = true;
+            return;
+        }
+        match sd_notify::NotifyState::monotonic_usec_now() {
+            Ok(now) => self.tell_if_ready(&[sd_notify::NotifyState::Reloading, now]),
+            Err(error) => tracing::warn!(%error, "the service manager cannot be told"),
+        }
+        let began = Check::start(self.context.token, &self.context.settings).and_then(|check| {
+            self.watch(check.as_fd(), Source::Reload, 0, EventFlags::IN)?;
+            Ok(check)
+        });
+        match began {
+            Ok(check) => {
+                let until = Instant::now() + DEADLINE;
+                self.reload = Some(Reload { check, until, again: false });
+            }
+            Err(error) => self.end_reload(Err(error)),
+        }
+    }
+
+    /// The look at the file has come to an end.
+    pub(super) fn reload_says(&mut self) {
+        let ended = match &self.reload {
+            Some(reload) => reload.check.ended(),
+            None => return,
+        };
+        let result = match ended {
+            Ok(None) => return,
+            Ok(Some(ExitStatus::Code(0))) => self.take_settings(),
+            // It said itself what is wrong.
+            Ok(Some(ExitStatus::Code(1))) => Err("it has mistakes, or a profile has".into()),
+            Ok(Some(how)) => Err(format!("agentd --check ended with {how:?}")),
+            Err(error) => Err(error),
+        };
+        let again = self.reload.take().is_some_and(|reload| {
+            self.unwatch(reload.check.as_fd());
+            reload.again
+        });
+        self.end_reload(result);
+        if again {
+            self.begin_reload();
+        }
+    }
+
+    /// A look that takes too long is given up.
+    pub(super) fn expire_reload(&mut self, now: Instant) {
+        if let Some(reload) = self.reload.as_mut().filter(|reload| reload.until <= now) {
+            // Its end is told as any other.
+            reload.until = now + DEADLINE;
+            if let Err(error) = reload.check.kill() {
+                tracing::error!(%error, "agentd --check cannot be ended");
+            }
+        }
+    }
+
+    /// When that is due.
+    pub(super) fn next_reload(&self) -> Option<Instant> {
+        self.reload.as_ref().map(|reload| reload.until)
+    }
+
+    fn take_settings(&mut self) -> Result<(), String> {
+        let old = &self.context.settings;
+        let new = Settings::read(&old.file)?;
+        let mut keys = needs_restart(&old.config, &new.config);
+        for (key, before, now) in [
+            ("service_user", old.service_uid, new.service_uid),
+            ("service_user", old.service_gid, new.service_gid),
+            ("socket_group", old.socket_gid, new.socket_gid),
+            ("admin_group", old.admin_gid, new.admin_gid),
+            ("metrics.group", old.metrics_gid, new.metrics_gid),
+        ] {
+            if before != now && !keys.contains(&key) {
+                keys.push(key);
+            }
+        }
+        if !keys.is_empty() {
+            return Err(format!(
+                "{} changed, which needs a restart: restart agentd, or take it back",
+                keys.join(", ")
+            ));
+        }
+        self.context.settings = new;
+        crate::log::change(&self.context.settings.config.log);
+        self.sessions.trim(&self.context);
+        self.sessions.limit_again(&self.context, Instant::now());
+        self.reload_service();
+        Ok(())
+    }
+
+    /// By hand the service hears of it from us. One that is not here yet may have read the file before.
+    pub(super) fn reload_service(&mut self) {
+        let Some(service) = &self.service else { return };
+        self.stale = self.link.is_none();
+        if !self.stale
+            && let Err(error) = service.reload()
+        {
+            tracing::error!(error, "the service does not hear that the configuration changed");
+        }
+    }
+
+    fn end_reload(&self, result: Result<(), String>) {
+        let file = self.context.settings.file.display();
+        let status = match &result {
+            Ok(()) => {
+                tracing::info!(%file, "the configuration was read again");
+                format!("{file} was read again")
+            }
+            Err(error) => {
+                tracing::error!(%file, error, "the configuration was refused: what held before goes on");
+                format!("{file} was refused, what held before goes on: {error}")
+            }
+        };
+        let status = status.replace(char::is_control, " ");
+        self.tell_if_ready(&[sd_notify::NotifyState::Ready, sd_notify::NotifyState::Status(&status)]);
+    }
+
+    /// Before it is ready, nothing is said that would mean that it is.
+    fn tell_if_ready(&self, states: &[sd_notify::NotifyState<'_>]) {
+        if self.ready {
+            tell_manager(states);
+        }
+    }
+}

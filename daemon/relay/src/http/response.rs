@@ -1,0 +1,136 @@
+//! What a server answers, as far as it says which request the answer is to and whether an upgrade happened
+//! (RFC 9112 §6.3). Nothing here decides what the client gets.
+
+use std::collections::VecDeque;
+
+use super::body::Body;
+use super::head::content_length;
+use super::{MAX_FIELDS, MAX_HEAD, Pending, Upgrade};
+
+/// What is known of the server's side.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Observed {
+    /// Where each response ended so far.
+    Framed,
+    /// It changed the protocol, to what the request asked for.
+    Switched(Upgrade),
+    /// Where the next response begins is not known any more: the last ends with the connection, or was odd.
+    Lost,
+}
+
+#[derive(Debug)]
+enum State {
+    Head(Vec<u8>),
+    Body(Body),
+    Ended(Observed),
+}
+
+/// The responses of a connection.
+#[derive(Debug)]
+pub(super) struct Responses(State);
+
+impl Default for Responses {
+    fn default() -> Self {
+        Self(State::Head(Vec::new()))
+    }
+}
+
+impl Responses {
+    pub(super) fn observed(&self) -> Observed {
+        match self.0 {
+            State::Ended(observed) => observed,
+            _ => Observed::Framed,
+        }
+    }
+
+    /// Sees the next bytes; the requests that were answered leave `pending`.
+    pub(super) fn observe(&mut self, mut bytes: &[u8], pending: &mut VecDeque<Pending>) {
+        while !bytes.is_empty() {
+            match &mut self.0 {
+                State::Ended(_) => return,
+                State::Body(body) => match body.take(bytes) {
+                    Ok(taken) => {
+                        bytes = &bytes[taken..];
+                        if body.is_done() {
+                            self.0 = State::Head(Vec::new());
+                        }
+                    }
+                    Err(_) => self.0 = State::Ended(Observed::Lost),
+                },
+                State::Head(head) => {
+                    let Some(len) = end(head, bytes) else {
+                        if head.len() >= MAX_HEAD {
+                            self.0 = State::Ended(Observed::Lost);
+                        }
+                        return;
+                    };
+                    bytes = &bytes[len..];
+                    self.0 = after(head, pending);
+                }
+            }
+        }
+    }
+}
+
+/// Moves bytes to `head` until it has its end: how many, or `None` if it has none.
+fn end(head: &mut Vec<u8>, bytes: &[u8]) -> Option<usize> {
+    for (place, byte) in bytes.iter().enumerate() {
+        if head.len() >= MAX_HEAD {
+            return None;
+        }
+        head.push(*byte);
+        // Servers may write bare line feeds.
+        if *byte == b'\n' && (head.ends_with(b"\n\r\n") || head.ends_with(b"\n\n")) {
+            return Some(place + 1);
+        }
+    }
+    None
+}
+
+/// What follows a head.
+fn after(head: &[u8], pending: &mut VecDeque<Pending>) -> State {
+    const LOST: State = State::Ended(Observed::Lost);
+    let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
+    let mut response = httparse::Response::new(&mut fields);
+    let whole = matches!(response.parse(head), Ok(httparse::Status::Complete(len)) if len == head.len());
+    let Some(status) = response.code.filter(|_| whole) else { return LOST };
+    if status == 101 {
+        return match pending.pop_front() {
+            Some(Pending { upgrade: upgrade @ (Upgrade::WebSocket | Upgrade::Other), .. }) => {
+                State::Ended(Observed::Switched(upgrade))
+            }
+            _ => LOST,
+        };
+    }
+    if (100..200).contains(&status) {
+        return State::Head(Vec::new());
+    }
+    let Some(request) = pending.pop_front() else { return LOST };
+    if request.head_only || matches!(status, 204 | 304) {
+        return State::Head(Vec::new());
+    }
+    match body(response.headers) {
+        Some(body) if body.is_done() => State::Head(Vec::new()),
+        Some(body) => State::Body(body),
+        None => LOST,
+    }
+}
+
+/// The body of a response; `None` if it ends with the connection, or nobody knows.
+fn body(fields: &[httparse::Header<'_>]) -> Option<Body> {
+    let mut values = [None, None];
+    for field in fields {
+        let names = ["content-length", "transfer-encoding"];
+        let Some(place) = names.iter().position(|name| field.name.eq_ignore_ascii_case(name)) else {
+            continue;
+        };
+        if values[place].replace(field.value.trim_ascii()).is_some() {
+            return None;
+        }
+    }
+    match values {
+        [None, Some(coding)] if coding.eq_ignore_ascii_case(b"chunked") => Some(Body::chunked()),
+        [Some(length), None] => content_length(length).ok().map(Body::Length),
+        _ => None,
+    }
+}

@@ -1,0 +1,118 @@
+//! What the service says: to the journal in its own protocol, where every field can be asked for, else on standard
+//! error.
+
+use std::path::Path;
+use std::sync::OnceLock;
+
+use agentd_kernel::stderr::{Line, Look, Place, Severity};
+use agentd_policy::config::{self, Format, Log};
+use agentd_policy::names::SessionId;
+use tracing::{Level, Metadata};
+use tracing_journald::{Priority, PriorityMappings};
+use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{EnvFilter, Registry, reload};
+
+/// What overrides the configuration's level.
+const OVERRIDE: &str = "AGENTD_LOG";
+
+static FILTER: OnceLock<reload::Handle<EnvFilter, Registry>> = OnceLock::new();
+
+/// Begins to speak, as the configuration says.
+pub fn begin(log: &Log) {
+    let json = log.format == Format::Json;
+    let look = Look::find(json);
+    let (filter, handle) = reload::Layer::new(filter(log));
+    let lines = tracing_subscriber::fmt::layer()
+        .with_writer(Stderr(look))
+        .with_ansi(false)
+        .with_target(false)
+        .with_timer(Clock { silent: look.is_timed() });
+    let registry = tracing_subscriber::registry().with(filter);
+    let journal = match log.format {
+        Format::Auto if Place::find() == Place::Journal => journal().ok(),
+        _ => None,
+    };
+    let begun = match (journal, json) {
+        (Some(journal), _) => registry.with(journal).try_init(),
+        (None, true) => registry
+            .with(lines.json().flatten_event(true).with_current_span(false).with_span_list(false))
+            .try_init(),
+        (None, false) => registry.with(lines).try_init(),
+    };
+    // Nobody has begun before.
+    if begun.is_ok() {
+        drop(FILTER.set(handle));
+    }
+}
+
+/// The journal: a field `session` is `AGENTD_SESSION` there.
+fn journal() -> std::io::Result<tracing_journald::Layer> {
+    let priorities = PriorityMappings {
+        error: Priority::Error,
+        warn: Priority::Warning,
+        info: Priority::Informational,
+        debug: Priority::Debug,
+        trace: Priority::Debug,
+    };
+    let layer = tracing_journald::layer()?;
+    Ok(layer.with_field_prefix(Some("AGENTD".into())).with_priority_mappings(priorities))
+}
+
+/// Speaks as the configuration says now.
+pub fn change(log: &Log) {
+    if let Some(Err(error)) = FILTER.get().map(|handle| handle.reload(filter(log))) {
+        tracing::error!(%error, "what is logged cannot be changed");
+    }
+}
+
+/// The session that a file of the store is of, for the log.
+pub fn session_of(path: &Path) -> Option<&str> {
+    let name = path.file_name()?.to_str()?.split('.').next()?;
+    SessionId::parse(name).is_ok().then_some(name)
+}
+
+/// What is said at least. Of libraries that is only what is wrong, unless everything is to be.
+fn filter(log: &Log) -> EnvFilter {
+    let level = log.level.as_str();
+    let own = match log.level {
+        config::Level::Error | config::Level::Trace => level.to_owned(),
+        _ => format!("warn,agentd={level}"),
+    };
+    EnvFilter::try_from_env(OVERRIDE).unwrap_or_else(|_| EnvFilter::new(own))
+}
+
+/// Standard error.
+struct Stderr(Look);
+
+impl<'a> MakeWriter<'a> for Stderr {
+    type Writer = Line<'static>;
+
+    fn make_writer(&'a self) -> Self::Writer {
+        self.0.line(Severity::Info, None)
+    }
+
+    fn make_writer_for(&'a self, meta: &Metadata<'_>) -> Self::Writer {
+        let severity = match *meta.level() {
+            Level::ERROR => Severity::Error,
+            Level::WARN => Severity::Warning,
+            Level::INFO => Severity::Info,
+            _ => Severity::Debug,
+        };
+        self.0.line(severity, None)
+    }
+}
+
+/// The time of a line, which the journal knows itself.
+struct Clock {
+    silent: bool,
+}
+
+impl FormatTime for Clock {
+    fn format_time(&self, to: &mut Writer<'_>) -> std::fmt::Result {
+        if self.silent { Ok(()) } else { SystemTime.format_time(to) }
+    }
+}

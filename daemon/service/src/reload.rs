@@ -1,0 +1,88 @@
+//! SIGHUP: the configuration and the profiles are read again. What is bad or cannot be changed is refused as a whole,
+//! and what held before goes on.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use agentd_policy::reload::needs_restart;
+use nix::sys::signal::{SigSet, Signal};
+use sd_notify::NotifyState;
+use tokio::sync::mpsc;
+
+use crate::host::Host;
+use crate::log;
+use crate::site::{Site, check};
+use crate::tell_manager;
+
+/// Requests to read everything again. One that waits stands for all.
+pub struct Hangups(mpsc::Receiver<()>);
+
+impl Hangups {
+    /// Takes SIGHUP from now on. Called before there is any other thread.
+    pub fn take() -> std::io::Result<Self> {
+        let mut set = SigSet::empty();
+        set.add(Signal::SIGHUP);
+        set.thread_block()?;
+        let (told, asked) = mpsc::channel(1);
+        std::thread::Builder::new().name("signals".into()).spawn(move || {
+            while set.wait().is_ok() {
+                // If there is one already, the file is read after this.
+                let _ = told.try_send(());
+            }
+        })?;
+        Ok(Self(asked))
+    }
+}
+
+/// Reads `file` again whenever that is asked for.
+pub async fn follow(host: Arc<Host>, file: PathBuf, mut hangups: Hangups) {
+    while hangups.0.recv().await.is_some() {
+        match NotifyState::monotonic_usec_now() {
+            Ok(now) => tell_manager(&[NotifyState::Reloading, now]),
+            Err(error) => tracing::warn!(%error, "the service manager cannot be told"),
+        }
+        let place = file.display();
+        let status = match again(&host, &file).await {
+            Ok(profiles) => {
+                tracing::info!(file = %place, profiles, "the configuration was read again");
+                format!("{place} was read again")
+            }
+            Err(error) => {
+                tracing::error!(file = %place, %error, "the configuration was refused: what held before goes on");
+                format!("{place} was refused, what held before goes on: {error}")
+            }
+        };
+        let status = status.replace(char::is_control, " ");
+        tell_manager(&[NotifyState::Ready, NotifyState::Status(&status)]);
+    }
+}
+
+/// How many profiles there are now.
+async fn again(host: &Arc<Host>, file: &Path) -> Result<usize, String> {
+    let path = file.to_owned();
+    let site = tokio::task::spawn_blocking(move || check(&path)).await.map_err(|e| e.to_string())?;
+    take(host, site.map_err(|mistakes| one_line(&mistakes))?)
+}
+
+fn take(host: &Host, site: Site) -> Result<usize, String> {
+    let keys = needs_restart(&host.site().config, &site.config);
+    if !keys.is_empty() {
+        return Err(format!(
+            "{} changed, which needs a restart: restart agentd, or take it back",
+            keys.join(", ")
+        ));
+    }
+    let profiles = site.profiles.len();
+    log::change(&site.config.log);
+    host.take(site);
+    Ok(profiles)
+}
+
+/// The first of them, and how many more there are.
+fn one_line(mistakes: &[String]) -> String {
+    match mistakes {
+        [] => "it has mistakes".into(),
+        [one] => one.clone(),
+        [first, rest @ ..] => format!("{first}; and {} more, which `agentd --check` tells", rest.len()),
+    }
+}

@@ -1,0 +1,96 @@
+//! What the site decides, as it is at one moment: the configuration and the site's profiles. Read at the start, and
+//! again when somebody asks for that; a request sees one of them throughout.
+
+use std::io::Read;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use agentd_policy::config::{self, Config, ConfigError};
+use nix::unistd::{Group, User};
+use rustix::fs::OFlags;
+
+use crate::profiles::Profiles;
+
+/// The configuration and the profiles.
+pub struct Site {
+    pub config: Config,
+    pub profiles: Profiles,
+}
+
+/// Why there is none.
+#[derive(Debug, thiserror::Error)]
+pub enum SiteError {
+    #[error("{path}: {source}")]
+    Read { path: String, source: std::io::Error },
+    #[error("{path}: {source}")]
+    Form { path: String, source: ConfigError },
+}
+
+impl Site {
+    /// Reads both. What is wrong with profiles is not an error yet.
+    pub fn read(file: &Path) -> Result<Self, SiteError> {
+        let path = file.display().to_string();
+        let text = read(file).map_err(|source| SiteError::Read { path: path.clone(), source })?;
+        let config = Config::parse(&text).map_err(|source| SiteError::Form { path, source })?;
+        Ok(Self::of(config))
+    }
+
+    /// The same for a configuration that was read already.
+    pub fn of(config: Config) -> Self {
+        Self { profiles: Profiles::read(&config.profile_dirs), config }
+    }
+
+    /// What is wrong with the profiles.
+    pub fn mistakes(&self) -> Vec<String> {
+        self.profiles.mistakes(&self.config.bounds).iter().map(ToString::to_string).collect()
+    }
+}
+
+/// Looks at `file`, at the accounts that it names and at the profiles, as a start would take them.
+///
+/// # Errors
+/// Every mistake, in one line each.
+pub fn check(file: &Path) -> Result<Site, Vec<String>> {
+    let site = Site::read(file).map_err(|error| vec![error.to_string()])?;
+    let mut mistakes = accounts(&site.config);
+    mistakes.iter_mut().for_each(|mistake| *mistake = format!("{}: {mistake}", file.display()));
+    mistakes.extend(site.mistakes());
+    if mistakes.is_empty() { Ok(site) } else { Err(mistakes) }
+}
+
+/// Accounts that are not there, or are not to be used so.
+fn accounts(config: &Config) -> Vec<String> {
+    let mut mistakes = Vec::new();
+    match User::from_name(&config.service_user) {
+        Ok(Some(user)) if user.uid.is_root() => {
+            mistakes.push("service_user: the service never runs as root".into());
+        }
+        Ok(Some(_)) => {}
+        Ok(None) => mistakes.push(format!("service_user: no account {}", config.service_user)),
+        Err(errno) => mistakes.push(format!("service_user: {errno}")),
+    }
+    for (key, name) in [
+        ("socket_group", config.socket_group.as_str()),
+        ("admin_group", &config.admin_group),
+        ("metrics.group", config.metrics_group()),
+    ] {
+        match Group::from_name(name) {
+            Ok(Some(_)) => {}
+            Ok(None) => mistakes.push(format!("{key}: no group {name}")),
+            Err(errno) => mistakes.push(format!("{key}: {errno}")),
+        }
+    }
+    mistakes
+}
+
+fn read(file: &Path) -> std::io::Result<String> {
+    let flags = OFlags::NONBLOCK.bits().cast_signed();
+    let opened = std::fs::OpenOptions::new().read(true).custom_flags(flags).open(file)?;
+    if !opened.metadata()?.is_file() {
+        return Err(std::io::Error::other("is not a regular file"));
+    }
+    let mut text = String::new();
+    // One byte more than allowed, so that the reader of the text sees that it is too long.
+    opened.take(config::MAX_BYTES as u64 + 1).read_to_string(&mut text)?;
+    Ok(text)
+}

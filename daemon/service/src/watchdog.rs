@@ -1,0 +1,87 @@
+//! What the service manager hears at least as often as it asked for, as long as the service lives: its runtime turns,
+//! its link to the launcher is looked after, and the store has its writer. A disk that does not answer is told by the
+//! store and ends nothing: another service would have the same disk, and sessions go on without one.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use sd_notify::NotifyState;
+use tokio::sync::watch;
+use tokio::time::{MissedTickBehavior, interval, timeout};
+
+use crate::host::Host;
+use crate::tell_manager;
+
+/// Asked from one task and answered from another.
+pub struct Pulse {
+    asked: watch::Sender<u64>,
+    answered: watch::Sender<u64>,
+}
+
+impl Pulse {
+    pub fn new() -> Self {
+        Self { asked: watch::Sender::new(0), answered: watch::Sender::new(0) }
+    }
+
+    /// Answers for ever: the task that this is a part of is awake.
+    pub async fn answer(&self) {
+        let mut asked = self.asked.subscribe();
+        loop {
+            let number = *asked.borrow_and_update();
+            self.answered.send_replace(number);
+            // Its sender is in this very value.
+            let _ = asked.changed().await;
+        }
+    }
+
+    /// Whether there is an answer within `limit`.
+    async fn is_felt(&self, limit: Duration) -> bool {
+        let mut answered = self.answered.subscribe();
+        self.asked.send_modify(|number| *number += 1);
+        let number = *self.asked.borrow();
+        timeout(limit, answered.wait_for(|answer| *answer >= number)).await.is_ok()
+    }
+}
+
+/// Tells the manager that the service lives, for as long as it does.
+pub async fn tell(host: Arc<Host>) {
+    let Some(limit) = sd_notify::watchdog_enabled().filter(|limit| !limit.is_zero()) else { return };
+    // Question and pause together are less than what the manager waits.
+    let every = limit / 3;
+    let mut turn = interval(every);
+    turn.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        turn.tick().await;
+        match is_alive(&host, every).await {
+            Ok(()) => tell_manager(&[NotifyState::Watchdog]),
+            Err(what) => tracing::error!(error = what, "the watchdog is not told that this lives"),
+        }
+    }
+}
+
+async fn is_alive(host: &Host, limit: Duration) -> Result<(), &'static str> {
+    if !host.store.has_writer() {
+        return Err("the event store has no writer any more");
+    }
+    match host.pulse.is_felt(limit).await {
+        true => Ok(()),
+        false => Err("nobody looks after the link to the launcher"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_task_that_is_stuck_has_no_pulse() {
+        let pulse = Arc::new(Pulse::new());
+        assert!(!pulse.is_felt(Duration::from_millis(20)).await);
+        let own = pulse.clone();
+        let task = tokio::spawn(async move { own.answer().await });
+        assert!(pulse.is_felt(Duration::from_secs(10)).await);
+        task.abort();
+        assert!(task.await.is_err());
+        assert!(!pulse.is_felt(Duration::from_millis(20)).await);
+    }
+}
