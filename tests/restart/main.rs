@@ -24,6 +24,7 @@ enum Victim {
     Keeper,
     Relay,
     Init,
+    Scope,
     Client,
 }
 
@@ -38,6 +39,7 @@ impl Victim {
             "keeper" => Self::Keeper,
             "relay" => Self::Relay,
             "init" => Self::Init,
+            "scope" => Self::Scope,
             "client" => Self::Client,
             other => panic!("table.md: nobody is called {other:?}"),
         }
@@ -45,7 +47,7 @@ impl Victim {
 
     /// Whether it is of one session.
     fn is_of_a_session(self) -> bool {
-        matches!(self, Self::Keeper | Self::Relay | Self::Init)
+        matches!(self, Self::Keeper | Self::Relay | Self::Init | Self::Scope)
     }
 }
 

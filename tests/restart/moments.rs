@@ -98,6 +98,11 @@ fn strike(world: &World, victim: Victim, parts: &Parts, client: Option<&mut Clie
         Victim::Keeper => kill(parts.keeper.expect("a keeper")),
         Victim::Relay => kill(parts.relay.expect("a relay")),
         Victim::Init => kill(parts.init.expect("an init")),
+        // In the order in which there is most to get wrong.
+        Victim::Scope => {
+            let helpers = [parts.keeper, parts.relay, parts.init].into_iter().flatten();
+            helpers.chain(parts.agents.iter().copied()).for_each(|pid| signal(pid, Signal::TERM, false));
+        }
         Victim::Client => client.expect("a client").kill(),
     }
 }

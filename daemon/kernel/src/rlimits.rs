@@ -49,6 +49,8 @@ impl Limits {
         let hard = |value| Rlimit { current: Some(value), maximum: Some(value) };
         // 0 would still start a core handler that is a pipe; 1 starts none and writes nothing.
         lower("RLIMIT_CORE", Resource::Core, hard(1))?;
+        // No real-time scheduling, whatever the launcher was given.
+        lower("RLIMIT_RTPRIO", Resource::Rtprio, hard(0))?;
         lower("RLIMIT_MEMLOCK", Resource::Memlock, hard(MEMLOCK))?;
         lower("RLIMIT_MSGQUEUE", Resource::Msgqueue, hard(MSGQUEUE))?;
         lower("RLIMIT_STACK", Resource::Stack, Rlimit { current: Some(STACK), maximum: None })?;

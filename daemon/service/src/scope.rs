@@ -14,6 +14,7 @@ use zbus::{Connection, MatchRule, Message, MessageStream};
 
 const SYSTEMD: &str = "org.freedesktop.systemd1";
 const MANAGER: (&str, &str) = ("/org/freedesktop/systemd1", "org.freedesktop.systemd1.Manager");
+const SLICE: &str = "agentd.slice";
 const NO_SUCH_UNIT: &str = "org.freedesktop.systemd1.NoSuchUnit";
 /// How long systemd may take.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -66,6 +67,7 @@ async fn found_or_made(name: &str, pid: u32) -> Result<String, ScopeError> {
     }
     // One that failed is in the way; one that never was is not.
     let _ = manage(&systemd, "ResetFailedUnit", &name).await;
+    manage(&systemd, "StartUnit", &(SLICE, "replace")).await?;
     let started = manage(&systemd, "StartTransientUnit", &request(name, pid)).await?;
     let job: OwnedObjectPath = started.body().deserialize()?;
     match ended(&mut said, &job).await? {
@@ -119,15 +121,18 @@ fn request(name: &str, pid: u32) -> (&str, &str, Properties<'_>, Vec<(&str, Prop
     let properties = vec![
         ("Description", Value::from("Sessions of agentd")),
         ("Documentation", Value::from(vec!["man:agentd(8)"])),
-        ("Slice", Value::from("agentd.slice")),
+        ("Slice", Value::from(SLICE)),
         ("PIDs", Value::from(vec![pid])),
         ("Delegate", Value::from(true)),
         // A session's own limits bound it, and [bounds] all of them.
         ("TasksMax", Value::from(u64::MAX)),
         ("TimeoutStopUSec", Value::from(STOP_USEC)),
+        // At a shutdown sessions end while somebody is there who writes down how.
+        ("After", Value::from(vec!["agentd.service", "agentd-launcher.service"])),
         ("CollectMode", Value::from("inactive-or-failed")),
     ];
-    (name, "fail", properties, Vec::new())
+    // Without its dependencies: it is ordered behind units that wait for it.
+    (name, "ignore-dependencies", properties, Vec::new())
 }
 
 /// Waits for the end of `job`; returns how it ended.

@@ -40,6 +40,8 @@ impl Builder<'_> {
         let proc = self.host.proc.as_fd();
         let mut steps = Steps::since(began);
         fault::here("order")?;
+        // From here on it is no builder that is asked to end but a session.
+        let signals = crate::keeper::signals().at("keeper", "signals")?;
         steps.done("order");
         // A descriptor's mount can be copied only in the namespace that it belongs to.
         mount::enter_namespace(host_root.as_fd()).at("paths", "host namespace")?;
@@ -101,6 +103,7 @@ impl Builder<'_> {
             mounts,
             disk,
             network,
+            signals,
         })
         .at("keeper", "set-up")?;
         fault::here("keeper")?;

@@ -91,7 +91,10 @@ impl Relay<'_> {
         }
         process::close_on_exec_from(3 + u32::try_from(high.len()).map_err(|e| text(&e))?)
             .map_err(|e| text(&e))?;
-        nix::sys::signal::SigSet::empty().thread_set_mask().map_err(|e| text(&e))?;
+        // Where everything in the sessions' cgroup is asked to end, the keeper sees to it; the relay ends with that.
+        let mut signals = nix::sys::signal::SigSet::empty();
+        signals.add(nix::sys::signal::Signal::SIGTERM);
+        signals.thread_set_mask().map_err(|e| text(&e))?;
         rlimits::Limits { open_files: OPEN_FILES }.apply().map(drop).map_err(|e| text(&e))?;
         let id = self.lease.relay.get();
         creds::become_ids(id, id).map_err(|e| text(&e))?;

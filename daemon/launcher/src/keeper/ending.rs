@@ -27,6 +27,12 @@ impl Keeper {
         }
     }
 
+    /// The host shuts down, or somebody stops all sessions.
+    pub(super) fn asked_to_end(&mut self) {
+        while let Ok(Some(_)) = self.signals.read_signal() {}
+        self.finish(End::Killed);
+    }
+
     pub(super) fn init_ended(&mut self) -> Result<(), String> {
         let Some(init) = self.init.take() else { return Ok(()) };
         init.wait().map_err(|e| format!("init: {e}"))?;

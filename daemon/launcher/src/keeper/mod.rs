@@ -25,6 +25,8 @@ use agentd_policy::lease::Lease;
 use agentd_policy::names::SessionId;
 use agentd_policy::plan::Plan;
 use agentd_policy::wire::{MAX_KEEPER_PACKET, decode};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::event::{PollFd, PollFlags};
 
@@ -80,6 +82,16 @@ pub struct Parts<'a> {
     pub disk: Option<(Child, OwnedFd)>,
     /// The session's network.
     pub network: Network,
+    /// What [`signals`] gave.
+    pub signals: SignalFd,
+}
+
+/// Has SIGTERM, by which a service manager asks everything in the sessions' cgroup to end, come by a descriptor.
+pub fn signals() -> nix::Result<SignalFd> {
+    let mut set = SigSet::empty();
+    set.add(Signal::SIGTERM);
+    set.thread_block()?;
+    SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
 }
 
 /// The session's keeper.
@@ -102,6 +114,7 @@ pub struct Keeper {
     execs: ExecWatch,
     mounts: Option<OwnedFd>,
     denials: Denials,
+    signals: SignalFd,
     processes: Processes,
     spool: Spool,
     epoll: OwnedFd,
@@ -124,6 +137,7 @@ const DISK: u64 = 10;
 const METER: u64 = 11;
 const LISTENER: u64 = 12;
 const RELAY_SAYS: u64 = 13;
+const SIGNALS: u64 = 14;
 const PROCESS: u64 = 1 << 32;
 
 impl Keeper {
@@ -136,7 +150,8 @@ impl Keeper {
         // cgroup files are always readable; only their priority data says that something changed.
         let memory =
             if parts.watch.memory_is_eventfd() { EventFlags::PRI | EventFlags::IN } else { EventFlags::PRI };
-        let sources: [(BorrowedFd<'_>, u64, EventFlags); 7] = [
+        let sources: [(BorrowedFd<'_>, u64, EventFlags); 8] = [
+            (parts.signals.as_fd(), SIGNALS, EventFlags::IN),
             (parts.listener.as_fd(), LISTENER, EventFlags::IN),
             (parts.init.pidfd.as_fd(), INIT_ENDED, EventFlags::IN),
             (parts.relay.pidfd.as_fd(), RELAY_ENDED, EventFlags::IN),
@@ -170,6 +185,7 @@ impl Keeper {
             execs: parts.execs,
             mounts: parts.mounts,
             denials,
+            signals: parts.signals,
             spool: Spool::default(),
             epoll,
             early: Some(Vec::new()),
@@ -231,6 +247,7 @@ impl Keeper {
             RELAY_ENDED => self.relay_ended()?,
             EXECS => self.execs()?,
             PACKETS => self.denials.read(&mut self.spool)?,
+            SIGNALS => self.asked_to_end(),
             PIDS => self.pids_limit()?,
             MEMORY => self.memory_limit().map(drop)?,
             DISK => self.disk_limit()?,

@@ -43,6 +43,7 @@ impl Keeper {
             self.listener.as_fd(),
             self.execs.as_fd(),
             self.epoll.as_fd(),
+            self.signals.as_fd(),
         ]);
         keep.extend(self.control.as_ref().map(|c| c.socket.as_fd()));
         keep.extend(self.mounts.as_ref().map(AsFd::as_fd));
