@@ -14,14 +14,14 @@ VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
 # To build and run; to run the tests and the demo besides; to compare with.
 PACKAGES := gcc libc6-dev make pkg-config libnftnl-dev libmnl-dev protobuf-compiler libprotobuf-dev \
     ca-certificates git python3 util-linux
-TEST_PACKAGES := bash-completion btrfs-progs e2fsprogs gdb iproute2 kmod less nftables procps strace tmux nodejs \
-    vim-tiny xfsprogs zsh
+TEST_PACKAGES := bash-completion btrfs-progs curl dropbear-bin e2fsprogs gdb iproute2 kmod less nftables nginx-light \
+    nodejs openssh-client openssl procps python3-pip strace tmux vim-tiny wget xfsprogs zsh
 BENCH_PACKAGES := bubblewrap crun runc
 DEB_PACKAGES := debhelper dpkg-dev fakeroot lintian man-db
 RPM_PACKAGES := rpm
 VM_PACKAGES := mmdebstrap qemu-system-x86 e2fsprogs
 
-# $(call install,PACKAGES): those of them that are missing, by one apt-get.
+# $(call install,PACKAGES): those of them that are missing, by one apt-get. RUNLEVEL=1: no server of theirs is started.
 define install
 missing=()
 for package in $(1); do
@@ -31,7 +31,7 @@ if [ $${#missing[@]} != 0 ]; then
     echo "installing $${missing[*]}"
     command -v apt-get >/dev/null || { echo "no apt-get here: install these by hand" >&2; exit 1; }
     $(SUDO) apt-get -qq update
-    $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get -qq -y --no-install-recommends install "$${missing[@]}" >/dev/null
+    $(SUDO) env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get -qq -y --no-install-recommends install "$${missing[@]}" >/dev/null
 fi
 endef
 

@@ -106,7 +106,9 @@ fn with_words(script: &str) -> String {
             command = name;
         }
         let action = match command {
-            "attach" | "exec" | "stop" | "kill" if line.contains("unique prefix") => "_agentctl_running",
+            "attach" | "exec" | "stop" | "kill" | "allow" | "deny" if line.contains("unique prefix") => {
+                "_agentctl_running"
+            }
             _ if line.contains("unique prefix") => "_agentctl_sessions",
             _ if line.contains("[A profile by name") => "_agentctl_profiles",
             "show" | "check" if line.contains("A profile by name") => "_agentctl_profiles",

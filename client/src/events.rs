@@ -133,8 +133,31 @@ fn detail(event: &Event) -> String {
         if let Some(port) = net.port {
             let _ = write!(out, " port {port}");
         }
-        if net.count > 1 {
-            let _ = write!(out, " {} times", net.count);
+        if let Some(name) = &net.name {
+            let _ = write!(out, " {name}");
+        }
+        if let (Some(sent), Some(received), Some(ms)) = (net.sent, net.received, net.duration_ms) {
+            let _ = write!(out, " sent {sent} received {received} bytes in {ms} ms");
+        }
+        if let Some(reason) = &net.reason {
+            let _ = write!(out, ": {reason}");
+        }
+        out.push_str(&times(net.count));
+    }
+    if let Some(http) = &event.http {
+        let _ = write!(out, " {} {}", http.method, http.host);
+    }
+    if let Some(dns) = &event.dns {
+        let _ = write!(out, " {} {}", dns.r#type, dns.name);
+        if !dns.answers.is_empty() {
+            let _ = write!(out, " is {}", dns.answers.join(", "));
+        }
+        out.push_str(&times(dns.count));
+    }
+    if let Some(policy) = &event.policy {
+        let _ = write!(out, " {}", policy.change);
+        if let Some(user) = &policy.user {
+            let _ = write!(out, " by {user}");
         }
     }
     if let Some(limit) = &event.limit {
@@ -161,6 +184,10 @@ fn detail(event: &Event) -> String {
     out
 }
 
+fn times(count: u64) -> String {
+    if count > 1 { format!(" {count} times") } else { String::new() }
+}
+
 fn ending(code: Option<i32>, signal: Option<i32>) -> String {
     match (code, signal) {
         (Some(code), _) => format!(" code {code}"),
@@ -172,7 +199,7 @@ fn ending(code: Option<i32>, signal: Option<i32>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use agentd_proto::v1::{Actor, ExecDetail, NetDetail};
+    use agentd_proto::v1::{Actor, DnsDetail, ExecDetail, HttpDetail, NetDetail, PolicyDetail};
 
     fn event() -> Event {
         Event {
@@ -187,6 +214,7 @@ mod tests {
                 address: "192.0.2.1".into(),
                 port: Some(80),
                 count: 2,
+                ..NetDetail::default()
             }),
             ..Event::default()
         }
@@ -200,6 +228,55 @@ mod tests {
         );
         assert!(!json(&event()).unwrap().contains("null"));
         assert!(line(&event(), true).contains("\x1b[31mdeny\x1b[0m"));
+    }
+
+    #[test]
+    fn what_went_out_is_told() {
+        let of = |event: Event| detail(&event);
+        let net = NetDetail {
+            protocol: "tcp".into(),
+            address: "192.0.2.1".into(),
+            port: Some(443),
+            count: 1,
+            name: Some("a.example".into()),
+            ..NetDetail::default()
+        };
+        let plain = Event::default();
+        let open = Event { net: Some(net.clone()), ..plain.clone() };
+        assert_eq!(of(open), " tcp 192.0.2.1 port 443 a.example");
+        let closed = NetDetail {
+            sent: Some(5),
+            received: Some(7),
+            duration_ms: Some(9),
+            reason: Some("policy".into()),
+            ..net.clone()
+        };
+        let closed = of(Event { net: Some(closed), ..plain.clone() });
+        assert_eq!(closed, " tcp 192.0.2.1 port 443 a.example sent 5 received 7 bytes in 9 ms: policy");
+        let http = HttpDetail { method: "GET".into(), host: "b.example".into() };
+        let refused = of(Event { net: Some(net), http: Some(http), ..plain.clone() });
+        assert_eq!(refused, " tcp 192.0.2.1 port 443 a.example GET b.example");
+        let answers = vec!["192.0.2.1".into(), "2001:db8::1".into()];
+        let dns = DnsDetail { name: "a.example".into(), r#type: "A".into(), answers, count: 3 };
+        let asked = of(Event { dns: Some(dns), ..plain.clone() });
+        assert_eq!(asked, " A a.example is 192.0.2.1, 2001:db8::1 3 times");
+        let policy = PolicyDetail { change: "deny a.example".into(), user: Some("alice".into()) };
+        assert_eq!(of(Event { policy: Some(policy), ..plain }), " deny a.example by alice");
+    }
+
+    #[test]
+    fn names_that_the_agent_asked_for_are_escaped() {
+        let foul = "\x1b]52;c;x\x07\n\u{202e}".to_owned();
+        let net = NetDetail { name: Some(foul.clone()), reason: Some(foul.clone()), ..NetDetail::default() };
+        let dns =
+            DnsDetail { name: foul.clone(), r#type: foul.clone(), answers: vec![foul.clone()], count: 1 };
+        let http = HttpDetail { method: foul.clone(), host: foul.clone() };
+        let policy = PolicyDetail { change: foul.clone(), user: Some(foul) };
+        let (net, dns, http, policy) = (Some(net), Some(dns), Some(http), Some(policy));
+        let event = Event { net, dns, http, policy, ..event() };
+        for text in [line(&event, false), json(&event).unwrap()] {
+            assert!(!text.contains(|c: char| c.is_control() || c == '\u{202e}'), "{text:?}");
+        }
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use agentd_proto::v1::{InspectReply, InspectRequest, Limits, Session};
+use agentd_proto::v1::{InspectReply, InspectRequest, Limits, Network, Session};
 
 use crate::cli::IdsArgs;
 use crate::connect::{Socket, answer};
@@ -74,7 +74,21 @@ fn text(reply: &InspectReply) -> String {
         let [kind, mode, path] = [&mount.kind, &mount.mode, &mount.path].map(|text| clean(text));
         let _ = writeln!(out, "  {kind:<11} {mode:<8} {path}");
     }
+    if let Some(network) = &reply.network {
+        out += "Network\n";
+        for (name, value) in network_lines(network) {
+            let _ = writeln!(out, "  {name:<11} {}", clean(value));
+        }
+    }
     out
+}
+
+fn network_lines(network: &Network) -> impl Iterator<Item = (&'static str, &str)> {
+    let allow = network.allow.iter().map(|rule| ("allow", rule.as_str()));
+    let deny = network.deny.iter().map(|name| ("deny", name.as_str()));
+    let resolvers = network.resolvers.iter().map(|address| ("resolver", address.as_str()));
+    let proxy = network.proxy_env.then_some(("proxy", "programs are told of it"));
+    allow.chain(deny).chain(resolvers).chain(proxy)
 }
 
 fn limit_lines(limits: &Limits) -> [(&'static str, String); 7] {
@@ -132,13 +146,19 @@ mod tests {
             session: Some(session),
             command: vec![foul.clone()],
             cwd: foul.clone(),
-            mounts: vec![Mount { path: foul.clone(), kind: foul.clone(), mode: foul }],
+            mounts: vec![Mount { path: foul.clone(), kind: foul.clone(), mode: foul.clone() }],
+            network: Some(Network {
+                allow: vec![foul.clone()],
+                deny: vec![foul.clone()],
+                resolvers: vec![foul],
+                proxy_env: true,
+            }),
             limits: Some(Limits::default()),
             ..InspectReply::default()
         };
         for shown in [text(&reply), json(&reply).unwrap()] {
             assert!(!shown.contains(|c: char| (c.is_control() && c != '\n') || c == '\u{202e}'), "{shown:?}");
         }
-        assert_eq!(text(&reply).lines().count(), 20, "{}", text(&reply));
+        assert_eq!(text(&reply).lines().count(), 25, "{}", text(&reply));
     }
 }

@@ -94,6 +94,8 @@ async fn dispatch(cli: Cli, started: Instant) -> Result<i32, Failure> {
         Command::Stop(args) => sessions::stop(&socket, args).await,
         Command::Kill(args) => sessions::kill(&socket, args).await,
         Command::Rm(args) => sessions::rm(&socket, args).await,
+        Command::Allow(args) => sessions::allow(&socket, args).await,
+        Command::Deny(args) => sessions::deny(&socket, args).await,
         Command::Events(args) => events::events(&socket, args).await,
         Command::Version(args) => sessions::version(&socket, args).await,
         Command::Profile(args) => match args.command {

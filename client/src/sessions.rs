@@ -1,13 +1,14 @@
-//! `ps`, `stop`, `kill`, `rm` and `version`.
+//! `ps`, `stop`, `kill`, `rm`, `allow`, `deny` and `version`.
 
 use std::time::Duration;
 
 use agentd_proto::v1::{
-    KillRequest, ListRequest, RemoveRequest, Session, StopRequest, VersionReply, VersionRequest,
+    ChangePolicyRequest, KillRequest, ListRequest, RemoveRequest, Session, StopRequest, VersionReply,
+    VersionRequest,
 };
 use serde_json::json;
 
-use crate::cli::{KillArgs, PsArgs, RmArgs, StopArgs, VersionArgs};
+use crate::cli::{AllowArgs, DenyArgs, KillArgs, PsArgs, RmArgs, StopArgs, VersionArgs};
 use crate::connect::{Socket, answer, answer_within};
 use crate::failure::Failure;
 use crate::show::{clean, json, print, table};
@@ -136,6 +137,30 @@ pub async fn rm(socket: &Socket, args: RmArgs) -> Result<(), Failure> {
         all.take(removed.map(|reply| reply.id), args.json)?;
     }
     all.done()
+}
+
+/// `agentctl allow`.
+///
+/// # Errors
+/// As the daemon says.
+pub async fn allow(socket: &Socket, args: AllowArgs) -> Result<(), Failure> {
+    let request = ChangePolicyRequest { id: args.id, allow: args.rules, ..ChangePolicyRequest::default() };
+    change_policy(socket, request, args.json).await
+}
+
+/// `agentctl deny`.
+///
+/// # Errors
+/// As the daemon says.
+pub async fn deny(socket: &Socket, args: DenyArgs) -> Result<(), Failure> {
+    let request = ChangePolicyRequest { id: args.id, deny: args.hosts, ..ChangePolicyRequest::default() };
+    change_policy(socket, request, args.json).await
+}
+
+async fn change_policy(socket: &Socket, request: ChangePolicyRequest, as_json: bool) -> Result<(), Failure> {
+    let mut client = socket.connect().await?;
+    let changed = answer(client.change_policy(request)).await?;
+    print_id(&changed.id, as_json)
 }
 
 /// What became of several sessions: one that fails does not keep the others from their turn.

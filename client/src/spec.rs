@@ -42,6 +42,8 @@ pub fn spec(args: RunArgs) -> Result<RunSpec, Failure> {
         workspace,
         read: args.read.iter().map(|path| absolute("input", Path::new(path))).collect::<Result<_, _>>()?,
         mask: args.mask,
+        allow: args.allow,
+        deny: args.deny,
         memory: args.memory,
         pids: args.pids,
         cpus: args.cpus,

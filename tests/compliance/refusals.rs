@@ -10,6 +10,7 @@ pub const TESTS: &[Named] = &[
     ("paths_that_are_not_the_callers", others_paths),
     ("things_that_are_no_directories", no_directories),
     ("profiles", profiles),
+    ("hosts", hosts),
     ("huge_profile", huge_profile),
     ("too_many_mounts", many_mounts),
     ("names", names),
@@ -87,10 +88,48 @@ fn profiles(world: &World) {
     refused(run("schema = 1\nextends = [\"no-such\"]\n"), "profile.unknown)");
     refused(world.session().options(["--profile", "no-such"]).run(["true"]), "profile.unknown)");
     refused(
-        run("schema = 1\nextends = [\"default\"]\n[[network.allow]]\nhost = \"example.org\"\n"),
+        run("schema = 1\nextends = [\"default\"]\n[[network.publish]]\nport = 3000\n"),
         "profile.unenforced)",
     );
+    refused(run("schema = 1\n[[network.allow]]\nhost = \"192.0.2.1\"\n"), "network.host)");
+    refused(run("schema = 1\n[[network.allow]]\nports = [443]\n"), "network.form)");
     run("schema = 1\nextends = [\"default\"]\n[limits]\npids = 50\n").expect_code(0);
+}
+
+fn hosts(world: &World) {
+    for (flag, value, rule) in [
+        ("--allow", "*", "network.host)"),
+        ("--allow", "192.0.2.1:443", "network.host)"),
+        ("--allow", "127.1", "network.host)"),
+        ("--allow", "localhost:80", "network.host)"),
+        ("--allow", "b\u{fc}cher.example", "network.host)"),
+        ("--allow", "https://api.example.org/", "network.form)"),
+        ("--allow", "192.0.2.1/24", "network.cidr)"),
+        ("--allow", "127.0.0.0/8", "network.loopback)"),
+        ("--allow", "api.example.org:0", "network.port)"),
+        ("--allow", "local:0", "network.local)"),
+        ("--deny", "api.example.org:443", "network.deny)"),
+    ] {
+        refused(world.session().options([flag, value]).run(["true"]), rule);
+    }
+    let taken_back = world.session().options(["--allow", "a.b.example:443", "--deny", "*.b.example"]);
+    refused(taken_back.run(["true"]), "network.deny)");
+    let plan = world
+        .session()
+        .options(["--allow", "192.0.2.0/24:8080", "--deny", "ads.example", "--dry-run", "--json"])
+        .run(["true"])
+        .expect_code(0);
+    let plan: serde_json::Value = serde_json::from_slice(&plan.stdout).expect("a plan");
+    assert_eq!(plan["network"]["nets"][0]["net"], "192.0.2.0/24");
+    assert_eq!(plan["network"]["nets"][0]["ports"][0], 8080);
+    assert_eq!(plan["network"]["hosts"]["deny"][0], "ads.example");
+    let none = world
+        .session()
+        .options(["--deny", "ads.example", "--dry-run", "--json"])
+        .run(["true"])
+        .expect_code(0);
+    let none: serde_json::Value = serde_json::from_slice(&none.stdout).expect("a plan");
+    assert!(none["network"].is_null(), "nothing is allowed: no network");
 }
 
 fn huge_profile(world: &World) {

@@ -110,6 +110,7 @@ pub fn plan(user: &User) -> Plan {
         },
         landlock_abi: 2,
         remove: false,
+        egress: None,
     }
 }
 

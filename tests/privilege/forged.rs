@@ -4,8 +4,11 @@
 use std::time::Duration;
 
 use agentd_kernel::offer::{Mode as Granted, Role};
+use agentd_policy::addresses::Net;
+use agentd_policy::egress::{Egress, NetRule};
 use agentd_policy::names::{AbsPath, RelPath};
 use agentd_policy::plan::{Input, MAX_ARGS, Mode, Plan, Scratch, Workspace};
+use agentd_policy::profile::Protocol;
 use agentd_policy::wire::{CallerNumber, FromService};
 use agentd_tests::harness::{User, World, within};
 
@@ -93,13 +96,19 @@ fn root_and_leased(world: &'static World) {
 }
 
 fn bounds(world: &'static World) {
-    let launcher =
-        Launcher::start(world, "[bounds]\nmodes_forbidden = [\"direct\"]\nmemory = \"1G\"\npids = 64");
+    let launcher = Launcher::start(
+        world,
+        "[bounds]\nmodes_forbidden = [\"direct\"]\nmemory = \"1G\"\npids = 64\n[egress]\nresolvers = [\"192.0.2.53\"]",
+    );
     let service = Played::connect(&launcher);
     let client = service.client(&launcher, world.a());
     let before = launcher.traces();
     let place = |path: &str| Scratch { path: abs(path), size: 1 << 20, exec: false };
     let ro = |path: &str| workspace(path.as_ref(), 0, Mode::Ro);
+    let net = |ports: Vec<u16>| {
+        let net = Net::parse("192.0.2.0/24").expect("a network");
+        NetRule { net, ports, protocol: Protocol::Tcp }
+    };
     type Change<'a> = &'a dyn Fn(&mut Plan);
     let breaks: &[(&str, Change<'_>)] = &[
         ("command.empty", &|p| p.command.clear()),
@@ -132,6 +141,22 @@ fn bounds(world: &'static World) {
         ("plan.reserved", &|p| p.scratch = vec![place("/proc/sys")]),
         ("plan.reserved", &|p| p.inputs = vec![Input { path: abs("/usr/bin/su"), descriptor: 0 }]),
         ("plan.reserved", &|p| p.workspaces = vec![ro("/dev/shm/x")]),
+        ("plan.egress", &|p| p.egress = Some(Egress { nets: vec![net(vec![]); 1025], ..Egress::default() })),
+        ("plan.egress", &|p| p.egress = Some(Egress { nets: vec![net(vec![80; 65])], ..Egress::default() })),
+        ("plan.egress", &|p| p.egress = Some(Egress { wildcard_budget: u32::MAX, ..Egress::default() })),
+        ("network.udp", &|p| {
+            let nets = vec![NetRule { protocol: Protocol::Udp, ..net(vec![]) }];
+            p.egress = Some(Egress { nets, ..Egress::default() });
+        }),
+        ("network.local", &|p| p.egress = Some(Egress { local: vec![0], ..Egress::default() })),
+        ("egress.resolver", &|p| {
+            let resolvers = vec!["169.254.169.254:80".parse().expect("an address")];
+            p.egress = Some(Egress { resolvers, ..Egress::default() });
+        }),
+        ("egress.global_also", &|p| {
+            let global_also = vec![Net::parse("10.0.0.0/8").expect("a network")];
+            p.egress = Some(Egress { global_also, ..Egress::default() });
+        }),
         ("user.home", &|p| p.home = abs("/home/a:0:0")),
         ("user.home", &|p| p.shell = abs("/bin/sh:x")),
     ];

@@ -214,10 +214,13 @@ fn cgroups(runtime: &Path) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     let mut roots = 0;
     for line in mountinfo.lines().filter(|line| line.contains(" - cgroup")) {
-        let root = Path::new(line.split(' ').nth(4).unwrap_or_default()).join(&name);
-        roots += usize::from(root.is_dir());
-        for half in children(&root) {
-            found.extend(two_deep(&half));
+        let mount = Path::new(line.split(' ').nth(4).unwrap_or_default());
+        // Under systemd it is in a scope.
+        for root in [mount.join(&name), mount.join(format!("agentd.slice/{name}.scope")).join(&name)] {
+            roots += usize::from(root.is_dir());
+            for half in children(&root) {
+                found.extend(two_deep(&half));
+            }
         }
     }
     assert!(roots > 0, "no cgroup {name}: the test looks in the wrong place");

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use agentd_tests::harness::{
-    Alone, RunOutput, Session, Setup, Snapshot, World, alone, wait_for_exit, within,
+    Alone, RunOutput, Session, Setup, Snapshot, World, alone, has_faults, wait_for_exit, within,
 };
 
 use self::points::{COMPLETE, PREPARE};
@@ -35,13 +35,15 @@ impl Kind {
 /// The tests of this file.
 pub fn tests() -> Vec<Alone> {
     let mut tests = Vec::new();
+    let why = (!has_faults()).then_some("the programs are built for release: they have no faults");
     for kind in Kind::ALL {
         let name = format!("faults::{kind:?}_at_every_step_of_a_request").to_lowercase();
-        tests.push(alone(&name, Setup::with(UNPREPARED), move |world| requests(world, kind)));
+        let every = alone(&name, Setup::with(UNPREPARED), move |world| requests(world, kind));
+        tests.push(every.unless(why));
         for &step in PREPARE {
             let name = format!("faults::{kind:?}_at_{step}").to_lowercase();
             let setup = Setup::with(UNPREPARED).env("AGENTD_FAULT", &kind.at(step));
-            tests.push(alone(&name, setup, move |world| preparing(world, step, kind)));
+            tests.push(alone(&name, setup, move |world| preparing(world, step, kind)).unless(why));
         }
     }
     tests

@@ -10,7 +10,10 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::keys::{self, Keys};
 use crate::quantity;
 
-pub use sessions::{Decision, DoctorArgs, EventsArgs, IdsArgs, KillArgs, LogsArgs, PsArgs, RmArgs, StopArgs};
+pub use sessions::{
+    AllowArgs, Decision, DenyArgs, DoctorArgs, EventsArgs, IdsArgs, KillArgs, LogsArgs, PsArgs, RmArgs,
+    StopArgs,
+};
 
 /// Runs programs in confined sessions of agentd and shows what they did.
 #[derive(Debug, Parser)]
@@ -60,6 +63,10 @@ pub enum Command {
     Kill(KillArgs),
     /// Forget ended sessions and delete their overlays
     Rm(RmArgs),
+    /// Let a running session reach more hosts
+    Allow(AllowArgs),
+    /// Keep a running session from hosts, and close what it has open to them
+    Deny(DenyArgs),
     /// Show what sessions did
     Events(EventsArgs),
     /// Say what this host offers to sessions and what it lacks, and try whether sessions hold
@@ -85,6 +92,8 @@ Examples:
   agentctl run -- claude
   agentctl run --rm --workspace .:ro -- cargo test --offline
   agentctl run --profile strict --memory 2G --timeout 30m --env LANG -- python3 agent.py
+  agentctl run --allow api.example.org --allow '*.example.net:443' --deny ads.example.net -- claude
+  agentctl run --allow 192.0.2.0/24:8080 --allow local:5432 -- ./test.sh
   agentctl run -T -- tar c . > copy.tar
   agentctl run --detach --name nightly --idle 1h -- claude
   agentctl run --dry-run --json -- true
@@ -92,6 +101,9 @@ Examples:
 A profile NAME is looked for in ~/.config/agentd/profiles first, then at the daemon. What has a slash or \
 ends in .toml is a file. Standard input is read whether the command wants it or not; give </dev/null in \
 loops that read their own.
+
+Without --allow, and with a profile that allows nothing, there is no network. Names are looked up by the daemon; \
+a program can connect to what a name that it was allowed has answered, and needs to know of no proxy.
 
 Exit codes: the command's own; 128+N if signal N ended it; 124 timed out; 125 agentd or agentctl failed or \
 refused; 126 not executable; 127 not found.")]
@@ -118,6 +130,14 @@ pub struct RunArgs {
     /// A name below the workspace that appears empty
     #[arg(long, value_name = "GLOB")]
     pub mask: Vec<String>,
+    /// What may be connected to, besides the profile's: a name, `*.` and a name for all below it, a network, or a
+    /// port of this host's own loopback. Without PORT 80 and 443, `*` for all, several with commas; of TCP, or
+    /// `PORT/udp`. An IPv6 network with ports stands in brackets
+    #[arg(long, value_name = "HOST[:PORT]|CIDR[:PORT]|local:PORT")]
+    pub allow: Vec<String>,
+    /// A name, or `*.` and a name, that is refused whatever allows it
+    #[arg(long, value_name = "HOST")]
+    pub deny: Vec<String>,
     /// An environment variable; without a value, the caller's own
     #[arg(long, value_name = "KEY[=VALUE]")]
     pub env: Vec<OsString>,
@@ -343,6 +363,23 @@ mod tests {
     }
 
     #[test]
+    fn hosts_are_allowed_and_denied_one_by_one() {
+        let args = run_args(&["--allow", "a.example", "--allow=local:5432", "--deny", "b.example", "x"]);
+        assert_eq!((args.allow.len(), args.deny.len(), args.command.len()), (2, 1, 1));
+        let Command::Allow(args) =
+            Cli::try_parse_from(["agentctl", "allow", "x", "a.example:443", "[2001:db8::/32]:80"])
+                .unwrap()
+                .command
+        else {
+            panic!()
+        };
+        assert_eq!((args.id.as_str(), args.rules.len()), ("x", 2));
+        for incomplete in [&["agentctl", "allow", "x"], &["agentctl", "deny", "x"]] {
+            assert!(Cli::try_parse_from(*incomplete).is_err());
+        }
+    }
+
+    #[test]
     fn commands_of_exec_are_as_those_of_run() {
         let line = ["agentctl", "exec", "-T", "x", "--cwd", "/", "--", "ls", "--json"];
         let Command::Exec(args) = Cli::try_parse_from(line).unwrap().command else { panic!() };
@@ -359,7 +396,7 @@ mod tests {
 
     #[test]
     fn flags_of_other_versions_are_wrong_usage() {
-        for flag in ["--allow=x", "--deny=x", "--publish=1", "--ask", "--secret=x", "--memory=x"] {
+        for flag in ["--publish=1", "--ask", "--secret=x", "--memory=x"] {
             let error = Cli::try_parse_from(["agentctl", "run", flag, "true"]).unwrap_err();
             assert_eq!(error.exit_code(), 2, "{flag}");
         }

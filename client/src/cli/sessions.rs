@@ -144,6 +144,46 @@ pub struct RmArgs {
     pub json: bool,
 }
 
+/// `agentctl allow`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  agentctl allow 3f2a api.example.org    ports 80 and 443
+  agentctl allow nightly '*.example.net:443' 192.0.2.0/24:22 registry.example:*
+
+For a session that began with a network. Ports of this host's loopback and of UDP have sockets of their own: only \
+those that it began with can be named. What is denied stays so.")]
+pub struct AllowArgs {
+    /// An id, a unique prefix of one, or a name
+    pub id: String,
+    /// What may be connected to, as `agentctl run --allow` takes it
+    #[arg(required = true, value_name = "HOST[:PORT]|CIDR[:PORT]")]
+    pub rules: Vec<String>,
+    /// One JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `agentctl deny`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  agentctl deny 3f2a api.example.org
+  agentctl deny nightly '*.example.net'
+
+For a session that began with a network. A name stays denied until the session ends, and wins over whatever allows \
+it. Connections to it are closed.")]
+pub struct DenyArgs {
+    /// An id, a unique prefix of one, or a name
+    pub id: String,
+    /// Names, or `*.` and a name for all below it
+    #[arg(required = true, value_name = "HOST")]
+    pub hosts: Vec<String>,
+    /// One JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
 /// Which way a decision went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Decision {

@@ -55,7 +55,7 @@ _agentctl_or_words() {
     fi
     if [[ $cur != -* ]]; then
         case $command:$plain in
-            attach:0|exec:0|stop:*|kill:*) COMPREPLY=($(compgen -W "$(_agentctl_words running)" -- "$cur")); return ;;
+            attach:0|exec:0|allow:0|deny:0|stop:*|kill:*) COMPREPLY=($(compgen -W "$(_agentctl_words running)" -- "$cur")); return ;;
             logs:0|events:0|inspect:*|rm:*) COMPREPLY=($(compgen -W "$(_agentctl_words sessions)" -- "$cur")); return ;;
             profile:1) COMPREPLY=($(compgen -W "$(_agentctl_words profiles)" -- "$cur") $(compgen -f -- "$cur")); return ;;
         esac

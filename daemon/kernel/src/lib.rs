@@ -41,3 +41,5 @@ pub mod rlimits;
 #[cfg(feature = "lockdown")]
 pub mod seccomp;
 pub mod stderr;
+#[cfg(feature = "session")]
+pub mod transparent;

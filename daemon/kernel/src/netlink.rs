@@ -126,6 +126,38 @@ impl Netlink {
         Ok(())
     }
 
+    /// Takes what is left of answers that nobody waits for any more: after a refusal, those to what came after it.
+    pub(crate) fn drain(&self) -> io::Result<()> {
+        let mut buffer = vec![0; DATAGRAM];
+        while self.receive(&mut buffer)?.is_some() {}
+        Ok(())
+    }
+
+    /// Sends `request` and gives each of its `number` answers to `each`.
+    pub(crate) fn ask_for(
+        &self,
+        request: &[u8],
+        number: usize,
+        mut each: impl FnMut(&NetlinkBuffer<&[u8]>) -> Result<(), NetlinkError>,
+    ) -> Result<(), NetlinkError> {
+        self.send(&[IoSlice::new(request)])?;
+        let mut buffer = vec![0; DATAGRAM];
+        let mut missing = number;
+        while missing > 0 {
+            let datagram = self.receive(&mut buffer)?.ok_or(NetlinkError::Answer("is missing"))?;
+            for message in messages(datagram) {
+                let message = message?;
+                if message.message_type() == NLMSG_ERROR {
+                    refusal(&message)?;
+                    return Err(NetlinkError::Answer("holds nothing"));
+                }
+                each(&message)?;
+                missing = missing.checked_sub(1).ok_or(NetlinkError::Answer("comes twice"))?;
+            }
+        }
+        Ok(())
+    }
+
     /// Sends `request` and gives each message of the answer to `each`: all up to the end of a dump, or the
     /// one that was asked for.
     pub(crate) fn ask(

@@ -28,6 +28,8 @@ pub struct Host {
     pub agent_filter: Filter,
     /// The filter of keepers.
     pub keeper_filter: Filter,
+    /// The filter of keepers of sessions that have a way out.
+    pub dialler_filter: Filter,
 }
 
 impl Host {
@@ -64,6 +66,7 @@ impl Host {
             etc: Template::read(),
             agent_filter: seccomp::compile(&seccomp::AGENT, seccomp::Options { memfd_create: memfd_noexec }),
             keeper_filter: seccomp::compile(&seccomp::KEEPER, seccomp::Options { memfd_create: false }),
+            dialler_filter: seccomp::compile(&seccomp::DIALLER, seccomp::Options { memfd_create: false }),
             proc,
         })
     }

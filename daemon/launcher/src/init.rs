@@ -4,6 +4,7 @@
 //! Born in the session's user namespace, it has never had a capability over the host.
 
 mod commands;
+pub mod way_out;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -60,6 +61,9 @@ pub enum ToInit {
 pub enum FromInit {
     /// The network namespace refuses everything but itself. Descriptors: nftables, NFLOG.
     NetworkReady,
+    /// The session's way out, if it has one; it comes before [`FromInit::Confined`]. Descriptors: as in
+    /// [`ToRelay::Network`](agentd_policy::wire::ToRelay::Network).
+    Sockets,
     /// Every layer is applied and was verified.
     Confined {
         /// The Landlock ABI in force.
@@ -156,6 +160,11 @@ impl Init<'_> {
         // By now the builder has moved this process to where it belongs: that is the namespace's root.
         nix::sched::unshare(CloneFlags::CLONE_NEWCGROUP).step("cgroup namespace")?;
         nix::unistd::sethostname(plan.session.as_str()).step("hostname")?;
+        if let Some(egress) = &plan.egress {
+            let sockets = way_out::open(egress)?;
+            let sockets: Vec<_> = sockets.iter().map(AsFd::as_fd).collect();
+            self.tell(&FromInit::Sockets, &sockets).step("message")?;
+        }
         let landlock_abi = self.confine(&plan, &access)?;
         let signals = child_signals().step("signals")?;
         self.tell(&FromInit::Confined { landlock_abi }, &[]).step("message")?;

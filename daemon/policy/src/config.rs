@@ -1,5 +1,6 @@
 //! `agentd.toml`: what the site decides. Read by the launcher and by the service, each for itself.
 
+mod network;
 mod telling;
 
 use std::collections::BTreeMap;
@@ -9,6 +10,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use crate::lease::Pool;
 use crate::names::AbsPath;
 use crate::size;
+pub use network::{Egress, Resolvers};
 pub(crate) use telling::MetricsSocket;
 pub use telling::{Format, Level, Log, Metrics};
 
@@ -118,18 +120,6 @@ pub struct Bounds {
     pub modes_forbidden: Vec<crate::plan::Mode>,
 }
 
-/// How sessions reach the network.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Egress {
-    /// `"system"` or a list of resolvers.
-    pub resolvers: toml::Value,
-    /// Special-purpose ranges that the site uses as public ones.
-    pub global_also: Vec<String>,
-    /// The CA bundle towards upstream.
-    pub trust: String,
-}
-
 /// How long events are kept.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -191,16 +181,6 @@ impl Default for Bounds {
             disk: 100 << 30,
             timeout: 30 * 86_400_000,
             modes_forbidden: Vec::new(),
-        }
-    }
-}
-
-impl Default for Egress {
-    fn default() -> Self {
-        Self {
-            resolvers: toml::Value::String("system".into()),
-            global_also: Vec::new(),
-            trust: "system".into(),
         }
     }
 }
@@ -333,6 +313,8 @@ mod tests {
         let config = Config::parse(text).unwrap();
         assert_eq!(config.bounds.memory, 8 << 30);
         assert_eq!(config.bounds.modes_forbidden, [crate::plan::Mode::Direct]);
+        let resolvers = Resolvers::List(vec!["192.0.2.53:53".parse().unwrap()]);
+        assert_eq!(config.egress.resolvers, resolvers);
     }
 
     #[test]
@@ -358,6 +340,8 @@ mod tests {
             "[bounds]\nmax_sesions = 3",
             "socket = 'relative'",
             "[bounds]\nmemory = '8X'",
+            "[egress]\nresolvers = ['resolver.example']",
+            "[egress]\nglobal_also = ['10.0.0.1/8']",
             "[pool]\nuids='0-9'",
         ] {
             assert!(Config::parse(bad).is_err(), "{bad}");

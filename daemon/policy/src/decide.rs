@@ -2,6 +2,7 @@
 
 use crate::config::Bounds;
 use crate::names::{AbsPath, RelPath, SessionId, UserName};
+use crate::network::{self, Change, Upstream};
 use crate::plan::{Input, Limits, Mode, Plan, Role, Scratch, WindowSize, Workspace};
 use crate::profile::{self, Profile, WorkspaceMode};
 use crate::{Refusal, environment, overlap};
@@ -25,6 +26,8 @@ pub struct Request {
     pub read: Vec<AbsPath>,
     /// More to mask, below each workspace.
     pub mask: Vec<String>,
+    /// More to let pass, and to deny.
+    pub network: Change,
     /// Bytes.
     pub memory: Option<u64>,
     /// Processes and threads.
@@ -111,7 +114,8 @@ const SCRATCH: u64 = 512 << 20;
 /// What any profile requires.
 const LANDLOCK_ABI: u32 = 2;
 
-/// What becomes of `request` under `profile`, within `bounds`, for `caller`.
+/// What becomes of `request` under `profile`, within `bounds`, for `caller`; what it asks for by name is asked of
+/// `upstream`.
 ///
 /// # Errors
 /// The first rule that it breaks; nothing that was asked for is left out in silence.
@@ -119,6 +123,7 @@ pub fn decide(
     request: &Request,
     profile: &Profile,
     bounds: &Bounds,
+    upstream: &Upstream,
     caller: &CallerFacts,
 ) -> Result<Permit, Refusal> {
     if caller.uid == 0 && !caller.root_callers {
@@ -141,13 +146,14 @@ pub fn decide(
     overlap::check(&mut workspaces, &inputs, &scratch, &caller.home)?;
     let cwd = cwd_inside(cwd, &workspaces, &inputs, &scratch, &caller.home);
     let limits = limits(request, profile, bounds);
+    let egress = network::egress(&profile.network, &request.network, upstream)?;
     let plan = Plan {
         session: request.session.clone(),
         user: caller.user.clone(),
         home: caller.home.clone(),
         shell: caller.shell.clone(),
         command: request.command.clone(),
-        env: environment::of(request, profile, caller, &cwd)?,
+        env: environment::of(request, profile, caller, &cwd, egress.as_ref())?,
         cwd,
         terminal: request.terminal,
         workspaces,
@@ -157,6 +163,7 @@ pub fn decide(
         limits,
         landlock_abi: profile.require.landlock_abi.map_or(LANDLOCK_ABI, |abi| abi.max(LANDLOCK_ABI)),
         remove: false,
+        egress,
     };
     plan.check(bounds)?;
     Ok(Permit { plan, wanted })

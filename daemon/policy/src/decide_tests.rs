@@ -18,6 +18,7 @@ fn request() -> Request {
         workspace: None,
         read: vec![],
         mask: vec![],
+        network: Change::default(),
         memory: None,
         pids: None,
         cpus: None,
@@ -39,6 +40,10 @@ fn alice() -> CallerFacts {
     }
 }
 
+fn upstream() -> Upstream {
+    Upstream { resolvers: vec!["192.0.2.53:53".parse().unwrap()], global_also: vec![] }
+}
+
 fn default() -> Profile {
     let library = Library { files: &[], site: &|_| Ok(None), bounds: &Bounds::default() };
     library.resolve(&ProfileName::parse("default").unwrap()).unwrap()
@@ -49,7 +54,7 @@ fn toml(text: &str) -> Profile {
 }
 
 fn plan(request: &Request, profile: &Profile) -> Result<Plan, Refusal> {
-    decide(request, profile, &Bounds::default(), &alice()).map(Permit::into_plan)
+    decide(request, profile, &Bounds::default(), &upstream(), &alice()).map(Permit::into_plan)
 }
 
 fn rule(request: &Request, profile: &Profile) -> String {
@@ -62,7 +67,7 @@ fn text(names: &[RelPath]) -> Vec<&str> {
 
 #[test]
 fn the_default_profile_gives_the_current_directory_as_an_overlay() {
-    let permit = decide(&request(), &default(), &Bounds::default(), &alice()).unwrap();
+    let permit = decide(&request(), &default(), &Bounds::default(), &upstream(), &alice()).unwrap();
     let wanted = Wanted { role: Role::Workspace, mode: Mode::Overlay, path: path("/home/alice/p") };
     assert_eq!(permit.wanted(), [wanted]);
     let plan = permit.into_plan();
@@ -118,7 +123,6 @@ fn what_cannot_be_enforced_is_refused_by_name() {
         ("[filesystem]\nhome = 'kept'", "kept"),
         ("[[filesystem.workspace]]\npath = '.'\nmode = 'worktree'", "worktree"),
         ("[network]\ndefault = 'ask'", "network.default"),
-        ("[[network.allow]]\nhost = 'a.example'", "network.allow"),
         ("[[network.publish]]\nport = 1", "network.publish"),
         ("[[http]]\nhost = 'a.example'", "http"),
         ("[process]\nexec = ['/usr/**']", "process.exec"),
@@ -175,9 +179,38 @@ fn the_environment_is_what_was_named() {
 }
 
 #[test]
+fn a_way_out_is_there_if_something_may_pass() {
+    let flags = |allow: &[&str], deny: &[&str]| {
+        let texts = |list: &[&str]| list.iter().map(ToString::to_string).collect::<Vec<_>>();
+        Request { network: Change::parse(&texts(allow), &texts(deny)).unwrap(), ..request() }
+    };
+    let denying = toml("[network]\ndeny = ['*.ads.example']\nproxy_env = true");
+    for closed in [request(), flags(&[], &["b.example"])] {
+        let plan = plan(&closed, &denying).unwrap();
+        assert_eq!((plan.egress, plan.env.iter().any(|(name, _)| name == b"http_proxy")), (None, false));
+    }
+    let plan = plan(&flags(&["a.example", "local:5432"], &["b.example"]), &denying).unwrap();
+    let egress = plan.egress.unwrap();
+    let rules: Vec<String> = egress.rules().map(|rule| rule.to_string()).collect();
+    assert_eq!(rules, ["a.example:80,443", "local:5432"]);
+    let deny: Vec<String> = egress.hosts.deny.iter().map(ToString::to_string).collect();
+    assert_eq!(deny, ["*.ads.example", "b.example"]);
+    assert_eq!(egress.resolvers, upstream().resolvers);
+    let env = |name: &str| plan.env.iter().find(|(n, _)| n == name.as_bytes()).map(|(_, value)| &value[..]);
+    assert_eq!(env("HTTPS_PROXY"), Some(&b"http://127.0.0.1:3128"[..]));
+    assert_eq!(env("no_proxy"), Some(&b"localhost,127.0.0.1"[..]));
+    assert_eq!(rule(&flags(&["x.ads.example"], &[]), &denying), "network.deny");
+    let nobody =
+        |request: &Request| decide(request, &denying, &Bounds::default(), &Upstream::default(), &alice());
+    assert_eq!(nobody(&flags(&["a.example"], &[])).unwrap_err().rule, "egress.resolver");
+    assert!(nobody(&flags(&["192.0.2.0/24"], &[])).is_ok());
+}
+
+#[test]
 fn limits_that_were_written_down_are_refused_above_the_bound() {
     let bounds = Bounds { memory: 1 << 30, cpus: 1.0, ..Bounds::default() };
-    let with = |request: &Request, profile: &Profile| decide(request, profile, &bounds, &alice());
+    let with =
+        |request: &Request, profile: &Profile| decide(request, profile, &bounds, &upstream(), &alice());
     let plan = with(&request(), &toml("")).unwrap().into_plan();
     assert_eq!((plan.limits.memory, plan.limits.cpus), (1 << 30, 1.0));
     let flag = Request { memory: Some(2 << 30), ..request() };
@@ -192,9 +225,12 @@ fn limits_that_were_written_down_are_refused_above_the_bound() {
 #[test]
 fn root_needs_the_sites_word() {
     let root = CallerFacts { uid: 0, ..alice() };
-    assert_eq!(decide(&request(), &default(), &Bounds::default(), &root).unwrap_err().rule, "caller.root");
+    assert_eq!(
+        decide(&request(), &default(), &Bounds::default(), &upstream(), &root).unwrap_err().rule,
+        "caller.root"
+    );
     let root = CallerFacts { root_callers: true, ..root };
-    assert!(decide(&request(), &default(), &Bounds::default(), &root).is_ok());
+    assert!(decide(&request(), &default(), &Bounds::default(), &upstream(), &root).is_ok());
 }
 
 #[test]
@@ -264,11 +300,11 @@ proptest! {
         let asked = Request {
             cwd, memory, cpus, mask: masks, command: vec![word], env: env.clone(), caller_env: env, ..request()
         };
-        if let Ok(permit) = decide(&asked, &profile, &Bounds::default(), &alice()) {
+        if let Ok(permit) = decide(&asked, &profile, &Bounds::default(), &upstream(), &alice()) {
             prop_assert!(permit.plan().check(&Bounds::default()).is_ok());
             let wanted = permit.wanted().to_vec();
             let again = Request { offered: Some(wanted), ..asked };
-            let second = decide(&again, &profile, &Bounds::default(), &alice()).unwrap();
+            let second = decide(&again, &profile, &Bounds::default(), &upstream(), &alice()).unwrap();
             prop_assert_eq!(second.plan(), permit.plan());
         }
     }

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::Refusal;
 use crate::addresses::{self, Judgement, Net};
+use crate::config;
 use crate::hosts::{HostName, HostRules};
 use crate::profile::Protocol;
 
@@ -20,8 +21,21 @@ pub const MAX_RESOLVERS: usize = 8;
 pub const MAX_UDP_PORTS: usize = 32;
 /// The most ports of the host's loopback, and of the session's that are published: each has a socket.
 pub const MAX_LOCAL: usize = 32;
+/// The most ports of all rules for addresses together, one that names none counting as one: each is a rule of the
+/// kernel's.
+pub const MAX_PASSAGES: usize = 512;
+/// Where programs find the explicit proxy on the session's loopback.
+pub const PROXY_PORT: u16 = 3128;
+/// Where the session's questions for names are answered.
+const DNS: u16 = 53;
+/// TCP ports of the session's loopback that are not a program's: of what is let through, of DNS, of the proxy.
+const OWN_PORTS: [u16; 3] = [1, DNS, PROXY_PORT];
 /// The most addresses of one pin: of one answer.
 pub const MAX_ADDRESSES: usize = 16;
+/// The most bytes of it as a message, so that it travels with a plan or alone.
+pub const MAX_SIZE: usize = 32 << 10;
+/// How many names a wildcard may stand for in one session.
+pub const WILDCARD_BUDGET: u32 = 256;
 /// The longest that a pin lasts without being renewed, in seconds.
 pub const MAX_PIN: u32 = 3600;
 /// The shortest, in seconds: resolvers and libraries keep an answer for a moment whatever its TTL.
@@ -118,7 +132,7 @@ impl Egress {
             HostVerdict::Denied(pattern) => return Err(Denial::Denied(pattern.to_string())),
             HostVerdict::Unnamed => return Err(Denial::Default),
         }
-        self.special(address)
+        self.special(address, None)
     }
 
     /// Whether a connection to `to` may be dialled. That a name pinned it is the caller's to know: `pinned`.
@@ -145,31 +159,40 @@ impl Egress {
                 let own = to.ip() == IpAddr::V4(Ipv4Addr::LOCALHOST) && protocol == Protocol::Tcp;
                 if own && self.local.contains(&to.port()) { Ok(()) } else { Err(Denial::Default) }
             }
-            // A rule that names addresses is what allows a special range.
-            Purpose::Net => match self.net(to, protocol) {
-                Some(_) => Ok(()),
-                None => Err(Denial::Default),
-            },
+            Purpose::Net => {
+                let judged = self.naming(to, protocol).map(|rule| self.special(to.ip(), Some(rule.net)));
+                judged.reduce(Result::or).unwrap_or(Err(Denial::Default))
+            }
             Purpose::Name(name) => match self.hosts.connect(name, to.port(), protocol) {
                 HostVerdict::Denied(pattern) => Err(Denial::Denied(pattern.to_string())),
                 HostVerdict::Unnamed => Err(Denial::Default),
                 HostVerdict::Allowed(_) if !pinned => Err(Denial::Unpinned),
-                HostVerdict::Allowed(_) => self.special(to.ip()),
+                HostVerdict::Allowed(_) => self.special(to.ip(), None),
             },
         }
     }
 
-    /// The rule that names `to`, without any name.
+    /// The rule that allows `to`, without any name. A special-purpose range needs one that lies within it, and the
+    /// host's loopback is for [`Egress::local`] alone.
     pub fn net(&self, to: SocketAddr, protocol: Protocol) -> Option<&NetRule> {
-        self.nets.iter().find(|rule| {
+        self.naming(to, protocol).find(|rule| self.special(to.ip(), Some(rule.net)).is_ok())
+    }
+
+    fn naming(&self, to: SocketAddr, protocol: Protocol) -> impl Iterator<Item = &NetRule> {
+        self.nets.iter().filter(move |rule| {
             rule.protocol == protocol
                 && rule.net.contains(to.ip())
                 && (rule.ports.is_empty() || rule.ports.contains(&to.port()))
         })
     }
 
-    fn special(&self, address: IpAddr) -> Result<(), Denial> {
-        match addresses::judge(address, &self.global_also) {
+    /// Whether `address` is one of the internet's, or counts as such by the site's word or the rule's of `named`.
+    fn special(&self, address: IpAddr, named: Option<Net>) -> Result<(), Denial> {
+        let also: Vec<Net> = self.global_also.iter().copied().chain(named).collect();
+        match addresses::judge(address, &also) {
+            Judgement::Global if named.is_some() && address.to_canonical().is_loopback() => {
+                Err(Denial::Special(addresses::Kind::Loopback.to_string()))
+            }
             Judgement::Global => Ok(()),
             Judgement::Special(kind) => Err(Denial::Special(kind.to_string())),
         }
@@ -190,6 +213,11 @@ impl Egress {
             ("ports of UDP", self.udp_ports().len(), MAX_UDP_PORTS),
             ("local ports", self.local.len(), MAX_LOCAL),
             ("special-purpose ranges", self.global_also.len(), MAX_RULES),
+            (
+                "ports of rules for addresses",
+                self.nets.iter().map(|rule| rule.ports.len().max(1)).sum(),
+                MAX_PASSAGES,
+            ),
         ] {
             if count > most {
                 return Err(Refusal::new(
@@ -198,6 +226,14 @@ impl Egress {
                     format!("ask for at most {most}"),
                 ));
             }
+        }
+        let size = postcard::to_stdvec(self).map_or(usize::MAX, |bytes| bytes.len());
+        if size > MAX_SIZE {
+            return Err(Refusal::new(
+                format!("rules for the network of {size} bytes"),
+                "plan.egress",
+                format!("stay below {MAX_SIZE} bytes in all"),
+            ));
         }
         let every_port = |protocol, ports: &[u16]| protocol == Protocol::Udp && ports.is_empty();
         let unbounded = self.hosts.allow.iter().any(|r| every_port(r.protocol, &r.ports))
@@ -209,9 +245,85 @@ impl Egress {
                 "name the ports: each has a socket of its own",
             ));
         }
+        let by_name = self.hosts.allow.iter().flat_map(|rule| &rule.ports);
+        if by_name.chain(self.nets.iter().flat_map(|rule| &rule.ports)).any(|port| *port == DNS) {
+            return Err(Refusal::new(
+                format!("a rule for port {DNS}"),
+                "network.dns",
+                "allow the names that are to be looked up: agentd itself answers whatever server is asked",
+            ));
+        }
+        if let Some(port) = self.local.iter().find(|port| OWN_PORTS.contains(port)) {
+            return Err(Refusal::new(
+                format!("local port {port}"),
+                "network.local",
+                "have the server listen on another port: in a session this one is agentd's own",
+            ));
+        }
         if self.local.contains(&0) {
             return Err(Refusal::new("local port 0", "network.local", "name a port from 1 to 65535"));
         }
+        if self.wildcard_budget > WILDCARD_BUDGET {
+            return Err(Refusal::new(
+                format!("a budget of {} names for a wildcard", self.wildcard_budget),
+                "plan.egress",
+                format!("ask for at most {WILDCARD_BUDGET}"),
+            ));
+        }
         Ok(())
     }
+
+    /// Checks what the site gives to every way out, whoever made this one. Which resolvers are the system's only the
+    /// service knows.
+    ///
+    /// # Errors
+    /// A resolver or a range that is not the site's.
+    pub fn check_site(&self, site: &config::Egress) -> Result<(), Refusal> {
+        let reload = "ask again: the configuration may just have been read anew";
+        if let config::Resolvers::List(list) = &site.resolvers
+            && let Some(other) = self.resolvers.iter().find(|resolver| !list.contains(resolver))
+        {
+            return Err(Refusal::new(format!("resolver {other}"), "egress.resolver", reload));
+        }
+        if self.global_also != site.global_also {
+            return Err(Refusal::new("other ranges than the site's", "egress.global_also", reload));
+        }
+        Ok(())
+    }
+
+    /// Whether a session that runs may have `next` in its place: what the site gave it stays, and what needs a socket
+    /// of its own was there from the start. A deny stays for good.
+    ///
+    /// # Errors
+    /// The first rule that it breaks.
+    pub fn may_become(&self, next: &Self) -> Result<(), Refusal> {
+        next.check()?;
+        let ports = self.udp_ports();
+        for (same, what) in [
+            (self.resolvers == next.resolvers, "other resolvers"),
+            (self.global_also == next.global_also, "other ranges that count as public"),
+            (self.wildcard_budget == next.wildcard_budget, "another budget for wildcards"),
+            (self.hosts.deny.iter().all(|pattern| next.hosts.deny.contains(pattern)), "fewer denied names"),
+        ] {
+            if !same {
+                let mend = "start another session: that stays as it began";
+                return Err(Refusal::new(format!("{what} for a session that runs"), "network.live", mend));
+            }
+        }
+        let local = next.local.iter().find(|port| !self.local.contains(port));
+        let udp = next.udp_ports().into_iter().find(|port| !ports.contains(port));
+        let late = local.map(|port| format!("local:{port}")).or(udp.map(|port| format!("UDP port {port}")));
+        match late {
+            Some(what) => Err(Refusal::new(
+                format!("{what} for a session that runs"),
+                "network.live",
+                "it needs a socket that is made at the start: start another session with it",
+            )),
+            None => Ok(()),
+        }
+    }
 }
+
+#[cfg(test)]
+#[path = "egress_tests.rs"]
+mod tests;

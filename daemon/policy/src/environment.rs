@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::Refusal;
 use crate::decide::{CallerFacts, Request};
+use crate::egress::Egress;
 use crate::names::AbsPath;
 use crate::profile::Profile;
 
@@ -11,6 +12,22 @@ use crate::profile::Profile;
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// What a terminal is taken for if the caller does not say.
 const TERM: &str = "xterm-256color";
+
+/// The explicit proxy, as the programs know it that look for one.
+const PROXY: [(&str, &str); 8] = [
+    ("http_proxy", PROXY_URL),
+    ("https_proxy", PROXY_URL),
+    ("all_proxy", PROXY_URL),
+    ("no_proxy", NO_PROXY),
+    ("HTTP_PROXY", PROXY_URL),
+    ("HTTPS_PROXY", PROXY_URL),
+    ("ALL_PROXY", PROXY_URL),
+    ("NO_PROXY", NO_PROXY),
+];
+/// Where it listens in every session with a network.
+const PROXY_URL: &str = "http://127.0.0.1:3128";
+/// What does not go by it.
+const NO_PROXY: &str = "localhost,127.0.0.1";
 
 /// Variables that make a loader, shell or interpreter run what they name. They come along only when a flag
 /// names them.
@@ -46,6 +63,7 @@ pub(crate) fn of(
     profile: &Profile,
     caller: &CallerFacts,
     cwd: &AbsPath,
+    egress: Option<&Egress>,
 ) -> Result<Vec<Variable>, Refusal> {
     let patterns =
         profile.environment.allow.iter().map(|p| Pattern::parse(p)).collect::<Result<Vec<_>, _>>()?;
@@ -69,6 +87,11 @@ pub(crate) fn of(
         ("PWD", cwd.as_str()),
     ] {
         put(name.as_bytes(), value.as_bytes());
+    }
+    if egress.is_some_and(|egress| egress.announce_proxy) {
+        for (name, value) in PROXY {
+            put(name.as_bytes(), value.as_bytes());
+        }
     }
     for (name, value) in &profile.environment.set {
         if is_dangerous(name.as_bytes()) {

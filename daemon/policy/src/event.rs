@@ -70,6 +70,13 @@ pub enum EventBody {
         /// How many, of the same address and port, one after the other.
         count: u64,
     },
+    /// Something about the session's way out.
+    Net(NetEvent),
+    /// What the session may reach was changed.
+    Policy {
+        /// What changed.
+        change: String,
+    },
     /// A limit was reached.
     Limit {
         /// `"memory"`, `"pids"`, `"disk"`, `"timeout"`, `"idle"`.
@@ -120,4 +127,67 @@ pub enum End {
         /// What, in one line.
         what: String,
     },
+}
+
+/// What a session did with its way out, or was not let.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum NetEvent {
+    /// A name was asked for.
+    Dns {
+        /// The name; escaped if it is not one.
+        name: String,
+        /// `"A"`, `"AAAA"`, or another type by its name or number.
+        question: String,
+        /// The rule that refused it; `None` if it was answered.
+        denied: Option<String>,
+        /// The addresses of the answer.
+        addresses: Vec<IpAddr>,
+        /// How many, of the same name and type, one after the other.
+        count: u64,
+    },
+    /// A connection began or was refused by the relay or the keeper. (What the kernel refuses is
+    /// [`EventBody::NetDenied`].)
+    Connect {
+        /// Where to, and by which name.
+        peer: NetPeer,
+        /// The rule that refused it; `None` if it was dialled.
+        denied: Option<String>,
+    },
+    /// A connection ended.
+    Closed {
+        /// Where to, and by which name.
+        peer: NetPeer,
+        /// Bytes from the session.
+        sent: u64,
+        /// Bytes to it.
+        received: u64,
+        /// Milliseconds.
+        duration_ms: u64,
+        /// `"closed"`, `"reset"`, `"idle"`, `"policy"`, `"failed: …"`.
+        reason: String,
+    },
+    /// A request of HTTP was refused.
+    Http {
+        /// Where to, and by which name.
+        peer: NetPeer,
+        /// The method, if it could be read.
+        method: String,
+        /// The host that it names, escaped.
+        host: String,
+        /// The rule that refused it.
+        denied: String,
+    },
+}
+
+/// The far end of a connection.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetPeer {
+    /// `"tcp"` or `"udp"`.
+    pub protocol: String,
+    /// Its address.
+    pub address: IpAddr,
+    /// Its port.
+    pub port: u16,
+    /// The name by which it is allowed.
+    pub name: Option<String>,
 }

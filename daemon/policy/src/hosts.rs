@@ -169,6 +169,11 @@ impl HostPattern {
         self.below
     }
 
+    /// Whether it means every name that `other` means.
+    pub fn covers(&self, other: &Self) -> bool {
+        self == other || (self.below && self.matches(&other.name))
+    }
+
     /// Whether it means `name`.
     pub fn matches(&self, name: &HostName) -> bool {
         if self.below { name != &self.name && is_or_below(&name.0, &self.name.0) } else { name == &self.name }

@@ -14,6 +14,7 @@ pub mod hosts;
 pub mod lease;
 pub mod library;
 pub mod names;
+pub mod network;
 mod overlap;
 pub mod plan;
 pub mod profile;

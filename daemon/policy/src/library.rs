@@ -197,6 +197,7 @@ impl Profile {
         add(&mut self.network.deny, child.network.deny);
         add(&mut self.network.allow, child.network.allow);
         add(&mut self.network.publish, child.network.publish);
+        replace(&mut self.network.proxy_env, child.network.proxy_env);
         add(&mut self.http, child.http);
         add(&mut self.credential, child.credential);
         add(&mut self.environment.allow, child.environment.allow);

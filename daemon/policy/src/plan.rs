@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::Refusal;
 use crate::config::Bounds;
+use crate::egress::Egress;
 use crate::names::{AbsPath, RelPath, SessionId, UserName};
 
 /// How a workspace is given to the agent, from the least to the most.
@@ -85,6 +86,8 @@ pub struct Plan {
     pub landlock_abi: u32,
     /// Whether what it wrote to overlays goes when it ends (`--rm`).
     pub remove: bool,
+    /// Its way out; none at all if there is none.
+    pub egress: Option<Egress>,
 }
 
 /// Rows and columns of a terminal.
@@ -176,6 +179,7 @@ impl Plan {
     pub fn check(&self, bounds: &Bounds) -> Result<(), Refusal> {
         self.check_command()?;
         self.check_limits(bounds)?;
+        self.egress.as_ref().map_or(Ok(()), Egress::check)?;
         self.check_mounts(bounds)
     }
 
@@ -375,6 +379,7 @@ pub(crate) mod tests {
             },
             landlock_abi: 2,
             remove: false,
+            egress: None,
         }
     }
 

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::names::ProfileName;
-use crate::{Refusal, size};
+use crate::{Refusal, network, size};
 
 /// The longest text of a profile, in bytes.
 pub const MAX_BYTES: usize = 1 << 20;
@@ -171,6 +171,9 @@ pub struct Network {
     /// Ports of the session that the caller can reach.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub publish: Vec<Publish>,
+    /// Whether programs are told of the explicit proxy, by `http_proxy` and its like.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub proxy_env: Option<bool>,
 }
 
 /// What happens to what no entry names.
@@ -389,6 +392,9 @@ impl Profile {
             )
         })?;
         profile.check(label)?;
+        network::Change::of(&profile.network).map_err(|refusal| {
+            Refusal::new(format!("profile {label}: {}", refusal.what), refusal.rule, refusal.mend)
+        })?;
         Ok(profile)
     }
 
@@ -459,7 +465,6 @@ impl Profile {
             (self.filesystem.home == Some(Home::Kept), "filesystem.home = \"kept\""),
             (worktree, "filesystem.workspace.mode = \"worktree\""),
             (self.network.default == Some(NetworkDefault::Ask), "network.default = \"ask\""),
-            (!self.network.allow.is_empty(), "network.allow"),
             (!self.network.publish.is_empty(), "network.publish"),
             (!self.http.is_empty(), "http"),
             (!self.credential.is_empty(), "credential"),
@@ -537,8 +542,7 @@ pub(crate) mod tests {
         let text = profile.to_toml().unwrap();
         assert_eq!(Profile::parse("x", &text).unwrap(), profile);
         assert!(text.contains("memory = \"4G\"") && text.contains("timeout = \"8h\""), "{text}");
-        let keys =
-            ["network.allow", "network.publish", "http", "credential", "process.exec", "terminal.filter"];
+        let keys = ["network.publish", "http", "credential", "process.exec", "terminal.filter"];
         assert_eq!(profile.unenforced(), keys);
     }
 

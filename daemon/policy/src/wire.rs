@@ -4,13 +4,18 @@
 //!
 //! What carries a session's bytes is simpler, because there may be gigabytes of it: [`frame`].
 
+use std::net::{IpAddr, SocketAddr};
+
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::Refusal;
-use crate::event::{ExitStatus, SourceEvent};
+use crate::egress::{Egress, Purpose};
+use crate::event::{ExitStatus, NetEvent, SourceEvent};
+use crate::hosts::HostName;
 use crate::names::{AbsPath, SessionId};
 use crate::plan::{Plan, WindowSize};
+use crate::profile::Protocol;
 
 /// Of all messages here; the first two bytes of each packet.
 pub const VERSION: u16 = 1;
@@ -310,6 +315,15 @@ pub enum ToKeeper {
         /// Which.
         command: CommandNumber,
     },
+    /// The session may reach something else from now on. Answered by an event, [`EventBody::Policy`].
+    ///
+    /// [`EventBody::Policy`]: crate::event::EventBody::Policy
+    Policy {
+        /// Everything that it may reach.
+        egress: Box<Egress>,
+        /// What changed, in one line: `allow example.org:443`.
+        change: String,
+    },
 }
 
 /// Keeper to service.
@@ -381,6 +395,33 @@ pub enum ToRelay {
     },
     /// No command runs any more and none will: end once all output is delivered.
     Over,
+    /// The session has a way out. Descriptors, all of them in the session's network namespace, in this order:
+    /// transparent listeners for TCP, IPv4 and IPv6; sockets for DNS over UDP, likewise; listeners of the explicit
+    /// proxy, likewise; two sockets for each of [`Egress::udp_ports`]; two listeners for each of [`Egress::local`].
+    Network {
+        /// What it may reach.
+        egress: Box<Egress>,
+    },
+    /// What it may reach is something else now: what is open is judged again.
+    Policy {
+        /// From now on.
+        egress: Box<Egress>,
+    },
+    /// Answers [`FromRelay::Dial`]. Descriptor: a socket that connects, without blocking; none if there is an error.
+    Dialled {
+        /// The dial.
+        number: u32,
+        /// What the kernel or the keeper said: `EACCES` for what the plan does not allow, `EAGAIN` if there is no room
+        /// for its event or for one more dial.
+        errno: Option<i32>,
+    },
+    /// Answers [`FromRelay::Pin`].
+    Pinned {
+        /// The pin.
+        number: u32,
+        /// The addresses that can be reached now, of those that were asked for.
+        addresses: Vec<IpAddr>,
+    },
 }
 
 /// Relay to keeper.
@@ -393,7 +434,41 @@ pub enum FromRelay {
         /// Which.
         command: CommandNumber,
     },
+    /// Connect to an address. Answered by [`ToRelay::Dialled`]; what comes of it is an event, but for resolvers.
+    Dial {
+        /// The relay's choice; it has at most [`MAX_DIALS`] without an answer.
+        number: u32,
+        /// By what right.
+        purpose: Purpose,
+        /// Where to.
+        to: SocketAddr,
+        /// How.
+        protocol: Protocol,
+        /// Who in the session asked: its claim, of which nothing is judged.
+        from: SocketAddr,
+    },
+    /// A name was asked for and resolved: its addresses are to be reachable. Answered by [`ToRelay::Pinned`]. The
+    /// question is an event.
+    Pin {
+        /// The relay's choice; it has at most [`MAX_DIALS`] without an answer.
+        number: u32,
+        /// The name that was asked for, which is what is judged.
+        name: HostName,
+        /// The type of the question (RFC 1035 §3.2.2).
+        question: u16,
+        /// What was answered; at most [`MAX_ADDRESSES`](crate::egress::MAX_ADDRESSES).
+        addresses: Vec<IpAddr>,
+        /// For how long, in seconds.
+        ttl: u32,
+    },
+    /// Something happened that needs no answer. A keeper without room counts it as dropped.
+    Told(NetEvent),
+    /// After [`ToRelay::Over`], of a session with a way out: everything that happened there has been told.
+    Silent,
 }
+
+/// Dials and pins of a relay that wait for an answer.
+pub const MAX_DIALS: usize = 256;
 
 /// What travels between relay and service: frames on a stream, `kind` (1 byte), length (3 bytes, little
 /// endian), payload.

@@ -6,24 +6,23 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use agentd_kernel::packets::{Packet, PacketError, Packets};
-use agentd_policy::wire::{CommandNumber, FromRelay, ToRelay, decode, encode};
+use agentd_kernel::packets::{MAX_DESCRIPTORS, Packet, PacketError, Packets};
+use agentd_policy::wire::{CommandNumber, FromRelay, MAX_PACKET, ToRelay, decode, encode};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc::{self, Sender};
-use tokio::task::JoinSet;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::timeout;
 
 use crate::channel::{Channel, Order, Streams};
+use crate::egress::Network;
 use crate::{Descriptors, RelayError};
 
 /// For what is left to send once the keeper is gone.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 /// How often it is said that something went through.
 const ACTIVE: Duration = Duration::from_secs(1);
-/// The longest message.
-const MAX_MESSAGE: usize = 64;
-/// A stream to the service, and three of a command.
-const MAX_STREAMS: usize = 4;
+/// The longest message of those that come often.
+const SHORT: usize = 1024;
 /// Orders that wait for a channel, which takes them at once.
 const ORDERS: usize = 4;
 
@@ -49,12 +48,38 @@ impl Control {
         let _ = encode(message).map(|packet| self.socket.get_ref().send(&packet, &[]));
     }
 
+    /// Says what has to be heard, once there is room for it.
+    pub async fn send(&self, message: &FromRelay) -> io::Result<()> {
+        let packet = encode(message).map_err(io::Error::other)?;
+        loop {
+            match self.socket.get_ref().send(&packet, &[]) {
+                Err(PacketError::WouldBlock) => {}
+                other => return other.map_err(io::Error::other),
+            }
+            let mut ready = self.socket.writable().await?;
+            match self.socket.get_ref().send(&packet, &[]) {
+                Err(PacketError::WouldBlock) => ready.clear_ready(),
+                other => return other.map_err(io::Error::other),
+            }
+        }
+    }
+
+    /// The next packet. Only a plan is long.
+    fn receive(&self) -> Result<Option<Packet>, PacketError> {
+        let socket = self.socket.get_ref();
+        match socket.peek(SHORT) {
+            Err(PacketError::TooLong { .. }) => socket.receive(MAX_PACKET, MAX_DESCRIPTORS),
+            Err(other) => Err(other),
+            Ok(_) => socket.receive(SHORT, MAX_DESCRIPTORS),
+        }
+    }
+
     /// The next message; `None` once the keeper is gone.
     async fn hear(&self) -> Result<Option<(ToRelay, Vec<OwnedFd>)>, RelayError> {
         let error = |source| RelayError::Io { what: "hear the keeper", source };
         loop {
             let mut ready = self.socket.readable().await.map_err(error)?;
-            match self.socket.get_ref().receive(MAX_MESSAGE, MAX_STREAMS) {
+            match self.receive() {
                 Ok(None) => return Ok(None),
                 Ok(Some(Packet { bytes, descriptors })) => {
                     let message = decode(&bytes).map_err(|error| RelayError::Keeper(error.to_string()))?;
@@ -72,6 +97,9 @@ struct Relay {
     control: Arc<Control>,
     channels: JoinSet<Result<CommandNumber, RelayError>>,
     orders: BTreeMap<CommandNumber, Sender<Order>>,
+    network: Option<Network>,
+    /// Ends its way out, once the session is over.
+    closing: Option<JoinHandle<()>>,
     over: bool,
 }
 
@@ -85,9 +113,20 @@ pub async fn relay(descriptors: Descriptors) -> Result<(), RelayError> {
     let socket = control.set_nonblocking(true).and_then(|()| AsyncFd::new(control));
     let socket = socket.map_err(|source| RelayError::Io { what: "register the control socket", source })?;
     let control = Arc::new(Control { socket, said: Mutex::default() });
-    let mut relay = Relay { control, channels: JoinSet::new(), orders: BTreeMap::new(), over: false };
+    let mut relay = Relay {
+        control,
+        channels: JoinSet::new(),
+        orders: BTreeMap::new(),
+        network: None,
+        closing: None,
+        over: false,
+    };
     relay.carry(0, streams, service)?;
-    relay.run().await
+    relay.run().await?;
+    if let Some(closing) = relay.closing.take() {
+        closing.await?;
+    }
+    Ok(())
 }
 
 impl Relay {
@@ -106,6 +145,7 @@ impl Relay {
     }
 
     async fn obey(&mut self, message: ToRelay, descriptors: Vec<OwnedFd>) -> Result<(), RelayError> {
+        let Some((message, descriptors)) = self.route(message, descriptors)? else { return Ok(()) };
         let mut descriptors = descriptors.into_iter();
         match message {
             ToRelay::Carry { command, terminal } => {
@@ -139,10 +179,43 @@ impl Relay {
             }
             ToRelay::Over => {
                 self.over = true;
+                if let Some(network) = self.network.take() {
+                    let control = self.control.clone();
+                    self.closing = Some(tokio::spawn(async move {
+                        network.close().await;
+                        // A keeper that is gone need not know.
+                        let _ = control.send(&FromRelay::Silent).await;
+                    }));
+                }
                 self.tell_all(|| Order::Over).await;
             }
+            // For the network alone.
+            _ => return Err(RelayError::Keeper("an answer to what was not asked".into())),
         }
         Ok(())
+    }
+
+    /// Takes what is about the way out; everything else comes back.
+    fn route(
+        &mut self,
+        message: ToRelay,
+        mut descriptors: Vec<OwnedFd>,
+    ) -> Result<Option<(ToRelay, Vec<OwnedFd>)>, RelayError> {
+        match (message, &self.network) {
+            (ToRelay::Network { egress }, None) => {
+                self.network = Some(Network::open(*egress, descriptors, self.control.clone())?);
+            }
+            (ToRelay::Policy { egress }, Some(network)) => network.policy(*egress),
+            (ToRelay::Dialled { number, errno }, Some(network)) => {
+                network.dialled(number, errno, descriptors.pop());
+            }
+            (ToRelay::Pinned { number, addresses }, Some(network)) => network.pinned(number, addresses),
+            // Answers to what was asked before the end.
+            (ToRelay::Policy { .. } | ToRelay::Dialled { .. } | ToRelay::Pinned { .. }, None)
+                if self.over => {}
+            (other, _) => return Ok(Some((other, descriptors))),
+        }
+        Ok(None)
     }
 
     fn carry(&mut self, number: CommandNumber, streams: Streams, service: OwnedFd) -> Result<(), RelayError> {

@@ -18,6 +18,10 @@
 //! their streams; a channel ends once the service has acknowledged all of its output, the first one's not before
 //! the session is over.
 //!
+//! A session that may reach something has its sockets' descriptors come by the control socket as well, with the plan:
+//! names are answered, connections judged and carried as `egress` has it. The relay connects to nobody: the keeper does,
+//! which judges again, and passes the descriptor.
+//!
 //! The relay ends with status 0 once the session is over and all channels have ended; with status 1 and a line on
 //! standard error if anything else ends it: the keeper is gone (what can be read by then is still sent, for a
 //! second), or a command's streams fail.
@@ -25,6 +29,7 @@
 mod backlog;
 mod channel;
 mod control;
+mod egress;
 mod inputs;
 mod outputs;
 mod ring;

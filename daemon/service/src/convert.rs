@@ -5,7 +5,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use agentd_policy::event::{self, End, EventBody, ExitStatus, SourceEvent};
 use agentd_policy::names::SessionId;
 use agentd_proto::v1::{
-    Actor, DroppedDetail, Event, ExecDetail, Exit, ExitDetail, LimitDetail, NetDetail, SessionDetail,
+    Actor, DroppedDetail, Event, ExecDetail, Exit, ExitDetail, LimitDetail, NetDetail, PolicyDetail,
+    SessionDetail,
 };
 
 use crate::record::micros;
@@ -196,9 +197,15 @@ impl Numbering {
                     address: address.to_string(),
                     port: port.map(u32::from),
                     count,
+                    ..NetDetail::default()
                 }),
                 ..new("net.denied")
             },
+            EventBody::Net(event) => crate::net_events::convert(event, new),
+            EventBody::Policy { change } => {
+                let policy = PolicyDetail { change: bounded(&change), user: None };
+                Event { policy: Some(policy), ..new("policy.changed") }
+            }
             EventBody::Limit { name, limit } => Event {
                 limit: Some(LimitDetail { name: bounded(&name), limit: Some(limit) }),
                 ..new("limit.hit")

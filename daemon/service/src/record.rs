@@ -7,6 +7,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use agentd_policy::egress::Egress;
 use agentd_policy::names::{AbsPath, SessionId, SessionName, UserName};
 use agentd_policy::plan::{Mode, Plan};
 use agentd_proto::v1::{Exit, Limits, Mount};
@@ -36,6 +37,10 @@ pub struct Record {
     pub terminal: bool,
     pub mounts: Vec<Mount>,
     pub limits: Limits,
+    /// What it may reach now.
+    pub egress: Option<Egress>,
+    /// The last change of that, if its keeper has not said yet that it is in force.
+    pub change: Option<String>,
     /// It is forgotten once it is over.
     pub remove: bool,
     /// Something of it stays on disk.
@@ -81,6 +86,8 @@ impl Record {
                 idle_ms: limits.idle_ms,
                 open_files: limits.open_files,
             },
+            egress: plan.egress.clone(),
+            change: None,
             remove: plan.remove,
             overlay: plan.workspaces.iter().any(|w| w.mode == Mode::Overlay),
             created_us: micros(SystemTime::now()),

@@ -2,7 +2,9 @@
 
 use agentd_policy::Refusal;
 use agentd_policy::decide::{Request, Wanted};
+use agentd_policy::egress::MAX_RULES;
 use agentd_policy::names::{AbsPath, SessionId, SessionName};
+use agentd_policy::network::Change;
 use agentd_policy::plan::{MAX_ARGC, MAX_MOUNTS, MAX_NAMES, Mode, Role, WindowSize};
 use agentd_proto::v1::{self, RunSpec, WantedPath};
 
@@ -17,6 +19,7 @@ pub fn parse(spec: RunSpec, session: SessionId) -> Result<Request, Refusal> {
         ("workspaces", spec.workspace.len(), 1),
         ("paths to read", spec.read.len(), MAX_MOUNTS),
         ("masks", spec.mask.len(), MAX_NAMES),
+        ("rules of the network", spec.allow.len() + spec.deny.len(), MAX_RULES),
     ] {
         if count > most {
             return Err(Refusal::new(
@@ -39,6 +42,7 @@ pub fn parse(spec: RunSpec, session: SessionId) -> Result<Request, Refusal> {
         workspace,
         read: spec.read.iter().map(|path| abs("path to read", path)).collect::<Result<_, _>>()?,
         mask: spec.mask,
+        network: Change::parse(&spec.allow, &spec.deny)?,
         memory: spec.memory,
         pids: spec.pids,
         cpus: spec.cpus,

@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use agentd_policy::Refusal;
+use agentd_policy::egress::Egress;
 use agentd_policy::names::{SessionId, SessionName};
 use agentd_policy::wire::CommandNumber;
 use agentd_proto::v1::{self, Exit};
@@ -16,6 +17,7 @@ use crate::exec::Start;
 use crate::host::lock;
 use crate::hub::{Hub, Stage};
 use crate::output_log::OutputLog;
+use crate::policy::{self, Asked};
 use crate::record::{self, Record};
 use crate::store::Log;
 
@@ -57,6 +59,10 @@ pub struct Status {
     pub events: u64,
     /// Further commands that run.
     pub commands: u32,
+    /// What it may reach.
+    pub egress: Option<Arc<Egress>>,
+    /// The last change of that, until its keeper has said that it is in force.
+    pub change: Option<String>,
 }
 
 /// What is asked of a session's supervisor.
@@ -73,6 +79,7 @@ pub enum Ask {
     Run(Box<Start>),
     /// Nobody takes the output of a further command any more.
     Close(CommandNumber),
+    Policy(Box<Asked>),
     /// Somebody came, or went on purpose.
     Note {
         kind: &'static str,
@@ -133,6 +140,8 @@ impl Session {
             told: false,
             events: 0,
             commands: 0,
+            egress: record.egress.clone().map(Arc::new),
+            change: record.change.clone(),
         };
         let session = Self {
             id: record.id.clone(),
@@ -181,6 +190,8 @@ impl Session {
             whole: self.hub.stage() == Stage::Drained,
             exit: status.exit.clone(),
             output: self.output(),
+            egress: status.egress.as_deref().cloned(),
+            change: status.change.clone(),
             ..self.record.clone()
         }
     }
@@ -289,6 +300,7 @@ impl Session {
             events: status.events,
             output: self.output(),
             commands: status.commands,
+            network: status.egress.as_deref().map(policy::show),
         }
     }
 }
@@ -333,6 +345,7 @@ pub mod tests {
             },
             landlock_abi: 2,
             remove: false,
+            egress: None,
         };
         let root = std::env::temp_dir().join(format!("agentd-session-{}", std::process::id()));
         std::fs::create_dir_all(root.join("audit")).unwrap();

@@ -2,19 +2,26 @@
 //! again when somebody asks for that; a request sees one of them throughout.
 
 use std::io::Read;
+use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use agentd_policy::config::{self, Config, ConfigError};
+use agentd_policy::config::{self, Config, ConfigError, Resolvers};
+use agentd_policy::network::Upstream;
 use nix::unistd::{Group, User};
 use rustix::fs::OFlags;
 
 use crate::profiles::Profiles;
 
+/// `resolv.conf(5)`.
+const RESOLV_CONF: &str = "/etc/resolv.conf";
+
 /// The configuration and the profiles.
 pub struct Site {
     pub config: Config,
     pub profiles: Profiles,
+    /// What it gives to every session with a network.
+    pub upstream: Upstream,
 }
 
 /// Why there is none.
@@ -37,7 +44,14 @@ impl Site {
 
     /// The same for a configuration that was read already.
     pub fn of(config: Config) -> Self {
-        Self { profiles: Profiles::read(&config.profile_dirs), config }
+        let upstream = Upstream {
+            resolvers: match &config.egress.resolvers {
+                Resolvers::System => system_resolvers(Path::new(RESOLV_CONF)),
+                Resolvers::List(list) => list.clone(),
+            },
+            global_also: config.egress.global_also.clone(),
+        };
+        Self { profiles: Profiles::read(&config.profile_dirs), upstream, config }
     }
 
     /// What is wrong with the profiles.
@@ -83,6 +97,24 @@ fn accounts(config: &Config) -> Vec<String> {
     mistakes
 }
 
+/// The resolvers that the system has now. Without any, sessions that ask for names are refused.
+fn system_resolvers(file: &Path) -> Vec<SocketAddr> {
+    let path = file.display();
+    let text = match read(file) {
+        Ok(text) => text,
+        Err(error) => {
+            tracing::warn!(%path, %error, "the system's resolvers cannot be read");
+            return Vec::new();
+        }
+    };
+    let (resolvers, bad) = Resolvers::of_system(&text);
+    for error in bad {
+        tracing::warn!(%path, error, "a resolver is left out");
+    }
+    resolvers
+}
+
+/// All of `file`, if it is a regular one; cut one byte after the longest that is good.
 fn read(file: &Path) -> std::io::Result<String> {
     let flags = OFlags::NONBLOCK.bits().cast_signed();
     let opened = std::fs::OpenOptions::new().read(true).custom_flags(flags).open(file)?;

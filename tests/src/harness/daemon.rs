@@ -27,6 +27,7 @@ pub struct Setup {
     config: String,
     units: bool,
     env: Vec<(String, String)>,
+    network: Option<PathBuf>,
 }
 
 impl Setup {
@@ -47,6 +48,20 @@ impl Setup {
         self.env.push((key.into(), value.into()));
         self
     }
+
+    /// In the network namespace `path`.
+    #[must_use]
+    pub fn in_network(self, path: &Path) -> Self {
+        Self { network: Some(path.into()), ..self }
+    }
+
+    /// What its programs are started through.
+    fn command(&self) -> Command {
+        let Some(network) = &self.network else { return Command::new("/usr/bin/setpriv") };
+        let mut command = Command::new("/usr/bin/nsenter");
+        command.arg(format!("--net={}", network.display())).args(["--", "/usr/bin/setpriv"]);
+        command
+    }
 }
 
 /// The two programs of a daemon that are not of a session.
@@ -66,6 +81,12 @@ struct Running {
     service: Option<Program>,
     /// The launcher's last pid.
     pid: u32,
+}
+
+/// Whether the programs under test have faults to switch on: a build for debugging.
+pub fn has_faults() -> bool {
+    let launcher = std::fs::read(binaries().join("agentd-launcher")).expect("agentd-launcher");
+    launcher.windows(12).any(|window| window == b"AGENTD_FAULT")
 }
 
 /// A running daemon. Ends with the value, or with this process.
@@ -161,7 +182,7 @@ impl Daemon {
     }
 
     fn launcher(&self) -> Command {
-        let mut command = Command::new("/usr/bin/setpriv");
+        let mut command = self.setup.command();
         command.args(["--pdeathsig", "TERM", "--"]);
         command.arg(self.dir.join(if self.setup.units { "bin/agentd-launcher" } else { "bin/agentd" }));
         command.arg("--config").arg(self.dir.join("agentd.toml"));
@@ -171,7 +192,7 @@ impl Daemon {
 
     fn service(&self) -> Command {
         let user = User::find(SERVICE).expect("the service's account");
-        let mut command = Command::new("/usr/bin/setpriv");
+        let mut command = self.setup.command();
         command
             .args(["--reuid", &user.uid.to_string(), "--regid", &user.gid.to_string(), "--clear-groups"])
             .args(["--pdeathsig", "TERM", "--"])
@@ -380,7 +401,7 @@ impl Daemon {
         }
         if self.setup.units && was_there {
             // As units they leave sessions alone. One that is started by hand takes them up, and ends them.
-            let mut command = Command::new("/usr/bin/setpriv");
+            let mut command = self.setup.command();
             command.args(["--pdeathsig", "TERM", "--"]).arg(self.dir.join("bin/agentd"));
             command.arg("--config").arg(self.dir.join("agentd.toml"));
             let mut last = Program::start(command, &self.dir, "launcher");

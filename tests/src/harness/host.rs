@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::daemon::Daemon;
 use super::parts::comm;
+use super::wait::patience;
 
 /// One look at the host. Two of the same are equal.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -83,12 +84,13 @@ impl Snapshot {
         left.into_iter().collect()
     }
 
-    /// Fails unless the host is as in `self` again within `limit`.
+    /// Fails unless the host is as in `self` again within `limit`, or [`patience`] for it.
     ///
     /// # Panics
     /// Then, with what differs.
     #[track_caller]
     pub fn assert_same_within(&self, daemon: &Daemon, limit: Duration) {
+        let limit = patience(limit);
         let result = within(limit, || {
             let now = Self::take(daemon);
             if *self == now { Ok(()) } else { Err(self.difference(&now)) }

@@ -3,6 +3,7 @@
 mod api;
 mod daemon;
 mod host;
+mod internet;
 mod parts;
 mod peer;
 mod program;
@@ -15,15 +16,16 @@ mod wait;
 mod world;
 
 pub use api::{Api, offered};
-pub use daemon::{Daemon, Part, Setup, binaries};
+pub use daemon::{Daemon, Part, Setup, binaries, has_faults};
 pub use host::{Snapshot, within};
+pub use internet::{Internet, NetNs, Question, Resolver};
 pub use parts::{Parts, kill, signal, uid_of};
 pub use peer::{as_user, number_of};
 pub use program::start;
 pub use pty::Pty;
 pub use run::{RunOutput, Session, complete, objects, text_at};
 pub use tmux::Tmux;
-pub use trials::{Alone, Named, Test, alone, named, run_alone, run_one_by_one, run_tests};
+pub use trials::{Alone, Named, Test, alone, named, run_alone, run_in, run_one_by_one, run_tests};
 pub use users::User;
-pub use wait::wait_for_exit;
+pub use wait::{patience, wait_for_exit};
 pub use world::World;

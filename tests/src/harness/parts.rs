@@ -40,7 +40,9 @@ impl Daemon {
     pub fn cgroup2(&self) -> PathBuf {
         let mountinfo = std::fs::read_to_string("/proc/self/mountinfo").expect("/proc/self/mountinfo");
         let line = mountinfo.lines().find(|line| line.contains(" - cgroup2 ")).expect("a cgroup2 mount");
-        Path::new(line.split(' ').nth(4).expect("a mount point")).join(self.cgroup())
+        let mount = Path::new(line.split(' ').nth(4).expect("a mount point"));
+        let [plain, scoped] = self.cgroups_in(mount);
+        if scoped.is_dir() { scoped } else { plain }
     }
 
     /// The sessions of `user` that have processes, prepared ones too.

@@ -1,5 +1,6 @@
 //! A test program's `main`: names and output as `cargo test` has them, one daemon for all.
 
+use std::collections::BTreeSet;
 use std::process::ExitCode;
 
 use libtest_mimic::{Arguments, Trial};
@@ -22,6 +23,16 @@ pub fn named(group: &str, tests: &[Named]) -> impl Iterator<Item = Test> {
 /// ignored.
 pub fn run_tests(program: &str, tests: Vec<Test>, after: impl FnOnce(&'static World)) -> ExitCode {
     run(program, Arguments::from_args(), World::new, tests, after)
+}
+
+/// The same in a world that is not made as others are.
+pub fn run_in(
+    program: &str,
+    world: impl FnOnce() -> World,
+    tests: Vec<Test>,
+    after: impl FnOnce(&'static World),
+) -> ExitCode {
+    run(program, Arguments::from_args(), world, tests, after)
 }
 
 /// The same, one test after the other, against a daemon that has `config` in its `agentd.toml`.
@@ -75,11 +86,21 @@ pub struct Alone {
     pub setup: Setup,
     /// What it does with it.
     pub test: Box<dyn FnOnce(&World) + Send>,
+    /// Why it cannot run here.
+    pub skipped: Option<&'static str>,
+}
+
+impl Alone {
+    /// Where `why` is something, the test is not run, and counted as ignored.
+    #[must_use]
+    pub fn unless(self, why: Option<&'static str>) -> Self {
+        Self { skipped: why, ..self }
+    }
 }
 
 /// A test that is a function, with a daemon of its own.
 pub fn alone(name: &str, setup: Setup, test: impl FnOnce(&World) + Send + 'static) -> Alone {
-    Alone { name: name.into(), setup, test: Box::new(test) }
+    Alone { name: name.into(), setup, test: Box::new(test), skipped: None }
 }
 
 /// Runs `tests`, each against a daemon of its own. Without root nothing is run, and all of it is counted as
@@ -92,7 +113,9 @@ pub fn run_alone(program: &str, threads: Option<usize>, tests: Vec<Alone>) -> Ex
     if !root && !arguments.list {
         eprintln!("SKIPPED: {} tests of {program}: they start daemons, which needs root", tests.len());
     }
-    let trials = tests.into_iter().map(|Alone { name, setup, test }| {
+    let reasons: BTreeSet<_> = tests.iter().filter_map(|test| test.skipped).collect();
+    reasons.iter().filter(|_| !arguments.list).for_each(|why| eprintln!("not run, some of {program}: {why}"));
+    let trials = tests.into_iter().map(|Alone { name, setup, test, skipped }| {
         Trial::test(name, move || {
             let world = World::of(setup);
             let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| test(&world)));
@@ -108,7 +131,7 @@ pub fn run_alone(program: &str, threads: Option<usize>, tests: Vec<Alone>) -> Ex
             }
             Ok(())
         })
-        .with_ignored_flag(!root && !arguments.list)
+        .with_ignored_flag((!root || skipped.is_some()) && !arguments.list)
     });
     libtest_mimic::run(&arguments, trials.collect()).exit_code()
 }

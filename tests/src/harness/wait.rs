@@ -17,3 +17,9 @@ pub fn wait_for_exit(child: &mut Child, limit: Duration) -> Option<ExitStatus> {
     let ready = poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&limit)).expect("poll of a pidfd");
     (ready > 0).then(|| child.wait().expect("our own child"))
 }
+
+/// `limit`; on a machine that is emulated, as many times that as `AGENTD_TEST_SLOWNESS` says.
+pub fn patience(limit: Duration) -> Duration {
+    let slowness = std::env::var("AGENTD_TEST_SLOWNESS").ok().and_then(|times| times.parse::<u32>().ok());
+    limit * slowness.unwrap_or(1)
+}

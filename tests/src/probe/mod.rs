@@ -12,6 +12,7 @@ mod identity;
 mod kernel;
 mod mounts;
 mod names;
+mod net;
 mod network;
 mod processes;
 mod sockets;
@@ -39,6 +40,11 @@ pub fn cases() -> impl Iterator<Item = &'static Case> {
     groups.into_iter().flatten()
 }
 
+/// Those that need a session with a way out.
+pub fn egress_cases() -> impl Iterator<Item = &'static Case> {
+    net::CASES.iter()
+}
+
 /// The probe's `main`.
 pub fn main() -> ExitCode {
     let mut words = std::env::args().skip(1).peekable();
@@ -51,7 +57,7 @@ pub fn main() -> ExitCode {
     if let Some(code) = helper(&name, &args) {
         return code;
     }
-    let Some(case) = cases().find(|case| case.name == name) else {
+    let Some(case) = cases().chain(egress_cases()).find(|case| case.name == name) else {
         eprintln!("probe: no case {name}");
         return ExitCode::from(2);
     };

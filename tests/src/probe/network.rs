@@ -256,7 +256,7 @@ fn resolve(args: &[String]) -> Act {
     }
 }
 
-fn ping(args: &[String]) -> Act {
+pub fn ping(args: &[String]) -> Act {
     let to = sockaddr(SocketAddr::new(args[0].parse().expect("an address"), 0));
     let kinds = [(libc::SOCK_DGRAM, libc::IPPROTO_ICMP), (libc::SOCK_RAW, libc::IPPROTO_ICMP)];
     let mut last = Refused::new(0, "");

@@ -19,8 +19,8 @@ use nftnl::expr::Expression;
 use nftnl::nftnl_sys as sys;
 use nftnl::{Batch, Chain, ChainType, FinalizedBatch, MsgType, NlMsg, ProtoFamily, Rule, Table};
 
-use super::readback;
 use super::rules::{ChainSpec, DENIED, Match, RuleSpec, Ruleset, Statement, TABLE};
+use super::{readback, sets};
 
 // Of linux/netfilter/nf_tables.h; libc has none of these.
 const NFT_OBJECT_COUNTER: u32 = 1;
@@ -59,6 +59,9 @@ pub(super) fn batch(ruleset: &Ruleset) -> FinalizedBatch {
     let mut batch = Batch::new();
     batch.add(&table, MsgType::Add);
     batch.add(&Counter(DENIED), MsgType::Add);
+    for set in &ruleset.sets {
+        batch.add(&sets::NewSet(*set), MsgType::Add);
+    }
     let chains: Vec<_> = ruleset.chains.iter().map(|spec| chain(spec, &table)).collect();
     for chain in &chains {
         batch.add(chain, MsgType::Add);
@@ -73,16 +76,53 @@ pub(super) fn batch(ruleset: &Ruleset) -> FinalizedBatch {
 
 fn chain<'t>(spec: &ChainSpec, table: &'t Table) -> Chain<'t> {
     let mut chain = Chain::new(c_string(spec.name), table);
-    chain.set_hook(spec.hook, spec.priority);
-    chain.set_type(ChainType::Filter);
-    chain.set_policy(spec.policy);
+    if let Some(base) = spec.base {
+        chain.set_hook(base.hook, base.priority);
+        chain.set_type(ChainType::Filter);
+        chain.set_policy(base.policy);
+    }
     chain
+}
+
+/// The batch that makes of `before` what `ruleset` has besides it: sets, chains, and the rules of chains that were
+/// empty.
+pub(super) fn extension(before: &Ruleset, ruleset: &Ruleset) -> FinalizedBatch {
+    let table = Table::new(c_string(TABLE), ProtoFamily::Inet);
+    let mut batch = Batch::new();
+    for set in ruleset.sets.iter().filter(|set| !before.sets.contains(set)) {
+        batch.add(&sets::NewSet(*set), MsgType::Add);
+    }
+    for spec in &ruleset.chains {
+        let chain = chain(spec, &table);
+        match before.chains.iter().find(|before| before.name == spec.name) {
+            None => batch.add(&chain, MsgType::Add),
+            Some(before) if before.rules.is_empty() => {}
+            Some(_) => continue,
+        }
+        for rule in &spec.rules {
+            batch.add(&encode(rule, &chain), MsgType::Add);
+        }
+    }
+    batch.finalize()
+}
+
+/// The batch that puts the rules of `spec` in the place of those that its chain holds.
+pub(super) fn refill(spec: &ChainSpec) -> FinalizedBatch {
+    let table = Table::new(c_string(TABLE), ProtoFamily::Inet);
+    let chain = Chain::new(c_string(spec.name), &table);
+    let mut batch = Batch::new();
+    // Without a handle: all of them.
+    batch.add(&Rule::new(&chain), MsgType::Del);
+    for rule in &spec.rules {
+        batch.add(&encode(rule, &chain), MsgType::Add);
+    }
+    batch.finalize()
 }
 
 fn encode<'c>(spec: &RuleSpec, chain: &'c Chain<'_>) -> Rule<'c> {
     let mut rule = Rule::new(chain);
     let matches = spec.matches.iter().flat_map(matching);
-    for expr in matches.chain(spec.statements.iter().map(statement)) {
+    for expr in matches.chain(spec.statements.iter().flat_map(statement)) {
         rule.add_expr(&expr);
     }
     rule
@@ -100,15 +140,25 @@ fn matching(what: &Match) -> Vec<Expr> {
             exprs.push(compare(libc::NFT_CMP_EQ, &Ipv4Addr::from(u32::from(*address) & mask).octets()));
             exprs
         }
-        Match::Daddr6(address) => {
+        Match::Daddr6(address, prefix) => {
             let mut exprs = family(libc::NFPROTO_IPV6);
             exprs.push(payload(libc::NFT_PAYLOAD_NETWORK_HEADER, 24, 16));
-            exprs.push(compare(libc::NFT_CMP_EQ, &address.octets()));
+            let mask = u128::MAX.checked_shl(128 - u32::from(*prefix)).unwrap_or(0);
+            if mask != u128::MAX {
+                exprs.push(bitwise(&mask.to_be_bytes()));
+            }
+            exprs.push(compare(libc::NFT_CMP_EQ, &(u128::from(*address) & mask).to_be_bytes()));
             exprs
         }
-        Match::Tcp => tcp(),
+        Match::Tcp => transport(libc::IPPROTO_TCP),
+        Match::Udp => transport(libc::IPPROTO_UDP),
+        Match::Dport(port) => vec![
+            payload(libc::NFT_PAYLOAD_TRANSPORT_HEADER, 2, 2),
+            compare(libc::NFT_CMP_EQ, &port.to_be_bytes()),
+        ],
+        Match::In(set) => sets::lookup(*set),
         Match::NotBareSyn => {
-            let mut exprs = tcp();
+            let mut exprs = transport(libc::IPPROTO_TCP);
             exprs.push(payload(libc::NFT_PAYLOAD_TRANSPORT_HEADER, 13, 1));
             exprs.push(bitwise(&[SYN | ACK]));
             exprs.push(compare(libc::NFT_CMP_NEQ, &[SYN]));
@@ -117,15 +167,15 @@ fn matching(what: &Match) -> Vec<Expr> {
     }
 }
 
-fn statement(what: &Statement) -> Expr {
-    match what {
-        Statement::Accept => Expr(
-            c"immediate",
-            vec![
-                (sys::NFTNL_EXPR_IMM_DREG, word(libc::NFT_REG_VERDICT)),
-                (sys::NFTNL_EXPR_IMM_VERDICT, word(libc::NF_ACCEPT)),
-            ],
-        ),
+fn statement(what: &Statement) -> Vec<Expr> {
+    vec![match what {
+        Statement::Accept => verdict(libc::NF_ACCEPT),
+        Statement::Return => verdict(libc::NFT_RETURN),
+        Statement::Jump(chain) => {
+            let mut jump = verdict(libc::NFT_JUMP);
+            jump.1.push((sys::NFTNL_EXPR_IMM_CHAIN, c_string(chain).into_bytes_with_nul()));
+            jump
+        }
         Statement::Log { prefix, group, snaplen } => Expr(
             c"log",
             vec![
@@ -145,27 +195,64 @@ fn statement(what: &Statement) -> Expr {
         Statement::Prohibit => {
             reject(libc::NFT_REJECT_ICMPX_UNREACH, libc::NFT_REJECT_ICMPX_ADMIN_PROHIBITED as u8)
         }
-    }
+        Statement::Transparent(port) => return transparent(*port).into(),
+    }]
 }
 
-fn family(number: libc::c_int) -> Vec<Expr> {
+fn verdict(code: libc::c_int) -> Expr {
+    let attributes = vec![
+        (sys::NFTNL_EXPR_IMM_DREG, word(libc::NFT_REG_VERDICT)),
+        (sys::NFTNL_EXPR_IMM_VERDICT, word(code)),
+    ];
+    Expr(c"immediate", attributes)
+}
+
+/// Gives a packet of TCP to the socket that listens on `port`.
+pub(super) fn transparent(port: u16) -> [Expr; 2] {
+    let register = REGISTER.to_ne_bytes().to_vec();
+    let load = Expr(
+        c"immediate",
+        vec![
+            (sys::NFTNL_EXPR_IMM_DREG, register.clone()),
+            (sys::NFTNL_EXPR_IMM_DATA, port.to_be_bytes().to_vec()),
+        ],
+    );
+    let give = Expr(
+        c"tproxy",
+        vec![
+            (sys::NFTNL_EXPR_TPROXY_FAMILY, word(libc::NFPROTO_UNSPEC)),
+            (sys::NFTNL_EXPR_TPROXY_REG_PORT, register),
+        ],
+    );
+    [load, give]
+}
+
+pub(super) fn family(number: libc::c_int) -> Vec<Expr> {
     vec![meta(libc::NFT_META_NFPROTO), compare(libc::NFT_CMP_EQ, &[number as u8])]
 }
 
-pub(super) fn tcp() -> Vec<Expr> {
-    vec![meta(libc::NFT_META_L4PROTO), compare(libc::NFT_CMP_EQ, &[libc::IPPROTO_TCP as u8])]
+pub(super) fn transport(protocol: libc::c_int) -> Vec<Expr> {
+    vec![meta(libc::NFT_META_L4PROTO), compare(libc::NFT_CMP_EQ, &[protocol as u8])]
 }
 
 fn meta(key: libc::c_int) -> Expr {
-    let register = REGISTER.to_ne_bytes().to_vec();
+    meta_to(REGISTER, key)
+}
+
+pub(super) fn meta_to(register: u32, key: libc::c_int) -> Expr {
+    let register = register.to_ne_bytes().to_vec();
     Expr(c"meta", vec![(sys::NFTNL_EXPR_META_KEY, word(key)), (sys::NFTNL_EXPR_META_DREG, register)])
 }
 
 fn payload(base: libc::c_int, offset: u32, length: u32) -> Expr {
+    payload_to(REGISTER, base, offset, length)
+}
+
+pub(super) fn payload_to(register: u32, base: libc::c_int, offset: u32, length: u32) -> Expr {
     Expr(
         c"payload",
         vec![
-            (sys::NFTNL_EXPR_PAYLOAD_DREG, REGISTER.to_ne_bytes().to_vec()),
+            (sys::NFTNL_EXPR_PAYLOAD_DREG, register.to_ne_bytes().to_vec()),
             (sys::NFTNL_EXPR_PAYLOAD_BASE, word(base)),
             (sys::NFTNL_EXPR_PAYLOAD_OFFSET, offset.to_ne_bytes().to_vec()),
             (sys::NFTNL_EXPR_PAYLOAD_LEN, length.to_ne_bytes().to_vec()),
@@ -254,7 +341,7 @@ pub(super) fn dump(kind: libc::c_int, sequence: u32) -> Vec<u8> {
     message(kind, NetfilterProtoFamily::Unspec, NLM_F_DUMP, sequence, vec![])
 }
 
-fn message(
+pub(super) fn message(
     kind: libc::c_int,
     family: NetfilterProtoFamily,
     flags: u16,

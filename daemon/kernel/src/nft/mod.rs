@@ -1,9 +1,14 @@
 //! The session's nftables table: described as data, committed in one atomic batch, read back.
 
 mod encode;
+mod open;
+#[cfg(test)]
+mod open_tests;
+mod pins;
 mod probe;
 mod readback;
 mod rules;
+mod sets;
 #[cfg(test)]
 mod tests;
 
@@ -14,8 +19,10 @@ use netlink_packet_core::NetlinkBuffer;
 use nftnl::FinalizedBatch;
 pub use nftnl::{Hook, Policy};
 
+pub use open::{LISTENER, Passage};
 pub use probe::transparent;
-pub use rules::{ChainSpec, DENIED, LOG_GROUP, Match, RuleSpec, Ruleset, Statement, TABLE};
+pub use rules::{Base, ChainSpec, DENIED, LOG_GROUP, Match, PLANNED, RuleSpec, Ruleset, Statement, TABLE};
+pub use sets::{Element, MAX_ELEMENTS, Set};
 
 use crate::netlink::{self, Netlink, NetlinkError, messages};
 
@@ -58,13 +65,29 @@ impl Table {
     /// # Errors
     /// [`NftError`]. Nothing was made unless it is [`NftError::Differs`].
     pub fn install(ruleset: &Ruleset) -> Result<Self, NftError> {
-        let socket = Netlink::open(netlink::NETFILTER).map_err(NftError::Netlink)?;
-        socket.make_room().map_err(NftError::Netlink)?;
-        let table = Self(socket);
+        let table = Self::open()?;
         let batch = encode::batch(ruleset);
-        table.commit(&batch, ruleset)?;
+        table.commit(&batch, |sequence| name(&batch, ruleset, sequence))?;
         table.compare(&batch)?;
         Ok(table)
+    }
+
+    /// Makes of [`Ruleset::closed`], which the calling thread's network namespace holds, a `ruleset` that
+    /// [`Ruleset::open`] gave, and reads it back.
+    ///
+    /// # Errors
+    /// [`NftError`]. Nothing was made unless it is [`NftError::Differs`].
+    pub fn extend(ruleset: &Ruleset) -> Result<Self, NftError> {
+        let table = Self::open()?;
+        table.commit(&encode::extension(&Ruleset::closed(), ruleset), |_| "the way out".into())?;
+        table.verify(ruleset)?;
+        Ok(table)
+    }
+
+    fn open() -> Result<Self, NftError> {
+        let socket = Netlink::open(netlink::NETFILTER).map_err(NftError::Netlink)?;
+        socket.make_room().map_err(NftError::Netlink)?;
+        Ok(Self(socket))
     }
 
     /// Takes a socket that was opened in the table's network namespace.
@@ -80,6 +103,18 @@ impl Table {
         self.compare(&encode::batch(ruleset))
     }
 
+    /// Puts the rules that `ruleset` has in its chain [`PLANNED`] in the place of those that are there, all at once, and
+    /// reads everything back. What the sets hold stays.
+    ///
+    /// # Errors
+    /// [`NftError`]. Nothing was changed unless it is [`NftError::Differs`].
+    pub fn plan(&self, ruleset: &Ruleset) -> Result<(), NftError> {
+        for chain in ruleset.chains.iter().filter(|chain| chain.name == PLANNED) {
+            self.commit(&encode::refill(chain), |_| format!("chain {PLANNED}"))?;
+        }
+        self.verify(ruleset)
+    }
+
     /// How many packets were refused so far.
     ///
     /// # Errors
@@ -93,13 +128,15 @@ impl Table {
         packets.ok_or_else(|| NftError::Differs(format!("counter {DENIED} has no number")))
     }
 
-    fn commit(&self, batch: &FinalizedBatch, ruleset: &Ruleset) -> Result<(), NftError> {
+    /// All of `batch`, or nothing; `name` says what a message of it would have made.
+    fn commit(&self, batch: &FinalizedBatch, name: impl FnOnce(u32) -> String) -> Result<(), NftError> {
         // One datagram whatever its length: page by page would be several batches.
         let pages: Vec<_> = batch.iter().map(IoSlice::new).collect();
         self.0.send(&pages).map_err(NftError::Netlink)?;
         match self.0.acknowledged(batch.sequence_numbers().len()) {
             Err(NetlinkError::Refused { sequence, error }) => {
-                Err(NftError::Refused { what: name(batch, ruleset, sequence), error })
+                self.0.drain().map_err(NftError::Netlink)?;
+                Err(NftError::Refused { what: name(sequence), error })
             }
             result => Ok(result?),
         }
@@ -108,6 +145,7 @@ impl Table {
     fn compare(&self, batch: &FinalizedBatch) -> Result<(), NftError> {
         for (what, new, get) in [
             ("tables", libc::NFT_MSG_NEWTABLE, libc::NFT_MSG_GETTABLE),
+            ("sets", libc::NFT_MSG_NEWSET, libc::NFT_MSG_GETSET),
             ("chains", libc::NFT_MSG_NEWCHAIN, libc::NFT_MSG_GETCHAIN),
             ("rules", libc::NFT_MSG_NEWRULE, libc::NFT_MSG_GETRULE),
         ] {
@@ -152,6 +190,7 @@ fn kind(message: &NetlinkBuffer<&[u8]>) -> Option<libc::c_int> {
 
 /// What the message with this sequence number would have made.
 fn name(batch: &FinalizedBatch, ruleset: &Ruleset, sequence: u32) -> String {
+    let mut sets = ruleset.sets.iter();
     let mut chains = ruleset.chains.iter();
     let mut rules = ruleset.chains.iter().flat_map(|chain| &chain.rules);
     for message in sent(batch) {
@@ -159,6 +198,7 @@ fn name(batch: &FinalizedBatch, ruleset: &Ruleset, sequence: u32) -> String {
         let what = match kind {
             Some(libc::NFT_MSG_NEWTABLE) => Some(format!("table {TABLE}")),
             Some(libc::NFT_MSG_NEWOBJ) => Some(format!("counter {DENIED}")),
+            Some(libc::NFT_MSG_NEWSET) => sets.next().map(|set| format!("set {}", set.name())),
             Some(libc::NFT_MSG_NEWCHAIN) => chains.next().map(|chain| format!("chain {}", chain.name)),
             Some(libc::NFT_MSG_NEWRULE) => rules.next().map(|rule| format!("rule `{rule}`")),
             _ => None,

@@ -8,7 +8,9 @@ use std::collections::BTreeMap;
 use netlink_packet_core::{NlaBuffer, NlasIterator};
 
 /// `nfgenmsg`: family, version, resource; then attributes.
-const NFGENMSG: usize = 4;
+pub(super) const NFGENMSG: usize = 4;
+/// `nlattr`: length and kind.
+const NLATTR: usize = 4;
 
 type Attributes<'b> = BTreeMap<u16, Vec<NlaBuffer<&'b [u8]>>>;
 
@@ -67,6 +69,20 @@ pub(super) fn number(body: &[u8], outer: u16, inner: u16) -> Option<u64> {
     let nest = attributes(top.get(&outer)?.first()?.value())?;
     let value = nest.get(&inner)?.first()?.value().try_into().ok()?;
     Some(u64::from_be_bytes(value))
+}
+
+/// The value of the only attribute of this kind.
+pub(super) fn attribute(bytes: &[u8], kind: u16) -> Option<&[u8]> {
+    let mut found = None;
+    for attribute in NlasIterator::new(bytes) {
+        let attribute = attribute.ok()?;
+        let (fits, length) = (attribute.kind() == kind, usize::from(attribute.length()));
+        let value = attribute.into_inner().get(NLATTR..length)?;
+        if fits && found.replace(value).is_some() {
+            return None;
+        }
+    }
+    found
 }
 
 #[cfg(test)]

@@ -5,35 +5,47 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use nftnl::{Hook, Policy};
 
+use super::sets::Set;
 use crate::loopback::{ADDRESS4, ADDRESS6};
 
 /// The table's name; its family is inet.
 pub const TABLE: &str = "agentd";
 /// The counter of what is refused.
 pub const DENIED: &str = "denied";
+/// The chain of what passes besides what always does: empty, as long as there is no way out.
+pub const PLANNED: &str = "planned";
 /// The NFLOG group that refused packets go to.
 pub const LOG_GROUP: u16 = 7;
 
-/// The chains of the table, and its counter [`DENIED`].
+/// The sets and chains of the table, and its counter [`DENIED`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ruleset {
+    /// In the order in which they are made. Their elements are no part of it.
+    pub sets: Vec<Set>,
     /// In the order in which they are made.
     pub chains: Vec<ChainSpec>,
 }
 
-/// A base chain of type filter.
+/// A chain.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ChainSpec {
     /// Its name.
     pub name: &'static str,
+    /// Where packets pass it; one that is only jumped to has no such place.
+    pub base: Option<Base>,
+    /// From first to last.
+    pub rules: Vec<RuleSpec>,
+}
+
+/// What makes a chain one of type filter that packets pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Base {
     /// Where packets pass it.
     pub hook: Hook,
     /// When, among the chains of the hook.
     pub priority: i32,
     /// What befalls a packet that no rule decides.
     pub policy: Policy,
-    /// From first to last.
-    pub rules: Vec<RuleSpec>,
 }
 
 /// If all matches hold, all statements are carried out.
@@ -50,10 +62,16 @@ pub struct RuleSpec {
 pub enum Match {
     /// IPv4, to an address of this network.
     Daddr4(Ipv4Addr, u8),
-    /// IPv6, to this address.
-    Daddr6(Ipv6Addr),
+    /// IPv6, to an address of this network.
+    Daddr6(Ipv6Addr, u8),
     /// TCP.
     Tcp,
+    /// UDP.
+    Udp,
+    /// TCP or UDP, to this port.
+    Dport(u16),
+    /// To what this set holds.
+    In(Set),
     /// TCP, and nothing that could begin a connection: a SYN with an ACK, or no SYN.
     NotBareSyn,
 }
@@ -63,6 +81,12 @@ pub enum Match {
 pub enum Statement {
     /// It passes.
     Accept,
+    /// It passes this chain without what follows.
+    Return,
+    /// What another chain says of it comes first.
+    Jump(&'static str),
+    /// It is given to the transparent socket that listens on this port.
+    Transparent(u16),
     /// Its first bytes go to the reader of an NFLOG group.
     Log {
         /// What they are marked with.
@@ -92,16 +116,18 @@ impl Ruleset {
         ];
         let rules = vec![
             accept(Match::Daddr4(Ipv4Addr::new(127, 0, 0, 0), 8)),
-            accept(Match::Daddr6(Ipv6Addr::LOCALHOST)),
+            accept(Match::Daddr6(Ipv6Addr::LOCALHOST, 128)),
             accept(Match::Daddr4(ADDRESS4, 32)),
-            accept(Match::Daddr6(ADDRESS6)),
+            accept(Match::Daddr6(ADDRESS6, 128)),
             accept(Match::NotBareSyn),
+            RuleSpec { matches: vec![], statements: vec![Statement::Jump(PLANNED)] },
             RuleSpec { matches: vec![], statements: tell },
             RuleSpec { matches: vec![Match::Tcp], statements: vec![Statement::Reset] },
             RuleSpec { matches: vec![], statements: vec![Statement::Prohibit] },
         ];
-        let out = ChainSpec { name: "out", hook: Hook::Out, priority: 0, policy: Policy::Drop, rules };
-        Self { chains: vec![out] }
+        let base = Some(Base { hook: Hook::Out, priority: 0, policy: Policy::Drop });
+        let planned = ChainSpec { name: PLANNED, base: None, rules: vec![] };
+        Self { sets: vec![], chains: vec![ChainSpec { name: "out", base, rules }, planned] }
     }
 }
 
@@ -109,6 +135,9 @@ impl Display for Ruleset {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         writeln!(f, "table inet {TABLE} {{")?;
         writeln!(f, "\tcounter {DENIED} {{\n\t}}")?;
+        for set in &self.sets {
+            write!(f, "\n{set}")?;
+        }
         for chain in &self.chains {
             write!(f, "\n{chain}")?;
         }
@@ -117,6 +146,19 @@ impl Display for Ruleset {
 }
 
 impl Display for ChainSpec {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        writeln!(f, "\tchain {} {{", self.name)?;
+        if let Some(base) = self.base {
+            writeln!(f, "\t\t{base}")?;
+        }
+        for rule in &self.rules {
+            writeln!(f, "\t\t{rule}")?;
+        }
+        writeln!(f, "\t}}")
+    }
+}
+
+impl Display for Base {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let hook = match self.hook {
             Hook::PreRouting => "prerouting",
@@ -130,13 +172,7 @@ impl Display for ChainSpec {
             Policy::Accept => "accept",
             Policy::Drop => "drop",
         };
-        let priority = self.priority;
-        writeln!(f, "\tchain {} {{", self.name)?;
-        writeln!(f, "\t\ttype filter hook {hook} priority {priority}; policy {policy};")?;
-        for rule in &self.rules {
-            writeln!(f, "\t\t{rule}")?;
-        }
-        writeln!(f, "\t}}")
+        write!(f, "type filter hook {hook} priority {}; policy {policy};", self.priority)
     }
 }
 
@@ -153,8 +189,12 @@ impl Display for Match {
         match self {
             Self::Daddr4(address, 32) => write!(f, "ip daddr {address}"),
             Self::Daddr4(address, prefix) => write!(f, "ip daddr {address}/{prefix}"),
-            Self::Daddr6(address) => write!(f, "ip6 daddr {address}"),
+            Self::Daddr6(address, 128) => write!(f, "ip6 daddr {address}"),
+            Self::Daddr6(address, prefix) => write!(f, "ip6 daddr {address}/{prefix}"),
             Self::Tcp => f.write_str("meta l4proto tcp"),
+            Self::Udp => f.write_str("meta l4proto udp"),
+            Self::Dport(port) => write!(f, "th dport {port}"),
+            Self::In(set) => write!(f, "{} @{}", set.expression(), set.name()),
             Self::NotBareSyn => f.write_str("tcp flags & (syn | ack) != syn"),
         }
     }
@@ -164,6 +204,9 @@ impl Display for Statement {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         match self {
             Self::Accept => f.write_str("accept"),
+            Self::Return => f.write_str("return"),
+            Self::Jump(chain) => write!(f, "jump {chain}"),
+            Self::Transparent(port) => write!(f, "tproxy to :{port}"),
             Self::Log { prefix, group, snaplen } => {
                 write!(f, "log prefix \"{prefix}\" group {group} snaplen {snaplen}")
             }
@@ -191,9 +234,13 @@ mod tests {
 		ip daddr 10.200.0.2 accept
 		ip6 daddr fd00:a9e::2 accept
 		tcp flags & (syn | ack) != syn accept
+		jump planned
 		log prefix "deny" group 7 snaplen 128 counter name "denied"
 		meta l4proto tcp reject with tcp reset
 		reject with icmpx admin-prohibited
+	}
+
+	chain planned {
 	}
 }
 "#;

@@ -12,7 +12,7 @@ use crate::loopback::{self, ADDRESS4, ADDRESS6};
 use crate::nflog::{Denied, Nflog};
 
 /// Runs `test` on a thread of its own, in a new network namespace.
-fn in_new_netns(test: impl FnOnce() + Send + 'static) {
+pub(super) fn in_new_netns(test: impl FnOnce() + Send + 'static) {
     if !rustix::process::geteuid().is_root() {
         // Past the test harness, which keeps what passing tests print to itself.
         writeln!(std::io::stderr(), "SKIPPED: needs root").unwrap();
@@ -28,17 +28,17 @@ fn in_new_netns(test: impl FnOnce() + Send + 'static) {
 }
 
 /// A session's network: up, with its table and the reader of its denials.
-fn session() -> (Table, Nflog) {
+pub(super) fn session() -> (Table, Nflog) {
     loopback::bring_up().unwrap();
     let nflog = Nflog::open(LOG_GROUP).unwrap();
     (Table::install(&Ruleset::closed()).unwrap(), nflog)
 }
 
-fn connect(address: &str) -> std::io::Result<TcpStream> {
+pub(super) fn connect(address: &str) -> std::io::Result<TcpStream> {
     TcpStream::connect_timeout(&address.parse().unwrap(), Duration::from_secs(5))
 }
 
-fn denied(protocol: &str, address: &str, port: Option<u16>) -> Denied {
+pub(super) fn denied(protocol: &str, address: &str, port: Option<u16>) -> Denied {
     Denied { protocol: protocol.into(), address: address.parse().unwrap(), port }
 }
 
@@ -235,15 +235,15 @@ fn every_difference_of_a_ruleset_is_found() {
         change(|chain| chain.rules[0].matches = vec![Match::Daddr4([127, 0, 0, 0].into(), 9)]);
         change(|chain| chain.rules[2].matches = vec![Match::Daddr4([10, 200, 0, 3].into(), 32)]);
         change(|chain| {
-            chain.rules[5].statements[0] = Statement::Log { prefix: "deny", group: 8, snaplen: 128 }
+            chain.rules[6].statements[0] = Statement::Log { prefix: "deny", group: 8, snaplen: 128 }
         });
         change(|chain| {
-            chain.rules[5].statements[0] = Statement::Log { prefix: "den", group: 7, snaplen: 128 }
+            chain.rules[6].statements[0] = Statement::Log { prefix: "den", group: 7, snaplen: 128 }
         });
-        change(|chain| chain.rules[7].statements = vec![Statement::Accept]);
-        change(|chain| chain.priority = 1);
-        change(|chain| chain.policy = Policy::Accept);
-        change(|chain| chain.hook = Hook::In);
+        change(|chain| chain.rules[8].statements = vec![Statement::Accept]);
+        change(|chain| chain.base.as_mut().unwrap().priority = 1);
+        change(|chain| chain.base.as_mut().unwrap().policy = Policy::Accept);
+        change(|chain| chain.base.as_mut().unwrap().hook = Hook::In);
         change(|chain| chain.name = "in");
     });
 }
@@ -252,7 +252,7 @@ fn every_difference_of_a_ruleset_is_found() {
 fn a_batch_that_fails_makes_nothing() {
     in_new_netns(|| {
         let mut ruleset = Ruleset::closed();
-        ruleset.chains[0].rules[6].statements = vec![Statement::Count("missing")];
+        ruleset.chains[0].rules[7].statements = vec![Statement::Count("missing")];
         let error = Table::install(&ruleset).unwrap_err();
         let text = "nftables: rule `meta l4proto tcp counter name \"missing\"`: ";
         assert!(error.to_string().starts_with(text), "{error}");

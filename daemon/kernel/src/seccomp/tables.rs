@@ -15,6 +15,8 @@ pub const AGENT: Table = Table { rules: agent, denied: Verdict::Errno(EPERM as u
 pub const RELAY: Table = Table { rules: relay, denied: Verdict::Kill };
 /// The keeper: as the relay, and it waits, signals, reads /proc, is connected to, and makes pairs of sockets.
 pub const KEEPER: Table = Table { rules: keeper, denied: Verdict::Errno(EPERM as u16) };
+/// The keeper of a session that has a way out: it dials, too.
+pub const DIALLER: Table = Table { rules: dialler, denied: Verdict::Errno(EPERM as u16) };
 
 /// The calls of Linux 6.18. What a table does not name is denied if it is one of these.
 pub(super) const KNOWN: [std::ops::RangeInclusive<u32>; 2] = [0..=335, 424..=469];
@@ -67,6 +69,12 @@ const KEEPING: &[c_long] = &[
     SYS_wait4, SYS_waitid, SYS_kill, SYS_pidfd_open, SYS_pidfd_send_signal, SYS_process_vm_readv,
     SYS_newfstatat, SYS_statx, SYS_readlink, SYS_readlinkat, SYS_getdents64, SYS_lseek, SYS_pread64,
     SYS_pwrite64, SYS_pipe2, SYS_signalfd4, SYS_accept4, SYS_getppid, SYS_getuid, SYS_geteuid, SYS_getgid, SYS_getegid,
+];
+
+/// What the relay does with sockets that it was given: it can make none, bind none and connect none.
+#[rustfmt::skip]
+const RELAYING: &[c_long] = &[
+    SYS_accept4, SYS_recvmmsg, SYS_sendmmsg, SYS_pipe2, SYS_getsockname, SYS_getpeername,
 ];
 
 /// What the agent may call with any arguments.
@@ -241,11 +249,38 @@ fn socket() -> Rule {
     by(Word::Low(0), u32::MAX, arms, Verdict::Errno(EAFNOSUPPORT as u16))
 }
 
-/// The relay and what the keeper shares with it.
-fn relay(_: Options) -> BTreeMap<u32, Rule> {
+/// The relay: what it shares with the keeper, and connections of others.
+fn relay(options: Options) -> BTreeMap<u32, Rule> {
+    let mut rules = helper(options);
+    rules.extend(all(RELAYING, ALLOW));
+    rules.extend(each(&[
+        (SYS_fcntl, equal(1, &descriptor(&[F_SETPIPE_SZ, F_GETPIPE_SZ]), ALLOW, PERM)),
+        (SYS_getsockopt, equal(1, &[SOL_SOCKET as u32, IPPROTO_TCP as u32], ALLOW, PERM)),
+        (SYS_setsockopt, set_option()),
+    ]));
+    rules
+}
+
+/// How a connection ends, waits and is kept alive; nothing of where its packets go.
+fn set_option() -> Rule {
+    let [socket, tcp] = [SOL_SOCKET, IPPROTO_TCP].map(|level| level as u32);
+    let of_socket = [SO_LINGER, SO_KEEPALIVE, SO_RCVBUF, SO_SNDBUF].map(|option| option as u32);
+    let of_tcp =
+        [TCP_NODELAY, TCP_KEEPIDLE, TCP_KEEPINTVL, TCP_KEEPCNT, TCP_USER_TIMEOUT].map(|option| option as u32);
+    let arms =
+        vec![(vec![socket], equal(2, &of_socket, ALLOW, PERM)), (vec![tcp], equal(2, &of_tcp, ALLOW, PERM))];
+    by(Word::Low(1), u32::MAX, arms, PERM)
+}
+
+fn descriptor(also: &[c_int]) -> Vec<u32> {
+    let every = [F_GETFL, F_SETFL, F_GETFD, F_SETFD, F_DUPFD_CLOEXEC];
+    every.iter().chain(also).map(|command| *command as u32).collect()
+}
+
+/// What relay and keeper share.
+fn helper(_: Options) -> BTreeMap<u32, Rule> {
     let mut rules = all(TRIED, PERM);
     rules.extend(all(OWN, ALLOW));
-    let descriptor = [F_GETFL, F_SETFL, F_GETFD, F_SETFD, F_DUPFD_CLOEXEC].map(|command| command as u32);
     // Of a terminal: its size, its settings to read.
     let terminal = [TIOCSWINSZ, TIOCGWINSZ, TCGETS, TCGETS2, FIONBIO].map(|request| request as u32);
     let questions = [PR_GET_SECCOMP, PR_GET_NO_NEW_PRIVS, PR_GET_DUMPABLE].map(|option| option as u32);
@@ -253,7 +288,7 @@ fn relay(_: Options) -> BTreeMap<u32, Rule> {
     rules.extend(each(&[
         (SYS_mmap, executable(2)),
         (SYS_mprotect, executable(2)),
-        (SYS_fcntl, equal(1, &descriptor, ALLOW, PERM)),
+        (SYS_fcntl, equal(1, &descriptor(&[]), ALLOW, PERM)),
         (SYS_ioctl, equal(1, &terminal, ALLOW, PERM)),
         (SYS_prctl, equal(0, &questions, ALLOW, PERM)),
         (SYS_getsockopt, equal(1, &[SOL_SOCKET as u32], ALLOW, PERM)),
@@ -264,7 +299,7 @@ fn relay(_: Options) -> BTreeMap<u32, Rule> {
 }
 
 fn keeper(options: Options) -> BTreeMap<u32, Rule> {
-    let mut rules = relay(options);
+    let mut rules = helper(options);
     rules.extend(all(KEEPING, ALLOW));
     let writes = (O_ACCMODE | O_CREAT | O_TRUNC | O_TMPFILE & !O_DIRECTORY) as u32;
     let ioctls = [FIONBIO as u32, PIDFD_GET_INFO as u32];
@@ -273,6 +308,29 @@ fn keeper(options: Options) -> BTreeMap<u32, Rule> {
         (SYS_ioctl, equal(1, &ioctls, ALLOW, PERM)),
         // Streams between relay and service.
         (SYS_socketpair, equal(0, &[AF_UNIX as u32], ALLOW, PERM)),
+    ]));
+    rules
+}
+
+fn dialler(options: Options) -> BTreeMap<u32, Rule> {
+    let mut rules = keeper(options);
+    let families = vec![AF_INET as u32, AF_INET6 as u32];
+    let [stream, datagram] =
+        [SOCK_STREAM, SOCK_DGRAM].map(|kind| (kind | SOCK_NONBLOCK | SOCK_CLOEXEC) as u32);
+    let kind = by(
+        Word::Low(1),
+        u32::MAX,
+        vec![
+            (vec![stream], equal(2, &[IPPROTO_TCP as u32], ALLOW, PERM)),
+            (vec![datagram], equal(2, &[IPPROTO_UDP as u32], ALLOW, PERM)),
+        ],
+        PERM,
+    );
+    rules.extend(each(&[
+        (SYS_socket, by(Word::Low(0), u32::MAX, vec![(families, kind)], PERM)),
+        (SYS_connect, ALLOW.into()),
+        // libnftnl's form of a batch depends on the kernel's version.
+        (SYS_uname, ALLOW.into()),
     ]));
     rules
 }

@@ -29,9 +29,9 @@ impl Ready {
     /// Gives up every right, waits until init has done the same, and tells the launcher. What goes wrong ends the
     /// session.
     pub fn hand_over(self, launcher: &Packets, host: &Host) -> Result<Keeper, Fault> {
-        let Self { keeper, mut steps, service, relay, session_root } = self;
+        let Self { mut keeper, mut steps, service, relay, session_root } = self;
         let answer = [service.as_fd(), relay.as_fd(), session_root.as_fd()];
-        let confined = confine(&keeper, &mut steps, &answer, launcher, host);
+        let confined = confine(&mut keeper, &mut steps, &answer, launcher, host);
         let told = confined.and_then(|()| {
             let built = encode(&Reply::Built { timings: steps.finish() }).at("keeper", "answer")?;
             launcher.send(&built, &answer).at("keeper", "answer")?;
@@ -50,14 +50,15 @@ impl Ready {
 
 /// The keeper's rights go while init confines itself.
 fn confine(
-    keeper: &Keeper,
+    keeper: &mut Keeper,
     steps: &mut Steps,
     answer: &[BorrowedFd<'_>],
     launcher: &Packets,
     host: &Host,
 ) -> Result<(), Fault> {
     let also: Vec<_> = answer.iter().copied().chain([launcher.as_fd()]).collect();
-    keeper.give_up(host.empty_root.as_fd(), &also, &host.keeper_filter).at("keeper", "rights")?;
+    let filter = if keeper.dials() { &host.dialler_filter } else { &host.keeper_filter };
+    keeper.give_up(host.empty_root.as_fd(), &also, filter).at("keeper", "rights")?;
     // With the ids the parent-death signal has gone: from here on the session needs no launcher.
     fault::here("rights")?;
     steps.done("rights");

@@ -13,8 +13,9 @@ use super::Builder;
 use super::fault::{At, Fault};
 use super::stdio::Outside;
 
-/// Open files of a relay: four for each command, as many again that come while others go, and its own.
-const OPEN_FILES: u64 = 256;
+/// Open files of a relay: six for each connection of a session that has a way out (two sockets, a pipe each way), and
+/// four for each command, as many again that come while others go, and its own.
+const OPEN_FILES: u64 = 8192;
 
 /// A relay that runs.
 pub struct Started {

@@ -213,6 +213,7 @@ mod tests {
             },
             landlock_abi: 1,
             remove: false,
+            egress: None,
         }
     }
 

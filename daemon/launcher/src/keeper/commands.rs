@@ -15,8 +15,8 @@ use crate::init::ToInit;
 
 /// How many ends of commands are told again to a new service, once all of their output was delivered.
 const MAX_PAST: usize = MAX_COMMANDS;
-/// The longest message of the relay's.
-const MAX_MESSAGE: usize = 64;
+/// The longest message of the relay's: a name that was asked for, escaped, and what was answered.
+const MAX_MESSAGE: usize = 4096;
 
 /// One that was asked for and is not forgotten.
 #[derive(Debug, Default)]
@@ -188,7 +188,7 @@ impl Keeper {
         }
     }
 
-    fn ask_relay(&mut self, message: &ToRelay, descriptors: Vec<OwnedFd>) {
+    pub(super) fn ask_relay(&mut self, message: &ToRelay, descriptors: Vec<OwnedFd>) {
         let Some(control) = self.control.as_mut().filter(|_| self.relay.is_some()) else { return };
         // Of a relay that is gone its end tells.
         if let Err(error) = control.send(message, descriptors) {
@@ -199,7 +199,10 @@ impl Keeper {
     /// The relay says something.
     pub(super) fn relay_says(&mut self) -> Result<(), String> {
         for _ in 0..MESSAGES {
-            let Some(control) = &self.control else { return Ok(()) };
+            // One that asks and does not take the answers is not heard until it does.
+            let Some(control) = self.control.as_ref().filter(|control| !control.is_full()) else {
+                return Ok(());
+            };
             let packet = match control.socket.receive(MAX_MESSAGE, 0) {
                 Ok(Some(packet)) => packet,
                 Err(agentd_kernel::packets::PacketError::WouldBlock) => return Ok(()),
@@ -216,6 +219,7 @@ impl Keeper {
                     }
                     self.commands.forget_if_done(command);
                 }
+                Ok(message) => self.relay_wants(message),
                 Err(error) => {
                     self.finish(End::Failed { what: format!("the relay: {error}") });
                     return Ok(());

@@ -13,6 +13,8 @@ use super::{Keeper, METER};
 const DRAIN: Duration = Duration::from_secs(40);
 /// How long a relay that is dying may take until it is dead.
 const RELAY_DIES: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
+/// How long a relay may take to tell of the connections that ended with the session.
+const SILENCE: Duration = Duration::from_secs(1);
 /// How long a service that is there may take to write the last events down.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
@@ -60,10 +62,25 @@ impl Keeper {
         }
         self.denials.read(&mut self.spool)?;
         self.denials.flush(&mut self.spool);
+        // Connections that ended with it are still to be told of.
+        self.silence = Some(Instant::now() + SILENCE);
+        if self.way_out.is_none() || self.relay.is_none() {
+            self.say_the_end();
+        }
+        Ok(())
+    }
+
+    /// Nothing more will be told of the session but its end.
+    pub(super) fn say_the_end(&mut self) {
+        if self.silence.take().is_none() {
+            return;
+        }
+        if let Some(way_out) = &mut self.way_out {
+            way_out.told.flush(&mut self.spool);
+        }
         let end = self.end.clone().unwrap_or(End::Killed);
         self.spool.push(EventBody::Ended(end));
         self.over = Some(Instant::now());
-        Ok(())
     }
 
     /// The first command has ended. One that dies because nobody carries its streams any more does so while its
@@ -88,11 +105,14 @@ impl Keeper {
     pub(super) fn relay_ended(&mut self) -> Result<(), String> {
         let Some(relay) = self.relay.take() else { return Ok(()) };
         let status = relay.wait().map_err(|e| format!("relay: {e}"))?;
+        // What it said last is still in its socket.
+        self.relay_says()?;
         // It ends of its own only after the session, with everything delivered.
         if self.over.is_none() || status != ExitStatus::Code(0) {
             self.finish(End::Failed { what: format!("the relay ended with {status:?}") });
         }
         self.control = None;
+        self.say_the_end();
         Ok(())
     }
 
@@ -126,6 +146,9 @@ impl Keeper {
 
     /// What is due by the clock once the session is over.
     pub(super) fn look_at_the_end(&mut self, now: Instant) {
+        if self.silence.is_some_and(|until| until <= now) {
+            self.say_the_end();
+        }
         if self.patience().is_some_and(|since| now >= since + DRAIN) {
             // Whatever it still holds, nobody takes it: without its control socket the relay ends.
             self.control = None;

@@ -94,6 +94,7 @@ impl Keeper {
                 Ok(ToKeeper::Run { number, command }) => self.run_command(number, command),
                 Ok(ToKeeper::Connect { command }) => self.connect_command(command)?,
                 Ok(ToKeeper::End { command }) => self.end_command(command),
+                Ok(ToKeeper::Policy { egress, change }) => self.change_policy(egress, &change),
                 Err(error) => {
                     tracing::error!(%error, "the service sent what is no message");
                     self.service = None;

@@ -3,6 +3,7 @@
 //! neither launcher nor service: what a service has not taken waits for the next.
 
 mod commands;
+mod egress;
 mod ending;
 mod execs;
 mod limits;
@@ -18,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use agentd_kernel::cgroup::Watch;
 use agentd_kernel::exec_watch::ExecWatch;
-use agentd_kernel::packets::{PacketError, Packets};
+use agentd_kernel::packets::{MAX_DESCRIPTORS, PacketError, Packets};
 use agentd_kernel::process::Child;
 use agentd_policy::event::{End, EventBody};
 use agentd_policy::lease::Lease;
@@ -33,6 +34,7 @@ use rustix::event::{PollFd, PollFlags};
 use crate::command::NotRun;
 use crate::init::{FromInit, Network};
 use commands::Commands;
+use egress::WayOut;
 use limits::Limits;
 use link::Link;
 use network::Denials;
@@ -111,6 +113,7 @@ pub struct Keeper {
     relay: Option<Child>,
     control: Option<Outbox>,
     commands: Commands,
+    way_out: Option<WayOut>,
     execs: ExecWatch,
     mounts: Option<OwnedFd>,
     denials: Denials,
@@ -121,6 +124,8 @@ pub struct Keeper {
     /// What was seen before the command was known to run.
     early: Option<Vec<EventBody>>,
     end: Option<End>,
+    /// Until when the relay may tell of what its connections came to, once all else is over.
+    silence: Option<Instant>,
     over: Option<Instant>,
 }
 
@@ -180,7 +185,8 @@ impl Keeper {
             init: Some(parts.init),
             to_init: Outbox::new(parts.to_init, epoll.as_fd(), INIT_SAYS)?,
             relay: Some(parts.relay),
-            control: Some(Outbox::new(parts.control, epoll.as_fd(), RELAY_SAYS)?),
+            control: Some(Outbox::new(parts.control, epoll.as_fd(), RELAY_SAYS)?.patient()),
+            way_out: parts.plan.egress.clone().map(WayOut::new),
             commands: Commands::default(),
             execs: parts.execs,
             mounts: parts.mounts,
@@ -190,6 +196,7 @@ impl Keeper {
             epoll,
             early: Some(Vec::new()),
             end: None,
+            silence: None,
             over: None,
         })
     }
@@ -291,7 +298,7 @@ impl Keeper {
             }
             FromInit::CommandNotRun { command, not_run } => self.command_not_run(command, not_run),
             FromInit::CommandExited { command, status } => self.command_exited(command, status),
-            FromInit::NetworkReady | FromInit::Confined { .. } => {
+            FromInit::NetworkReady | FromInit::Sockets | FromInit::Confined { .. } => {
                 self.finish(End::Failed { what: "init: an unexpected message".into() });
             }
         }
@@ -302,17 +309,22 @@ impl Keeper {
     ///
     /// # Errors
     /// What init could not do: the step, and why.
-    pub fn confined(&self) -> Result<u32, (String, String)> {
+    pub fn confined(&mut self) -> Result<u32, (String, String)> {
         let failed = |why: String| ("init".to_owned(), why);
+        let mut opened = self.way_out.is_none();
         loop {
             let mut due = [PollFd::new(&self.to_init.socket, PollFlags::IN)];
             match rustix::event::poll(&mut due, None) {
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}
                 Err(errno) => return Err(failed(errno.to_string())),
             }
-            match self.to_init.socket.receive(MAX_KEEPER_PACKET, 0) {
+            match self.to_init.socket.receive(MAX_KEEPER_PACKET, MAX_DESCRIPTORS) {
                 Ok(Some(packet)) => match decode(&packet.bytes) {
-                    Ok(FromInit::Confined { landlock_abi }) => return Ok(landlock_abi),
+                    Ok(FromInit::Sockets) if !opened => {
+                        self.open_way_out(packet.descriptors).map_err(failed)?;
+                        opened = true;
+                    }
+                    Ok(FromInit::Confined { landlock_abi }) if opened => return Ok(landlock_abi),
                     Ok(FromInit::Failed { step, why }) => return Err((step, why)),
                     _ => return Err(failed("an unexpected answer".into())),
                 },
@@ -333,6 +345,9 @@ impl Keeper {
             self.tell(event);
         }
         self.denials.flush_older(now, &mut self.spool);
+        if let Some(way_out) = &mut self.way_out {
+            way_out.told.flush_older(now, &mut self.spool);
+        }
         self.look_at_the_end(now);
         Ok(())
     }
@@ -342,8 +357,10 @@ impl Keeper {
         let dues = [
             self.processes.next_look(),
             self.denials.next_flush(),
+            self.way_out.as_ref().and_then(|way_out| way_out.told.next_flush()),
             self.limits.due().filter(|_| self.end.is_none()),
             self.end_due(),
+            self.silence,
         ];
         let now = Instant::now();
         let next = dues.into_iter().flatten().min().unwrap_or(now + Duration::from_secs(60));

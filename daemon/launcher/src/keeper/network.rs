@@ -11,7 +11,7 @@ use super::spool::Spool;
 use crate::init::Network;
 
 /// Denials to the same place within this time are one event with a count.
-const WINDOW: Duration = Duration::from_millis(100);
+pub const WINDOW: Duration = Duration::from_millis(100);
 /// What is read at once, in bytes.
 const BUFFER: usize = 64 << 10;
 
@@ -29,6 +29,11 @@ impl Denials {
         let log = Nflog::from_fd(network.log);
         let table = Table::from_fd(network.nft);
         Self { log, table, buffer: vec![0; BUFFER], current: None }
+    }
+
+    /// The session's table.
+    pub fn table(&self) -> &Table {
+        &self.table
     }
 
     /// Everything that it holds.

@@ -10,6 +10,8 @@ use serde::Serialize;
 
 /// The most messages that wait for somebody who does not read.
 const MAX_WAITING: usize = 128;
+/// With so many a patient one is full.
+const FULL: usize = MAX_WAITING / 2;
 
 /// A non-blocking socket and what waits to be sent by it.
 #[derive(Debug)]
@@ -19,8 +21,10 @@ pub struct Outbox {
     waiting: VecDeque<(Vec<u8>, Vec<OwnedFd>)>,
     /// Who an event of it is from.
     token: u64,
-    /// Whether the epoll instance was asked to tell of room.
-    asked: bool,
+    /// What the epoll instance was asked to tell of.
+    asked: EventFlags,
+    /// Whether nothing is heard from somebody who does not read.
+    patient: bool,
 }
 
 impl Outbox {
@@ -29,7 +33,17 @@ impl Outbox {
         socket.set_nonblocking(true).map_err(|e| e.to_string())?;
         epoll::add(epoll, &socket, EventData::new_u64(token), EventFlags::IN)
             .map_err(|e| format!("epoll: {e}"))?;
-        Ok(Self { socket, waiting: VecDeque::new(), token, asked: false })
+        Ok(Self { socket, waiting: VecDeque::new(), token, asked: EventFlags::IN, patient: false })
+    }
+
+    /// Of one whose peer is not heard as long as it is full: for a peer that gets an answer for each question.
+    pub fn patient(self) -> Self {
+        Self { patient: true, ..self }
+    }
+
+    /// Whether its peer is to be heard only after it has read.
+    pub fn is_full(&self) -> bool {
+        self.patient && self.waiting.len() >= FULL
     }
 
     /// Sends a message, now or when there is room.
@@ -63,11 +77,15 @@ impl Outbox {
 
     /// Asks to be told of room, or not any more.
     pub fn ask_for_room(&mut self, epoll: BorrowedFd<'_>, ask: bool) -> Result<(), String> {
-        if self.asked != ask {
-            let flags = if ask { EventFlags::IN | EventFlags::OUT } else { EventFlags::IN };
+        let flags = match ask {
+            true if self.is_full() => EventFlags::OUT,
+            true => EventFlags::IN | EventFlags::OUT,
+            false => EventFlags::IN,
+        };
+        if self.asked != flags {
             epoll::modify(epoll, &self.socket, EventData::new_u64(self.token), flags)
                 .map_err(|e| format!("epoll: {e}"))?;
-            self.asked = ask;
+            self.asked = flags;
         }
         Ok(())
     }

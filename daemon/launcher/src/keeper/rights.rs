@@ -6,8 +6,8 @@ use agentd_kernel::{creds, mount, process, rlimits, seccomp};
 
 use super::Keeper;
 
-/// Descriptors besides one for each process of the session.
-const OWN_FILES: u64 = 256;
+/// Descriptors besides one for each process of the session: its own, and connections on their way to the relay.
+const OWN_FILES: u64 = 1024;
 
 impl Keeper {
     /// Gives up every right: an empty root, the leased uid, no capability, no descriptor that the builder had

@@ -4,14 +4,14 @@ use std::collections::VecDeque;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use agentd_kernel::packets::{PacketError, Packets};
-use agentd_policy::event::{EventBody, SourceEvent};
+use agentd_policy::event::{EventBody, NetEvent, NetPeer, SourceEvent};
 use agentd_policy::wire::{FromKeeper, encode};
 
 /// The most events that wait.
 const CAPACITY: usize = 4096;
 /// The most bytes that they may have, as far as the agent decides on their length.
 const MAX_BYTES: usize = 16 << 20;
-/// Of them, those that only a session's life and its losses may use.
+/// Of them, those that only a session's life, its policy and its losses may use.
 const RESERVED: usize = 64;
 
 /// The queue.
@@ -49,7 +49,7 @@ impl Spool {
 
     /// Takes an event; one that finds no room is counted.
     pub fn push(&mut self, body: EventBody) {
-        let vital = matches!(body, EventBody::Started | EventBody::Ended(_));
+        let vital = matches!(body, EventBody::Started | EventBody::Ended(_) | EventBody::Policy { .. });
         if !vital && !self.has_room() {
             self.dropped += 1;
             return;
@@ -106,8 +106,20 @@ fn weight(body: &EventBody) -> usize {
             exe + path.len() + all(interpreters) + argv.as_deref().map_or(0, all)
         }
         EventBody::ExecRefused { actor, path, .. } => actor.exe.as_ref().map_or(0, String::len) + path.len(),
+        EventBody::Net(event) => net_weight(event),
+        EventBody::Policy { change } => change.len(),
         EventBody::Exit { actor, .. } => actor.exe.as_ref().map_or(0, String::len),
         _ => 0,
+    }
+}
+
+fn net_weight(event: &NetEvent) -> usize {
+    let name = |peer: &NetPeer| peer.name.as_ref().map_or(0, String::len);
+    match event {
+        NetEvent::Dns { name, addresses, .. } => name.len() + addresses.len() * size_of::<std::net::IpAddr>(),
+        NetEvent::Connect { peer, .. } => name(peer),
+        NetEvent::Closed { peer, reason, .. } => name(peer) + reason.len(),
+        NetEvent::Http { peer, method, host, .. } => name(peer) + method.len() + host.len(),
     }
 }
 

@@ -108,6 +108,7 @@ impl Sessions {
             return Err(Refusal::new("a session for a leased uid", "caller.pool", "sessions ask for none"));
         }
         plan.check(bounds)?;
+        plan.egress.as_ref().map_or(Ok(()), |egress| egress.check_site(&config.egress))?;
         self.check_count(None, bounds.max_sessions, "bounds.max_sessions")?;
         self.check_count(Some(caller.uid), bounds.max_sessions_per_user, "bounds.max_sessions_per_user")?;
         if let Some(rule) = self.exceeds(caller.uid) {

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, dead_code)] // a helper that fails here fails the test
 
+mod egress;
 mod peer;
 #[path = "../restart/rig.rs"]
 mod rig;

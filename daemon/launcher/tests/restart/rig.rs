@@ -28,8 +28,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub struct Rig {
     pub base: PathBuf,
     pub state: PathBuf,
-    config: PathBuf,
-    launcher: Option<Child>,
+    pub config: PathBuf,
+    pub launcher: Option<Child>,
 }
 
 /// A service's connection, and what a client needs.
@@ -342,6 +342,7 @@ impl Service {
             },
             landlock_abi: 2,
             remove: false,
+            egress: None,
         };
         change(&mut plan);
         let request = RequestNumber(u64::from(id));

@@ -209,6 +209,25 @@ impl Connection {
         }
     }
 
+    /// How many bytes of the server's follow that say nothing: these may go to the client without being shown to
+    /// [`Connection::server`], and then be told to [`Connection::server_skipped`].
+    pub fn server_certain(&self) -> u64 {
+        match self.state {
+            State::Opaque => u64::MAX,
+            _ => self.responses.certain(),
+        }
+    }
+
+    /// Takes note that `count` bytes of [`Connection::server_certain`] went by.
+    pub fn server_skipped(&mut self, count: u64) {
+        self.responses.skip(count);
+    }
+
+    /// Whether all requests but the last `but` were answered in full.
+    pub fn is_answered(&self, but: usize) -> bool {
+        self.pending.len() <= but && self.responses.is_between()
+    }
+
     fn step<'a>(&mut self, input: &'a [u8]) -> Result<Step<'a>, Refused> {
         loop {
             match &mut self.state {

@@ -43,6 +43,30 @@ impl Responses {
         }
     }
 
+    /// How many bytes come next that say nothing.
+    pub(super) fn certain(&self) -> u64 {
+        match &self.0 {
+            State::Head(_) => 0,
+            State::Body(body) => body.certain(),
+            State::Ended(_) => u64::MAX,
+        }
+    }
+
+    /// Takes note that as many of them went by.
+    pub(super) fn skip(&mut self, count: u64) {
+        if let State::Body(body) = &mut self.0 {
+            body.skip(count);
+            if body.is_done() {
+                self.0 = State::Head(Vec::new());
+            }
+        }
+    }
+
+    /// Whether the last response is whole, and no other has begun.
+    pub(super) fn is_between(&self) -> bool {
+        matches!(&self.0, State::Head(head) if head.is_empty())
+    }
+
     /// Sees the next bytes; the requests that were answered leave `pending`.
     pub(super) fn observe(&mut self, mut bytes: &[u8], pending: &mut VecDeque<Pending>) {
         while !bytes.is_empty() {

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod confined;
+mod egress;
 mod endings;
 mod pipes;
 mod resume;

@@ -12,11 +12,11 @@ use agentd_policy::profile::Profile;
 use agentd_policy::wire::{Peer, Ticket};
 use agentd_proto::v1::sessions_server::Sessions;
 use agentd_proto::v1::{
-    AttachInput, AttachOutput, CreateReply, CreateRequest, DoctorReply, DoctorRequest, Event, EventsRequest,
-    InspectReply, InspectRequest, KillReply, KillRequest, ListReply, ListRequest, LogChunk, LogsRequest,
-    RemoveReply, RemoveRequest, ResolveReply, ResolveRequest, RunSpec, Session as Shown, ShowProfileReply,
-    ShowProfileRequest, StopReply, StopRequest, Timing, VersionReply, VersionRequest, WantedPath,
-    WatchRequest,
+    AttachInput, AttachOutput, ChangePolicyReply, ChangePolicyRequest, CreateReply, CreateRequest,
+    DoctorReply, DoctorRequest, Event, EventsRequest, InspectReply, InspectRequest, KillReply, KillRequest,
+    ListReply, ListRequest, LogChunk, LogsRequest, RemoveReply, RemoveRequest, ResolveReply, ResolveRequest,
+    RunSpec, Session as Shown, ShowProfileReply, ShowProfileRequest, StopReply, StopRequest, Timing,
+    VersionReply, VersionRequest, WantedPath, WatchRequest,
 };
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
@@ -75,7 +75,7 @@ impl Api {
         let profile = profiles::resolve(&site, spec.profile.take()).await?;
         let mut request = request::parse(spec, self.new_id()?)?;
         request.offered = offered.map(request::offered).transpose()?;
-        Ok((decide(&request, &profile, &site.config.bounds, &facts)?, profile))
+        Ok((decide(&request, &profile, &site.config.bounds, &site.upstream, &facts)?, profile))
     }
 
     fn new_id(&self) -> Result<SessionId, Refusal> {
@@ -260,6 +260,14 @@ impl Sessions for Api {
         deny(self.examined(&caller, request.get_ref()).await).map(Response::new)
     }
 
+    async fn change_policy(
+        &self,
+        request: Request<ChangePolicyRequest>,
+    ) -> Result<Response<ChangePolicyReply>, Status> {
+        let caller = caller(&request)?;
+        deny(self.policy_changed(&caller, request.get_ref()).await).map(Response::new)
+    }
+
     async fn list(&self, request: Request<ListRequest>) -> Result<Response<ListReply>, Status> {
         let visible = self.0.registry.visible(&caller(&request)?.peer);
         let all = request.into_inner().all;
@@ -333,5 +341,6 @@ fn dry(permit: &Permit) -> serde_json::Value {
         "home_size": plan.home_size,
         "limits": plan.limits,
         "landlock_abi": plan.landlock_abi,
+        "network": plan.egress,
     })
 }

@@ -27,6 +27,9 @@ async fn events_are_told_once_they_are_on_disk_and_an_exit_does_not_wait_for_tha
     stage.host.store.gate().shut(true);
     let mut played = stage.run(&client, spec()).await;
     let (_to, mut out) = attach(&client, &played.id).await.unwrap();
+    // That somebody came has its place before the end has.
+    let known = stage.host.registry.visible(&ADMIN)[0].clone();
+    timeout(SOON, known.watch().wait_for(|status| status.events >= 2)).await.unwrap().unwrap();
     let mut follower = events(&client, &played.id, true).await;
     played.say(1, EventBody::Started).await;
     played.end(2, 0).await;

@@ -5,6 +5,7 @@ mod durable;
 mod execs;
 mod health;
 mod latency;
+mod policy;
 mod recovery;
 mod requests;
 mod sessions;

@@ -186,8 +186,9 @@ impl Metrics {
         let kind = self.label("kind", &event.kind);
         self.events.get_or_create(&kind).inc();
         if event.decision.as_deref() == Some("deny") {
-            // One event stands for several packets to the same place.
-            let acts = event.net.as_ref().map_or(1, |net| net.count.max(1));
+            // One event stands for several packets to the same place, or questions for the same name.
+            let count = event.net.as_ref().map(|net| net.count).or(event.dns.as_ref().map(|dns| dns.count));
+            let acts = count.map_or(1, |count| count.max(1));
             self.denied_acts.get_or_create(&kind).inc_by(acts);
         }
     }

@@ -60,6 +60,10 @@ impl Supervisor<'_> {
                     self.outbox.push_back(packet);
                 }
             }
+            Ask::Policy(asked) if running && (crowded || self.changes.crowded()) => {
+                asked.answer(Err(exec::deaf()))
+            }
+            Ask::Policy(asked) if running => self.change_policy(*asked),
             Ask::Close(command) => {
                 if self.commands.forget(command) {
                     self.tell_keeper(&ToKeeper::End { command });
@@ -71,7 +75,8 @@ impl Supervisor<'_> {
                     self.save();
                 }
             }
-            Ask::Stop { .. } | Ask::Run(_) | Ask::Note { .. } => {}
+            // Whoever waits for an answer gets none.
+            Ask::Stop { .. } | Ask::Run(_) | Ask::Policy(_) | Ask::Note { .. } => {}
         }
         self.count();
         None

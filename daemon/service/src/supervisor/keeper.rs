@@ -23,7 +23,7 @@ impl Supervisor<'_> {
     pub(super) async fn take(&mut self, first: Result<Option<Packet>, PacketError>) -> Option<Input> {
         let (mut lines, mut exit, mut last) = (Vec::new(), None, None);
         let (mut next, mut lost, mut started) = (Some(first), false, None);
-        let (mut room, mut bytes) = (BATCH, 0);
+        let (mut room, mut bytes, mut in_force) = (BATCH, 0, Vec::new());
         let before = self.numbering.mark();
         while let Some(packet) = next.take() {
             bytes += packet.as_ref().map_or(0, |packet| packet.as_ref().map_or(0, |p| p.bytes.len()));
@@ -31,7 +31,8 @@ impl Supervisor<'_> {
                 Some(Ok((FromKeeper::Event(source), _))) if self.found.is_none() => {
                     last = Some(source.number);
                     started = started.or_else(|| started_at(&source));
-                    let (more, end) = self.numbering.take(source);
+                    let (mut more, end) = self.numbering.take(source);
+                    in_force.extend(self.changes.in_force(&mut more));
                     lines.extend(more);
                     exit = exit.or(end);
                 }
@@ -51,6 +52,8 @@ impl Supervisor<'_> {
         let ended = exit.is_some();
         if !lines.is_empty() && !self.append(&lines, before).await {
             last = None;
+        } else if !in_force.is_empty() {
+            self.policy_in_force(in_force);
         }
         if let Some(started) = started {
             metrics()
@@ -91,6 +94,7 @@ impl Supervisor<'_> {
                 if self.numbering.source() > acknowledged {
                     self.acknowledge_once_on_disk(self.numbering.source());
                 }
+                self.tell_policy();
                 if self.session.hub.stage() == Stage::Waiting {
                     self.tell_keeper(&ToKeeper::Connect { command: 0 });
                 }

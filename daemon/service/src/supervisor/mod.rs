@@ -3,6 +3,7 @@
 
 mod asks;
 mod keeper;
+mod policy;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -20,6 +21,7 @@ use crate::host::Host;
 use crate::hub::Stage;
 use crate::link::Link;
 use crate::metrics::{Depth, metrics};
+use crate::policy::Changes;
 use crate::record::micros;
 use crate::session::{Asks, Killer, Phase, Session};
 use crate::state::{Action, Input, State};
@@ -75,6 +77,8 @@ pub struct Supervisor<'a> {
     ack: Option<Vec<u8>>,
     /// What else found none.
     outbox: VecDeque<Vec<u8>>,
+    /// Changes of what it may reach, of which the keeper has not said yet that they are in force.
+    changes: Changes,
     /// Why it is ended, if its keeper does not know.
     note: Option<String>,
     by: Option<String>,
@@ -106,6 +110,7 @@ impl<'a> Supervisor<'a> {
             unacknowledged: metrics().unacknowledged(),
             ack: None,
             outbox: VecDeque::new(),
+            changes: Changes::default(),
             note: None,
             by: None,
         }

@@ -1,0 +1,147 @@
+//! A relay that has been taken over: it asks its keeper for what the plan does not allow. What comes of it goes to the
+//! service as if the command had said it. For tests/keeper.
+
+#![allow(clippy::unwrap_used)] // a failure here fails the test that started it
+
+use std::io::Write as _;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+
+use agentd_kernel::inherited;
+use agentd_kernel::packets::{MAX_DESCRIPTORS, PacketError, Packets};
+use agentd_policy::egress::Purpose;
+use agentd_policy::event::NetEvent;
+use agentd_policy::hosts::HostName;
+use agentd_policy::profile::Protocol;
+use agentd_policy::wire::{FromRelay, MAX_PACKET, ToRelay, decode, encode, frame};
+
+/// The most questions of the flood.
+const FLOOD: u32 = 100_000;
+
+struct Played {
+    service: UnixStream,
+    control: Packets,
+    number: u32,
+}
+
+fn main() {
+    let [service, control] = [3, 4].map(|number| inherited::take(number).unwrap());
+    let mut played = Played { service: service.into(), control: Packets::from_fd(control), number: 0 };
+    let ToRelay::Network { egress } = played.answer().0 else { panic!("no network") };
+    let (local, resolver) = (egress.local[0], egress.resolvers[0]);
+    played.pins();
+    played.dials(local, resolver);
+    played.flood();
+    played.lies();
+    played.say("done");
+    while played.answer().0 != ToRelay::Over {}
+}
+
+impl Played {
+    fn say(&mut self, line: &str) {
+        let header = frame::header(frame::STDOUT, line.len() + 1).unwrap();
+        self.service.write_all(&[&header, line.as_bytes(), b"\n"].concat()).unwrap();
+    }
+
+    fn ask(&self, message: &FromRelay) {
+        self.control.send(&encode(message).unwrap(), &[]).unwrap();
+    }
+
+    fn answer(&self) -> (ToRelay, Vec<OwnedFd>) {
+        let packet = self.control.receive(MAX_PACKET, MAX_DESCRIPTORS).unwrap().unwrap();
+        (decode(&packet.bytes).unwrap(), packet.descriptors)
+    }
+
+    fn pins(&mut self) {
+        let addresses = ["127.0.0.1", "169.254.169.254", "10.1.2.3", "::ffff:10.1.2.3", "11.22.33.44"];
+        let addresses: Vec<IpAddr> = addresses.map(|address| address.parse().unwrap()).into();
+        for name in ["allowed.example", "denied.example", "other.example"] {
+            self.number += 1;
+            let (number, addresses) = (self.number, addresses.clone());
+            let name = HostName::parse(name).unwrap();
+            self.ask(&FromRelay::Pin { number, name: name.clone(), question: 1, addresses, ttl: 1 });
+            let ToRelay::Pinned { addresses, number: same } = self.answer().0 else { panic!("no pin") };
+            assert_eq!(number, same);
+            self.say(&format!("pin {name}: {addresses:?}"));
+        }
+    }
+
+    fn dial(&mut self, purpose: Purpose, to: &str, protocol: Protocol) {
+        self.number += 1;
+        let (number, to) = (self.number, to.parse::<SocketAddr>().unwrap());
+        let line = format!("{purpose:?} {to} {protocol:?}");
+        self.ask(&FromRelay::Dial { number, purpose, to, protocol, from: to });
+        let (ToRelay::Dialled { number: same, errno }, sockets) = self.answer() else { panic!("no dial") };
+        assert_eq!((number, sockets.len()), (same, usize::from(errno.is_none())));
+        self.say(&match errno {
+            None => format!("{line}: dialled"),
+            Some(errno) => format!("{line}: {}", std::io::Error::from_raw_os_error(errno)),
+        });
+    }
+
+    fn dials(&mut self, local: u16, resolver: SocketAddr) {
+        let name = |name: &str| Purpose::Name(HostName::parse(name).unwrap());
+        for (host, to) in [
+            ("allowed.example", "11.22.33.44:443"),
+            ("allowed.example", "11.22.33.44:80"),
+            ("allowed.example", "11.22.33.45:443"),
+            ("allowed.example", "10.1.2.3:443"),
+            ("allowed.example", "127.0.0.1:443"),
+            ("allowed.example", "169.254.169.254:443"),
+            ("denied.example", "11.22.33.44:443"),
+            ("other.example", "11.22.33.44:443"),
+        ] {
+            self.dial(name(host), to, Protocol::Tcp);
+        }
+        self.dial(name("allowed.example"), "11.22.33.44:443", Protocol::Udp);
+        for to in [
+            "10.1.2.3:80",
+            "10.1.2.3:81",
+            "[::ffff:10.1.2.3]:80",
+            "127.0.0.1:80",
+            "0.0.0.0:80",
+            "11.22.33.44:80",
+        ] {
+            self.dial(Purpose::Net, to, Protocol::Tcp);
+        }
+        self.dial(Purpose::Local, &format!("127.0.0.1:{local}"), Protocol::Tcp);
+        self.dial(Purpose::Local, "127.0.0.1:22", Protocol::Tcp);
+        self.dial(Purpose::Local, &format!("10.1.2.3:{local}"), Protocol::Tcp);
+        self.dial(Purpose::Resolver, &resolver.to_string(), Protocol::Udp);
+        self.dial(Purpose::Resolver, "127.0.0.1:22", Protocol::Tcp);
+    }
+
+    /// Asks until nothing more is taken, and only then listens: there is an answer for each question.
+    fn flood(&mut self) {
+        let name = HostName::parse("allowed.example").unwrap();
+        self.control.set_nonblocking(true).unwrap();
+        let mut asked = 0;
+        while asked < FLOOD {
+            let pin =
+                FromRelay::Pin { number: asked, name: name.clone(), question: 1, addresses: vec![], ttl: 1 };
+            match self.control.send(&encode(&pin).unwrap(), &[]) {
+                Ok(()) => asked += 1,
+                Err(PacketError::WouldBlock) => break,
+                Err(error) => panic!("{error}"),
+            }
+        }
+        self.control.set_nonblocking(false).unwrap();
+        for expected in 0..asked {
+            assert!(matches!(self.answer().0, ToRelay::Pinned { number, .. } if number == expected));
+        }
+        self.say(if asked < FLOOD { "flood: not heard" } else { "flood: no end" });
+    }
+
+    fn lies(&mut self) {
+        let name = "\u{1b}]0;title\u{7}".repeat(40);
+        let question = "A".into();
+        self.ask(&FromRelay::Told(NetEvent::Dns {
+            name,
+            question,
+            denied: None,
+            addresses: vec![],
+            count: 0,
+        }));
+    }
+}

@@ -1,0 +1,88 @@
+//! The sockets of a session's way out, and what its nftables let through: made in its network namespace as long as
+//! init has its capabilities.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::fd::OwnedFd;
+
+use agentd_kernel::nft::{self, Passage};
+use agentd_kernel::transparent::{datagrams, listener};
+use agentd_policy::egress::{Egress, MAX_LOCAL, MAX_UDP_PORTS, PROXY_PORT};
+use agentd_policy::profile::Protocol;
+
+use super::{Failure, Step};
+
+/// Where DNS is answered, whichever server is asked.
+const DNS: u16 = 53;
+const ANY: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)];
+const LOOPBACK: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
+
+// One packet carries the sockets of any plan.
+const _: () = assert!(6 + 2 * (MAX_UDP_PORTS + MAX_LOCAL) <= agentd_kernel::packets::MAX_DESCRIPTORS);
+
+/// Opens it: the sockets, in the order of [`ToRelay::Network`](agentd_policy::wire::ToRelay::Network).
+pub(super) fn open(egress: &Egress) -> Result<Vec<OwnedFd>, Failure> {
+    nft::Table::extend(&nft::Ruleset::open(&passages(egress))).step("nftables")?;
+    sockets(egress).step("sockets")
+}
+
+fn sockets(egress: &Egress) -> io::Result<Vec<OwnedFd>> {
+    let mut sockets = Vec::with_capacity(count(egress));
+    for any in ANY {
+        sockets.push(listener((any, nft::LISTENER).into(), true)?);
+    }
+    for any in ANY {
+        sockets.push(datagrams((any, DNS).into())?);
+    }
+    for own in LOOPBACK {
+        sockets.push(listener((own, PROXY_PORT).into(), false)?);
+    }
+    for port in egress.udp_ports() {
+        for any in ANY {
+            sockets.push(datagrams((any, port).into())?);
+        }
+    }
+    for port in &egress.local {
+        for own in LOOPBACK {
+            sockets.push(listener((own, *port).into(), false)?);
+        }
+    }
+    Ok(sockets)
+}
+
+/// How many sockets there are.
+pub fn count(egress: &Egress) -> usize {
+    6 + 2 * egress.udp_ports().len() + 2 * egress.local.len()
+}
+
+/// What may be reached without a name, as the kernel is told it.
+pub fn passages(egress: &Egress) -> Vec<Passage> {
+    let mut passages = Vec::new();
+    for rule in &egress.nets {
+        let (address, length, tcp) = (rule.net.address(), rule.net.length(), rule.protocol == Protocol::Tcp);
+        let ports = rule.ports.iter().copied().map(Some);
+        let every = rule.ports.is_empty().then_some(None);
+        passages.extend(ports.chain(every).map(|port| Passage { address, length, tcp, port }));
+    }
+    passages
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use agentd_policy::addresses::Net;
+    use agentd_policy::egress::NetRule;
+
+    #[test]
+    fn a_rule_is_one_passage_for_each_port() {
+        let rule = |net: &str, ports: &[u16]| NetRule {
+            net: Net::parse(net).unwrap(),
+            ports: ports.to_vec(),
+            protocol: Protocol::Tcp,
+        };
+        let nets = vec![rule("10.0.0.0/8", &[80, 443]), rule("2001:db8::/32", &[])];
+        let passages = passages(&Egress { nets, ..Egress::default() });
+        let ports: Vec<_> = passages.iter().map(|passage| (passage.length, passage.port)).collect();
+        assert_eq!(ports, [(8, Some(80)), (8, Some(443)), (32, None)]);
+    }
+}

@@ -1,0 +1,185 @@
+//! The session's way out, from the keeper's place: it pins what names answer with, and dials. The relay asks, and is
+//! trusted with nothing: each pin and each dial is judged here, by the plan and by what was pinned.
+
+mod bucket;
+mod dial;
+mod pins;
+mod told;
+
+use std::net::IpAddr;
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
+use agentd_kernel::nft::{NftError, Ruleset};
+use agentd_policy::egress::{Denial, Egress, MAX_ADDRESSES, MAX_PIN, MIN_PIN};
+use agentd_policy::event::{End, EventBody, NetEvent};
+use agentd_policy::hosts::HostName;
+use agentd_policy::network::MAX_TEXT;
+use agentd_policy::wire::{FromRelay, ToRelay};
+
+use super::Keeper;
+use crate::init::way_out;
+use bucket::Bucket;
+use pins::Pins;
+pub use told::Told;
+
+/// The most dials a second, and at once: an honest relay has no more connections than a quarter of that.
+const DIALS: u32 = 4096;
+/// The most pins a second, and at once.
+const PINS: u32 = 1024;
+
+/// What it may reach, and what of that can be reached now.
+#[derive(Debug)]
+pub struct WayOut {
+    egress: Egress,
+    pins: Pins,
+    dials: Bucket,
+    asked: Bucket,
+    /// What is told of it.
+    pub told: Told,
+}
+
+/// What became of a pin.
+#[derive(Debug, Default)]
+struct Pinned {
+    addresses: Vec<IpAddr>,
+    /// Those that the plan does not allow, and why not the first of them.
+    refused: Vec<IpAddr>,
+    denial: Option<Denial>,
+}
+
+impl WayOut {
+    /// As planned; nothing is pinned.
+    pub fn new(egress: Egress) -> Self {
+        Self {
+            egress,
+            pins: Pins::default(),
+            dials: Bucket::new(DIALS),
+            asked: Bucket::new(PINS),
+            told: Told::default(),
+        }
+    }
+}
+
+impl Keeper {
+    /// Whether its session has a way out.
+    pub fn dials(&self) -> bool {
+        self.way_out.is_some()
+    }
+
+    /// Hands the sockets of the way out, which init has opened, to the relay.
+    pub(super) fn open_way_out(&mut self, sockets: Vec<OwnedFd>) -> Result<(), String> {
+        let (Some(way_out), Some(control)) = (&self.way_out, &mut self.control) else {
+            return Err("a way out that was not planned".into());
+        };
+        if sockets.len() != way_out::count(&way_out.egress) {
+            return Err(format!("{} sockets for its way out", sockets.len()));
+        }
+        let egress = Box::new(way_out.egress.clone());
+        control.send(&ToRelay::Network { egress }, sockets)
+    }
+
+    /// The relay asks for something, or tells.
+    pub(super) fn relay_wants(&mut self, message: FromRelay) {
+        if self.way_out.is_none() {
+            self.finish(End::Failed { what: "the relay: it asked for a network".into() });
+            return;
+        }
+        // The end is the last that is told of a session.
+        if self.over.is_some() {
+            return;
+        }
+        match message {
+            FromRelay::Silent => self.say_the_end(),
+            FromRelay::Dial { number, purpose, to, protocol, .. } => {
+                self.dial(number, &purpose, to, protocol)
+            }
+            FromRelay::Pin { number, name, question, addresses, ttl } => {
+                let addresses = self.pin(&name, question, &addresses, ttl);
+                self.ask_relay(&ToRelay::Pinned { number, addresses }, vec![]);
+            }
+            FromRelay::Told(event) => {
+                if let Some(way_out) = &mut self.way_out {
+                    way_out.told.hear(event, &mut self.spool);
+                }
+            }
+            FromRelay::Active | FromRelay::Closed { .. } => {}
+        }
+    }
+
+    /// Makes addresses of a name reachable; those that are. What cannot be told of is not done.
+    fn pin(&mut self, name: &HostName, question: u16, addresses: &[IpAddr], ttl: u32) -> Vec<IpAddr> {
+        let now = Instant::now();
+        let room = self.spool.has_room() && self.end.is_none();
+        let Some(way_out) = self.way_out.as_mut().filter(|_| room) else { return vec![] };
+        if !way_out.asked.take(now) {
+            return vec![];
+        }
+        let lasts = Duration::from_secs(ttl.clamp(MIN_PIN, MAX_PIN).into());
+        let mut pinned = Pinned::default();
+        for address in addresses.iter().take(MAX_ADDRESSES) {
+            match way_out.egress.pin(name, *address) {
+                Ok(()) => pinned.addresses.push(*address),
+                Err(denial) => {
+                    pinned.refused.push(*address);
+                    pinned.denial.get_or_insert(denial);
+                }
+            }
+        }
+        let table = self.denials.table();
+        let done = way_out.pins.add(&way_out.egress, table, name, &mut pinned.addresses, (now, lasts));
+        // Both are told: what was answered, and what somebody tried to have answered.
+        let event = |addresses: Vec<IpAddr>, denied: Option<String>| NetEvent::Dns {
+            name: name.to_string(),
+            question: told::question(question),
+            denied,
+            addresses,
+            count: 1,
+        };
+        if let Some(denial) = pinned.denial {
+            way_out.told.tell(event(pinned.refused, Some(denial.to_string())), &mut self.spool);
+        }
+        if !pinned.addresses.is_empty() {
+            way_out.told.tell(event(pinned.addresses.clone(), None), &mut self.spool);
+        }
+        match done {
+            Ok(()) => pinned.addresses,
+            Err(error) => {
+                self.network_failed(&error);
+                vec![]
+            }
+        }
+    }
+
+    /// The service changes what may be reached. What is pinned and may not be any more goes before the relay hears.
+    pub(super) fn change_policy(&mut self, egress: Box<Egress>, change: &str) {
+        if self.end.is_some() {
+            return;
+        }
+        let Some(way_out) = &mut self.way_out else {
+            tracing::error!("a way out is changed that the session has not");
+            return;
+        };
+        if let Err(refusal) = way_out.egress.may_become(&egress) {
+            tracing::error!(%refusal, "a change of the session's way out is not possible");
+            return;
+        }
+        let table = self.denials.table();
+        let done = table
+            .plan(&Ruleset::open(&way_out::passages(&egress)))
+            .and_then(|()| way_out.pins.judge_again(&egress, table, Instant::now()));
+        way_out.egress = (*egress).clone();
+        way_out.told.flush(&mut self.spool);
+        if let Err(error) = done {
+            self.network_failed(&error);
+            return;
+        }
+        self.spool.push(EventBody::Policy { change: told::clean(change, MAX_TEXT) });
+        self.ask_relay(&ToRelay::Policy { egress }, vec![]);
+    }
+
+    /// What the kernel lets through is not what it should be.
+    fn network_failed(&mut self, error: &NftError) {
+        self.finish(End::Failed { what: format!("its network: {error}") });
+    }
+}

@@ -1,0 +1,163 @@
+//! What is told of the way out: what the keeper saw, and what the relay says, whose word is bounded and cleaned.
+
+use std::time::Instant;
+
+use agentd_policy::egress::MAX_ADDRESSES;
+use agentd_policy::event::{EventBody, NetEvent, NetPeer};
+
+use super::super::network::WINDOW;
+use super::super::spool::Spool;
+
+/// The most characters of a name: four for each byte that is not one, and its dots.
+const NAME: usize = 1024;
+/// The most characters of anything else.
+pub const LINE: usize = 256;
+
+/// Questions that are asked again and again: one event with a count.
+#[derive(Debug, Default)]
+pub struct Told {
+    current: Option<(NetEvent, Instant)>,
+}
+
+impl Told {
+    /// Tells of what the relay says, as far as that is its to say: what was dialled is known here.
+    pub fn hear(&mut self, event: NetEvent, spool: &mut Spool) {
+        match event {
+            NetEvent::Connect { denied: None, .. } => spool.lost(1),
+            event => self.tell(cleaned(event), spool),
+        }
+    }
+
+    /// Tells of something. Questions that repeat the one before within a moment are counted.
+    pub fn tell(&mut self, event: NetEvent, spool: &mut Spool) {
+        if let (Some((current, _)), NetEvent::Dns { count, .. }) = (&mut self.current, &event)
+            && is_repeated(current, &event)
+            && let NetEvent::Dns { count: so_far, .. } = current
+        {
+            *so_far = so_far.saturating_add(*count);
+            return;
+        }
+        self.flush(spool);
+        match event {
+            NetEvent::Dns { .. } => self.current = Some((event, Instant::now())),
+            event => spool.push(EventBody::Net(event)),
+        }
+    }
+
+    /// Tells of what is being counted.
+    pub fn flush(&mut self, spool: &mut Spool) {
+        if let Some((event, _)) = self.current.take() {
+            spool.push(EventBody::Net(event));
+        }
+    }
+
+    /// The same, once its window is over.
+    pub fn flush_older(&mut self, now: Instant, spool: &mut Spool) {
+        if self.next_flush().is_some_and(|due| due <= now) {
+            self.flush(spool);
+        }
+    }
+
+    /// When the window is over.
+    pub fn next_flush(&self) -> Option<Instant> {
+        self.current.as_ref().map(|(_, since)| *since + WINDOW)
+    }
+}
+
+/// Whether both tell of the same question and answer.
+fn is_repeated(one: &NetEvent, other: &NetEvent) -> bool {
+    let parts = |event: &NetEvent| match event {
+        NetEvent::Dns { name, question, denied, addresses, .. } => {
+            Some((name.clone(), question.clone(), denied.clone(), addresses.clone()))
+        }
+        _ => None,
+    };
+    parts(one).is_some_and(|one| Some(one) == parts(other))
+}
+
+fn cleaned(event: NetEvent) -> NetEvent {
+    let line = |text: String| clean(&text, LINE);
+    match event {
+        NetEvent::Dns { name, question, denied, mut addresses, count } => {
+            addresses.truncate(MAX_ADDRESSES);
+            let (name, question) = (clean(&name, NAME), line(question));
+            NetEvent::Dns { name, question, denied: denied.map(line), addresses, count: count.max(1) }
+        }
+        NetEvent::Connect { peer, denied } => {
+            NetEvent::Connect { peer: cleaned_peer(peer), denied: denied.map(line) }
+        }
+        NetEvent::Closed { peer, sent, received, duration_ms, reason } => {
+            NetEvent::Closed { peer: cleaned_peer(peer), sent, received, duration_ms, reason: line(reason) }
+        }
+        NetEvent::Http { peer, method, host, denied } => NetEvent::Http {
+            peer: cleaned_peer(peer),
+            method: line(method),
+            host: clean(&host, NAME),
+            denied: line(denied),
+        },
+    }
+}
+
+fn cleaned_peer(peer: NetPeer) -> NetPeer {
+    let NetPeer { protocol, address, port, name } = peer;
+    NetPeer { protocol: clean(&protocol, LINE), address, port, name: name.map(|name| clean(&name, NAME)) }
+}
+
+/// `text` in printable ASCII, everything else escaped, of at most `most` characters.
+pub fn clean(text: &str, most: usize) -> String {
+    let escape = |c: char| -> String {
+        if c.is_ascii_graphic() || c == ' ' { c.into() } else { c.escape_default().to_string() }
+    };
+    text.chars().take(most).flat_map(|c| escape(c).into_bytes()).take(most).map(char::from).collect()
+}
+
+/// A type of question, by its name.
+pub fn question(number: u16) -> String {
+    match number {
+        1 => "A".into(),
+        28 => "AAAA".into(),
+        other => format!("TYPE{other}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn dns(name: &str) -> NetEvent {
+        let (name, question) = (name.into(), "A".into());
+        NetEvent::Dns { name, question, denied: Some("default".into()), addresses: vec![], count: 1 }
+    }
+
+    #[test]
+    fn what_the_relay_says_is_bounded_and_printable() {
+        let mut spool = Spool::default();
+        let mut told = Told::default();
+        let long = "\u{1b}[2J".repeat(1000);
+        told.hear(dns(&long), &mut spool);
+        let NetEvent::Dns { name, .. } = &told.current.as_ref().unwrap().0 else { panic!("another event") };
+        assert!(name.len() == NAME && name.starts_with("\\u{1b}[2J\\u{1b}"), "{name}");
+        assert_eq!(clean("a\nb\u{202e}ü\\", LINE), "a\\nb\\u{202e}\\u{fc}\\");
+        // That something was dialled is not the relay's to say.
+        let peer =
+            NetPeer { protocol: "tcp".into(), address: [192, 0, 2, 1].into(), port: 1, name: Some(long) };
+        told.hear(NetEvent::Connect { peer, denied: None }, &mut spool);
+        told.flush(&mut spool);
+        assert_eq!(spool.acknowledged(), 0);
+    }
+
+    #[test]
+    fn questions_that_repeat_are_one_event() {
+        let mut spool = Spool::default();
+        let mut told = Told::default();
+        for _ in 0..1000 {
+            told.hear(dns("a.example"), &mut spool);
+        }
+        assert!(spool.is_empty());
+        told.hear(dns("b.example"), &mut spool);
+        assert!(!spool.is_empty());
+        assert!(matches!(&told.current, Some((NetEvent::Dns { count: 1, .. }, _))));
+        told.flush(&mut spool);
+        assert!(told.current.is_none() && told.next_flush().is_none());
+    }
+}

@@ -1,0 +1,152 @@
+use super::*;
+use crate::hosts::{HostPattern, HostRule};
+
+fn net(text: &str, ports: &[u16]) -> NetRule {
+    NetRule { net: Net::parse(text).unwrap(), ports: ports.to_vec(), protocol: Protocol::Tcp }
+}
+
+fn with_nets(nets: Vec<NetRule>) -> Egress {
+    Egress { nets, ..Egress::default() }
+}
+
+fn dial(egress: &Egress, to: &str) -> Result<(), Denial> {
+    let judged = egress.dial(&Purpose::Net, to.parse().unwrap(), Protocol::Tcp, false);
+    assert_eq!(egress.net(to.parse().unwrap(), Protocol::Tcp).is_some(), judged.is_ok(), "{to}");
+    judged
+}
+
+fn host(text: &str, ports: Vec<u16>) -> HostRule {
+    HostRule { host: HostPattern::parse(text).unwrap(), ports, protocol: Protocol::Tcp }
+}
+
+#[test]
+fn a_wide_rule_reaches_nothing_near_the_host() {
+    let egress = with_nets(vec![net("0.0.0.0/0", &[]), net("::/0", &[])]);
+    for public in ["8.8.8.8:53", "[2606:4700::1111]:443"] {
+        assert_eq!(dial(&egress, public), Ok(()), "{public}");
+    }
+    for near in [
+        "127.0.0.1:22",
+        "0.0.0.0:22",
+        "10.0.0.1:80",
+        "169.254.169.254:80",
+        "168.63.129.16:80",
+        "100.64.0.1:80",
+        "255.255.255.255:80",
+        "[::1]:22",
+        "[::ffff:127.0.0.1]:22",
+        "[::ffff:8.8.8.8]:53",
+        "[fe80::1]:80",
+        "[fd00::1]:80",
+        "[64:ff9b::7f00:1]:22",
+        "[2002:7f00:1::]:22",
+    ] {
+        assert!(matches!(dial(&egress, near), Err(Denial::Special(_))), "{near}");
+    }
+}
+
+#[test]
+fn a_special_range_is_reached_by_a_rule_within_it() {
+    let egress = with_nets(vec![
+        net("0.0.0.0/0", &[443]),
+        net("10.1.0.0/16", &[80]),
+        net("169.254.169.254/32", &[80]),
+        net("169.254.0.0/16", &[81]),
+        net("127.0.0.0/8", &[]),
+        net("::ffff:127.0.0.0/104", &[]),
+    ]);
+    assert_eq!(dial(&egress, "10.1.2.3:80"), Ok(()));
+    assert_eq!(dial(&egress, "10.1.2.3:443"), Err(Denial::Special("private".into())));
+    assert_eq!(dial(&egress, "10.2.2.3:80"), Err(Denial::Default));
+    assert_eq!(dial(&egress, "169.254.169.254:80"), Ok(()));
+    assert!(dial(&egress, "169.254.169.254:81").is_err());
+    // The host's own is never a network's.
+    assert!(dial(&egress, "127.0.0.1:22").is_err() && dial(&egress, "[::ffff:127.0.0.1]:22").is_err());
+    let site = Egress { global_also: vec![Net::parse("10.0.0.0/8").unwrap()], ..egress };
+    assert_eq!(dial(&site, "10.2.2.3:443"), Ok(()));
+}
+
+#[test]
+fn loopback_and_resolvers_are_what_was_named() {
+    let egress =
+        Egress { local: vec![5432], resolvers: vec!["127.0.0.53:53".parse().unwrap()], ..Egress::default() };
+    let dial = |purpose, to: &str, protocol| egress.dial(&purpose, to.parse().unwrap(), protocol, true);
+    assert_eq!(dial(Purpose::Local, "127.0.0.1:5432", Protocol::Tcp), Ok(()));
+    for (to, protocol) in [
+        ("127.0.0.1:22", Protocol::Tcp),
+        ("127.0.0.2:5432", Protocol::Tcp),
+        ("127.0.0.1:5432", Protocol::Udp),
+    ] {
+        assert_eq!(dial(Purpose::Local, to, protocol), Err(Denial::Default), "{to}");
+    }
+    assert_eq!(dial(Purpose::Resolver, "127.0.0.53:53", Protocol::Udp), Ok(()));
+    assert_eq!(dial(Purpose::Resolver, "127.0.0.53:54", Protocol::Udp), Err(Denial::Resolver));
+}
+
+#[test]
+fn names_need_their_pin_and_no_deny() {
+    let mut egress = Egress::default();
+    egress.hosts.allow = vec![host("*.a.example", vec![443])];
+    egress.hosts.deny = vec![HostPattern::parse("x.a.example").unwrap()];
+    let dial = |name: &str, to: &str, pinned| {
+        let purpose = Purpose::Name(HostName::parse(name).unwrap());
+        egress.dial(&purpose, to.parse().unwrap(), Protocol::Tcp, pinned)
+    };
+    assert_eq!(dial("b.a.example", "8.8.8.8:443", true), Ok(()));
+    assert_eq!(dial("b.a.example", "8.8.8.8:443", false), Err(Denial::Unpinned));
+    assert_eq!(dial("b.a.example", "8.8.8.8:80", true), Err(Denial::Default));
+    assert_eq!(dial("x.a.example", "8.8.8.8:443", true), Err(Denial::Denied("x.a.example".into())));
+    assert_eq!(dial("b.a.example", "10.0.0.1:443", true), Err(Denial::Special("private".into())));
+}
+
+#[test]
+fn each_bound_of_a_plan_holds() {
+    type Change = fn(&mut Egress);
+    let breaks: &[(&str, Change)] = &[
+        ("plan.egress", |e| e.nets = vec![net("192.0.2.0/24", &[]); MAX_RULES + 1]),
+        ("plan.egress", |e| e.nets = vec![net("192.0.2.0/24", &[1; MAX_PORTS + 1])]),
+        ("plan.egress", |e| e.hosts.allow = vec![host(&"a.".repeat(120), vec![]); 200]),
+        ("plan.egress", |e| e.resolvers = vec!["192.0.2.1:53".parse().unwrap(); MAX_RESOLVERS + 1]),
+        ("plan.egress", |e| e.local = (1..=MAX_LOCAL as u16 + 1).collect()),
+        ("plan.egress", |e| e.wildcard_budget = WILDCARD_BUDGET + 1),
+        ("network.udp", |e| {
+            e.nets = vec![NetRule { protocol: Protocol::Udp, ..net("192.0.2.0/24", &[]) }];
+        }),
+        ("network.local", |e| e.local = vec![0]),
+        ("network.local", |e| e.local = vec![5432, PROXY_PORT]),
+        ("network.local", |e| e.local = vec![1]),
+        ("network.dns", |e| e.nets = vec![net("192.0.2.0/24", &[443, 53])]),
+        ("network.dns", |e| e.hosts.allow = vec![host("a.example", vec![53])]),
+        ("plan.egress", |e| e.nets = vec![net("192.0.2.0/24", &[80, 443]); MAX_PASSAGES / 2 + 1]),
+    ];
+    assert_eq!(Egress::default().check(), Ok(()));
+    for (rule, change) in breaks {
+        let mut egress = Egress::default();
+        change(&mut egress);
+        assert_eq!(egress.check().unwrap_err().rule, *rule);
+    }
+}
+
+#[test]
+fn what_is_the_sites_is_the_sites() {
+    let site = |text: &str| config::Config::parse(&format!("[egress]\n{text}")).unwrap().egress;
+    let resolvers = vec!["192.0.2.53:53".parse().unwrap()];
+    let egress = Egress { resolvers, ..Egress::default() };
+    assert_eq!(egress.check_site(&site("")), Ok(()));
+    assert_eq!(egress.check_site(&site("resolvers = ['192.0.2.1', '192.0.2.53']")), Ok(()));
+    let rule = |text: &str| egress.check_site(&site(text)).unwrap_err().rule;
+    assert_eq!(rule("resolvers = ['192.0.2.54']"), "egress.resolver");
+    assert_eq!(rule("global_also = ['10.0.0.0/8']"), "egress.global_also");
+    for next in [
+        Egress { resolvers: vec![], ..egress.clone() },
+        Egress { global_also: vec![Net::parse("10.0.0.0/8").unwrap()], ..egress.clone() },
+        Egress { wildcard_budget: 1, ..egress.clone() },
+        Egress { local: vec![2], ..egress.clone() },
+    ] {
+        assert_eq!(egress.may_become(&next).unwrap_err().rule, "network.live");
+    }
+    let mut denying = egress.clone();
+    denying.hosts.deny = vec![HostPattern::parse("a.example").unwrap()];
+    assert_eq!(egress.may_become(&denying), Ok(()));
+    assert_eq!(denying.may_become(&egress).unwrap_err().rule, "network.live");
+}

@@ -1,0 +1,187 @@
+use proptest::prelude::*;
+
+use super::*;
+use crate::profile::tests::WHOLE;
+use crate::profile::{Profile, Protocol};
+
+fn texts(list: &[&str]) -> Vec<String> {
+    list.iter().map(ToString::to_string).collect()
+}
+
+fn change(allow: &[&str], deny: &[&str]) -> Change {
+    Change::parse(&texts(allow), &texts(deny)).unwrap()
+}
+
+fn upstream() -> Upstream {
+    Upstream { resolvers: vec!["192.0.2.53:53".parse().unwrap()], global_also: vec![] }
+}
+
+fn of(toml: &str) -> Result<Change, Refusal> {
+    Profile::parse("x", &format!("schema = 1\n{toml}")).map(|profile| Change::of(&profile.network).unwrap())
+}
+
+#[test]
+fn the_documented_profile_has_its_way_out() {
+    let profile = Profile::parse("x", WHOLE).unwrap();
+    let egress = egress(&profile.network, &Change::default(), &upstream()).unwrap().unwrap();
+    let host = HostPattern::parse("api.example.org").unwrap();
+    assert_eq!(egress.hosts.allow, [HostRule { host, ports: vec![443], protocol: Protocol::Tcp }]);
+    assert_eq!(egress.hosts.deny, [HostPattern::parse("*.ads.example").unwrap()]);
+    assert_eq!((egress.nets.len(), egress.local.len(), egress.announce_proxy), (0, 0, false));
+    assert_eq!((&egress.resolvers, egress.wildcard_budget), (&upstream().resolvers, WILDCARD_BUDGET));
+    assert_eq!(egress.check(), Ok(()));
+}
+
+#[test]
+fn flags_have_one_form_and_it_comes_back() {
+    for (given, shown) in [
+        ("api.example.org", "api.example.org:80,443"),
+        ("API.Example.ORG.:443", "api.example.org:443"),
+        ("*.example.org:*", "*.example.org:*"),
+        ("example.org:22,443,22", "example.org:22,443"),
+        ("example.org:123/udp", "example.org:123/udp"),
+        ("example.org:123/tcp", "example.org:123"),
+        ("192.0.2.0/24", "192.0.2.0/24:80,443"),
+        ("192.0.2.7/32:*", "192.0.2.7/32:*"),
+        ("192.0.2.0/24:123/udp", "192.0.2.0/24:123/udp"),
+        ("2001:db8::/32", "[2001:db8::/32]:80,443"),
+        ("2001:db8::/32:8080", "[2001:db8::/32]:8080"),
+        ("[2001:db8::/32]:8080", "[2001:db8::/32]:8080"),
+        ("[2001:db8::/32]", "[2001:db8::/32]:80,443"),
+        ("local:5432", "local:5432"),
+    ] {
+        let rule = Rule::parse(given).unwrap();
+        assert_eq!(rule.to_string(), shown);
+        assert_eq!(Rule::parse(shown).unwrap(), rule);
+    }
+}
+
+#[test]
+fn what_cannot_be_meant_is_one_line_with_its_mend() {
+    for (given, rule, mend) in [
+        ("*", "network.host", "`*.`"),
+        ("*.*.example.org", "network.host", "`*.`"),
+        ("a.*.example.org", "network.host", "`*.`"),
+        ("192.0.2.1", "network.host", "192.0.2.1/32"),
+        ("192.0.2.1:443", "network.host", "192.0.2.1/32"),
+        ("[2001:db8::1]:443", "network.host", "2001:db8::1/128"),
+        ("2001:db8::1", "network.host", "2001:db8::1/128"),
+        ("0x7f.1", "network.host", "192.0.2.1/32"),
+        ("127.0.0.1:80", "network.host", "local:PORT"),
+        ("127.0.0.0/8", "network.loopback", "local:PORT"),
+        ("::1/128", "network.loopback", "local:PORT"),
+        ("localhost:80", "network.host", "local:PORT"),
+        ("bücher.example", "network.host", "xn--"),
+        ("https://example.org/", "network.form", "scheme"),
+        ("example.org/x", "network.cidr", "192.0.2.0/24"),
+        ("192.0.2.1/24", "network.cidr", "zeros"),
+        ("192.0.2.0/33", "network.cidr", "192.0.2.0/24"),
+        ("example.org:", "network.port", "65535"),
+        ("example.org:0", "network.port", "65535"),
+        ("example.org:65536", "network.port", "65535"),
+        ("example.org:1-9", "network.port", "65535"),
+        ("example.org/udp", "network.udp", "ports"),
+        ("example.org:*/udp", "network.udp", "ports"),
+        ("local:0", "network.local", "65535"),
+        ("local:x", "network.local", "65535"),
+        ("", "network.host", "name"),
+        ("a\n\u{1b}2J", "network.host", "name"),
+    ] {
+        let refusal = Rule::parse(given).unwrap_err();
+        assert_eq!(refusal.rule, rule, "{refusal}");
+        assert!(refusal.mend.contains(mend), "{refusal}");
+        assert!(!refusal.to_string().contains(char::is_control), "{refusal}");
+    }
+    let refusal = |text: &str| Change::parse(&[], &texts(&[text])).unwrap_err();
+    assert_eq!(refusal("a.example:443").mend, "write a.example");
+    assert_eq!(refusal("192.0.2.1").rule, "network.deny");
+    assert_eq!(refusal("*").rule, "network.host");
+}
+
+#[test]
+fn a_pattern_covers_what_lies_in_it() {
+    let covers = |a: &str, b: &str| HostPattern::parse(a).unwrap().covers(&HostPattern::parse(b).unwrap());
+    for (a, b) in [("a.b", "a.b"), ("*.b", "*.b"), ("*.b", "a.b"), ("*.b", "*.a.b"), ("*.b", "c.a.b")] {
+        assert!(covers(a, b), "{a} {b}");
+    }
+    for (a, b) in [("a.b", "*.a.b"), ("*.b", "b"), ("*.a.b", "*.b"), ("*.a.b", "a.b"), ("*.b", "a.bb")] {
+        assert!(!covers(a, b), "{a} {b}");
+    }
+}
+
+#[test]
+fn entries_of_profiles_are_one_of_three() {
+    let rules = of(
+        "[[network.allow]]\nhost = 'a.example'\n[[network.allow]]\ncidr = '192.0.2.0/24'\nports = [123]\n\
+                    protocol = 'udp'\n[[network.allow]]\nlocal = 5432",
+    );
+    let rules: Vec<String> = rules.unwrap().allow.iter().map(ToString::to_string).collect();
+    assert_eq!(rules, ["a.example:*", "192.0.2.0/24:123/udp", "local:5432"]);
+    for (entry, rule) in [
+        ("", "network.form"),
+        ("ports = [443]", "network.form"),
+        ("host = 'a.example'\ncidr = '192.0.2.0/24'", "network.form"),
+        ("local = 5432\nports = [5432]", "network.local"),
+        ("local = 5353\nprotocol = 'udp'", "network.local"),
+        ("local = 0", "network.local"),
+        ("host = 'a.example:443'", "network.host"),
+        ("host = '192.0.2.1'", "network.host"),
+        ("cidr = 'a.example'", "network.cidr"),
+        ("host = 'a.example'\nports = [0]", "network.port"),
+        ("host = 'a.example'\nprotocol = 'udp'", "network.udp"),
+        ("host = 'a.example'\nprotocol = 'sctp'", "profile.form"),
+    ] {
+        let refusal = of(&format!("[[network.allow]]\n{entry}")).unwrap_err();
+        assert_eq!(refusal.rule, rule, "{refusal}");
+        assert!(refusal.what.contains("profile x"), "{refusal}");
+    }
+    assert_eq!(of("[network]\ndeny = ['*']").unwrap_err().rule, "network.host");
+}
+
+#[test]
+fn a_session_that_runs_gets_more_and_keeps_every_deny() {
+    let flags = change(&["a.example:443", "192.0.2.0/24:123/udp", "local:5432"], &["b.example"]);
+    let now = egress(&profile::Network::default(), &flags, &upstream()).unwrap().unwrap();
+    let next =
+        change(&["*.c.example", "a.example:443", "local:5432", "198.51.100.0/24:123/udp"], &["d.c.example"]);
+    assert_eq!(
+        next.to_string(),
+        "allow *.c.example:80,443, allow a.example:443, allow local:5432, allow 198.51.100.0/24:123/udp, \
+         deny d.c.example"
+    );
+    let then = next.apply(&now).unwrap();
+    let rules: Vec<String> = then.rules().map(|rule| rule.to_string()).collect();
+    let nets = ["192.0.2.0/24:123/udp", "198.51.100.0/24:123/udp"];
+    assert_eq!(rules, ["a.example:443", "*.c.example:80,443", nets[0], nets[1], "local:5432"]);
+    let deny: Vec<String> = then.hosts.deny.iter().map(ToString::to_string).collect();
+    assert_eq!(deny, ["b.example", "d.c.example"]);
+    assert_eq!(next.apply(&then).unwrap(), then);
+    let rule = |allow: &[&str], deny: &[&str]| change(allow, deny).apply(&then).unwrap_err().rule;
+    assert_eq!(rule(&["b.example"], &[]), "network.deny");
+    assert_eq!(rule(&["x.e.example"], &["*.e.example"]), "network.deny");
+    assert_eq!(rule(&["local:2"], &[]), "network.live");
+    assert_eq!(rule(&["192.0.2.0/24:124/udp"], &[]), "network.live");
+    let nobody = Egress { resolvers: vec![], hosts: crate::hosts::HostRules::default(), ..then.clone() };
+    assert_eq!(change(&["e.example"], &[]).apply(&nobody).unwrap_err().rule, "egress.resolver");
+}
+
+#[test]
+fn the_text_of_a_change_is_bounded() {
+    let many: Vec<String> = (0..MAX_CHANGE).map(|i| format!("{}{i}.example", "x".repeat(60))).collect();
+    let text = Change::parse(&many, &[]).unwrap().to_string();
+    assert!(text.len() <= MAX_TEXT && text.ends_with("example:80,443, ..."), "{}", text.len());
+}
+
+proptest! {
+    #[test]
+    fn what_is_read_comes_back_as_it_is_shown(text in "(\\*\\.)?[a-c0-9.:/\\[\\]*-]{0,24}(/udp)?") {
+        if let Ok(rule) = Rule::parse(&text) {
+            prop_assert_eq!(Rule::parse(&rule.to_string()).unwrap(), rule);
+        }
+    }
+
+    #[test]
+    fn hostile_entries_never_panic(text in "\\PC{0,48}") {
+        let _ = Change::parse(std::slice::from_ref(&text), std::slice::from_ref(&text));
+    }
+}

@@ -1,0 +1,245 @@
+//! Bytes from one socket to another, as they are. Small ones by way of a buffer that all connections share, much of them
+//! by a pipe, without being copied. Nothing is read before what was read has been written: who does not read slows down
+//! who writes.
+
+use std::cell::RefCell;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use rustix::io::{Errno, retry_on_intr};
+use rustix::net::Shutdown;
+use rustix::pipe::{PipeFlags, SpliceFlags};
+
+use crate::Endpoint;
+use crate::control::Control;
+
+/// The most bytes that are read at once.
+pub const CHUNK: usize = 64 << 10;
+/// After so many bytes one way, much at once goes by a pipe.
+const SPLICE_AFTER: u64 = 256 << 10;
+/// Much at once.
+const BULK: usize = 32 << 10;
+/// How much a pipe holds, if the kernel allows.
+const PIPE: usize = 256 << 10;
+
+thread_local! {
+    /// In use only between a read and the write that follows it.
+    static BUFFER: RefCell<Vec<u8>> = RefCell::new(vec![0; CHUNK]);
+}
+
+struct Pipe {
+    reader: OwnedFd,
+    writer: OwnedFd,
+}
+
+impl Pipe {
+    fn new() -> Option<Self> {
+        let (reader, writer) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).ok()?;
+        // Beyond the user's share of pipes it stays as small as it is.
+        let _ = rustix::pipe::fcntl_setpipe_size(&writer, PIPE);
+        Some(Self { reader, writer })
+    }
+}
+
+/// One direction of a connection.
+pub struct Way<'a> {
+    from: &'a Endpoint,
+    to: &'a Endpoint,
+    count: &'a AtomicU64,
+    control: &'a Control,
+    pipe: Option<Pipe>,
+    /// Whether the last read took much at once.
+    bulk: bool,
+    splices: bool,
+}
+
+impl<'a> Way<'a> {
+    /// From `from` to `to`, counted in `count`.
+    pub fn new(from: &'a Endpoint, to: &'a Endpoint, count: &'a AtomicU64, control: &'a Control) -> Self {
+        Self { from, to, count, control, pipe: None, bulk: false, splices: true }
+    }
+
+    /// Writes what was read before.
+    pub async fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        write(self.to, bytes).await?;
+        self.went(bytes.len());
+        Ok(())
+    }
+
+    /// One read of at most `most` bytes, shown to `see`, and its write. 0: the end.
+    pub async fn step(&mut self, most: usize, mut see: impl FnMut(&[u8])) -> io::Result<usize> {
+        // A connection may be ready for ever: the others must have their turn.
+        tokio::task::coop::consume_budget().await;
+        let (count, rest) = loop {
+            let mut ready = self.from.readable().await?;
+            let once = BUFFER.with_borrow_mut(|buffer| {
+                let most = most.min(buffer.len());
+                let count = retry_on_intr(|| rustix::io::read(self.from.get_ref(), &mut buffer[..most]))?;
+                // All that was there: what comes later wakes again.
+                if (1..most).contains(&count) {
+                    ready.clear_ready();
+                }
+                see(&buffer[..count]);
+                let written = match retry_on_intr(|| rustix::io::write(self.to.get_ref(), &buffer[..count])) {
+                    Err(Errno::AGAIN) => 0,
+                    other => other?,
+                };
+                Ok((count, buffer[written..count].to_vec()))
+            });
+            match once {
+                Ok(both) => break both,
+                Err(Errno::AGAIN) => ready.clear_ready(),
+                Err(errno) => return Err(errno.into()),
+            }
+        };
+        write(self.to, &rest).await?;
+        self.bulk = count >= BULK;
+        self.went(count);
+        Ok(count)
+    }
+
+    /// Up to `most` bytes: how many it were. Fewer: that was the end.
+    pub async fn pump(&mut self, most: u64) -> io::Result<u64> {
+        let mut done = 0;
+        while done < most {
+            let once = usize::try_from(most - done).unwrap_or(usize::MAX);
+            let count = match self.pipe() {
+                Some(pipe) => {
+                    let count = self.splice(&pipe, once.min(PIPE)).await;
+                    self.pipe = Some(pipe);
+                    count?
+                }
+                None => Some(self.step(once, |_| {}).await?),
+            };
+            match count {
+                Some(0) => break,
+                Some(count) => done += count as u64,
+                None => self.splices = false,
+            }
+        }
+        Ok(done)
+    }
+
+    /// All that comes, and then the end of it.
+    pub async fn drain(&mut self) -> io::Result<()> {
+        self.pump(u64::MAX).await?;
+        self.end()
+    }
+
+    /// Says that nothing more comes.
+    pub fn end(&self) -> io::Result<()> {
+        match rustix::net::shutdown(self.to.get_ref(), Shutdown::Write) {
+            // The other side is gone altogether.
+            Err(Errno::NOTCONN) => Ok(()),
+            other => Ok(other?),
+        }
+    }
+
+    /// The pipe, if this is the time for one.
+    fn pipe(&mut self) -> Option<Pipe> {
+        let much = self.splices && self.bulk && self.count.load(Ordering::Relaxed) >= SPLICE_AFTER;
+        if much { self.pipe.take().or_else(Pipe::new) } else { None }
+    }
+
+    /// One read into the pipe and all out of it; `None` if that is not for these sockets.
+    async fn splice(&mut self, pipe: &Pipe, most: usize) -> io::Result<Option<usize>> {
+        const FLAGS: SpliceFlags = SpliceFlags::NONBLOCK.union(SpliceFlags::MOVE);
+        tokio::task::coop::consume_budget().await;
+        let count = loop {
+            let mut ready = self.from.readable().await?;
+            let (from, to) = (self.from.get_ref(), &pipe.writer);
+            match retry_on_intr(|| rustix::pipe::splice(from, None, to, None, most, FLAGS)) {
+                Ok(count) => break count,
+                Err(Errno::AGAIN) => ready.clear_ready(),
+                Err(Errno::INVAL) => return Ok(None),
+                Err(errno) => return Err(errno.into()),
+            }
+        };
+        let mut left = count;
+        while left > 0 {
+            let (from, to) = (&pipe.reader, self.to.get_ref());
+            left -= writable(self.to, || rustix::pipe::splice(from, None, to, None, left, FLAGS)).await?;
+        }
+        self.bulk = count >= BULK;
+        self.went(count);
+        Ok(Some(count))
+    }
+
+    fn went(&self, count: usize) {
+        if count > 0 {
+            self.count.fetch_add(count as u64, Ordering::Relaxed);
+            self.control.active();
+        }
+    }
+}
+
+/// Reads what is there behind what is in `held`: at most `most` bytes. 0: the end.
+pub async fn read(from: &Endpoint, held: &mut Vec<u8>, most: usize) -> io::Result<usize> {
+    loop {
+        let mut ready = from.readable().await?;
+        let once = BUFFER.with_borrow_mut(|buffer| {
+            let most = most.min(buffer.len());
+            let count = retry_on_intr(|| rustix::io::read(from.get_ref(), &mut buffer[..most]))?;
+            held.extend_from_slice(&buffer[..count]);
+            Ok(count)
+        });
+        match once {
+            Ok(count) => return Ok(count),
+            Err(Errno::AGAIN) => ready.clear_ready(),
+            Err(errno) => return Err(io::Error::from(errno)),
+        }
+    }
+}
+
+/// Writes all of it.
+pub async fn write(to: &Endpoint, mut bytes: &[u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        let count = writable(to, || rustix::io::write(to.get_ref(), bytes)).await?;
+        bytes = &bytes[count..];
+    }
+    Ok(())
+}
+
+/// Has an answer read before the connection goes: closing over bytes that nobody read would reset it.
+pub async fn linger(client: &Endpoint, answer: &[u8]) {
+    const PATIENCE: Duration = Duration::from_secs(1);
+    const MOST: usize = 1 << 20;
+    let last = async {
+        write(client, answer).await?;
+        rustix::net::shutdown(client.get_ref(), Shutdown::Write)?;
+        let (mut dropped, mut total) = (Vec::new(), 0);
+        while total < MOST {
+            dropped.clear();
+            match read(client, &mut dropped, CHUNK).await? {
+                0 => break,
+                count => total += count,
+            }
+        }
+        io::Result::Ok(())
+    };
+    // Who does not read it does without.
+    let _ = tokio::time::timeout(PATIENCE, last).await;
+}
+
+/// The next close is a reset.
+pub fn reset(socket: &Endpoint) {
+    // It fails only on what is no connection any more.
+    let _ = rustix::net::sockopt::set_socket_linger(socket.get_ref(), Some(Duration::ZERO));
+}
+
+/// Tries, and again whenever there is room.
+async fn writable<T>(to: &Endpoint, mut act: impl FnMut() -> Result<T, Errno>) -> io::Result<T> {
+    match retry_on_intr(&mut act) {
+        Err(Errno::AGAIN) => {}
+        other => return Ok(other?),
+    }
+    loop {
+        let mut ready = to.writable().await?;
+        match retry_on_intr(&mut act) {
+            Err(Errno::AGAIN) => ready.clear_ready(),
+            other => return Ok(other?),
+        }
+    }
+}

@@ -1,0 +1,218 @@
+//! HTTP/1: each request of a connection is judged by the host that it names.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use agentd_policy::egress::Purpose;
+use agentd_relay::http::{Connection as Requests, Head, Mode, Refused, Step};
+use tokio::sync::Notify;
+use tokio::time::timeout;
+
+use super::copy::{self, Way};
+use super::judge::{self, Manner, Refusal};
+use super::tcp::{Connection, End};
+use crate::Endpoint;
+
+/// How long a response may take to which a refusal has to wait.
+const ANSWERS: Duration = Duration::from_secs(10);
+/// Below this, asking whether bytes are certain costs more than looking at them.
+const WORTH: u64 = copy::CHUNK as u64;
+
+/// As much of a method as is recorded.
+pub const MAX_METHOD: usize = 32;
+
+/// What both directions know of the requests.
+struct Carried<'a> {
+    connection: &'a Connection,
+    requests: Mutex<Requests>,
+    /// The server said something.
+    heard: Notify,
+    /// Something is on its way to the client.
+    delivering: AtomicBool,
+}
+
+/// What comes next of the client's bytes.
+enum Next {
+    /// Goes on.
+    Goes(usize, Option<Purpose>),
+    /// Not known without more bytes.
+    More,
+    /// Not known before the server answers.
+    Held,
+    /// All that follows.
+    All,
+}
+
+/// Carries a connection that begins with a request, `held`; it is dialled once that is judged.
+pub async fn carry(connection: &Connection, server: Option<Endpoint>, mut held: Vec<u8>) -> Result<(), End> {
+    let carried = Carried {
+        connection,
+        requests: Mutex::new(Requests::new(Mode::Origin)),
+        heard: Notify::new(),
+        delivering: AtomicBool::new(false),
+    };
+    let (length, purpose) = carried.first(&mut held).await?;
+    let server = connection.dialled(purpose, server).await?;
+    let (mut up, mut down) = connection.ways(&server);
+    let requests = carried.requests(&mut up, held, length);
+    tokio::try_join!(requests, carried.responses(&mut down))?;
+    Ok(())
+}
+
+impl Carried<'_> {
+    /// The head of the first request: how long it is, and by what right it goes.
+    async fn first(&self, held: &mut Vec<u8>) -> Result<(usize, Purpose), End> {
+        loop {
+            match self.next(held)? {
+                Next::Goes(length, Some(purpose)) => return Ok((length, purpose)),
+                Next::More => match copy::read(&self.connection.client, held, copy::CHUNK).await? {
+                    0 => return Err(End::Reset),
+                    _ => continue,
+                },
+                // Nothing else is first.
+                Next::Goes(_, None) | Next::Held | Next::All => return Err(End::Reset),
+            }
+        }
+    }
+
+    /// Sends on what is judged, of which `judged` bytes are in `held` already.
+    async fn requests(&self, way: &mut Way<'_>, mut held: Vec<u8>, mut judged: usize) -> Result<(), End> {
+        loop {
+            let next = match self.next(&held[judged..]) {
+                Ok(Next::Goes(length, _)) => {
+                    judged += length;
+                    continue;
+                }
+                Ok(next) => next,
+                Err(refusal) => {
+                    way.write(&held[..judged]).await?;
+                    self.answered(&refusal).await?;
+                    return Err(refusal.into());
+                }
+            };
+            way.write(if matches!(next, Next::All) { &held } else { &held[..judged] }).await?;
+            held.drain(..judged);
+            judged = 0;
+            match next {
+                Next::All => return Ok(way.drain().await?),
+                Next::Held => self.heard.notified().await,
+                _ => {
+                    if !self.more(way, &mut held).await? {
+                        return Ok(());
+                    }
+                }
+            }
+        }
+    }
+
+    /// Takes more of the client's bytes; `false` at their end.
+    async fn more(&self, way: &mut Way<'_>, held: &mut Vec<u8>) -> Result<bool, End> {
+        let certain = self.lock().certain();
+        let whole = if held.is_empty() && certain >= WORTH {
+            let count = way.pump(certain).await?;
+            self.lock().skipped(count);
+            count == certain
+        } else {
+            tokio::task::coop::consume_budget().await;
+            copy::read(&self.connection.client, held, copy::CHUNK).await? > 0
+        };
+        if whole {
+            return Ok(true);
+        }
+        // A part of a head was never judged, and goes nowhere.
+        if !held.is_empty() {
+            return Err(End::Reset);
+        }
+        way.end()?;
+        Ok(false)
+    }
+
+    async fn responses(&self, way: &mut Way<'_>) -> Result<(), End> {
+        loop {
+            let certain = self.lock().server_certain();
+            let whole = if certain >= WORTH {
+                self.delivering.store(true, Ordering::Relaxed);
+                let count = way.pump(certain).await?;
+                self.lock().server_skipped(count);
+                count == certain
+            } else {
+                let see = |bytes: &[u8]| {
+                    self.delivering.store(true, Ordering::Relaxed);
+                    self.lock().server(bytes);
+                };
+                way.step(copy::CHUNK, see).await? > 0
+            };
+            self.delivering.store(false, Ordering::Relaxed);
+            self.heard.notify_one();
+            if !whole {
+                return Ok(way.end()?);
+            }
+        }
+    }
+
+    /// What the first bytes of `input` are. A head is judged.
+    fn next(&self, input: &[u8]) -> Result<Next, Refusal> {
+        let mut requests = self.lock();
+        match requests.client(input) {
+            Ok(Step::NeedMore) => Ok(Next::More),
+            Ok(Step::Held) => Ok(Next::Held),
+            Ok(Step::Opaque) => Ok(Next::All),
+            Ok(Step::Body(length)) => Ok(Next::Goes(length, None)),
+            Ok(Step::Head(head)) => {
+                let purpose = self.judge(&head, self.connection.to())?;
+                Ok(Next::Goes(head.len, Some(purpose)))
+            }
+            Err(refused) => Err(malformed(&refused)),
+        }
+    }
+
+    fn judge(&self, head: &Head<'_>, to: SocketAddr) -> Result<Purpose, Refusal> {
+        let gate = &self.connection.gate;
+        match judge::http(&gate.plan(), &gate.pins, &head.authority, to) {
+            Ok((purpose, name)) => {
+                self.connection.used_for(name.as_ref());
+                Ok(purpose)
+            }
+            Err(rule) => Err(refused(head, rule)),
+        }
+    }
+
+    /// Waits until the client has the answers to what it asked before. Without them nothing can be said to it.
+    async fn answered(&self, refusal: &Refusal) -> Result<(), End> {
+        // A request that is refused by its host waits for an answer itself.
+        let but = usize::from(refusal.method.as_deref().is_some_and(|method| !method.is_empty()));
+        let all = async {
+            while self.delivering.load(Ordering::Relaxed) || !self.lock().is_answered(but) {
+                self.heard.notified().await;
+            }
+        };
+        timeout(ANSWERS, all).await.map_err(|_| {
+            let plain = Refusal { manner: Manner::Plain, ..refusal.clone() };
+            End::Refused(plain)
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Requests> {
+        self.requests.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A request that is refused by the host that it names.
+pub fn refused(head: &Head<'_>, rule: String) -> Refusal {
+    let why = format!("{} is not allowed here", head.authority);
+    Refusal {
+        name: Some(head.authority.to_string()),
+        method: Some(head.method.chars().take(MAX_METHOD).collect()),
+        ..Refusal::new(Manner::Http, rule, why)
+    }
+}
+
+/// One that cannot be read in one way only.
+pub fn malformed(refused: &Refused) -> Refusal {
+    Refusal {
+        method: Some(String::new()),
+        ..Refusal::new(Manner::Http, "http.malformed", refused.to_string())
+    }
+}

@@ -1,0 +1,165 @@
+//! What only the keeper can do: connect, and let an address through.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use agentd_policy::egress::Purpose;
+use agentd_policy::event::NetEvent;
+use agentd_policy::hosts::HostName;
+use agentd_policy::profile::Protocol;
+use agentd_policy::wire::{FromRelay, MAX_DIALS};
+use rustix::io::Errno;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::time::timeout;
+
+use crate::control::Control;
+use crate::{Endpoint, endpoint};
+
+/// How long a server may take to accept.
+const CONNECT: Duration = Duration::from_secs(20);
+
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+pub enum DialError {
+    /// The keeper did not even try: it has told why.
+    #[error("{0}")]
+    Refused(Errno),
+    /// It was tried.
+    #[error("{0}")]
+    Failed(#[from] io::Error),
+}
+
+impl DialError {
+    /// The error number; `EIO` if it has none.
+    pub fn errno(&self) -> Errno {
+        match self {
+            Self::Refused(errno) => *errno,
+            Self::Failed(error) => Errno::from_io_error(error).unwrap_or(Errno::IO),
+        }
+    }
+}
+
+/// One that waits for an answer, with its place among those that may.
+type Waiting<T> = BTreeMap<u32, (oneshot::Sender<T>, OwnedSemaphorePermit)>;
+type Dialled = Result<OwnedFd, Errno>;
+
+#[derive(Default)]
+struct Asked {
+    last: u32,
+    dials: Waiting<Dialled>,
+    pins: Waiting<Vec<IpAddr>>,
+}
+
+/// The keeper.
+pub struct Keeper {
+    control: Arc<Control>,
+    asked: Mutex<Asked>,
+    dials: Arc<Semaphore>,
+    pins: Arc<Semaphore>,
+}
+
+impl Keeper {
+    /// Who is at the other end of `control`.
+    pub fn new(control: Arc<Control>) -> Self {
+        let room = || Arc::new(Semaphore::new(MAX_DIALS));
+        Self { control, asked: Mutex::default(), dials: room(), pins: room() }
+    }
+
+    /// For what counts as activity.
+    pub fn control(&self) -> &Control {
+        &self.control
+    }
+
+    /// Connects to `to`, for `from`.
+    pub async fn dial(
+        &self,
+        purpose: Purpose,
+        to: SocketAddr,
+        protocol: Protocol,
+        from: SocketAddr,
+    ) -> Result<Endpoint, DialError> {
+        let (sender, answer) = oneshot::channel();
+        let number = self.ask(&self.dials, |asked, number, place| {
+            asked.dials.insert(number, (sender, place));
+            number
+        });
+        let number = number.await?;
+        self.control.send(&FromRelay::Dial { number, purpose, to, protocol, from }).await?;
+        let fd = answer.await.map_err(io::Error::other)?.map_err(DialError::Refused)?;
+        let socket = endpoint(fd).map_err(io::Error::other)?;
+        timeout(CONNECT, connected(&socket)).await.map_err(|_| io::Error::from(Errno::TIMEDOUT))??;
+        if protocol == Protocol::Tcp {
+            // Where it fails, small messages are slower.
+            let _ = rustix::net::sockopt::set_tcp_nodelay(socket.get_ref(), true);
+        }
+        Ok(socket)
+    }
+
+    /// Lets `addresses` through for `name`: those that can be reached now.
+    pub async fn pin(
+        &self,
+        name: HostName,
+        question: u16,
+        addresses: Vec<IpAddr>,
+        ttl: u32,
+    ) -> io::Result<Vec<IpAddr>> {
+        let (sender, answer) = oneshot::channel();
+        let number = self.ask(&self.pins, |asked, number, place| {
+            asked.pins.insert(number, (sender, place));
+            number
+        });
+        let number = number.await?;
+        self.control.send(&FromRelay::Pin { number, name, question, addresses, ttl }).await?;
+        answer.await.map_err(io::Error::other)
+    }
+
+    /// Has something recorded.
+    pub async fn tell(&self, event: NetEvent) {
+        // It fails once the keeper is gone, and the session with it.
+        let _ = self.control.send(&FromRelay::Told(event)).await;
+    }
+
+    /// An answer to [`Keeper::dial`]. What nobody waits for any more is closed.
+    pub fn dialled(&self, number: u32, errno: Option<i32>, descriptor: Option<OwnedFd>) {
+        let waiting = self.asked().dials.remove(&number);
+        let dialled = descriptor.ok_or(errno.map_or(Errno::IO, Errno::from_raw_os_error));
+        if let Some((sender, _place)) = waiting {
+            let _ = sender.send(dialled);
+        }
+    }
+
+    /// An answer to [`Keeper::pin`].
+    pub fn pinned(&self, number: u32, addresses: Vec<IpAddr>) {
+        if let Some((sender, _place)) = self.asked().pins.remove(&number) {
+            let _ = sender.send(addresses);
+        }
+    }
+
+    /// Waits for room among those without an answer.
+    async fn ask(
+        &self,
+        room: &Arc<Semaphore>,
+        enter: impl FnOnce(&mut Asked, u32, OwnedSemaphorePermit) -> u32,
+    ) -> io::Result<u32> {
+        let place = room.clone().acquire_owned().await.map_err(io::Error::other)?;
+        let mut asked = self.asked();
+        asked.last = asked.last.wrapping_add(1);
+        let number = asked.last;
+        Ok(enter(&mut asked, number, place))
+    }
+
+    fn asked(&self) -> MutexGuard<'_, Asked> {
+        self.asked.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Waits until `socket` has connected, or cannot.
+async fn connected(socket: &Endpoint) -> io::Result<()> {
+    // Kept: a socket that has connected is writable.
+    let _ready = socket.writable().await?;
+    Ok(rustix::net::sockopt::socket_error(socket.get_ref())??)
+}

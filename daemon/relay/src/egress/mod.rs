@@ -1,0 +1,221 @@
+//! The session's way out. Sockets inside the session's network namespace come with [`ToRelay::Network`]; every
+//! connection to the outside is dialled by the keeper. What goes between is judged here, by name.
+//!
+//! [`ToRelay::Network`]: agentd_policy::wire::ToRelay::Network
+
+mod cache;
+mod copy;
+mod dial;
+mod dns;
+mod http;
+mod judge;
+mod keeper;
+mod local;
+mod packet;
+mod pins;
+mod proxy;
+mod tcp;
+mod tls;
+mod told;
+mod udp;
+mod upstream;
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use agentd_policy::egress::Egress;
+use agentd_policy::event::{NetEvent, NetPeer};
+use rustix::io::Errno;
+use rustix::net::SocketFlags;
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+
+use crate::control::Control;
+use crate::{Endpoint, RelayError, endpoint};
+use dns::Names;
+use keeper::Keeper;
+use pins::Pins;
+use tcp::{Connection, Entry};
+use udp::MAX_FLOWS;
+
+/// The most connections of a session.
+const MAX_CONNECTIONS: u32 = 1024;
+/// How often it is told that there are too many.
+const TOO_MANY: Duration = Duration::from_secs(1);
+/// After an accept that failed.
+const PAUSE: Duration = Duration::from_millis(20);
+/// For what is left to tell once the session is over.
+const LAST_WORDS: Duration = Duration::from_millis(500);
+
+/// What is in force.
+#[derive(Clone)]
+struct State {
+    plan: Arc<Egress>,
+    /// The session is over.
+    over: bool,
+}
+
+/// What all connections have in common.
+struct Gate {
+    state: watch::Sender<State>,
+    keeper: Keeper,
+    pins: Pins,
+    names: Names,
+    connections: Arc<Semaphore>,
+    flows: Arc<Semaphore>,
+}
+
+impl Gate {
+    /// The rules.
+    fn plan(&self) -> Arc<Egress> {
+        self.state.borrow().plan.clone()
+    }
+
+    /// Learns of other rules.
+    fn watch(&self) -> watch::Receiver<State> {
+        self.state.subscribe()
+    }
+}
+
+/// The way out, open.
+pub struct Network {
+    gate: Arc<Gate>,
+    /// Aborted with it.
+    listeners: JoinSet<()>,
+}
+
+impl Network {
+    /// Opens it, with the descriptors that [`ToRelay::Network`](agentd_policy::wire::ToRelay::Network) lists.
+    pub fn open(plan: Egress, descriptors: Vec<OwnedFd>, control: Arc<Control>) -> Result<Self, RelayError> {
+        let (ports, locals) = (plan.udp_ports(), plan.local.clone());
+        if descriptors.len() != 6 + 2 * (ports.len() + locals.len()) {
+            return Err(RelayError::Keeper("sockets that are not the plan's".into()));
+        }
+        let gate = Arc::new(Gate {
+            state: watch::Sender::new(State { plan: Arc::new(plan), over: false }),
+            keeper: Keeper::new(control),
+            pins: Pins::default(),
+            names: Names::default(),
+            connections: Arc::new(Semaphore::new(MAX_CONNECTIONS as usize)),
+            flows: Arc::new(Semaphore::new(MAX_FLOWS)),
+        });
+        let mut listeners = JoinSet::new();
+        let twice = |port: u16| [port, port];
+        let kinds = [Kind::Tcp(Entry::Transparent); 2]
+            .into_iter()
+            .chain([Kind::Dns; 2])
+            .chain([Kind::Tcp(Entry::Proxy); 2])
+            .chain(ports.into_iter().flat_map(twice).map(Kind::Udp))
+            .chain(locals.into_iter().flat_map(twice).map(|_| Kind::Tcp(Entry::Local)));
+        for (kind, descriptor) in kinds.zip(descriptors) {
+            let socket = endpoint(descriptor)?;
+            match kind {
+                Kind::Tcp(entry) => listeners.spawn(listen(gate.clone(), socket, entry)),
+                Kind::Dns => listeners.spawn(dns::serve(gate.clone(), socket)),
+                Kind::Udp(port) => listeners.spawn(udp::serve(gate.clone(), socket, port)),
+            };
+        }
+        let told = gate.clone();
+        listeners.spawn(async move { told.names.told.run(&told.keeper).await });
+        Ok(Self { gate, listeners })
+    }
+
+    /// Other rules are in force.
+    pub fn policy(&self, plan: Egress) {
+        self.gate.names.forget();
+        self.gate.state.send_modify(|state| state.plan = Arc::new(plan));
+    }
+
+    /// The keeper has dialled, or not.
+    pub fn dialled(&self, number: u32, errno: Option<i32>, descriptor: Option<OwnedFd>) {
+        self.gate.keeper.dialled(number, errno, descriptor);
+    }
+
+    /// The keeper has pinned.
+    pub fn pinned(&self, number: u32, addresses: Vec<IpAddr>) {
+        self.gate.keeper.pinned(number, addresses);
+    }
+
+    /// The session is over: ends all.
+    fn over(&mut self) {
+        self.listeners.abort_all();
+        self.gate.state.send_modify(|state| state.over = true);
+    }
+
+    /// Has all ends told, as far as the keeper listens.
+    pub async fn close(mut self) {
+        self.over();
+        let all = async {
+            self.gate.names.told.flush(&self.gate.keeper).await;
+            let _ = self.gate.connections.acquire_many(MAX_CONNECTIONS).await;
+            let _ = self.gate.flows.acquire_many(MAX_FLOWS as u32).await;
+        };
+        let _ = timeout(LAST_WORDS, all).await;
+    }
+}
+
+/// What comes by a socket.
+#[derive(Clone, Copy)]
+enum Kind {
+    Tcp(Entry),
+    Dns,
+    Udp(u16),
+}
+
+/// Accepts connections.
+async fn listen(gate: Arc<Gate>, listener: Endpoint, entry: Entry) {
+    let mut told: Option<Instant> = None;
+    loop {
+        tokio::task::coop::consume_budget().await;
+        // One that is gone already, or no descriptor is left: others come.
+        let Ok((client, from, to)) = accept(&listener).await else {
+            sleep(PAUSE).await;
+            continue;
+        };
+        match gate.connections.clone().try_acquire_owned() {
+            Ok(place) => {
+                let connection = Connection::new(gate.clone(), client, from, to);
+                tokio::spawn(async move {
+                    connection.serve(entry).await;
+                    drop(place);
+                });
+            }
+            Err(_) => {
+                copy::reset(&client);
+                drop(client);
+                if told.is_none_or(|told| told.elapsed() >= TOO_MANY) {
+                    told = Some(Instant::now());
+                    let (address, port) = (to.ip(), to.port());
+                    let peer = NetPeer { protocol: "tcp".into(), address, port, name: None };
+                    let denied = Some("tcp.connections".into());
+                    gate.keeper.tell(NetEvent::Connect { peer, denied }).await;
+                }
+            }
+        }
+    }
+}
+
+/// The next connection: who claims to have made it, and where to.
+async fn accept(listener: &Endpoint) -> io::Result<(Endpoint, SocketAddr, SocketAddr)> {
+    loop {
+        let mut ready = listener.readable().await?;
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        match rustix::net::acceptfrom_with(listener.get_ref(), flags) {
+            Ok((client, from)) => {
+                let nobody = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
+                let from = from.and_then(|from| SocketAddr::try_from(from).ok()).unwrap_or(nobody);
+                let to = SocketAddr::try_from(rustix::net::getsockname(&client)?)?;
+                // Where it fails, small messages are slower.
+                let _ = rustix::net::sockopt::set_tcp_nodelay(&client, true);
+                return Ok((endpoint(client).map_err(io::Error::other)?, from, to));
+            }
+            Err(Errno::AGAIN) => ready.clear_ready(),
+            Err(Errno::INTR | Errno::CONNABORTED) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+}

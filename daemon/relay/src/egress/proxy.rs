@@ -1,0 +1,304 @@
+//! The explicit proxy: SOCKS 5, CONNECT, and requests with an absolute target. What a client may reach by it is what it
+//! may reach without.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use agentd_policy::egress::Purpose;
+use agentd_policy::profile::Protocol;
+use agentd_relay::dns::RecordType;
+use agentd_relay::http::{Connection as Requests, Head, MAX_HEAD, Mode, Step, Target};
+use agentd_relay::proxy::Host;
+use agentd_relay::socks::{self, Reply, SocksError};
+use rustix::io::Errno;
+use tokio::time::timeout;
+
+use super::cache::Found;
+use super::copy;
+use super::judge::{self, Manner, Refusal};
+use super::tcp::{Connection, End, Failure};
+use super::{dns, http};
+use crate::Endpoint;
+
+/// How long a client may take to say what it wants.
+const PATIENCE: Duration = Duration::from_secs(10);
+const HTTP: u16 = 80;
+/// Fields between a client and its proxy, not for the server. There is one request for each connection.
+const BETWEEN: [&[u8]; 5] =
+    [b"connection", b"proxy-connection", b"keep-alive", b"proxy-authorization", b"upgrade"];
+
+/// Serves a client of the proxy.
+pub async fn serve(connection: &Connection) -> Result<(), End> {
+    let mut held = Vec::new();
+    let beginning = async {
+        more(connection, &mut held).await?;
+        if held[0] == 5 {
+            return socks_target(connection, &mut held).await.map(Wish::Socks);
+        }
+        http_target(connection, &mut held).await
+    };
+    match timeout(PATIENCE, beginning).await.map_err(|_| End::Reset)?? {
+        Wish::Socks((host, port)) => socks(connection, host, port, held).await,
+        Wish::Tunnel(head) => {
+            let server = told(connection, open(connection, &head.host, head.port, Some(&head)).await).await?;
+            copy::write(&connection.client, b"HTTP/1.1 200 Connection established\r\n\r\n").await?;
+            connection.carry(held, Some(server)).await
+        }
+        Wish::Request(head, requests) => {
+            let server = told(connection, open(connection, &head.host, head.port, Some(&head)).await).await?;
+            request(connection, &server, &head.rewritten, held, *requests).await
+        }
+    }
+}
+
+/// What a client wants.
+enum Wish {
+    Socks((Host, u16)),
+    Tunnel(Asked),
+    Request(Asked, Box<Requests>),
+}
+
+/// The head of a request to the proxy.
+struct Asked {
+    host: Host,
+    port: u16,
+    method: String,
+    /// The head for the server.
+    rewritten: Vec<u8>,
+}
+
+async fn more(connection: &Connection, held: &mut Vec<u8>) -> Result<(), End> {
+    match copy::read(&connection.client, held, copy::CHUNK).await? {
+        0 => Err(End::Reset),
+        _ => Ok(()),
+    }
+}
+
+async fn http_target(connection: &Connection, held: &mut Vec<u8>) -> Result<Wish, End> {
+    let mut requests = Requests::new(Mode::Proxy);
+    let (asked, tunnel, length) = loop {
+        match requests.client(held) {
+            Ok(Step::Head(head)) => {
+                let asked = asked(&head, &held[..head.len]);
+                let asked = asked.ok_or_else(|| {
+                    let why = "a proxy is asked for http://host/path, or to CONNECT";
+                    Refusal::new(Manner::Http, "http.target", why)
+                })?;
+                break (asked, head.target == Target::Connect, head.len);
+            }
+            Ok(_) => {}
+            Err(refused) => return Err(http::malformed(&refused).into()),
+        }
+        more(connection, held).await?;
+    };
+    held.drain(..length);
+    Ok(if tunnel { Wish::Tunnel(asked) } else { Wish::Request(asked, Box::new(requests)) })
+}
+
+/// Where a request goes; `None` if it does not say so.
+fn asked(head: &Head<'_>, bytes: &[u8]) -> Option<Asked> {
+    let rewritten = match &head.target {
+        Target::Connect => Vec::new(),
+        Target::Absolute { path, .. } => rewritten(head.method, path, bytes),
+        Target::Path(_) | Target::Asterisk => return None,
+    };
+    let port = head.authority.port.unwrap_or(HTTP);
+    Some(Asked {
+        host: head.authority.host.clone(),
+        port,
+        method: head.method.chars().take(http::MAX_METHOD).collect(),
+        rewritten,
+    })
+}
+
+/// The head as the server gets it: the target is a path, and the connection ends with the response.
+fn rewritten(method: &str, path: &str, head: &[u8]) -> Vec<u8> {
+    let slash = if path.starts_with('/') { "" } else { "/" };
+    let mut new = Vec::with_capacity(head.len() + 32);
+    let mut lines = head.split_inclusive(|byte| *byte == b'\n');
+    let version = lines.next().and_then(|line| line.rsplit(|byte| *byte == b' ').next()).unwrap_or_default();
+    new.extend(format!("{method} {slash}{path} ").as_bytes());
+    new.extend(version);
+    for line in lines {
+        let name = line.split(|byte| *byte == b':').next().unwrap_or_default();
+        if line == b"\r\n" {
+            new.extend(b"Connection: close\r\n");
+        }
+        if !BETWEEN.iter().any(|between| name.eq_ignore_ascii_case(between)) {
+            new.extend(line);
+        }
+    }
+    new
+}
+
+/// One request and its response. What the client says behind it goes nowhere.
+async fn request(
+    connection: &Connection,
+    server: &Endpoint,
+    head: &[u8],
+    mut held: Vec<u8>,
+    mut requests: Requests,
+) -> Result<(), End> {
+    let (mut up, mut down) = connection.ways(server);
+    let body = async {
+        up.write(head).await?;
+        loop {
+            match requests.client(&held) {
+                Ok(Step::Body(length)) => {
+                    up.write(&held[..length]).await?;
+                    held.drain(..length);
+                    continue;
+                }
+                Ok(Step::NeedMore) if held.len() < MAX_HEAD => {}
+                // Another request, or none that is one.
+                Ok(_) | Err(_) => held.clear(),
+            }
+            if copy::read(&connection.client, &mut held, copy::CHUNK).await? == 0 {
+                up.end()?;
+                return std::future::pending::<Result<(), End>>().await;
+            }
+        }
+    };
+    tokio::select! {
+        ended = body => ended,
+        ended = down.drain() => Ok(ended?),
+    }
+}
+
+async fn socks_target(connection: &Connection, held: &mut Vec<u8>) -> Result<(Host, u16), End> {
+    let greeting = loop {
+        match socks::greeting(held) {
+            Ok(Some(length)) => break length,
+            Ok(None) => more(connection, held).await?,
+            Err(error) => {
+                if error == SocksError::Method {
+                    copy::linger(&connection.client, &socks::NO_METHOD).await;
+                }
+                return Err(End::Reset);
+            }
+        }
+    };
+    held.drain(..greeting);
+    copy::write(&connection.client, &socks::GREETED).await?;
+    loop {
+        match socks::request(held) {
+            Ok(Some((host, port, length))) => {
+                held.drain(..length);
+                return Ok((host, port));
+            }
+            Ok(None) => more(connection, held).await?,
+            Err(error) => {
+                copy::linger(&connection.client, &error.reply().message(None)).await;
+                return Err(Refusal::new(Manner::Plain, "socks.malformed", error.to_string()).into());
+            }
+        }
+    }
+}
+
+async fn socks(connection: &Connection, host: Host, port: u16, held: Vec<u8>) -> Result<(), End> {
+    match open(connection, &host, port, None).await {
+        Ok(server) => {
+            copy::write(&connection.client, &Reply::Succeeded.message(None)).await?;
+            connection.carry(held, Some(server)).await
+        }
+        Err(end) => {
+            let reply = match &end {
+                End::Refused(_) => Reply::NotAllowed,
+                End::Failed(failure) => in_socks(failure.errno),
+                _ => Reply::Failure,
+            };
+            copy::linger(&connection.client, &reply.message(None)).await;
+            Err(end)
+        }
+    }
+}
+
+/// Connects to `host`, if it may be reached.
+async fn open(
+    connection: &Connection,
+    host: &Host,
+    port: u16,
+    asked: Option<&Asked>,
+) -> Result<Endpoint, End> {
+    let refuse = |rule: String| {
+        let why = format!("{host}:{port} is not allowed");
+        let manner = if asked.is_some() { Manner::Http } else { Manner::Plain };
+        let method = asked.map(|asked| asked.method.clone());
+        Refusal { name: Some(host.to_string()), method, ..Refusal::new(manner, rule, why) }
+    };
+    let address = match host {
+        Host::Address(address) => *address,
+        Host::Name(name) => {
+            let gate = &connection.gate;
+            let [four, six] = [RecordType::A, RecordType::AAAA];
+            let (four, six) = tokio::join!(
+                dns::find(gate, name, four, connection.from),
+                dns::find(gate, name, six, connection.from)
+            );
+            match (six.addresses().first().or(four.addresses().first()), [four.denied(), six.denied()]) {
+                (Some(address), _) => *address,
+                (None, [Some(rule), _] | [_, Some(rule)]) => return Err(refuse(rule.to_owned()).into()),
+                (None, _) => return Err(unknown(&four)),
+            }
+        }
+    };
+    let to = SocketAddr::new(address, port);
+    connection.set_to(to);
+    connection.dial(purpose(connection, host).map_err(refuse)?).await
+}
+
+fn unknown(found: &Found) -> End {
+    let why = match found {
+        Found::Failed(why) => why.clone(),
+        _ => "the name has no address".into(),
+    };
+    End::Failed(Failure { why, dialled: false, errno: Errno::HOSTUNREACH })
+}
+
+fn purpose(connection: &Connection, host: &Host) -> Result<Purpose, String> {
+    let (plan, pins, to) = (connection.gate.plan(), &connection.gate.pins, connection.to());
+    match host {
+        Host::Name(name) => judge::named(&plan, pins, name, to),
+        Host::Address(_) => judge::unnamed(&plan, pins, to, Protocol::Tcp),
+    }
+}
+
+/// A client of HTTP is told by a response why its server could not be reached.
+async fn told(connection: &Connection, opened: Result<Endpoint, End>) -> Result<Endpoint, End> {
+    if let Err(End::Failed(failure)) = &opened {
+        let body = format!("agentd: {}\n", failure.why);
+        let head = "HTTP/1.1 502 Bad Gateway\r\nContent-Type: text/plain\r\nConnection: close\r\n";
+        let answer = format!("{head}Content-Length: {}\r\n\r\n{body}", body.len());
+        copy::linger(&connection.client, answer.as_bytes()).await;
+    }
+    opened
+}
+
+/// How SOCKS says it.
+fn in_socks(errno: Errno) -> Reply {
+    match errno {
+        Errno::ACCESS => Reply::NotAllowed,
+        Errno::NETUNREACH => Reply::NetworkUnreachable,
+        Errno::HOSTUNREACH => Reply::HostUnreachable,
+        Errno::CONNREFUSED => Reply::Refused,
+        Errno::TIMEDOUT => Reply::Expired,
+        _ => Reply::Failure,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_between_client_and_proxy_stays_there() {
+        let head = b"GET http://a.example?q HTTP/1.1\r\nHost: a.example\r\nProxy-Authorization: x\r\n\
+            Connection: keep-alive\r\nX-Y: z\r\n\r\n";
+        let mut requests = Requests::new(Mode::Proxy);
+        let Ok(Step::Head(read)) = requests.client(head) else { panic!("no head") };
+        let asked = asked(&read, head).unwrap();
+        assert_eq!((asked.host.to_string().as_str(), asked.port), ("a.example", 80));
+        let want = "GET /?q HTTP/1.1\r\nHost: a.example\r\nX-Y: z\r\nConnection: close\r\n\r\n";
+        assert_eq!(String::from_utf8(asked.rewritten).unwrap(), want);
+    }
+}

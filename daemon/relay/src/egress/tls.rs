@@ -1,0 +1,68 @@
+//! TLS, once its name is judged: the server may ask for a second ClientHello, which says it again.
+
+use std::io;
+use std::time::Duration;
+
+use agentd_relay::hello::{ClientHello, Progress, Reader, Reply, Turn};
+use rustix::io::Errno;
+use tokio::time::timeout;
+
+use super::copy;
+use super::judge::{Manner, Refusal};
+use super::keeper::DialError;
+use super::tcp::{Connection, End};
+use crate::Endpoint;
+
+/// How long server and client may take for their next message.
+const TURN: Duration = Duration::from_secs(60);
+
+/// Carries it: `held` begins with the hello, of `length` bytes.
+pub async fn carry(
+    connection: &Connection,
+    server: &Endpoint,
+    held: Vec<u8>,
+    hello: ClientHello,
+    length: usize,
+) -> Result<(), End> {
+    let (mut up, mut down) = connection.ways(server);
+    let (hello_bytes, rest) = held.split_at(length);
+    up.write(hello_bytes).await?;
+    let mut rest = rest.to_vec();
+    let mut reply = Reply::new();
+    let mut turn = Turn::NeedMore;
+    while turn == Turn::NeedMore {
+        let step = down.step(copy::CHUNK, |bytes| turn = reply.feed(bytes));
+        let count = timeout(TURN, step).await;
+        let count = count.map_err(|_| DialError::from(io::Error::from(Errno::TIMEDOUT)))??;
+        if count == 0 {
+            return Ok(down.end()?);
+        }
+    }
+    if turn == Turn::Retry {
+        second(connection, hello, &mut rest).await?;
+    }
+    connection.copy(server, &rest).await
+}
+
+/// Reads the second ClientHello into `held`.
+async fn second(connection: &Connection, first: ClientHello, held: &mut Vec<u8>) -> Result<(), End> {
+    let (mut reader, mut fed) = (Reader::after_retry(first), 0);
+    loop {
+        let progress = reader.feed(&held[fed..]);
+        fed = held.len();
+        match progress {
+            Progress::Hello(..) => return Ok(()),
+            Progress::NeedMore => {}
+            Progress::NotTls => {
+                return Err(Refusal::new(Manner::Tls, "tls.malformed", "the second message is no TLS").into());
+            }
+            Progress::Malformed(why) => {
+                return Err(Refusal::new(Manner::Tls, "tls.malformed", why.to_string()).into());
+            }
+        }
+        let read = copy::read(&connection.client, held, copy::CHUNK);
+        if timeout(TURN, read).await.map_err(|_| End::Reset)?? == 0 {
+            return Err(End::Reset);
+        }
+    }
+}

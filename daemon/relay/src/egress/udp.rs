@@ -1,0 +1,169 @@
+//! Datagrams to ports that the rules name: for each client and each address that it sends to, a socket of its own.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use agentd_policy::event::{NetEvent, NetPeer};
+use agentd_policy::profile::Protocol;
+use rustix::io::Errno;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::time::sleep;
+
+use super::packet::{self, MAX_DATAGRAM, Route};
+use super::{Gate, copy, judge};
+use crate::Endpoint;
+
+/// The most flows of a session.
+pub const MAX_FLOWS: usize = 256;
+/// A flow without a datagram for so long ends.
+const IDLE: Duration = Duration::from_secs(60);
+/// Datagrams that wait for a flow's socket; more are lost.
+const QUEUE: usize = 32;
+/// How often it is looked which flows have ended.
+const SWEEP: usize = 64;
+/// After a socket failed.
+const PAUSE: Duration = Duration::from_millis(20);
+
+type Queue = mpsc::Sender<Vec<u8>>;
+
+/// One flow.
+struct Flow {
+    gate: Arc<Gate>,
+    socket: Endpoint,
+    route: Route,
+    to: SocketAddr,
+    sent: AtomicU64,
+    received: AtomicU64,
+    _place: OwnedSemaphorePermit,
+}
+
+/// Carries what comes to `port`.
+pub async fn serve(gate: Arc<Gate>, socket: Endpoint, port: u16) {
+    let mut flows: HashMap<Route, Queue> = HashMap::new();
+    let mut buffer = vec![0; MAX_DATAGRAM];
+    loop {
+        tokio::task::coop::consume_budget().await;
+        let Ok((length, route)) = packet::receive(&socket, &mut buffer).await else {
+            sleep(PAUSE).await;
+            continue;
+        };
+        let datagram = buffer[..length].to_vec();
+        // One that is full or ending loses it, as a network would.
+        match flows.get(&route).map(|queue| queue.try_send(datagram.clone())) {
+            Some(Ok(()) | Err(mpsc::error::TrySendError::Full(_))) => continue,
+            Some(Err(mpsc::error::TrySendError::Closed(_))) | None => {}
+        }
+        if flows.len() >= SWEEP {
+            flows.retain(|_, queue| !queue.is_closed());
+        }
+        let Ok(place) = gate.flows.clone().try_acquire_owned() else { continue };
+        let (queue, datagrams) = mpsc::channel(QUEUE);
+        // There is room for the first.
+        let _ = queue.try_send(datagram);
+        flows.insert(route, queue);
+        let flow = Flow {
+            gate: gate.clone(),
+            socket: socket.clone(),
+            route,
+            to: SocketAddr::new(route.to, port),
+            sent: AtomicU64::new(0),
+            received: AtomicU64::new(0),
+            _place: place,
+        };
+        tokio::spawn(flow.run(datagrams));
+    }
+}
+
+impl Flow {
+    async fn run(self, datagrams: mpsc::Receiver<Vec<u8>>) {
+        let began = Instant::now();
+        let purpose = judge::unnamed(&self.gate.plan(), &self.gate.pins, self.to, Protocol::Udp);
+        let mut peer =
+            NetPeer { protocol: "udp".into(), address: self.to.ip(), port: self.to.port(), name: None };
+        let keeper = &self.gate.keeper;
+        let purpose = match purpose {
+            Ok(purpose) => purpose,
+            Err(rule) => return keeper.tell(NetEvent::Connect { peer, denied: Some(rule) }).await,
+        };
+        if let agentd_policy::egress::Purpose::Name(name) = &purpose {
+            peer.name = Some(name.to_string());
+        }
+        // Why not is the keeper's to tell, and the client's to find out.
+        let dialled = keeper.dial(purpose, self.to, Protocol::Udp, self.route.from).await;
+        let Ok(server) = dialled else { return };
+        let reason = tokio::select! {
+            reason = self.carry(&server, datagrams) => reason,
+            reason = self.revoked() => reason,
+            () = self.idle() => "idle".to_owned(),
+        };
+        let (sent, received) = (self.sent.load(Ordering::Relaxed), self.received.load(Ordering::Relaxed));
+        let duration_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        keeper.tell(NetEvent::Closed { peer, sent, received, duration_ms, reason }).await;
+    }
+
+    /// Both ways, until the other end says that there is nobody.
+    async fn carry(&self, server: &Endpoint, mut datagrams: mpsc::Receiver<Vec<u8>>) -> String {
+        let up = async {
+            while let Some(datagram) = datagrams.recv().await {
+                match rustix::io::write(server.get_ref(), &datagram) {
+                    Ok(count) => self.went(&self.sent, count),
+                    Err(Errno::AGAIN | Errno::INTR | Errno::MSGSIZE | Errno::NOBUFS) => {}
+                    Err(errno) => return format!("failed: {errno}"),
+                }
+            }
+            "closed".to_owned()
+        };
+        let down = async {
+            let mut answer = Vec::new();
+            loop {
+                tokio::task::coop::consume_budget().await;
+                answer.clear();
+                match copy::read(server, &mut answer, copy::CHUNK).await {
+                    Ok(count) => self.went(&self.received, count),
+                    Err(error) => return format!("failed: {error}"),
+                }
+                let socket: &OwnedFd = self.socket.get_ref();
+                let _ = packet::answer(socket, &answer, self.route);
+            }
+        };
+        tokio::select! {
+            reason = up => reason,
+            reason = down => reason,
+        }
+    }
+
+    fn went(&self, way: &AtomicU64, count: usize) {
+        way.fetch_add(count as u64, Ordering::Relaxed);
+        self.gate.keeper.control().active();
+    }
+
+    async fn revoked(&self) -> String {
+        let mut state = self.gate.watch();
+        loop {
+            if state.borrow_and_update().over {
+                return "closed".into();
+            }
+            if judge::unnamed(&self.gate.plan(), &self.gate.pins, self.to, Protocol::Udp).is_err() {
+                return "policy".into();
+            }
+            if state.changed().await.is_err() {
+                return "closed".into();
+            }
+        }
+    }
+
+    async fn idle(&self) {
+        let total = || self.sent.load(Ordering::Relaxed) + self.received.load(Ordering::Relaxed);
+        loop {
+            let before = total();
+            sleep(IDLE).await;
+            if total() == before {
+                return;
+            }
+        }
+    }
+}

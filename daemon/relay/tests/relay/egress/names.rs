@@ -1,0 +1,155 @@
+use std::io::Write;
+use std::net::{Ipv4Addr, UdpSocket};
+
+use agentd_policy::egress::Purpose;
+use agentd_policy::event::NetEvent;
+use agentd_policy::hosts::HostPattern;
+use agentd_policy::wire::FromRelay;
+
+use super::world::{World, accept, answer, connect, egress, expect, query};
+
+const FAILED: u8 = 2;
+const NO_NAME: u8 = 3;
+const REFUSED: u8 = 5;
+const HERE: [Ipv4Addr; 1] = [Ipv4Addr::LOCALHOST];
+
+fn is_question(message: &FromRelay) -> bool {
+    matches!(message, FromRelay::Dial { purpose: Purpose::Resolver, .. })
+}
+
+fn denial(world: &World, of: &str) -> String {
+    world.keeper.heard(|message| match message {
+        FromRelay::Told(NetEvent::Dns { name, denied: Some(rule), .. }) if name == of => Some(rule.clone()),
+        _ => None,
+    })
+}
+
+#[test]
+fn an_allowed_name_is_pinned_before_it_is_answered_and_then_known() {
+    let world = World::of(&["a.example"]);
+    assert_eq!(world.ask("a.example"), (0, HERE.into()));
+    let pins = |message: &FromRelay| matches!(message, FromRelay::Pin { ttl: 60, question: 1, .. });
+    assert_eq!((world.keeper.count(is_question), world.keeper.count(pins)), (1, 1));
+    assert_eq!(world.ask("A.eXample"), (0, HERE.into()));
+    assert_eq!((world.keeper.count(is_question), world.keeper.count(pins)), (1, 1));
+    // The second is on record as well.
+    let told = |message: &FromRelay| matches!(message, FromRelay::Told(NetEvent::Dns { .. })).then_some(());
+    world.keeper.heard(told);
+}
+
+#[test]
+fn a_denied_name_reaches_nobody() {
+    let mut rules = egress(&["*.a.example", "b.example"]);
+    rules.hosts.deny.push(HostPattern::parse("no.a.example").unwrap());
+    let world = World::new(rules);
+    assert_eq!(world.ask("evil.example"), (NO_NAME, vec![]));
+    assert_eq!(denial(&world, "evil.example"), "default");
+    assert_eq!(world.ask("no.a.example"), (NO_NAME, vec![]));
+    assert_eq!(denial(&world, "no.a.example"), "deny no.a.example");
+    // The name of a wildcard itself, and what is no name.
+    assert_eq!(world.ask("a.example"), (NO_NAME, vec![]));
+    assert_eq!(world.ask("127.0.0.1"), (NO_NAME, vec![]));
+    assert_eq!(world.keeper.count(is_question), 0);
+}
+
+#[test]
+fn other_types_are_not_asked_for() {
+    let world = World::of(&["a.example"]);
+    for (kind, code) in [(65, 0), (64, 0), (16, REFUSED), (255, REFUSED), (5, REFUSED)] {
+        let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+        client.send_to(&query("a.example", kind), world.dns).unwrap();
+        let mut reply = [0; 512];
+        let length = client.recv(&mut reply).unwrap();
+        assert_eq!(answer(&reply[..length]), (code, vec![]), "{kind}");
+    }
+    assert_eq!(world.keeper.count(is_question), 0);
+}
+
+#[test]
+fn what_does_not_exist_and_what_cannot_be_found_out() {
+    let world = World::new(egress(&["a.example", "b.example"]));
+    assert_eq!(world.ask("a.example"), (NO_NAME, vec![]));
+    world.keeper.zone.lock().unwrap().dead = true;
+    assert_eq!(world.ask("b.example"), (FAILED, vec![]));
+    // The session lives, and so does what it asked before.
+    assert_eq!(world.ask("a.example"), (NO_NAME, vec![]));
+}
+
+#[test]
+fn a_name_may_not_lead_to_what_is_near_nor_to_what_is_denied() {
+    let mut rules = egress(&["a.example", "b.example", "c.example"]);
+    rules.hosts.deny.push(HostPattern::parse("*.evil.example").unwrap());
+    let world = World::new(rules);
+    let mut zone = world.keeper.zone.lock().unwrap();
+    zone.names.insert("a.example".into(), vec![[169, 254, 169, 254].into(), [10, 0, 0, 1].into()]);
+    zone.names.insert("x.evil.example".into(), HERE.into());
+    zone.names.insert("cdn.example".into(), vec![[10, 0, 0, 1].into(), HERE[0]]);
+    zone.aliases.insert("b.example".into(), "x.evil.example".into());
+    zone.aliases.insert("c.example".into(), "cdn.example".into());
+    drop(zone);
+    assert_eq!(world.ask("a.example"), (NO_NAME, vec![]));
+    assert!(denial(&world, "a.example").starts_with("address."));
+    assert_eq!(world.ask("b.example"), (NO_NAME, vec![]));
+    assert_eq!(denial(&world, "b.example"), "deny *.evil.example");
+    assert_eq!(world.ask("c.example"), (0, HERE.into()));
+    assert_eq!(world.keeper.count(|message| matches!(message, FromRelay::Pin { .. })), 1);
+}
+
+#[test]
+fn a_wildcard_stands_for_so_many_names() {
+    let world = World::new(egress(&["*.a.example"]));
+    for n in 0..3 {
+        assert_eq!(world.ask(&format!("n{n}.a.example")), (NO_NAME, vec![]));
+    }
+    let asked = world.keeper.count(is_question);
+    assert_eq!(world.ask("n3.a.example"), (NO_NAME, vec![]));
+    assert_eq!(denial(&world, "n3.a.example"), "dns.budget");
+    assert_eq!(world.keeper.count(is_question), asked);
+    world.ask("n2.a.example");
+}
+
+#[test]
+fn a_resolver_whose_datagram_is_cut_is_asked_by_a_stream() {
+    let world = World::of(&["a.example"]);
+    world.keeper.zone.lock().unwrap().cut = true;
+    assert_eq!(world.ask("a.example"), (0, HERE.into()));
+    assert_eq!(world.keeper.count(is_question), 2);
+}
+
+#[test]
+fn datagrams_flow_to_a_port_that_is_named() {
+    let world = World::of(&["udp.example"]);
+    let server = UdpSocket::bind("127.0.0.1:0").unwrap();
+    world.keeper.zone.lock().unwrap().server = Some(server.local_addr().unwrap());
+    world.ask("udp.example");
+    let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+    for word in [&b"one"[..], b"two"] {
+        client.send_to(word, world.udp).unwrap();
+        let mut got = [0; 16];
+        let (length, from) = server.recv_from(&mut got).unwrap();
+        assert_eq!(&got[..length], word);
+        server.send_to(b"answer", from).unwrap();
+        let (length, from) = client.recv_from(&mut got).unwrap();
+        assert_eq!((&got[..length], from), (&b"answer"[..], world.udp));
+    }
+    let dials = |message: &FromRelay| matches!(message, FromRelay::Dial { purpose: Purpose::Name(_), .. });
+    assert_eq!(world.keeper.count(dials), 1);
+    // What the rules do not allow any more is closed.
+    world.policy(egress(&[]));
+    assert_eq!(world.keeper.closed(), (6, 12, "policy".into()));
+}
+
+#[test]
+fn a_port_of_the_hosts_loopback() {
+    let world = World::new(egress(&[]));
+    let server = world.server();
+    let mut client = connect(world.local);
+    client.write_all(b"x").unwrap();
+    let mut theirs = accept(&server);
+    expect(&mut theirs, b"x");
+    let right = world.keeper.heard(|message| match message {
+        FromRelay::Dial { purpose: Purpose::Local, to, .. } => Some(*to),
+        _ => None,
+    });
+    assert_eq!(right, world.local);
+}

@@ -1,0 +1,126 @@
+"""What no usual program does by itself: python3 client.py ACT HOST …"""
+import base64, os, socket, ssl, struct, sys, threading, time
+
+act, host, *more = sys.argv[1:]
+
+
+def exactly(stream, count):
+    data = b""
+    while len(data) < count:
+        part = stream.recv(count - len(data))
+        if not part:
+            raise EOFError(f"{len(data)} of {count} bytes")
+        data += part
+    return data
+
+
+def websocket(times, pause):
+    plain = socket.create_connection((host, 443))
+    stream = ssl.create_default_context(cafile="ca.pem").wrap_socket(plain, server_hostname=host)
+    key = base64.b64encode(os.urandom(16)).decode()
+    stream.sendall(f"GET /app/ws HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+                   f"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n\r\n".encode())
+    head = b""
+    while not head.endswith(b"\r\n\r\n"):
+        head += exactly(stream, 1)
+    assert head.startswith(b"HTTP/1.1 101 "), head
+    for number in range(times):
+        text, mask = b"message %d" % number, os.urandom(4)
+        stream.sendall(bytes([0x81, 0x80 | len(text)]) + mask + bytes(b ^ mask[i % 4] for i, b in enumerate(text)))
+        first, size = exactly(stream, 2)
+        assert exactly(stream, size) == text
+        time.sleep(pause)
+    print(f"{times} echoes")
+
+
+def half(port, count):
+    """Sends all, says that this was all, and only then takes what came back."""
+    stream = socket.create_connection((host, port))
+    assert exactly(stream, 6) == b"hello\n"
+    sent = os.urandom(count)
+    got = []
+
+    def take():
+        while part := stream.recv(65536):
+            got.append(part)
+
+    taker = threading.Thread(target=take)
+    taker.start()
+    stream.sendall(sent)
+    stream.shutdown(socket.SHUT_WR)
+    taker.join()
+    assert b"".join(got) == sent
+    print(f"{count} back after our end")
+
+
+def lookup():
+    """Over TCP, of a server that is none of the system's."""
+    name = b"".join(bytes([len(l)]) + l.encode() for l in host.split(".")) + b"\0"
+    query = struct.pack(">6H", 7, 0x100, 1, 0, 0, 0) + name + struct.pack(">2H", 1, 1)
+    stream = socket.create_connection(("192.0.2.53", 53))
+    stream.sendall(struct.pack(">H", len(query)) + query)
+    reply = exactly(stream, struct.unpack(">H", exactly(stream, 2))[0])
+    assert reply[:2] == query[:2] and struct.unpack(">H", reply[6:8])[0] == 1, reply
+    at = len(query)
+    at += 2 if reply[at] >= 0xc0 else len(name)
+    print(socket.inet_ntoa(reply[at + 10:at + 14]))
+
+
+def datagrams(port, times):
+    stream = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM)
+    stream.settimeout(5)
+    where = socket.getaddrinfo(host, port, stream.family, stream.type)[0][4]
+    for number in range(times):
+        stream.sendto(b"datagram %d" % number, where)
+        data, sender = stream.recvfrom(2000)
+        assert data == b"datagram %d" % number and sender[0] == where[0], (data, sender)
+    print(f"{times} back")
+
+
+def many(port, count):
+    """So many at once: how many are served, each with what it sent; and one more when there is room again."""
+    address = socket.getaddrinfo(host, port, socket.AF_INET, socket.SOCK_STREAM)[0][4]
+
+    def connected():
+        try:
+            return socket.create_connection(address, timeout=30)
+        except OSError:
+            return None
+
+    def greeted(stream):
+        try:
+            return stream is not None and exactly(stream, 6) == b"hello\n"
+        except (EOFError, OSError):
+            return False
+
+    held = [stream for stream in [connected() for _ in range(count)] if greeted(stream)]
+    for number, stream in enumerate(held):
+        stream.sendall(b"%06d" % number)
+    for number, stream in enumerate(held):
+        assert exactly(stream, 6) == b"%06d" % number
+    had = len(held)
+    for stream in held:
+        stream.close()
+    until = time.monotonic() + 10
+    while not greeted(connected()):
+        assert time.monotonic() < until, "no room again"
+    print(f"{had} at a time, and one more later")
+
+
+if act == "websocket":
+    websocket(int(more[0]), float(more[1]))
+elif act == "first":
+    print(exactly(socket.create_connection((host, int(more[0]))), 6).decode(), end="")
+elif act == "first6":
+    address = socket.getaddrinfo(host, int(more[0]), socket.AF_INET6, socket.SOCK_STREAM)[0][4]
+    stream = socket.socket(socket.AF_INET6)
+    stream.connect(address)
+    print(exactly(stream, 6).decode(), end="")
+elif act == "half":
+    half(int(more[0]), int(more[1]))
+elif act == "many":
+    many(int(more[0]), int(more[1]))
+elif act == "lookup":
+    lookup()
+elif act == "datagrams":
+    datagrams(int(more[0]), int(more[1]))

@@ -1,0 +1,31 @@
+//! The way out, in an internet of the tests' own: that it is there, what programs do in it with nothing in between,
+//! and the same in sessions that may.
+
+mod around;
+mod programs;
+mod rules;
+
+use std::process::ExitCode;
+use std::sync::OnceLock;
+
+use agentd_tests::harness::{Internet, Test, named, run_in};
+
+/// The internet of this program's tests.
+pub fn internet() -> &'static Internet {
+    static INTERNET: OnceLock<Internet> = OnceLock::new();
+    INTERNET.get_or_init(Internet::start)
+}
+
+fn main() -> ExitCode {
+    let mut tests: Vec<Test> = named("around", around::TESTS).collect();
+    for program in programs::PROGRAMS {
+        let name = format!("outside::{}", program.name);
+        tests.push((name, Box::new(move |world| programs::outside(world, program))));
+    }
+    for program in programs::PROGRAMS {
+        let name = format!("inside::{}", program.name);
+        tests.push((name, Box::new(move |world| programs::inside(world, program))));
+    }
+    tests.extend(named("rules", rules::TESTS));
+    run_in("net", || internet().world(), tests, |_| internet().end())
+}

@@ -1,0 +1,235 @@
+//! What the rules of a session let through and what they do not, at its start and while it runs.
+
+use std::io::{Read, Write};
+use std::process::Child;
+use std::time::Duration;
+
+use agentd_tests::harness::{Named, RunOutput, Session, World, text_at, wait_for_exit};
+use serde_json::Value;
+
+use crate::internet;
+
+pub const TESTS: &[Named] = &[
+    ("a_connection_outlives_its_pin", outlives),
+    ("without_a_port_it_is_http_and_https", two_ports),
+    ("a_port_is_that_port", one_port),
+    ("a_wildcard_is_what_is_below", wildcard),
+    ("a_deny_wins", deny),
+    ("a_network_needs_no_name", network),
+    ("a_local_port_is_the_hosts", local),
+    ("datagrams_go_both_ways", datagrams),
+    ("what_is_no_rule_is_refused", refused),
+    ("an_allow_counts_at_once", live_allow),
+    ("a_deny_closes_what_is_open", live_deny),
+    ("a_refusal_of_http_says_why", told_why),
+    ("the_proxy_does_the_same", proxy),
+    ("a_thousand_connections_are_not_the_end", thousand),
+    ("the_case_of_a_question_stays_here", no_case),
+    ("one_session_is_out_of_anothers_reach", another),
+    ("nothing_is_tracked", untracked),
+    ("bytes_and_names_are_told_at_the_end", told_at_the_end),
+];
+
+/// A session with these rules.
+fn may<'a>(world: &'a World, rules: &[&str]) -> Session<'a> {
+    world.session().options(rules.iter().flat_map(|rule| ["--allow", rule]))
+}
+
+/// The code of `curl` for each of `urls`, in a session with these rules.
+fn codes(world: &World, rules: &[&str], urls: &[&str]) -> String {
+    let script = format!(
+        "for url in {}; do curl -gsS -m 20 -o /dev/null $url 2>/dev/null; echo -n \"$? \"; done",
+        urls.join(" ")
+    );
+    may(world, rules).bash(&script).expect_code(0).text().trim().to_owned()
+}
+
+/// curl's code for a name that is not found.
+const NO_NAME: &str = "6";
+/// For a connection that was refused.
+const NO_WAY: &str = "7";
+
+fn two_ports(world: &World) {
+    let urls = ["http://good.test/", "-k https://good.test/", "http://good.test:8080/"];
+    assert_eq!(codes(world, &["good.test"], &urls[..1]), "0");
+    assert_eq!(codes(world, &["good.test"], &urls[2..]), NO_WAY);
+}
+
+fn one_port(world: &World) {
+    let urls = ["http://good.test:8080/", "http://good.test/"];
+    assert_eq!(codes(world, &["good.test:8080"], &urls), format!("0 {NO_WAY}"));
+}
+
+fn wildcard(world: &World) {
+    let urls = ["http://a.wild.test/", "http://b.a.wild.test/", "http://wild.test/", "http://awild.test/"];
+    assert_eq!(codes(world, &["*.wild.test"], &urls), format!("0 0 {NO_NAME} {NO_NAME}"));
+}
+
+fn deny(world: &World) {
+    let output = may(world, &["*.test"]).options(["--deny", "evil.test"]);
+    let output = output.bash("curl -sS http://good.test/; curl -sS http://evil.test/");
+    assert_eq!((output.code, output.text().as_str()), (Some(6), "this is good.test\n"), "{}", output.stderr);
+    let events = world.all_events(world.a(), &output.name);
+    let denied =
+        events.iter().find(|event| text_at(event, "/dns/name") == "evil.test").expect("the question");
+    assert_eq!(
+        (text_at(denied, "/decision"), text_at(denied, "/rule")),
+        ("deny".into(), "deny evil.test".into())
+    );
+}
+
+fn network(world: &World) {
+    let rules = ["203.0.113.0/25:7", "2001:db8::/64:80"];
+    let script = "exec 3<>/dev/tcp/203.0.113.7/7; head -n 1 <&3; curl -gsS http://[2001:db8::99]/";
+    let output = may(world, &rules).bash(script).expect_code(0);
+    assert_eq!(output.text(), "hello\nthis is [2001:db8::99]\n", "{}", output.stderr);
+}
+
+fn local(world: &World) {
+    let port = internet().loopback_port();
+    let script = format!("for a in 127.0.0.1 ::1; do exec 3<>/dev/tcp/$a/{port}; head -n 1 <&3; done");
+    let output = may(world, &[&format!("local:{port}")]).bash(&script).expect_code(0);
+    assert_eq!(output.text(), "hello\nhello\n", "{}", output.stderr);
+}
+
+fn datagrams(world: &World) {
+    let dir = world.workspace(world.a());
+    world.a().write(dir.join("client.py"), include_str!("client.py"));
+    let profile = "schema = 1\nname = \"udp\"\nextends = [\"default\"]\n[[network.allow]]\nhost = \"echo.test\"\nports = [7]\nprotocol = \"udp\"\n";
+    world.a().write(dir.join("udp.toml"), profile);
+    let session = world.session_in(&dir).options(["--profile", "./udp.toml"]);
+    let output = session.bash("python3 client.py datagrams echo.test 7 50").expect_code(0);
+    assert_eq!(output.text(), "50 back\n", "{}", output.stderr);
+}
+
+fn refused(world: &World) {
+    let rules = [
+        "http://good.test/",
+        "good.test:0",
+        "good.test:99999",
+        "good..test",
+        "*.*.test",
+        "a*.test",
+        "gööd.test",
+    ];
+    for rule in rules {
+        let output = may(world, &[rule]).run(["true"]);
+        assert!(matches!(output.code, Some(125 | 2)), "{rule}: {:?} {}", output.code, output.stderr);
+        assert_eq!(output.stderr.lines().count(), 1, "{rule}: {}", output.stderr);
+    }
+}
+
+/// What `child` still says, and its code.
+fn rest(mut child: Child) -> RunOutput {
+    let status = wait_for_exit(&mut child, Duration::from_secs(30)).expect("it ends");
+    let (mut stdout, mut stderr) = (Vec::new(), String::new());
+    child.stdout.take().expect("a pipe").read_to_end(&mut stdout).expect("its output");
+    child.stderr.take().expect("a pipe").read_to_string(&mut stderr).expect("its errors");
+    RunOutput { name: String::new(), code: status.code(), stdout, stderr }
+}
+
+fn live_allow(world: &World) {
+    let session = may(world, &["good.test"]);
+    let script = "curl -s http://other.test/; echo ready; read -r; curl -sS http://other.test/";
+    let mut child = session.spawn_ready(script);
+    world.agentctl(world.a(), ["allow", session.name(), "other.test"]).expect_code(0);
+    child.stdin.take().expect("a pipe").write_all(b"go\n").expect("it reads");
+    let output = rest(child);
+    assert_eq!(output.text(), "this is other.test\n", "{}", output.stderr);
+    let events = world.all_events(world.a(), session.name());
+    let changed = events.iter().find(|event| event["kind"] == "policy.changed").expect("the change");
+    assert!(text_at(changed, "/policy/change").contains("other.test"), "{changed}");
+}
+
+fn live_deny(world: &World) {
+    let session = may(world, &["*.test:7", "good.test"]);
+    let script = "exec 3<>/dev/tcp/echo.test/7; read -r <&3; echo ready; cat <&3; echo closed
+        exec 3<>/dev/tcp/203.0.113.7/7 || echo 'no pin'; getent ahosts echo.test || echo 'no name'; curl -sS http://good.test/";
+    let child = session.spawn_ready(script);
+    world.agentctl(world.a(), ["deny", session.name(), "echo.test"]).expect_code(0);
+    let output = rest(child);
+    assert_eq!(output.text(), "closed\nno pin\nno name\nthis is good.test\n", "{}", output.stderr);
+    let events = world.all_events(world.a(), session.name());
+    let closed = events
+        .iter()
+        .find(|event| event["kind"] == "net.closed" && text_at(event, "/net/name") == "echo.test");
+    assert_eq!(text_at(closed.expect("its end"), "/net/reason"), "policy", "{events:#?}");
+}
+
+fn told_why(world: &World) {
+    let script = "curl -sS -D - -o /dev/null -H 'Host: evil.test' http://good.test/";
+    let text = may(world, &["good.test"]).bash(script).expect_code(0).text().to_ascii_lowercase();
+    assert!(text.starts_with("http/1.1 403 ") && text.contains("\nx-agentd-reason: "), "{text}");
+}
+
+fn proxy(world: &World) {
+    let script = "for x in http://127.0.0.1:3128 socks5h://127.0.0.1:3128; do curl -sS -x $x http://good.test/; curl -sS -p -x $x http://good.test/; done";
+    let output = may(world, &["good.test"]).bash(script).expect_code(0);
+    assert_eq!(output.text(), "this is good.test\n".repeat(4), "{}", output.stderr);
+}
+
+/// A stream of more than a minute, which is how long a pin of so short a TTL lasts: it goes on, and there is no way
+/// to the same address after it but by asking anew.
+fn outlives(world: &World) {
+    let dir = world.workspace(world.a());
+    world.a().write(dir.join("ca.pem"), std::fs::read(internet().authority()).expect("a certificate"));
+    let script = "curl -sSN --cacert ca.pem https://stream.test/app/events/70/1000 | grep -c '^data:'
+        (exec 3<>/dev/tcp/192.0.2.84/443) 2>/dev/null || echo expired
+        curl -sS --cacert ca.pem https://stream.test/";
+    let output = world.session_in(&dir).options(["--allow", "stream.test"]).bash(script).expect_code(0);
+    assert_eq!(output.text(), "70\nexpired\nthis is stream.test\n", "{}", output.stderr);
+}
+
+/// More than a session may have: the rest is refused, and what was open goes on.
+fn thousand(world: &World) {
+    let dir = world.workspace(world.a());
+    world.a().write(dir.join("client.py"), include_str!("client.py"));
+    let session = world.session_in(&dir).options(["--allow", "echo.test:7"]);
+    let output = session.bash("ulimit -n 4096; python3 client.py many echo.test 7 1500").expect_code(0);
+    let mut told = std::collections::BTreeMap::<String, u32>::new();
+    for event in world.events(world.a(), &output.name) {
+        let words = ["/kind", "/rule", "/net/reason"].map(|pointer| text_at(&event, pointer));
+        *told.entry(words.join(" ")).or_default() += event["net"]["count"].as_u64().unwrap_or(1) as u32;
+    }
+    assert_eq!(output.text(), "1024 at a time, and one more later\n", "{} {told:#?}", output.stderr);
+}
+
+/// A name's case carries a bit a letter: what goes upstream is not what was asked with.
+fn no_case(world: &World) {
+    let name = "sEcReTbItSiNtHeCaSeOfAnAmEtHaTiSaLlOwEd.wild.test";
+    let output = may(world, &["*.wild.test"]).bash(&format!("getent ahosts {name} | head -n 1 | wc -l"));
+    assert_eq!(output.text(), "1\n", "{}", output.stderr);
+    let asked = internet().resolver().asked(&name.to_ascii_lowercase());
+    assert!(!asked.is_empty() && asked.iter().all(|question| question.name != name), "{asked:?}");
+}
+
+fn another(world: &World) {
+    let first = may(world, &["good.test"]);
+    let server =
+        "import socket; s = socket.create_server(('', 4567)); print('ready', flush=True); s.accept()";
+    let mut child = first.spawn_ready(&format!("exec python3 -c \"{server}\""));
+    let output = may(world, &["good.test"]).bash("ip -o addr 2>/dev/null; for a in 127.0.0.1 ::1; do (exec 3<>/dev/tcp/$a/4567) 2>/dev/null; echo $?; done");
+    assert!(output.text().ends_with("1\n1\n"), "{}", output.text());
+    world.agentctl(world.a(), ["kill", first.name()]).expect_code(0);
+    wait_for_exit(&mut child, Duration::from_secs(10)).expect("a killed session ends");
+}
+
+fn untracked(world: &World) {
+    let script =
+        "curl -sS http://good.test/; cat /proc/sys/net/netfilter/nf_conntrack_count 2>/dev/null || echo 0";
+    let output = may(world, &["good.test"]).bash(script).expect_code(0);
+    assert_eq!(output.text(), "this is good.test\n0\n", "{}", output.stderr);
+    assert_eq!((internet().host().tracked(), internet().internet().tracked()), (0, 0));
+}
+
+fn told_at_the_end(world: &World) {
+    let output = may(world, &["good.test"]).bash("curl -sS http://good.test/bulk | wc -c").expect_code(0);
+    let events = world.all_events(world.a(), &output.name);
+    let of = |kind: &str| -> Vec<&Value> { events.iter().filter(|event| event["kind"] == kind).collect() };
+    let (connects, ends) = (of("net.connect"), of("net.closed"));
+    assert_eq!((connects.len(), ends.len()), (1, 1), "{events:#?}");
+    let net = &ends[0]["net"];
+    assert_eq!((text_at(net, "/protocol"), text_at(net, "/name")), ("tcp".into(), "good.test".into()));
+    assert!(net["received"].as_u64() >= Some(16_777_216) && net["sent"].as_u64() > Some(0), "{net}");
+    assert_eq!(text_at(net, "/reason"), "closed");
+}

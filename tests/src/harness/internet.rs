@@ -1,0 +1,198 @@
+//! An internet to test with: two network namespaces, of which nothing leaves the machine. In `host` the daemon under
+//! test runs; in `internet` every address is answered for: a resolver that is also every name's authority, web
+//! servers behind many names, ssh, git, package indexes, echoes.
+
+mod dns;
+mod echo;
+mod files;
+mod names;
+mod netns;
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Mutex;
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+
+pub use dns::{Question, Resolver};
+pub use netns::NetNs;
+
+use super::daemon::Setup;
+use super::host::within;
+use super::program::start;
+use super::users::{User, Users};
+use super::wait::wait_for_exit;
+use super::world::World;
+
+/// What the daemon's `agentd.toml` says of this internet: its addresses are ranges for documentation.
+const CONFIG: &str = r#"
+[egress]
+resolvers = ["192.0.2.53:53"]
+global_also = ["192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24", "2001:db8::/32"]
+"#;
+
+/// All of it. Ends with the value, or with this process.
+#[derive(Debug)]
+pub struct Internet {
+    host: NetNs,
+    internet: NetNs,
+    dir: PathBuf,
+    resolver: Resolver,
+    loopback: u16,
+    programs: Mutex<Vec<Child>>,
+}
+
+impl Internet {
+    /// Makes the namespaces, starts every server, and waits until each listens.
+    ///
+    /// # Panics
+    /// If one of them does not start.
+    pub fn start() -> Self {
+        let users = Users::ensure();
+        let (host, internet) = linked();
+        let dir = PathBuf::from(format!("/tmp/agentd-test-internet-{}", std::process::id()));
+        files::make(&dir, &users.b);
+        let resolver = internet.enter(dns::Resolver::start);
+        internet.enter(|| echo::serve(&["203.0.113.7:7", "[2001:db8::7]:7"]));
+        let loopback = host.enter(echo::on_loopback);
+        let world = Self { host, internet, dir, resolver, loopback, programs: Mutex::default() };
+        world.serve();
+        world
+    }
+
+    /// Where the daemon under test runs, and its users.
+    pub fn host(&self) -> &NetNs {
+        &self.host
+    }
+
+    /// Everything else.
+    pub fn internet(&self) -> &NetNs {
+        &self.internet
+    }
+
+    /// Who answers for all names.
+    pub fn resolver(&self) -> &Resolver {
+        &self.resolver
+    }
+
+    /// A port of the loopback of `host`, IPv4 and IPv6, on which an echo listens.
+    pub fn loopback_port(&self) -> u16 {
+        self.loopback
+    }
+
+    /// The certificate of the authority that all its servers' are signed by.
+    pub fn authority(&self) -> PathBuf {
+        self.dir.join("ca.pem")
+    }
+
+    /// The key that opens its ssh server for user b.
+    pub fn ssh_key(&self) -> PathBuf {
+        self.dir.join("id_ssh")
+    }
+
+    /// The repository behind its ssh server, from user b's home on.
+    pub fn repository(&self) -> String {
+        format!("~/{}", files::repository_name())
+    }
+
+    /// A daemon of the test's own on `host`, with this internet around it.
+    pub fn world(&self) -> World {
+        World::of(Setup::with(CONFIG).in_network(&self.host.path()))
+    }
+
+    /// A command of `user` on `host`, which asks the resolver here.
+    pub fn command(&self, user: &User, program: impl AsRef<Path>) -> Command {
+        let theirs = user.command(program);
+        let mut command = self.host.command("/usr/bin/unshare");
+        let script = "mount --bind \"$0\" /etc/resolv.conf && exec \"$@\"";
+        command.args(["--mount", "--propagation", "private", "--", "/bin/sh", "-c", script]);
+        command.arg(self.dir.join("resolv.conf")).arg(theirs.get_program()).args(theirs.get_args());
+        command.env_clear().envs(theirs.get_envs().filter_map(|(key, value)| Some((key, value?))));
+        command.env("PATH", "/usr/local/bin:/usr/bin:/bin:/usr/sbin").current_dir(&user.home);
+        command
+    }
+
+    /// What its web servers have been asked for: a line each, `HOST METHOD URI`.
+    pub fn requests(&self) -> Vec<String> {
+        let text = std::fs::read_to_string(self.dir.join("access.log")).unwrap_or_default();
+        text.lines().map(str::to_owned).collect()
+    }
+
+    fn serve(&self) {
+        let config = self.dir.join("nginx.conf");
+        self.begin("/usr/sbin/nginx", &["-c", &config.display().to_string()]);
+        let app = self.dir.join("app.py");
+        self.begin("/usr/bin/python3", &[&app.display().to_string()]);
+        let key = self.dir.join("host_key").display().to_string();
+        self.begin("/usr/sbin/dropbear", &["-F", "-E", "-s", "-r", &key, "-p", "192.0.2.22:22", "-P", ""]);
+        for address in ["192.0.2.80:80", "[2001:db8::80]:443", "192.0.2.22:22", "127.0.0.1:8081"] {
+            let address: SocketAddr = address.parse().expect("an address");
+            let up = within(Duration::from_secs(20), || {
+                self.internet.enter(|| std::net::TcpStream::connect(address)).map(drop)
+            });
+            assert!(up.is_ok(), "nobody listens on {address}: {up:?}\n{}", self.log());
+        }
+    }
+
+    fn begin(&self, program: &str, args: &[&str]) {
+        let log = std::fs::File::options().create(true).append(true).open(self.dir.join("log"));
+        let log = log.expect("a new file");
+        let mut command = self.internet.command("/usr/bin/setpriv");
+        command.args(["--pdeathsig", "TERM", "--", program]).args(args).stdin(Stdio::null());
+        command.stdout(log.try_clone().expect("a descriptor")).stderr(log);
+        let child = start(command).unwrap_or_else(|e| panic!("{program}: {e}"));
+        self.programs.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(child);
+    }
+
+    /// What its servers have written.
+    pub fn log(&self) -> String {
+        let read = |name| std::fs::read_to_string(self.dir.join(name)).unwrap_or_default();
+        read("log") + &read("error.log")
+    }
+
+    /// Ends its servers and takes away what they had.
+    pub fn end(&self) {
+        let mut programs = self.programs.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        for child in programs.iter_mut() {
+            let pid = Pid::from_raw(child.id() as i32).expect("a pid");
+            let _ = kill_process(pid, Signal::TERM);
+            if wait_for_exit(child, Duration::from_secs(5)).is_none() {
+                let _ = child.kill();
+                let _ = child.wait();
+            }
+        }
+        programs.clear();
+        files::forget(&Users::ensure().b);
+        let _ = std::fs::remove_dir_all(&self.dir);
+    }
+}
+
+impl Drop for Internet {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// `host` and `internet`, each at one end of a link. Whatever has no other way goes to `internet`, and there every
+/// address is its own.
+fn linked() -> (NetNs, NetNs) {
+    let (host, internet) = (NetNs::new(), NetNs::new());
+    let there = internet.path();
+    host.ip(&[&format!("link add net0 type veth peer name host0 netns {}", there.display())]);
+    host.ip(&["addr add 10.66.0.1/24 dev net0", "addr add fd66::1/64 dev net0 nodad", "link set net0 up"]);
+    internet.ip(&[
+        "addr add 10.66.0.2/24 dev host0",
+        "addr add fd66::2/64 dev host0 nodad",
+        "link set host0 up",
+        "route add local default dev lo table main",
+        "-6 route add local default dev lo table main",
+    ]);
+    host.ip(&["route add default via 10.66.0.2", "-6 route add default via fd66::2"]);
+    internet.enter(|| {
+        // To answer from an address that is only routed here.
+        std::fs::write("/proc/sys/net/ipv6/ip_nonlocal_bind", "1").expect("our own namespace");
+    });
+    (host, internet)
+}
