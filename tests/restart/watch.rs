@@ -6,7 +6,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use agentd_tests::harness::{Session, wait_for_exit};
+use agentd_tests::harness::{Session, patience, wait_for_exit};
 
 /// Longer than anything takes: a build that hangs has 20 seconds.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -66,7 +66,7 @@ impl Client {
     pub fn await_lines(&mut self, count: usize) {
         let start = Instant::now();
         while self.count < count {
-            match self.lines.recv_timeout(PATIENCE.saturating_sub(start.elapsed())) {
+            match self.lines.recv_timeout(patience(PATIENCE).saturating_sub(start.elapsed())) {
                 Ok(line) => {
                     self.shown += &line;
                     self.count += 1;
@@ -96,7 +96,7 @@ impl Client {
     /// If it does not end.
     #[track_caller]
     pub fn end(mut self) -> Seen {
-        let status = wait_for_exit(&mut self.child, PATIENCE);
+        let status = wait_for_exit(&mut self.child, patience(PATIENCE));
         if status.is_none() {
             let _ = self.child.kill();
             let _ = self.child.wait();
