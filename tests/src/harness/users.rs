@@ -120,6 +120,9 @@ pub struct Users {
 impl Users {
     /// Makes what is missing of accounts and groups.
     pub fn ensure() -> Self {
+        // One after the other: an account is to be found before it has its home.
+        let lock = std::fs::File::create("/run/agentd-test-users.lock").expect("root may write to /run");
+        rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).expect("a lock");
         for group in [GROUP, ADMINS] {
             let status = Command::new("/usr/sbin/groupadd").args(["--force", group]).status();
             assert!(status.is_ok_and(|s| s.success()), "groupadd {group}");
