@@ -23,6 +23,7 @@ use agentd_policy::event::ExitStatus;
 use agentd_policy::names::{AbsPath, SessionId};
 use agentd_policy::wire::{FromLauncher, RequestNumber};
 use rustix::event::{PollFd, PollFlags};
+use rustix::process::Signal;
 
 use crate::build::Owner;
 use crate::context::Context;
@@ -249,6 +250,10 @@ impl Sessions {
     pub fn kill_agents(&mut self) {
         self.abandon();
         for session in self.all.values_mut().filter(|s| matches!(s.state, State::Running)) {
+            // It says why, then; one that is gone or does not listen makes no difference.
+            if let Some(keeper) = &session.keeper {
+                let _ = rustix::process::pidfd_send_signal(&keeper.process.pidfd, Signal::TERM);
+            }
             if let Err(error) = session.agents.kill() {
                 session.errors.push(error.to_string());
             }
