@@ -133,6 +133,8 @@ def _workspaces(run, place, kind):
             said.append(f"{mode} refused ({rule})")
     _home(run, place)
     row = rows(run)[f"idmap.{kind}"]
+    # The next workspace at this place is no home.
+    _home(run, "/home/alice")
     need(place in row["found"], row)
     need((row["status"] == "ok") == ("path.idmap" not in " ".join(said)), f"{place}: {said}, but doctor: {row}")
     return " ".join(said)
