@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use agentd_tests::harness::{Named, World, text_at, wait_for_exit};
+use agentd_tests::harness::{Named, World, patience, text_at, wait_for_exit};
 
 pub const TESTS: &[Named] = &[
     ("out_of_memory_ends_with_137", memory),
@@ -61,9 +61,11 @@ fn disk(world: &World) {
 fn timeout(world: &World) {
     let start = Instant::now();
     let script = "trap '' TERM INT HUP; echo up; while :; do sleep 1; done";
-    let output = world.session().options(["--timeout", "500ms"]).bash(script).expect_code(124);
+    // Long enough for bash to begin.
+    let limit = format!("{}ms", patience(Duration::from_millis(500)).as_millis());
+    let output = world.session().options(["--timeout", &limit]).bash(script).expect_code(124);
     assert_eq!(output.text(), "up\n", "what was written before stays");
-    assert!(start.elapsed() < Duration::from_secs(5), "took {:?}", start.elapsed());
+    assert!(start.elapsed() < patience(Duration::from_secs(5)), "took {:?}", start.elapsed());
 }
 
 fn cpus(world: &World) {

@@ -5,13 +5,13 @@ import re
 from . import check, need
 
 NAMES = ("compliance", "escape", "privilege", "recovery", "restart", "api", "terminal", "limits", "operate", "telling", "hosts")
-MINUTES = 12
+MINUTES = 20
 
 
 def suite(run, name):
     vm = run.vm
     # The installed programs, side by side as the tests expect them.
-    vm.sh("mkdir -p /root/bin && cp /usr/lib/agentd/agentd* /usr/bin/agentctl /root/in/probe /root/bin/")
+    vm.sh("mkdir -p /root/bin && cp --remove-destination /usr/lib/agentd/agentd* /usr/bin/agentctl /root/in/probe /root/bin/")
     result = vm.run(f"cd /root/in && AGENTD_BIN_DIR=/root/bin AGENTD_TEST_SLOWNESS=10 timeout -k 10 {MINUTES}m ./{name} > /root/{name}.log 2>&1", MINUTES * 60 + 30)
     run.fetch(f"/root/{name}.log")
     text = vm.sh(f"grep -aE 'FAILED$|^test result|SKIPPED' /root/{name}.log || tail -n 20 /root/{name}.log")
