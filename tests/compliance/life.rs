@@ -5,7 +5,7 @@ use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use agentd_tests::harness::{
-    Named, RunOutput, Session, World, complete, objects, text_at, wait_for_exit, within,
+    Named, RunOutput, Session, World, complete, objects, patience, text_at, wait_for_exit, within,
 };
 use serde_json::Value;
 
@@ -88,7 +88,9 @@ fn states(world: &World) {
 }
 
 fn detached(world: &World) {
-    let name = start(world, "echo one; sleep 1; echo two; exit 6");
+    // As long as a client needs to attach.
+    let pause = patience(Duration::from_secs(1)).as_secs();
+    let name = start(world, &format!("echo one; sleep {pause}; echo two; exit 6"));
     assert_eq!(text_at(&inspected(world, &name), "/session/detached"), "true");
     let output = world.agentctl(world.a(), ["attach", &name]).expect_code(6);
     assert_eq!(output.text(), "one\ntwo\n");

@@ -7,8 +7,7 @@ use std::process::{Child, ExitCode};
 use std::time::{Duration, Instant};
 
 use agentd_tests::harness::{
-    Alone, Named, Session, Setup, Snapshot, World, alone, has_faults, patience, run_alone, wait_for_exit,
-    within,
+    Alone, Named, Session, Setup, Snapshot, World, alone, has_faults, run_alone, wait_for_exit, within,
 };
 
 /// What the sessions may take to be gone without a trace.
@@ -120,8 +119,8 @@ fn finish(world: &World, end: End, session: &Session<'_>, mut child: Child) {
         BufReader::new(child.stdout.as_mut().expect("a pipe")).read_line(&mut line).expect("a line");
         world.agentctl(world.a(), ["kill", session.name()]).expect_code(0);
     }
-    let status = wait_for_exit(&mut child, patience(Duration::from_secs(20)))
-        .unwrap_or_else(|| panic!("{end:?} does not end"));
+    let status =
+        wait_for_exit(&mut child, Duration::from_secs(20)).unwrap_or_else(|| panic!("{end:?} does not end"));
     let mut stderr = String::new();
     if let Some(mut pipe) = child.stderr.take() {
         let _ = std::io::Read::read_to_string(&mut pipe, &mut stderr);

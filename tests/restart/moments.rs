@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use agentd_tests::harness::{Part, Parts, Session, Snapshot, World, kill, patience, signal, text_at, within};
+use agentd_tests::harness::{Part, Parts, Session, Snapshot, World, kill, signal, text_at, within};
 use rustix::process::Signal;
 use serde_json::Value;
 
@@ -78,7 +78,7 @@ fn strike(world: &World, victim: Victim, parts: &Parts, client: Option<&mut Clie
         Victim::ServiceByHand => {
             let old = daemon.service_pid().expect("it runs");
             daemon.kill(Part::Service);
-            let new = within(patience(PATIENCE), || daemon.service_pid().filter(|pid| *pid != old).ok_or(()));
+            let new = within(PATIENCE, || daemon.service_pid().filter(|pid| *pid != old).ok_or(()));
             new.expect("the launcher starts its service again");
         }
         Victim::Launcher => {
@@ -127,7 +127,7 @@ fn before(world: &World, victim: Victim) -> Outcome {
     }
     // The first session of a user makes others be prepared for the next.
     world.session().option("--rm").run(["true"]).expect_code(0);
-    let prepared = within(patience(PATIENCE), || {
+    let prepared = within(PATIENCE, || {
         let waiting = world.daemon().parts(world.a());
         let ready = waiting.iter().filter(|parts| parts.whole() && parts.agents.is_empty()).count();
         if ready == waiting.len() && ready > 0 { Ok(waiting) } else { Err(waiting) }
@@ -188,7 +188,7 @@ fn during(world: &World, victim: Victim) -> Outcome {
     let session = world.session().options(["--env", "AGENTD_FAULT=confine:hang"]);
     let mut client = Client::start(&session, &["true"]);
     let mut last = Parts::default();
-    let there = within(patience(PATIENCE), || {
+    let there = within(PATIENCE, || {
         last = world.daemon().parts(world.a()).into_iter().next().unwrap_or_default();
         if last.whole() { Ok(()) } else { Err(()) }
     });
@@ -196,7 +196,7 @@ fn during(world: &World, victim: Victim) -> Outcome {
     strike(world, victim, &last, Some(&mut client));
     let seen = client.end();
     assert_eq!(seen.output, "");
-    let gone = within(patience(PATIENCE), || {
+    let gone = within(PATIENCE, || {
         let left = world.daemon().parts(world.a());
         if left.is_empty() { Ok(()) } else { Err(left) }
     });
@@ -270,7 +270,7 @@ fn ending(world: &World, victim: Victim) -> Outcome {
         signal(*pid, Signal::USR1, false);
     }
     // init goes with the last of them.
-    let gone = within(patience(PATIENCE), || {
+    let gone = within(PATIENCE, || {
         let now = world.daemon().parts(world.a());
         if now.iter().all(|parts| parts.init.is_none() && parts.agents.is_empty()) {
             Ok(())

@@ -96,7 +96,7 @@ impl Client {
     /// If it does not end.
     #[track_caller]
     pub fn end(mut self) -> Seen {
-        let status = wait_for_exit(&mut self.child, patience(PATIENCE));
+        let status = wait_for_exit(&mut self.child, PATIENCE);
         if status.is_none() {
             let _ = self.child.kill();
             let _ = self.child.wait();

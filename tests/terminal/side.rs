@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use agentd_tests::harness::{Session, Tmux, World, patience, within};
+use agentd_tests::harness::{Session, Tmux, World, within};
 use std::time::Duration;
 
 /// Rows and columns of every terminal here.
@@ -83,7 +83,7 @@ impl Sides {
 /// Waits until two terminals show the same.
 #[track_caller]
 pub(crate) fn same_screens(one: &Tmux, other: &Tmux, of: impl Fn(&str) -> String) {
-    let same = within(patience(PATIENCE), || {
+    let same = within(PATIENCE, || {
         let (one, other) = (one.screen(), other.screen());
         if of(&one) == of(&other) { Ok(()) } else { Err((one, other)) }
     });

@@ -133,6 +133,32 @@ mod tests {
         }
     }
 
+    /// A connection that was refused leaves a socket that such a message connects anew, to where it likes.
+    #[test]
+    fn a_relay_reaches_nothing_by_a_socket_that_failed() {
+        use rustix::net::{AddressFamily, SendFlags, SocketType};
+        let server = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let to = server.local_addr().unwrap();
+        let failed = || {
+            let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+            let socket = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+            assert!(rustix::net::connect(&socket, &closed).is_err());
+            socket
+        };
+        let send = |socket: &std::os::fd::OwnedFd| {
+            let flags = SendFlags::from_bits_retain(libc::MSG_FASTOPEN as u32);
+            rustix::net::sendto(socket, b"x", flags, &to)
+        };
+        // The act itself works.
+        assert_eq!(send(&failed()), Ok(1));
+        let socket = failed();
+        let status = testing::child(|| {
+            let _enforced = relay().unwrap();
+            let _ = send(&socket);
+        });
+        assert!(libc::WIFSIGNALED(status) && libc::WTERMSIG(status) == libc::SIGSYS, "{status:#x}");
+    }
+
     #[test]
     fn a_relay_can_abort() {
         let status = testing::child(|| {

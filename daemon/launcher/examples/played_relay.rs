@@ -15,6 +15,7 @@ use agentd_policy::event::NetEvent;
 use agentd_policy::hosts::HostName;
 use agentd_policy::profile::Protocol;
 use agentd_policy::wire::{FromRelay, MAX_PACKET, ToRelay, decode, encode, frame};
+use rustix::net::AddressFamily;
 
 /// The most questions of the flood.
 const FLOOD: u32 = 100_000;
@@ -74,7 +75,10 @@ impl Played {
         self.ask(&FromRelay::Dial { number, purpose, to, protocol, from: to });
         let (ToRelay::Dialled { number: same, errno }, sockets) = self.answer() else { panic!("no dial") };
         assert_eq!((number, sockets.len()), (same, usize::from(errno.is_none())));
+        let domain = |socket| rustix::net::sockopt::socket_domain(socket).unwrap();
         self.say(&match errno {
+            // By a UDP socket of the host's it could send to any address.
+            None if domain(&sockets[0]) == AddressFamily::UNIX => format!("{line}: a pair"),
             None => format!("{line}: dialled"),
             Some(errno) => format!("{line}: {}", std::io::Error::from_raw_os_error(errno)),
         });
@@ -102,6 +106,7 @@ impl Played {
             "127.0.0.1:80",
             "0.0.0.0:80",
             "11.22.33.44:80",
+            "20.30.40.50:8000",
         ] {
             self.dial(Purpose::Net, to, Protocol::Tcp);
         }

@@ -63,6 +63,11 @@ impl Net {
         self.length
     }
 
+    /// Whether it is one address.
+    pub fn is_single(&self) -> bool {
+        self.length == width(self.address)
+    }
+
     /// Whether `address` is in it. An IPv4-mapped IPv6 address is in no IPv4 network.
     pub fn contains(&self, address: IpAddr) -> bool {
         self.address.is_ipv4() == address.is_ipv4() && self.prefix_of(address) == bits(self.address)
@@ -234,6 +239,13 @@ pub fn judge(address: IpAddr, also: &[Net]) -> Judgement {
         Judgement::Global => None,
     };
     inner.iter().find_map(special).map_or(Judgement::Global, Judgement::Special)
+}
+
+/// The kind of special-purpose addresses that a rule for `net` names, if it names some that `also` does not make global.
+pub fn named(net: &Net, also: &[Net]) -> Option<Kind> {
+    let (range, kind) = special(net.address())?;
+    let global = judge(net.address(), also) == Judgement::Global;
+    (net.is_within(&range) && !global).then_some(kind)
 }
 
 /// The IPv4 addresses inside `address`; `None` if there is no telling where they are.

@@ -172,6 +172,22 @@ impl Egress {
         }
     }
 
+    /// Whether `to` may be dialled although it is an address of the host itself, whose services take connections from
+    /// the host for trusted ones: if a rule is for this one address, or it is of a range that the site has named.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn own(&self, purpose: &Purpose, to: SocketAddr, protocol: Protocol) -> Result<(), Denial> {
+        let by_rule = || self.naming(to, protocol).any(|rule| rule.net.is_single());
+        let named = match purpose {
+            Purpose::Resolver | Purpose::Local => true,
+            Purpose::Net => by_rule(),
+            Purpose::Name(_) => false,
+        };
+        let by_site = self.global_also.iter().any(|net| net.contains(to.ip()));
+        if named || by_site { Ok(()) } else { Err(Denial::Special("own".into())) }
+    }
+
     /// The rule that allows `to`, without any name. A special-purpose range needs one that lies within it, and the
     /// host's loopback is for [`Egress::local`] alone.
     pub fn net(&self, to: SocketAddr, protocol: Protocol) -> Option<&NetRule> {
@@ -292,7 +308,7 @@ impl Egress {
     }
 
     /// Whether a session that runs may have `next` in its place: what the site gave it stays, and what needs a socket
-    /// of its own was there from the start. A deny stays for good.
+    /// of its own was there from the start. No special-purpose range is named later. A deny stays for good.
     ///
     /// # Errors
     /// The first rule that it breaks.
@@ -309,6 +325,16 @@ impl Egress {
                 let mend = "start another session: that stays as it began";
                 return Err(Refusal::new(format!("{what} for a session that runs"), "network.live", mend));
             }
+        }
+        let new = next.nets.iter().filter(|rule| !self.nets.contains(rule));
+        if let Some((net, kind)) =
+            new.filter_map(|rule| Some((rule.net, addresses::named(&rule.net, &self.global_also)?))).next()
+        {
+            return Err(Refusal::new(
+                format!("{net} for a session that runs: it names {kind} addresses"),
+                "network.live",
+                "what is near the host is for the start alone: start another session with it",
+            ));
         }
         let local = next.local.iter().find(|port| !self.local.contains(port));
         let udp = next.udp_ports().into_iter().find(|port| !ports.contains(port));

@@ -128,6 +128,20 @@ fn each_bound_of_a_plan_holds() {
 }
 
 #[test]
+fn the_hosts_own_addresses_are_named_one_by_one() {
+    let egress = Egress {
+        nets: vec![net("0.0.0.0/0", &[]), net("11.0.0.1", &[])],
+        global_also: vec![Net::parse("12.0.0.0/8").unwrap()],
+        ..Egress::default()
+    };
+    let own = |purpose: &Purpose, to: &str| egress.own(purpose, to.parse().unwrap(), Protocol::Tcp).is_ok();
+    let name = Purpose::Name(HostName::parse("a.example").unwrap());
+    assert!(own(&Purpose::Net, "11.0.0.1:80") && !own(&Purpose::Net, "11.0.0.2:80"));
+    assert!(!own(&name, "11.0.0.1:80") && own(&name, "12.0.0.1:80") && own(&Purpose::Net, "12.0.0.1:80"));
+    assert!(own(&Purpose::Local, "127.0.0.1:80") && own(&Purpose::Resolver, "127.0.0.53:53"));
+}
+
+#[test]
 fn what_is_the_sites_is_the_sites() {
     let site = |text: &str| config::Config::parse(&format!("[egress]\n{text}")).unwrap().egress;
     let resolvers = vec!["192.0.2.53:53".parse().unwrap()];
@@ -145,6 +159,21 @@ fn what_is_the_sites_is_the_sites() {
     ] {
         assert_eq!(egress.may_become(&next).unwrap_err().rule, "network.live");
     }
+    let with = |text: &str, global_also: Vec<Net>| {
+        let before = Egress { global_also, ..egress.clone() };
+        let next = Egress { nets: vec![net(text, &[80])], ..before.clone() };
+        before.may_become(&next)
+    };
+    for near in
+        ["169.254.169.254", "10.0.0.0/8", "10.1.2.0/24", "127.0.0.1", "fd00::/8", "::ffff:11.0.0.0/104"]
+    {
+        assert_eq!(with(near, vec![]).unwrap_err().rule, "network.live", "{near}");
+    }
+    // What is wider names none of them.
+    for far in ["11.0.0.0/8", "0.0.0.0/0", "2000::/3"] {
+        assert_eq!(with(far, vec![]), Ok(()), "{far}");
+    }
+    assert_eq!(with("10.1.2.0/24", vec![Net::parse("10.0.0.0/8").unwrap()]), Ok(()));
     let mut denying = egress.clone();
     denying.hosts.deny = vec![HostPattern::parse("a.example").unwrap()];
     assert_eq!(egress.may_become(&denying), Ok(()));

@@ -141,7 +141,7 @@ impl Snapshot {
 /// # Errors
 /// The last try's, after `limit`.
 pub fn within<T, E>(limit: Duration, mut so: impl FnMut() -> Result<T, E>) -> Result<T, E> {
-    let start = Instant::now();
+    let (start, limit) = (Instant::now(), patience(limit));
     loop {
         match so() {
             Err(_) if start.elapsed() < limit => std::thread::sleep(Duration::from_millis(20)),

@@ -6,7 +6,6 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use super::host::within;
-use super::wait::patience;
 
 /// Longer than anything takes that is waited for.
 const PATIENCE: Duration = Duration::from_secs(25);
@@ -130,7 +129,7 @@ impl Tmux {
     /// If it does not become so, with what is there.
     #[track_caller]
     pub fn wait(&self, what: &str, so: impl Fn(&str) -> bool) {
-        let result = within(patience(PATIENCE), || {
+        let result = within(PATIENCE, || {
             let text = self.text();
             if so(&text) { Ok(()) } else { Err(text) }
         });
@@ -155,7 +154,7 @@ impl Tmux {
     #[track_caller]
     pub fn wait_for_end(&self) -> i32 {
         let mut status = None;
-        let result = within(patience(PATIENCE), || {
+        let result = within(PATIENCE, || {
             status = self.status();
             if status.is_some() { Ok(()) } else { Err(()) }
         });

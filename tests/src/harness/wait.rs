@@ -6,8 +6,9 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
-/// The status of `child` once it has ended; `None` if it has not within `limit`.
+/// The status of `child` once it has ended; `None` if it has not within `limit` of [`patience`].
 pub fn wait_for_exit(child: &mut Child, limit: Duration) -> Option<ExitStatus> {
+    let limit = patience(limit);
     if let Ok(Some(status)) = child.try_wait() {
         return Some(status);
     }

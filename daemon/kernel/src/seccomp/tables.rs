@@ -74,7 +74,7 @@ const KEEPING: &[c_long] = &[
 /// What the relay does with sockets that it was given: it can make none, bind none and connect none.
 #[rustfmt::skip]
 const RELAYING: &[c_long] = &[
-    SYS_accept4, SYS_recvmmsg, SYS_sendmmsg, SYS_pipe2, SYS_getsockname, SYS_getpeername,
+    SYS_accept4, SYS_recvmmsg, SYS_pipe2, SYS_getsockname, SYS_getpeername,
 ];
 
 /// What the agent may call with any arguments.
@@ -257,6 +257,11 @@ fn relay(options: Options) -> BTreeMap<u32, Rule> {
         (SYS_fcntl, equal(1, &descriptor(&[F_SETPIPE_SZ, F_GETPIPE_SZ]), ALLOW, PERM)),
         (SYS_getsockopt, equal(1, &[SOL_SOCKET as u32, IPPROTO_TCP as u32], ALLOW, PERM)),
         (SYS_setsockopt, set_option()),
+        // With it, a socket whose connection failed connects to whatever address a message names (tcp(7)), past
+        // the keeper, past Landlock, and without connect(2).
+        (SYS_sendto, only_without(3, MSG_FASTOPEN as u32, ALLOW, Verdict::Kill)),
+        (SYS_sendmsg, only_without(2, MSG_FASTOPEN as u32, ALLOW, Verdict::Kill)),
+        (SYS_sendmmsg, only_without(3, MSG_FASTOPEN as u32, ALLOW, Verdict::Kill)),
     ]));
     rules
 }
@@ -329,6 +334,8 @@ fn dialler(options: Options) -> BTreeMap<u32, Rule> {
     rules.extend(each(&[
         (SYS_socket, by(Word::Low(0), u32::MAX, vec![(families, kind)], PERM)),
         (SYS_connect, ALLOW.into()),
+        // Whether an address is the host's own.
+        (SYS_getsockname, ALLOW.into()),
         // libnftnl's form of a batch depends on the kernel's version.
         (SYS_uname, ALLOW.into()),
     ]));

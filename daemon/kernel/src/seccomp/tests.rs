@@ -371,6 +371,21 @@ fn a_relay_sets_nothing_of_where_packets_go() {
     }
 }
 
+#[test]
+fn a_relay_connects_nothing_by_sending() {
+    use libc::*;
+    for (call, place) in [(SYS_sendto, 3), (SYS_sendmsg, 2), (SYS_sendmmsg, 3)] {
+        let with = |flags: i32| {
+            let mut arguments = [7_u64; 6];
+            arguments[place] = HIGH | u64::from(flags as u32);
+            verdict(&RELAY, AGENT_OPTIONS, &Call::native(call, arguments))
+        };
+        assert_eq!(with(MSG_NOSIGNAL | MSG_DONTWAIT), ALLOW, "{call}");
+        assert_eq!(with(MSG_FASTOPEN), Verdict::Kill, "{call}");
+        assert_eq!(with(MSG_NOSIGNAL | MSG_FASTOPEN), Verdict::Kill, "{call}");
+    }
+}
+
 fn any_verdict() -> impl Strategy<Value = Verdict> {
     prop_oneof![Just(Verdict::Allow), Just(Verdict::Kill), (1_u16..5).prop_map(Verdict::Errno)]
 }

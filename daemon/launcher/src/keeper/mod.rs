@@ -34,7 +34,7 @@ use rustix::event::{PollFd, PollFlags};
 use crate::command::NotRun;
 use crate::init::{FromInit, Network};
 use commands::Commands;
-use egress::WayOut;
+use egress::{DATAGRAMS, WayOut};
 use limits::Limits;
 use link::Link;
 use network::Denials;
@@ -129,7 +129,8 @@ pub struct Keeper {
     over: Option<Instant>,
 }
 
-/// Who an event of the epoll instance is from; a process of the session is its pid above [`PROCESS`].
+/// Who an event of the epoll instance is from; a process of the session is its pid above [`PROCESS`], and above that
+/// are [`DATAGRAMS`].
 const SERVICE: u64 = 1;
 const INIT_SAYS: u64 = 2;
 const INIT_ENDED: u64 = 3;
@@ -259,6 +260,7 @@ impl Keeper {
             MEMORY => self.memory_limit().map(drop)?,
             DISK => self.disk_limit()?,
             METER => self.meter_ended()?,
+            datagrams if datagrams >= DATAGRAMS => self.datagrams(datagrams),
             process => self.process_ended(process)?,
         }
         Ok(())

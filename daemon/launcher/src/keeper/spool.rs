@@ -39,7 +39,12 @@ impl Spool {
 
     /// Whether an ordinary event finds room. An act whose event does not is refused.
     pub fn has_room(&self) -> bool {
-        self.waiting.len() < CAPACITY - RESERVED && self.bytes < MAX_BYTES
+        self.has_room_for(1)
+    }
+
+    /// Whether so many ordinary events do.
+    pub fn has_room_for(&self, events: usize) -> bool {
+        self.waiting.len() + events <= CAPACITY - RESERVED && self.bytes < MAX_BYTES
     }
 
     /// Whether everything was acknowledged.

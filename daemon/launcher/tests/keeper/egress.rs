@@ -21,7 +21,7 @@ fn rule(host: &str) -> HostRule {
 }
 
 fn egress() -> Egress {
-    let net = Net::parse("10.0.0.0/8").unwrap();
+    let net = Net::parse("10.1.2.3").unwrap();
     let wide = Net::parse("0.0.0.0/1").unwrap();
     let hosts = HostRules {
         deny: vec![HostPattern::parse("denied.example").unwrap()],
@@ -35,6 +35,8 @@ fn egress() -> Egress {
         ],
         local: vec![8080],
         resolvers: vec![SocketAddr::from(([127, 0, 0, 53], 53))],
+        // In the network of these tests every address is the host's own.
+        global_also: vec![Net::parse("11.0.0.0/8").unwrap()],
         ..Egress::default()
     }
 }
@@ -88,10 +90,11 @@ fn a_relay_that_was_taken_over_reaches_what_the_plan_names() {
         &format!("Net 127.0.0.1:80 Tcp: {denied}"),
         &format!("Net 0.0.0.0:80 Tcp: {denied}"),
         &format!("Net 11.22.33.44:80 Tcp: {denied}"),
+        &format!("Net 20.30.40.50:8000 Tcp: {denied}"),
         "Local 127.0.0.1:8080 Tcp: dialled",
         &format!("Local 127.0.0.1:22 Tcp: {denied}"),
         &format!("Local 10.1.2.3:8080 Tcp: {denied}"),
-        "Resolver 127.0.0.53:53 Udp: dialled",
+        "Resolver 127.0.0.53:53 Udp: a pair",
         &format!("Resolver 127.0.0.1:22 Tcp: {denied}"),
         "flood: not heard",
         "done",
@@ -116,6 +119,7 @@ fn a_relay_that_was_taken_over_reaches_what_the_plan_names() {
     connect("11.22.33.45:443", Some("pin.unknown"));
     connect("10.1.2.3:80", None);
     connect("127.0.0.1:22", Some("default"));
+    connect("20.30.40.50:8000", Some("address.own"));
     peer.until(|event| {
         let EventBody::Net(NetEvent::Dns { name, count: 1, .. }) = event else { return false };
         name.starts_with("\\u{1b}]0;title") && !name.contains('\u{1b}')

@@ -10,6 +10,8 @@ use nix::errno::Errno;
 use nix::libc;
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, sendmsg};
 
+use rustix::event::{PollFd, PollFlags, Timespec};
+
 use crate::Endpoint;
 
 /// The longest datagram that there is.
@@ -55,6 +57,14 @@ fn try_receive(socket: &OwnedFd, buffer: &mut [u8]) -> Result<Option<(usize, Rou
     }
     let count = got.bytes;
     Ok(from.zip(to).map(|(from, to)| (count, Route { from, to })))
+}
+
+/// Whether the other end of a pair is closed; a datagram that is read may be empty, too.
+pub fn has_ended(pair: &Endpoint) -> bool {
+    let mut polled = [PollFd::new(pair.get_ref(), PollFlags::IN)];
+    let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+    // What cannot be asked for is at its end.
+    rustix::event::poll(&mut polled, Some(&at_once)).is_err() || polled[0].revents().contains(PollFlags::HUP)
 }
 
 /// Answers: from where `route` led to whom it came from. A datagram may be lost, and so may this one.

@@ -28,6 +28,9 @@ const SWEEP: usize = 64;
 /// After a socket failed.
 const PAUSE: Duration = Duration::from_millis(20);
 
+/// Why a flow ends that the keeper closes.
+const NOBODY: &str = "failed: nobody listens there";
+
 type Queue = mpsc::Sender<Vec<u8>>;
 
 /// One flow.
@@ -112,6 +115,7 @@ impl Flow {
                 match rustix::io::write(server.get_ref(), &datagram) {
                     Ok(count) => self.went(&self.sent, count),
                     Err(Errno::AGAIN | Errno::INTR | Errno::MSGSIZE | Errno::NOBUFS) => {}
+                    Err(Errno::PIPE) => return NOBODY.to_owned(),
                     Err(errno) => return format!("failed: {errno}"),
                 }
             }
@@ -123,6 +127,7 @@ impl Flow {
                 tokio::task::coop::consume_budget().await;
                 answer.clear();
                 match copy::read(server, &mut answer, copy::CHUNK).await {
+                    Ok(0) if packet::has_ended(server) => return NOBODY.to_owned(),
                     Ok(count) => self.went(&self.received, count),
                     Err(error) => return format!("failed: {error}"),
                 }

@@ -8,11 +8,12 @@ use agentd_policy::egress::{Egress, Purpose};
 use agentd_policy::hosts::HostName;
 use agentd_policy::profile::Protocol;
 use agentd_relay::dns::{Outcome, Question, RecordType, ReplyError, Ttls};
+use rustix::io::Errno;
 use rustix::rand::{GetRandomFlags, getrandom};
 use tokio::time::timeout;
 
-use super::copy;
 use super::keeper::{DialError, Keeper};
+use super::{copy, packet};
 use crate::Endpoint;
 
 /// How long one resolver may take.
@@ -77,7 +78,9 @@ async fn once(
     let mut reply = Vec::new();
     for _ in 0..MAX_FORGED {
         reply.clear();
-        copy::read(&socket, &mut reply, MAX_REPLY).await?;
+        if copy::read(&socket, &mut reply, MAX_REPLY).await? == 0 && packet::has_ended(&socket) {
+            return Err(io::Error::from(Errno::CONNREFUSED).into());
+        }
         match question.read(&reply, TTLS) {
             // The right one may still come.
             Err(ReplyError::NotOurs) => {}

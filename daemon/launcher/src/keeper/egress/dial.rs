@@ -1,7 +1,7 @@
 //! Connections that the relay asks for: judged, told, and begun in the host's network.
 
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::Instant;
 
 use agentd_policy::egress::Purpose;
@@ -12,6 +12,7 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, ipproto};
 
 use super::super::Keeper;
+use super::TOLD;
 
 impl Keeper {
     /// Answers with a socket that connects, or with why not.
@@ -32,25 +33,45 @@ impl Keeper {
             Purpose::Name(name) => Some(name),
             _ => None,
         };
+        // What cannot be told is not done; and what is refused costs as much as what is not, or it would be told
+        // without end.
+        if !self.spool.has_room_for(TOLD) || !way_out.dials.take(now) {
+            return Err(Errno::AGAIN);
+        }
         let pinned = name.is_some_and(|name| way_out.pins.holds(to.ip(), name, now));
         let event = |denied| {
             let (protocol, name) = (protocol_name(protocol).into(), name.map(ToString::to_string));
             let peer = NetPeer { protocol, address: to.ip(), port: to.port(), name };
             NetEvent::Connect { peer, denied }
         };
-        if let Err(denial) = way_out.egress.dial(purpose, to, protocol, pinned) {
+        let mut judged = way_out.egress.dial(purpose, to, protocol, pinned);
+        // Nothing goes out by it until it is used.
+        let datagrams = connect(to, Protocol::Udp)?;
+        if judged.is_ok() && is_own(&datagrams, to)? {
+            judged = way_out.egress.own(purpose, to, protocol);
+        }
+        if let Err(denial) = judged {
             way_out.told.tell(event(Some(denial.to_string())), &mut self.spool);
             return Err(Errno::ACCESS);
-        }
-        if !self.spool.has_room() || !way_out.dials.take(now) {
-            return Err(Errno::AGAIN);
         }
         // What the relay asks resolvers is told of as what the session asked.
         if *purpose != Purpose::Resolver {
             way_out.told.tell(event(None), &mut self.spool);
         }
-        connect(to, protocol)
+        match protocol {
+            Protocol::Tcp => connect(to, protocol),
+            Protocol::Udp => {
+                let asks = *purpose == Purpose::Resolver;
+                way_out.datagrams.open(datagrams, asks, self.epoll.as_fd())
+            }
+        }
     }
+}
+
+/// Whether `to` is an address of this host's: the kernel would send from it.
+fn is_own(connected: &OwnedFd, to: SocketAddr) -> Result<bool, Errno> {
+    let from = SocketAddr::try_from(rustix::net::getsockname(connected)?).map_err(|_| Errno::AFNOSUPPORT)?;
+    Ok(from.ip() == to.ip())
 }
 
 /// A socket that connects to `to`, without waiting for it.

@@ -2,6 +2,7 @@
 //! trusted with nothing: each pin and each dial is judged here, by the plan and by what was pinned.
 
 mod bucket;
+mod datagrams;
 mod dial;
 mod pins;
 mod told;
@@ -20,13 +21,19 @@ use agentd_policy::wire::{FromRelay, ToRelay};
 use super::Keeper;
 use crate::init::way_out;
 use bucket::Bucket;
+use datagrams::Datagrams;
+pub use datagrams::FIRST as DATAGRAMS;
 use pins::Pins;
 pub use told::Told;
 
-/// The most dials a second, and at once: an honest relay has no more connections than a quarter of that.
-const DIALS: u32 = 4096;
+/// Dials at once, and in every second after that. Each may leave the host a port in use for a minute (TIME_WAIT,
+/// tcp(7)), and an entry where it tracks connections, of which it has some hundred thousand for everybody.
+const DIALS: (u32, u32) = (4096, 512);
 /// The most pins a second, and at once.
 const PINS: u32 = 1024;
+
+/// The most events that a dial or a pin has told: what was being counted is told first.
+const TOLD: usize = 3;
 
 /// What it may reach, and what of that can be reached now.
 #[derive(Debug)]
@@ -35,6 +42,7 @@ pub struct WayOut {
     pins: Pins,
     dials: Bucket,
     asked: Bucket,
+    datagrams: Datagrams,
     /// What is told of it.
     pub told: Told,
 }
@@ -54,8 +62,9 @@ impl WayOut {
         Self {
             egress,
             pins: Pins::default(),
-            dials: Bucket::new(DIALS),
-            asked: Bucket::new(PINS),
+            dials: Bucket::new(DIALS.0, DIALS.1),
+            asked: Bucket::new(PINS, PINS),
+            datagrams: Datagrams::default(),
             told: Told::default(),
         }
     }
@@ -107,10 +116,17 @@ impl Keeper {
         }
     }
 
+    /// Datagrams came by one of the pairs.
+    pub(super) fn datagrams(&mut self, token: u64) {
+        if let Some(way_out) = &mut self.way_out {
+            way_out.datagrams.carry(token, Instant::now());
+        }
+    }
+
     /// Makes addresses of a name reachable; those that are. What cannot be told of is not done.
     fn pin(&mut self, name: &HostName, question: u16, addresses: &[IpAddr], ttl: u32) -> Vec<IpAddr> {
         let now = Instant::now();
-        let room = self.spool.has_room() && self.end.is_none();
+        let room = self.spool.has_room_for(TOLD) && self.end.is_none();
         let Some(way_out) = self.way_out.as_mut().filter(|_| room) else { return vec![] };
         if !way_out.asked.take(now) {
             return vec![];

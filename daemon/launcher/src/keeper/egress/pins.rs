@@ -16,6 +16,9 @@ const MAX_PAIRS: usize = 4096;
 /// still to be dialled.
 const SLACK: Duration = Duration::from_secs(15);
 
+/// What has less left is not given to the kernel any more.
+const LEAST: Duration = Duration::from_secs(1);
+
 /// All of them.
 #[derive(Debug, Default)]
 pub struct Pins {
@@ -104,7 +107,8 @@ impl Pins {
         for (element, until) in wanted {
             let left = until.saturating_duration_since(now);
             let room = self.held.len() < MAX_ELEMENTS as usize;
-            if room && !left.is_zero() && !self.held.contains_key(&element) {
+            // One that is nearly over would be gone before it is read back: the name is asked for again.
+            if room && left >= LEAST && !self.held.contains_key(&element) {
                 table.pin(&[(element, false)], left)?;
                 self.held.insert(element, until);
             }
