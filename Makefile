@@ -14,9 +14,10 @@ VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
 # To build and run; to run the tests and the demo besides; to compare with.
 PACKAGES := gcc libc6-dev make pkg-config libnftnl-dev libmnl-dev protobuf-compiler libprotobuf-dev \
     ca-certificates git python3 util-linux
-TEST_PACKAGES := bash-completion btrfs-progs curl dropbear-bin e2fsprogs gdb iproute2 kmod less nftables nginx-light \
-    nodejs openssh-client openssl procps python3-pip strace tmux vim-tiny wget xfsprogs zsh
+TEST_PACKAGES := bash-completion btrfs-progs certinfo curl default-jre-headless dropbear-bin e2fsprogs gdb iproute2 kmod \
+    less nftables nginx-light nodejs openssh-client openssl procps python3-pip strace tmux vim-tiny wget xfsprogs zsh
 BENCH_PACKAGES := bubblewrap crun runc
+BENCH_NET_PACKAGES := dnsmasq-base iproute2 mitmproxy openssl squid tinyproxy unbound
 DEB_PACKAGES := debhelper dpkg-dev fakeroot lintian man-db
 RPM_PACKAGES := rpm
 VM_PACKAGES := mmdebstrap qemu-system-x86 e2fsprogs
@@ -35,7 +36,7 @@ if [ $${#missing[@]} != 0 ]; then
 fi
 endef
 
-.PHONY: build setup setup-test setup-bench demo test test-vm lint bench soak install install-docs deb rpm package-deb package-rpm clean
+.PHONY: build setup setup-test setup-bench setup-bench-net demo test test-vm lint bench bench-net soak fuzz fuzz-build fuzz-corpus install install-docs deb rpm package-deb package-rpm clean
 
 build: setup
 	cargo build --release --workspace
@@ -64,6 +65,22 @@ setup-test: setup
 setup-bench: setup
 	@$(call install,$(BENCH_PACKAGES))
 
+# Servers that nobody asked for: while they are installed nothing may start them, and afterwards not the next boot.
+setup-bench-net: setup
+	@new=()
+	for unit in squid tinyproxy unbound; do
+	    dpkg-query -W -f '$${Status}\n' $$unit 2>/dev/null | grep -q 'ok installed' || new+=($$unit.service)
+	done
+	if [ $${#new[@]} = 0 ] || ! command -v systemctl >/dev/null; then
+	    $(call install,$(BENCH_NET_PACKAGES))
+	    exit 0
+	fi
+	$(SUDO) systemctl --quiet mask "$${new[@]}"
+	trap '$(SUDO) systemctl --quiet unmask "$${new[@]}"' EXIT
+	$(call install,$(BENCH_NET_PACKAGES))
+	$(SUDO) systemctl --quiet unmask "$${new[@]}"
+	$(SUDO) systemctl --quiet disable "$${new[@]}"
+
 # A private daemon, and a scripted agent that works and then misbehaves.
 demo: build
 	@$(SUDO) tests/demo/private-daemon tests/demo/demo.sh
@@ -80,6 +97,7 @@ test: setup-test
 	timeout -k 10 $(TEST_MINUTES)m cargo test --workspace --no-fail-fast -- $(TEST_ARGS) 2>&1 | tee $$log || status=1
 	awk -v took=$$((SECONDS - began)) '
 	    /^test .* FAILED$$/ { print "failed: " $$2 }
+	    /^test .* NOT TRIED: / { sub(/^test /, ""); print "skipped: " $$0 }
 	    /^test result: / { passed += $$4; failed += $$6; skipped += $$8 }
 	    END { printf "%d passed, %d failed, %d skipped in %d s\n", passed, failed, skipped, took }' $$log
 	[ $$status = 0 ] || { echo "make test failed" >&2; exit 1; }
@@ -97,9 +115,60 @@ lint:
 bench: build setup-bench
 	@$(SUDO) env RUNS=$(or $(RUNS),50) tests/demo/private-daemon tests/bench/bench.py
 
-# Sessions of every kind of end for MINUTES=10, JOBS=8 at a time; nothing may be left.
-soak: build
+# A session's way out, beside a direct connection, squid, tinyproxy, mitmproxy, dnsmasq and unbound: in a network
+# namespace with nothing in it. RUNS=5 is the number of turns, JSON=1 prints every figure.
+define BENCH_NET_CONFIG
+[egress]
+resolvers = ["192.0.2.80:53"]
+global_also = ["192.0.2.0/24"]
+endef
+export BENCH_NET_CONFIG
+bench-net: build setup-bench-net
+	@cargo build --release -p agentd-tests --example netload
+	$(SUDO) env RUNS=$(RUNS) JSON=$(JSON) NETLOAD=$(CURDIR)/target/release/examples/netload \
+	    DEMO_CONFIG="$$BENCH_NET_CONFIG" unshare --net -- tests/demo/private-daemon tests/bench/net.py
+
+# Sessions of every kind of end for MINUTES=10, JOBS=8 at a time; then as long ones with a network, beside a WebSocket
+# and server-sent events that go on; and a million connections. Nothing may be left.
+soak: build setup-test
 	@$(SUDO) env MINUTES=$(or $(MINUTES),10) JOBS=$(or $(JOBS),8) tests/demo/private-daemon tests/bench/soak.py
+	host=$$(rustc -vV | sed -n 's/^host: //p' | tr a-z- A-Z_)
+	export CARGO_TARGET_$${host}_RUNNER="$(if $(SUDO),sudo -E --)"
+	[ -n "$(SUDO)" ] || unset CARGO_TARGET_$${host}_RUNNER
+	export AGENTD_TEST_MINUTES=$(or $(MINUTES),10) AGENTD_BIN_DIR=$(CURDIR)/target/release
+	cargo test -p agentd-tests --test net -- --test-threads 2 --nocapture endurance
+	cargo test -p agentd-tests --test escape-net -- --test-threads 1 --nocapture crowds
+
+# Each reader of hostile bytes, or TARGET=…, for SECONDS=60, from tests/fuzz/corpus on. What is found stays in target/fuzz.
+# libFuzzer by way of libfuzzer-sys, with cargo-fuzz's flags and without cargo-fuzz: these need no nightly toolchain, and
+# the sanitizers that do would look for what safe Rust does not have.
+FUZZ := target/fuzz
+FUZZ_FLAGS := --cfg fuzzing -Cpasses=sancov-module $(addprefix -Cllvm-args=-sanitizer-coverage-, \
+    level=4 inline-8bit-counters pc-table trace-compares)
+FUZZ_TARGETS = $(or $(TARGET),$(notdir $(wildcard tests/fuzz/corpus/*)))
+fuzz: fuzz-build
+	@for target in $(FUZZ_TARGETS); do
+	    mkdir -p $(FUZZ)/corpus/$$target $(FUZZ)/found
+	    echo "fuzz: $$target"
+	    TARGET=$$target $(FUZZ)/fuzz -max_total_time=$(or $(SECONDS),60) -timeout=5 -rss_limit_mb=1024 \
+	        -artifact_prefix=$(FUZZ)/found/$$target- -print_final_stats=1 -verbosity=0 \
+	        $(FUZZ)/corpus/$$target tests/fuzz/corpus/$$target
+	done
+
+fuzz-build: setup
+	@$(call install,g++)
+	host=$$(rustc -vV | sed -n 's/^host: //p')
+	RUSTFLAGS="$(FUZZ_FLAGS)" cargo build -p agentd-fuzz --features libfuzzer --profile fuzz --target $$host --target-dir $(FUZZ)/build
+	ln -sf build/$$host/fuzz/fuzz $(FUZZ)/fuzz
+
+# The fewest files that reach every edge that was reached so far become tests/fuzz/corpus, for TARGET=… or each.
+fuzz-corpus: fuzz-build
+	@for target in $(FUZZ_TARGETS); do
+	    corpus=tests/fuzz/corpus/$$target least=$(FUZZ)/least/$$target
+	    mkdir -p $(FUZZ)/corpus/$$target "$$least"
+	    TARGET=$$target $(FUZZ)/fuzz -set_cover_merge=1 -use_counters=0 -use_cmp=0 -verbosity=0 "$$least" "$$corpus" $(FUZZ)/corpus/$$target
+	    rm -r "$$corpus" && mv "$$least" "$$corpus"
+	done
 
 # For a package or a host without one: PREFIX=/usr DESTDIR=… make install
 PREFIX ?= /usr/local

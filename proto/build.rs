@@ -19,6 +19,7 @@ const JSON: &[&str] = &[
     "Timing",
     "InspectReply",
     "Network",
+    "Cap",
     "Mount",
     "Limits",
     "Check",

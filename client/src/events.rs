@@ -129,9 +129,13 @@ fn detail(event: &Event) -> String {
         out.push_str(&ending(exit.code, exit.signal));
     }
     if let Some(net) = &event.net {
-        let _ = write!(out, " {} {}", net.protocol, net.address);
+        let from = if net.direction.as_deref() == Some("in") { " from" } else { "" };
+        let _ = write!(out, " {}{from} {}", net.protocol, net.address);
         if let Some(port) = net.port {
             let _ = write!(out, " port {port}");
+        }
+        if let Some(port) = net.published {
+            let _ = write!(out, " to port {port}");
         }
         if let Some(name) = &net.name {
             let _ = write!(out, " {name}");
@@ -253,6 +257,10 @@ mod tests {
         };
         let closed = of(Event { net: Some(closed), ..plain.clone() });
         assert_eq!(closed, " tcp 192.0.2.1 port 443 a.example sent 5 received 7 bytes in 9 ms: policy");
+        let direction = Some("in".into());
+        let inward = NetDetail { name: None, direction, published: Some(3000), ..net.clone() };
+        let inward = of(Event { net: Some(inward), ..plain.clone() });
+        assert_eq!(inward, " tcp from 192.0.2.1 port 443 to port 3000");
         let http = HttpDetail { method: "GET".into(), host: "b.example".into() };
         let refused = of(Event { net: Some(net), http: Some(http), ..plain.clone() });
         assert_eq!(refused, " tcp 192.0.2.1 port 443 a.example GET b.example");

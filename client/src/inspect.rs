@@ -77,18 +77,28 @@ fn text(reply: &InspectReply) -> String {
     if let Some(network) = &reply.network {
         out += "Network\n";
         for (name, value) in network_lines(network) {
-            let _ = writeln!(out, "  {name:<11} {}", clean(value));
+            let _ = writeln!(out, "  {name:<11} {}", clean(&value));
         }
     }
     out
 }
 
-fn network_lines(network: &Network) -> impl Iterator<Item = (&'static str, &str)> {
-    let allow = network.allow.iter().map(|rule| ("allow", rule.as_str()));
-    let deny = network.deny.iter().map(|name| ("deny", name.as_str()));
-    let resolvers = network.resolvers.iter().map(|address| ("resolver", address.as_str()));
-    let proxy = network.proxy_env.then_some(("proxy", "programs are told of it"));
-    allow.chain(deny).chain(resolvers).chain(proxy)
+fn network_lines(network: &Network) -> impl Iterator<Item = (&'static str, String)> {
+    let allow = network.allow.iter().map(|rule| ("allow", format!("{rule}{}", caps(network, rule))));
+    let deny = network.deny.iter().map(|name| ("deny", name.clone()));
+    let resolvers = network.resolvers.iter().map(|address| ("resolver", address.clone()));
+    let kinds = network.dns_types.iter().map(|kind| ("dns type", kind.clone()));
+    let proxy = network.proxy_env.then(|| ("proxy", "programs are told of it".to_owned()));
+    let publish = network.publish.iter().map(|port| ("publish", port.clone()));
+    allow.chain(deny).chain(resolvers).chain(kinds).chain(proxy).chain(publish)
+}
+
+/// What a rule lets through at most, behind it.
+fn caps(network: &Network, rule: &str) -> String {
+    let Some(cap) = network.caps.iter().find(|cap| cap.rule == rule) else { return String::new() };
+    let connections = (cap.max_connections > 0).then(|| format!(", {} at a time", cap.max_connections));
+    let sent = (cap.max_sent > 0).then(|| format!(", {} sent in all", size(cap.max_sent)));
+    connections.into_iter().chain(sent).collect()
 }
 
 fn limit_lines(limits: &Limits) -> [(&'static str, String); 7] {
@@ -126,7 +136,7 @@ fn duration(ms: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use agentd_proto::v1::Mount;
+    use agentd_proto::v1::{Cap, Mount};
 
     #[test]
     fn quantities_read_as_they_are_written() {
@@ -150,8 +160,11 @@ mod tests {
             network: Some(Network {
                 allow: vec![foul.clone()],
                 deny: vec![foul.clone()],
-                resolvers: vec![foul],
+                resolvers: vec![foul.clone()],
                 proxy_env: true,
+                dns_types: vec![foul.clone()],
+                caps: vec![Cap { rule: foul.clone(), max_connections: 2, max_sent: 10 << 20 }],
+                publish: vec![foul],
             }),
             limits: Some(Limits::default()),
             ..InspectReply::default()
@@ -159,6 +172,7 @@ mod tests {
         for shown in [text(&reply), json(&reply).unwrap()] {
             assert!(!shown.contains(|c: char| (c.is_control() && c != '\n') || c == '\u{202e}'), "{shown:?}");
         }
-        assert_eq!(text(&reply).lines().count(), 25, "{}", text(&reply));
+        assert_eq!(text(&reply).lines().count(), 27, "{}", text(&reply));
+        assert!(text(&reply).contains(", 2 at a time, 10M sent in all\n"), "{}", text(&reply));
     }
 }

@@ -40,21 +40,21 @@ pub async fn ps(socket: &Socket, args: PsArgs) -> Result<(), Failure> {
         }
     } else {
         let rows: Vec<_> = sessions.iter().map(row).collect();
-        let heading = ["ID", "NAME", "USER", "STATE", "ATTACHED", "PROFILE", "CREATED", "COMMAND"];
+        let heading = ["ID", "NAME", "USER", "STATE", "ATTACHED", "PROFILE", "PORTS", "CREATED", "COMMAND"];
         out = table(heading, &rows, terminal::width());
     }
     print(&out)
 }
 
-fn row(session: &Session) -> [String; 8] {
+fn row(session: &Session) -> [String; 9] {
     let Session { id, name, user, profile, command, created, .. } = session;
-    let (state, attached) = (state(session), attached(session));
+    let (state, attached, ports) = (state(session), attached(session), session.publish.join(","));
     // To the second is enough for a person.
     let created = match created.split_once('.') {
         Some((seconds, _)) => format!("{seconds}Z"),
         None => created.clone(),
     };
-    [id, name, user, &state, &attached, profile, &created, command].map(|cell| match clean(cell) {
+    [id, name, user, &state, &attached, profile, &ports, &created, command].map(|cell| match clean(cell) {
         cell if cell.is_empty() => "-".to_owned(),
         cell => cell.into_owned(),
     })
@@ -254,8 +254,9 @@ mod tests {
         assert_eq!(row[1], "-");
         assert_eq!(row[3], "ended (signal 15)");
         assert_eq!(row[4], "-");
-        assert_eq!(row[6], "2026-01-02T03:04:05Z");
-        assert_eq!(row[7], "sh -c \\u{1b}]0;x\\u{7}");
+        assert_eq!(row[6], "-");
+        assert_eq!(row[7], "2026-01-02T03:04:05Z");
+        assert_eq!(row[8], "sh -c \\u{1b}]0;x\\u{7}");
     }
 
     #[test]

@@ -44,6 +44,7 @@ pub fn spec(args: RunArgs) -> Result<RunSpec, Failure> {
         mask: args.mask,
         allow: args.allow,
         deny: args.deny,
+        publish: args.publish,
         memory: args.memory,
         pids: args.pids,
         cpus: args.cpus,

@@ -88,7 +88,7 @@ fn profiles(world: &World) {
     refused(run("schema = 1\nextends = [\"no-such\"]\n"), "profile.unknown)");
     refused(world.session().options(["--profile", "no-such"]).run(["true"]), "profile.unknown)");
     refused(
-        run("schema = 1\nextends = [\"default\"]\n[[network.publish]]\nport = 3000\n"),
+        run("schema = 1\nextends = [\"default\"]\n[process]\nexec = [\"/usr/**\"]\n"),
         "profile.unenforced)",
     );
     refused(run("schema = 1\n[[network.allow]]\nhost = \"192.0.2.1\"\n"), "network.host)");

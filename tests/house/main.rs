@@ -48,6 +48,7 @@ const MAY: &[(&str, &[&str], &[&str])] = &[
     ("agentd", &["agentd-proto", "agentd-policy", "agentd-kernel"], &[]),
     ("agentctl", &["agentd-proto", "agentd-kernel"], &[]),
     ("agentd-tests", &["agentd-proto", "agentd-policy", "agentd-kernel"], &[]),
+    ("agentd-fuzz", &["agentd-policy", "agentd-kernel", "agentd-relay"], &["session"]),
 ];
 
 #[test]

@@ -219,7 +219,7 @@ fn set(world: &World) {
         assert!((processes..=processes + 4).contains(&is), "{group}: {is}");
     }
     let helpers = format!("helpers/u{}/{lease}", world.a().uid);
-    assert!(memory(&helpers) <= 256 << 20, "helpers of one session: {} bytes", memory(&helpers));
+    assert!(memory(&helpers) <= 512 << 20, "helpers of one session: {} bytes", memory(&helpers));
     // Swap is off: with v1 what is counted with swap is as much, with v2 there is none of it.
     match setting(daemon, &own, "memory.memsw.limit_in_bytes", "memory.swap.max").as_deref() {
         None | Some("0") => {}

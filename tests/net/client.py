@@ -1,5 +1,5 @@
 """What no usual program does by itself: python3 client.py ACT HOST …"""
-import base64, os, socket, ssl, struct, sys, threading, time
+import base64, hashlib, os, socket, ssl, struct, sys, threading, time
 
 act, host, *more = sys.argv[1:]
 
@@ -66,6 +66,27 @@ def lookup():
     print(socket.inet_ntoa(reply[at + 10:at + 14]))
 
 
+def ask(*kinds):
+    """For each type, the reply's code and the data of its records, which no compression may be in."""
+    name = b"".join(bytes([len(l)]) + l.encode() for l in host.split(".")) + b"\0"
+    for kind in kinds:
+        query = struct.pack(">6H", 7, 0x100, 1, 0, 0, 0) + name + struct.pack(">2H", kind, 1)
+        stream = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        # Longer than any answer may take.
+        stream.settimeout(6)
+        stream.sendto(query, ("192.0.2.53", 53))
+        reply = stream.recv(2000)
+        assert reply[:2] == query[:2] and reply[12:len(query)] == query[12:], reply
+        at, found = len(query), []
+        for _ in range(struct.unpack(">H", reply[6:8])[0]):
+            assert reply[at:at + 2] == b"\xc0\x0c" and reply[at + 2:at + 4] == query[-4:-2], reply
+            size = struct.unpack(">H", reply[at + 10:at + 12])[0]
+            found.append(reply[at + 12:at + 12 + size])
+            at += 12 + size
+        assert at == len(reply), reply
+        print(kind, reply[3] & 15, *found)
+
+
 def datagrams(port, times):
     stream = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM)
     stream.settimeout(5)
@@ -107,6 +128,48 @@ def many(port, count):
     print(f"{had} at a time, and one more later")
 
 
+def through():
+    """A download of which a part comes before a line does and the rest after it; and echoes all the while."""
+    begun, stop, echoes = threading.Event(), threading.Event(), []
+
+    def talk():
+        with socket.create_connection(("echo.test", 7)) as stream:
+            assert exactly(stream, 6) == b"hello\n"
+            while not stop.is_set():
+                sent = os.urandom(40000)
+                stream.sendall(sent)
+                assert exactly(stream, len(sent)) == sent
+                echoes.append(len(sent))
+                begun.set()
+
+    talker = threading.Thread(target=talk, daemon=True)
+    talker.start()
+    stream = socket.create_connection((host, 80))
+    stream.sendall(f"GET /bulk HTTP/1.0\r\nHost: {host}\r\n\r\n".encode())
+    while not (line := line_of(stream)) == b"\r\n":
+        assert line
+    digest = hashlib.sha256(exactly(stream, 4 << 20))
+    assert begun.wait(30)
+    print("ready", flush=True)
+    sys.stdin.readline()
+    before = len(echoes)
+    while len(echoes) < before + 2:
+        assert talker.is_alive()
+        time.sleep(0.01)
+    digest.update(exactly(stream, 12 << 20))
+    assert stream.recv(1) == b""
+    stop.set()
+    talker.join()
+    print(digest.hexdigest(), flush=True)
+
+
+def line_of(stream):
+    line = b""
+    while not line.endswith(b"\n"):
+        line += exactly(stream, 1)
+    return line
+
+
 if act == "websocket":
     websocket(int(more[0]), float(more[1]))
 elif act == "first":
@@ -120,7 +183,11 @@ elif act == "half":
     half(int(more[0]), int(more[1]))
 elif act == "many":
     many(int(more[0]), int(more[1]))
+elif act == "through":
+    through()
 elif act == "lookup":
     lookup()
+elif act == "ask":
+    ask(*map(int, more))
 elif act == "datagrams":
     datagrams(int(more[0]), int(more[1]))

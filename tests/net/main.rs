@@ -2,7 +2,14 @@
 //! and the same in sessions that may.
 
 mod around;
+mod caps;
+mod dials;
+mod endurance;
+mod lists;
+mod over_tls;
 mod programs;
+mod publish;
+mod restarts;
 mod rules;
 
 use std::process::ExitCode;
@@ -27,5 +34,12 @@ fn main() -> ExitCode {
         tests.push((name, Box::new(move |world| programs::inside(world, program))));
     }
     tests.extend(named("rules", rules::TESTS));
+    tests.extend(named("caps", caps::TESTS));
+    tests.extend(named("dials", dials::TESTS));
+    tests.extend(named("publish", publish::TESTS));
+    tests.extend(named("lists", lists::TESTS));
+    tests.extend(named("restarts", restarts::TESTS));
+    tests.extend(named("endurance", endurance::TESTS));
+    tests.extend(named("over_tls", over_tls::TESTS));
     run_in("net", || internet().world(), tests, |_| internet().end())
 }

@@ -4,7 +4,7 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use agentd_tests::harness::{World, complete, text_at};
+use agentd_tests::harness::{World, complete, not_tried, text_at};
 use serde_json::Value;
 
 use crate::internet;
@@ -81,6 +81,9 @@ pub const PROGRAMS: &[Program] = &[
         "python3 -c 'import urllib.request as u; print(u.urlopen(\"https://good.test/\").read().decode(), end=\"\")'",
         GOOD, [("good.test", 443)]),
     program!("java_http_client", ["java"], ["good.test"], "java Fetch.java http://good.test/", GOOD, [("good.test", 80)]),
+    program!("go_with_its_own_resolver", ["certinfo"], ["good.test"],
+        "GODEBUG=netdns=2 certinfo good.test:443 2>resolver | grep -o 'CN=good.test' | head -n 1; grep -o \"using Go's DNS resolver\" resolver",
+        "CN=good.test\nusing Go's DNS resolver\n", [("good.test", 443)]),
     program!("websocket", ["python3"], ["stream.test"], "python3 client.py websocket stream.test 60 {pause}", "60 echoes\n",
         [("stream.test", 443)]),
     program!("server_sent_events", ["curl"], ["stream.test"],
@@ -120,19 +123,17 @@ fn script(program: &Program, patient: bool) -> String {
     )
 }
 
-fn has(program: &Program) -> bool {
+/// Ends a test whose program this host does not have.
+fn try_only_if_there(program: &Program) {
     let missing: Vec<_> = program.needs.iter().filter(|p| !Path::new("/usr/bin").join(p).exists()).collect();
     if !missing.is_empty() {
-        eprintln!("NOT TRIED: this host has no {missing:?} in /usr/bin");
+        not_tried(&format!("this host has no {missing:?} in /usr/bin"));
     }
-    missing.is_empty()
 }
 
 /// With nothing in between: what does not work here says nothing in a session.
 pub fn outside(world: &World, program: &Program) {
-    if !has(program) {
-        return;
-    }
+    try_only_if_there(program);
     let dir = place(world);
     let mut command = internet().command(world.a(), "/bin/bash");
     command.args(["-c", &script(program, false)]).current_dir(&dir);
@@ -142,9 +143,7 @@ pub fn outside(world: &World, program: &Program) {
 
 /// In a session that may do just this: the same comes of it, and each question, connection and end is seen.
 pub fn inside(world: &World, program: &Program) {
-    if !has(program) {
-        return;
-    }
+    try_only_if_there(program);
     let allow = program.allow.iter().flat_map(|rule| ["--allow", rule]);
     let session = world.session_in(place(world)).options(allow);
     let output = session.bash(&script(program, true)).expect_code(0);

@@ -21,10 +21,12 @@ pub const TESTS: &[Named] = &[
     ("what_is_no_rule_is_refused", refused),
     ("an_allow_counts_at_once", live_allow),
     ("a_deny_closes_what_is_open", live_deny),
+    ("a_deny_closes_what_nobody_has_looked_at", unseen_deny),
     ("a_refusal_of_http_says_why", told_why),
     ("the_proxy_does_the_same", proxy),
     ("a_thousand_connections_are_not_the_end", thousand),
     ("the_case_of_a_question_stays_here", no_case),
+    ("types_that_are_listed_are_answered_with_their_data", types),
     ("one_session_is_out_of_anothers_reach", another),
     ("nothing_is_tracked", untracked),
     ("bytes_and_names_are_told_at_the_end", told_at_the_end),
@@ -120,7 +122,7 @@ fn refused(world: &World) {
 }
 
 /// What `child` still says, and its code.
-fn rest(mut child: Child) -> RunOutput {
+pub fn rest(mut child: Child) -> RunOutput {
     let status = wait_for_exit(&mut child, Duration::from_secs(30)).expect("it ends");
     let (mut stdout, mut stderr) = (Vec::new(), String::new());
     child.stdout.take().expect("a pipe").read_to_end(&mut stdout).expect("its output");
@@ -154,6 +156,20 @@ fn live_deny(world: &World) {
         .iter()
         .find(|event| event["kind"] == "net.closed" && text_at(event, "/net/name") == "echo.test");
     assert_eq!(text_at(closed.expect("its end"), "/net/reason"), "policy", "{events:#?}");
+}
+
+/// By an address alone, and with nothing denied: whom it is used for is not known, so that it could be the denied one.
+fn unseen_deny(world: &World) {
+    let session = may(world, &["203.0.113.0/25:7"]);
+    let script = "exec 3<>/dev/tcp/203.0.113.7/7; read -r <&3; echo ready; cat <&3; echo closed
+        exec 3<>/dev/tcp/203.0.113.7/7; head -n 1 <&3";
+    let child = session.spawn_ready(script);
+    world.agentctl(world.a(), ["deny", session.name(), "evil.test"]).expect_code(0);
+    let output = rest(child);
+    assert_eq!(output.text(), "closed\nhello\n", "{}", output.stderr);
+    let events = world.all_events(world.a(), session.name());
+    let closed = events.iter().find(|event| event["kind"] == "net.closed").expect("its end");
+    assert_eq!(text_at(closed, "/net/reason"), "policy", "{events:#?}");
 }
 
 fn told_why(world: &World) {
@@ -201,6 +217,44 @@ fn no_case(world: &World) {
     assert_eq!(output.text(), "1\n", "{}", output.stderr);
     let asked = internet().resolver().asked(&name.to_ascii_lowercase());
     assert!(!asked.is_empty() && asked.iter().all(|question| question.name != name), "{asked:?}");
+}
+
+/// Written anew: the server compresses a name in it, which ours does not.
+fn types(world: &World) {
+    let dir = world.workspace(world.a());
+    world.a().write(dir.join("client.py"), include_str!("client.py"));
+    let profile = |types: &str| {
+        format!("schema = 1\nname = \"types\"\nextends = [\"default\"]\n[network]\ndns_types = [{types}]\n")
+    };
+    world.a().write(dir.join("types.toml"), profile("\"TXT\", \"srv\", \"MX\""));
+    let session = world.session_in(&dir).options(["--profile", "./types.toml", "--allow", "kinds.wild.test"]);
+    let script = "python3 client.py ask kinds.wild.test 16 33 15 6; python3 client.py ask no.wild.test 16 33";
+    let output = session.bash(script).expect_code(0);
+    let wanted = r"16 0 b'\x0ca text of it'
+33 0 b'\x00\x01\x00\x02\x1f\x90\x04evil\x04test\x00'
+15 0 b'\x00\x05\x05kinds\x04wild\x04test\x00'
+6 5
+16 3
+33 3
+";
+    assert_eq!(output.text(), wanted, "{}", output.stderr);
+    let mut asked: Vec<_> = internet().resolver().asked("kinds.wild.test").iter().map(|q| q.kind).collect();
+    asked.sort_unstable();
+    assert_eq!(asked, [15, 16, 33]);
+    assert_eq!(internet().resolver().asked("no.wild.test"), []);
+    let events = world.all_events(world.a(), &output.name);
+    let told = |name: &str, kind: &str, decision: &str| {
+        events.iter().any(|event| {
+            let words = ["/dns/name", "/dns/type", "/decision"].map(|pointer| text_at(event, pointer));
+            words == [name, kind, decision]
+        })
+    };
+    assert!(told("kinds.wild.test", "TXT", "allow") && told("kinds.wild.test", "SOA", "deny"), "{events:#?}");
+    assert!(told("no.wild.test", "TXT", "deny"), "{events:#?}");
+    world.a().write(dir.join("types.toml"), profile("\"ANY\""));
+    let output = world.session_in(&dir).options(["--profile", "./types.toml"]).run(["true"]);
+    assert_eq!((output.code, output.stderr.lines().count()), (Some(125), 1), "{}", output.stderr);
+    assert!(output.stderr.contains("network.dns_types"), "{}", output.stderr);
 }
 
 fn another(world: &World) {

@@ -2,6 +2,7 @@
 
 mod activation;
 mod limits;
+mod lists;
 mod reload;
 mod watchdog;
 
@@ -13,7 +14,7 @@ use agentd_tests::harness::{Setup, World, alone, run_alone};
 type Operated = (&'static str, &'static str, fn(&World));
 
 fn main() -> ExitCode {
-    let units: [Operated; 10] = [
+    let units: [Operated; 13] = [
         ("reload::bounds_are_others", "[bounds]\nmax_sessions_per_user = 1", reload::bounds),
         ("reload::a_bad_file_is_refused", "[bounds]\nmax_sessions_per_user = 1", reload::bad),
         ("reload::what_needs_a_restart_is_refused", "", reload::restart),
@@ -25,6 +26,9 @@ fn main() -> ExitCode {
             limits::rewritten,
         ),
         ("reload::memory_in_use_is_not_taken", "", limits::memory),
+        ("lists::sessions_have_those_that_they_began_with", "", lists::reloaded),
+        ("lists::one_that_is_none_is_refused_with_all_else", "", lists::bad),
+        ("lists::without_them_nothing_starts", "", lists::start),
         ("activation::clients_wait_for_a_restart", "", activation::waits),
         ("activation::other_sockets_are_refused", "", activation::refused),
         ("watchdog::as_long_as_it_lives", "", watchdog::told),

@@ -17,7 +17,7 @@ pub fn taken(world: &World, config: &str) {
 }
 
 /// The same, which both refuse. What the launcher and the service say of it.
-fn refused(world: &World) -> [String; 2] {
+pub fn refused(world: &World) -> [String; 2] {
     [Part::Launcher, Part::Service].map(|part| {
         let said = world.daemon().reload(part);
         assert!(said.contains(" was refused, what held before goes on: "), "{part:?}: {said}");
@@ -26,7 +26,7 @@ fn refused(world: &World) -> [String; 2] {
 }
 
 /// `agentd --check`, as somebody without any right.
-fn check(world: &World) -> RunOutput {
+pub fn check(world: &World) -> RunOutput {
     let dir = &world.daemon().dir;
     // A child of ours that calls itself as a daemon's process would be taken for an orphan of one.
     let mut shell = world.outsider().command("/bin/sh");

@@ -9,6 +9,8 @@ use agentd_policy::egress::{Egress, NetRule};
 use agentd_policy::names::{AbsPath, RelPath};
 use agentd_policy::plan::{Input, MAX_ARGS, Mode, Plan, Scratch, Workspace};
 use agentd_policy::profile::Protocol;
+use agentd_policy::publish::Publish;
+use agentd_policy::resolver::Resolver;
 use agentd_policy::wire::{CallerNumber, FromService};
 use agentd_tests::harness::{User, World, within};
 
@@ -98,7 +100,7 @@ fn root_and_leased(world: &'static World) {
 fn bounds(world: &'static World) {
     let launcher = Launcher::start(
         world,
-        "[bounds]\nmodes_forbidden = [\"direct\"]\nmemory = \"1G\"\npids = 64\n[egress]\nresolvers = [\"192.0.2.53\"]",
+        "[bounds]\nmodes_forbidden = [\"direct\"]\nmemory = \"1G\"\npids = 64\npublish = false\n[egress]\nresolvers = [\"192.0.2.53\"]",
     );
     let service = Played::connect(&launcher);
     let client = service.client(&launcher, world.a());
@@ -109,6 +111,7 @@ fn bounds(world: &'static World) {
         let net = Net::parse("192.0.2.0/24").expect("a network");
         NetRule { net, ports, protocol: Protocol::Tcp }
     };
+    let published = |port| Publish { host: 8080, port };
     type Change<'a> = &'a dyn Fn(&mut Plan);
     let breaks: &[(&str, Change<'_>)] = &[
         ("command.empty", &|p| p.command.clear()),
@@ -144,13 +147,19 @@ fn bounds(world: &'static World) {
         ("plan.egress", &|p| p.egress = Some(Egress { nets: vec![net(vec![]); 1025], ..Egress::default() })),
         ("plan.egress", &|p| p.egress = Some(Egress { nets: vec![net(vec![80; 65])], ..Egress::default() })),
         ("plan.egress", &|p| p.egress = Some(Egress { wildcard_budget: u32::MAX, ..Egress::default() })),
+        ("bounds.publish", &|p| {
+            p.egress = Some(Egress { publish: vec![published(80)], ..Egress::default() })
+        }),
+        ("network.publish", &|p| {
+            p.egress = Some(Egress { publish: vec![published(53)], ..Egress::default() })
+        }),
         ("network.udp", &|p| {
             let nets = vec![NetRule { protocol: Protocol::Udp, ..net(vec![]) }];
             p.egress = Some(Egress { nets, ..Egress::default() });
         }),
         ("network.local", &|p| p.egress = Some(Egress { local: vec![0], ..Egress::default() })),
         ("egress.resolver", &|p| {
-            let resolvers = vec!["169.254.169.254:80".parse().expect("an address")];
+            let resolvers = vec![Resolver::plain("169.254.169.254:80".parse().expect("an address"))];
             p.egress = Some(Egress { resolvers, ..Egress::default() });
         }),
         ("egress.global_also", &|p| {

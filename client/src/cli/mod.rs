@@ -94,6 +94,7 @@ Examples:
   agentctl run --profile strict --memory 2G --timeout 30m --env LANG -- python3 agent.py
   agentctl run --allow api.example.org --allow '*.example.net:443' --deny ads.example.net -- claude
   agentctl run --allow 192.0.2.0/24:8080 --allow local:5432 -- ./test.sh
+  agentctl run --publish 3000 -- npm run dev
   agentctl run -T -- tar c . > copy.tar
   agentctl run --detach --name nightly --idle 1h -- claude
   agentctl run --dry-run --json -- true
@@ -138,6 +139,10 @@ pub struct RunArgs {
     /// A name, or `*.` and a name, that is refused whatever allows it
     #[arg(long, value_name = "HOST")]
     pub deny: Vec<String>,
+    /// A TCP port of the session that appears on this host's loopback, under the same number or as HOSTPORT; anybody on
+    /// this host can connect to it
+    #[arg(long, value_name = "[HOSTPORT:]PORT")]
+    pub publish: Vec<String>,
     /// An environment variable; without a value, the caller's own
     #[arg(long, value_name = "KEY[=VALUE]")]
     pub env: Vec<OsString>,
@@ -366,6 +371,7 @@ mod tests {
     fn hosts_are_allowed_and_denied_one_by_one() {
         let args = run_args(&["--allow", "a.example", "--allow=local:5432", "--deny", "b.example", "x"]);
         assert_eq!((args.allow.len(), args.deny.len(), args.command.len()), (2, 1, 1));
+        assert_eq!(run_args(&["--publish", "3000", "--publish=8080:80", "x"]).publish, ["3000", "8080:80"]);
         let Command::Allow(args) =
             Cli::try_parse_from(["agentctl", "allow", "x", "a.example:443", "[2001:db8::/32]:80"])
                 .unwrap()
@@ -396,7 +402,7 @@ mod tests {
 
     #[test]
     fn flags_of_other_versions_are_wrong_usage() {
-        for flag in ["--publish=1", "--ask", "--secret=x", "--memory=x"] {
+        for flag in ["--publish", "--ask", "--secret=x", "--memory=x"] {
             let error = Cli::try_parse_from(["agentctl", "run", flag, "true"]).unwrap_err();
             assert_eq!(error.exit_code(), 2, "{flag}");
         }

@@ -1,15 +1,19 @@
 //! One kernel facility a file: a part of the plan in, a handle out.
 //!
-//! [`packets`], [`notify`], [`offer`], [`inherited`] and [`stderr`] are safe and small, for every process. What a program takes from
-//! itself needs the feature `lockdown`, the rest `session`, which only the launcher asks for. This is the only
+//! [`packets`], [`notify`], [`offer`], [`inherited`], [`memfd`] and [`stderr`] are safe and small, for every process.
+//! What a program takes from itself needs the feature `lockdown`, the rest `session`, which only the launcher asks for. This is the only
 //! crate of agentd that may hold `unsafe`; each use argues why it is sound.
 
 #[cfg(feature = "session")]
 pub mod cgroup;
 #[cfg(feature = "lockdown")]
 pub mod creds;
+#[cfg(feature = "lockdown")]
+pub mod datagrams;
 #[cfg(feature = "session")]
 pub mod exec_watch;
+#[cfg(feature = "session")]
+pub mod exercise;
 #[cfg(feature = "session")]
 pub mod idmap;
 pub mod inherited;
@@ -19,6 +23,7 @@ pub mod landlock;
 pub mod lockdown;
 #[cfg(feature = "session")]
 pub mod loopback;
+pub mod memfd;
 #[cfg(feature = "session")]
 pub mod mount;
 #[cfg(feature = "session")]

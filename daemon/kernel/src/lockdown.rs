@@ -31,7 +31,7 @@ pub enum LockdownError {
     Seccomp(#[from] SeccompError),
 }
 
-/// Leaves `agentd-relay` its open descriptors and nothing else. To be called at the start of `main`, before
+/// Leaves `agentd-relay`, or what reads blocklists, its open descriptors and nothing else. To be called at the start of `main`, before
 /// there is a second thread; nothing can be opened, connected or executed afterwards.
 ///
 /// # Errors

@@ -19,6 +19,8 @@ use crate::netlink::{self, Netlink, NetlinkError, messages};
 pub const SNAPLEN: u32 = 128;
 /// Bytes that the kernel holds for a reader that is slow. What finds no room is lost and counted.
 const ROOM: usize = 256 << 10;
+/// A message that holds one.
+const PACKET: u16 = (libc::NFNL_SUBSYS_ULOG as u16) << 8 | libc::NFULNL_MSG_PACKET as u16;
 /// Most packets that one [`Nflog::read`] takes: a flood does not keep its reader from other work.
 const PACKETS: usize = 256;
 
@@ -143,11 +145,15 @@ impl AsFd for Nflog {
 }
 
 /// The packets of a datagram, each with its number. What is no packet is left out.
-fn packets(datagram: &[u8]) -> impl Iterator<Item = (Option<u32>, Option<Denied>)> {
+pub(crate) fn packets(datagram: &[u8]) -> impl Iterator<Item = (Option<u32>, Option<Denied>)> {
     messages(datagram).map_while(Result::ok).filter_map(|message| packet(&message))
 }
 
 fn packet(message: &NetlinkBuffer<&[u8]>) -> Option<(Option<u32>, Option<Denied>)> {
+    // The library reads the other messages of netfilter too, and not all of them with care.
+    if message.message_type() != PACKET {
+        return None;
+    }
     let mut header = NetlinkHeader::default();
     header.message_type = message.message_type();
     let message = NetfilterMessage::deserialize(&header, message.payload()).ok()?;
@@ -164,7 +170,7 @@ fn packet(message: &NetlinkBuffer<&[u8]>) -> Option<(Option<u32>, Option<Denied>
 }
 
 /// What the first bytes of an IP packet say; `None` if they are not even a whole IP header.
-fn parse(payload: &[u8]) -> Option<Denied> {
+pub(crate) fn parse(payload: &[u8]) -> Option<Denied> {
     let (ip, _) = LaxIpSlice::from_slice(payload).ok()?;
     let number = ip.payload_ip_number();
     let (protocol, has_ports) = match number {
@@ -220,6 +226,17 @@ mod tests {
         (nflog.lost, nflog.foretold) = (1, 1);
         nflog.count(Some(4));
         assert_eq!(nflog.lost(), 3);
+    }
+
+    #[test]
+    fn other_messages_are_left_out() {
+        // Of nf_tables, with an attribute that is shorter than its own header.
+        let mut datagram = vec![0; 36];
+        datagram[..4].copy_from_slice(&36_u32.to_ne_bytes());
+        datagram[4..6].copy_from_slice(&0x0a09_u16.to_ne_bytes());
+        datagram[20..24].copy_from_slice(&[16, 0, 17, 0]);
+        datagram[24..28].copy_from_slice(&[2, 0, 1, 0]);
+        assert_eq!(packets(&datagram).count(), 0);
     }
 
     proptest! {

@@ -16,6 +16,9 @@ use rustix::net::{
 /// The most descriptors that one packet can carry (`SCM_MAX_FD`).
 pub const MAX_DESCRIPTORS: usize = 253;
 
+/// Up to here room for the longest packet costs less than asking how long the next one is.
+const SHORT: usize = 4 << 10;
+
 /// One end of a packet socket.
 #[derive(Debug)]
 pub struct Packets(OwnedFd);
@@ -141,10 +144,18 @@ impl Packets {
     /// # Errors
     /// [`PacketError`]. After [`PacketError::TooLong`] the packet is lost and the next can be received.
     pub fn receive(&self, max_bytes: usize, max_descriptors: usize) -> Result<Option<Packet>, PacketError> {
-        let mut bytes = vec![0; max_bytes];
+        let mut reset = false;
+        let room = match self.next_length(max_bytes) {
+            Ok(length) => length.min(max_bytes).max(1),
+            Err(Errno::CONNRESET) => {
+                reset = true;
+                max_bytes
+            }
+            Err(errno) => return Err(errno.into()),
+        };
+        let mut bytes = vec![0; room];
         let mut space = vec![MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
-        let mut reset = false;
         let got = loop {
             let mut slices = [IoSliceMut::new(&mut bytes)];
             match rustix::net::recvmsg(&self.0, &mut slices, &mut control, RecvFlags::CMSG_CLOEXEC) {
@@ -171,6 +182,19 @@ impl Packets {
         }
         bytes.truncate(got.bytes);
         Ok(Some(Packet { bytes, descriptors }))
+    }
+}
+
+impl Packets {
+    /// How long the next packet is, if that is worth asking; else `most`.
+    fn next_length(&self, most: usize) -> Result<usize, Errno> {
+        if most <= SHORT {
+            return Ok(most);
+        }
+        let flags = RecvFlags::PEEK | RecvFlags::TRUNC;
+        let (_, length) =
+            rustix::io::retry_on_intr(|| rustix::net::recv(&self.0, &mut [0_u8; 1][..], flags))?;
+        Ok(length)
     }
 }
 

@@ -46,7 +46,7 @@ pub fn ids(proc: BorrowedFd<'_>, pid: i32) -> std::io::Result<Ids> {
     Ok(parse_ids(&String::from_utf8_lossy(&text)))
 }
 
-fn parse_ids(status: &str) -> Ids {
+pub(crate) fn parse_ids(status: &str) -> Ids {
     let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name));
     let number = |text: Option<&str>| text.and_then(|t| t.trim().parse().ok()).unwrap_or(0);
     Ids {
@@ -124,7 +124,7 @@ pub fn image(proc: BorrowedFd<'_>, pid: i32) -> std::io::Result<[u64; 3]> {
 
 /// `startcode`, `startstack` and `arg_start` of proc_pid_stat(5), which follow a name that may hold
 /// anything, so they are counted from its closing parenthesis.
-fn parse_image(stat: &str) -> [u64; 3] {
+pub(crate) fn parse_image(stat: &str) -> [u64; 3] {
     let after = stat.rfind(')').map_or("", |at| &stat[at + 1..]);
     let fields: Vec<&str> = after.split_whitespace().collect();
     // The first field behind the name is number 3.

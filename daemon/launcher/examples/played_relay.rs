@@ -14,7 +14,8 @@ use agentd_policy::egress::Purpose;
 use agentd_policy::event::NetEvent;
 use agentd_policy::hosts::HostName;
 use agentd_policy::profile::Protocol;
-use agentd_policy::wire::{FromRelay, MAX_PACKET, ToRelay, decode, encode, frame};
+use agentd_policy::publish::Publish;
+use agentd_policy::wire::{FromRelay, MAX_INWARD, MAX_PACKET, ToRelay, decode, encode, frame};
 use rustix::net::AddressFamily;
 
 /// The most questions of the flood.
@@ -29,10 +30,13 @@ struct Played {
 fn main() {
     let [service, control] = [3, 4].map(|number| inherited::take(number).unwrap());
     let mut played = Played { service: service.into(), control: Packets::from_fd(control), number: 0 };
-    let ToRelay::Network { egress } = played.answer().0 else { panic!("no network") };
-    let (local, resolver) = (egress.local[0], egress.resolvers[0]);
+    let ToRelay::Network { egress, .. } = played.answer().0 else { panic!("no network") };
+    let (ToRelay::Publish { publish }, listeners) = played.answer() else { panic!("nothing published") };
+    assert_eq!((publish, listeners.len()), (egress.publish[0], 2));
+    let (local, resolver) = (egress.local[0], egress.resolvers[0].address);
     played.pins();
     played.dials(local, resolver);
+    played.enters(publish);
     played.flood();
     played.lies();
     played.say("done");
@@ -57,7 +61,7 @@ impl Played {
     fn pins(&mut self) {
         let addresses = ["127.0.0.1", "169.254.169.254", "10.1.2.3", "::ffff:10.1.2.3", "11.22.33.44"];
         let addresses: Vec<IpAddr> = addresses.map(|address| address.parse().unwrap()).into();
-        for name in ["allowed.example", "denied.example", "other.example"] {
+        for name in ["allowed.example", "denied.example", "other.example", "listed.example"] {
             self.number += 1;
             let (number, addresses) = (self.number, addresses.clone());
             let name = HostName::parse(name).unwrap();
@@ -107,6 +111,7 @@ impl Played {
             "0.0.0.0:80",
             "11.22.33.44:80",
             "20.30.40.50:8000",
+            "[2600::1]:80",
         ] {
             self.dial(Purpose::Net, to, Protocol::Tcp);
         }
@@ -115,6 +120,47 @@ impl Played {
         self.dial(Purpose::Local, &format!("10.1.2.3:{local}"), Protocol::Tcp);
         self.dial(Purpose::Resolver, &resolver.to_string(), Protocol::Udp);
         self.dial(Purpose::Resolver, "127.0.0.1:22", Protocol::Tcp);
+    }
+
+    /// Asks for the session's own ports.
+    fn enters(&mut self, publish: Publish) {
+        let Publish { host, port } = publish;
+        let (four, six) = (format!("127.0.0.1:{port}"), format!("[::1]:{port}"));
+        for to in [&four, &six] {
+            self.dial(Purpose::Publish(publish), to, Protocol::Tcp);
+            self.dial(Purpose::Publish(publish), to, Protocol::Udp);
+            self.dial(Purpose::Local, to, Protocol::Tcp);
+        }
+        for to in [
+            &format!("127.0.0.1:{host}"),
+            &format!("127.0.0.2:{port}"),
+            &format!("10.200.0.2:{port}"),
+            &format!("10.1.2.3:{port}"),
+            &format!("[::ffff:127.0.0.1]:{port}"),
+            "127.0.0.1:22",
+        ] {
+            self.dial(Purpose::Publish(publish), to, Protocol::Tcp);
+        }
+        self.dial(Purpose::Publish(Publish { host, port: 22 }), "127.0.0.1:22", Protocol::Tcp);
+        self.dial(Purpose::Publish(Publish { host: port, port }), &four, Protocol::Tcp);
+        // More than an honest one asks for at once: each has its answer.
+        let questions = 4 * MAX_INWARD;
+        for _ in 0..questions {
+            self.number += 1;
+            let (number, purpose, to) = (self.number, Purpose::Publish(publish), four.parse().unwrap());
+            self.ask(&FromRelay::Dial { number, purpose, to, protocol: Protocol::Tcp, from: to });
+        }
+        let mut answers: Vec<u32> = (0..questions).map(|_| self.entered()).collect();
+        answers.sort_unstable();
+        assert!(answers.windows(2).all(|pair| pair[0] < pair[1]));
+        self.say("each has its answer");
+    }
+
+    fn entered(&self) -> u32 {
+        let (ToRelay::Dialled { number, errno }, sockets) = self.answer() else { panic!("no dial") };
+        assert_eq!(sockets.len(), usize::from(errno.is_none()));
+        assert!([None, Some(rustix::io::Errno::AGAIN.raw_os_error())].contains(&errno), "{errno:?}");
+        number
     }
 
     /// Asks until nothing more is taken, and only then listens: there is an answer for each question.

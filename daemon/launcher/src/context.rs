@@ -1,5 +1,6 @@
 //! What the launcher knows and holds for as long as it runs.
 
+use agentd_kernel::memfd::Sealed;
 use agentd_kernel::process::SingleThreaded;
 
 use crate::directories::Directories;
@@ -20,6 +21,8 @@ pub struct Context {
     pub cgroups: Cgroups,
     /// What every build uses.
     pub host: Host,
+    /// The table of the site's blocklists, for sessions that begin; `None` if it names no file.
+    pub blocklist: Option<Sealed>,
 }
 
 /// Where sessions' cgroups are.

@@ -4,6 +4,7 @@
 //! Born in the session's user namespace, it has never had a capability over the host.
 
 mod commands;
+mod inward;
 pub mod way_out;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -54,6 +55,15 @@ pub enum ToInit {
         /// Which.
         command: CommandNumber,
     },
+    /// Connect to a port of the session's loopback. Answered by [`FromInit::Entered`].
+    Enter {
+        /// For the answer.
+        number: u32,
+        /// Which.
+        port: u16,
+        /// By IPv6.
+        six: bool,
+    },
 }
 
 /// Init to builder or keeper.
@@ -103,6 +113,13 @@ pub enum FromInit {
         command: CommandNumber,
         /// How.
         status: ExitStatus,
+    },
+    /// Answers [`ToInit::Enter`]. Descriptor: a socket that connects, without blocking; none if there is an error.
+    Entered {
+        /// The question's.
+        number: u32,
+        /// What the kernel said.
+        errno: Option<i32>,
     },
 }
 
@@ -160,7 +177,7 @@ impl Init<'_> {
         // By now the builder has moved this process to where it belongs: that is the namespace's root.
         nix::sched::unshare(CloneFlags::CLONE_NEWCGROUP).step("cgroup namespace")?;
         nix::unistd::sethostname(plan.session.as_str()).step("hostname")?;
-        if let Some(egress) = &plan.egress {
+        if let Some(egress) = plan.egress.as_ref().filter(|egress| !egress.is_closed()) {
             let sockets = way_out::open(egress)?;
             let sockets: Vec<_> = sockets.iter().map(AsFd::as_fd).collect();
             self.tell(&FromInit::Sockets, &sockets).step("message")?;
@@ -254,6 +271,14 @@ impl Init<'_> {
                 if let Err(not_run) = commands.run(number, &command) {
                     self.tell_news(News::NotRun(number, not_run))?;
                 }
+            }
+            ToInit::Enter { number, port, six } => {
+                let (errno, socket) = match inward::connect(port, six) {
+                    Ok(socket) => (None, Some(socket)),
+                    Err(errno) => (Some(errno.raw_os_error()), None),
+                };
+                let socket: Vec<_> = socket.iter().map(AsFd::as_fd).collect();
+                self.tell(&FromInit::Entered { number, errno }, &socket).step("message")?;
             }
             ToInit::Go { .. } => {}
         }

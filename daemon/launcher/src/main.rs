@@ -2,6 +2,7 @@
 //! plans by its own rules, and forks a builder for each session.
 
 mod activation;
+mod blocklists;
 mod build;
 mod callers;
 mod command;
@@ -83,7 +84,8 @@ fn run() -> Result<(), String> {
     let (cgroups, hierarchies) = cgroups(token, &settings.config)?;
     let signals = signals().map_err(|e| format!("signals: {e}"))?;
     let host = host::Host::prepare(token)?;
-    let context = Context { token, settings, directories, cgroups, host };
+    let blocklist = blocklists::read(token, &settings)?;
+    let context = Context { token, settings, directories, cgroups, host, blocklist };
     server::Server::new(context, hierarchies, signals, sockets)?.run(with_service)
 }
 

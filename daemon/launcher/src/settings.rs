@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use agentd_policy::config::{self, Config};
 
 /// The configuration with its names resolved.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Settings {
     /// The file's content.
     pub config: Config,

@@ -10,7 +10,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use crate::lease::Pool;
 use crate::names::AbsPath;
 use crate::size;
-pub use network::{Egress, Resolvers};
+pub use network::{Egress, Resolvers, Trust};
 pub(crate) use telling::MetricsSocket;
 pub use telling::{Format, Level, Log, Metrics};
 
@@ -118,6 +118,8 @@ pub struct Bounds {
     pub timeout: u64,
     /// Workspace modes that nobody gets.
     pub modes_forbidden: Vec<crate::plan::Mode>,
+    /// Whether ports of sessions may appear on the host's loopback.
+    pub publish: bool,
 }
 
 /// How long events are kept.
@@ -181,6 +183,7 @@ impl Default for Bounds {
             disk: 100 << 30,
             timeout: 30 * 86_400_000,
             modes_forbidden: Vec::new(),
+            publish: true,
         }
     }
 }
@@ -302,6 +305,7 @@ mod tests {
             user_memory = "16G"
             memory = "8G"
             modes_forbidden = ["direct"]
+            publish = false
             [egress]
             resolvers = ["192.0.2.53:53"]
             [secret.example]
@@ -313,7 +317,8 @@ mod tests {
         let config = Config::parse(text).unwrap();
         assert_eq!(config.bounds.memory, 8 << 30);
         assert_eq!(config.bounds.modes_forbidden, [crate::plan::Mode::Direct]);
-        let resolvers = Resolvers::List(vec!["192.0.2.53:53".parse().unwrap()]);
+        assert!(!config.bounds.publish && Bounds::default().publish);
+        let resolvers = Resolvers::List(vec![crate::resolver::Resolver::parse("192.0.2.53:53").unwrap()]);
         assert_eq!(config.egress.resolvers, resolvers);
     }
 
@@ -340,6 +345,7 @@ mod tests {
             "[bounds]\nmax_sesions = 3",
             "socket = 'relative'",
             "[bounds]\nmemory = '8X'",
+            "[bounds]\npublish = 'no'",
             "[egress]\nresolvers = ['resolver.example']",
             "[egress]\nglobal_also = ['10.0.0.1/8']",
             "[pool]\nuids='0-9'",

@@ -5,6 +5,7 @@ use crate::names::{AbsPath, RelPath, SessionId, UserName};
 use crate::network::{self, Change, Upstream};
 use crate::plan::{Input, Limits, Mode, Plan, Role, Scratch, WindowSize, Workspace};
 use crate::profile::{self, Profile, WorkspaceMode};
+use crate::publish::Publish;
 use crate::{Refusal, environment, overlap};
 
 /// What a caller asks for, in types that hold only what is in form.
@@ -28,6 +29,8 @@ pub struct Request {
     pub mask: Vec<String>,
     /// More to let pass, and to deny.
     pub network: Change,
+    /// More to publish.
+    pub publish: Vec<Publish>,
     /// Bytes.
     pub memory: Option<u64>,
     /// Processes and threads.
@@ -146,7 +149,7 @@ pub fn decide(
     overlap::check(&mut workspaces, &inputs, &scratch, &caller.home)?;
     let cwd = cwd_inside(cwd, &workspaces, &inputs, &scratch, &caller.home);
     let limits = limits(request, profile, bounds);
-    let egress = network::egress(&profile.network, &request.network, upstream)?;
+    let egress = network::egress(&profile.network, (&request.network, &request.publish), upstream)?;
     let plan = Plan {
         session: request.session.clone(),
         user: caller.user.clone(),

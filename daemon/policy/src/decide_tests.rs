@@ -3,6 +3,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::library::Library;
 use crate::names::ProfileName;
+use crate::resolver::Resolver;
 
 fn path(text: &str) -> AbsPath {
     AbsPath::parse(text).unwrap()
@@ -19,6 +20,7 @@ fn request() -> Request {
         read: vec![],
         mask: vec![],
         network: Change::default(),
+        publish: vec![],
         memory: None,
         pids: None,
         cpus: None,
@@ -41,7 +43,7 @@ fn alice() -> CallerFacts {
 }
 
 fn upstream() -> Upstream {
-    Upstream { resolvers: vec!["192.0.2.53:53".parse().unwrap()], global_also: vec![] }
+    Upstream { resolvers: vec![Resolver::parse("192.0.2.53").unwrap()], global_also: vec![] }
 }
 
 fn default() -> Profile {
@@ -123,7 +125,6 @@ fn what_cannot_be_enforced_is_refused_by_name() {
         ("[filesystem]\nhome = 'kept'", "kept"),
         ("[[filesystem.workspace]]\npath = '.'\nmode = 'worktree'", "worktree"),
         ("[network]\ndefault = 'ask'", "network.default"),
-        ("[[network.publish]]\nport = 1", "network.publish"),
         ("[[http]]\nhost = 'a.example'", "http"),
         ("[process]\nexec = ['/usr/**']", "process.exec"),
         ("[terminal]\nfilter = false", "terminal.filter"),
@@ -204,6 +205,25 @@ fn a_way_out_is_there_if_something_may_pass() {
         |request: &Request| decide(request, &denying, &Bounds::default(), &Upstream::default(), &alice());
     assert_eq!(nobody(&flags(&["a.example"], &[])).unwrap_err().rule, "egress.resolver");
     assert!(nobody(&flags(&["192.0.2.0/24"], &[])).is_ok());
+}
+
+#[test]
+fn what_is_published_is_no_way_out() {
+    let publish = |text: &str| Publish::parse(text).unwrap();
+    let profile = toml("[network]\nproxy_env = true\n[[network.publish]]\nport = 3000\nhost_port = 8080");
+    let asked = |texts: &[&str]| Request { publish: texts.iter().map(|t| publish(t)).collect(), ..request() };
+    let plan = plan(&asked(&["3000", "8080:3000"]), &profile).unwrap();
+    let egress = plan.egress.unwrap();
+    assert_eq!(egress.publish, [publish("8080:3000"), publish("3000")]);
+    assert!(egress.is_closed() && egress.resolvers.is_empty() && !egress.announce_proxy);
+    assert!(!plan.env.iter().any(|(name, _)| name == b"http_proxy"));
+    assert_eq!(rule(&asked(&["8080:80"]), &profile), "network.publish");
+    let looped = Request { network: Change::parse(&["local:3000".into()], &[]).unwrap(), ..request() };
+    assert_eq!(rule(&looped, &profile), "network.publish");
+    let bounds = Bounds { publish: false, ..Bounds::default() };
+    let forbidden = |profile: &Profile| decide(&asked(&[]), profile, &bounds, &upstream(), &alice());
+    assert_eq!(forbidden(&profile).unwrap_err().rule, "bounds.publish");
+    assert!(forbidden(&toml("")).is_ok());
 }
 
 #[test]

@@ -1,15 +1,19 @@
 //! A session's way out, decided: which names, addresses and ports, and who resolves. Part of the
 //! [`Plan`](crate::plan::Plan); the keeper judges every dial and every pin by it, the relay every name.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
 use crate::Refusal;
 use crate::addresses::{self, Judgement, Net};
+use crate::caps::Capped;
 use crate::config;
+use crate::dns_type::DnsType;
 use crate::hosts::{HostName, HostRules};
 use crate::profile::Protocol;
+use crate::publish::{self, Publish};
+use crate::resolver::Resolver;
 
 /// The most rules of all kinds together.
 pub const MAX_RULES: usize = 1024;
@@ -19,7 +23,7 @@ pub const MAX_PORTS: usize = 64;
 pub const MAX_RESOLVERS: usize = 8;
 /// The most ports of UDP that a plan names: each has a socket.
 pub const MAX_UDP_PORTS: usize = 32;
-/// The most ports of the host's loopback, and of the session's that are published: each has a socket.
+/// The most ports of the host's loopback, and as many of the session's that are published: each has two sockets.
 pub const MAX_LOCAL: usize = 32;
 /// The most ports of all rules for addresses together, one that names none counting as one: each is a rule of the
 /// kernel's.
@@ -29,7 +33,7 @@ pub const PROXY_PORT: u16 = 3128;
 /// Where the session's questions for names are answered.
 const DNS: u16 = 53;
 /// TCP ports of the session's loopback that are not a program's: of what is let through, of DNS, of the proxy.
-const OWN_PORTS: [u16; 3] = [1, DNS, PROXY_PORT];
+pub(crate) const OWN_PORTS: [u16; 3] = [1, DNS, PROXY_PORT];
 /// The most addresses of one pin: of one answer.
 pub const MAX_ADDRESSES: usize = 16;
 /// The most bytes of it as a message, so that it travels with a plan or alone.
@@ -50,8 +54,15 @@ pub struct Egress {
     pub nets: Vec<NetRule>,
     /// TCP ports of the host's loopback, which appear under the same number on the session's.
     pub local: Vec<u16>,
+    /// What some of these rules let through at most.
+    pub caps: Vec<Capped>,
+    /// Ports of the session's loopback, which appear on the host's: the only way in, and no way out.
+    #[serde(default)]
+    pub publish: Vec<Publish>,
     /// Whom the relay asks, in this order.
-    pub resolvers: Vec<SocketAddr>,
+    pub resolvers: Vec<Resolver>,
+    /// Types of records besides addresses that are answered for allowed names.
+    pub dns_types: Vec<DnsType>,
     /// Special-purpose ranges that count as public ones.
     pub global_also: Vec<Net>,
     /// How many names a wildcard may stand for in one session.
@@ -82,6 +93,8 @@ pub enum Purpose {
     Local,
     /// To ask a resolver.
     Resolver,
+    /// For somebody on the host who connected to a published port: to the session's own loopback.
+    Publish(Publish),
 }
 
 /// Why an address may not be reached, as events name the rule.
@@ -94,6 +107,12 @@ pub enum Denial {
     /// A deny names it: the pattern.
     #[error("deny {0}")]
     Denied(String),
+    /// The site's blocklist of that name has it.
+    #[error("blocklist {0}")]
+    Listed(String),
+    /// The site's blocklists cannot be read.
+    #[error("blocklist.unreadable")]
+    Unreadable,
     /// The address is of a special-purpose range that no rule names.
     #[error("address.{0}")]
     Special(String),
@@ -103,12 +122,26 @@ pub enum Denial {
     /// It is none of the plan's resolvers.
     #[error("resolver.unknown")]
     Resolver,
+    /// It is none of the plan's published ports.
+    #[error("publish.unknown")]
+    Publish,
 }
 
 impl Egress {
     /// Whether anything is let out at all.
     pub fn is_closed(&self) -> bool {
         self.hosts.allow.is_empty() && self.nets.is_empty() && self.local.is_empty()
+    }
+
+    /// Whether some resolver is asked over TLS: the relay then needs the site's trust anchors.
+    pub fn asks_over_tls(&self) -> bool {
+        self.resolvers.iter().any(|resolver| resolver.tls.is_some())
+    }
+
+    /// How many sockets it has in the session's network: for TCP, DNS and the explicit proxy two each, and two for each
+    /// of [`Egress::udp_ports`] and of [`Egress::local`]; none if nothing is let out.
+    pub fn sockets(&self) -> usize {
+        if self.is_closed() { 0 } else { 6 + 2 * (self.udp_ports().len() + self.local.len()) }
     }
 
     /// UDP ports that some rule names, each once: the relay has a socket for each.
@@ -149,15 +182,19 @@ impl Egress {
         use crate::hosts::HostVerdict;
         match purpose {
             Purpose::Resolver => {
-                if self.resolvers.contains(&to) {
-                    Ok(())
-                } else {
-                    Err(Denial::Resolver)
-                }
+                // One that is asked over TLS is asked by nothing else.
+                let may = |resolver: &Resolver| resolver.tls.is_none() || protocol == Protocol::Tcp;
+                let known = self.resolvers.iter().any(|resolver| resolver.address == to && may(resolver));
+                if known { Ok(()) } else { Err(Denial::Resolver) }
             }
             Purpose::Local => {
                 let own = to.ip() == IpAddr::V4(Ipv4Addr::LOCALHOST) && protocol == Protocol::Tcp;
                 if own && self.local.contains(&to.port()) { Ok(()) } else { Err(Denial::Default) }
+            }
+            Purpose::Publish(publish) => {
+                let own = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
+                let meant = own.contains(&to.ip()) && to.port() == publish.port && protocol == Protocol::Tcp;
+                if meant && self.publish.contains(publish) { Ok(()) } else { Err(Denial::Publish) }
             }
             Purpose::Net => {
                 let judged = self.naming(to, protocol).map(|rule| self.special(to.ip(), Some(rule.net)));
@@ -182,7 +219,7 @@ impl Egress {
         let named = match purpose {
             Purpose::Resolver | Purpose::Local => true,
             Purpose::Net => by_rule(),
-            Purpose::Name(_) => false,
+            Purpose::Name(_) | Purpose::Publish(_) => false,
         };
         let by_site = self.global_also.iter().any(|net| net.contains(to.ip()));
         if named || by_site { Ok(()) } else { Err(Denial::Special("own".into())) }
@@ -191,7 +228,12 @@ impl Egress {
     /// The rule that allows `to`, without any name. A special-purpose range needs one that lies within it, and the
     /// host's loopback is for [`Egress::local`] alone.
     pub fn net(&self, to: SocketAddr, protocol: Protocol) -> Option<&NetRule> {
-        self.naming(to, protocol).find(|rule| self.special(to.ip(), Some(rule.net)).is_ok())
+        self.nets_allowing(to, protocol).next()
+    }
+
+    /// All of them.
+    pub(crate) fn nets_allowing(&self, to: SocketAddr, protocol: Protocol) -> impl Iterator<Item = &NetRule> {
+        self.naming(to, protocol).filter(move |rule| self.special(to.ip(), Some(rule.net)).is_ok())
     }
 
     fn naming(&self, to: SocketAddr, protocol: Protocol) -> impl Iterator<Item = &NetRule> {
@@ -225,7 +267,9 @@ impl Egress {
         for (what, count, most) in [
             ("rules for the network", rules, MAX_RULES),
             ("ports of one rule", ports.max().unwrap_or(0), MAX_PORTS),
+            ("capped rules", self.caps.len(), MAX_RULES),
             ("resolvers", self.resolvers.len(), MAX_RESOLVERS),
+            ("types of records", self.dns_types.len(), DnsType::ALL.len()),
             ("ports of UDP", self.udp_ports().len(), MAX_UDP_PORTS),
             ("local ports", self.local.len(), MAX_LOCAL),
             ("special-purpose ranges", self.global_also.len(), MAX_RULES),
@@ -279,6 +323,7 @@ impl Egress {
         if self.local.contains(&0) {
             return Err(Refusal::new("local port 0", "network.local", "name a port from 1 to 65535"));
         }
+        publish::check(&self.publish, &self.local)?;
         if self.wildcard_budget > WILDCARD_BUDGET {
             return Err(Refusal::new(
                 format!("a budget of {} names for a wildcard", self.wildcard_budget),
@@ -286,7 +331,7 @@ impl Egress {
                 format!("ask for at most {WILDCARD_BUDGET}"),
             ));
         }
-        Ok(())
+        self.check_caps()
     }
 
     /// Checks what the site gives to every way out, whoever made this one. Which resolvers are the system's only the
@@ -316,7 +361,10 @@ impl Egress {
         next.check()?;
         let ports = self.udp_ports();
         for (same, what) in [
+            (!self.is_closed(), "anything to reach"),
+            (self.publish == next.publish, "other published ports"),
             (self.resolvers == next.resolvers, "other resolvers"),
+            (self.dns_types == next.dns_types, "other types of records"),
             (self.global_also == next.global_also, "other ranges that count as public"),
             (self.wildcard_budget == next.wildcard_budget, "another budget for wildcards"),
             (self.hosts.deny.iter().all(|pattern| next.hosts.deny.contains(pattern)), "fewer denied names"),

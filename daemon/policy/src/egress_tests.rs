@@ -1,6 +1,9 @@
 use super::*;
 use crate::hosts::{HostPattern, HostRule};
 
+/// One of them.
+const PUBLISHED: Publish = Publish { host: 8080, port: 80 };
+
 fn net(text: &str, ports: &[u16]) -> NetRule {
     NetRule { net: Net::parse(text).unwrap(), ports: ports.to_vec(), protocol: Protocol::Tcp }
 }
@@ -68,8 +71,11 @@ fn a_special_range_is_reached_by_a_rule_within_it() {
 
 #[test]
 fn loopback_and_resolvers_are_what_was_named() {
-    let egress =
-        Egress { local: vec![5432], resolvers: vec!["127.0.0.53:53".parse().unwrap()], ..Egress::default() };
+    let egress = Egress {
+        local: vec![5432],
+        resolvers: vec![Resolver::parse("127.0.0.53").unwrap()],
+        ..Egress::default()
+    };
     let dial = |purpose, to: &str, protocol| egress.dial(&purpose, to.parse().unwrap(), protocol, true);
     assert_eq!(dial(Purpose::Local, "127.0.0.1:5432", Protocol::Tcp), Ok(()));
     for (to, protocol) in [
@@ -81,6 +87,22 @@ fn loopback_and_resolvers_are_what_was_named() {
     }
     assert_eq!(dial(Purpose::Resolver, "127.0.0.53:53", Protocol::Udp), Ok(()));
     assert_eq!(dial(Purpose::Resolver, "127.0.0.53:54", Protocol::Udp), Err(Denial::Resolver));
+}
+
+#[test]
+fn a_resolver_over_tls_is_asked_by_nothing_else() {
+    let resolvers = vec![Resolver::parse("tls://192.0.2.53#dns.example").unwrap()];
+    let egress = Egress { resolvers, ..Egress::default() };
+    assert!(egress.asks_over_tls() && !Egress::default().asks_over_tls());
+    let dial = |to: &str, protocol| egress.dial(&Purpose::Resolver, to.parse().unwrap(), protocol, false);
+    assert_eq!(dial("192.0.2.53:853", Protocol::Tcp), Ok(()));
+    for (to, protocol) in [
+        ("192.0.2.53:853", Protocol::Udp),
+        ("192.0.2.53:53", Protocol::Udp),
+        ("192.0.2.53:53", Protocol::Tcp),
+    ] {
+        assert_eq!(dial(to, protocol), Err(Denial::Resolver), "{to}");
+    }
 }
 
 #[test]
@@ -106,7 +128,7 @@ fn each_bound_of_a_plan_holds() {
         ("plan.egress", |e| e.nets = vec![net("192.0.2.0/24", &[]); MAX_RULES + 1]),
         ("plan.egress", |e| e.nets = vec![net("192.0.2.0/24", &[1; MAX_PORTS + 1])]),
         ("plan.egress", |e| e.hosts.allow = vec![host(&"a.".repeat(120), vec![]); 200]),
-        ("plan.egress", |e| e.resolvers = vec!["192.0.2.1:53".parse().unwrap(); MAX_RESOLVERS + 1]),
+        ("plan.egress", |e| e.resolvers = vec![Resolver::parse("192.0.2.1").unwrap(); MAX_RESOLVERS + 1]),
         ("plan.egress", |e| e.local = (1..=MAX_LOCAL as u16 + 1).collect()),
         ("plan.egress", |e| e.wildcard_budget = WILDCARD_BUDGET + 1),
         ("network.udp", |e| {
@@ -144,18 +166,21 @@ fn the_hosts_own_addresses_are_named_one_by_one() {
 #[test]
 fn what_is_the_sites_is_the_sites() {
     let site = |text: &str| config::Config::parse(&format!("[egress]\n{text}")).unwrap().egress;
-    let resolvers = vec!["192.0.2.53:53".parse().unwrap()];
-    let egress = Egress { resolvers, ..Egress::default() };
+    let resolvers = vec![Resolver::parse("192.0.2.53").unwrap()];
+    let egress = Egress { resolvers, local: vec![5432], ..Egress::default() };
     assert_eq!(egress.check_site(&site("")), Ok(()));
     assert_eq!(egress.check_site(&site("resolvers = ['192.0.2.1', '192.0.2.53']")), Ok(()));
     let rule = |text: &str| egress.check_site(&site(text)).unwrap_err().rule;
     assert_eq!(rule("resolvers = ['192.0.2.54']"), "egress.resolver");
+    assert_eq!(rule("resolvers = ['tls://192.0.2.53:53#dns.example']"), "egress.resolver");
     assert_eq!(rule("global_also = ['10.0.0.0/8']"), "egress.global_also");
     for next in [
         Egress { resolvers: vec![], ..egress.clone() },
         Egress { global_also: vec![Net::parse("10.0.0.0/8").unwrap()], ..egress.clone() },
         Egress { wildcard_budget: 1, ..egress.clone() },
-        Egress { local: vec![2], ..egress.clone() },
+        Egress { dns_types: vec![DnsType::Txt], ..egress.clone() },
+        Egress { local: vec![5432, 2], ..egress.clone() },
+        Egress { publish: vec![PUBLISHED], ..egress.clone() },
     ] {
         assert_eq!(egress.may_become(&next).unwrap_err().rule, "network.live");
     }
@@ -178,4 +203,34 @@ fn what_is_the_sites_is_the_sites() {
     denying.hosts.deny = vec![HostPattern::parse("a.example").unwrap()];
     assert_eq!(egress.may_become(&denying), Ok(()));
     assert_eq!(denying.may_become(&egress).unwrap_err().rule, "network.live");
+}
+
+#[test]
+fn a_published_port_is_the_sessions_own_and_lets_nothing_out() {
+    let egress = Egress { publish: vec![PUBLISHED], ..Egress::default() };
+    assert_eq!((egress.is_closed(), egress.sockets(), egress.check()), (true, 0, Ok(())));
+    let dial = |publish, to: &str, protocol| {
+        egress.dial(&Purpose::Publish(publish), to.parse().unwrap(), protocol, true)
+    };
+    for to in ["127.0.0.1:80", "[::1]:80"] {
+        assert_eq!(dial(PUBLISHED, to, Protocol::Tcp), Ok(()), "{to}");
+        assert_eq!(dial(PUBLISHED, to, Protocol::Udp), Err(Denial::Publish), "{to}");
+        assert_eq!(dial(Publish { host: 80, port: 80 }, to, Protocol::Tcp), Err(Denial::Publish), "{to}");
+    }
+    for to in ["127.0.0.1:8080", "127.0.0.2:80", "10.200.0.2:80", "[::ffff:127.0.0.1]:80", "0.0.0.0:80"] {
+        assert_eq!(dial(PUBLISHED, to, Protocol::Tcp), Err(Denial::Publish), "{to}");
+    }
+    for purpose in [Purpose::Local, Purpose::Net, Purpose::Resolver] {
+        let to = "127.0.0.1:80".parse().unwrap();
+        assert!(egress.dial(&purpose, to, Protocol::Tcp, true).is_err(), "{purpose:?}");
+    }
+    // It began without anything to reach: it gets nothing later.
+    let open = Egress { local: vec![5432], ..egress.clone() };
+    assert_eq!(egress.may_become(&open).unwrap_err().rule, "network.live");
+    assert_eq!(egress.may_become(&egress).unwrap_err().rule, "network.live");
+    assert_eq!(
+        open.may_become(&Egress { publish: vec![], ..open.clone() }).unwrap_err().rule,
+        "network.live"
+    );
+    assert_eq!(open.may_become(&open), Ok(()));
 }

@@ -1,9 +1,11 @@
 //! What happened in a session, as its keeper saw it. The service gives each its place in the session's
 //! stream and writes it down.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
+
+use crate::publish::Publish;
 
 /// One thing that happened, numbered by who saw it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -163,7 +165,8 @@ pub enum NetEvent {
         received: u64,
         /// Milliseconds.
         duration_ms: u64,
-        /// `"closed"`, `"reset"`, `"idle"`, `"policy"`, `"failed: …"`.
+        /// `"closed"`, `"reset"`, `"idle"`, `"policy"`, `"limit"`, `"failed: …"`; `"unused"` if another address of
+        /// the name was faster.
         reason: String,
     },
     /// A request of HTTP was refused.
@@ -176,6 +179,30 @@ pub enum NetEvent {
         host: String,
         /// The rule that refused it.
         denied: String,
+    },
+    /// Somebody on the host connected to a published port, or was refused.
+    Entered {
+        /// Who: an address and port of the host's, as the relay says.
+        from: SocketAddr,
+        /// The port.
+        publish: Publish,
+        /// The rule that refused it.
+        denied: Option<String>,
+    },
+    /// A connection to a published port ended.
+    Left {
+        /// Who had made it.
+        from: SocketAddr,
+        /// The port.
+        publish: Publish,
+        /// Bytes from the session.
+        sent: u64,
+        /// Bytes to it.
+        received: u64,
+        /// Milliseconds.
+        duration_ms: u64,
+        /// As for [`NetEvent::Closed`].
+        reason: String,
     },
 }
 

@@ -5,8 +5,11 @@
 //! [`wire`] bounds what one process may say to another.
 
 pub mod addresses;
+pub mod blocklist;
+pub mod caps;
 pub mod config;
 pub mod decide;
+pub mod dns_type;
 pub mod egress;
 mod environment;
 pub mod event;
@@ -18,8 +21,10 @@ pub mod network;
 mod overlap;
 pub mod plan;
 pub mod profile;
+pub mod publish;
 pub mod refusal;
 pub mod reload;
+pub mod resolver;
 pub mod size;
 pub mod wire;
 

@@ -196,6 +196,7 @@ impl Profile {
         replace(&mut self.network.default, child.network.default);
         add(&mut self.network.deny, child.network.deny);
         add(&mut self.network.allow, child.network.allow);
+        add(&mut self.network.dns_types, child.network.dns_types);
         add(&mut self.network.publish, child.network.publish);
         replace(&mut self.network.proxy_env, child.network.proxy_env);
         add(&mut self.http, child.http);

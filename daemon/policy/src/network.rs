@@ -6,13 +6,16 @@
 mod rule;
 
 use std::fmt;
-use std::net::SocketAddr;
 
 use crate::Refusal;
 use crate::addresses::Net;
+use crate::caps::{Capped, Caps};
+use crate::dns_type::DnsType;
 use crate::egress::{Egress, WILDCARD_BUDGET};
 use crate::hosts::{HostPattern, HostRule};
 use crate::profile;
+use crate::publish::Publish;
+use crate::resolver::Resolver;
 use rule::denied;
 pub use rule::{Rule, WEB};
 
@@ -24,8 +27,8 @@ pub const MAX_TEXT: usize = 2048;
 /// What is to be allowed and denied, besides what is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Change {
-    /// What passes.
-    pub allow: Vec<Rule>,
+    /// What passes, and how much of it.
+    pub allow: Vec<Capped>,
     /// Names that nothing can allow.
     pub deny: Vec<HostPattern>,
 }
@@ -34,19 +37,20 @@ pub struct Change {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Upstream {
     /// Whom names are asked of.
-    pub resolvers: Vec<SocketAddr>,
+    pub resolvers: Vec<Resolver>,
     /// Special-purpose ranges that count as public ones.
     pub global_also: Vec<Net>,
 }
 
 impl Change {
-    /// Reads entries as flags have them.
+    /// Reads entries as flags have them: without caps.
     ///
     /// # Errors
     /// The first that cannot be meant.
     pub fn parse(allow: &[String], deny: &[String]) -> Result<Self, Refusal> {
+        let uncapped = |text: &String| Ok(Capped { rule: Rule::parse(text)?, caps: Caps::default() });
         Ok(Self {
-            allow: allow.iter().map(|text| Rule::parse(text)).collect::<Result<_, _>>()?,
+            allow: allow.iter().map(uncapped).collect::<Result<_, Refusal>>()?,
             deny: deny.iter().map(|text| denied("deny", text)).collect::<Result<_, _>>()?,
         })
     }
@@ -56,6 +60,7 @@ impl Change {
     /// # Errors
     /// The first that cannot be meant.
     pub fn of(network: &profile::Network) -> Result<Self, Refusal> {
+        network.publish.iter().try_for_each(|entry| Publish::of(entry).map(drop))?;
         Ok(Self {
             allow: network.allow.iter().map(Rule::of).collect::<Result<_, _>>()?,
             deny: network.deny.iter().map(|text| denied("network.deny", text)).collect::<Result<_, _>>()?,
@@ -78,7 +83,7 @@ impl Egress {
     /// Adds what somebody asks for by hand.
     fn add(&mut self, change: &Change) -> Result<(), Refusal> {
         self.deny(&change.deny);
-        for rule in &change.allow {
+        for Capped { rule, .. } in &change.allow {
             if let Rule::Host(HostRule { host, .. }) = rule
                 && let Some(pattern) = self.hosts.deny.iter().find(|pattern| pattern.covers(host))
             {
@@ -100,9 +105,13 @@ impl Egress {
         }
     }
 
-    fn allow(&mut self, rules: &[Rule]) -> Result<(), Refusal> {
-        for rule in rules {
-            match rule {
+    fn allow(&mut self, rules: &[Capped]) -> Result<(), Refusal> {
+        for capped in rules {
+            if !(self.caps.is_empty() && capped.caps.is_none()) {
+                self.forget(&capped.rule);
+            }
+            self.set_caps(capped);
+            match &capped.rule {
                 Rule::Host(host) if self.resolvers.is_empty() => {
                     return Err(Refusal::new(
                         format!("allow {}, without anybody to resolve names", host.host),
@@ -119,6 +128,21 @@ impl Egress {
         Ok(())
     }
 
+    /// The last of those that are equally close counts: a rule that is given again is given last.
+    fn forget(&mut self, rule: &Rule) {
+        match rule {
+            Rule::Host(host) => self.hosts.allow.retain(|known| known != host),
+            Rule::Net(net) => self.nets.retain(|known| known != net),
+            Rule::Local(_) => {}
+        }
+    }
+
+    fn publish(&mut self, publish: Publish) {
+        if !self.publish.contains(&publish) {
+            self.publish.push(publish);
+        }
+    }
+
     /// All that passes, in the form that [`Rule::parse`] reads.
     pub fn rules(&self) -> impl Iterator<Item = Rule> {
         let hosts = self.hosts.allow.iter().cloned().map(Rule::Host);
@@ -127,18 +151,31 @@ impl Egress {
     }
 }
 
-/// The way out that a profile and flags give together; none if they let nothing pass.
+/// The types of records that a profile lists, each once.
+///
+/// # Errors
+/// The first that cannot be listed.
+pub(crate) fn dns_types(network: &profile::Network) -> Result<Vec<DnsType>, Refusal> {
+    let kinds = network.dns_types.iter().map(|text| DnsType::parse(text));
+    let mut kinds: Vec<DnsType> = kinds.collect::<Result<_, _>>()?;
+    kinds.sort_unstable();
+    kinds.dedup();
+    Ok(kinds)
+}
+
+/// The way out that a profile and flags give together, and what they publish; none if they let nothing pass.
 ///
 /// # Errors
 /// The first entry that cannot be meant, or that nothing can resolve.
 pub(crate) fn egress(
     network: &profile::Network,
-    flags: &Change,
+    (flags, publish): (&Change, &[Publish]),
     upstream: &Upstream,
 ) -> Result<Option<Egress>, Refusal> {
     let own = Change::of(network)?;
     let mut egress = Egress {
         resolvers: upstream.resolvers.clone(),
+        dns_types: dns_types(network)?,
         global_also: upstream.global_also.clone(),
         wildcard_budget: WILDCARD_BUDGET,
         announce_proxy: network.proxy_env == Some(true),
@@ -147,7 +184,15 @@ pub(crate) fn egress(
     egress.deny(&own.deny);
     egress.allow(&own.allow)?;
     egress.add(flags)?;
-    Ok((!egress.is_closed()).then_some(egress))
+    for entry in &network.publish {
+        egress.publish(Publish::of(entry)?);
+    }
+    publish.iter().for_each(|publish| egress.publish(*publish));
+    if egress.is_closed() {
+        // Nobody is asked and nothing announced where nothing is let out.
+        (egress.resolvers, egress.dns_types, egress.announce_proxy) = (Vec::new(), Vec::new(), false);
+    }
+    Ok((!egress.is_closed() || !egress.publish.is_empty()).then_some(egress))
 }
 
 impl fmt::Display for Change {

@@ -13,7 +13,7 @@ fn change(allow: &[&str], deny: &[&str]) -> Change {
 }
 
 fn upstream() -> Upstream {
-    Upstream { resolvers: vec!["192.0.2.53:53".parse().unwrap()], global_also: vec![] }
+    Upstream { resolvers: vec![Resolver::parse("192.0.2.53").unwrap()], global_also: vec![] }
 }
 
 fn of(toml: &str) -> Result<Change, Refusal> {
@@ -23,11 +23,12 @@ fn of(toml: &str) -> Result<Change, Refusal> {
 #[test]
 fn the_documented_profile_has_its_way_out() {
     let profile = Profile::parse("x", WHOLE).unwrap();
-    let egress = egress(&profile.network, &Change::default(), &upstream()).unwrap().unwrap();
+    let egress = egress(&profile.network, (&Change::default(), &[]), &upstream()).unwrap().unwrap();
     let host = HostPattern::parse("api.example.org").unwrap();
     assert_eq!(egress.hosts.allow, [HostRule { host, ports: vec![443], protocol: Protocol::Tcp }]);
     assert_eq!(egress.hosts.deny, [HostPattern::parse("*.ads.example").unwrap()]);
     assert_eq!((egress.nets.len(), egress.local.len(), egress.announce_proxy), (0, 0, false));
+    assert_eq!(egress.publish, [Publish { host: 3000, port: 3000 }]);
     assert_eq!((&egress.resolvers, egress.wildcard_budget), (&upstream().resolvers, WILDCARD_BUDGET));
     assert_eq!(egress.check(), Ok(()));
 }
@@ -84,6 +85,9 @@ fn what_cannot_be_meant_is_one_line_with_its_mend() {
         ("example.org:*/udp", "network.udp", "ports"),
         ("local:0", "network.local", "65535"),
         ("local:x", "network.local", "65535"),
+        ("local", "network.local", "local:PORT"),
+        ("LOCAL.", "network.local", "local:PORT"),
+        ("local/tcp", "network.local", "local:PORT"),
         ("", "network.host", "name"),
         ("a\n\u{1b}2J", "network.host", "name"),
     ] {
@@ -141,17 +145,17 @@ fn entries_of_profiles_are_one_of_three() {
 #[test]
 fn a_session_that_runs_gets_more_and_keeps_every_deny() {
     let flags = change(&["a.example:443", "192.0.2.0/24:123/udp", "local:5432"], &["b.example"]);
-    let now = egress(&profile::Network::default(), &flags, &upstream()).unwrap().unwrap();
+    let now = egress(&profile::Network::default(), (&flags, &[]), &upstream()).unwrap().unwrap();
     let next =
-        change(&["*.c.example", "a.example:443", "local:5432", "198.51.100.0/24:123/udp"], &["d.c.example"]);
+        change(&["*.c.example", "a.example:443", "local:5432", "11.22.33.0/24:123/udp"], &["d.c.example"]);
     assert_eq!(
         next.to_string(),
-        "allow *.c.example:80,443, allow a.example:443, allow local:5432, allow 198.51.100.0/24:123/udp, \
+        "allow *.c.example:80,443, allow a.example:443, allow local:5432, allow 11.22.33.0/24:123/udp, \
          deny d.c.example"
     );
     let then = next.apply(&now).unwrap();
     let rules: Vec<String> = then.rules().map(|rule| rule.to_string()).collect();
-    let nets = ["192.0.2.0/24:123/udp", "198.51.100.0/24:123/udp"];
+    let nets = ["192.0.2.0/24:123/udp", "11.22.33.0/24:123/udp"];
     assert_eq!(rules, ["a.example:443", "*.c.example:80,443", nets[0], nets[1], "local:5432"]);
     let deny: Vec<String> = then.hosts.deny.iter().map(ToString::to_string).collect();
     assert_eq!(deny, ["b.example", "d.c.example"]);
@@ -184,4 +188,21 @@ proptest! {
     fn hostile_entries_never_panic(text in "\\PC{0,48}") {
         let _ = Change::parse(std::slice::from_ref(&text), std::slice::from_ref(&text));
     }
+}
+
+#[test]
+fn types_of_records_are_listed_by_name() {
+    let parse = |toml: &str| Profile::parse("x", &format!("schema = 1\n[network]\n{toml}"));
+    let kinds = |toml: &str| dns_types(&parse(toml).unwrap().network).unwrap();
+    assert_eq!(kinds(""), []);
+    assert_eq!(kinds("dns_types = ['txt', 'SRV', 'TXT']"), [DnsType::Srv, DnsType::Txt]);
+    let refusal = parse("dns_types = ['TXT', 'ANY']").unwrap_err();
+    assert_eq!(refusal.rule, "network.dns_types");
+    assert!(refusal.what.contains("profile x") && refusal.what.contains("ANY"), "{refusal}");
+    let both = parse("dns_types = ['TXT']").unwrap().overlaid(parse("dns_types = ['MX']").unwrap());
+    assert_eq!(dns_types(&both.network).unwrap(), [DnsType::Mx, DnsType::Txt]);
+    let allow = "dns_types = ['MX']\n[[network.allow]]\nhost = 'a.example'";
+    let egress =
+        egress(&parse(allow).unwrap().network, (&Change::default(), &[]), &upstream()).unwrap().unwrap();
+    assert_eq!(egress.dns_types, [DnsType::Mx]);
 }

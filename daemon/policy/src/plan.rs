@@ -179,7 +179,7 @@ impl Plan {
     pub fn check(&self, bounds: &Bounds) -> Result<(), Refusal> {
         self.check_command()?;
         self.check_limits(bounds)?;
-        self.egress.as_ref().map_or(Ok(()), Egress::check)?;
+        self.egress.as_ref().map_or(Ok(()), |egress| check_network(egress, bounds))?;
         self.check_mounts(bounds)
     }
 
@@ -276,6 +276,18 @@ impl Plan {
             ));
         }
         Ok(())
+    }
+}
+
+fn check_network(egress: &Egress, bounds: &Bounds) -> Result<(), Refusal> {
+    egress.check()?;
+    match egress.publish.first() {
+        Some(publish) if !bounds.publish => Err(Refusal::new(
+            format!("publish {publish}"),
+            "bounds.publish",
+            "the administrator forbids it: nothing of a session appears on this host's loopback",
+        )),
+        _ => Ok(()),
     }
 }
 

@@ -168,7 +168,10 @@ pub struct Network {
     /// What passes.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub allow: Vec<Allow>,
-    /// Ports of the session that the caller can reach.
+    /// Types of records besides addresses that names which pass may be asked for.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub dns_types: Vec<String>,
+    /// Ports of the session that can be reached on the host's loopback.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub publish: Vec<Publish>,
     /// Whether programs are told of the explicit proxy, by `http_proxy` and its like.
@@ -205,6 +208,12 @@ pub struct Allow {
     /// The protocol.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub protocol: Option<Protocol>,
+    /// Connections by this rule that are open at a time, and flows of UDP.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_connections: Option<u32>,
+    /// Bytes from the session by this rule, in all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_sent: Option<Size>,
 }
 
 /// A transport.
@@ -221,8 +230,11 @@ pub enum Protocol {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Publish {
-    /// The port.
+    /// The port in the session.
     pub port: u16,
+    /// The port on the host's loopback; the same if it is not named.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host_port: Option<u16>,
 }
 
 /// `[[http]]`.
@@ -392,7 +404,8 @@ impl Profile {
             )
         })?;
         profile.check(label)?;
-        network::Change::of(&profile.network).map_err(|refusal| {
+        let network = &profile.network;
+        network::Change::of(network).and_then(|_| network::dns_types(network)).map_err(|refusal| {
             Refusal::new(format!("profile {label}: {}", refusal.what), refusal.rule, refusal.mend)
         })?;
         Ok(profile)
@@ -444,6 +457,7 @@ impl Profile {
         let fixed = [
             ("filesystem.read", &self.filesystem.read),
             ("network.deny", &self.network.deny),
+            ("network.dns_types", &self.network.dns_types),
             ("environment.allow", &self.environment.allow),
             ("process.exec", &self.process.exec),
         ];
@@ -465,7 +479,6 @@ impl Profile {
             (self.filesystem.home == Some(Home::Kept), "filesystem.home = \"kept\""),
             (worktree, "filesystem.workspace.mode = \"worktree\""),
             (self.network.default == Some(NetworkDefault::Ask), "network.default = \"ask\""),
-            (!self.network.publish.is_empty(), "network.publish"),
             (!self.http.is_empty(), "http"),
             (!self.credential.is_empty(), "credential"),
             (!self.process.exec.is_empty(), "process.exec"),
@@ -506,6 +519,8 @@ pub(crate) mod tests {
         host = "api.example.org"
         ports = [443]
         protocol = "tcp"
+        max_connections = 16
+        max_sent = "64M"
         [[network.publish]]
         port = 3000
         [[http]]
@@ -542,7 +557,7 @@ pub(crate) mod tests {
         let text = profile.to_toml().unwrap();
         assert_eq!(Profile::parse("x", &text).unwrap(), profile);
         assert!(text.contains("memory = \"4G\"") && text.contains("timeout = \"8h\""), "{text}");
-        let keys = ["network.publish", "http", "credential", "process.exec", "terminal.filter"];
+        let keys = ["http", "credential", "process.exec", "terminal.filter"];
         assert_eq!(profile.unenforced(), keys);
     }
 

@@ -57,7 +57,7 @@ mod tests {
             "",
             "spares = 0\nclient_grace = '1s'\nroot_callers = true\nprofile_dirs = []",
             "[bounds]\nmax_sessions = 1\nuser_memory = '1G'",
-            "[audit]\nretain = '1d'\n[secret.x]\nfile = 'x'\n[egress]\nglobal_also = ['10.0.0.0/8']",
+            "[audit]\nretain = '1d'\n[secret.x]\nfile = 'x'\n[egress]\nglobal_also = ['10.0.0.0/8']\nblocklists = ['/x/ads.hosts']",
             "[log]\nlevel = 'debug'",
         ] {
             assert!(keys(free).is_empty(), "{free}");

@@ -16,6 +16,7 @@ use crate::hosts::HostName;
 use crate::names::{AbsPath, SessionId};
 use crate::plan::{Plan, WindowSize};
 use crate::profile::Protocol;
+use crate::publish::Publish;
 
 /// Of all messages here; the first two bytes of each packet.
 pub const VERSION: u16 = 1;
@@ -395,12 +396,16 @@ pub enum ToRelay {
     },
     /// No command runs any more and none will: end once all output is delivered.
     Over,
-    /// The session has a way out. Descriptors, all of them in the session's network namespace, in this order:
-    /// transparent listeners for TCP, IPv4 and IPv6; sockets for DNS over UDP, likewise; listeners of the explicit
-    /// proxy, likewise; two sockets for each of [`Egress::udp_ports`]; two listeners for each of [`Egress::local`].
+    /// The session has a way out, or ports that are published. Descriptors, all of them in the session's network
+    /// namespace, none if nothing is let out ([`Egress::sockets`]), in this order: transparent listeners for TCP, IPv4
+    /// and IPv6; sockets for DNS over UDP, likewise; listeners of the explicit proxy, likewise; two sockets for each of
+    /// [`Egress::udp_ports`]; two listeners for each of [`Egress::local`]. Then the table of the site's blocklists, if
+    /// it has any. Then, if [`Egress::asks_over_tls`], a file of the host's: certificates of authorities, as PEM.
     Network {
         /// What it may reach.
         egress: Box<Egress>,
+        /// Whether there is a table.
+        blocklist: bool,
     },
     /// What it may reach is something else now: what is open is judged again.
     Policy {
@@ -421,6 +426,12 @@ pub enum ToRelay {
         number: u32,
         /// The addresses that can be reached now, of those that were asked for.
         addresses: Vec<IpAddr>,
+    },
+    /// A port is published; it comes right after [`ToRelay::Network`]. Descriptors: one or two listeners on the host's
+    /// loopback, for IPv4 and IPv6.
+    Publish {
+        /// Which.
+        publish: Publish,
     },
 }
 
@@ -444,7 +455,7 @@ pub enum FromRelay {
         to: SocketAddr,
         /// How.
         protocol: Protocol,
-        /// Who in the session asked: its claim, of which nothing is judged.
+        /// Who in the session asked, or who on the host for [`Purpose::Publish`]: a claim, of which nothing is judged.
         from: SocketAddr,
     },
     /// A name was asked for and resolved: its addresses are to be reachable. Answered by [`ToRelay::Pinned`]. The
@@ -469,6 +480,8 @@ pub enum FromRelay {
 
 /// Dials and pins of a relay that wait for an answer.
 pub const MAX_DIALS: usize = 256;
+/// Of dials, those to published ports: each is a question to the session's pid 1, which the agent can slow down.
+pub const MAX_INWARD: usize = 32;
 
 /// What travels between relay and service: frames on a stream, `kind` (1 byte), length (3 bytes, little
 /// endian), payload.

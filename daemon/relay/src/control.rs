@@ -21,8 +21,6 @@ use crate::{Descriptors, RelayError};
 const LAST_WORDS: Duration = Duration::from_secs(1);
 /// How often it is said that something went through.
 const ACTIVE: Duration = Duration::from_secs(1);
-/// The longest message of those that come often.
-const SHORT: usize = 1024;
 /// Orders that wait for a channel, which takes them at once.
 const ORDERS: usize = 4;
 
@@ -64,22 +62,12 @@ impl Control {
         }
     }
 
-    /// The next packet. Only a plan is long.
-    fn receive(&self) -> Result<Option<Packet>, PacketError> {
-        let socket = self.socket.get_ref();
-        match socket.peek(SHORT) {
-            Err(PacketError::TooLong { .. }) => socket.receive(MAX_PACKET, MAX_DESCRIPTORS),
-            Err(other) => Err(other),
-            Ok(_) => socket.receive(SHORT, MAX_DESCRIPTORS),
-        }
-    }
-
     /// The next message; `None` once the keeper is gone.
     async fn hear(&self) -> Result<Option<(ToRelay, Vec<OwnedFd>)>, RelayError> {
         let error = |source| RelayError::Io { what: "hear the keeper", source };
         loop {
             let mut ready = self.socket.readable().await.map_err(error)?;
-            match self.receive() {
+            match self.socket.get_ref().receive(MAX_PACKET, MAX_DESCRIPTORS) {
                 Ok(None) => return Ok(None),
                 Ok(Some(Packet { bytes, descriptors })) => {
                     let message = decode(&bytes).map_err(|error| RelayError::Keeper(error.to_string()))?;
@@ -201,15 +189,16 @@ impl Relay {
         message: ToRelay,
         mut descriptors: Vec<OwnedFd>,
     ) -> Result<Option<(ToRelay, Vec<OwnedFd>)>, RelayError> {
-        match (message, &self.network) {
-            (ToRelay::Network { egress }, None) => {
-                self.network = Some(Network::open(*egress, descriptors, self.control.clone())?);
+        match (message, &mut self.network) {
+            (ToRelay::Network { egress, blocklist }, None) => {
+                self.network = Some(Network::open(*egress, blocklist, descriptors, self.control.clone())?);
             }
             (ToRelay::Policy { egress }, Some(network)) => network.policy(*egress),
             (ToRelay::Dialled { number, errno }, Some(network)) => {
                 network.dialled(number, errno, descriptors.pop());
             }
             (ToRelay::Pinned { number, addresses }, Some(network)) => network.pinned(number, addresses),
+            (ToRelay::Publish { publish }, Some(network)) => network.publish(publish, descriptors)?,
             // Answers to what was asked before the end.
             (ToRelay::Policy { .. } | ToRelay::Dialled { .. } | ToRelay::Pinned { .. }, None)
                 if self.over => {}

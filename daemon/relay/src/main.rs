@@ -20,7 +20,8 @@
 //!
 //! A session that may reach something has its sockets' descriptors come by the control socket as well, with the plan:
 //! names are answered, connections judged and carried as `egress` has it. The relay connects to nobody: the keeper does,
-//! which judges again, and passes the descriptor.
+//! which judges again, and passes the descriptor. Ports that the session publishes come as listeners on the host's
+//! loopback; the other end of each connection is the session's own loopback, and comes from the keeper too.
 //!
 //! The relay ends with status 0 once the session is over and all channels have ended; with status 1 and a line on
 //! standard error if anything else ends it: the keeper is gone (what can be read by then is still sent, for a
@@ -103,7 +104,8 @@ fn start() -> Result<(), RelayError> {
         agentd_kernel::lockdown::relay().map_err(|error| RelayError::Lockdown(error.to_string()))?;
     let descriptors = Descriptors::inherited()?;
     screen::quiet_panics();
-    runtime.block_on(control::relay(descriptors))
+    // In a task: what wakes the future that a runtime blocks on wakes the runtime as well, by a write to itself.
+    runtime.block_on(runtime.spawn(control::relay(descriptors)))?
 }
 
 impl Descriptors {

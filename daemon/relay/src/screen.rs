@@ -250,6 +250,9 @@ impl Scanner {
                 return;
             }
             (At::String, _) => return,
+            // As the parser has it: the one acts at once and the sequence goes on, the other is nothing.
+            (_, 0..=0x1f) => return pass(&[byte]),
+            (_, 0x7f..) => return,
             _ => {}
         }
         // One that is too long means nothing to the parser.
@@ -259,7 +262,7 @@ impl Scanner {
         match (self.at, byte) {
             (At::Escape, b'[') if self.held.len() == 2 => self.at = At::Control,
             (At::Escape, b']' | b'P' | b'X' | b'^' | b'_') if self.held.len() == 2 => self.at = At::String,
-            (At::Escape, 0x20..=0x2f) | (At::Control, 0..=0x3f) => {}
+            (At::Escape, 0x20..=0x2f) | (At::Control, 0x20..=0x3f) => {}
             _ => {
                 let sequence = std::mem::take(&mut self.held);
                 self.at = At::Text;
@@ -289,11 +292,15 @@ fn is_mode(piece: &[u8]) -> bool {
 /// The sequence, with no more insertions than a screen has places for.
 fn limited(sequence: Vec<u8>, most: u16) -> Vec<u8> {
     match sequence.as_slice() {
-        [0x1b, b'[', count @ .., last @ (b'L' | b'T' | b'@')] => {
-            let number = std::str::from_utf8(count).ok().and_then(|count| count.parse::<u64>().ok());
-            match number {
-                Some(number) if number <= u64::from(most) => sequence,
-                None if count.is_empty() => sequence,
+        // With anything but numbers it is another one.
+        [0x1b, b'[', numbers @ .., last @ (b'L' | b'T' | b'@')]
+            if numbers.iter().all(|byte| matches!(byte, b'0'..=b';')) =>
+        {
+            let end = numbers.iter().position(|byte| !byte.is_ascii_digit()).unwrap_or(numbers.len());
+            let count = std::str::from_utf8(&numbers[..end]).ok().and_then(|count| count.parse::<u16>().ok());
+            match count {
+                Some(count) if count <= most => sequence,
+                None if end == 0 => sequence,
                 _ => format!("\x1b[{most}{}", char::from(*last)).into_bytes(),
             }
         }
@@ -381,6 +388,27 @@ mod tests {
         screen.parse();
         assert!(start.elapsed().as_secs() < 5, "{:?}", start.elapsed());
         assert!(screen.parser.screen().contents().contains("seen"));
+    }
+
+    #[test]
+    fn what_is_inside_a_sequence_hides_no_count() {
+        let passed = |bytes: &[u8]| {
+            let mut passed = Vec::new();
+            Scanner::default().scan(bytes, 80, |piece| passed.extend_from_slice(piece));
+            passed
+        };
+        for (written, seen) in [
+            (&b"\x1b[65535@"[..], &b"\x1b[80@"[..]),
+            (b"\x1b[2\xcd65535@", b"\x1b[80@"),
+            (b"\x1b\x7f[\x7f65535L", b"\x1b[80L"),
+            (b"\x1b[6\x005\x08535T", b"\0\x08\x1b[80T"),
+            (b"\x1b[65535;1@", b"\x1b[80@"),
+            (b"\x1b[5;65535@\x1b[@\x1b[;9L", b"\x1b[5;65535@\x1b[@\x1b[;9L"),
+            (b"\x1b[99999999999999999999L", b"\x1b[80L"),
+            (b"\x1b[?65535L\x1b[65535 @", b"\x1b[?65535L\x1b[65535 @"),
+        ] {
+            assert_eq!(passed(written), seen);
+        }
     }
 
     #[test]

@@ -4,6 +4,7 @@
 
 mod api;
 mod attach;
+mod blocklists;
 mod build;
 mod connection;
 mod convert;
@@ -52,6 +53,7 @@ use std::process::{Command, ExitCode};
 use std::sync::Arc;
 
 use clap::Parser;
+use nix::unistd::{User, setgid, setgroups, setuid};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
@@ -67,7 +69,7 @@ struct Options {
     /// The configuration
     #[arg(long, value_name = "FILE", default_value = "/etc/agentd/agentd.toml")]
     config: PathBuf,
-    /// Say what is wrong with the configuration and with the profiles, and end
+    /// Say what is wrong with the configuration, the profiles and the blocklists, and end
     #[arg(long)]
     check: bool,
     #[command(subcommand)]
@@ -126,7 +128,11 @@ fn main() -> ExitCode {
 
 /// What is wrong, a line each.
 fn check(file: &Path) -> ExitCode {
-    match site::check(file) {
+    let mistakes = match become_account(file) {
+        Ok(()) => site::check(file),
+        Err(mistake) => Err(vec![mistake]),
+    };
+    match mistakes {
         Ok(site) => {
             println!("{}: good, with {} profiles of the site", file.display(), site.profiles.len());
             ExitCode::SUCCESS
@@ -136,6 +142,18 @@ fn check(file: &Path) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Root looks at no more than the configuration: what others wrote is read under the service's account. Where there is
+/// no such account, the look at the configuration says so.
+fn become_account(file: &Path) -> Result<(), String> {
+    if !rustix::process::geteuid().is_root() {
+        return Ok(());
+    }
+    let site = Site::read(file).map_err(|error| error.to_string())?;
+    let Ok(Some(user)) = User::from_name(&site.config.service_user) else { return Ok(()) };
+    let became = setgroups(&[user.gid]).and_then(|()| setgid(user.gid)).and_then(|()| setuid(user.uid));
+    became.map_err(|errno| format!("service_user: cannot become {}: {errno}", user.name))
 }
 
 /// By hand, as root: the launcher is the parent of everything.

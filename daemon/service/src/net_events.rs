@@ -1,6 +1,9 @@
 //! What a session did with its way out, as clients see it.
 
+use std::net::SocketAddr;
+
 use agentd_policy::event::{NetEvent, NetPeer};
+use agentd_policy::publish::Publish;
 use agentd_proto::v1::{DnsDetail, Event, HttpDetail, NetDetail};
 
 use crate::convert::bounded;
@@ -9,7 +12,7 @@ use crate::convert::bounded;
 pub fn convert(event: NetEvent, mut new: impl FnMut(&str) -> Event) -> Event {
     let judged = |event: Event, denied: Option<String>| Event {
         decision: Some(if denied.is_some() { "deny" } else { "allow" }.into()),
-        rule: denied.as_deref().map(bounded),
+        rule: denied.as_deref().map(bounded).or(event.rule),
         ..event
     };
     match event {
@@ -36,7 +39,40 @@ pub fn convert(event: NetEvent, mut new: impl FnMut(&str) -> Event) -> Event {
             let http = HttpDetail { method: bounded(&method), host: bounded(&host) };
             judged(Event { net: Some(far_end(&peer)), http: Some(http), ..new("http.request") }, Some(denied))
         }
+        NetEvent::Entered { from, publish, denied } => {
+            let kind = if denied.is_some() { "net.denied" } else { "net.connect" };
+            let allowed = Some(rule(publish));
+            judged(Event { net: Some(visitor(from, publish)), rule: allowed, ..new(kind) }, denied)
+        }
+        NetEvent::Left { from, publish, sent, received, duration_ms, reason } => {
+            let net = NetDetail {
+                sent: Some(sent),
+                received: Some(received),
+                duration_ms: Some(duration_ms),
+                reason: Some(bounded(&reason)),
+                ..visitor(from, publish)
+            };
+            Event { net: Some(net), rule: Some(rule(publish)), ..new("net.closed") }
+        }
     }
+}
+
+/// Who came in by a published port.
+fn visitor(from: SocketAddr, publish: Publish) -> NetDetail {
+    NetDetail {
+        protocol: "tcp".into(),
+        address: from.ip().to_string(),
+        port: Some(u32::from(from.port())),
+        count: 1,
+        direction: Some("in".into()),
+        published: Some(u32::from(publish.port)),
+        ..NetDetail::default()
+    }
+}
+
+/// What lets them in.
+fn rule(publish: Publish) -> String {
+    format!("publish {publish}")
 }
 
 fn far_end(peer: &NetPeer) -> NetDetail {

@@ -1,10 +1,11 @@
 //! What a running session may reach: how it is shown, and how it is changed.
 
 use agentd_policy::Refusal;
+use agentd_policy::caps::{Capped, Caps};
 use agentd_policy::egress::Egress;
 use agentd_policy::names::SessionId;
 use agentd_policy::network::{Change, MAX_CHANGE};
-use agentd_proto::v1::{ChangePolicyRequest, Network};
+use agentd_proto::v1::{Cap, ChangePolicyRequest, Network};
 use tokio::sync::oneshot;
 
 use crate::error::malformed;
@@ -20,7 +21,21 @@ pub fn show(egress: &Egress) -> Network {
         deny: egress.hosts.deny.iter().map(ToString::to_string).collect(),
         resolvers: egress.resolvers.iter().map(ToString::to_string).collect(),
         proxy_env: egress.announce_proxy,
+        caps: egress.caps.iter().map(cap).collect(),
+        publish: published(egress),
+        dns_types: egress.dns_types.iter().map(ToString::to_string).collect(),
     }
+}
+
+fn cap(Capped { rule, caps }: &Capped) -> Cap {
+    let Caps { connections, sent } = caps;
+    // No plan has a cap of 0.
+    Cap { rule: rule.to_string(), max_connections: connections.unwrap_or(0), max_sent: sent.unwrap_or(0) }
+}
+
+/// The ports that it publishes, as the API shows them.
+pub fn published(egress: &Egress) -> Vec<String> {
+    egress.publish.iter().map(ToString::to_string).collect()
 }
 
 /// What a client asks for.
@@ -88,7 +103,7 @@ impl Changes {
     }
 }
 
-/// A session that has no network at all.
+/// A session that has nothing to reach.
 pub fn no_network(session: &SessionId) -> Refusal {
     Refusal::new(
         format!("session {session}, which has no network"),

@@ -2,10 +2,11 @@
 
 use agentd_policy::Refusal;
 use agentd_policy::decide::{Request, Wanted};
-use agentd_policy::egress::MAX_RULES;
+use agentd_policy::egress::{MAX_LOCAL, MAX_RULES};
 use agentd_policy::names::{AbsPath, SessionId, SessionName};
 use agentd_policy::network::Change;
 use agentd_policy::plan::{MAX_ARGC, MAX_MOUNTS, MAX_NAMES, Mode, Role, WindowSize};
+use agentd_policy::publish::Publish;
 use agentd_proto::v1::{self, RunSpec, WantedPath};
 
 use crate::error::malformed;
@@ -20,6 +21,7 @@ pub fn parse(spec: RunSpec, session: SessionId) -> Result<Request, Refusal> {
         ("paths to read", spec.read.len(), MAX_MOUNTS),
         ("masks", spec.mask.len(), MAX_NAMES),
         ("rules of the network", spec.allow.len() + spec.deny.len(), MAX_RULES),
+        ("published ports", spec.publish.len(), MAX_LOCAL),
     ] {
         if count > most {
             return Err(Refusal::new(
@@ -43,6 +45,7 @@ pub fn parse(spec: RunSpec, session: SessionId) -> Result<Request, Refusal> {
         read: spec.read.iter().map(|path| abs("path to read", path)).collect::<Result<_, _>>()?,
         mask: spec.mask,
         network: Change::parse(&spec.allow, &spec.deny)?,
+        publish: spec.publish.iter().map(|text| Publish::parse(text)).collect::<Result<_, _>>()?,
         memory: spec.memory,
         pids: spec.pids,
         cpus: spec.cpus,

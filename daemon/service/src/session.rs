@@ -269,6 +269,7 @@ impl Session {
             Phase::Stopping => "stopping",
             Phase::Ended | Phase::Over => "ended",
         };
+        let egress = status.egress.as_deref().filter(|_| status.phase < Phase::Ended);
         v1::Session {
             id: self.id.to_string(),
             name: self.name.as_ref().map(ToString::to_string).unwrap_or_default(),
@@ -280,6 +281,7 @@ impl Session {
             exit: exit.filter(|_| status.phase >= Phase::Ended),
             attached: status.attached,
             detached: status.detached,
+            publish: egress.map(policy::published).unwrap_or_default(),
         }
     }
 

@@ -2,15 +2,16 @@
 //! again when somebody asks for that; a request sees one of them throughout.
 
 use std::io::Read;
-use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use agentd_policy::config::{self, Config, ConfigError, Resolvers};
 use agentd_policy::network::Upstream;
+use agentd_policy::resolver::Resolver;
 use nix::unistd::{Group, User};
 use rustix::fs::OFlags;
 
+use crate::blocklists;
 use crate::profiles::Profiles;
 
 /// `resolv.conf(5)`.
@@ -60,16 +61,32 @@ impl Site {
     }
 }
 
-/// Looks at `file`, at the accounts that it names and at the profiles, as a start would take them.
+/// Looks at `file`, at the accounts and blocklists that it names and at the profiles, as a start would take them.
 ///
 /// # Errors
 /// Every mistake, in one line each.
 pub fn check(file: &Path) -> Result<Site, Vec<String>> {
     let site = Site::read(file).map_err(|error| vec![error.to_string()])?;
     let mut mistakes = accounts(&site.config);
+    mistakes.extend(trust(&site));
     mistakes.iter_mut().for_each(|mistake| *mistake = format!("{}: {mistake}", file.display()));
     mistakes.extend(site.mistakes());
+    mistakes.extend(blocklists::mistakes(&site.config.egress.blocklists));
     if mistakes.is_empty() { Ok(site) } else { Err(mistakes) }
+}
+
+/// Why the file of authorities is of no use, if some resolver needs it.
+fn trust(site: &Site) -> Option<String> {
+    let path = site.config.egress.trust.path();
+    let needed = site.upstream.resolvers.iter().any(|resolver| resolver.tls.is_some());
+    if !needed {
+        return None;
+    }
+    match std::fs::metadata(path) {
+        Ok(meta) if meta.is_file() => None,
+        Ok(_) => Some(format!("egress.trust: {path} is not a regular file")),
+        Err(error) => Some(format!("egress.trust: {path}: {error}; a resolver over TLS needs it")),
+    }
 }
 
 /// Accounts that are not there, or are not to be used so.
@@ -98,7 +115,7 @@ fn accounts(config: &Config) -> Vec<String> {
 }
 
 /// The resolvers that the system has now. Without any, sessions that ask for names are refused.
-fn system_resolvers(file: &Path) -> Vec<SocketAddr> {
+fn system_resolvers(file: &Path) -> Vec<Resolver> {
     let path = file.display();
     let text = match read(file) {
         Ok(text) => text,
@@ -114,10 +131,15 @@ fn system_resolvers(file: &Path) -> Vec<SocketAddr> {
     resolvers
 }
 
+/// Opens `file`, whatever it is, without waiting for anybody.
+pub fn open(file: &Path) -> std::io::Result<std::fs::File> {
+    let flags = OFlags::NONBLOCK.bits().cast_signed();
+    std::fs::OpenOptions::new().read(true).custom_flags(flags).open(file)
+}
+
 /// All of `file`, if it is a regular one; cut one byte after the longest that is good.
 fn read(file: &Path) -> std::io::Result<String> {
-    let flags = OFlags::NONBLOCK.bits().cast_signed();
-    let opened = std::fs::OpenOptions::new().read(true).custom_flags(flags).open(file)?;
+    let opened = open(file)?;
     if !opened.metadata()?.is_file() {
         return Err(std::io::Error::other("is not a regular file"));
     }

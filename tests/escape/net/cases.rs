@@ -2,10 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use agentd_tests::harness::{RunOutput, World, complete, text_at};
+use agentd_tests::harness::{RunOutput, World, complete, not_tried, text_at};
 use agentd_tests::probe::{Case, Outside, cases, egress_cases};
 use serde_json::Value;
 
+use crate::crowds::flood;
 use crate::internet;
 
 /// What every session of these cases may reach.
@@ -25,8 +26,21 @@ const RULES: &[&str] = &[
 const INSIDE: &str = "inside.";
 
 fn fill(texts: &[&str]) -> Vec<String> {
-    let port = internet().loopback_port().to_string();
-    texts.iter().map(|text| text.replace("{loopback}", &port)).collect()
+    let (port, flood) = (internet().loopback_port().to_string(), flood().to_string());
+    texts.iter().map(|text| text.replace("{loopback}", &port).replace("{flood}", &flood)).collect()
+}
+
+/// Options, with the profile that lists types of records, if they name it.
+fn options(world: &World, texts: &[&str]) -> Vec<String> {
+    const PROFILE: &str =
+        "schema = 1\nname = \"types\"\nextends = [\"default\"]\n[network]\ndns_types = [\"TXT\", \"SRV\"]\n";
+    let mut options = fill(texts);
+    if let Some(option) = options.iter_mut().find(|option| *option == "{types}") {
+        let file = world.workspace(world.a()).join("types.toml");
+        world.a().write(&file, PROFILE);
+        *option = file.display().to_string();
+    }
+    options
 }
 
 fn report(case: &Case, output: &RunOutput) -> Value {
@@ -48,8 +62,7 @@ pub fn outside(world: &World, case: &Case) {
     let output = complete(&mut command, vec![], case.name.into());
     let report = report(case, &output);
     if report["ok"] != true && case.host_may_lack {
-        eprintln!("{}: this host lacks it: {}", case.name, report["detail"]);
-        return;
+        not_tried(&format!("this host lacks it: {}", report["detail"]));
     }
     assert_eq!(report["ok"], true, "{} does not even work outside: {report}", case.name);
 }
@@ -58,7 +71,7 @@ pub fn outside(world: &World, case: &Case) {
 pub fn inside(world: &World, case: &Case) {
     let mut command = vec![world.daemon().probe().display().to_string(), case.name.to_owned()];
     command.extend(fill(case.args));
-    let session = world.session().with_probe().options(RULES).options(fill(case.options));
+    let session = world.session().with_probe().options(RULES).options(options(world, case.options));
     let output = session.run(command);
     let report = report(case, &output);
     assert_eq!(report["ok"], false, "{} got {}: {}", case.name, case.gain, report["detail"]);

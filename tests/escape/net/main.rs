@@ -1,7 +1,9 @@
 //! Ways past what a session with a way out may reach: every case of the probe outside, where it must work, and in
 //! such a session, where it must fail with the error that its table names and leave the event that it names.
 
+mod caps;
 mod cases;
+mod crowds;
 
 use std::process::ExitCode;
 use std::sync::OnceLock;
@@ -24,5 +26,7 @@ fn main() -> ExitCode {
     for case in egress_cases() {
         tests.push((format!("inside::{}", case.name), Box::new(move |world| cases::inside(world, case))));
     }
+    tests.extend(caps::tests());
+    tests.extend(named("crowds", crowds::TESTS));
     run_in("escape-net", || internet().world(), tests, |_| internet().end())
 }

@@ -7,6 +7,7 @@ mod echo;
 mod files;
 mod names;
 mod netns;
+mod over_tls;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -14,10 +15,11 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, setrlimit};
 
 pub use dns::{Question, Resolver};
 pub use netns::NetNs;
+pub use over_tls::Manner;
 
 use super::daemon::Setup;
 use super::host::within;
@@ -32,6 +34,11 @@ const CONFIG: &str = r#"
 resolvers = ["192.0.2.53:53"]
 global_also = ["192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24", "2001:db8::/32"]
 "#;
+
+/// For two more servers.
+const NODE: &str = "/usr/bin/node";
+/// Descriptors: for ten thousand connections and all else.
+const OPEN_FILES: u64 = 16_384;
 
 /// All of it. Ends with the value, or with this process.
 #[derive(Debug)]
@@ -51,10 +58,12 @@ impl Internet {
     /// If one of them does not start.
     pub fn start() -> Self {
         let users = Users::ensure();
+        open_files();
         let (host, internet) = linked();
         let dir = PathBuf::from(format!("/tmp/agentd-test-internet-{}", std::process::id()));
         files::make(&dir, &users.b);
         let resolver = internet.enter(dns::Resolver::start);
+        internet.enter(|| over_tls::start(&dir, &resolver));
         internet.enter(|| echo::serve(&["203.0.113.7:7", "[2001:db8::7]:7"]));
         let loopback = host.enter(echo::on_loopback);
         let world = Self { host, internet, dir, resolver, loopback, programs: Mutex::default() };
@@ -99,7 +108,48 @@ impl Internet {
 
     /// A daemon of the test's own on `host`, with this internet around it.
     pub fn world(&self) -> World {
-        World::of(Setup::with(CONFIG).in_network(&self.host.path()))
+        World::of(self.setup(""))
+    }
+
+    /// The same, without sessions that are prepared: what is there of any is of those that were asked for.
+    pub fn world_without_spares(&self) -> World {
+        World::of(self.setup("spares = 0"))
+    }
+
+    /// The same, with launcher and service apart, as a service manager starts them.
+    pub fn world_of_units(&self) -> World {
+        World::of(self.setup("spares = 0").as_units())
+    }
+
+    fn setup(&self, more: &str) -> Setup {
+        Setup::with(&format!("{more}\n{CONFIG}")).in_network(&self.host.path())
+    }
+
+    /// The file that is `http://good.test/bulk`.
+    pub fn bulk(&self) -> PathBuf {
+        self.dir.join("www/good.test/bulk")
+    }
+
+    /// The same, on a site that has blocklists with these names and lines.
+    pub fn world_with(&self, lists: &[(&str, &str)]) -> World {
+        let paths: Vec<String> = lists
+            .iter()
+            .map(|(name, lines)| {
+                let path = self.dir.join(name);
+                std::fs::write(&path, lines).expect("a new file");
+                format!("{:?}", path.display().to_string())
+            })
+            .collect();
+        let config = format!("{CONFIG}blocklists = [{}]\n", paths.join(", "));
+        World::of(Setup::with(&config).in_network(&self.host.path()))
+    }
+
+    /// Another daemon, which asks this resolver, as `agentd.toml` has it, or several with commas, and believes the
+    /// authorities in `trust`.
+    pub fn world_asking(&self, resolvers: &str, trust: &Path) -> World {
+        let trust = format!("resolvers = [{resolvers}]\ntrust = \"{}\"", trust.display());
+        let config = CONFIG.replace("resolvers = [\"192.0.2.53:53\"]", &trust);
+        World::of(Setup::with(&config).in_network(&self.host.path()))
     }
 
     /// A command of `user` on `host`, which asks the resolver here.
@@ -123,11 +173,19 @@ impl Internet {
     fn serve(&self) {
         let config = self.dir.join("nginx.conf");
         self.begin("/usr/sbin/nginx", &["-c", &config.display().to_string()]);
-        let app = self.dir.join("app.py");
-        self.begin("/usr/bin/python3", &[&app.display().to_string()]);
+        for script in ["app.py", "loose.py"] {
+            self.begin("/usr/bin/python3", &[&self.dir.join(script).display().to_string()]);
+        }
+        // Where a host has no node, the tests that need it say so.
+        let mut all =
+            vec!["192.0.2.80:80", "[2001:db8::80]:443", "192.0.2.22:22", "127.0.0.1:8081", "192.0.2.80:8000"];
+        if Path::new(NODE).exists() {
+            self.begin(NODE, &[&self.dir.join("loose.js").display().to_string()]);
+            all.extend(["192.0.2.80:3000", "192.0.2.80:8050"]);
+        }
         let key = self.dir.join("host_key").display().to_string();
         self.begin("/usr/sbin/dropbear", &["-F", "-E", "-s", "-r", &key, "-p", "192.0.2.22:22", "-P", ""]);
-        for address in ["192.0.2.80:80", "[2001:db8::80]:443", "192.0.2.22:22", "127.0.0.1:8081"] {
+        for address in all {
             let address: SocketAddr = address.parse().expect("an address");
             let up = within(Duration::from_secs(20), || {
                 self.internet.enter(|| std::net::TcpStream::connect(address)).map(drop)
@@ -175,6 +233,14 @@ impl Drop for Internet {
     }
 }
 
+/// Room for all the connections of a crowd, here where they end and in what is started from here.
+fn open_files() {
+    let limits = getrlimit(Resource::Nofile);
+    let enough = |limit: Option<u64>| limit.map(|limit| limit.max(OPEN_FILES));
+    let wanted = Rlimit { current: enough(limits.current), maximum: enough(limits.maximum) };
+    setrlimit(Resource::Nofile, wanted).expect("root may have more");
+}
+
 /// `host` and `internet`, each at one end of a link. Whatever has no other way goes to `internet`, and there every
 /// address is its own.
 fn linked() -> (NetNs, NetNs) {
@@ -188,6 +254,8 @@ fn linked() -> (NetNs, NetNs) {
         "link set host0 up",
         "route add local default dev lo table main",
         "-6 route add local default dev lo table main",
+        "route add blackhole 198.51.100.250",
+        "-6 route add blackhole 2001:db8:dead::/48",
     ]);
     host.ip(&["route add default via 10.66.0.2", "-6 route add default via fd66::2"]);
     internet.enter(|| {

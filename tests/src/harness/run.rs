@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::users::User;
-use super::wait::wait_for_exit;
+use super::wait::{patience, wait_for_exit};
 use super::world::World;
 
 /// Longer than any command of a test takes.
@@ -179,7 +179,7 @@ pub fn complete(command: &mut Command, stdin: Vec<u8>, name: String) -> RunOutpu
         let mut bytes = vec![];
         error.read_to_end(&mut bytes).map(|_| bytes)
     });
-    let status = wait_for_exit(&mut child, PATIENCE);
+    let status = wait_for_exit(&mut child, patience(PATIENCE));
     if status.is_none() {
         let _ = child.kill();
         let _ = child.wait();

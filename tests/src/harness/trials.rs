@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::process::ExitCode;
 
-use libtest_mimic::{Arguments, Trial};
+use libtest_mimic::{Arguments, Completion, Failed, Trial};
 
 use super::daemon::Setup;
 use super::world::World;
@@ -13,6 +13,25 @@ pub type Test = (String, Box<dyn FnOnce(&'static World) + Send>);
 
 /// A test that is a function.
 pub type Named = (&'static str, fn(&World));
+
+/// What a test ends with that cannot be tried here.
+struct NotTried(String);
+
+/// Ends a test that has found that it cannot be tried here: it is counted as ignored, for the reason `why`.
+pub fn not_tried(why: &str) -> ! {
+    std::panic::resume_unwind(Box::new(NotTried(format!("NOT TRIED: {why}"))))
+}
+
+/// Runs `test`; whether it was tried.
+fn tried(test: impl FnOnce()) -> Result<Completion, Failed> {
+    match std::panic::catch_unwind(std::panic::AssertUnwindSafe(test)) {
+        Ok(()) => Ok(Completion::Completed),
+        Err(panic) => match panic.downcast::<NotTried>() {
+            Ok(why) => Ok(Completion::ignored_with(why.0)),
+            Err(panic) => std::panic::resume_unwind(panic),
+        },
+    }
+}
 
 /// `tests` of a group.
 pub fn named(group: &str, tests: &[Named]) -> impl Iterator<Item = Test> {
@@ -63,12 +82,8 @@ fn run(
         return libtest_mimic::run(&arguments, trials.collect()).exit_code();
     }
     let world: &'static World = Box::leak(Box::new(world()));
-    let trials = tests.into_iter().map(|(name, test)| {
-        Trial::test(name, move || {
-            test(world);
-            Ok(())
-        })
-    });
+    let trials =
+        tests.into_iter().map(|(name, test)| Trial::ignorable_test(name, move || tried(|| test(world))));
     let conclusion = libtest_mimic::run(&arguments, trials.collect());
     if conclusion.has_failed() && std::env::var_os("AGENTD_TEST_LOG").is_some() {
         eprintln!("the daemon's log:\n{}", world.daemon().log());

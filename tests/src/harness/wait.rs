@@ -24,3 +24,11 @@ pub fn patience(limit: Duration) -> Duration {
     let slowness = std::env::var("AGENTD_TEST_SLOWNESS").ok().and_then(|times| times.parse::<u32>().ok());
     limit * slowness.unwrap_or(1)
 }
+
+/// How long tests are to go on that are the better the longer they are: `AGENTD_TEST_MINUTES`; `None` if it is not set,
+/// and they are short or left out.
+pub fn long() -> Option<Duration> {
+    let minutes: f64 =
+        std::env::var("AGENTD_TEST_MINUTES").ok()?.parse().expect("AGENTD_TEST_MINUTES is a number");
+    Some(Duration::from_secs_f64(minutes * 60.0))
+}

@@ -75,6 +75,8 @@ fn helper(name: &str, args: &[String]) -> Option<ExitCode> {
         "--euid" => println!("euid {}", rustix::process::geteuid().as_raw()),
         "--make-queue" => processes::make_queue(args),
         "--outlive" => processes::outlive(args),
+        "--flood" => net::crowds::flood_of_a_name(args),
+        "--slow" => net::crowds::slow_until_told(args),
         "--copy" => return Some(bombs::copy()),
         _ => return None,
     }

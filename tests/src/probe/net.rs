@@ -3,14 +3,15 @@
 //! [`Internet`](crate::harness::Internet) plays.
 
 mod acts;
+pub mod crowds;
 mod dns;
 mod tls;
 
-use libc::{EACCES, ECONNREFUSED, ECONNRESET, ENODATA, EPERM, EPROTONOSUPPORT, ESOCKTNOSUPPORT, ETIMEDOUT};
+use libc::{EACCES, ECONNREFUSED, ECONNRESET, ENODATA, EPERM, EPROTONOSUPPORT, ESOCKTNOSUPPORT};
 
 use super::case::{Case, Outside, case};
 use super::network::ping;
-use acts::{http, pinned_udp, proxied, reach, rebound, spelled, udp_sent};
+use acts::{h2c, http, pinned_udp, proxied, reach, rebound, spelled, udp_sent};
 use dns::{libc_lookup, lookup, many_names};
 use tls::hello;
 
@@ -21,8 +22,21 @@ const NO_ANSWER: &[i32] = &[ENODATA];
 const NO_REQUEST: &[i32] = &[EACCES, ECONNRESET];
 const NO_HANDSHAKE: &[i32] = &[EACCES, ECONNRESET];
 const NO_DATAGRAM: &[i32] = &[EPERM];
+/// A profile that lists TXT and SRV.
+const TYPES: &[&str] = &["--profile", "{types}"];
 const NEAR: &str = "what is near the host, by a name whose owner says that it is there";
 const LOOKALIKE: &str = "a denied name by another spelling";
+
+const LOOSE: &[&str] = &[
+    "--allow",
+    "good.test:3000",
+    "--allow",
+    "good.test:8000",
+    "--allow",
+    "good.test:8050",
+    "--allow",
+    "good.test:8082",
+];
 
 /// A request that ends up at evil.test.
 macro_rules! request {
@@ -36,6 +50,21 @@ macro_rules! request {
             DENIED,
         )
         .seen("http.request", &[("/decision", "deny")])
+    };
+}
+
+/// The same at servers that read more than others; these may be asked for good.test on their ports.
+macro_rules! hidden {
+    ($name:literal, $port:literal, $request:literal) => {
+        case(
+            $name,
+            http,
+            &["good.test", $port, $request, "this is evil.test"],
+            NO_REQUEST,
+            Outside::User,
+            DENIED,
+        )
+        .options(LOOSE)
     };
 }
 
@@ -141,6 +170,42 @@ pub const CASES: &[Case] = &[
         "http_fourth_request",
         "HEAD / HTTP/1.1\r\nHost: good.test\r\n\r\nOPTIONS / HTTP/1.1\r\nHost: good.test\r\n\r\nGET / HTTP/1.1\r\nHost: good.test\r\n\r\nGET / HTTP/1.1\r\nHost: evil.test\r\n\r\n"
     ),
+    // Requests that look like another protocol, or like a part of something.
+    hidden!("hidden_behind_a_control_byte", "8000", "POST /\u{1}%% HTTP/1.1\r\nHost: evil.test\r\n\r\n"),
+    hidden!("hidden_behind_a_nul", "8000", "POST /%00%% HTTP/1.1\r\nHost: evil.test\r\n\r\n"),
+    hidden!("hidden_in_an_odd_method", "8000", "\u{1}%% / HTTP/1.1\r\nHost: evil.test\r\n\r\n"),
+    hidden!("hidden_as_rtsp", "3000", "POST / RTSP/1.1\r\nHost: evil.test\r\n\r\n").host_may_lack(),
+    hidden!("hidden_as_ice", "3000", "SOURCE / ICE/1.1\r\nHost: evil.test\r\n\r\n").host_may_lack(),
+    hidden!(
+        "hidden_behind_a_proxys_line",
+        "8082",
+        "PROXY TCP4 192.0.2.1 192.0.2.80 1 80\r\nGET / HTTP/1.1\r\nHost: evil.test\r\n\r\n"
+    ),
+    hidden!(
+        "hidden_behind_a_proxys_header",
+        "8082",
+        "\r\n\r\n%00\r\nQUIT\n!\u{11}%00\u{c}abcdefghijklGET / HTTP/1.1\r\nHost: evil.test\r\n\r\n"
+    ),
+    hidden!(
+        "hidden_behind_a_status",
+        "8000",
+        "GET /status/101 HTTP/1.1\r\nHost: good.test:8000\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n%%GET / HTTP/1.1\r\nHost: evil.test\r\n\r\n"
+    ),
+    hidden!(
+        "hidden_in_the_body_of_a_get",
+        "8000",
+        "GET / HTTP/1.1\r\nHost: good.test:8000\r\nContent-Length: 35\r\n\r\nGET / HTTP/1.1\r\nHost: evil.test\r\n\r\n"
+    ),
+    case(
+        "hidden_behind_a_server_that_speaks_first",
+        h2c,
+        &["good.test", "8050", "evil.test"],
+        NO_REQUEST,
+        Outside::User,
+        DENIED,
+    )
+    .options(LOOSE)
+    .host_may_lack(),
     // TLS: the name in the ClientHello has to be one that pinned the address.
     handshake!("tls_denied_name", ["good.test", "evil.test", "plain"], DENIED),
     handshake!("tls_upper_case", ["good.test", "EVIL.TEST", "plain"], DENIED),
@@ -247,6 +312,28 @@ pub const CASES: &[Case] = &[
         "16",
         "udp",
     ]),
+    // Where the profile lists TXT and SRV: for names that pass, and in a form of ours.
+    question!(
+        "ask_listed_type_of_a_denied_name",
+        ["evil.test", "16", "udp"],
+        "data in a type that is listed"
+    )
+    .options(TYPES)
+    .seen("dns.query", &[("/dns/name", "evil.test"), ("/dns/type", "TXT"), ("/rule", "deny evil.test")]),
+    question!("ask_listed_type_of_an_unnamed_name", ["inside.text.tunnel.test", "16", "udp"], "the same")
+        .outside_args(&["outside.text.tunnel.test", "16", "udp"])
+        .options(TYPES)
+        .seen("dns.query", &[("/dns/type", "TXT"), ("/decision", "deny"), ("/rule", "default")]),
+    question!("ask_listed_type_by_tcp", ["inside.text.tcp.tunnel.test", "33", "tcp"], "the same")
+        .outside_args(&["outside.text.tcp.tunnel.test", "33", "tcp"])
+        .options(TYPES)
+        .seen("dns.query", &[("/dns/type", "SRV"), ("/decision", "deny"), ("/rule", "default")]),
+    question!("ask_type_that_is_not_listed", ["inside.mail.wild.test", "15", "udp"], "data in another type")
+        .outside_args(&["outside.mail.wild.test", "15", "udp"])
+        .options(TYPES)
+        .seen("dns.query", &[("/dns/type", "MX"), ("/decision", "deny"), ("/rule", "dns.type")]),
+    question!("answer_of_a_listed_type_without_end", ["oversize.rogue.test", "16", "tcp"], "much at once")
+        .options(TYPES),
     question!(
         "ask_for_hints",
         ["good.test", "65", "udp"],
@@ -425,13 +512,23 @@ pub const CASES: &[Case] = &[
         "a protocol without rules",
     )
     .host_may_lack(),
+    // In numbers.
     case(
         "flood_of_denied_connections",
-        acts::flood,
-        &["192.0.2.81:80", "20000"],
-        &[ECONNREFUSED, ETIMEDOUT],
+        crowds::flood,
+        &["192.0.2.81:80", "{flood}"],
+        REFUSED,
         Outside::User,
         "room that denials take, or a hole when they are many",
     )
     .outside_args(&["192.0.2.81:80", "20"]),
+    case(
+        "slow_connections",
+        crowds::slow,
+        &["echo.test", "7", "10000"],
+        &[ECONNRESET],
+        Outside::User,
+        "exhausts the relay or the host",
+    )
+    .seen("net.denied", &[("/rule", "tcp.connections"), ("/net/port", "7")]),
 ];

@@ -177,6 +177,25 @@ impl AsFd for Table {
     }
 }
 
+/// The bodies of the messages that make the rules of `ruleset`, each once.
+pub(crate) fn rule_bodies(ruleset: &Ruleset) -> std::collections::BTreeSet<Vec<u8>> {
+    let batch = encode::batch(ruleset);
+    let rules = sent(&batch).filter(|message| kind(message) == Some(libc::NFT_MSG_NEWRULE));
+    rules.map(|message| message.payload().to_vec()).collect()
+}
+
+/// Whether the message body `held` is what the message body `sent` asked for.
+pub(crate) fn agrees(sent: &[u8], held: &[u8]) -> bool {
+    readback::agrees(sent, held)
+}
+
+/// Everything else that is read of a message body.
+pub(crate) fn read(body: &[u8]) {
+    let _ = encode::counted(body);
+    let element = Element { address: [192, 0, 2, 1].into(), protocol: 6, port: Some(443) };
+    let _ = sets::lasts(&element, body);
+}
+
 /// The messages of a batch, its begin and end among them.
 fn sent(batch: &FinalizedBatch) -> impl Iterator<Item = NetlinkBuffer<&[u8]>> {
     batch.iter().flat_map(messages).map_while(Result::ok)

@@ -74,7 +74,7 @@ const KEEPING: &[c_long] = &[
 /// What the relay does with sockets that it was given: it can make none, bind none and connect none.
 #[rustfmt::skip]
 const RELAYING: &[c_long] = &[
-    SYS_accept4, SYS_recvmmsg, SYS_pipe2, SYS_getsockname, SYS_getpeername,
+    SYS_accept4, SYS_recvmmsg, SYS_pipe2, SYS_getsockname, SYS_getpeername, SYS_pread64,
 ];
 
 /// What the agent may call with any arguments.
@@ -257,8 +257,9 @@ fn relay(options: Options) -> BTreeMap<u32, Rule> {
         (SYS_fcntl, equal(1, &descriptor(&[F_SETPIPE_SZ, F_GETPIPE_SZ]), ALLOW, PERM)),
         (SYS_getsockopt, equal(1, &[SOL_SOCKET as u32, IPPROTO_TCP as u32], ALLOW, PERM)),
         (SYS_setsockopt, set_option()),
-        // With it, a socket whose connection failed connects to whatever address a message names (tcp(7)), past
-        // the keeper, past Landlock, and without connect(2).
+        // With it, a socket that is not connected (any more) connects to whatever address a message names (tcp(7)), past
+        // the keeper, past Landlock, and without connect(2): one whose connection failed, and a listener that was shut
+        // down.
         (SYS_sendto, only_without(3, MSG_FASTOPEN as u32, ALLOW, Verdict::Kill)),
         (SYS_sendmsg, only_without(2, MSG_FASTOPEN as u32, ALLOW, Verdict::Kill)),
         (SYS_sendmmsg, only_without(3, MSG_FASTOPEN as u32, ALLOW, Verdict::Kill)),
@@ -278,7 +279,7 @@ fn set_option() -> Rule {
 }
 
 fn descriptor(also: &[c_int]) -> Vec<u32> {
-    let every = [F_GETFL, F_SETFL, F_GETFD, F_SETFD, F_DUPFD_CLOEXEC];
+    let every = [F_GETFL, F_SETFL, F_GETFD, F_SETFD, F_DUPFD_CLOEXEC, F_GET_SEALS];
     every.iter().chain(also).map(|command| *command as u32).collect()
 }
 

@@ -23,7 +23,7 @@ use crate::meter::Meter;
 impl Builder<'_> {
     /// Makes a prepared session one request's, up to where it is confined.
     pub(super) fn complete(&self, prepared: Prepared, order: Received) -> Result<Ready, Fault> {
-        let Received { plan, began, listener, service_uid, offered, uppers } = order;
+        let Received { plan, began, listener, service_uid, offered, uppers, blocklist, trust } = order;
         let Prepared {
             mut root,
             session_root,
@@ -103,6 +103,8 @@ impl Builder<'_> {
             mounts,
             disk,
             network,
+            blocklist,
+            trust,
             signals,
         })
         .at("keeper", "set-up")?;

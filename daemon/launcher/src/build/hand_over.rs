@@ -57,8 +57,11 @@ fn confine(
     host: &Host,
 ) -> Result<(), Fault> {
     let also: Vec<_> = answer.iter().copied().chain([launcher.as_fd()]).collect();
+    keeper.give_up(host.empty_root.as_fd(), &also).at("keeper", "rights")?;
+    keeper.publish().map_err(|error| Fault(error.into()))?;
+    fault::here("publish")?;
     let filter = if keeper.dials() { &host.dialler_filter } else { &host.keeper_filter };
-    keeper.give_up(host.empty_root.as_fd(), &also, filter).at("keeper", "rights")?;
+    keeper.install(filter).at("keeper", "filter")?;
     // With the ids the parent-death signal has gone: from here on the session needs no launcher.
     fault::here("rights")?;
     steps.done("rights");

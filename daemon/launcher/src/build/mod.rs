@@ -75,7 +75,8 @@ pub struct Builder<'a> {
 }
 
 /// Launcher to builder. Descriptors: the keeper's listening socket; the caller's side socket with its offer, if it
-/// made one; a directory for uppers, if the plan has overlays.
+/// made one; a directory for uppers, if the plan has overlays; the table of blocklists, if the site has any and the session
+/// a way out; a file of authorities, if it asks over TLS.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Order {
     /// What to build.
@@ -86,6 +87,10 @@ pub struct Order {
     pub offer: bool,
     /// Whether a directory for uppers does.
     pub uppers: bool,
+    /// Whether the table of blocklists does.
+    pub blocklist: bool,
+    /// Whether a file of authorities does.
+    pub trust: bool,
     /// Who may connect to the keeper, besides root.
     pub service_uid: u32,
 }
@@ -124,6 +129,9 @@ struct Received {
     service_uid: u32,
     offered: Vec<(Grant, OwnedFd)>,
     uppers: Option<OwnedFd>,
+    blocklist: Option<OwnedFd>,
+    /// Certificates of authorities, for the relay.
+    trust: Option<OwnedFd>,
 }
 
 impl<'a> Builder<'a> {
@@ -190,7 +198,7 @@ impl<'a> Builder<'a> {
     /// meanwhile.
     fn order(&self, children: &[Child; 2]) -> Result<Option<Received>, Fault> {
         self.await_word(children)?;
-        let Some(packet) = self.launcher.receive(MAX_PACKET, 3).at("order", "launcher")? else {
+        let Some(packet) = self.launcher.receive(MAX_PACKET, 5).at("order", "launcher")? else {
             return Ok(None);
         };
         let order: Order = decode(&packet.bytes).at("order", "launcher")?;
@@ -199,6 +207,13 @@ impl<'a> Builder<'a> {
             descriptors.next().ok_or_else(|| Fault::host("order", "launcher", "no socket for the keeper"))?;
         let mut next = |wanted: bool| if wanted { descriptors.next() } else { None };
         let (offer, uppers) = (next(order.offer), next(order.uppers));
+        let (blocklist, trust) = (next(order.blocklist), next(order.trust));
+        if order.blocklist != blocklist.is_some() {
+            return Err(Fault::host("order", "launcher", "no table of blocklists"));
+        }
+        if order.trust != trust.is_some() {
+            return Err(Fault::host("order", "launcher", "no file of authorities"));
+        }
         let offered = match offer.map(Packets::from_fd) {
             Some(socket) => {
                 let packet = socket.receive(MAX_OFFER, MAX_DESCRIPTORS).at("order", "offer")?;
@@ -214,7 +229,7 @@ impl<'a> Builder<'a> {
         let Order { plan, service_uid, .. } = order;
         log::belong_to(&plan.session);
         fault::arm_by(&plan);
-        Ok(Some(Received { plan, began, listener, service_uid, offered, uppers }))
+        Ok(Some(Received { plan, began, listener, service_uid, offered, uppers, blocklist, trust }))
     }
 }
 

@@ -28,6 +28,7 @@ pub const COMPLETE: &[&str] = &[
     "meter",
     "confine",
     "keeper",
+    "publish",
     "rights",
     "answer",
 ];

@@ -13,9 +13,10 @@ use super::Builder;
 use super::fault::{At, Fault};
 use super::stdio::Outside;
 
-/// Open files of a relay: six for each connection of a session that has a way out (two sockets, a pipe each way), and
-/// four for each command, as many again that come while others go, and its own.
-const OPEN_FILES: u64 = 8192;
+/// Open files of a relay: six for each connection of a session that has a way out, and for each to a port that it
+/// publishes (two sockets, a pipe each way), and four for each command, as many again that come while others go, and its
+/// own.
+const OPEN_FILES: u64 = 10_240;
 
 /// A relay that runs.
 pub struct Started {

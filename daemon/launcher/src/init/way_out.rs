@@ -17,17 +17,18 @@ const DNS: u16 = 53;
 const ANY: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)];
 const LOOPBACK: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
 
-// One packet carries the sockets of any plan.
-const _: () = assert!(6 + 2 * (MAX_UDP_PORTS + MAX_LOCAL) <= agentd_kernel::packets::MAX_DESCRIPTORS);
+// One packet carries the sockets of any plan, the table of blocklists, and a file of authorities.
+const _: () = assert!(2 + 6 + 2 * (MAX_UDP_PORTS + MAX_LOCAL) <= agentd_kernel::packets::MAX_DESCRIPTORS);
 
-/// Opens it: the sockets, in the order of [`ToRelay::Network`](agentd_policy::wire::ToRelay::Network).
+/// Opens it: the sockets, in the order of [`ToRelay::Network`](agentd_policy::wire::ToRelay::Network). Only if something
+/// is let out.
 pub(super) fn open(egress: &Egress) -> Result<Vec<OwnedFd>, Failure> {
     nft::Table::extend(&nft::Ruleset::open(&passages(egress))).step("nftables")?;
     sockets(egress).step("sockets")
 }
 
 fn sockets(egress: &Egress) -> io::Result<Vec<OwnedFd>> {
-    let mut sockets = Vec::with_capacity(count(egress));
+    let mut sockets = Vec::with_capacity(egress.sockets());
     for any in ANY {
         sockets.push(listener((any, nft::LISTENER).into(), true)?);
     }
@@ -48,11 +49,6 @@ fn sockets(egress: &Egress) -> io::Result<Vec<OwnedFd>> {
         }
     }
     Ok(sockets)
-}
-
-/// How many sockets there are.
-pub fn count(egress: &Egress) -> usize {
-    6 + 2 * egress.udp_ports().len() + 2 * egress.local.len()
 }
 
 /// What may be reached without a name, as the kernel is told it.

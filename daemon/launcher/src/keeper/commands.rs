@@ -180,7 +180,7 @@ impl Keeper {
     }
 
     /// A session that is ending is asked for nothing: init reads its socket otherwise.
-    fn ask_init(&mut self, message: &ToInit) {
+    pub(super) fn ask_init(&mut self, message: &ToInit) {
         if self.end.is_none()
             && let Err(error) = self.to_init.send(message, vec![])
         {

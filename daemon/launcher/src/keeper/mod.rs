@@ -84,6 +84,10 @@ pub struct Parts<'a> {
     pub disk: Option<(Child, OwnedFd)>,
     /// The session's network.
     pub network: Network,
+    /// The site's blocklists, if the session has a way out.
+    pub blocklist: Option<OwnedFd>,
+    /// Certificates of authorities, if its way out asks over TLS.
+    pub trust: Option<OwnedFd>,
     /// What [`signals`] gave.
     pub signals: SignalFd,
 }
@@ -114,6 +118,8 @@ pub struct Keeper {
     control: Option<Outbox>,
     commands: Commands,
     way_out: Option<WayOut>,
+    /// For the relay, until it has it.
+    trust: Option<OwnedFd>,
     execs: ExecWatch,
     mounts: Option<OwnedFd>,
     denials: Denials,
@@ -187,7 +193,11 @@ impl Keeper {
             to_init: Outbox::new(parts.to_init, epoll.as_fd(), INIT_SAYS)?,
             relay: Some(parts.relay),
             control: Some(Outbox::new(parts.control, epoll.as_fd(), RELAY_SAYS)?.patient()),
-            way_out: parts.plan.egress.clone().map(WayOut::new),
+            way_out: match &parts.plan.egress {
+                Some(egress) => Some(WayOut::new(egress.clone(), parts.blocklist)?),
+                None => None,
+            },
+            trust: parts.trust,
             commands: Commands::default(),
             execs: parts.execs,
             mounts: parts.mounts,
@@ -300,6 +310,7 @@ impl Keeper {
             }
             FromInit::CommandNotRun { command, not_run } => self.command_not_run(command, not_run),
             FromInit::CommandExited { command, status } => self.command_exited(command, status),
+            FromInit::Entered { number, errno } => self.entered(number, errno, descriptors),
             FromInit::NetworkReady | FromInit::Sockets | FromInit::Confined { .. } => {
                 self.finish(End::Failed { what: "init: an unexpected message".into() });
             }
@@ -313,7 +324,10 @@ impl Keeper {
     /// What init could not do: the step, and why.
     pub fn confined(&mut self) -> Result<u32, (String, String)> {
         let failed = |why: String| ("init".to_owned(), why);
-        let mut opened = self.way_out.is_none();
+        let mut opened = !self.dials();
+        if opened && self.way_out.is_some() {
+            self.open_way_out(vec![]).map_err(failed)?;
+        }
         loop {
             let mut due = [PollFd::new(&self.to_init.socket, PollFlags::IN)];
             match rustix::event::poll(&mut due, None) {
@@ -361,6 +375,7 @@ impl Keeper {
             self.denials.next_flush(),
             self.way_out.as_ref().and_then(|way_out| way_out.told.next_flush()),
             self.limits.due().filter(|_| self.end.is_none()),
+            self.spool.due().filter(|_| self.service.is_some()),
             self.end_due(),
             self.silence,
         ];

@@ -5,19 +5,15 @@ use std::os::fd::{AsFd, BorrowedFd};
 use agentd_kernel::{creds, mount, process, rlimits, seccomp};
 
 use super::Keeper;
+use super::egress::WayOut;
 
 /// Descriptors besides one for each process of the session: its own, and connections on their way to the relay.
 const OWN_FILES: u64 = 1024;
 
 impl Keeper {
     /// Gives up every right: an empty root, the leased uid, no capability, no descriptor that the builder had
-    /// besides those of the keeper and `also`, a filter.
-    pub fn give_up(
-        &self,
-        empty_root: BorrowedFd<'_>,
-        also: &[BorrowedFd<'_>],
-        filter: &seccomp::Filter,
-    ) -> Result<(), String> {
+    /// besides those of the keeper and `also`. What is left to give up is [`Keeper::install`]'s.
+    pub fn give_up(&self, empty_root: BorrowedFd<'_>, also: &[BorrowedFd<'_>]) -> Result<(), String> {
         let text = |e: &dyn std::fmt::Display| e.to_string();
         creds::not_dumpable().map_err(|e| text(&e))?;
         rlimits::Limits { open_files: self.limits.planned.pids + OWN_FILES }
@@ -30,8 +26,12 @@ impl Keeper {
         creds::become_ids(id, id).map_err(|e| text(&e))?;
         creds::drop_all_capabilities().map_err(|e| text(&e))?;
         creds::no_new_privs().map_err(|e| text(&e))?;
-        creds::not_dumpable().map_err(|e| text(&e))?;
-        seccomp::install(filter).map_err(|e| text(&e)).map(drop)
+        creds::not_dumpable().map_err(|e| text(&e))
+    }
+
+    /// The last that it gives up: calls that it has no use for.
+    pub fn install(&self, filter: &seccomp::Filter) -> Result<(), String> {
+        seccomp::install(filter).map_err(|e| e.to_string()).map(drop)
     }
 
     fn close_all_but(&self, also: &[BorrowedFd<'_>]) -> std::io::Result<()> {
@@ -47,6 +47,8 @@ impl Keeper {
         ]);
         keep.extend(self.control.as_ref().map(|c| c.socket.as_fd()));
         keep.extend(self.mounts.as_ref().map(AsFd::as_fd));
+        keep.extend(self.way_out.as_ref().and_then(WayOut::descriptor));
+        keep.extend(self.trust.as_ref().map(AsFd::as_fd));
         if let Some((meter, over)) = &self.limits.disk {
             keep.extend([meter.pidfd.as_fd(), over.as_fd()]);
         }

@@ -1,7 +1,7 @@
 //! Events on their way to the service: numbered, bounded, kept until they are acknowledged.
 
 use std::collections::VecDeque;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use agentd_kernel::packets::{PacketError, Packets};
 use agentd_policy::event::{EventBody, NetEvent, NetPeer, SourceEvent};
@@ -13,6 +13,10 @@ const CAPACITY: usize = 4096;
 const MAX_BYTES: usize = 16 << 20;
 /// Of them, those that only a session's life, its policy and its losses may use.
 const RESERVED: usize = 64;
+/// How long what is told of connections and names waits for more of it: each that is sent wakes the service.
+const PAUSE: Duration = Duration::from_millis(5);
+/// And how many wait at most.
+const TOGETHER: usize = 64;
 
 /// The queue.
 #[derive(Debug, Default)]
@@ -24,6 +28,10 @@ pub struct Spool {
     sent: usize,
     last: u64,
     dropped: u64,
+    /// When those that were not sent are to be.
+    due: Option<Instant>,
+    /// The socket had no room for them.
+    full: bool,
 }
 
 impl Spool {
@@ -35,6 +43,13 @@ impl Spool {
     /// Another service: what the one before did not acknowledge is sent again.
     pub fn start_over(&mut self) {
         self.sent = 0;
+        self.due = Some(Instant::now());
+        self.full = false;
+    }
+
+    /// When something is to be sent, if not once there is room.
+    pub fn due(&self) -> Option<Instant> {
+        self.due.filter(|_| self.sent < self.waiting.len() && !self.full)
     }
 
     /// Whether an ordinary event finds room. An act whose event does not is refused.
@@ -72,6 +87,11 @@ impl Spool {
     }
 
     fn append(&mut self, body: EventBody) {
+        let now = Instant::now();
+        let unsent = self.waiting.len() - self.sent;
+        let patient = matches!(body, EventBody::Net(_)) && unsent + 1 < TOGETHER;
+        let due = if patient { now + PAUSE } else { now };
+        self.due = Some(self.due().map_or(due, |before| before.min(due)));
         self.last += 1;
         self.bytes += weight(&body);
         let since = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_micros());
@@ -79,13 +99,20 @@ impl Spool {
         self.waiting.push_back(SourceEvent { number: self.last, time_us, body });
     }
 
-    /// Sends what has not been sent; whether something is left because the socket is full.
+    /// Sends what has not been sent, once that is due; whether something is left because the socket is full.
     pub fn send(&mut self, socket: &Packets) -> Result<bool, String> {
+        if !self.full && self.due().is_none_or(|due| due > Instant::now()) {
+            return Ok(false);
+        }
+        self.full = false;
         while let Some(event) = self.waiting.get(self.sent) {
             let packet = encode(&FromKeeper::Event(event.clone())).map_err(|e| e.to_string())?;
             match socket.send(&packet, &[]) {
                 Ok(()) => self.sent += 1,
-                Err(PacketError::WouldBlock) => return Ok(true),
+                Err(PacketError::WouldBlock) => {
+                    self.full = true;
+                    return Ok(true);
+                }
                 Err(error) => return Err(error.to_string()),
             }
         }
@@ -125,6 +152,8 @@ fn net_weight(event: &NetEvent) -> usize {
         NetEvent::Connect { peer, .. } => name(peer),
         NetEvent::Closed { peer, reason, .. } => name(peer) + reason.len(),
         NetEvent::Http { peer, method, host, .. } => name(peer) + method.len() + host.len(),
+        NetEvent::Entered { .. } => 0,
+        NetEvent::Left { reason, .. } => reason.len(),
     }
 }
 
@@ -148,6 +177,34 @@ mod tests {
         assert_eq!(bodies, [EventBody::Started, EventBody::Dropped { count: RESERVED as u64 + 10 }]);
         let numbers: Vec<_> = spool.waiting.iter().map(|e| e.number).collect();
         assert!(numbers.windows(2).all(|w| w[1] == w[0] + 1));
+    }
+
+    #[test]
+    fn connections_are_told_together_and_all_else_at_once() {
+        let net = || {
+            let (name, question) = ("a.example".into(), "A".into());
+            EventBody::Net(NetEvent::Dns { name, question, denied: None, addresses: vec![], count: 1 })
+        };
+        let (ours, theirs) = Packets::pair().unwrap();
+        theirs.set_nonblocking(true).unwrap();
+        let received = || std::iter::from_fn(|| theirs.receive(1 << 16, 0).ok().flatten()).count();
+        let mut spool = Spool::default();
+        spool.push(net());
+        spool.push(limit());
+        assert!(spool.due().unwrap() <= Instant::now());
+        assert!(!spool.send(&ours).unwrap());
+        assert_eq!((received(), spool.due()), (2, None));
+        for _ in 0..TOGETHER {
+            spool.push(net());
+        }
+        assert!(!spool.send(&ours).unwrap());
+        assert_eq!(received(), TOGETHER);
+        // What is to wait for room is not due.
+        ours.set_nonblocking(true).unwrap();
+        while !spool.send(&ours).unwrap() {
+            spool.push(limit());
+        }
+        assert!(spool.due().is_none() && received() > 0 && !spool.send(&ours).unwrap());
     }
 
     #[test]

@@ -1,27 +1,46 @@
 //! SIGHUP: the configuration is read again. What is bad or cannot be changed is refused as a whole, and what held
-//! before goes on. The service's own program looks at the file first, and at the profiles: nothing is parsed here that
-//! it does not take.
+//! before goes on. The service's own program looks at the file first, at the profiles and at the blocklists: nothing is
+//! parsed here that it does not take.
 
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
+use agentd_kernel::memfd::Sealed;
 use agentd_policy::event::ExitStatus;
 use agentd_policy::reload::needs_restart;
 use rustix::event::epoll::EventFlags;
 
 use super::{Server, Source, tell_manager};
+use crate::blocklists::{self, Compiling};
 use crate::service::Check;
 use crate::settings::Settings;
 
-/// How long a look at the file may take.
-const DEADLINE: Duration = Duration::from_secs(10);
+/// How long a look at the file, and at what it names, may take.
+const DEADLINE: Duration = Duration::from_secs(30);
 
 /// A look at the file that is under way.
 pub(super) struct Reload {
-    check: Check,
+    step: Step,
     until: Instant,
     /// The file may have changed since it began.
     again: bool,
+}
+
+/// What is waited for.
+enum Step {
+    /// The service's program looks at it.
+    Check(Check),
+    /// It is good, and its blocklists are read.
+    Lists(Box<(Compiling, Settings)>),
+}
+
+impl AsFd for Step {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Check(check) => check.as_fd(),
+            Self::Lists(lists) => lists.0.as_fd(),
+        }
+    }
 }
 
 impl Server {
@@ -45,33 +64,58 @@ impl Server {
         match began {
             Ok(check) => {
                 let until = Instant::now() + DEADLINE;
-                self.reload = Some(Reload { check, until, again: false });
+                self.reload = Some(Reload { step: Step::Check(check), until, again: false });
             }
             Err(error) => self.end_reload(Err(error)),
         }
     }
 
-    /// The look at the file has come to an end.
+    /// A step has come to an end, or may have.
     pub(super) fn reload_says(&mut self) {
-        let ended = match &self.reload {
-            Some(reload) => reload.check.ended(),
-            None => return,
-        };
-        let result = match ended {
-            Ok(None) => return,
-            Ok(Some(ExitStatus::Code(0))) => self.take_settings(),
-            // It said itself what is wrong.
-            Ok(Some(ExitStatus::Code(1))) => Err("it has mistakes, or a profile has".into()),
-            Ok(Some(how)) => Err(format!("agentd --check ended with {how:?}")),
+        let Some(mut reload) = self.reload.take() else { return };
+        let result = match self.go_on(&mut reload) {
+            Ok(false) => {
+                self.reload = Some(reload);
+                return;
+            }
+            Ok(true) => Ok(()),
             Err(error) => Err(error),
         };
-        let again = self.reload.take().is_some_and(|reload| {
-            self.unwatch(reload.check.as_fd());
-            reload.again
-        });
+        self.unwatch(reload.step.as_fd());
         self.end_reload(result);
-        if again {
+        if reload.again {
             self.begin_reload();
+        }
+    }
+
+    /// Whether all of it is done.
+    fn go_on(&mut self, reload: &mut Reload) -> Result<bool, String> {
+        match &mut reload.step {
+            Step::Check(check) => match check.ended()? {
+                None => Ok(false),
+                Some(ExitStatus::Code(0)) => {
+                    let new = self.new_settings()?;
+                    let Some(compiling) = Compiling::start(self.context.token, &new)? else {
+                        self.take_settings(new, None);
+                        return Ok(true);
+                    };
+                    self.watch(compiling.as_fd(), Source::Reload, 0, EventFlags::IN)?;
+                    self.unwatch(check.as_fd());
+                    reload.step = Step::Lists(Box::new((compiling, new)));
+                    reload.until = Instant::now() + blocklists::DEADLINE;
+                    Ok(false)
+                }
+                // It said itself what is wrong.
+                Some(ExitStatus::Code(1)) => Err("it has mistakes, or a profile or blocklist has".into()),
+                Some(how) => Err(format!("agentd --check ended with {how:?}")),
+            },
+            Step::Lists(lists) => match lists.0.ended()? {
+                None => Ok(false),
+                table => {
+                    self.take_settings(lists.1.clone(), table);
+                    Ok(true)
+                }
+            },
         }
     }
 
@@ -80,8 +124,12 @@ impl Server {
         if let Some(reload) = self.reload.as_mut().filter(|reload| reload.until <= now) {
             // Its end is told as any other.
             reload.until = now + DEADLINE;
-            if let Err(error) = reload.check.kill() {
-                tracing::error!(%error, "agentd --check cannot be ended");
+            let killed = match &reload.step {
+                Step::Check(check) => check.kill(),
+                Step::Lists(lists) => lists.0.kill(),
+            };
+            if let Err(error) = killed {
+                tracing::error!(%error, "what looks at the file cannot be ended");
             }
         }
     }
@@ -91,7 +139,8 @@ impl Server {
         self.reload.as_ref().map(|reload| reload.until)
     }
 
-    fn take_settings(&mut self) -> Result<(), String> {
+    /// What the file says now, if it can be taken.
+    fn new_settings(&self) -> Result<Settings, String> {
         let old = &self.context.settings;
         let new = Settings::read(&old.file)?;
         let mut keys = needs_restart(&old.config, &new.config);
@@ -112,12 +161,17 @@ impl Server {
                 keys.join(", ")
             ));
         }
+        Ok(new)
+    }
+
+    fn take_settings(&mut self, new: Settings, blocklist: Option<Sealed>) {
         self.context.settings = new;
+        // Sessions that run keep the table that they have.
+        self.context.blocklist = blocklist;
         crate::log::change(&self.context.settings.config.log);
         self.sessions.trim(&self.context);
         self.sessions.limit_again(&self.context, Instant::now());
         self.reload_service();
-        Ok(())
     }
 
     /// By hand the service hears of it from us. One that is not here yet may have read the file before.

@@ -1,13 +1,17 @@
 //! A request: checked by the launcher's own rules, and given to a builder.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Instant;
 
 use agentd_kernel::cgroup::Limits;
 use agentd_kernel::packets::Packets;
 use agentd_policy::Refusal;
+use agentd_policy::config::Config;
+use agentd_policy::egress::Egress;
 use agentd_policy::plan::{Mode, Plan};
 use agentd_policy::wire::{FromLauncher, Peer, RequestNumber, encode};
+use rustix::fs::{FileType, OFlags};
+use rustix::io::Errno;
 
 use super::groups::cpus;
 use super::placeholders::places;
@@ -127,8 +131,15 @@ impl Sessions {
     }
 
     fn start(&mut self, cx: &Context, request: Request, mut offer: Option<Packets>) -> Result<(), Refusal> {
+        let trust = match trust(&cx.settings.config, &request.plan) {
+            Ok(trust) => trust,
+            Err(refusal) => {
+                self.left.extend(offer);
+                return Err(refusal);
+            }
+        };
         let started = self.find_builder(cx, &request).and_then(|number| {
-            let ordered = self.order(cx, number, request, &mut offer);
+            let ordered = self.order(cx, number, request, &mut offer, trust);
             if let Some(session) = self.all.get_mut(&number).filter(|_| ordered.is_err()) {
                 session.state = State::emptying(None);
                 session.kill_all();
@@ -166,6 +177,7 @@ impl Sessions {
         number: u32,
         request: Request,
         offer: &mut Option<Packets>,
+        trust: Option<OwnedFd>,
     ) -> Result<(), Failed> {
         let Some(session) = self.all.get_mut(&number) else {
             return Err(("order", "the builder is gone".into()));
@@ -205,8 +217,19 @@ impl Sessions {
             session.state = waiting;
             return Err(("order", "the builder does not wait".into()));
         };
-        let order = Order { plan, began_ns, offer: offer.is_some(), uppers: uppers.is_some(), service_uid };
-        let sent = send_order(&builder, &order, &listener, offer, uppers.as_ref());
+        let blocklist = cx.blocklist.as_ref().filter(|_| plan.egress.is_some());
+        let order = Order {
+            plan,
+            began_ns,
+            offer: offer.is_some(),
+            uppers: uppers.is_some(),
+            blocklist: blocklist.is_some(),
+            trust: trust.is_some(),
+            service_uid,
+        };
+        let also =
+            [uppers.as_ref().map(AsFd::as_fd), blocklist.map(AsFd::as_fd), trust.as_ref().map(AsFd::as_fd)];
+        let sent = send_order(&builder, &order, &listener, offer, also);
         session.state = State::Building { request: Some(answer), builder, until: Instant::now() + DEADLINE };
         if let Err(error) = sent {
             // It has ended, or is ended now. Why is in the answer that it left, or in how it ended.
@@ -217,18 +240,39 @@ impl Sessions {
     }
 }
 
+/// The site's authorities, if some resolver is asked over TLS: opened here, since the relay can open nothing.
+fn trust(config: &Config, plan: &Plan) -> Result<Option<OwnedFd>, Refusal> {
+    if !plan.egress.as_ref().is_some_and(Egress::asks_over_tls) {
+        return Ok(None);
+    }
+    let path = config.egress.trust.path();
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+    let opened = rustix::fs::open(path, flags, rustix::fs::Mode::empty()).and_then(|file| {
+        let stat = rustix::fs::fstat(&file)?;
+        let regular = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
+        if regular { Ok(file) } else { Err(Errno::INVAL) }
+    });
+    opened.map(Some).map_err(|errno| {
+        Refusal::new(
+            format!("a resolver over TLS without authorities: {path}: {errno}"),
+            "egress.trust",
+            "have the administrator set `trust` in [egress] of agentd.toml to a file of certificates as PEM",
+        )
+    })
+}
+
 /// Sends an order. The offer is the builder's from then on.
 fn send_order(
     builder: &Packets,
     order: &Order,
     listener: &OwnedFd,
     offer: &mut Option<Packets>,
-    uppers: Option<&OwnedFd>,
+    also: [Option<BorrowedFd<'_>>; 3],
 ) -> Result<(), String> {
     let order = encode(order).map_err(|e| e.to_string())?;
     let descriptors: Vec<_> = std::iter::once(listener.as_fd())
         .chain(offer.iter().map(AsFd::as_fd))
-        .chain(uppers.iter().map(|fd| fd.as_fd()))
+        .chain(also.into_iter().flatten())
         .collect();
     builder.send(&order, &descriptors).map_err(|e| e.to_string())?;
     drop(offer.take());

@@ -10,6 +10,8 @@ use agentd_policy::egress::{Egress, NetRule};
 use agentd_policy::event::{End, EventBody, NetEvent, NetPeer};
 use agentd_policy::hosts::{HostPattern, HostRule, HostRules};
 use agentd_policy::profile::Protocol;
+use agentd_policy::publish::Publish;
+use agentd_policy::resolver::Resolver;
 use agentd_policy::wire::{ToKeeper, frame};
 
 use crate::peer::Peer;
@@ -23,18 +25,20 @@ fn rule(host: &str) -> HostRule {
 fn egress() -> Egress {
     let net = Net::parse("10.1.2.3").unwrap();
     let wide = Net::parse("0.0.0.0/1").unwrap();
+    let unrouted = Net::parse("2600::/16").unwrap();
     let hosts = HostRules {
         deny: vec![HostPattern::parse("denied.example").unwrap()],
-        allow: vec![rule("allowed.example"), rule("denied.example")],
+        allow: vec![rule("allowed.example"), rule("denied.example"), rule("listed.example")],
     };
     Egress {
         hosts,
         nets: vec![
             NetRule { net, ports: vec![80], protocol: Protocol::Tcp },
             NetRule { net: wide, ports: vec![8000], protocol: Protocol::Tcp },
+            NetRule { net: unrouted, ports: vec![80], protocol: Protocol::Tcp },
         ],
         local: vec![8080],
-        resolvers: vec![SocketAddr::from(([127, 0, 0, 53], 53))],
+        resolvers: vec![Resolver::plain(SocketAddr::from(([127, 0, 0, 53], 53)))],
         // In the network of these tests every address is the host's own.
         global_also: vec![Net::parse("11.0.0.0/8").unwrap()],
         ..Egress::default()
@@ -48,6 +52,16 @@ fn played() -> std::path::PathBuf {
 }
 
 impl Rig {
+    /// Gives the site a blocklist.
+    pub fn list(&self, lines: &str) {
+        let list = self.base.join("ads.hosts");
+        std::fs::write(&list, lines).unwrap();
+        let config = std::fs::read_to_string(&self.config).unwrap();
+        // Of its last table, [egress].
+        let blocklists = format!("blocklists = [\"{}\"]\n", list.display());
+        std::fs::write(&self.config, config + &blocklists).unwrap();
+    }
+
     /// Starts a launcher in a network of its own, where every address is local, with another relay.
     pub fn start_playing(&mut self, relay: &Path) -> Service {
         let bin = self.base.join("bin");
@@ -67,14 +81,18 @@ impl Rig {
 fn a_relay_that_was_taken_over_reaches_what_the_plan_names() {
     let Some(_turn) = turn() else { return };
     let mut rig = Rig::new(41);
+    rig.list("0.0.0.0 listed.example\n");
     let service = rig.start_playing(&played());
-    let (peer, out) = Peer::start(&service, 1, &["sleep", "600"], |plan| plan.egress = Some(egress()));
+    let published = Egress { publish: vec![Publish { host: 8081, port: 3000 }], ..egress() };
+    let (peer, out) = Peer::start(&service, 1, &["sleep", "600"], |plan| plan.egress = Some(published));
     let said = out.until("done\n");
     let denied = "Permission denied (os error 13)";
+    let published = "Publish(Publish { host: 8081, port: 3000 })";
     let expected = [
         "pin allowed.example: [11.22.33.44]",
         "pin denied.example: []",
         "pin other.example: []",
+        "pin listed.example: []",
         "Name(HostName(\"allowed.example\")) 11.22.33.44:443 Tcp: dialled",
         &format!("Name(HostName(\"allowed.example\")) 11.22.33.44:80 Tcp: {denied}"),
         &format!("Name(HostName(\"allowed.example\")) 11.22.33.45:443 Tcp: {denied}"),
@@ -91,11 +109,27 @@ fn a_relay_that_was_taken_over_reaches_what_the_plan_names() {
         &format!("Net 0.0.0.0:80 Tcp: {denied}"),
         &format!("Net 11.22.33.44:80 Tcp: {denied}"),
         &format!("Net 20.30.40.50:8000 Tcp: {denied}"),
+        "Net [2600::1]:80 Tcp: Network is unreachable (os error 101)",
         "Local 127.0.0.1:8080 Tcp: dialled",
         &format!("Local 127.0.0.1:22 Tcp: {denied}"),
         &format!("Local 10.1.2.3:8080 Tcp: {denied}"),
         "Resolver 127.0.0.53:53 Udp: a pair",
         &format!("Resolver 127.0.0.1:22 Tcp: {denied}"),
+        &format!("{published} 127.0.0.1:3000 Tcp: dialled"),
+        &format!("{published} 127.0.0.1:3000 Udp: {denied}"),
+        &format!("Local 127.0.0.1:3000 Tcp: {denied}"),
+        &format!("{published} [::1]:3000 Tcp: dialled"),
+        &format!("{published} [::1]:3000 Udp: {denied}"),
+        &format!("Local [::1]:3000 Tcp: {denied}"),
+        &format!("{published} 127.0.0.1:8081 Tcp: {denied}"),
+        &format!("{published} 127.0.0.2:3000 Tcp: {denied}"),
+        &format!("{published} 10.200.0.2:3000 Tcp: {denied}"),
+        &format!("{published} 10.1.2.3:3000 Tcp: {denied}"),
+        &format!("{published} [::ffff:127.0.0.1]:3000 Tcp: {denied}"),
+        &format!("{published} 127.0.0.1:22 Tcp: {denied}"),
+        &format!("Publish(Publish {{ host: 8081, port: 22 }}) 127.0.0.1:22 Tcp: {denied}"),
+        &format!("Publish(Publish {{ host: 3000, port: 3000 }}) 127.0.0.1:3000 Tcp: {denied}"),
+        "each has its answer",
         "flood: not heard",
         "done",
     ];
@@ -108,6 +142,10 @@ fn a_relay_that_was_taken_over_reaches_what_the_plan_names() {
         let EventBody::Net(NetEvent::Dns { name, addresses, denied, .. }) = event else { return false };
         name == "allowed.example" && *addresses == refused && denied.is_some()
     });
+    peer.until(|event| {
+        let EventBody::Net(NetEvent::Dns { name, denied, .. }) = event else { return false };
+        name == "listed.example" && denied.as_deref() == Some("blocklist ads")
+    });
     let connect = |to: &'static str, rule: Option<&'static str>| {
         let to: SocketAddr = to.parse().unwrap();
         peer.until(move |event| {
@@ -118,8 +156,22 @@ fn a_relay_that_was_taken_over_reaches_what_the_plan_names() {
     connect("11.22.33.44:443", None);
     connect("11.22.33.45:443", Some("pin.unknown"));
     connect("10.1.2.3:80", None);
+    // What could not even begin has ended.
+    connect("[2600::1]:80", None);
+    peer.until(|event| {
+        let EventBody::Net(NetEvent::Closed { peer, reason, .. }) = event else { return false };
+        peer.address == IpAddr::from([0x2600, 0, 0, 0, 0, 0, 0, 1]) && reason.contains("unreachable")
+    });
     connect("127.0.0.1:22", Some("default"));
     connect("20.30.40.50:8000", Some("address.own"));
+    let entered = |rule: Option<&'static str>| {
+        peer.until(move |event| {
+            let EventBody::Net(NetEvent::Entered { publish, denied, .. }) = event else { return false };
+            publish.port == 3000 && denied.as_deref() == rule
+        });
+    };
+    entered(None);
+    entered(Some("publish.unknown"));
     peer.until(|event| {
         let EventBody::Net(NetEvent::Dns { name, count: 1, .. }) = event else { return false };
         name.starts_with("\\u{1b}]0;title") && !name.contains('\u{1b}')

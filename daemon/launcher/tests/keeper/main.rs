@@ -175,6 +175,7 @@ fn a_step_that_fails_is_named_and_leaves_nothing() {
         "relay",
         "meter",
         "keeper",
+        "publish",
         "rights",
         "confine",
     ];

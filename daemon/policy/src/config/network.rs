@@ -1,11 +1,14 @@
 //! How sessions reach the network, as the site decides it: who resolves, and what counts as public.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 
 use serde::{Deserialize, Deserializer, de::Error};
 
 use crate::addresses::Net;
+use crate::blocklist::{ListFile, MAX_LISTS};
 use crate::egress::{MAX_RESOLVERS, MAX_RULES};
+use crate::names::AbsPath;
+use crate::resolver::Resolver;
 
 /// How sessions reach the network.
 #[derive(Clone, Debug, Deserialize)]
@@ -16,8 +19,20 @@ pub struct Egress {
     /// Special-purpose ranges that the site uses as public ones.
     #[serde(deserialize_with = "nets")]
     pub global_also: Vec<Net>,
-    /// The CA bundle towards upstream.
-    pub trust: String,
+    /// Files with names that no session reaches.
+    #[serde(deserialize_with = "lists")]
+    pub blocklists: Vec<ListFile>,
+    /// Whose certificates are believed of servers that agentd itself asks over TLS.
+    pub trust: Trust,
+}
+
+/// A file with certificates of authorities, as PEM.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Trust {
+    /// The system's.
+    System,
+    /// This one.
+    File(AbsPath),
 }
 
 /// Whom sessions' names are asked of.
@@ -26,33 +41,57 @@ pub enum Resolvers {
     /// Those of `/etc/resolv.conf`, read at start and reload.
     System,
     /// These, in this order.
-    List(Vec<SocketAddr>),
+    List(Vec<Resolver>),
 }
 
 /// As many of its `nameserver` lines as `resolv.conf(5)` says that count (`MAXNS`).
 const MAX_SYSTEM: usize = 3;
-/// Where a resolver is asked if nothing else is said.
-const DNS: u16 = 53;
 
 impl Default for Egress {
     fn default() -> Self {
-        Self { resolvers: Resolvers::System, global_also: Vec::new(), trust: "system".into() }
+        Self {
+            resolvers: Resolvers::System,
+            global_also: Vec::new(),
+            blocklists: Vec::new(),
+            trust: Trust::System,
+        }
+    }
+}
+
+impl Trust {
+    /// Where the file is.
+    pub fn path(&self) -> &str {
+        match self {
+            Self::System => "/etc/ssl/certs/ca-certificates.crt",
+            Self::File(path) => path.as_str(),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Trust {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        match String::deserialize(d)?.as_str() {
+            "system" => Ok(Self::System),
+            path => AbsPath::parse(path).map(Self::File).map_err(|_| {
+                D::Error::custom(format!("trust {path:?}: write \"system\" or the file's whole path"))
+            }),
+        }
     }
 }
 
 impl Resolvers {
     /// Those that the text of a `resolv.conf(5)` names, and the lines that name none of use: another machine's word
     /// for an address, or one that needs the name of an interface.
-    pub fn of_system(text: &str) -> (Vec<SocketAddr>, Vec<String>) {
+    pub fn of_system(text: &str) -> (Vec<Resolver>, Vec<String>) {
         let words = text.lines().filter_map(|line| {
             let mut words = line.split_ascii_whitespace();
             (words.next() == Some("nameserver")).then(|| words.next().unwrap_or_default())
         });
         let (mut good, mut bad) = (Vec::new(), Vec::new());
         for word in words.take(MAX_SYSTEM) {
-            match word.parse::<IpAddr>().map_err(|e| e.to_string()).and_then(|_| resolver(word)) {
-                Ok(address) if good.contains(&address) => {}
-                Ok(address) => good.push(address),
+            match word.parse::<IpAddr>().map_err(|e| e.to_string()).and_then(|_| Resolver::parse(word)) {
+                Ok(resolver) if good.contains(&resolver) => {}
+                Ok(resolver) => good.push(resolver),
                 Err(why) => bad.push(format!("nameserver {word}: {why}")),
             }
         }
@@ -75,7 +114,8 @@ impl<'de> Deserialize<'de> for Resolvers {
                 Err(D::Error::custom(format!("{} resolvers: name 1 to {MAX_RESOLVERS}", list.len())))
             }
             Either::List(list) => {
-                let parse = |text: &String| resolver(text).map_err(|why| format!("resolver {text:?}: {why}"));
+                let parse =
+                    |text: &String| Resolver::parse(text).map_err(|why| format!("resolver {text:?}: {why}"));
                 list.iter().map(parse).collect::<Result<_, _>>().map(Self::List).map_err(D::Error::custom)
             }
         }
@@ -83,31 +123,30 @@ impl<'de> Deserialize<'de> for Resolvers {
 }
 
 /// What `resolvers` may be.
-const FORM: &str = "resolvers are \"system\" or a list such as [\"192.0.2.53:53\"]";
-
-/// `ADDRESS:PORT`, or `ADDRESS` alone.
-fn resolver(text: &str) -> Result<SocketAddr, String> {
-    let bare = || text.parse::<IpAddr>().map(|address| SocketAddr::new(address, DNS));
-    let parsed = text.parse::<SocketAddr>().or_else(|_| bare());
-    let address = parsed.map_err(|_| "write ADDRESS:PORT or ADDRESS".to_owned())?;
-    let ip = address.ip();
-    let scoped = match address {
-        SocketAddr::V4(_) => false,
-        SocketAddr::V6(v6) => v6.scope_id() != 0 || v6.flowinfo() != 0 || v6.ip().is_unicast_link_local(),
-    };
-    match () {
-        () if address.port() == 0 => Err("port 0 is none".into()),
-        () if ip.is_unspecified() || ip.is_multicast() => Err("it is no machine's address".into()),
-        () if scoped => Err("an address that needs an interface's name cannot be asked".into()),
-        () => Ok(address),
-    }
-}
+const FORM: &str =
+    "resolvers are \"system\" or a list such as [\"192.0.2.53:53\", \"tls://192.0.2.53#NAME\"]";
 
 fn nets<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<Net>, D::Error> {
     let nets = Vec::<Net>::deserialize(d)?;
     match nets.len() {
         0..=MAX_RULES => Ok(nets),
         many => Err(D::Error::custom(format!("{many} ranges: name at most {MAX_RULES}"))),
+    }
+}
+
+fn lists<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<ListFile>, D::Error> {
+    let lists = Vec::<ListFile>::deserialize(d)?;
+    if lists.len() > MAX_LISTS {
+        return Err(D::Error::custom(format!("{} blocklists: name at most {MAX_LISTS}", lists.len())));
+    }
+    // Events name a list by its label alone.
+    let before = |at: usize| lists.iter().take(at).find(|other| other.label == lists[at].label);
+    match (0..lists.len()).find_map(|at| before(at).map(|other| (&lists[at], other))) {
+        Some((list, other)) => Err(D::Error::custom(format!(
+            "blocklists {} and {} would both be called {}: rename one",
+            other.path, list.path, list.label
+        ))),
+        None => Ok(lists),
     }
 }
 
@@ -128,7 +167,7 @@ mod tests {
         let wanted = ["192.0.2.53:5353", "192.0.2.54:53", "[2001:db8::53]:53", "[2001:db8::54]:53"];
         assert_eq!(
             list.unwrap().resolvers,
-            Resolvers::List(wanted.map(|text| text.parse().unwrap()).to_vec())
+            Resolvers::List(wanted.map(|text| Resolver::parse(text).unwrap()).to_vec())
         );
         for bad in [
             "'sytem'",
@@ -152,11 +191,38 @@ mod tests {
     }
 
     #[test]
+    fn over_tls_a_name_is_needed_and_authorities_are() {
+        let egress = parse("resolvers = ['tls://192.0.2.53#dns.example']").unwrap();
+        let wanted = Resolver::parse("tls://192.0.2.53:853#dns.example").unwrap();
+        assert_eq!(egress.resolvers, Resolvers::List(vec![wanted]));
+        let error = parse("resolvers = ['tls://192.0.2.53']").unwrap_err().to_string();
+        assert!(error.contains("tls://ADDRESS#NAME"), "{error}");
+        assert_eq!(egress.trust.path(), "/etc/ssl/certs/ca-certificates.crt");
+        assert_eq!(parse("trust = '/etc/ours.pem'").unwrap().trust.path(), "/etc/ours.pem");
+        for bad in ["''", "'ours.pem'", "'System'", "1"] {
+            assert!(parse(&format!("trust = {bad}")).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn blocklists_are_files_whose_names_differ() {
+        let lists = parse("blocklists = ['/etc/x/ads.hosts', '/srv/more.txt']").unwrap().blocklists;
+        let labels: Vec<_> = lists.iter().map(|list| list.label.as_str()).collect();
+        assert_eq!(labels, ["ads", "more"]);
+        let many: Vec<_> = (0..=MAX_LISTS).map(|n| format!("'/x/{n}'")).collect();
+        for bad in ["['ads.hosts']", "'/x/a'", "['/x/ads.hosts', '/y/ads.txt']", "['/x/a b']", "['/']"] {
+            assert!(parse(&format!("blocklists = {bad}")).is_err(), "{bad}");
+        }
+        assert!(parse(&format!("blocklists = [{}]", many.join(","))).is_err());
+        assert!(parse(&format!("blocklists = [{}]", many[1..].join(","))).is_ok());
+    }
+
+    #[test]
     fn nameserver_lines_count_and_nothing_else_does() {
         let text = "# nameserver 192.0.2.1\n; nameserver 192.0.2.1\nsearch example\nnameserver\t127.0.0.53\r\n \
                     nameserver fe80::1%eth0\nnameserver 2001:db8::53 # late\nnameserver 192.0.2.9\noptions edns0";
         let (good, bad) = Resolvers::of_system(text);
-        assert_eq!(good, ["127.0.0.53:53".parse().unwrap(), "[2001:db8::53]:53".parse().unwrap()]);
+        assert_eq!(good, ["127.0.0.53", "2001:db8::53"].map(|text| Resolver::parse(text).unwrap()));
         assert!(bad.len() == 1 && bad[0].contains("fe80::1%eth0"), "{bad:?}");
         assert_eq!(Resolvers::of_system("nameserver 192.0.2.1:5353\nnameserver").0, []);
         assert_eq!(Resolvers::of_system("").0, []);

@@ -3,8 +3,11 @@
 use std::fmt;
 use std::net::IpAddr;
 
+use serde::{Deserialize, Serialize};
+
 use crate::Refusal;
 use crate::addresses::Net;
+use crate::caps::{self, Capped, Caps};
 use crate::egress::NetRule;
 use crate::hosts::{HostError, HostPattern, HostRule};
 use crate::profile::{self, Protocol};
@@ -12,7 +15,7 @@ use crate::profile::{self, Protocol};
 /// What a flag means that names no port.
 pub const WEB: [u16; 2] = [80, 443];
 /// One entry of what passes.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Rule {
     /// By name.
     Host(HostRule),
@@ -53,8 +56,15 @@ impl Rule {
     /// Reads an entry of a profile.
     ///
     /// # Errors
-    /// As [`Rule::parse`].
-    pub fn of(entry: &profile::Allow) -> Result<Self, Refusal> {
+    /// As [`Rule::parse`]; a cap of nothing.
+    pub fn of(entry: &profile::Allow) -> Result<Capped, Refusal> {
+        let rule = Self::without_caps(entry)?;
+        let caps = Caps { connections: entry.max_connections, sent: entry.max_sent.map(|size| size.0) };
+        caps::check(&rule, caps)?;
+        Ok(Capped { rule, caps })
+    }
+
+    fn without_caps(entry: &profile::Allow) -> Result<Self, Refusal> {
         let protocol = entry.protocol.unwrap_or(Protocol::Tcp);
         let at = |text| Place { list: "network.allow", text };
         match (&entry.host, &entry.cidr, entry.local) {
@@ -90,6 +100,14 @@ impl Place<'_> {
 
     fn host(&self, host: &str, ports: Vec<u16>, protocol: Protocol) -> Result<Rule, Refusal> {
         let host = self.pattern(host)?;
+        // Shown, it would be read as a port of the host's.
+        if host.to_string() == "local" {
+            return Err(self.bad(
+                "network.local",
+                "this means the host's loopback, and is no name",
+                MEND_LOCAL,
+            ));
+        }
         Ok(Rule::Host(HostRule { host, ports: self.ports(ports, protocol)?, protocol }))
     }
 

@@ -64,36 +64,43 @@ pub enum Transport {
 }
 
 impl Query {
-    /// The message that answers it. If it would be too long for a datagram, it says so and nothing else, and the
-    /// client asks again by TCP.
+    /// The message that answers it. See [`Query::write_answer`].
     pub fn answer(&self, answer: Answer<'_>, transport: Transport) -> Vec<u8> {
+        let mut reply = Vec::with_capacity(MIN_DATAGRAM.into());
+        self.write_answer(answer, transport, &mut reply);
+        reply
+    }
+
+    /// Writes the message that answers it, behind what is there. If it would be too long for a datagram, it says so and
+    /// nothing else, and the client asks again by TCP.
+    pub fn write_answer(&self, answer: Answer<'_>, transport: Transport, out: &mut Vec<u8>) {
         let limit = match transport {
             Transport::Udp => usize::from(self.payload.unwrap_or(MIN_DATAGRAM)),
             Transport::Tcp => usize::from(u16::MAX),
         };
-        let mut reply = Vec::with_capacity(MIN_DATAGRAM.into());
-        reply.extend(header(self.id, self.flags, answer.code(), [1, 0, 0, self.payload.is_some().into()]));
-        reply.extend(&self.question);
-        let begin = reply.len();
-        let count = self.records(answer, &mut reply);
-        reply[6..8].copy_from_slice(&count.to_be_bytes());
-        self.option(answer.reason(), &mut reply);
-        if reply.len() > limit {
-            reply.truncate(begin);
-            reply[2] |= (flag::TRUNCATED >> 8) as u8;
-            reply[6..8].fill(0);
-            self.option(None, &mut reply);
+        let begin = out.len();
+        out.extend(header(self.id, self.flags, answer.code(), [1, 0, 0, self.payload.is_some().into()]));
+        out.extend(self.question());
+        let records = out.len();
+        let count = self.records(answer, out);
+        out[begin + 6..begin + 8].copy_from_slice(&count.to_be_bytes());
+        self.option(answer.reason(), out);
+        if out.len() - begin > limit {
+            out.truncate(records);
+            out[begin + 2] |= (flag::TRUNCATED >> 8) as u8;
+            out[begin + 6..begin + 8].fill(0);
+            self.option(None, out);
         }
-        reply
     }
 
     /// Writes the records and counts them.
     fn records(&self, answer: Answer<'_>, reply: &mut Vec<u8>) -> u16 {
         let mut count = 0_u16;
+        let kind = u16::from(self.kind).to_be_bytes();
         let mut record = |ttl: u32, data: &[u8]| {
             let Ok(len) = u16::try_from(data.len()) else { return };
             reply.extend(NAME);
-            reply.extend(u16::from(self.kind).to_be_bytes());
+            reply.extend(kind);
             reply.extend(IN.to_be_bytes());
             reply.extend(ttl.to_be_bytes());
             reply.extend(len.to_be_bytes());

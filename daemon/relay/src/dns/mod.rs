@@ -3,13 +3,18 @@
 //! the reply belongs to it; [`Query::answer`] is written by us.
 
 mod answer;
+mod data;
+mod key;
 mod query;
 mod question;
 mod reply;
 
+use agentd_policy::dns_type::DnsType;
+
 pub use answer::{Answer, MAX_REASON, Transport};
 pub use hickory_proto::rr::RecordType;
-pub use query::{Malformed, Query};
+pub use key::Key;
+pub use query::{MAX_QUERY, Malformed, Query};
 pub use question::Question;
 pub use reply::{Outcome, ReplyError, Ttls};
 
@@ -54,25 +59,18 @@ pub enum Disposition {
     Addresses,
     /// HTTPS, SVCB (RFC 9460): there are none. They carry addresses of their own, and keys that hide names.
     Nothing,
-    /// The profile lists the type: its data is passed on.
+    /// The profile lists the type: its data is written anew and passed on.
     Data,
     /// All else.
     Refused,
 }
 
-/// Judges a type, by those that the profile lists. Types that are questions about many others, or about the message,
-/// are refused whoever lists them, and so are aliases, whose targets only a resolved name has checked.
-pub fn disposition(kind: RecordType, listed: &[RecordType]) -> Disposition {
-    const FIRST_META: u16 = 128;
-    const LAST_META: u16 = 255;
+/// Judges a type, by those that the profile lists.
+pub fn disposition(kind: RecordType, listed: &[DnsType]) -> Disposition {
     match kind {
         RecordType::A | RecordType::AAAA => Disposition::Addresses,
         RecordType::HTTPS | RecordType::SVCB => Disposition::Nothing,
-        RecordType::CNAME | RecordType::DNAME | RecordType::ANAME | RecordType::OPT | RecordType::ZERO => {
-            Disposition::Refused
-        }
-        kind if (FIRST_META..=LAST_META).contains(&u16::from(kind)) => Disposition::Refused,
-        kind if listed.contains(&kind) => Disposition::Data,
+        kind if listed.iter().any(|listed| listed.number() == u16::from(kind)) => Disposition::Data,
         _ => Disposition::Refused,
     }
 }

@@ -5,10 +5,10 @@ use agentd_policy::hosts::{HostError, HostName};
 use hickory_proto::rr::RecordType;
 
 use super::answer::header;
-use super::{HEADER, IN, MAX_DATAGRAM, MAX_WIRE_NAME, MIN_DATAGRAM, code, flag, u16_at};
+use super::{HEADER, IN, Key, MAX_DATAGRAM, MAX_WIRE_NAME, MIN_DATAGRAM, code, flag, u16_at};
 
 /// The longest query. They are padded at most (RFC 8467), and hold nothing else that is long.
-const MAX_QUERY: usize = 4096;
+pub const MAX_QUERY: usize = 4096;
 const OPT: u16 = 41;
 
 /// A message that is no query of ours to resolve.
@@ -46,16 +46,15 @@ impl Malformed {
 }
 
 /// A query of one question.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Query {
     pub(super) id: u16,
     pub(super) flags: u16,
     /// Name, type and class as they came: the answer repeats the name's case (draft-vixie-dnsext-dns0x20).
-    pub(super) question: Vec<u8>,
+    question: [u8; MAX_WIRE_NAME + 4],
+    length: usize,
     /// What a datagram to the client may hold, if it speaks EDNS.
     pub(super) payload: Option<u16>,
-    /// The name. What is no name of a host is refused without a word to anybody.
-    pub name: Result<HostName, HostError>,
     /// The type.
     pub kind: RecordType,
 }
@@ -99,21 +98,45 @@ impl Query {
         if class != IN {
             return Err(fail(code::REFUSED));
         }
+        let (asked, mut question) = (&message[HEADER..end + 4], [0; MAX_WIRE_NAME + 4]);
+        question[..asked.len()].copy_from_slice(asked);
         Ok(Self {
             id,
             flags,
-            question: message[HEADER..end + 4].to_vec(),
+            question,
+            length: asked.len(),
             payload: payload.map(|(payload, _)| payload.clamp(MIN_DATAGRAM, MAX_DATAGRAM)),
-            name: HostName::from_labels(labels(&message[HEADER..end])),
             kind: kind.into(),
         })
+    }
+
+    /// Name, type and class.
+    pub(super) fn question(&self) -> &[u8] {
+        &self.question[..self.length]
+    }
+
+    fn wire_name(&self) -> &[u8] {
+        &self.question[..self.length - 4]
+    }
+
+    /// The name. What is no name of a host is refused without a word to anybody.
+    ///
+    /// # Errors
+    /// Why it is none.
+    pub fn name(&self) -> Result<HostName, HostError> {
+        HostName::from_labels(labels(self.wire_name()))
+    }
+
+    /// The question in its one spelling. Of a name that is none of a host's it is nobody else's key.
+    pub fn key(&self) -> Key {
+        Key::of_wire(self.wire_name(), self.kind)
     }
 
     /// The name as it came, for a record of what was asked: what is not a letter, digit, hyphen or underscore as a
     /// number of three digits (RFC 4343 §2.1).
     pub fn shown(&self) -> String {
         let mut shown = String::new();
-        for label in labels(&self.question[..self.question.len() - 4]) {
+        for label in labels(self.wire_name()) {
             for byte in label {
                 match byte {
                     b'-' | b'_' => shown.push(char::from(*byte)),

@@ -43,6 +43,24 @@ impl Question {
         Self { name, kind, message, asked }
     }
 
+    /// As long as most others are (RFC 7830, RFC 8467): for a stream that nobody else can read, and whose lengths would
+    /// tell what is asked.
+    #[must_use]
+    pub fn padded(mut self) -> Self {
+        const BLOCK: usize = 128;
+        const PADDING: u16 = 12;
+        const OPTION: usize = 4;
+        let length = self.message.len() + OPTION;
+        let zeros = length.next_multiple_of(BLOCK) - length;
+        // The length of the OPT record's data is the last that was written.
+        self.message.truncate(self.message.len() - 2);
+        for word in [(OPTION + zeros) as u16, PADDING, zeros as u16] {
+            self.message.extend(word.to_be_bytes());
+        }
+        self.message.resize(length + zeros, 0);
+        self
+    }
+
     /// The message, without the length that TCP wants in front.
     pub fn message(&self) -> &[u8] {
         &self.message

@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use agentd_policy::hosts::{HostError, HostName};
 use hickory_proto::op::{Message, ResponseCode};
 use hickory_proto::rr::{DNSClass, RData, Record};
-use hickory_proto::serialize::binary::{BinEncodable, BinEncoder, NameEncoding};
 
+use super::data::{self, rebuilt};
 use super::{HEADER, Question, flag, u16_at};
 
 /// The most names from the question to the addresses.
@@ -55,6 +55,12 @@ pub enum ReplyError {
     /// An alias for what is no name of a host.
     #[error("an alias for what is no host: {0}")]
     Alias(#[from] HostError),
+    /// A record that leads to what is no name of a host.
+    #[error("a record that leads to what is no host: {0}")]
+    Target(#[source] HostError),
+    /// More data than is taken.
+    #[error("more than {} bytes of data", data::MAX_BYTES)]
+    TooMuch,
 }
 
 /// The answer to a question, before anything is judged.
@@ -66,7 +72,7 @@ pub struct Outcome {
     pub chain: Vec<HostName>,
     /// The addresses of the last, of the type that was asked for, each once.
     pub addresses: Vec<IpAddr>,
-    /// Data of another type that was asked for, as in a record, names uncompressed.
+    /// Data of another type that was asked for, as in a record, written anew; each once.
     pub data: Vec<Vec<u8>>,
     /// How long all of it holds.
     pub ttl: u32,
@@ -117,7 +123,7 @@ impl Question {
             match &record.data {
                 RData::A(address) => outcome.address(address.0.into()),
                 RData::AAAA(address) => outcome.address(address.0.into()),
-                data => outcome.data.push(encoded(data)?),
+                data => outcome.data(rebuilt(data)?)?,
             }
         }
         if outcome.addresses.is_empty() && outcome.data.is_empty() {
@@ -160,6 +166,17 @@ impl Outcome {
             self.addresses.push(address);
         }
     }
+
+    fn data(&mut self, data: Vec<u8>) -> Result<(), ReplyError> {
+        if !self.data.contains(&data) {
+            let bytes = self.data.iter().map(Vec::len).sum::<usize>() + data.len();
+            if bytes > data::MAX_BYTES {
+                return Err(ReplyError::TooMuch);
+            }
+            self.data.push(data);
+        }
+        Ok(())
+    }
 }
 
 /// How long "nothing" holds (RFC 2308 §5).
@@ -169,13 +186,4 @@ fn negative_ttl(message: &Message) -> u32 {
         _ => None,
     });
     soa.unwrap_or(0)
-}
-
-/// The data as a record holds it.
-fn encoded(data: &RData) -> Result<Vec<u8>, ReplyError> {
-    let mut bytes = Vec::new();
-    let mut encoder = BinEncoder::new(&mut bytes);
-    encoder.set_name_encoding(NameEncoding::Uncompressed);
-    data.emit(&mut encoder).map_err(|error| ReplyError::Form(error.to_string()))?;
-    Ok(bytes)
 }

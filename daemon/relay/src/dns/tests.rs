@@ -1,6 +1,7 @@
 use super::*;
 use std::net::IpAddr;
 
+use agentd_policy::dns_type::DnsType;
 use agentd_policy::hosts::{HostError, HostName};
 use hickory_proto::op::{Message, Query as Asked, ResponseCode};
 use hickory_proto::rr::RData;
@@ -43,7 +44,7 @@ fn code(message: &[u8]) -> Option<u16> {
 fn a_query_is_read_with_its_case_and_its_size() {
     let message = query(&[b"WwW", b"eXample", b"org"], 28, 1, &edns(4096, 0, &[0, 10, 0, 2, 1, 2]));
     let query = Query::read(&message).unwrap();
-    assert_eq!(query.name.as_ref().unwrap().as_str(), "www.example.org");
+    assert_eq!(query.name().unwrap().as_str(), "www.example.org");
     assert_eq!((query.kind, query.shown().as_str()), (RecordType::AAAA, "WwW.eXample.org."));
     let reply = query.answer(Answer::NoName, Transport::Udp);
     assert_eq!(reply[12..33], message[12..33]);
@@ -92,36 +93,48 @@ fn messages_that_are_no_query_of_ours() {
 #[test]
 fn names_that_are_no_hosts_are_known_as_such() {
     let name = |labels: &[&[u8]]| Query::read(&query(labels, 1, 1, &[])).unwrap();
-    assert_eq!(name(&[b"a.evil", b"example"]).name, Err(HostError::Character('.')));
+    assert_eq!(name(&[b"a.evil", b"example"]).name(), Err(HostError::Character('.')));
     assert_eq!(name(&[b"a.evil", b"ex\0\xff"]).shown(), "a\\046evil.ex\\000\\255.");
-    assert_eq!(name(&[b"127", b"0", b"0", b"1"]).name, Err(HostError::Address));
-    assert_eq!(name(&[b"LOCALHOST"]).name, Err(HostError::Own));
-    assert_eq!(name(&[]).name, Err(HostError::Empty));
+    assert_eq!(name(&[b"127", b"0", b"0", b"1"]).name(), Err(HostError::Address));
+    assert_eq!(name(&[b"LOCALHOST"]).name(), Err(HostError::Own));
+    assert_eq!(name(&[]).name(), Err(HostError::Empty));
     assert_eq!(name(&[]).shown(), ".");
-    assert!(name(&[b"_x", b"a-"]).name.is_ok());
+    assert!(name(&[b"_x", b"a-"]).name().is_ok());
 }
 
 #[test]
 fn types_are_judged() {
-    let listed = [
-        RecordType::TXT,
-        RecordType::ANY,
-        RecordType::HTTPS,
-        RecordType::CNAME,
-        RecordType::AXFR,
-        RecordType::OPT,
-    ];
+    let listed = [DnsType::Txt, DnsType::Srv];
     let judge = |kind| disposition(kind, &listed);
     assert_eq!(judge(RecordType::A), Disposition::Addresses);
     assert_eq!(judge(RecordType::AAAA), Disposition::Addresses);
-    assert_eq!(judge(RecordType::TXT), Disposition::Data);
+    assert_eq!((judge(RecordType::TXT), judge(RecordType::SRV)), (Disposition::Data, Disposition::Data));
     assert_eq!(
         (judge(RecordType::HTTPS), judge(RecordType::SVCB)),
         (Disposition::Nothing, Disposition::Nothing)
     );
-    for kind in [0, 5, 10, 15, 33, 41, 249, 250, 251, 252, 253, 254, 255, 65_280] {
+    for kind in [0, 5, 10, 15, 41, 249, 250, 251, 252, 253, 254, 255, 65_280] {
         assert_eq!(judge(kind.into()), Disposition::Refused, "{kind}");
     }
+    for kind in DnsType::ALL {
+        assert_eq!(disposition(kind.number().into(), &DnsType::ALL), Disposition::Data, "{kind}");
+        assert_eq!(RecordType::from(kind.number()).to_string(), kind.as_str());
+        assert_eq!(disposition(kind.number().into(), &[]), Disposition::Refused, "{kind}");
+    }
+}
+
+#[test]
+fn what_means_the_same_has_the_same_key() {
+    let key = |labels: &[&[u8]], kind| Query::read(&query(labels, kind, 1, &[])).unwrap().key();
+    let name = HostName::parse("www.a.example").unwrap();
+    let one = Key::new(&name, RecordType::A);
+    assert_eq!(one.as_bytes(), b"\x03www\x01a\x07example\0\0\x01");
+    assert_eq!(key(&[b"WwW", b"a", b"EXAMPLE"], 1).as_bytes(), one.as_bytes());
+    for other in [key(&[b"www", b"a", b"example"], 28), key(&[b"www.a", b"example"], 1), key(&[b"www"], 1)] {
+        assert_ne!(other.as_bytes(), one.as_bytes());
+    }
+    let long = vec!["a"; 127].join(".");
+    assert_eq!(Key::new(&HostName::parse(&long).unwrap(), RecordType::A).as_bytes().len(), 257);
 }
 
 #[test]
@@ -190,7 +203,9 @@ proptest! {
             let theirs = Message::from_vec(&message).unwrap();
             let asked: &Asked = &theirs.queries[0];
             prop_assert_eq!(asked.query_type(), query.kind);
-            if let Ok(name) = query.name {
+            if let Ok(name) = query.name() {
+                let (asked_for, key) = (query.key(), Key::new(&name, query.kind));
+                prop_assert_eq!(asked_for.as_bytes(), key.as_bytes());
                 prop_assert_eq!(asked.name().to_ascii().to_lowercase(), format!("{name}."));
             }
         }

@@ -9,9 +9,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use rustix::io::{Errno, retry_on_intr};
-use rustix::net::Shutdown;
+use rustix::net::{RecvFlags, Shutdown};
 use rustix::pipe::{PipeFlags, SpliceFlags};
 
+use super::caps::Budget;
+use super::room::Room;
 use crate::Endpoint;
 use crate::control::Control;
 
@@ -20,9 +22,9 @@ pub const CHUNK: usize = 64 << 10;
 /// After so many bytes one way, much at once goes by a pipe.
 const SPLICE_AFTER: u64 = 256 << 10;
 /// Much at once.
-const BULK: usize = 32 << 10;
-/// How much a pipe holds, if the kernel allows.
-const PIPE: usize = 256 << 10;
+const BULK: usize = 16 << 10;
+/// How much a pipe holds, if the kernel allows: as much as it gives to an unprivileged process.
+const PIPE: usize = 1 << 20;
 
 thread_local! {
     /// In use only between a read and the write that follows it.
@@ -53,30 +55,55 @@ pub struct Way<'a> {
     /// Whether the last read took much at once.
     bulk: bool,
     splices: bool,
+    budget: Option<&'a Budget>,
+    /// The most bytes that are read at once.
+    chunk: usize,
 }
 
 impl<'a> Way<'a> {
     /// From `from` to `to`, counted in `count`.
     pub fn new(from: &'a Endpoint, to: &'a Endpoint, count: &'a AtomicU64, control: &'a Control) -> Self {
-        Self { from, to, count, control, pipe: None, bulk: false, splices: true }
+        Self { from, to, count, control, pipe: None, bulk: false, splices: true, budget: None, chunk: CHUNK }
+    }
+
+    /// Not beyond what `budget` leaves.
+    pub fn within(self, budget: &'a Budget) -> Self {
+        Self { budget: Some(budget), ..self }
+    }
+
+    /// Holding no more than that has room for.
+    pub fn with(self, room: Room) -> Self {
+        Self { splices: room.splices(), chunk: room.chunk(), ..self }
     }
 
     /// Writes what was read before.
     pub async fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        write(self.to, bytes).await?;
-        self.went(bytes.len());
-        Ok(())
+        let left = self.budget.map_or(u64::MAX, Budget::left);
+        let part = &bytes[..bytes.len().min(usize::try_from(left).unwrap_or(usize::MAX))];
+        self.charge(part.len());
+        write(self.to, part).await?;
+        self.went(part.len());
+        match self.budget {
+            Some(budget) if part.len() < bytes.len() => Err(budget.error()),
+            _ => Ok(()),
+        }
     }
 
     /// One read of at most `most` bytes, shown to `see`, and its write. 0: the end.
     pub async fn step(&mut self, most: usize, mut see: impl FnMut(&[u8])) -> io::Result<usize> {
+        let most = most.min(self.chunk);
         // A connection may be ready for ever: the others must have their turn.
         tokio::task::coop::consume_budget().await;
         let (count, rest) = loop {
             let mut ready = self.from.readable().await?;
+            let Some(most) = self.bound(most)? else {
+                ready.clear_ready();
+                continue;
+            };
             let once = BUFFER.with_borrow_mut(|buffer| {
                 let most = most.min(buffer.len());
                 let count = retry_on_intr(|| rustix::io::read(self.from.get_ref(), &mut buffer[..most]))?;
+                self.charge(count);
                 // All that was there: what comes later wakes again.
                 if (1..most).contains(&count) {
                     ready.clear_ready();
@@ -149,6 +176,10 @@ impl<'a> Way<'a> {
         tokio::task::coop::consume_budget().await;
         let count = loop {
             let mut ready = self.from.readable().await?;
+            let Some(most) = self.bound(most)? else {
+                ready.clear_ready();
+                continue;
+            };
             let (from, to) = (self.from.get_ref(), &pipe.writer);
             match retry_on_intr(|| rustix::pipe::splice(from, None, to, None, most, FLAGS)) {
                 Ok(count) => break count,
@@ -157,6 +188,7 @@ impl<'a> Way<'a> {
                 Err(errno) => return Err(errno.into()),
             }
         };
+        self.charge(count);
         let mut left = count;
         while left > 0 {
             let (from, to) = (&pipe.reader, self.to.get_ref());
@@ -165,6 +197,29 @@ impl<'a> Way<'a> {
         self.bulk = count >= BULK;
         self.went(count);
         Ok(Some(count))
+    }
+
+    /// How much of `most` may be read now, to be charged before anything is awaited. If nothing is left, the end may
+    /// still come: `None` until something does.
+    fn bound(&self, most: usize) -> io::Result<Option<usize>> {
+        let Some(budget) = self.budget else { return Ok(Some(most)) };
+        match usize::try_from(budget.left()) {
+            Ok(0) => {}
+            left => return Ok(Some(most.min(left.unwrap_or(usize::MAX)))),
+        }
+        let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+        match retry_on_intr(|| rustix::net::recv(self.from.get_ref(), &mut [0_u8; 1][..], flags)) {
+            Ok((0, _)) => Ok(Some(1)),
+            Ok(_) => Err(budget.error()),
+            Err(Errno::AGAIN) => Ok(None),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
+    fn charge(&self, count: usize) {
+        if let Some(budget) = self.budget {
+            budget.count(count);
+        }
     }
 
     fn went(&self, count: usize) {

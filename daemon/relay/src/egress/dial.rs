@@ -1,7 +1,7 @@
 //! One connection out of several addresses (RFC 8305): each a moment after the one before, or as soon as that fails.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,6 +19,8 @@ use crate::Endpoint;
 
 /// How long an address has before the next is tried as well (RFC 8305 §5).
 const STAGGER: Duration = Duration::from_millis(250);
+/// The end of a try when another address was faster.
+const UNUSED: &str = "unused";
 /// The most addresses that are tried.
 const MAX_TRIES: usize = 6;
 
@@ -28,17 +30,18 @@ pub async fn first(
     purpose: &Purpose,
     addresses: Vec<SocketAddr>,
     from: SocketAddr,
-) -> Result<(Endpoint, SocketAddr), End> {
+) -> Result<(Endpoint, SocketAddr), (End, SocketAddr)> {
     let mut left = addresses.into_iter().take(MAX_TRIES).peekable();
     // One address needs no task of its own.
     if let Some(only) = left.next_if(|_| true) {
         if left.peek().is_none() {
             let dialled = gate.keeper.dial(purpose.clone(), only, Protocol::Tcp, from).await;
-            return dialled.map(|server| (server, only)).map_err(End::from);
+            return dialled.map(|server| (server, only)).map_err(|error| (error.into(), only));
         }
         return race(gate, purpose, only, left, from).await;
     }
-    Err(DialError::Refused(Errno::ADDRNOTAVAIL).into())
+    let nowhere = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
+    Err((DialError::Refused(Errno::ADDRNOTAVAIL).into(), nowhere))
 }
 
 async fn race(
@@ -47,41 +50,50 @@ async fn race(
     first: SocketAddr,
     mut left: impl Iterator<Item = SocketAddr>,
     from: SocketAddr,
-) -> Result<(Endpoint, SocketAddr), End> {
+) -> Result<(Endpoint, SocketAddr), (End, SocketAddr)> {
+    // What is dropped unfinished is closed.
     let mut tries = JoinSet::new();
-    let start = |tries: &mut JoinSet<_>, to: SocketAddr| {
-        let (gate, purpose) = (gate.clone(), purpose.clone());
-        tries.spawn(async move { (gate.keeper.dial(purpose, to, Protocol::Tcp, from).await, to) });
-    };
-    start(&mut tries, first);
+    let mut open = Vec::new();
+    let mut next = Some(first);
     loop {
-        let next = tokio::select! {
-            Some(ended) = tries.join_next() => match ended {
-                Ok((Ok(server), to)) => return Ok((server, to)),
-                Ok((Err(error), to)) => Some((error, to)),
-                Err(error) => Some((io::Error::other(error).into(), first)),
-            },
+        if let Some(to) = next {
+            let (gate, purpose) = (gate.clone(), purpose.clone());
+            open.push(to);
+            tries.spawn(async move { (gate.keeper.dial(purpose, to, Protocol::Tcp, from).await, to) });
+        }
+        let ended = tokio::select! {
+            biased;
+            Some(ended) = tries.join_next() => Some(ended.map_err(|error| (io::Error::other(error).into(), first))?),
             () = sleep(STAGGER) => None,
         };
-        let more = left.next();
-        match (next, more) {
-            (Some((error, _)), None) if tries.is_empty() => return Err(error.into()),
-            (Some((error, to)), _) => tell(gate, purpose, &error, to).await,
-            (None, _) => {}
-        }
-        if let Some(to) = more {
-            start(&mut tries, to);
+        next = left.next();
+        match ended {
+            None => {}
+            Some((dialled, to)) => {
+                open.retain(|other| *other != to);
+                match dialled {
+                    Ok(server) => {
+                        for other in open {
+                            tell(gate, purpose, other, UNUSED.into()).await;
+                        }
+                        return Ok((server, to));
+                    }
+                    Err(error) if next.is_none() && tries.is_empty() => return Err((error.into(), to)),
+                    Err(DialError::Failed(why)) => tell(gate, purpose, to, format!("failed: {why}")).await,
+                    // It was not tried.
+                    Err(DialError::Refused(_)) => {}
+                }
+            }
         }
     }
 }
 
-async fn tell(gate: &Gate, purpose: &Purpose, error: &DialError, to: SocketAddr) {
-    let DialError::Failed(why) = error else { return };
+/// What became of an address that is not the connection's.
+async fn tell(gate: &Gate, purpose: &Purpose, to: SocketAddr, reason: String) {
     let name = match purpose {
         Purpose::Name(name) => Some(name.to_string()),
         _ => None,
     };
     let peer = NetPeer { protocol: "tcp".into(), address: to.ip(), port: to.port(), name };
-    let reason = format!("failed: {why}");
     gate.keeper.tell(NetEvent::Closed { peer, sent: 0, received: 0, duration_ms: 0, reason }).await;
 }

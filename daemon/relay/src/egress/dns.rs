@@ -1,4 +1,5 @@
-//! Names: judged before anybody is asked, and answered only once their addresses can be reached.
+//! Names: judged before anybody is asked, and answered only once their addresses can be reached. Who asks is answered by
+//! [`answering`](super::answering).
 
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
@@ -7,14 +8,13 @@ use std::time::{Duration, Instant};
 
 use agentd_policy::egress::{Egress, MAX_ADDRESSES, MAX_PIN, MIN_PIN};
 use agentd_policy::hosts::{HostName, HostPattern, HostVerdict};
-use agentd_relay::dns::{Answer, Disposition, Outcome, Query, RecordType, Transport, disposition};
+use agentd_relay::dns::{Disposition, Key, Outcome, RecordType, disposition};
 use tokio::sync::{OnceCell, Semaphore};
-use tokio::time::{sleep, timeout};
 
-use super::cache::{Cache, Found, Key};
-use super::told::Told;
-use super::{Gate, copy, packet, upstream};
-use crate::Endpoint;
+use super::cache::{Cache, Found};
+use super::rules::Rules;
+use super::told::{Tally, Told};
+use super::{Gate, upstream};
 
 /// The most questions that resolvers have at a time.
 const MAX_ASKED: usize = 256;
@@ -23,21 +23,22 @@ const MAX_WAITING: usize = 1024;
 /// Questions to resolvers: in one go, and then a second.
 const BURST: f64 = 512.0;
 const RATE: f64 = 256.0;
-/// How long a client may say nothing on a stream.
-const PATIENCE: Duration = Duration::from_secs(10);
 /// How long it is remembered that there is nothing, at most.
 const MAX_NEGATIVE: u32 = 300;
-/// After a socket failed.
-const PAUSE: Duration = Duration::from_millis(20);
+
+/// A question that is asked, with what is found once it is.
+type Asked = Arc<OnceCell<Found>>;
 
 /// What a session knows of names.
 pub struct Names {
-    cache: Cache,
-    asked: Mutex<HashMap<Key, Arc<OnceCell<Found>>>>,
+    /// What is known.
+    pub cache: Cache,
+    asked: Mutex<HashMap<Box<[u8]>, Asked>>,
     /// For each wildcard, the names that it stood for.
     wildcards: Mutex<HashMap<HostPattern, HashSet<HostName>>>,
     bucket: Mutex<(f64, Instant)>,
-    waiting: Arc<Semaphore>,
+    /// Who waits for an answer.
+    pub waiting: Arc<Semaphore>,
     /// For the record.
     pub told: Told,
 }
@@ -62,30 +63,40 @@ impl Names {
     }
 
     /// What can be said without asking anybody.
-    fn known(&self, plan: &Egress, name: &HostName, kind: RecordType) -> Option<Found> {
+    pub fn known(&self, plan: &Rules, name: &HostName, kind: RecordType) -> Option<Found> {
         if let Err(rule) = allowed(plan, name) {
             return Some(Found::Denied(rule));
         }
-        match disposition(kind, &[]) {
+        let disposition = disposition(kind, &plan.dns_types);
+        // What is kept was found by the same lists.
+        if matches!(disposition, Disposition::Addresses | Disposition::Data)
+            && let Some(found) = self.cache.get(&Key::new(name, kind))
+        {
+            return Some(found);
+        }
+        if let Err(denial) = plan.unlisted(name) {
+            return Some(Found::Denied(denial.to_string()));
+        }
+        match disposition {
             Disposition::Nothing => Some(Found::Nothing(None)),
-            Disposition::Refused | Disposition::Data => Some(Found::Refused("dns.type")),
-            Disposition::Addresses => self.cache.get(&(name.clone(), kind)),
+            Disposition::Refused => Some(Found::Refused("dns.type")),
+            Disposition::Addresses | Disposition::Data => None,
         }
     }
 
     /// The question's place among those that are asked; `None` if there is none.
-    fn enter(&self, key: &Key) -> Option<Arc<OnceCell<Found>>> {
+    fn enter(&self, key: &Key) -> Option<Asked> {
         let mut asked = lock(&self.asked);
-        if asked.len() >= MAX_ASKED && !asked.contains_key(key) {
+        if asked.len() >= MAX_ASKED && !asked.contains_key(key.as_bytes()) {
             return None;
         }
-        Some(asked.entry(key.clone()).or_default().clone())
+        Some(asked.entry(key.as_bytes().into()).or_default().clone())
     }
 
-    fn leave(&self, key: &Key, cell: &Arc<OnceCell<Found>>) {
+    fn leave(&self, key: &Key, cell: &Asked) {
         let mut asked = lock(&self.asked);
-        if asked.get(key).is_some_and(|present| Arc::ptr_eq(present, cell)) {
-            asked.remove(key);
+        if asked.get(key.as_bytes()).is_some_and(|present| Arc::ptr_eq(present, cell)) {
+            asked.remove(key.as_bytes());
         }
     }
 
@@ -112,8 +123,8 @@ impl Names {
     }
 }
 
-/// Whether `name` may be resolved, or the rule by which not.
-pub fn allowed(plan: &Egress, name: &HostName) -> Result<(), String> {
+/// Whether the session's own rules let `name` be resolved, or the rule by which not.
+fn allowed(plan: &Egress, name: &HostName) -> Result<(), String> {
     match plan.hosts.resolve(name) {
         HostVerdict::Allowed(_) => Ok(()),
         HostVerdict::Denied(pattern) => Err(format!("deny {pattern}")),
@@ -125,35 +136,41 @@ pub fn allowed(plan: &Egress, name: &HostName) -> Result<(), String> {
 pub async fn find(gate: &Gate, name: &HostName, kind: RecordType, from: SocketAddr) -> Found {
     let (found, recorded) = match gate.names.known(&gate.plan(), name, kind) {
         Some(found) => (found, false),
-        None => look_up(gate, &(name.clone(), kind), from).await,
+        None => look_up(gate, name, kind, from).await,
     };
     if !recorded {
-        gate.names.told.asked(&gate.keeper, name.to_string(), kind.to_string(), &found).await;
+        tell(gate, name.to_string(), kind, &found).await;
     }
     found
 }
 
+/// Has it recorded that somebody asked.
+pub async fn tell(gate: &Gate, name: String, kind: RecordType, found: &Found) -> Option<Tally> {
+    gate.names.told.asked(&gate.keeper, name, kind.to_string(), found).await
+}
+
 /// Asks, once for all who want to know at that time. Whether the keeper has recorded it.
-async fn look_up(gate: &Gate, key: &Key, from: SocketAddr) -> (Found, bool) {
-    let Some(cell) = gate.names.enter(key) else {
+async fn look_up(gate: &Gate, name: &HostName, kind: RecordType, from: SocketAddr) -> (Found, bool) {
+    let key = Key::new(name, kind);
+    let Some(cell) = gate.names.enter(&key) else {
         return (Found::Failed("too many names at a time".into()), false);
     };
     let mut recorded = false;
     let found = cell
         .get_or_init(|| async {
             let generation = gate.names.cache.generation();
-            let (found, by_keeper) = ask(gate, key, from).await;
+            let (found, by_keeper) = ask(gate, name, kind, from).await;
             recorded = by_keeper;
-            gate.names.cache.put(key, &found, generation);
+            gate.names.cache.put(&key, &found, generation);
             found
         })
         .await
         .clone();
-    gate.names.leave(key, &cell);
+    gate.names.leave(&key, &cell);
     (found, recorded)
 }
 
-async fn ask(gate: &Gate, (name, kind): &Key, from: SocketAddr) -> (Found, bool) {
+async fn ask(gate: &Gate, name: &HostName, kind: RecordType, from: SocketAddr) -> (Found, bool) {
     let plan = gate.plan();
     if !gate.names.within_budget(&plan, name) {
         return (Found::Denied("dns.budget".into()), false);
@@ -161,7 +178,7 @@ async fn ask(gate: &Gate, (name, kind): &Key, from: SocketAddr) -> (Found, bool)
     if !gate.names.has_token() {
         return (Found::Failed("too many names in a short time".into()), false);
     }
-    let outcome = match upstream::ask(&gate.keeper, &plan, name, *kind, from).await {
+    let outcome = match upstream::ask(gate, &plan, name, kind, from).await {
         Ok(outcome) => outcome,
         Err(why) => return (Found::Failed(why), false),
     };
@@ -170,7 +187,7 @@ async fn ask(gate: &Gate, (name, kind): &Key, from: SocketAddr) -> (Found, bool)
         Err(found) => return (found, false),
     };
     let pin = ttl.clamp(MIN_PIN, MAX_PIN);
-    match gate.keeper.pin(name.clone(), (*kind).into(), addresses, pin).await {
+    match gate.keeper.pin(name.clone(), kind.into(), addresses, pin).await {
         Ok(pinned) if !pinned.is_empty() => {
             gate.pins.add(name, &pinned, Duration::from_secs(pin.into()));
             (Found::Addresses(pinned.into(), after(ttl)), true)
@@ -180,18 +197,22 @@ async fn ask(gate: &Gate, (name, kind): &Key, from: SocketAddr) -> (Found, bool)
     }
 }
 
-/// What of an answer may be used.
-fn judge(plan: &Egress, name: &HostName, outcome: Outcome) -> Result<(Vec<IpAddr>, u32), Found> {
-    let Outcome { exists, chain, addresses, ttl, .. } = outcome;
+/// What of an answer may be used: addresses that are yet to be pinned, or all that there is to say.
+fn judge(plan: &Rules, name: &HostName, outcome: Outcome) -> Result<(Vec<IpAddr>, u32), Found> {
+    let Outcome { exists, chain, addresses, data, ttl } = outcome;
     // What an allowed name is an alias of need not be allowed by its own name; it must not be denied.
     for alias in &chain {
         if let HostVerdict::Denied(pattern) = plan.hosts.resolve(alias) {
             return Err(Found::Denied(format!("deny {pattern}")));
         }
+        plan.unlisted(alias).map_err(|denial| Found::Denied(denial.to_string()))?;
     }
     let negative = || after(ttl.min(MAX_NEGATIVE));
     if !exists {
         return Err(Found::NoName(negative()));
+    }
+    if !data.is_empty() {
+        return Err(Found::Data(data.into(), after(ttl)));
     }
     if addresses.is_empty() {
         return Err(Found::Nothing(Some(negative())));
@@ -214,98 +235,6 @@ fn judge(plan: &Egress, name: &HostName, outcome: Outcome) -> Result<(Vec<IpAddr
 
 fn after(seconds: u32) -> Instant {
     Instant::now() + Duration::from_secs(seconds.into())
-}
-
-/// Answers datagrams.
-pub async fn serve(gate: Arc<Gate>, socket: Endpoint) {
-    let mut buffer = vec![0; packet::MAX_DATAGRAM];
-    loop {
-        tokio::task::coop::consume_budget().await;
-        let Ok((length, route)) = packet::receive(&socket, &mut buffer).await else {
-            sleep(PAUSE).await;
-            continue;
-        };
-        let query = match Query::read(&buffer[..length]) {
-            Ok(query) => query,
-            Err(malformed) => {
-                if let Some(reply) = malformed.answer() {
-                    let _ = packet::answer(socket.get_ref(), &reply, route);
-                }
-                continue;
-            }
-        };
-        // A client asks again if nothing comes.
-        let known = match &query.name {
-            Ok(name) => gate.names.known(&gate.plan(), name, query.kind),
-            Err(_) => Some(Found::Denied("dns.name".into())),
-        };
-        if let Some(found) = known {
-            let _ = packet::answer(socket.get_ref(), &reply(&query, &found, Transport::Udp), route);
-            gate.names.told.asked(&gate.keeper, shown(&query), query.kind.to_string(), &found).await;
-            continue;
-        }
-        if let Ok(place) = gate.names.waiting.clone().try_acquire_owned() {
-            let (gate, socket) = (gate.clone(), socket.clone());
-            tokio::spawn(async move {
-                let reply = resolve(&gate, &query, route.from, Transport::Udp).await;
-                let _ = packet::answer(socket.get_ref(), &reply, route);
-                drop(place);
-            });
-        }
-    }
-}
-
-/// Answers what comes on a stream, one after the other.
-pub async fn serve_stream(gate: &Gate, client: &Endpoint, from: SocketAddr) {
-    let mut held = Vec::new();
-    while let Ok(Ok(Some(message))) = timeout(PATIENCE, upstream::message(client, &mut held)).await {
-        let reply = match Query::read(&message) {
-            Ok(query) => Some(resolve(gate, &query, from, Transport::Tcp).await),
-            Err(malformed) => malformed.answer(),
-        };
-        let Some(reply) = reply else { return };
-        // Never longer than that says.
-        let length = (reply.len() as u16).to_be_bytes();
-        let message = [&length[..], &reply].concat();
-        if !matches!(timeout(PATIENCE, copy::write(client, &message)).await, Ok(Ok(()))) {
-            return;
-        }
-    }
-}
-
-async fn resolve(gate: &Gate, query: &Query, from: SocketAddr, transport: Transport) -> Vec<u8> {
-    let found = match &query.name {
-        Ok(name) => find(gate, name, query.kind, from).await,
-        Err(_) => {
-            let found = Found::Denied("dns.name".into());
-            gate.names.told.asked(&gate.keeper, shown(query), query.kind.to_string(), &found).await;
-            found
-        }
-    };
-    reply(query, &found, transport)
-}
-
-/// The name in its one spelling, or, if it has none, as it came.
-fn shown(query: &Query) -> String {
-    query.name.as_ref().map_or_else(|_| query.shown(), HostName::to_string)
-}
-
-fn reply(query: &Query, found: &Found, transport: Transport) -> Vec<u8> {
-    let answer = |answer| query.answer(answer, transport);
-    match found {
-        Found::Addresses(addresses, until) => {
-            let left = until.saturating_duration_since(Instant::now()).as_secs();
-            answer(Answer::Addresses(addresses, u32::try_from(left).unwrap_or(0)))
-        }
-        Found::Nothing(_) => answer(Answer::Nothing),
-        Found::NoName(_) => answer(Answer::NoName),
-        Found::Denied(rule) => match &query.name {
-            Ok(_) => answer(Answer::Denied(&format!("agentd: not allowed ({rule})"))),
-            Err(why) => answer(Answer::Denied(&format!("agentd: {why} ({rule})"))),
-        },
-        Found::Refused(rule) => answer(Answer::Refused(&format!("agentd: not answered ({rule})"))),
-        Found::Failed(why) => answer(Answer::Failed(&format!("agentd: {why}"))),
-    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

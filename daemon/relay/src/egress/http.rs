@@ -10,6 +10,7 @@ use agentd_relay::http::{Connection as Requests, Head, Mode, Refused, Step};
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
+use super::caps;
 use super::copy::{self, Way};
 use super::judge::{self, Manner, Refusal};
 use super::tcp::{Connection, End};
@@ -116,7 +117,7 @@ impl Carried<'_> {
             count == certain
         } else {
             tokio::task::coop::consume_budget().await;
-            copy::read(&self.connection.client, held, copy::CHUNK).await? > 0
+            copy::read(&self.connection.client, held, self.connection.room.chunk()).await? > 0
         };
         if whole {
             return Ok(true);
@@ -173,6 +174,8 @@ impl Carried<'_> {
         match judge::http(&gate.plan(), &gate.pins, &head.authority, to) {
             Ok((purpose, name)) => {
                 self.connection.used_for(name.as_ref());
+                let capped = |rule| Refusal { why: caps::WHY.into(), ..refused(head, rule) };
+                self.connection.join(&purpose).map_err(capped)?;
                 Ok(purpose)
             }
             Err(rule) => Err(refused(head, rule)),
@@ -188,10 +191,8 @@ impl Carried<'_> {
                 self.heard.notified().await;
             }
         };
-        timeout(ANSWERS, all).await.map_err(|_| {
-            let plain = Refusal { manner: Manner::Plain, ..refusal.clone() };
-            End::Refused(plain)
-        })
+        let told = !self.lock().is_unasked() && timeout(ANSWERS, all).await.is_ok();
+        if told { Ok(()) } else { Err(Refusal { manner: Manner::Plain, ..refusal.clone() }.into()) }
     }
 
     fn lock(&self) -> MutexGuard<'_, Requests> {
@@ -211,8 +212,6 @@ pub fn refused(head: &Head<'_>, rule: String) -> Refusal {
 
 /// One that cannot be read in one way only.
 pub fn malformed(refused: &Refused) -> Refusal {
-    Refusal {
-        method: Some(String::new()),
-        ..Refusal::new(Manner::Http, "http.malformed", refused.to_string())
-    }
+    let rule = if *refused == Refused::Body { "http.body" } else { "http.malformed" };
+    Refusal { method: Some(String::new()), ..Refusal::new(Manner::Http, rule, refused.to_string()) }
 }

@@ -7,10 +7,12 @@ use agentd_policy::egress::{Denial, Egress, Purpose};
 use agentd_policy::hosts::{HostName, HostVerdict};
 use agentd_policy::profile::Protocol;
 use agentd_relay::hello::{self, ClientHello, Progress};
-use agentd_relay::http::{Sniff, sniff};
+use agentd_relay::http::{Sniff, Watch, sniff};
 use agentd_relay::proxy::{Authority, Host};
 
 use super::pins::Pins;
+use super::rules::Rules;
+use crate::Endpoint;
 
 /// What the client is told of a refusal, in its own protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,7 +73,7 @@ pub fn forbidden(rule: &str, why: &str) -> Vec<u8> {
 ///
 /// # Errors
 /// The rule by which it may not.
-pub fn named(plan: &Egress, pins: &Pins, name: &HostName, to: SocketAddr) -> Result<Purpose, String> {
+pub fn named(plan: &Rules, pins: &Pins, name: &HostName, to: SocketAddr) -> Result<Purpose, String> {
     let verdict = plan.hosts.connect(name, to.port(), Protocol::Tcp);
     if let HostVerdict::Denied(pattern) = verdict {
         return Err(Denial::Denied(pattern.to_string()).to_string());
@@ -80,7 +82,11 @@ pub fn named(plan: &Egress, pins: &Pins, name: &HostName, to: SocketAddr) -> Res
     if allowed && pins.names(to.ip()).contains(name) {
         return Ok(Purpose::Name(name.clone()));
     }
-    if plan.net(to, Protocol::Tcp).is_some() {
+    let by_net = plan.net(to, Protocol::Tcp).is_some();
+    if allowed || by_net {
+        plan.unlisted(name).map_err(|denial| denial.to_string())?;
+    }
+    if by_net {
         return Ok(Purpose::Net);
     }
     Err(if allowed { Denial::Unpinned } else { Denial::Default }.to_string())
@@ -91,19 +97,20 @@ pub fn named(plan: &Egress, pins: &Pins, name: &HostName, to: SocketAddr) -> Res
 /// # Errors
 /// The rule by which it may not.
 pub fn unnamed(plan: &Egress, pins: &Pins, to: SocketAddr, protocol: Protocol) -> Result<Purpose, String> {
+    meant(plan, pins, to, protocol).into_iter().next().ok_or_else(|| Denial::Unpinned.to_string())
+}
+
+/// All that may be meant by `to` if nobody is named, the likeliest first; nothing if it may not be reached.
+pub fn meant(plan: &Egress, pins: &Pins, to: SocketAddr, protocol: Protocol) -> Vec<Purpose> {
     let allowed =
         |name: &HostName| matches!(plan.hosts.connect(name, to.port(), protocol), HostVerdict::Allowed(_));
-    if let Some(name) = pins.names(to.ip()).into_iter().find(allowed) {
-        return Ok(Purpose::Name(name));
-    }
-    if plan.net(to, protocol).is_some() {
-        return Ok(Purpose::Net);
-    }
-    Err(Denial::Unpinned.to_string())
+    let names = pins.names(to.ip()).into_iter().filter(allowed);
+    let net = plan.net(to, protocol).map(|_| Purpose::Net);
+    names.map(Purpose::Name).chain(net).collect()
 }
 
 /// Judges the name in a ClientHello.
-pub fn tls(plan: &Egress, pins: &Pins, hello: &ClientHello, to: SocketAddr) -> Result<Purpose, Refusal> {
+pub fn tls(plan: &Rules, pins: &Pins, hello: &ClientHello, to: SocketAddr) -> Result<Purpose, Refusal> {
     let Some(name) = &hello.name else {
         return match plan.net(to, Protocol::Tcp) {
             Some(_) => Ok(Purpose::Net),
@@ -118,7 +125,7 @@ pub fn tls(plan: &Egress, pins: &Pins, hello: &ClientHello, to: SocketAddr) -> R
 
 /// Judges the host of a request; the name, if it is one.
 pub fn http(
-    plan: &Egress,
+    plan: &Rules,
     pins: &Pins,
     authority: &Authority,
     to: SocketAddr,
@@ -140,8 +147,10 @@ pub enum First {
     Tls(ClientHello, usize),
     /// A request.
     Http,
-    /// Something else.
-    Other,
+    /// Something else; a first line that has no end yet is to be watched.
+    Other(Option<Watch>),
+    /// Nothing before the server has spoken.
+    Spoken(Endpoint),
 }
 
 /// Reads the first bytes as they come.
@@ -174,7 +183,12 @@ impl Opening {
         match sniff(held) {
             Sniff::NeedMore => Ok(None),
             Sniff::Http => Ok(Some(First::Http)),
-            Sniff::Other => Ok(Some(First::Other)),
+            Sniff::Other => Ok(Some(First::Other(None))),
+            Sniff::Binary => Ok(Some(First::Other(Some(Watch::after(held))))),
+            Sniff::Proxied => {
+                let why = "a header of the PROXY protocol hides the names behind it";
+                Err(Refusal::new(Manner::Plain, "tcp.proxied", why))
+            }
             Sniff::TooLong => {
                 Err(Refusal::new(Manner::Plain, "http.malformed", "a first line without an end"))
             }

@@ -11,7 +11,7 @@ use agentd_policy::egress::Purpose;
 use agentd_policy::event::NetEvent;
 use agentd_policy::hosts::HostName;
 use agentd_policy::profile::Protocol;
-use agentd_policy::wire::{FromRelay, MAX_DIALS};
+use agentd_policy::wire::{FromRelay, MAX_DIALS, MAX_INWARD};
 use rustix::io::Errno;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::timeout;
@@ -59,14 +59,16 @@ pub struct Keeper {
     control: Arc<Control>,
     asked: Mutex<Asked>,
     dials: Arc<Semaphore>,
+    inward: Arc<Semaphore>,
     pins: Arc<Semaphore>,
 }
 
 impl Keeper {
     /// Who is at the other end of `control`.
     pub fn new(control: Arc<Control>) -> Self {
-        let room = || Arc::new(Semaphore::new(MAX_DIALS));
-        Self { control, asked: Mutex::default(), dials: room(), pins: room() }
+        let room = |most| Arc::new(Semaphore::new(most));
+        let (dials, inward, pins) = (room(MAX_DIALS), room(MAX_INWARD), room(MAX_DIALS));
+        Self { control, asked: Mutex::default(), dials, inward, pins }
     }
 
     /// For what counts as activity.
@@ -83,15 +85,19 @@ impl Keeper {
         from: SocketAddr,
     ) -> Result<Endpoint, DialError> {
         let (sender, answer) = oneshot::channel();
-        let number = self.ask(&self.dials, |asked, number, place| {
+        let room = match purpose {
+            Purpose::Publish(_) => &self.inward,
+            _ => &self.dials,
+        };
+        let number = self.ask(room, |asked, number, place| {
             asked.dials.insert(number, (sender, place));
             number
         });
         let number = number.await?;
-        self.control.send(&FromRelay::Dial { number, purpose, to, protocol, from }).await?;
+        self.send(number, &FromRelay::Dial { number, purpose, to, protocol, from }).await?;
         let fd = answer.await.map_err(io::Error::other)?.map_err(DialError::Refused)?;
         let socket = endpoint(fd).map_err(io::Error::other)?;
-        timeout(CONNECT, connected(&socket)).await.map_err(|_| io::Error::from(Errno::TIMEDOUT))??;
+        connected(&socket, CONNECT).await?;
         if protocol == Protocol::Tcp {
             // Where it fails, small messages are slower.
             let _ = rustix::net::sockopt::set_tcp_nodelay(socket.get_ref(), true);
@@ -113,7 +119,7 @@ impl Keeper {
             number
         });
         let number = number.await?;
-        self.control.send(&FromRelay::Pin { number, name, question, addresses, ttl }).await?;
+        self.send(number, &FromRelay::Pin { number, name, question, addresses, ttl }).await?;
         answer.await.map_err(io::Error::other)
     }
 
@@ -152,14 +158,69 @@ impl Keeper {
         Ok(enter(&mut asked, number, place))
     }
 
+    /// What is not sent, because nobody waits for it any more, has no answer and needs no place.
+    async fn send(&self, number: u32, message: &FromRelay) -> io::Result<()> {
+        let unsent = Unsent { keeper: self, number };
+        self.control.send(message).await?;
+        std::mem::forget(unsent);
+        Ok(())
+    }
+
     fn asked(&self) -> MutexGuard<'_, Asked> {
         self.asked.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Waits until `socket` has connected, or cannot.
-async fn connected(socket: &Endpoint) -> io::Result<()> {
+/// Something to be asked, until it is on its way.
+struct Unsent<'a> {
+    keeper: &'a Keeper,
+    number: u32,
+}
+
+impl Drop for Unsent<'_> {
+    fn drop(&mut self) {
+        let mut asked = self.keeper.asked();
+        asked.dials.remove(&self.number);
+        asked.pins.remove(&self.number);
+    }
+}
+
+/// Waits until `socket` has connected, or cannot, or does not within `most`.
+async fn connected(socket: &Endpoint, most: Duration) -> io::Result<()> {
     // Kept: a socket that has connected is writable.
-    let _ready = socket.writable().await?;
+    let _ready = timeout(most, socket.writable()).await.map_err(|_| Errno::TIMEDOUT)??;
     Ok(rustix::net::sockopt::socket_error(socket.get_ref())??)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, TcpListener};
+
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, connect, listen, socket_with};
+
+    use super::*;
+
+    /// A connection to `to` that has begun.
+    fn begun(to: SocketAddr) -> Endpoint {
+        let socket =
+            socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::NONBLOCK, None).unwrap();
+        assert_eq!(connect(&socket, &to), Err(Errno::INPROGRESS));
+        endpoint(socket).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_server_accepts_or_refuses_or_is_given_up() {
+        let server = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        listen(&server, 0).unwrap();
+        let to = server.local_addr().unwrap();
+        let accepted = begun(to);
+        connected(&accepted, CONNECT).await.unwrap();
+        // Its queue is full: what comes now is dropped.
+        let errno = |error: io::Error| error.raw_os_error();
+        let late = connected(&begun(to), Duration::from_millis(1)).await.unwrap_err();
+        assert_eq!(errno(late), Some(Errno::TIMEDOUT.raw_os_error()));
+        drop(server);
+        let refused = connected(&begun(to), CONNECT).await.unwrap_err();
+        assert_eq!(errno(refused), Some(Errno::CONNREFUSED.raw_os_error()));
+    }
 }

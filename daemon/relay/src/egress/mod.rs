@@ -3,20 +3,30 @@
 //!
 //! [`ToRelay::Network`]: agentd_policy::wire::ToRelay::Network
 
+mod answering;
 mod cache;
+mod caps;
 mod copy;
 mod dial;
 mod dns;
 mod http;
+mod idle;
 mod judge;
 mod keeper;
 mod local;
+mod other;
 mod packet;
 mod pins;
 mod proxy;
+mod published;
+mod room;
+mod rules;
+mod secure;
 mod tcp;
 mod tls;
+mod tls_stream;
 mod told;
+mod trust;
 mod udp;
 mod upstream;
 
@@ -26,8 +36,10 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use agentd_policy::blocklist::Blocklist;
 use agentd_policy::egress::Egress;
 use agentd_policy::event::{NetEvent, NetPeer};
+use agentd_policy::publish::Publish;
 use rustix::io::Errno;
 use rustix::net::SocketFlags;
 use tokio::sync::{Semaphore, watch};
@@ -36,9 +48,13 @@ use tokio::time::{sleep, timeout};
 
 use crate::control::Control;
 use crate::{Endpoint, RelayError, endpoint};
+use caps::Counters;
 use dns::Names;
 use keeper::Keeper;
 use pins::Pins;
+use published::MAX_VISITS;
+use rules::Rules;
+use secure::Secure;
 use tcp::{Connection, Entry};
 use udp::MAX_FLOWS;
 
@@ -62,17 +78,22 @@ struct State {
 /// What all connections have in common.
 struct Gate {
     state: watch::Sender<State>,
+    /// The site's blocklists: those that the session began with.
+    listed: Option<Arc<Blocklist>>,
     keeper: Keeper,
     pins: Pins,
     names: Names,
+    counters: Counters,
+    secure: Secure,
     connections: Arc<Semaphore>,
+    visits: Arc<Semaphore>,
     flows: Arc<Semaphore>,
 }
 
 impl Gate {
     /// The rules.
-    fn plan(&self) -> Arc<Egress> {
-        self.state.borrow().plan.clone()
+    fn plan(&self) -> Rules {
+        Rules::new(self.state.borrow().plan.clone(), self.listed.clone())
     }
 
     /// Learns of other rules.
@@ -90,17 +111,31 @@ pub struct Network {
 
 impl Network {
     /// Opens it, with the descriptors that [`ToRelay::Network`](agentd_policy::wire::ToRelay::Network) lists.
-    pub fn open(plan: Egress, descriptors: Vec<OwnedFd>, control: Arc<Control>) -> Result<Self, RelayError> {
+    pub fn open(
+        plan: Egress,
+        blocklist: bool,
+        mut descriptors: Vec<OwnedFd>,
+        control: Arc<Control>,
+    ) -> Result<Self, RelayError> {
         let (ports, locals) = (plan.udp_ports(), plan.local.clone());
-        if descriptors.len() != 6 + 2 * (ports.len() + locals.len()) {
+        // Last come a table of blocklists and then a file of authorities, if there are.
+        let trust = if plan.asks_over_tls() { descriptors.pop() } else { None };
+        let table = if blocklist { descriptors.pop() } else { None };
+        let listed = table.map(rules::table).transpose().map_err(RelayError::Keeper)?.map(Arc::new);
+        if descriptors.len() != plan.sockets() {
             return Err(RelayError::Keeper("sockets that are not the plan's".into()));
         }
+        let secure = Secure::new(plan.resolvers.len(), trust);
         let gate = Arc::new(Gate {
             state: watch::Sender::new(State { plan: Arc::new(plan), over: false }),
+            listed,
             keeper: Keeper::new(control),
             pins: Pins::default(),
             names: Names::default(),
+            counters: Counters::default(),
+            secure,
             connections: Arc::new(Semaphore::new(MAX_CONNECTIONS as usize)),
+            visits: Arc::new(Semaphore::new(MAX_VISITS as usize)),
             flows: Arc::new(Semaphore::new(MAX_FLOWS)),
         });
         let mut listeners = JoinSet::new();
@@ -115,13 +150,22 @@ impl Network {
             let socket = endpoint(descriptor)?;
             match kind {
                 Kind::Tcp(entry) => listeners.spawn(listen(gate.clone(), socket, entry)),
-                Kind::Dns => listeners.spawn(dns::serve(gate.clone(), socket)),
+                Kind::Dns => listeners.spawn(answering::serve(gate.clone(), socket)),
                 Kind::Udp(port) => listeners.spawn(udp::serve(gate.clone(), socket, port)),
             };
         }
         let told = gate.clone();
         listeners.spawn(async move { told.names.told.run(&told.keeper).await });
         Ok(Self { gate, listeners })
+    }
+
+    /// Lets in who comes by `descriptors`, which listen on the host's loopback.
+    pub fn publish(&mut self, publish: Publish, descriptors: Vec<OwnedFd>) -> Result<(), RelayError> {
+        for descriptor in descriptors {
+            let listener = endpoint(descriptor)?;
+            self.listeners.spawn(published::listen(self.gate.clone(), listener, publish));
+        }
+        Ok(())
     }
 
     /// Other rules are in force.
@@ -149,9 +193,12 @@ impl Network {
     /// Has all ends told, as far as the keeper listens.
     pub async fn close(mut self) {
         self.over();
+        // What was published is free again before the end is told.
+        while self.listeners.join_next().await.is_some() {}
         let all = async {
             self.gate.names.told.flush(&self.gate.keeper).await;
             let _ = self.gate.connections.acquire_many(MAX_CONNECTIONS).await;
+            let _ = self.gate.visits.acquire_many(MAX_VISITS).await;
             let _ = self.gate.flows.acquire_many(MAX_FLOWS as u32).await;
         };
         let _ = timeout(LAST_WORDS, all).await;

@@ -3,8 +3,10 @@
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
+use agentd_kernel::datagrams::Received;
+pub use agentd_kernel::datagrams::Route;
 use nix::cmsg_space;
 use nix::errno::Errno;
 use nix::libc;
@@ -17,13 +19,17 @@ use crate::Endpoint;
 /// The longest datagram that there is.
 pub const MAX_DATAGRAM: usize = 64 << 10;
 
-/// Where a datagram came from and where it was to go, without the port, which is the socket's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Route {
-    /// The client's claim.
-    pub from: SocketAddr,
-    /// What it wanted to reach.
-    pub to: IpAddr,
+/// The next datagrams, as many as there are.
+pub async fn take(socket: &Endpoint, received: &mut Received) -> io::Result<()> {
+    loop {
+        let mut ready = socket.readable().await?;
+        match received.take(socket.get_ref().as_fd()) {
+            Ok(_) => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => ready.clear_ready(),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
 }
 
 /// The next datagram, and how long it is.

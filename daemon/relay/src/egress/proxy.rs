@@ -244,7 +244,13 @@ async fn open(
     };
     let to = SocketAddr::new(address, port);
     connection.set_to(to);
-    connection.dial(purpose(connection, host).map_err(refuse)?).await
+    let purpose = purpose(connection, host).map_err(refuse)?;
+    let joined = match host {
+        Host::Name(_) => connection.join(&purpose),
+        Host::Address(_) => connection.join_unnamed(),
+    };
+    joined.map_err(refuse)?;
+    connection.dial(purpose).await
 }
 
 fn unknown(found: &Found) -> End {

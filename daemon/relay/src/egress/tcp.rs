@@ -12,12 +12,15 @@ use agentd_policy::hosts::{HostName, HostVerdict};
 use agentd_policy::profile::Protocol;
 use rustix::io::Errno;
 use rustix::net::RecvFlags;
-use tokio::time::{sleep, sleep_until, timeout};
+use tokio::time::{sleep_until, timeout};
 
+use super::caps::{self, Budget, Spent};
 use super::copy::{self, Way};
+use super::idle::idle;
 use super::judge::{self, First, Manner, Opening, Refusal};
 use super::keeper::DialError;
-use super::{Gate, dial, dns, http, local, proxy, tls};
+use super::room::Room;
+use super::{Gate, MAX_CONNECTIONS, answering, dial, http, local, other, proxy, tls};
 use crate::Endpoint;
 
 /// How long a client may take from its first byte until it is known what it wants.
@@ -27,7 +30,7 @@ const SILENCE: Duration = Duration::from_millis(300);
 /// Where the client speaks first: nothing is dialled before.
 const WEB: [u16; 6] = [80, 443, 3000, 8000, 8080, 8443];
 /// A connection without a byte for so long, and at most twice, is closed.
-const IDLE: Duration = Duration::from_secs(3600);
+pub const IDLE: Duration = Duration::from_secs(3600);
 const DNS: u16 = 53;
 
 /// How a connection ended.
@@ -66,8 +69,11 @@ impl From<DialError> for End {
 }
 
 impl From<io::Error> for End {
-    fn from(_: io::Error) -> Self {
-        Self::Reset
+    fn from(error: io::Error) -> Self {
+        match error.get_ref().and_then(|inner| inner.downcast_ref::<Spent>()) {
+            Some(Spent(rule)) => Refusal::new(Manner::Plain, rule.as_str(), caps::WHY).into(),
+            None => Self::Reset,
+        }
     }
 }
 
@@ -93,6 +99,8 @@ struct Right {
     purpose: Purpose,
     /// Each name that it was used for.
     names: Vec<HostName>,
+    /// Nothing that its client says is looked at.
+    unseen: bool,
 }
 
 /// A connection of the session's.
@@ -107,6 +115,9 @@ pub struct Connection {
     to: Mutex<SocketAddr>,
     server: OnceLock<Endpoint>,
     right: Mutex<Option<Right>>,
+    budget: Budget,
+    /// How much it may hold.
+    pub room: Room,
     sent: AtomicU64,
     received: AtomicU64,
 }
@@ -114,14 +125,18 @@ pub struct Connection {
 impl Connection {
     /// One that was just accepted.
     pub fn new(gate: Arc<Gate>, client: Endpoint, from: SocketAddr, to: SocketAddr) -> Self {
+        let room = Room::of(MAX_CONNECTIONS as usize - gate.connections.available_permits());
+        room.near(client.get_ref());
         Self {
             gate,
             client,
             from,
+            room,
             began: Instant::now(),
             to: Mutex::new(to),
             server: OnceLock::new(),
             right: Mutex::default(),
+            budget: Budget::default(),
             sent: AtomicU64::new(0),
             received: AtomicU64::new(0),
         }
@@ -130,7 +145,7 @@ impl Connection {
     /// Serves it to its end.
     pub async fn serve(self, entry: Entry) {
         if entry == Entry::Transparent && self.to().port() == DNS {
-            return dns::serve_stream(&self.gate, &self.client, self.from).await;
+            return answering::serve_stream(&self.gate, &self.client, self.from).await;
         }
         let run = async {
             let ended = match entry {
@@ -161,8 +176,8 @@ impl Connection {
     /// Both directions, to the server and from it.
     pub fn ways<'a>(&'a self, server: &'a Endpoint) -> (Way<'a>, Way<'a>) {
         let control = self.gate.keeper.control();
-        let up = Way::new(&self.client, server, &self.sent, control);
-        (up, Way::new(server, &self.client, &self.received, control))
+        let up = Way::new(&self.client, server, &self.sent, control).within(&self.budget).with(self.room);
+        (up, Way::new(server, &self.client, &self.received, control).with(self.room))
     }
 
     /// Carries it on by the first bytes, with `server` if it is dialled already.
@@ -173,17 +188,19 @@ impl Connection {
             First::Tls(hello, length) => {
                 let purpose = judge::tls(&plan, pins, &hello, to)?;
                 self.used_for(hello.name.as_ref());
+                self.join(&purpose).map_err(|rule| Refusal::new(Manner::Tls, rule, caps::WHY))?;
                 let server = self.dialled(purpose, server).await?;
                 tls::carry(self, &server, held, hello, length).await
             }
             First::Http => http::carry(self, server, held).await,
-            First::Other => {
+            First::Other(watch) => {
                 let server = match server {
                     Some(server) => server,
-                    None => self.dial(self.by_address()?).await?,
+                    None => self.dial_unnamed().await?,
                 };
-                self.copy(&server, &held).await
+                other::carry(self, &server, held, watch).await
             }
+            First::Spoken(server) => other::behind(self, &server).await,
         }
     }
 
@@ -206,6 +223,7 @@ impl Connection {
     /// Connects to where it goes, or to another address of the same name.
     pub async fn dial(&self, purpose: Purpose) -> Result<Endpoint, End> {
         let to = self.to();
+        self.join(&purpose).map_err(|rule| Refusal::new(Manner::Plain, rule, caps::WHY))?;
         let mut addresses = vec![to];
         if let Purpose::Name(name) = &purpose {
             let others = self.gate.pins.others(name, to.ip());
@@ -218,8 +236,13 @@ impl Connection {
         if let Some(right) = lock(&self.right).as_mut() {
             right.purpose = purpose.clone();
         }
-        let (server, to) = dial::first(&self.gate, &purpose, addresses, self.from).await?;
+        let dialled = dial::first(&self.gate, &purpose, addresses, self.from).await;
+        let (server, to) = dialled.map_err(|(end, to)| {
+            self.set_to(to);
+            end
+        })?;
         self.set_to(to);
+        self.room.far(server.get_ref());
         let _ = self.server.set(server.clone());
         Ok(server)
     }
@@ -227,10 +250,34 @@ impl Connection {
     /// It is used for `name` from now on.
     pub fn used_for(&self, name: Option<&HostName>) {
         let mut right = lock(&self.right);
-        let right = right.get_or_insert(Right { purpose: Purpose::Net, names: Vec::new() });
+        let right = right.get_or_insert(Right { purpose: Purpose::Net, names: Vec::new(), unseen: false });
         if let Some(name) = name.filter(|name| !right.names.contains(name)) {
             right.names.push(name.clone());
         }
+    }
+
+    /// It counts by the rule that allows `purpose`.
+    ///
+    /// # Errors
+    /// The cap that is reached.
+    pub fn join(&self, purpose: &Purpose) -> Result<(), String> {
+        let (gate, where_to) = (&self.gate, (self.to(), Protocol::Tcp));
+        self.budget.join(&gate.counters, &gate.plan(), purpose, where_to)
+    }
+
+    /// The same, if nobody is named: by each rule for what may be meant.
+    ///
+    /// # Errors
+    /// The first cap that is reached.
+    pub fn join_unnamed(&self) -> Result<(), String> {
+        let meant = judge::meant(&self.gate.plan(), &self.gate.pins, self.to(), Protocol::Tcp);
+        meant.iter().try_for_each(|purpose| self.join(purpose))
+    }
+
+    async fn dial_unnamed(&self) -> Result<Endpoint, End> {
+        let purpose = self.by_address()?;
+        self.join_unnamed().map_err(|rule| Refusal::new(Manner::Plain, rule, caps::WHY))?;
+        self.dial(purpose).await
     }
 
     /// By what right the address may be reached if nobody is named.
@@ -242,14 +289,15 @@ impl Connection {
     async fn transparent(&self) -> Result<(), End> {
         let purpose = self.by_address()?;
         // Nothing that the client could say would matter.
-        if purpose == Purpose::Net && self.gate.plan().hosts.deny.is_empty() {
+        if purpose == Purpose::Net && !self.gate.plan().denies_names() {
+            *lock(&self.right) = Some(Right { purpose: Purpose::Net, names: Vec::new(), unseen: true });
             let server = self.dial(purpose).await?;
             return self.copy(&server, &[]).await;
         }
         self.carry(Vec::new(), None).await
     }
 
-    /// What the first bytes are. A server that speaks before its client speaks neither TLS nor HTTP.
+    /// What the first bytes are, and who says them.
     async fn first(
         &self,
         held: &mut Vec<u8>,
@@ -266,15 +314,15 @@ impl Connection {
             }
             if held.is_empty() && server.is_none() && !WEB.contains(&self.to().port()) {
                 match timeout(SILENCE, copy::read(&self.client, held, copy::CHUNK)).await {
-                    Ok(Ok(0)) => return Ok((First::Other, server)),
+                    Ok(Ok(0)) => return Ok((First::Other(None), server)),
                     Ok(read) => drop(read?),
-                    Err(_) => server = Some(self.dial(self.by_address()?).await?),
+                    Err(_) => server = Some(self.dial_unnamed().await?),
                 }
                 continue;
             }
             let spoken = async {
                 match &server {
-                    Some(server) if held.is_empty() => speaks(server).await,
+                    Some(server) if held.is_empty() => speaks(server).await.map(|()| server.clone()),
                     _ => std::future::pending().await,
                 }
             };
@@ -293,14 +341,13 @@ impl Connection {
                 }
                 read = copy::read(&self.client, &mut more, copy::CHUNK) => read?,
                 spoken = spoken => {
-                    spoken?;
-                    return Ok((First::Other, server));
+                    return Ok((First::Spoken(spoken?), None));
                 }
             };
             held.append(&mut more);
             match read {
                 // Nothing will ever be said: there is nothing to hide.
-                0 if held.is_empty() => return Ok((First::Other, server)),
+                0 if held.is_empty() => return Ok((First::Other(None), server)),
                 0 => {
                     let why = "the connection ends in its beginning";
                     return Err(Refusal::new(Manner::Plain, "tcp.short", why).into());
@@ -320,6 +367,7 @@ impl Connection {
             if !self.holds(&self.gate.plan()) {
                 return End::Policy;
             }
+            self.budget.judge_again(&self.gate.plan(), self.to(), Protocol::Tcp);
             if state.changed().await.is_err() {
                 return End::Closed;
             }
@@ -336,23 +384,18 @@ impl Connection {
             HostVerdict::Denied(_) => false,
             HostVerdict::Unnamed => by_net,
         };
-        right.names.iter().all(named)
+        // Whom it asks for is not known: it may be whom a deny names now.
+        let seen = !right.unseen || plan.hosts.deny.is_empty();
+        seen && right.names.iter().all(named)
             && match &right.purpose {
                 Purpose::Local => plan.local.contains(&to.port()),
                 Purpose::Net => by_net || !right.names.is_empty(),
-                Purpose::Name(_) | Purpose::Resolver => true,
+                Purpose::Name(_) | Purpose::Resolver | Purpose::Publish(_) => true,
             }
     }
 
     async fn idle(&self) {
-        let total = || self.sent.load(Ordering::Relaxed) + self.received.load(Ordering::Relaxed);
-        loop {
-            let before = total();
-            sleep(IDLE).await;
-            if total() == before {
-                return;
-            }
-        }
+        idle(IDLE, || self.sent.load(Ordering::Relaxed) + self.received.load(Ordering::Relaxed)).await;
     }
 
     /// Tells what became of it, and carries the end to both sides.
@@ -367,6 +410,7 @@ impl Connection {
             End::Closed => "closed".into(),
             End::Reset => "reset".into(),
             End::Idle => "idle".into(),
+            End::Refused(refusal) if caps::is_cap(&refusal.rule) => "limit".into(),
             End::Policy | End::Refused(_) => "policy".into(),
             End::Failed(failure) => format!("failed: {}", failure.why),
         };

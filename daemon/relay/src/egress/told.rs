@@ -2,7 +2,8 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use agentd_policy::event::NetEvent;
@@ -20,51 +21,77 @@ const EVERY: Duration = Duration::from_secs(1);
 /// Name, type, and the rule that refused it.
 type Kind = (String, String, Option<String>);
 
+/// What of a kind is not told yet.
 #[derive(Default)]
 struct Repeats {
-    count: u64,
-    addresses: Vec<IpAddr>,
+    count: AtomicU64,
+    /// Nobody looks at the count any more.
+    over: AtomicBool,
+    addresses: Mutex<Vec<IpAddr>>,
+}
+
+/// Counts who asks for something that was told, as long as it is looked at.
+pub struct Tally(Arc<Repeats>);
+
+impl Tally {
+    /// Once more; `false` if that has to be told.
+    pub fn again(&self) -> bool {
+        let counts = !self.0.over.load(Ordering::Relaxed);
+        if counts {
+            self.0.count.fetch_add(1, Ordering::Relaxed);
+        }
+        counts
+    }
 }
 
 /// What was asked lately.
 #[derive(Default)]
 pub struct Told {
-    kinds: Mutex<HashMap<Kind, Repeats>>,
+    kinds: Mutex<HashMap<Kind, Arc<Repeats>>>,
     some: Notify,
 }
 
 impl Told {
-    /// `name` was asked for, and that was the answer.
-    pub async fn asked(&self, keeper: &Keeper, name: String, question: String, found: &Found) {
+    /// `name` was asked for, and that was the answer. Who asks again for a moment can be counted by what comes back.
+    pub async fn asked(
+        &self,
+        keeper: &Keeper,
+        name: String,
+        question: String,
+        found: &Found,
+    ) -> Option<Tally> {
         let denied = found.denied().map(str::to_owned);
         let kind = (name, question, denied);
         let addresses = found.addresses();
-        if !self.is_first(&kind, addresses) {
-            return;
+        let (tally, first) = self.enter(&kind, addresses);
+        if first {
+            self.some.notify_one();
+            keeper.tell(event(kind, 1, addresses.to_vec())).await;
         }
-        self.some.notify_one();
-        keeper.tell(event(kind, 1, addresses.to_vec())).await;
+        tally
     }
 
-    /// Whether this is to be told now; it is counted otherwise.
-    fn is_first(&self, kind: &Kind, addresses: &[IpAddr]) -> bool {
-        let mut kinds = self.kinds();
-        if let Some(repeats) = kinds.get_mut(kind) {
-            repeats.count += 1;
-            repeats.addresses = addresses.to_vec();
-            return false;
+    /// What counts it, if there is room, and whether it is to be told now; it is counted otherwise.
+    fn enter(&self, kind: &Kind, addresses: &[IpAddr]) -> (Option<Tally>, bool) {
+        let mut kinds = lock(&self.kinds);
+        if let Some(repeats) = kinds.get(kind) {
+            repeats.count.fetch_add(1, Ordering::Relaxed);
+            *lock(&repeats.addresses) = addresses.to_vec();
+            return (Some(Tally(repeats.clone())), false);
         }
-        if kinds.len() < MAX_KINDS {
-            kinds.insert(kind.clone(), Repeats::default());
+        if kinds.len() >= MAX_KINDS {
+            return (None, true);
         }
-        true
+        let repeats = Arc::new(Repeats { addresses: Mutex::new(addresses.to_vec()), ..Repeats::default() });
+        kinds.insert(kind.clone(), repeats.clone());
+        (Some(Tally(repeats)), true)
     }
 
     /// Tells the numbers, for as long as there is a session.
     pub async fn run(&self, keeper: &Keeper) {
         loop {
             self.some.notified().await;
-            while !self.kinds().is_empty() {
+            while !lock(&self.kinds).is_empty() {
                 sleep(EVERY).await;
                 self.flush(keeper).await;
             }
@@ -74,10 +101,12 @@ impl Told {
     /// Tells the numbers now.
     pub async fn flush(&self, keeper: &Keeper) {
         let mut repeated = Vec::new();
-        self.kinds().retain(|kind, repeats| {
-            let Repeats { count, addresses } = std::mem::take(repeats);
+        lock(&self.kinds).retain(|kind, repeats| {
+            let count = repeats.count.swap(0, Ordering::Relaxed);
             if count > 0 {
-                repeated.push(event(kind.clone(), count, addresses));
+                repeated.push(event(kind.clone(), count, lock(&repeats.addresses).clone()));
+            } else {
+                repeats.over.store(true, Ordering::Relaxed);
             }
             count > 0
         });
@@ -85,12 +114,45 @@ impl Told {
             keeper.tell(event).await;
         }
     }
+}
 
-    fn kinds(&self) -> MutexGuard<'_, HashMap<Kind, Repeats>> {
-        self.kinds.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn event((name, question, denied): Kind, count: u64, addresses: Vec<IpAddr>) -> NetEvent {
     NetEvent::Dns { name, question, denied, addresses, count }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_told_is_counted_until_nobody_asks() {
+        let (told, kind) = (Told::default(), ("a.example".to_owned(), "A".to_owned(), None));
+        let counts = |tally: &Option<Tally>| tally.as_ref().is_some_and(Tally::again);
+        let (tally, first) = told.enter(&kind, &[]);
+        assert!(first && counts(&tally));
+        let (again, first) = told.enter(&kind, &[[192, 0, 2, 1].into()]);
+        assert!(!first && counts(&again));
+        let repeats = lock(&told.kinds)[&kind].clone();
+        assert_eq!(repeats.count.load(Ordering::Relaxed), 3);
+        assert_eq!(lock(&repeats.addresses).len(), 1);
+        repeats.over.store(true, Ordering::Relaxed);
+        assert!(!counts(&tally) && !counts(&again));
+    }
+
+    #[test]
+    fn kinds_without_room_are_told_each_time() {
+        let told = Told::default();
+        for n in 0..MAX_KINDS {
+            assert!(told.enter(&(n.to_string(), String::new(), None), &[]).0.is_some());
+        }
+        for _ in 0..2 {
+            let (tally, first) = told.enter(&("one more".into(), String::new(), None), &[]);
+            assert!(tally.is_none() && first);
+        }
+        assert_eq!(lock(&told.kinds).len(), MAX_KINDS);
+    }
 }

@@ -7,12 +7,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use agentd_policy::egress::{Egress, Purpose};
 use agentd_policy::event::{NetEvent, NetPeer};
+use agentd_policy::hosts::HostVerdict;
 use agentd_policy::profile::Protocol;
 use rustix::io::Errno;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::time::sleep;
 
+use super::caps::Budget;
+use super::idle::idle;
 use super::packet::{self, MAX_DATAGRAM, Route};
 use super::{Gate, copy, judge};
 use crate::Endpoint;
@@ -23,6 +27,8 @@ pub const MAX_FLOWS: usize = 256;
 const IDLE: Duration = Duration::from_secs(60);
 /// Datagrams that wait for a flow's socket; more are lost.
 const QUEUE: usize = 32;
+/// How long one lasts that a cap refused: what comes meanwhile is lost, and not told one by one.
+const REFUSED: Duration = Duration::from_secs(1);
 /// How often it is looked which flows have ended.
 const SWEEP: usize = 64;
 /// After a socket failed.
@@ -30,6 +36,8 @@ const PAUSE: Duration = Duration::from_millis(20);
 
 /// Why a flow ends that the keeper closes.
 const NOBODY: &str = "failed: nobody listens there";
+/// More was to be sent than a cap leaves.
+const LIMIT: &str = "limit";
 
 type Queue = mpsc::Sender<Vec<u8>>;
 
@@ -39,6 +47,7 @@ struct Flow {
     socket: Endpoint,
     route: Route,
     to: SocketAddr,
+    budget: Budget,
     sent: AtomicU64,
     received: AtomicU64,
     _place: OwnedSemaphorePermit,
@@ -73,6 +82,7 @@ pub async fn serve(gate: Arc<Gate>, socket: Endpoint, port: u16) {
             socket: socket.clone(),
             route,
             to: SocketAddr::new(route.to, port),
+            budget: Budget::default(),
             sent: AtomicU64::new(0),
             received: AtomicU64::new(0),
             _place: place,
@@ -82,7 +92,7 @@ pub async fn serve(gate: Arc<Gate>, socket: Endpoint, port: u16) {
 }
 
 impl Flow {
-    async fn run(self, datagrams: mpsc::Receiver<Vec<u8>>) {
+    async fn run(self, mut datagrams: mpsc::Receiver<Vec<u8>>) {
         let began = Instant::now();
         let purpose = judge::unnamed(&self.gate.plan(), &self.gate.pins, self.to, Protocol::Udp);
         let mut peer =
@@ -92,28 +102,58 @@ impl Flow {
             Ok(purpose) => purpose,
             Err(rule) => return keeper.tell(NetEvent::Connect { peer, denied: Some(rule) }).await,
         };
-        if let agentd_policy::egress::Purpose::Name(name) = &purpose {
+        if let Purpose::Name(name) = &purpose {
             peer.name = Some(name.to_string());
         }
+        if let Err(rule) = self.join() {
+            return self.capped(peer, rule, &purpose).await;
+        }
         // Why not is the keeper's to tell, and the client's to find out.
-        let dialled = keeper.dial(purpose, self.to, Protocol::Udp, self.route.from).await;
+        let dialled = keeper.dial(purpose.clone(), self.to, Protocol::Udp, self.route.from).await;
         let Ok(server) = dialled else { return };
         let reason = tokio::select! {
-            reason = self.carry(&server, datagrams) => reason,
-            reason = self.revoked() => reason,
+            reason = self.carry(&server, &mut datagrams) => reason,
+            reason = self.revoked(&purpose) => reason,
             () = self.idle() => "idle".to_owned(),
         };
         let (sent, received) = (self.sent.load(Ordering::Relaxed), self.received.load(Ordering::Relaxed));
         let duration_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let capped = (reason == LIMIT).then(|| (peer.clone(), self.budget.spent()));
         keeper.tell(NetEvent::Closed { peer, sent, received, duration_ms, reason }).await;
+        if let Some((peer, rule)) = capped {
+            self.capped(peer, rule, &purpose).await;
+        }
+    }
+
+    /// It counts by each rule for what may be meant: datagrams name nobody.
+    fn join(&self) -> Result<(), String> {
+        let (gate, plan) = (&self.gate, self.gate.plan());
+        judge::meant(&plan, &gate.pins, self.to, Protocol::Udp).iter().try_for_each(|purpose| {
+            self.budget.join(&gate.counters, &plan, purpose, (self.to, Protocol::Udp))
+        })
+    }
+
+    /// A cap is reached. Whoever goes on sending is not listened to for a moment.
+    async fn capped(&self, peer: NetPeer, rule: String, purpose: &Purpose) {
+        self.gate.keeper.tell(NetEvent::Connect { peer, denied: Some(rule) }).await;
+        tokio::select! {
+            () = sleep(REFUSED) => {}
+            _ = self.revoked(purpose) => {}
+        }
     }
 
     /// Both ways, until the other end says that there is nobody.
-    async fn carry(&self, server: &Endpoint, mut datagrams: mpsc::Receiver<Vec<u8>>) -> String {
+    async fn carry(&self, server: &Endpoint, datagrams: &mut mpsc::Receiver<Vec<u8>>) -> String {
         let up = async {
             while let Some(datagram) = datagrams.recv().await {
+                if datagram.len() as u64 > self.budget.left() {
+                    return LIMIT.to_owned();
+                }
                 match rustix::io::write(server.get_ref(), &datagram) {
-                    Ok(count) => self.went(&self.sent, count),
+                    Ok(count) => {
+                        self.budget.count(count);
+                        self.went(&self.sent, count);
+                    }
                     Err(Errno::AGAIN | Errno::INTR | Errno::MSGSIZE | Errno::NOBUFS) => {}
                     Err(Errno::PIPE) => return NOBODY.to_owned(),
                     Err(errno) => return format!("failed: {errno}"),
@@ -146,29 +186,36 @@ impl Flow {
         self.gate.keeper.control().active();
     }
 
-    async fn revoked(&self) -> String {
+    /// Waits until what it was opened for may not go on, whatever else is at the address.
+    async fn revoked(&self, purpose: &Purpose) -> String {
         let mut state = self.gate.watch();
         loop {
             if state.borrow_and_update().over {
                 return "closed".into();
             }
-            if judge::unnamed(&self.gate.plan(), &self.gate.pins, self.to, Protocol::Udp).is_err() {
+            if !self.holds(&self.gate.plan(), purpose) {
                 return "policy".into();
             }
+            self.budget.judge_again(&self.gate.plan(), self.to, Protocol::Udp);
             if state.changed().await.is_err() {
                 return "closed".into();
             }
         }
     }
 
-    async fn idle(&self) {
-        let total = || self.sent.load(Ordering::Relaxed) + self.received.load(Ordering::Relaxed);
-        loop {
-            let before = total();
-            sleep(IDLE).await;
-            if total() == before {
-                return;
-            }
+    fn holds(&self, plan: &Egress, purpose: &Purpose) -> bool {
+        let by_net = plan.net(self.to, Protocol::Udp).is_some();
+        match purpose {
+            Purpose::Name(name) => match plan.hosts.connect(name, self.to.port(), Protocol::Udp) {
+                HostVerdict::Allowed(_) => true,
+                HostVerdict::Denied(_) => false,
+                HostVerdict::Unnamed => by_net,
+            },
+            _ => by_net,
         }
+    }
+
+    async fn idle(&self) {
+        idle(IDLE, || self.sent.load(Ordering::Relaxed) + self.received.load(Ordering::Relaxed)).await;
     }
 }

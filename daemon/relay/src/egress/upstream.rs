@@ -13,11 +13,14 @@ use rustix::rand::{GetRandomFlags, getrandom};
 use tokio::time::timeout;
 
 use super::keeper::{DialError, Keeper};
-use super::{copy, packet};
+use super::secure::{SecureError, Server};
+use super::{Gate, copy, packet};
 use crate::Endpoint;
 
 /// How long one resolver may take.
 const TRY: Duration = Duration::from_secs(2);
+/// How long a datagram is waited for before the same question is sent once more.
+const AGAIN: Duration = Duration::from_millis(700);
 /// How long all of them may take.
 const ALL: Duration = Duration::from_secs(5);
 /// How often each is asked.
@@ -37,6 +40,8 @@ enum AskError {
     #[error("cannot ask it: {0}")]
     Io(#[from] io::Error),
     #[error(transparent)]
+    Secure(#[from] SecureError),
+    #[error(transparent)]
     Reply(#[from] ReplyError),
     #[error("it answered something else")]
     Forged,
@@ -44,7 +49,7 @@ enum AskError {
 
 /// What the resolvers of `plan` say; or, in one line, why they do not. `from` is who wants to know.
 pub async fn ask(
-    keeper: &Keeper,
+    gate: &Gate,
     plan: &Egress,
     name: &HostName,
     kind: RecordType,
@@ -52,8 +57,16 @@ pub async fn ask(
 ) -> Result<Outcome, String> {
     let all = async {
         let mut last = "there is no resolver".to_owned();
-        for resolver in (0..ROUNDS).flat_map(|_| &plan.resolvers) {
-            let once = once(keeper, *resolver, name, kind, from);
+        for (number, resolver) in (0..ROUNDS).flat_map(|_| plan.resolvers.iter().enumerate()) {
+            let once = async {
+                match &resolver.tls {
+                    None => once(&gate.keeper, resolver.address, name, kind, from).await,
+                    Some(certified) => {
+                        let server = Server { number, address: resolver.address, name: certified };
+                        over_tls(gate, server, name, kind, from).await
+                    }
+                }
+            };
             last = match timeout(TRY, once).await {
                 Ok(Ok(outcome)) => return Ok(outcome),
                 Ok(Err(error)) => format!("resolver {resolver}: {error}"),
@@ -65,6 +78,20 @@ pub async fn ask(
     timeout(ALL, all).await.unwrap_or_else(|_| Err("the resolvers are too slow".into()))
 }
 
+/// Asks one over TLS, and in no other way.
+async fn over_tls(
+    gate: &Gate,
+    server: Server<'_>,
+    name: &HostName,
+    kind: RecordType,
+    from: SocketAddr,
+) -> Result<Outcome, AskError> {
+    // Nobody can forge a reply here, so that the name's case need not tell one.
+    let question = Question::new(name.clone(), kind, 0, [0; 32]).padded();
+    let reply = gate.secure.ask(&gate.keeper, server, question.message(), from).await?;
+    Ok(question.read(&reply, TTLS)?)
+}
+
 async fn once(
     keeper: &Keeper,
     resolver: SocketAddr,
@@ -74,18 +101,34 @@ async fn once(
 ) -> Result<Outcome, AskError> {
     let question = question(name, kind)?;
     let socket = keeper.dial(Purpose::Resolver, resolver, Protocol::Udp, from).await?;
-    copy::write(&socket, question.message()).await?;
+    let mut forged = 0;
+    loop {
+        copy::write(&socket, question.message()).await?;
+        // Either way a datagram may be lost.
+        let Ok(reply) = timeout(AGAIN, reply(&socket, &question, &mut forged)).await else { continue };
+        match reply? {
+            Err(ReplyError::Truncated) => return by_stream(keeper, resolver, name, kind, from).await,
+            other => return Ok(other?),
+        }
+    }
+}
+
+/// The reply to `question` among what comes.
+async fn reply(
+    socket: &Endpoint,
+    question: &Question,
+    forged: &mut usize,
+) -> Result<Result<Outcome, ReplyError>, AskError> {
     let mut reply = Vec::new();
-    for _ in 0..MAX_FORGED {
+    while *forged < MAX_FORGED {
         reply.clear();
-        if copy::read(&socket, &mut reply, MAX_REPLY).await? == 0 && packet::has_ended(&socket) {
+        if copy::read(socket, &mut reply, MAX_REPLY).await? == 0 && packet::has_ended(socket) {
             return Err(io::Error::from(Errno::CONNREFUSED).into());
         }
         match question.read(&reply, TTLS) {
             // The right one may still come.
-            Err(ReplyError::NotOurs) => {}
-            Err(ReplyError::Truncated) => return by_stream(keeper, resolver, name, kind, from).await,
-            other => return Ok(other?),
+            Err(ReplyError::NotOurs) => *forged += 1,
+            other => return Ok(other),
         }
     }
     Err(AskError::Forged)
@@ -111,18 +154,22 @@ async fn by_stream(
 /// The next message of a stream, with what was read of it before in `held`; `None` at the end.
 pub async fn message(stream: &Endpoint, held: &mut Vec<u8>) -> io::Result<Option<Vec<u8>>> {
     loop {
-        if let Some((length, rest)) = held.split_first_chunk::<2>() {
-            let length = usize::from(u16::from_be_bytes(*length));
-            if let Some(message) = rest.get(..length) {
-                let message = message.to_vec();
-                held.drain(..2 + length);
-                return Ok(Some(message));
-            }
+        if let Some(message) = first_message(held) {
+            return Ok(Some(message));
         }
         if copy::read(stream, held, copy::CHUNK).await? == 0 {
             return Ok(None);
         }
     }
+}
+
+/// Takes the first message out of what was read of a stream, if it is whole.
+pub fn first_message(held: &mut Vec<u8>) -> Option<Vec<u8>> {
+    let (length, rest) = held.split_first_chunk::<2>()?;
+    let length = usize::from(u16::from_be_bytes(*length));
+    let message = rest.get(..length)?.to_vec();
+    held.drain(..2 + length);
+    Some(message)
 }
 
 fn question(name: &HostName, kind: RecordType) -> io::Result<Question> {

@@ -1,8 +1,15 @@
 //! The head of a request: found byte by byte, read by httparse, checked beyond what that checks.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use sha1::{Digest as _, Sha1};
+
 use super::body::{Body, is_token};
-use super::{Head, MAX_FIELDS, MAX_HEAD, Mode, Refused, Target, Upgrade};
+use super::{Accept, Head, MAX_FIELDS, MAX_HEAD, Mode, Refused, Target, Upgrade};
 use crate::proxy::Authority;
+
+/// Methods whose requests have no body that means something (RFC 9110 §9.3).
+const BODILESS: [&str; 5] = ["GET", "HEAD", "DELETE", "OPTIONS", "TRACE"];
 
 /// Fields that say where a request goes and where it ends.
 const JUDGED: [&str; 6] = ["host", "content-length", "transfer-encoding", "expect", "connection", "upgrade"];
@@ -55,14 +62,17 @@ pub(super) fn parse(bytes: &[u8], mode: Mode) -> Result<Parsed<'_>, Refused> {
     let host = fields.host.take().ok_or(Refused::NoHost)?;
     let (target, authority) = judge_target(method, target, host, mode)?;
     let body = fields.body(version)?;
-    if target == Target::Connect && (!body.is_done() || fields.upgrade != Upgrade::None) {
+    if target == Target::Connect && (!body.is_done() || fields.upgrade.is_some()) {
         return Err(Refused::Form("CONNECT with a body"));
     }
-    if fields.upgrade == Upgrade::WebSocket && !body.is_done() {
+    if !body.is_done() && BODILESS.iter().any(|bodiless| method.eq_ignore_ascii_case(bodiless)) {
+        return Err(Refused::Body);
+    }
+    if fields.upgrade == Some(true) && !body.is_done() {
         return Err(Refused::Form("a body before a WebSocket"));
     }
     let head = Head { method, target, authority, len: bytes.len() };
-    Ok(Parsed { head, body, upgrade: fields.upgrade })
+    Ok(Parsed { head, body, upgrade: fields.upgrade() })
 }
 
 /// The three parts of the request line, which must be all that is in it, with single spaces.
@@ -106,6 +116,10 @@ fn judge_target<'a>(
             if !authority.is_same(&host, HTTP) {
                 return Err(Refused::Mismatch);
             }
+            // It goes on as it is: what other readers take for a part of the authority is not for them to see.
+            if mode == Mode::Origin && target[path..].starts_with('?') {
+                return Err(Refused::Form("the target"));
+            }
             let begin = method.len() + 1;
             Ok((Target::Absolute { prefix: begin..begin + path, path: &target[path..] }, authority))
         }
@@ -118,13 +132,15 @@ struct Fields {
     length: Option<u64>,
     chunked: bool,
     expect: bool,
-    upgrade: Upgrade,
+    /// Whether to a WebSocket.
+    upgrade: Option<bool>,
+    accept: Option<Accept>,
 }
 
 impl Fields {
     fn read(fields: &[httparse::Header<'_>]) -> Result<Self, Refused> {
         let mut read =
-            Self { host: None, length: None, chunked: false, expect: false, upgrade: Upgrade::None };
+            Self { host: None, length: None, chunked: false, expect: false, upgrade: None, accept: None };
         for field in fields {
             let value = field.value.trim_ascii();
             let is = |name: &str| field.name.eq_ignore_ascii_case(name);
@@ -143,14 +159,22 @@ impl Fields {
                     return Err(Refused::Form("Expect"));
                 }
             } else if is("upgrade") {
-                once(read.upgrade != Upgrade::None, "Upgrade")?;
-                let socket = value.eq_ignore_ascii_case(b"websocket");
-                read.upgrade = if socket { Upgrade::WebSocket } else { Upgrade::Other };
+                once(read.upgrade.replace(value.eq_ignore_ascii_case(b"websocket")).is_some(), "Upgrade")?;
+            } else if is("sec-websocket-key") {
+                once(read.accept.replace(accept(value)).is_some(), "Sec-WebSocket-Key")?;
             } else if is("connection") {
                 connection(value)?;
             }
         }
         Ok(read)
+    }
+
+    fn upgrade(&self) -> Upgrade {
+        match (self.upgrade, self.accept) {
+            (None, _) => Upgrade::None,
+            (Some(true), Some(accept)) => Upgrade::WebSocket(accept),
+            (Some(_), _) => Upgrade::Other,
+        }
     }
 
     fn body(&self, version: u8) -> Result<Body, Refused> {
@@ -164,6 +188,16 @@ impl Fields {
             (None, false) => Ok(Body::NONE),
         }
     }
+}
+
+/// What a server says that has taken up a WebSocket with this key.
+fn accept(key: &[u8]) -> Accept {
+    const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
+    let digest = Sha1::new().chain_update(key).chain_update(GUID).finalize();
+    let mut accept = [0; 28];
+    // It is precisely that long, or nothing fits it.
+    let _ = STANDARD.encode_slice(digest, &mut accept);
+    accept
 }
 
 fn once(again: bool, name: &'static str) -> Result<(), Refused> {

@@ -17,14 +17,14 @@ mod sniff;
 use std::collections::VecDeque;
 use std::ops::Range;
 
-pub use sniff::{Sniff, sniff};
+pub use sniff::{Sniff, Watch, sniff};
 
 use crate::proxy::{Authority, AuthorityError};
 use body::Body;
 use response::{Observed, Responses};
 
 /// The longest head of a request, and of a response that is looked at.
-pub const MAX_HEAD: usize = 64 << 10;
+pub const MAX_HEAD: usize = 32 << 10;
 /// The most fields of a head.
 pub const MAX_FIELDS: usize = 128;
 /// The most requests that wait for their response; more are held.
@@ -60,6 +60,9 @@ pub enum Refused {
     /// The server took up another protocol than a WebSocket, or cannot be understood while it has to say.
     #[error("an upgrade to something else than a WebSocket")]
     Upgrade,
+    /// Servers that expect none do not read it, and take it for the next request (RFC 9110 §9.3.1).
+    #[error("a body of a method that defines none")]
+    Body,
     /// Asked again after a refusal.
     #[error("the connection was refused before")]
     Before,
@@ -126,10 +129,14 @@ pub enum Step<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Upgrade {
     None,
-    WebSocket,
+    /// What the server has to say to the key of the request (RFC 6455 §4.2.2).
+    WebSocket(Accept),
     /// Fine as long as the server says no, as nearly all do to h2c.
     Other,
 }
+
+/// A key's digest in base64.
+type Accept = [u8; 28];
 
 /// What the response to a request depends on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -204,7 +211,7 @@ impl Connection {
             return;
         }
         self.responses.observe(bytes, &mut self.pending);
-        if self.responses.observed() == Observed::Lost {
+        if matches!(self.responses.observed(), Observed::Lost | Observed::Unasked) {
             self.pending.clear();
         }
     }
@@ -228,14 +235,19 @@ impl Connection {
         self.pending.len() <= but && self.responses.is_between()
     }
 
+    /// Whether the server has changed the protocol unasked: nothing can be said to the client any more.
+    pub fn is_unasked(&self) -> bool {
+        self.responses.observed() == Observed::Unasked
+    }
+
     fn step<'a>(&mut self, input: &'a [u8]) -> Result<Step<'a>, Refused> {
         loop {
             match &mut self.state {
                 State::Refused => return Err(Refused::Before),
                 State::Opaque => return Ok(Step::Opaque),
                 State::Upgrading => match self.responses.observed() {
-                    Observed::Switched(Upgrade::WebSocket) => self.state = State::Opaque,
-                    Observed::Switched(_) | Observed::Lost => return Err(Refused::Upgrade),
+                    Observed::Switched => self.state = State::Opaque,
+                    Observed::Lost | Observed::Unasked => return Err(Refused::Upgrade),
                     Observed::Framed if self.pending.is_empty() => self.state = State::Head { scanned: 0 },
                     Observed::Framed => return Ok(Step::Held),
                 },
@@ -250,6 +262,9 @@ impl Connection {
                     if input.is_empty() && matches!(self.state, State::Body(_)) {
                         return Ok(Step::NeedMore);
                     }
+                }
+                State::Head { .. } if self.responses.observed() == Observed::Unasked => {
+                    return Err(Refused::Upgrade);
                 }
                 State::Head { .. } if self.pending.len() >= MAX_PIPELINED => return Ok(Step::Held),
                 State::Head { scanned } => {
@@ -277,7 +292,7 @@ impl Connection {
 
     fn after_body(&self) -> State {
         match self.upgrade {
-            Upgrade::WebSocket | Upgrade::Other => State::Upgrading,
+            Upgrade::WebSocket(_) | Upgrade::Other => State::Upgrading,
             Upgrade::None => State::Head { scanned: 0 },
         }
     }

@@ -5,15 +5,17 @@ use std::collections::VecDeque;
 
 use super::body::Body;
 use super::head::content_length;
-use super::{MAX_FIELDS, MAX_HEAD, Pending, Upgrade};
+use super::{Accept, MAX_FIELDS, MAX_HEAD, Pending, Upgrade};
 
 /// What is known of the server's side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Observed {
     /// Where each response ended so far.
     Framed,
-    /// It changed the protocol, to what the request asked for.
-    Switched(Upgrade),
+    /// It changed the protocol, to the WebSocket that the request asked for.
+    Switched,
+    /// It says that it changed the protocol, and nobody asked, or not for that.
+    Unasked,
     /// Where the next response begins is not known any more: the last ends with the connection, or was odd.
     Lost,
 }
@@ -27,17 +29,22 @@ enum State {
 
 /// The responses of a connection.
 #[derive(Debug)]
-pub(super) struct Responses(State);
+pub(super) struct Responses {
+    state: State,
+    /// One had no body by its request or its status alone. A server that sends one all the same has its bytes read as
+    /// answers: no change of protocol is believed any more.
+    doubtful: bool,
+}
 
 impl Default for Responses {
     fn default() -> Self {
-        Self(State::Head(Vec::new()))
+        Self { state: State::Head(Vec::new()), doubtful: false }
     }
 }
 
 impl Responses {
     pub(super) fn observed(&self) -> Observed {
-        match self.0 {
+        match self.state {
             State::Ended(observed) => observed,
             _ => Observed::Framed,
         }
@@ -45,7 +52,7 @@ impl Responses {
 
     /// How many bytes come next that say nothing.
     pub(super) fn certain(&self) -> u64 {
-        match &self.0 {
+        match &self.state {
             State::Head(_) => 0,
             State::Body(body) => body.certain(),
             State::Ended(_) => u64::MAX,
@@ -54,42 +61,42 @@ impl Responses {
 
     /// Takes note that as many of them went by.
     pub(super) fn skip(&mut self, count: u64) {
-        if let State::Body(body) = &mut self.0 {
+        if let State::Body(body) = &mut self.state {
             body.skip(count);
             if body.is_done() {
-                self.0 = State::Head(Vec::new());
+                self.state = State::Head(Vec::new());
             }
         }
     }
 
     /// Whether the last response is whole, and no other has begun.
     pub(super) fn is_between(&self) -> bool {
-        matches!(&self.0, State::Head(head) if head.is_empty())
+        matches!(&self.state, State::Head(head) if head.is_empty())
     }
 
     /// Sees the next bytes; the requests that were answered leave `pending`.
     pub(super) fn observe(&mut self, mut bytes: &[u8], pending: &mut VecDeque<Pending>) {
         while !bytes.is_empty() {
-            match &mut self.0 {
+            match &mut self.state {
                 State::Ended(_) => return,
                 State::Body(body) => match body.take(bytes) {
                     Ok(taken) => {
                         bytes = &bytes[taken..];
                         if body.is_done() {
-                            self.0 = State::Head(Vec::new());
+                            self.state = State::Head(Vec::new());
                         }
                     }
-                    Err(_) => self.0 = State::Ended(Observed::Lost),
+                    Err(_) => self.state = State::Ended(Observed::Lost),
                 },
                 State::Head(head) => {
                     let Some(len) = end(head, bytes) else {
                         if head.len() >= MAX_HEAD {
-                            self.0 = State::Ended(Observed::Lost);
+                            self.state = State::Ended(Observed::Lost);
                         }
                         return;
                     };
                     bytes = &bytes[len..];
-                    self.0 = after(head, pending);
+                    self.state = after(head, pending, &mut self.doubtful);
                 }
             }
         }
@@ -112,7 +119,7 @@ fn end(head: &mut Vec<u8>, bytes: &[u8]) -> Option<usize> {
 }
 
 /// What follows a head.
-fn after(head: &[u8], pending: &mut VecDeque<Pending>) -> State {
+fn after(head: &[u8], pending: &mut VecDeque<Pending>, doubtful: &mut bool) -> State {
     const LOST: State = State::Ended(Observed::Lost);
     let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
     let mut response = httparse::Response::new(&mut fields);
@@ -120,10 +127,12 @@ fn after(head: &[u8], pending: &mut VecDeque<Pending>) -> State {
     let Some(status) = response.code.filter(|_| whole) else { return LOST };
     if status == 101 {
         return match pending.pop_front() {
-            Some(Pending { upgrade: upgrade @ (Upgrade::WebSocket | Upgrade::Other), .. }) => {
-                State::Ended(Observed::Switched(upgrade))
+            Some(Pending { upgrade: Upgrade::WebSocket(accept), .. })
+                if !*doubtful && is_websocket(response.headers, accept) =>
+            {
+                State::Ended(Observed::Switched)
             }
-            _ => LOST,
+            _ => State::Ended(Observed::Unasked),
         };
     }
     if (100..200).contains(&status) {
@@ -131,6 +140,7 @@ fn after(head: &[u8], pending: &mut VecDeque<Pending>) -> State {
     }
     let Some(request) = pending.pop_front() else { return LOST };
     if request.head_only || matches!(status, 204 | 304) {
+        *doubtful = true;
         return State::Head(Vec::new());
     }
     match body(response.headers) {
@@ -138,6 +148,20 @@ fn after(head: &[u8], pending: &mut VecDeque<Pending>) -> State {
         Some(body) => State::Body(body),
         None => LOST,
     }
+}
+
+/// Whether the server has taken up a WebSocket, and the key with it: a status alone is what some servers let their
+/// clients choose.
+fn is_websocket(fields: &[httparse::Header<'_>], accept: Accept) -> bool {
+    only(fields, "upgrade").is_some_and(|value| value.eq_ignore_ascii_case(b"websocket"))
+        && only(fields, "sec-websocket-accept").is_some_and(|value| *value == accept)
+}
+
+/// The value of a field that is there once.
+fn only<'a>(fields: &'a [httparse::Header<'_>], name: &str) -> Option<&'a [u8]> {
+    let mut values = fields.iter().filter(|field| field.name.eq_ignore_ascii_case(name));
+    let value = values.next()?.value.trim_ascii();
+    if values.next().is_none() { Some(value) } else { None }
 }
 
 /// The body of a response; `None` if it ends with the connection, or nobody knows.

@@ -1,7 +1,11 @@
 //! Whether a connection's first bytes are HTTP.
 
-/// The longest first line, with what is before it.
+/// The longest first line of text, with what is before it.
 const MAX_LINE: usize = 16 << 10;
+/// What PROXY protocol 2 begins with.
+const PROXY_2: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
+/// A version of HTTP begins so.
+const HTTP: &[u8] = b"http/";
 
 /// What the first bytes are.
 #[must_use]
@@ -11,6 +15,11 @@ pub enum Sniff {
     NeedMore,
     /// What some server reads as a request, if not a good one.
     Http,
+    /// A header of the PROXY protocol: what follows is another connection's beginning.
+    Proxied,
+    /// No text, and no request yet: it may go on, but while the line has no end each further byte is [`Watch`]'s to
+    /// see first. Some servers take any byte for a part of a method or a target.
+    Binary,
     /// Another protocol.
     Other,
     /// A first line without an end.
@@ -19,7 +28,8 @@ pub enum Sniff {
 
 /// Looks at the first bytes of a connection, all of them at each call. What any server could take for a request is
 /// HTTP: empty lines or blanks before it, blanks of any kind and number between its parts, HTTP/0.9's GET without a
-/// version. The version's name makes the rest of it: protocols with lines of their own do not have it.
+/// version, another protocol's version in its place (llhttp reads RTSP's and ICE's), a path or an address behind any
+/// word (Apache before 2.4.25 does without a version). Protocols with other lines do not have these.
 pub fn sniff(input: &[u8]) -> Sniff {
     let Some(begin) = input.iter().position(|byte| !is_blank(*byte)) else {
         return if input.len() < MAX_LINE { Sniff::NeedMore } else { Sniff::TooLong };
@@ -27,19 +37,75 @@ pub fn sniff(input: &[u8]) -> Sniff {
     let rest = &input[begin..];
     let end = rest.iter().position(|byte| *byte == b'\n');
     let line = &rest[..end.unwrap_or(rest.len())];
-    let simple = |line: &[u8]| line.len() > 3 && line[..3].eq_ignore_ascii_case(b"get") && is_blank(line[3]);
-    let versioned = |line: &[u8]| line.windows(5).any(|part| part.eq_ignore_ascii_case(b"http/"));
-    if simple(line) || versioned(line) {
+    let word = |word: &[u8]| {
+        line.len() > word.len() && line[..word.len()].eq_ignore_ascii_case(word) && is_blank(line[word.len()])
+    };
+    if word(b"get") || line.windows(HTTP.len()).any(|part| part.eq_ignore_ascii_case(HTTP)) {
         return Sniff::Http;
     }
-    // No text: no server reads on after such a byte.
-    if end.is_some() || line.iter().any(|byte| matches!(byte, 0..=8 | 0x0e..=0x1b | 0x7f)) {
-        return Sniff::Other;
+    if word(b"proxy") || input.starts_with(PROXY_2) {
+        return Sniff::Proxied;
     }
-    if input.len() < MAX_LINE { Sniff::NeedMore } else { Sniff::TooLong }
+    if PROXY_2.starts_with(input) {
+        return Sniff::NeedMore;
+    }
+    let text = !line.iter().any(|byte| matches!(byte, 0..=8 | 0x0e..=0x1b | 0x7f));
+    match end {
+        Some(_) if text && is_request(line) => Sniff::Http,
+        Some(_) => Sniff::Other,
+        None if !text => Sniff::Binary,
+        None if input.len() < MAX_LINE => Sniff::NeedMore,
+        None => Sniff::TooLong,
+    }
+}
+
+/// Whether a line has a target behind its first word, or a version of anything behind that.
+fn is_request(line: &[u8]) -> bool {
+    let mut words = line.split(|byte| is_blank(*byte)).filter(|word| !word.is_empty()).skip(1);
+    let name = |word: &[u8]| word.iter().take_while(|byte| byte.is_ascii_alphabetic()).count();
+    let is_target = |word: &[u8]| word.starts_with(b"/") || word[name(word)..].starts_with(b"://");
+    let is_version = |word: &[u8]| match name(word) {
+        0 => false,
+        name => matches!(word[name..], [b'/', b'0'..=b'9', ..]),
+    };
+    words.next().is_some_and(is_target) || words.any(is_version)
 }
 
 /// What some language's "split at blanks" splits at.
 fn is_blank(byte: u8) -> bool {
     matches!(byte, b'\t'..=b'\r' | 0x1c..=b' ' | 0x85 | 0xa0)
+}
+
+/// Looks on at a first line that is no text, or is sent on in pieces, until it has an end.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Watch {
+    /// How much of a version's beginning was seen last.
+    seen: usize,
+}
+
+impl Watch {
+    /// Behind bytes that are [`Sniff::Binary`], or not known yet.
+    pub fn after(input: &[u8]) -> Self {
+        let mut watch = Self::default();
+        // Empty lines may be before it.
+        let line = input.rsplit(|byte| *byte == b'\n').next();
+        let _ = watch.see(line.unwrap_or(input));
+        watch
+    }
+
+    /// Sees the next bytes before they go on: [`Sniff::Binary`] while the line has no end.
+    pub fn see(&mut self, bytes: &[u8]) -> Sniff {
+        for byte in bytes {
+            let byte = byte.to_ascii_lowercase();
+            self.seen = match byte {
+                b'\n' => return Sniff::Other,
+                _ if byte == HTTP[self.seen] => self.seen + 1,
+                _ => usize::from(byte == HTTP[0]),
+            };
+            if self.seen == HTTP.len() {
+                return Sniff::Http;
+            }
+        }
+        Sniff::Binary
+    }
 }

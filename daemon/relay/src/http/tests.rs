@@ -152,6 +152,16 @@ fn what_some_server_takes_for_http_is_http() {
         "POST\u{b}/ HTTP/1.0\r\n",
         "FOO bar baz HTTP/9",
         "PRI * HTTP/2.0\r\n",
+        // llhttp reads other protocols' versions as well, and Python's server bytes that are no text.
+        "POST / RTSP/1.1\r\n",
+        "OPTIONS rtsp://a.example RTSP/1.0\r\n",
+        "SOURCE /x ICE/1.1\r\n",
+        "INVITE sip:a@b.example SIP/2.0\r\n",
+        "POST /\u{1} HTTP/1.1\r\n",
+        "\u{1} / HTTP/1.1\r\n",
+        // And Apache once did without any.
+        "POST /x\r\n",
+        "POST http://a.example/ x\n",
     ] {
         assert_eq!(sniff(text.as_bytes()), Sniff::Http, "{text:?}");
     }
@@ -160,19 +170,51 @@ fn what_some_server_takes_for_http_is_http() {
         b"EHLO a.example\r\n",
         b"NICK a\r\n",
         b"*1\r\n$4\r\nPING\r\n",
-        b"OPTIONS rtsp://a.example RTSP/1.0\r\n",
-        b"\x00\x00\x00\x08\x04\xd2\x16\x2f",
-        b"\x16\x03\x01",
-        b"\x12\x01\x00",
+        b"A001 ID (\"name\" \"x/1\")\r\n",
+        b"<stream to='a.example' xmlns:s='http://etherx.jabber.org/streams'>\n",
+        b"0032git-upload-pack /x.git\0host=a.example\0\0version=2\0\n",
         b"GETX\n",
     ] {
         assert_eq!(sniff(bytes), Sniff::Other, "{bytes:?}");
     }
-    for text in ["", "G", "GET", "POST / HTT", "\r\n \t", "SSH-2.0-x"] {
+    for bytes in [
+        &b"\x00\x00\x00\x08\x04\xd2\x16\x2f"[..],
+        b"\x16\x03\x01",
+        b"\x12\x01\x00",
+        b"0032git-upload-pack /x.git\0host=a.example\0",
+        b"POST /\x01",
+        b"\x01 / HTT",
+    ] {
+        assert_eq!(sniff(bytes), Sniff::Binary, "{bytes:?}");
+    }
+    for bytes in [&b"PROXY TCP4 192.0.2.1 192.0.2.2 1 80\r\n"[..], b"proxy ", b"\r\n\r\n\0\r\nQUIT\n\x21\x11"]
+    {
+        assert_eq!(sniff(bytes), Sniff::Proxied, "{bytes:?}");
+    }
+    for text in
+        ["", "G", "GET", "POST / HTT", "POST / RTSP/1", "\r\n \t", "SSH-2.0-x", "PROXY", "\r\n\r\n\0\r\nQUIT"]
+    {
         assert_eq!(sniff(text.as_bytes()), Sniff::NeedMore, "{text:?}");
     }
     assert_eq!(sniff(&[b'a'; 16 << 10]), Sniff::TooLong);
     assert_eq!(sniff(&[b' '; 16 << 10]), Sniff::TooLong);
+}
+
+#[test]
+fn a_line_that_is_no_text_is_watched_to_its_end() {
+    let first = b"POST /\x01";
+    assert_eq!(sniff(first), Sniff::Binary);
+    for (pieces, last) in [
+        (&[&b" H"[..], b"TTP", b"/"][..], Sniff::Http),
+        (&[b" hhttp/1.1"], Sniff::Http),
+        (&[b"htt", b"http", b"xhttp", b" /HTTP\n"], Sniff::Other),
+        (&[b"x", b"\n HTTP/1.1"], Sniff::Other),
+    ] {
+        let mut watch = Watch::after(&[b"\r\n", &first[..]].concat());
+        let (end, pieces) = pieces.split_last().unwrap();
+        assert!(pieces.iter().all(|piece| watch.see(piece) == Sniff::Binary), "{pieces:?}");
+        assert_eq!(watch.see(end), last, "{end:?}");
+    }
 }
 
 proptest! {

@@ -229,6 +229,11 @@ impl Relay {
         self.control.as_ref().unwrap().send(&encode(message).unwrap(), &descriptors).unwrap();
     }
 
+    /// How many descriptors it has.
+    pub fn descriptors(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/fd", self.child.id())).unwrap().count()
+    }
+
     /// What the keeper hears next.
     pub fn said(&self) -> FromRelay {
         let packet = self.control.as_ref().unwrap().receive(64, 0).unwrap().unwrap();

@@ -1,6 +1,7 @@
 //! What a session may reach: decided at its start, changed while it runs, kept for the next service.
 
 use super::*;
+use agentd_policy::resolver::Resolver;
 
 const SITE: &str = "[egress]\nresolvers = ['192.0.2.53']\nglobal_also = ['10.1.0.0/16']";
 
@@ -31,7 +32,7 @@ async fn a_plan_has_the_sites_resolvers_and_a_change_waits_for_its_keeper() {
     let client = stage.connect(ALICE).await;
     let played = stage.run(&client, reaching()).await;
     let egress = played.plan.egress.clone().unwrap();
-    assert_eq!(egress.resolvers, ["192.0.2.53:53".parse().unwrap()]);
+    assert_eq!(egress.resolvers, [Resolver::parse("192.0.2.53").unwrap()]);
     assert_eq!(egress.check_site(&stage.host.site().config.egress), Ok(()));
     played.say(1, EventBody::Started).await;
     let shown = network(&client, &played.id).await.unwrap();

@@ -11,7 +11,7 @@ impl Supervisor<'_> {
     /// Has the keeper enforce it. What is kept is changed first: should we end in between, the next service tells the
     /// keeper again, and no later change can take a deny back.
     pub(super) fn change_policy(&mut self, asked: Asked) {
-        let Some(now) = self.session.status().egress else {
+        let Some(now) = self.session.status().egress.filter(|egress| !egress.is_closed()) else {
             return asked.answer(Err(no_network(&self.session.id)));
         };
         let next = match asked.change.apply(&now) {

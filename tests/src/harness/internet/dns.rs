@@ -9,7 +9,9 @@ use super::names::{self, Known, Trick};
 
 const A: u16 = 1;
 const CNAME: u16 = 5;
+const MX: u16 = 15;
 const TXT: u16 = 16;
+const SRV: u16 = 33;
 const AAAA: u16 = 28;
 /// A name by its place: that of the question.
 const ASKED: [u8; 2] = [0xc0, 12];
@@ -27,8 +29,18 @@ pub struct Question {
     pub kind: u16,
     /// Whether it came over TCP.
     pub tcp: bool,
+    /// Whether that was TLS.
+    pub tls: bool,
     /// Who asked.
     pub from: SocketAddr,
+}
+
+/// How a question came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Way {
+    Udp,
+    Tcp,
+    Tls,
 }
 
 #[derive(Debug, Default)]
@@ -81,7 +93,7 @@ impl Resolver {
     fn over_udp(&self, socket: &UdpSocket) {
         let mut bytes = [0; 4096];
         while let Ok((n, from)) = socket.recv_from(&mut bytes) {
-            for mut reply in self.answer(&bytes[..n], from, false) {
+            for mut reply in self.answer(&bytes[..n], from, Way::Udp) {
                 if reply.len() > 1232 {
                     // Over TCP, then.
                     reply.truncate(end_of_question(&reply).unwrap_or(12));
@@ -102,27 +114,22 @@ impl Resolver {
 
     fn converse(&self, mut stream: TcpStream) {
         let Ok(from) = stream.peer_addr() else { return };
-        let mut length = [0; 2];
-        while stream.read_exact(&mut length).is_ok() {
-            let mut query = vec![0; usize::from(u16::from_be_bytes(length))];
-            if stream.read_exact(&mut query).is_err() {
-                return;
-            }
-            for reply in self.answer(&query, from, true) {
-                let framed = [&(reply.len() as u16).to_be_bytes()[..], &reply].concat();
-                if stream.write_all(&framed).is_err() {
+        while let Some(query) = read_message(&mut stream) {
+            for reply in self.answer(&query, from, Way::Tcp) {
+                if stream.write_all(&framed(&reply)).is_err() {
                     return;
                 }
             }
         }
     }
 
-    fn answer(&self, query: &[u8], from: SocketAddr, tcp: bool) -> Vec<Vec<u8>> {
+    /// What is answered, and that it was asked.
+    pub(super) fn answer(&self, query: &[u8], from: SocketAddr, way: Way) -> Vec<Vec<u8>> {
         let Some((name, kind)) = question(query) else { return Vec::new() };
         let lower = name.to_ascii_lowercase();
         let times = {
             let mut seen = self.seen();
-            seen.questions.push(Question { name, kind, tcp, from });
+            seen.questions.push(Question { name, kind, tcp: way != Way::Udp, tls: way == Way::Tls, from });
             let times = seen.answered.entry(format!("{lower} {kind}")).or_default();
             *times += 1;
             *times
@@ -133,6 +140,20 @@ impl Resolver {
             Some(_) => vec![honest(query, &lower, kind)],
         }
     }
+}
+
+/// The next message of a stream.
+pub(super) fn read_message(stream: &mut impl Read) -> Option<Vec<u8>> {
+    let mut length = [0; 2];
+    stream.read_exact(&mut length).ok()?;
+    let mut message = vec![0; usize::from(u16::from_be_bytes(length))];
+    stream.read_exact(&mut message).ok()?;
+    Some(message)
+}
+
+/// A message with its length in front.
+pub(super) fn framed(message: &[u8]) -> Vec<u8> {
+    [&(message.len() as u16).to_be_bytes()[..], message].concat()
 }
 
 /// Where the question of `message` ends.
@@ -207,8 +228,17 @@ fn honest(query: &[u8], name: &str, kind: u16) -> Vec<u8> {
         owner = labels(alias);
     }
     records.extend(addresses.into_iter().filter_map(|found| address(&owner, kind, found)));
-    if kind == TXT {
-        records.push(record(&owner, TXT, 5, b"\x0ba text of it"));
+    match kind {
+        TXT => records.push(record(&owner, TXT, 5, b"\x0ca text of it")),
+        // To a name that no session may reach, in the reply's own compression.
+        SRV => records.push(record(
+            &owner,
+            SRV,
+            5,
+            &[&[0, 1, 0, 2, 0x1f, 0x90][..], &labels("evil.test")].concat(),
+        )),
+        MX => records.push(record(&owner, MX, 5, &[&[0, 5][..], &owner].concat())),
+        _ => {}
     }
     // HTTPS (RFC 9460): a hint that leads elsewhere.
     if kind == 65 {

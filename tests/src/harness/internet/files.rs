@@ -16,6 +16,8 @@ pub fn make(dir: &Path, owner: &User) {
     let write = |name: &str, text: &str| std::fs::write(dir.join(name), text).expect("a new file");
     write("nginx.conf", &include_str!("nginx.conf").replace("{dir}", &dir.display().to_string()));
     write("app.py", include_str!("app.py"));
+    write("loose.py", include_str!("loose.py"));
+    write("loose.js", include_str!("loose.js"));
     write("resolv.conf", "nameserver 192.0.2.53\noptions timeout:2 attempts:1\n");
     certificates(dir);
     for name in ["good.test", "git.test", "pypi.test/simple/thing", "npm.test"] {
@@ -76,6 +78,10 @@ fn certificates(dir: &Path) {
     std::fs::write(dir.join("cert.ext"), text).expect("a new file");
     let sign = "x509 -req -in cert.csr -CA ca.pem -CAkey ca.key -CAcreateserial -out cert.pem -days 2 -extfile cert.ext";
     run(dir, "openssl", &sign.split(' ').collect::<Vec<_>>());
+    // The right name, by nobody's word but its own.
+    let own =
+        "-x509 -keyout own.key -out own.pem -days 2 -subj /CN=dns.test -addext subjectAltName=DNS:dns.test";
+    run(dir, "openssl", &with(&own.split(' ').collect::<Vec<_>>()));
 }
 
 /// A bare repository with a file `README`, to be cloned from a web server that knows nothing of git.

@@ -15,6 +15,7 @@ pub const CERTIFIED: &[&str] = &[
     "stream.test",
     "*.wild.test",
     "*.rogue.test",
+    "dns.test",
 ];
 
 /// What is known of a name.
@@ -67,6 +68,9 @@ const TABLE: &[(&str, Known)] = &[
     ("pypi.test", Known::Addresses(&["192.0.2.82"])),
     ("npm.test", Known::Addresses(&["192.0.2.83"])),
     ("stream.test", Known::Addresses(&["192.0.2.84", "2001:db8::84"])),
+    // Of these one address leads nowhere.
+    ("sixdead.test", Known::Addresses(&["192.0.2.80", "2001:db8:dead::1"])),
+    ("fourdead.test", Known::Addresses(&["198.51.100.250", "2001:db8::80"])),
     ("echo.test", Known::Addresses(&["203.0.113.7", "2001:db8::7"])),
     ("localhost.wild.test", Known::Addresses(&["127.0.0.1", "::1"])),
     ("alias.rogue.test", Known::Alias("evil.test")),

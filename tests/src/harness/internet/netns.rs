@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::io;
+use std::net::SocketAddrV4;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::PathBuf;
 use std::process::Command;
@@ -62,6 +63,20 @@ impl NetNs {
             let output = self.command("ip").args(line.split(' ')).output().expect("nsenter");
             assert!(output.status.success(), "ip {line}: {}", String::from_utf8_lossy(&output.stderr));
         }
+    }
+
+    /// Its connections that have `end` at either end, a line of /proc/net/tcp each. Not those that are over and only
+    /// remembered.
+    pub fn connections(&self, end: SocketAddrV4) -> Vec<String> {
+        let text = self.enter(|| std::fs::read_to_string("/proc/thread-self/net/tcp")).expect("/proc");
+        let address = u32::from_ne_bytes(end.ip().octets());
+        let end = format!("{address:08X}:{:04X}", end.port());
+        let open = |line: &&str| {
+            let words: Vec<_> = line.split_whitespace().collect();
+            matches!(words[..], [_, local, remote, state, ..]
+                if (local == end || remote == end) && !["06", "0A"].contains(&state))
+        };
+        text.lines().filter(open).map(str::to_owned).collect()
     }
 
     /// How many connections the kernel tracks there: none, if nobody has asked for it.

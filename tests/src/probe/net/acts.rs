@@ -2,10 +2,10 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream, ToSocketAddrs, UdpSocket};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::AsRawFd;
 use std::time::Duration;
 
-use libc::{EACCES, ECONNREFUSED, ECONNRESET, EINVAL, ENODATA, ETIMEDOUT};
+use libc::{EACCES, ECONNRESET, EINVAL, ENODATA, ETIMEDOUT};
 
 use super::dns::addresses;
 use crate::probe::case::{Act, Refused};
@@ -44,19 +44,45 @@ fn answered(mut stream: TcpStream) -> Act {
     }
 }
 
-/// A name, a port, a request or several, and what the answer to the last of them holds.
+/// A name, a port, a request or several, and what the answer to the last of them holds. `%00` is a NUL byte, `%%` half
+/// a second.
 pub fn http(args: &[String]) -> Act {
     let port: u16 = args[1].parse().expect("a port");
     let mut stream = TcpStream::connect((addresses(&args[0])?[0], port))?;
     stream.set_read_timeout(Some(PATIENCE))?;
-    // A refusal may come before all is written.
-    let _ = stream.write_all(args[2].as_bytes());
+    for (number, part) in args[2].split("%%").enumerate() {
+        std::thread::sleep(Duration::from_millis(if number == 0 { 0 } else { 500 }));
+        // A refusal may come before all is written.
+        let _ = stream.write_all(part.replace("%00", "\0").as_bytes());
+    }
+    until(stream, &args[3])
+}
+
+/// A name, a port, and the name that is asked for by HTTP/2 without TLS, once the server has spoken.
+pub fn h2c(args: &[String]) -> Act {
+    let port: u16 = args[1].parse().expect("a port");
+    let mut stream = TcpStream::connect((addresses(&args[0])?[0], port))?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    let mut settings = [0; 9];
+    stream.read_exact(&mut settings)?;
+    let frame = |kind: u8, flags: u8, stream: u8, payload: &[u8]| {
+        [&[0, 0, payload.len() as u8, kind, flags, 0, 0, 0, stream][..], payload].concat()
+    };
+    // GET, http, /, and :authority as it is (RFC 7541 §6.1, §6.2.2).
+    let fields = [&[0x82, 0x86, 0x84, 0x01, args[2].len() as u8][..], args[2].as_bytes()].concat();
+    let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    let _ = stream.write_all(&[&preface[..], &frame(4, 0, 0, &[]), &frame(1, 5, 1, &fields)].concat());
+    until(stream, &format!("this is {}", args[2]))
+}
+
+/// Reads until `wanted` is there.
+fn until(mut stream: TcpStream, wanted: &str) -> Act {
     let mut answer = Vec::new();
     let mut bytes = [0; 4096];
     loop {
         let text = String::from_utf8_lossy(&answer).to_ascii_lowercase();
-        if text.contains(&args[3]) {
-            return Ok(args[3].clone());
+        if text.contains(wanted) {
+            return Ok(wanted.to_owned());
         }
         if text.contains(" 403 ") && text.contains("x-agentd-reason:") {
             return Err(Refused::new(EACCES, "403, with the reason"));
@@ -153,22 +179,4 @@ pub fn mptcp(args: &[String]) -> Act {
 /// SCTP (RFC 9260).
 pub fn sctp(args: &[String]) -> Act {
     stream_of(libc::IPPROTO_SCTP, &args[0])
-}
-
-/// As many connections to an address as are said: one is enough.
-pub fn flood(args: &[String]) -> Act {
-    let to: SocketAddr = args[0].parse().expect("an address and a port");
-    let count: u32 = args[1].parse().expect("a number");
-    let mut last = Refused::new(ECONNREFUSED, format!("all of {count}"));
-    for _ in 0..count {
-        match TcpStream::connect_timeout(&to, PATIENCE) {
-            Ok(stream) => {
-                let _: OwnedFd = stream.into();
-                return Ok("connected".into());
-            }
-            Err(error) if error.raw_os_error() == Some(ECONNREFUSED) => {}
-            Err(error) => last = error.into(),
-        }
-    }
-    Err(last)
 }

@@ -17,7 +17,13 @@ use super::TOLD;
 impl Keeper {
     /// Answers with a socket that connects, or with why not.
     pub(super) fn dial(&mut self, number: u32, purpose: &Purpose, to: SocketAddr, protocol: Protocol) {
-        let (errno, socket) = match self.begin(purpose, to, protocol) {
+        let begun = self.begin(purpose, to, protocol);
+        self.dialled(number, begun);
+    }
+
+    /// Tells the relay what became of a dial.
+    pub(super) fn dialled(&mut self, number: u32, begun: Result<OwnedFd, Errno>) {
+        let (errno, socket) = match begun {
             Ok(socket) => (None, vec![socket]),
             Err(errno) => (Some(errno.raw_os_error()), vec![]),
         };
@@ -39,17 +45,18 @@ impl Keeper {
             return Err(Errno::AGAIN);
         }
         let pinned = name.is_some_and(|name| way_out.pins.holds(to.ip(), name, now));
-        let event = |denied| {
+        let peer = || {
             let (protocol, name) = (protocol_name(protocol).into(), name.map(ToString::to_string));
-            let peer = NetPeer { protocol, address: to.ip(), port: to.port(), name };
-            NetEvent::Connect { peer, denied }
+            NetPeer { protocol, address: to.ip(), port: to.port(), name }
         };
-        let mut judged = way_out.egress.dial(purpose, to, protocol, pinned);
+        let event = |denied| NetEvent::Connect { peer: peer(), denied };
+        let judged = way_out.egress.dial(purpose, to, protocol, pinned);
         // Nothing goes out by it until it is used.
-        let datagrams = connect(to, Protocol::Udp)?;
-        if judged.is_ok() && is_own(&datagrams, to)? {
-            judged = way_out.egress.own(purpose, to, protocol);
-        }
+        let datagrams = connect(to, Protocol::Udp);
+        let judged = match &datagrams {
+            Ok(socket) if judged.is_ok() && is_own(socket, to)? => way_out.egress.own(purpose, to, protocol),
+            _ => judged,
+        };
         if let Err(denial) = judged {
             way_out.told.tell(event(Some(denial.to_string())), &mut self.spool);
             return Err(Errno::ACCESS);
@@ -58,13 +65,21 @@ impl Keeper {
         if *purpose != Purpose::Resolver {
             way_out.told.tell(event(None), &mut self.spool);
         }
-        match protocol {
+        let socket = datagrams.and_then(|datagrams| match protocol {
             Protocol::Tcp => connect(to, protocol),
             Protocol::Udp => {
                 let asks = *purpose == Purpose::Resolver;
                 way_out.datagrams.open(datagrams, asks, self.epoll.as_fd())
             }
-        }
+        });
+        // One that could not even begin, as without a route, has ended.
+        socket.inspect_err(|errno| {
+            if *purpose != Purpose::Resolver {
+                let reason = format!("failed: {}", std::io::Error::from(*errno));
+                let ended = NetEvent::Closed { peer: peer(), sent: 0, received: 0, duration_ms: 0, reason };
+                way_out.told.tell(ended, &mut self.spool);
+            }
+        })
     }
 }
 

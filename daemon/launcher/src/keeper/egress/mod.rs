@@ -5,14 +5,18 @@ mod bucket;
 mod datagrams;
 mod dial;
 mod pins;
+mod publish;
 mod told;
 
 use std::net::IpAddr;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use agentd_kernel::memfd::Sealed;
 use agentd_kernel::nft::{NftError, Ruleset};
-use agentd_policy::egress::{Denial, Egress, MAX_ADDRESSES, MAX_PIN, MIN_PIN};
+use agentd_policy::blocklist::Blocklist;
+use agentd_policy::egress::{Denial, Egress, MAX_ADDRESSES, MAX_PIN, MIN_PIN, Purpose};
 use agentd_policy::event::{End, EventBody, NetEvent};
 use agentd_policy::hosts::HostName;
 use agentd_policy::network::MAX_TEXT;
@@ -24,6 +28,7 @@ use bucket::Bucket;
 use datagrams::Datagrams;
 pub use datagrams::FIRST as DATAGRAMS;
 use pins::Pins;
+use publish::Inward;
 pub use told::Told;
 
 /// Dials at once, and in every second after that. Each may leave the host a port in use for a minute (TIME_WAIT,
@@ -39,12 +44,31 @@ const TOLD: usize = 3;
 #[derive(Debug)]
 pub struct WayOut {
     egress: Egress,
+    listed: Option<Listed>,
     pins: Pins,
     dials: Bucket,
     asked: Bucket,
     datagrams: Datagrams,
+    inward: Inward,
     /// What is told of it.
     pub told: Told,
+}
+
+/// The site's blocklists, those that the session began with.
+#[derive(Debug)]
+struct Listed {
+    table: Arc<Sealed>,
+    names: Blocklist,
+}
+
+impl Listed {
+    fn open(table: OwnedFd) -> Result<Self, String> {
+        let table = Arc::new(Sealed::adopt(table).map_err(|e| format!("blocklists: {e}"))?);
+        let size = table.size().map_err(|e| format!("blocklists: {e}"))?;
+        let reader = table.clone();
+        let names = Blocklist::open(size, move |buffer, offset| reader.read_exact_at(buffer, offset));
+        Ok(Self { table, names: names.map_err(|e| e.to_string())? })
+    }
 }
 
 /// What became of a pin.
@@ -57,35 +81,59 @@ struct Pinned {
 }
 
 impl WayOut {
-    /// As planned; nothing is pinned.
-    pub fn new(egress: Egress) -> Self {
-        Self {
+    /// As planned, with the table of the site's blocklists; nothing is pinned.
+    pub fn new(egress: Egress, blocklist: Option<OwnedFd>) -> Result<Self, String> {
+        Ok(Self {
             egress,
+            listed: blocklist.map(Listed::open).transpose()?,
             pins: Pins::default(),
             dials: Bucket::new(DIALS.0, DIALS.1),
             asked: Bucket::new(PINS, PINS),
             datagrams: Datagrams::default(),
+            inward: Inward::default(),
             told: Told::default(),
-        }
+        })
+    }
+
+    /// That of the table.
+    pub fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        self.listed.as_ref().map(|listed| listed.table.as_fd())
+    }
+
+    /// Whether no blocklist has `name`. One that has it is never pinned, and so never dialled.
+    fn unlisted(&self, name: &HostName) -> Result<(), Denial> {
+        self.listed.as_ref().map_or(Ok(()), |listed| listed.names.check(name))
     }
 }
 
 impl Keeper {
     /// Whether its session has a way out.
     pub fn dials(&self) -> bool {
-        self.way_out.is_some()
+        self.way_out.as_ref().is_some_and(|way_out| !way_out.egress.is_closed())
     }
 
-    /// Hands the sockets of the way out, which init has opened, to the relay.
-    pub(super) fn open_way_out(&mut self, sockets: Vec<OwnedFd>) -> Result<(), String> {
-        let (Some(way_out), Some(control)) = (&self.way_out, &mut self.control) else {
+    /// Hands the sockets of the way out, which init has opened, to the relay, with what it needs besides, and those of
+    /// what is published.
+    pub(super) fn open_way_out(&mut self, mut sockets: Vec<OwnedFd>) -> Result<(), String> {
+        let (Some(way_out), Some(control)) = (&mut self.way_out, &mut self.control) else {
             return Err("a way out that was not planned".into());
         };
-        if sockets.len() != way_out::count(&way_out.egress) {
+        if sockets.len() != way_out.egress.sockets() {
             return Err(format!("{} sockets for its way out", sockets.len()));
         }
-        let egress = Box::new(way_out.egress.clone());
-        control.send(&ToRelay::Network { egress }, sockets)
+        if self.trust.is_some() != way_out.egress.asks_over_tls() {
+            return Err("certificates of authorities that are missing, or for nothing".into());
+        }
+        if let Some(listed) = &way_out.listed {
+            sockets.push(listed.table.try_clone().map_err(|e| format!("blocklists: {e}"))?);
+        }
+        sockets.extend(self.trust.take());
+        let (egress, blocklist) = (Box::new(way_out.egress.clone()), way_out.listed.is_some());
+        control.send(&ToRelay::Network { egress, blocklist }, sockets)?;
+        for (publish, listeners) in way_out.inward.take_listeners() {
+            control.send(&ToRelay::Publish { publish }, listeners)?;
+        }
+        Ok(())
     }
 
     /// The relay asks for something, or tells.
@@ -100,6 +148,9 @@ impl Keeper {
         }
         match message {
             FromRelay::Silent => self.say_the_end(),
+            FromRelay::Dial { number, purpose: Purpose::Publish(publish), to, protocol, from } => {
+                self.enter(number, publish, (to, protocol), from);
+            }
             FromRelay::Dial { number, purpose, to, protocol, .. } => {
                 self.dial(number, &purpose, to, protocol)
             }
@@ -133,8 +184,9 @@ impl Keeper {
         }
         let lasts = Duration::from_secs(ttl.clamp(MIN_PIN, MAX_PIN).into());
         let mut pinned = Pinned::default();
+        let unlisted = way_out.unlisted(name);
         for address in addresses.iter().take(MAX_ADDRESSES) {
-            match way_out.egress.pin(name, *address) {
+            match unlisted.clone().and_then(|()| way_out.egress.pin(name, *address)) {
                 Ok(()) => pinned.addresses.push(*address),
                 Err(denial) => {
                     pinned.refused.push(*address);

@@ -23,7 +23,7 @@ impl Told {
     /// Tells of what the relay says, as far as that is its to say: what was dialled is known here.
     pub fn hear(&mut self, event: NetEvent, spool: &mut Spool) {
         match event {
-            NetEvent::Connect { denied: None, .. } => spool.lost(1),
+            NetEvent::Connect { denied: None, .. } | NetEvent::Entered { denied: None, .. } => spool.lost(1),
             event => self.tell(cleaned(event), spool),
         }
     }
@@ -95,6 +95,12 @@ fn cleaned(event: NetEvent) -> NetEvent {
             host: clean(&host, NAME),
             denied: line(denied),
         },
+        NetEvent::Entered { from, publish, denied } => {
+            NetEvent::Entered { from, publish, denied: denied.map(line) }
+        }
+        NetEvent::Left { from, publish, sent, received, duration_ms, reason } => {
+            NetEvent::Left { from, publish, sent, received, duration_ms, reason: line(reason) }
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::*;
 use hickory_proto::op::{MessageType, OpCode};
-use hickory_proto::rr::rdata::{A, AAAA, CNAME, MX, NULL, SOA};
+use hickory_proto::rr::rdata::{A, AAAA, CNAME, MX, SOA};
 use hickory_proto::rr::{Name, Record};
 
 fn question(kind: RecordType) -> Question {
@@ -172,9 +172,97 @@ fn listed_types_come_with_their_data_alone() {
     let mail = Record::from_rdata(name("www.a.example."), 60, RData::MX(MX::new(1, name("www.a.example."))));
     let outcome = read(RecordType::MX, vec![mail]).unwrap();
     assert_eq!(outcome.data, [b"\0\x01\x03www\x01a\x07example\0".to_vec()]);
-    let odd = RData::Unknown { code: RecordType::Unknown(65_280), rdata: NULL::with(vec![1, 2]) };
-    let odd = Record::from_rdata(name("www.a.example."), 60, odd);
-    assert_eq!(read(RecordType::Unknown(65_280), vec![odd]).unwrap().data, [vec![1, 2]]);
+}
+
+/// A reply to a question of that type, whose records hold these bytes; what of it is taken.
+fn taken(kind: u16, data: &[&[u8]]) -> Result<Vec<Vec<u8>>, ReplyError> {
+    let question = question(kind.into());
+    let mut message = reply(&question, vec![]).to_vec().unwrap();
+    message[7] = data.len() as u8;
+    for data in data {
+        message.extend([&[0xc0, 12][..], &kind.to_be_bytes(), &[0, 1, 0, 0, 0, 60]].concat());
+        message.extend((data.len() as u16).to_be_bytes());
+        message.extend(*data);
+    }
+    question.read(&message, TTLS).map(|outcome| outcome.data)
+}
+
+#[test]
+fn data_is_written_anew() {
+    // `www.a.example`, which is where the question has it, and `a.example`.
+    const LONG: &[u8] = b"\x03www\x01a\x07example\0";
+    const SHORT: &[u8] = b"\x01a\x07example\0";
+    const SOA: &[u8] = &[0, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0, 3, 0, 0, 0, 4, 0, 0, 0, 5];
+    for (kind, sent, wanted) in [
+        (2, b"\xc0\x0c".to_vec(), LONG.to_vec()),
+        (12, b"\x02NS\xc0\x10".to_vec(), [&b"\x02ns"[..], SHORT].concat()),
+        (15, b"\0\x05\xc0\x10".to_vec(), [&b"\0\x05"[..], SHORT].concat()),
+        (15, b"\0\0\0".to_vec(), b"\0\0\0".to_vec()),
+        (33, b"\0\x01\0\x02\x1f\x90\xc0\x0c".to_vec(), [&b"\0\x01\0\x02\x1f\x90"[..], LONG].concat()),
+        (6, [&b"\xc0\x0c\x03a.b\xc0\x10"[..], SOA].concat(), [LONG, b"\x03a.b", SHORT, SOA].concat()),
+        (
+            35,
+            b"\0\x01\0\x02\x01u\x03sip\x04!^!x\xc0\x10".to_vec(),
+            [&b"\0\x01\0\x02\x01u\x03sip\x04!^!x"[..], SHORT].concat(),
+        ),
+        (16, b"\x02hi\0\x01\xff".to_vec(), b"\x02hi\0\x01\xff".to_vec()),
+        (44, b"\x04\x02abc".to_vec(), b"\x04\x02abc".to_vec()),
+        (52, b"\x03\x01\x01abc".to_vec(), b"\x03\x01\x01abc".to_vec()),
+        (257, b"\0\x05issueca.example".to_vec(), b"\0\x05issueca.example".to_vec()),
+    ] {
+        // Each once, and nothing of another class or name is there.
+        assert_eq!(taken(kind, &[&sent, &sent]), Ok(vec![wanted]), "{kind}");
+    }
+}
+
+#[test]
+fn data_that_is_none_is_refused() {
+    let bad: [(u16, &[u8]); 10] = [
+        (15, b"\0\x05"),
+        (15, b"\0\x05\xc0\x0c\0"),
+        (15, b"\0\x05\xc0\xff"),
+        (33, b"\0\x01\0\x02\xc0\x0c"),
+        (16, b"\x05hi"),
+        (6, b"\xc0\x0c\xc0\x0c"),
+        (2, b""),
+        (99, b"\x02hi"),
+        (10, b"x"),
+        (65_280, b"x"),
+    ];
+    for (kind, data) in bad {
+        assert!(matches!(taken(kind, &[data]), Err(ReplyError::Form(_))), "{kind} {data:?}");
+    }
+    for target in [&b"\x09localhost\0"[..], b"\x03127\x010\x010\x011\0", b"\x03a.b\0", b"\x02a\0\0"] {
+        let service = [&b"\0\x01\0\x02\x1f\x90"[..], target].concat();
+        assert!(matches!(taken(33, &[&service]), Err(ReplyError::Target(_))), "{target:?}");
+        assert!(
+            matches!(taken(15, &[&[&b"\0\x05"[..], target].concat()]), Err(ReplyError::Target(_))),
+            "{target:?}"
+        );
+    }
+}
+
+#[test]
+fn data_is_bounded() {
+    let text = |byte: u8| [&[200][..], &[byte; 200]].concat();
+    let all: Vec<Vec<u8>> = (0..64).map(text).collect();
+    let some = |count: usize| all[..count].iter().map(Vec::as_slice).collect::<Vec<_>>();
+    assert_eq!(taken(16, &some(40)).unwrap().len(), 40);
+    assert_eq!(taken(16, &some(41)), Err(ReplyError::TooMuch));
+}
+
+#[test]
+fn a_padded_question_is_as_long_as_another() {
+    let padded = |name: &str| {
+        let question = Question::new(HostName::parse(name).unwrap(), RecordType::A, 7, [0; 32]).padded();
+        let message = Message::from_vec(question.message()).unwrap();
+        assert_eq!(message.queries.len(), 1);
+        let answer = reply(&question, vec![]).to_vec().unwrap();
+        assert!(question.read(&answer, TTLS).is_ok());
+        question.message().len()
+    };
+    assert_eq!((padded("a"), padded("a.rather.long.name.example")), (128, 128));
+    assert_eq!(padded(&["a"; 127].join(".")), 384);
 }
 
 #[test]

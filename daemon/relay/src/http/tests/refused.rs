@@ -59,6 +59,7 @@ fn what_servers_disagree_on_is_refused() {
         ("Expect: y 100-continue\r\n", Form("Expect")),
         ("Expect: 100-continue\r\nExpect: 100-continue\r\n", Repeated("Expect")),
         ("Upgrade: websocket\r\nUpgrade: h2c\r\n", Repeated("Upgrade")),
+        ("Sec-WebSocket-Key: x\r\nSec-WebSocket-Key: x\r\n", Repeated("Sec-WebSocket-Key")),
         ("Upgrade: websocket\r\nContent-Length: 1\r\n", Form("a body before a WebSocket")),
     ] {
         assert_eq!(refused(&with(fields, "")), why, "{fields:?}");
@@ -67,6 +68,18 @@ fn what_servers_disagree_on_is_refused() {
     assert_eq!(refused(&with(&many, "")), Refused::TooLong("the list of fields"));
     let long = format!("X: {}\r\n", "y".repeat(MAX_HEAD));
     assert_eq!(refused(&with(&long, "")), Refused::TooLong("the head"));
+}
+
+#[test]
+fn a_body_where_none_is_meant_is_refused() {
+    for method in ["GET", "HEAD", "DELETE", "OPTIONS", "TRACE", "get"] {
+        for fields in ["Content-Length: 1", "Transfer-Encoding: chunked"] {
+            let input = format!("{method} / HTTP/1.1\r\nHost: a.example\r\n{fields}\r\n\r\n");
+            assert_eq!(refused(input.as_bytes()), Refused::Body, "{method} {fields}");
+        }
+        let none = format!("{method} / HTTP/1.1\r\nHost: a.example\r\nContent-Length: 0\r\n\r\n");
+        assert_eq!(seen(none.as_bytes()).heads.len(), 1);
+    }
 }
 
 #[test]
@@ -128,6 +141,8 @@ fn request_lines_out_of_form_are_refused() {
         ("GET /\u{e9} HTTP/1.1", Form("the request line")),
         ("GET /#x HTTP/1.1", Form("the request line")),
         ("GET * HTTP/1.1", Form("the target")),
+        ("GET http://a.example?@evil.example/ HTTP/1.1", Form("the target")),
+        ("GET http://a.example?x HTTP/1.1", Form("the target")),
         ("OPTIONS *x HTTP/1.1", Form("the target")),
         ("GET x HTTP/1.1", Host(AuthorityError::Scheme)),
         ("GET a.example:80 HTTP/1.1", Host(AuthorityError::Scheme)),
@@ -167,9 +182,9 @@ fn the_host_is_there_once_and_in_one_spelling() {
         let old = format!("GET / HTTP/1.0\r\nHost: a.example\r\n{fields}\r\n\r\n");
         assert!(matches!(refused(old.as_bytes()), Refused::Form(_)));
     }
-    let good = "OPTIONS * HTTP/1.1\r\nhost: A.example.:8080\r\n\r\nGET http://a.EXAMPLE:80?x HTTP/1.0\r\nHost:a.example\r\n\r\n";
+    let good = "OPTIONS * HTTP/1.1\r\nhost: A.example.:8080\r\n\r\nGET http://a.EXAMPLE:80/?x HTTP/1.0\r\nHost:a.example\r\n\r\n";
     assert_eq!(
         seen(good.as_bytes()).heads,
-        ["OPTIONS Asterisk a.example:8080", "GET Absolute { prefix: 4..23, path: \"?x\" } a.example:80"]
+        ["OPTIONS Asterisk a.example:8080", "GET Absolute { prefix: 4..23, path: \"/?x\" } a.example:80"]
     );
 }

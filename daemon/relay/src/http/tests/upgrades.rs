@@ -2,8 +2,9 @@
 
 use super::*;
 
-const SOCKET: &str =
-    "GET /chat HTTP/1.1\r\nHost: a.example\r\nConnection: Upgrade\r\nUpgrade: WebSocket\r\n\r\n";
+const SOCKET: &str = "GET /chat HTTP/1.1\r\nHost: a.example\r\nConnection: Upgrade\r\nUpgrade: WebSocket\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+/// The answer to that (RFC 6455 §1.3).
+const SWITCHED: &str = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
 const H2C: &str = "POST / HTTP/1.1\r\nHost: a.example\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\nContent-Length: 2\r\n\r\nhi";
 
 #[test]
@@ -24,8 +25,48 @@ fn an_upgrade_is_the_servers_to_say() {
     }
     let mut connection = Connection::new(Mode::Origin);
     assert_eq!(feed(&mut connection, SOCKET.as_bytes(), 9).heads.len(), 1);
-    connection.server(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\r\n\x81\x01x");
+    connection.server(&[SWITCHED.as_bytes(), b"\x81\x01x"].concat());
     assert_eq!(connection.client(b"\x81\x80"), Ok(Step::Opaque));
+}
+
+#[test]
+fn a_status_alone_is_no_websocket() {
+    let without = |text: &str| SWITCHED.replace(text, "");
+    for answer in [
+        "HTTP/1.1 101 Switching Protocols\r\n\r\n".to_owned(),
+        without("Upgrade: websocket\r\n"),
+        without("Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n"),
+        SWITCHED.replace("s3p", "S3p"),
+        SWITCHED.replace("websocket", "h2c"),
+        SWITCHED.replace("Connection: Upgrade", "Upgrade: h2c"),
+    ] {
+        let mut connection = Connection::new(Mode::Origin);
+        assert_eq!(feed(&mut connection, SOCKET.as_bytes(), 9).heads.len(), 1);
+        connection.server(answer.as_bytes());
+        assert_eq!(connection.client(SECOND.as_bytes()), Err(Refused::Upgrade), "{answer}");
+    }
+    // A request without a key asks for nothing.
+    let mut connection = Connection::new(Mode::Origin);
+    let ask = SOCKET.replace("Sec-WebSocket-Key", "X");
+    assert_eq!(feed(&mut connection, ask.as_bytes(), 9).heads.len(), 1);
+    connection.server(SWITCHED.as_bytes());
+    assert_eq!(connection.client(SECOND.as_bytes()), Err(Refused::Upgrade));
+}
+
+#[test]
+fn what_may_be_the_body_of_an_answer_without_one_changes_nothing() {
+    let head = "HEAD /b HTTP/1.1\r\nHost: a.example\r\n\r\n";
+    for (first, answer) in [
+        (head, "HTTP/1.1 200 OK\r\nContent-Length: 150\r\n\r\n"),
+        (SECOND, "HTTP/1.1 204 No Content\r\n\r\n"),
+        (SECOND, "HTTP/1.1 304 Not Modified\r\n\r\n"),
+    ] {
+        let mut connection = Connection::new(Mode::Origin);
+        assert_eq!(feed(&mut connection, format!("{first}{SOCKET}").as_bytes(), 1000).heads.len(), 2);
+        connection.server(answer.as_bytes());
+        connection.server(SWITCHED.as_bytes());
+        assert_eq!(connection.client(SECOND.as_bytes()), Err(Refused::Upgrade), "{answer}");
+    }
 }
 
 #[test]
@@ -50,12 +91,12 @@ fn an_upgrade_to_what_hides_names_is_refused_only_if_it_happens() {
 
 #[test]
 fn answers_are_told_apart_by_their_frames() {
-    let requests = "GET /a HTTP/1.1\r\nHost: a.example\r\n\r\nHEAD /b HTTP/1.1\r\nHost: a.example\r\n\r\n";
+    let requests = "GET /a HTTP/1.1\r\nHost: a.example\r\n\r\nGET /b HTTP/1.1\r\nHost: a.example\r\n\r\n";
     let input = format!("{requests}{SOCKET}");
     // A body that looks like the answer to the upgrade is none.
-    let fake = "HTTP/1.1 101 Switching Protocols\r\n\r\n";
+    let fake = SWITCHED;
     let first = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{fake}", fake.len());
-    let second = "HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n";
+    let second = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
     for size in [1, 10, 1000] {
         let mut connection = Connection::new(Mode::Origin);
         assert_eq!(feed(&mut connection, input.as_bytes(), 1000).heads.len(), 3);

@@ -200,14 +200,53 @@ fn a_server_that_speaks_first_is_dialled_by_the_pin_alone() {
     let (mut client, mut theirs) = silent(&world);
     theirs.write_all(b"SSH-2.0-x\r\n").unwrap();
     expect(&mut client, b"SSH-2.0-x\r\n");
-    // Nothing is judged any more.
-    client.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
-    expect(&mut theirs, b"GET / HTTP/1.1\r\n\r\n");
+    // Single keys go on, and all that follows a line of the protocol's own.
+    for piece in [&b"S"[..], b"SH-2.0-y\r\n", b"GET / HTTP/1.1\r\n\r\n"] {
+        client.write_all(piece).unwrap();
+        expect(&mut theirs, piece);
+        theirs.write_all(b"more").unwrap();
+        expect(&mut client, b"more");
+    }
     let name = world.keeper.heard(|message| match message {
         FromRelay::Dial { purpose: Purpose::Name(name), .. } => Some(name.to_string()),
         _ => None,
     });
     assert_eq!(name, "ssh.example");
+}
+
+#[test]
+fn what_names_hosts_is_refused_once_the_server_has_spoken() {
+    // A server of HTTP/2 says its settings at once; and one that speaks and ends may still listen.
+    const SETTINGS: &[u8] = b"\0\0\0\x04\0\0\0\0\0";
+    let requests = [
+        &b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..],
+        b"GET / HTTP/1.1\r\nHost: a.example\r\n\r\n",
+        b"POST / RTSP/1.1\r\nHost: a.example\r\n\r\n",
+    ];
+    for (request, half) in requests.into_iter().zip([false, true, false]) {
+        let world = world();
+        let (mut client, mut theirs) = silent(&world);
+        theirs.write_all(SETTINGS).unwrap();
+        if half {
+            theirs.shutdown(Shutdown::Write).unwrap();
+        }
+        expect(&mut client, SETTINGS);
+        // What says nothing yet may have gone on.
+        let (first, more) = request.split_at(2);
+        client.write_all(first).unwrap();
+        expect(&mut theirs, first);
+        client.write_all(more).unwrap();
+        assert_eq!(world.keeper.denied().1, "tcp.late");
+        assert_eq!(rest(&mut theirs).unwrap_or_default(), b"");
+    }
+    let world = world();
+    let (mut client, mut theirs) = silent(&world);
+    theirs.write_all(SETTINGS).unwrap();
+    expect(&mut client, SETTINGS);
+    client.write_all(b"\x01\x02").unwrap();
+    expect(&mut theirs, b"\x01\x02");
+    client.write_all(b" HTTP/1.1\r\n").unwrap();
+    assert_eq!(world.keeper.denied().1, "http.malformed");
 }
 
 #[test]

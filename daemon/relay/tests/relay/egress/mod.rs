@@ -1,7 +1,9 @@
 //! The way out. The test plays the keeper and the resolvers: names lead to servers of its own on the loopback, and a
 //! listener's own address is the destination, as it is of a transparent one.
 
+mod caps;
 mod copying;
+mod dials;
 mod names;
 mod proxies;
 mod requests;

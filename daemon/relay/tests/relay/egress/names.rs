@@ -1,9 +1,10 @@
 use std::io::Write;
 use std::net::{Ipv4Addr, UdpSocket};
 
+use agentd_policy::dns_type::DnsType;
 use agentd_policy::egress::Purpose;
 use agentd_policy::event::NetEvent;
-use agentd_policy::hosts::HostPattern;
+use agentd_policy::hosts::{HostPattern, HostRule};
 use agentd_policy::wire::FromRelay;
 
 use super::world::{World, accept, answer, connect, egress, expect, query};
@@ -66,6 +67,57 @@ fn other_types_are_not_asked_for() {
 }
 
 #[test]
+fn a_listed_type_is_asked_for_where_the_name_is_allowed() {
+    let mut rules = egress(&["a.example"]);
+    rules.dns_types = vec![DnsType::Txt];
+    let world = World::new(rules);
+    world.keeper.zone.lock().unwrap().names.insert("a.example".into(), HERE.into());
+    let ask = |name: &str, kind| {
+        let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+        client.send_to(&query(name, kind), world.dns).unwrap();
+        let mut reply = vec![0; 512];
+        let length = client.recv(&mut reply).unwrap();
+        reply.truncate(length);
+        (reply[3] & 15, reply[7], reply.ends_with(b"\0\x03\x02hi"))
+    };
+    assert_eq!(ask("a.example", 16), (0, 1, true));
+    assert_eq!(ask("A.example", 16), (0, 1, true));
+    assert_eq!(ask("b.example", 16), (NO_NAME, 0, false));
+    assert_eq!(ask("a.example", 15), (REFUSED, 0, false));
+    assert_eq!(denial(&world, "b.example"), "default");
+    assert_eq!(denial(&world, "a.example"), "dns.type");
+    assert_eq!(world.keeper.count(is_question), 1);
+    assert_eq!(world.keeper.count(|message| matches!(message, FromRelay::Pin { .. })), 0);
+}
+
+#[test]
+fn many_at_once_are_answered_each_and_counted() {
+    let world = World::of(&["a.example"]);
+    assert_eq!(world.ask("a.example"), (0, HERE.into()));
+    let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+    client.set_read_timeout(Some(std::time::Duration::from_secs(15))).unwrap();
+    const MANY: u64 = 200;
+    for number in 0..MANY {
+        let mut message = query("a.example", 1);
+        message[1] = number as u8;
+        client.send_to(&message, world.dns).unwrap();
+    }
+    let mut reply = [0; 512];
+    let mut numbers: Vec<u8> = (0..MANY)
+        .map(|_| {
+            let length = client.recv(&mut reply).unwrap();
+            assert_eq!(answer(&reply[..length]), (0, HERE.into()));
+            reply[1]
+        })
+        .collect();
+    numbers.sort_unstable();
+    assert!(numbers.iter().zip(0..).all(|(one, other)| *one == other), "{numbers:?}");
+    assert_eq!(world.keeper.count(is_question), 1);
+    // All are on record.
+    world.keeper.heard_questions(MANY);
+}
+
+#[test]
 fn what_does_not_exist_and_what_cannot_be_found_out() {
     let world = World::new(egress(&["a.example", "b.example"]));
     assert_eq!(world.ask("a.example"), (NO_NAME, vec![]));
@@ -93,6 +145,25 @@ fn a_name_may_not_lead_to_what_is_near_nor_to_what_is_denied() {
     assert_eq!(denial(&world, "b.example"), "deny *.evil.example");
     assert_eq!(world.ask("c.example"), (0, HERE.into()));
     assert_eq!(world.keeper.count(|message| matches!(message, FromRelay::Pin { .. })), 1);
+}
+
+#[test]
+fn a_listed_name_reaches_nobody_and_nothing_leads_to_it() {
+    let rules = egress(&["*.a.example", "b.example", "c.example"]);
+    let world = World::listing(rules, "||ads.a.example^\n*.evil.example\n");
+    world.keeper.zone.lock().unwrap().aliases.insert("b.example".into(), "x.evil.example".into());
+    for name in ["ads.a.example", "x.ADS.a.example"] {
+        assert_eq!(world.ask(name), (NO_NAME, vec![]));
+        assert_eq!(denial(&world, &name.to_ascii_lowercase()), "blocklist ads");
+    }
+    // What no rule names needs no list.
+    assert_eq!(world.ask("evil.example"), (NO_NAME, vec![]));
+    assert_eq!(denial(&world, "evil.example"), "default");
+    assert_eq!(world.keeper.count(is_question), 0);
+    assert_eq!(world.ask("b.example"), (NO_NAME, vec![]));
+    assert_eq!(denial(&world, "b.example"), "blocklist ads");
+    assert_eq!(world.ask("xads.a.example"), (NO_NAME, vec![]));
+    assert_eq!(world.keeper.count(is_question), 2);
 }
 
 #[test]
@@ -137,6 +208,31 @@ fn datagrams_flow_to_a_port_that_is_named() {
     // What the rules do not allow any more is closed.
     world.policy(egress(&[]));
     assert_eq!(world.keeper.closed(), (6, 12, "policy".into()));
+}
+
+#[test]
+fn a_flow_is_for_the_name_that_it_was_opened_for() {
+    let mut after = egress(&[]);
+    let world = World::with_local(egress(&[]), |rules| {
+        let rule =
+            HostRule { host: HostPattern::parse("too.example").unwrap(), ..rules.hosts.allow[0].clone() };
+        rules.hosts.allow.push(rule);
+        after = rules.clone();
+    });
+    let server = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let mut zone = world.keeper.zone.lock().unwrap();
+    zone.server = Some(server.local_addr().unwrap());
+    zone.names = ["too.example", "udp.example"].map(|name| (name.to_owned(), HERE.into())).into();
+    drop(zone);
+    world.ask("too.example");
+    world.ask("udp.example");
+    let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+    client.send_to(b"one", world.udp).unwrap();
+    server.recv_from(&mut [0; 16]).unwrap();
+    // The other name is at the same address, and may be reached as before.
+    after.hosts.deny.push(HostPattern::parse("udp.example").unwrap());
+    world.policy(after);
+    assert_eq!(world.keeper.closed(), (3, 0, "policy".into()));
 }
 
 #[test]

@@ -178,6 +178,8 @@ fn a_first_request_that_is_refused_reaches_nobody() {
         ),
         (b"CONNECT b.example:443 HTTP/1.1\r\nHost: b.example:443\r\n\r\n".to_vec(), "http.malformed"),
         (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(), "http.malformed"),
+        (b"POST / RTSP/1.1\r\nHost: c.example\r\n\r\n".to_vec(), "http.malformed"),
+        (b"GET / HTTP/1.1\r\nHost: a.example\r\nContent-Length: 1\r\n\r\nx".to_vec(), "http.body"),
     ] {
         let world = world();
         let mut client = world.connect();
@@ -224,17 +226,60 @@ fn a_websocket_is_let_alone() {
     let world = world();
     let server = world.server();
     let mut client = world.connect();
-    let ask = b"GET / HTTP/1.1\r\nHost: a.example\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
+    let ask = b"GET / HTTP/1.1\r\nHost: a.example\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
     client.write_all(ask).unwrap();
     let mut theirs = accept(&server);
     expect(&mut theirs, ask);
-    let switched = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
+    let switched = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
     theirs.write_all(switched).unwrap();
     expect(&mut client, switched);
     client.write_all(b"\x81\x01x").unwrap();
     expect(&mut theirs, b"\x81\x01x");
     theirs.write_all(b"\x81\x01y").unwrap();
     expect(&mut client, b"\x81\x01y");
+}
+
+#[test]
+fn a_status_of_101_is_no_websocket() {
+    let world = world();
+    let server = world.server();
+    let mut client = world.connect();
+    let ask = b"GET /status/101 HTTP/1.1\r\nHost: a.example\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+    client.write_all(ask).unwrap();
+    let mut theirs = accept(&server);
+    expect(&mut theirs, ask);
+    let switched = b"HTTP/1.1 101 Switching Protocols\r\n\r\n";
+    theirs.write_all(switched).unwrap();
+    expect(&mut client, switched);
+    assert_eq!(refusal(&world).1, "http.malformed");
+    assert_eq!(rest(&mut theirs).unwrap_or_default(), b"");
+}
+
+#[test]
+fn a_request_that_is_no_text_at_first_is_cut_off() {
+    let world = world();
+    let server = world.server();
+    let mut client = world.connect();
+    client.write_all(b"POST /\x01").unwrap();
+    let mut theirs = accept(&server);
+    expect(&mut theirs, b"POST /\x01");
+    client.write_all(b" HTTP/1.1\r\nHost: other.example\r\n\r\n").unwrap();
+    assert_eq!(world.keeper.denied().1, "http.malformed");
+    assert_eq!(rest(&mut theirs).unwrap_or_default(), b"");
+}
+
+#[test]
+fn what_hides_names_behind_an_address_is_refused() {
+    for header in [&b"PROXY TCP4 192.0.2.1 192.0.2.2 1 80\r\n"[..], b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c"] {
+        let world = world();
+        let mut client = world.connect();
+        client.write_all(&[header, &get("other.example")].concat()).unwrap();
+        assert_eq!(world.keeper.denied().1, "tcp.proxied");
+        assert_eq!(
+            world.keeper.count(|message| matches!(message, FromRelay::Told(NetEvent::Closed { .. }))),
+            0
+        );
+    }
 }
 
 #[test]

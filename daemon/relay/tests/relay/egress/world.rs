@@ -8,12 +8,15 @@ use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
+use agentd_kernel::memfd::{self, Sealed};
 use agentd_kernel::packets::Packets;
 use agentd_policy::addresses::Net;
+use agentd_policy::blocklist::{self, Compiler, KEY, Label};
 use agentd_policy::egress::{Egress, Purpose};
 use agentd_policy::event::NetEvent;
 use agentd_policy::hosts::{HostPattern, HostRule, HostRules};
 use agentd_policy::profile::Protocol;
+use agentd_policy::resolver::Resolver;
 use agentd_policy::wire::{FromRelay, ToRelay, decode, encode};
 use nix::sys::socket::setsockopt;
 use nix::sys::socket::sockopt::{Ipv4PacketInfo, Ipv6RecvPacketInfo};
@@ -59,6 +62,10 @@ pub struct Zone {
     pub errno: Option<i32>,
     /// Nobody is there.
     pub deserted: Option<IpAddr>,
+    /// What comes there is dropped.
+    pub silent: Vec<IpAddr>,
+    /// What comes there is refused.
+    pub refusing: Vec<IpAddr>,
 }
 
 impl World {
@@ -76,7 +83,22 @@ impl World {
     }
 
     /// As `new`; `change` sees the plan once the ports of the sockets are known: that of the local one, and UDP's.
-    pub fn with_local(mut egress: Egress, change: impl FnOnce(&mut Egress)) -> Self {
+    pub fn with_local(egress: Egress, change: impl FnOnce(&mut Egress)) -> Self {
+        Self::start(egress, None, change)
+    }
+
+    /// As `new`, on a site that has a blocklist called `ads` of these lines.
+    pub fn listing(egress: Egress, lines: &str) -> Self {
+        let mut compiler = Compiler::new([7; KEY], vec![Label::parse("ads").unwrap()]);
+        blocklist::read(lines.as_bytes(), |scope, name| compiler.add(0, scope, name)).unwrap();
+        let memory = memfd::create("test").unwrap();
+        let write = |bytes: &[u8]| rustix::io::write(&memory, bytes).map(drop);
+        compiler.finish(write).unwrap();
+        let sealed = Sealed::seal(memory).unwrap();
+        Self::start(egress, Some(sealed.try_clone().unwrap()), |_| {})
+    }
+
+    fn start(mut egress: Egress, listed: Option<OwnedFd>, change: impl FnOnce(&mut Egress)) -> Self {
         let four = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let six = || TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).unwrap();
         let (tcp, dns, proxy, local, udp) = (four(), udp_four(), four(), four(), udp_four());
@@ -110,7 +132,9 @@ impl World {
             local.into(),
             six().into(),
         ];
-        relay.tell(&ToRelay::Network { egress: Box::new(egress) }, &sockets);
+        let blocklist = listed.is_some();
+        let descriptors: Vec<OwnedFd> = sockets.into_iter().chain(listed).collect();
+        relay.tell(&ToRelay::Network { egress: Box::new(egress), blocklist }, &descriptors);
         let playing = keeper.clone();
         std::thread::spawn(move || playing.play());
         let (tcp, dns, proxy) = addresses;
@@ -155,6 +179,7 @@ impl Keeper {
     fn play(&self) {
         while let Ok(Some(packet)) = self.control.receive(64 << 10, 0) {
             let message: FromRelay = decode(&packet.bytes).unwrap();
+            self.said.lock().unwrap().push(message.clone());
             match &message {
                 FromRelay::Dial { number, purpose, protocol, to, .. } => {
                     let (fd, errno) = self.dial(purpose, *protocol, to.ip());
@@ -166,7 +191,6 @@ impl Keeper {
                 }
                 _ => {}
             }
-            self.said.lock().unwrap().push(message);
             self.changed.notify_all();
         }
     }
@@ -208,6 +232,8 @@ impl Keeper {
             }
             _ if zone.deserted == Some(to) => (None, Some(111)),
             _ if zone.errno.is_some() => (None, zone.errno),
+            _ if zone.silent.contains(&to) => (Some(unanswered()), None),
+            _ if zone.refusing.contains(&to) => (Some(begun(&closed())), None),
             (_, Protocol::Tcp) => (Some(TcpStream::connect(zone.server.unwrap()).unwrap().into()), None),
             (_, Protocol::Udp) => {
                 let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
@@ -232,7 +258,38 @@ impl Keeper {
 
     /// How many of what was said until now `pick` takes.
     pub fn count(&self, pick: impl Fn(&FromRelay) -> bool) -> usize {
-        self.said.lock().unwrap().iter().filter(|message| pick(message)).count()
+        self.all(|message| pick(message).then_some(())).len()
+    }
+
+    /// What `pick` makes of all that was said until now.
+    pub fn all<T>(&self, pick: impl Fn(&FromRelay) -> Option<T>) -> Vec<T> {
+        self.said.lock().unwrap().iter().filter_map(pick).collect()
+    }
+
+    /// Waits for the end of a connection by `why`.
+    pub fn closed_by(&self, why: &str) {
+        self.heard(|message| match message {
+            FromRelay::Told(NetEvent::Closed { reason, .. }) => (reason == why).then_some(()),
+            _ => None,
+        });
+    }
+
+    /// Waits until the relay has told of so many questions, one by one or as a number.
+    pub fn heard_questions(&self, wanted: u64) {
+        let (start, mut said) = (Instant::now(), self.said.lock().unwrap());
+        loop {
+            let counts = said.iter().map(|message| match message {
+                FromRelay::Told(NetEvent::Dns { count, .. }) => *count,
+                _ => 0,
+            });
+            let total: u64 = counts.sum();
+            if total == wanted {
+                return;
+            }
+            let left = PATIENCE.checked_sub(start.elapsed());
+            let left = left.unwrap_or_else(|| panic!("{total} questions: {said:?}"));
+            said = self.changed.wait_timeout(said, left).unwrap().0;
+        }
     }
 
     /// Waits for the end of a connection: bytes sent, received, and why.
@@ -289,6 +346,7 @@ impl Zone {
                 Some(addresses) if query[end + 1] == 1 => {
                     addresses.iter().for_each(|address| record(1, &owner, &address.octets()));
                 }
+                Some(_) if query[end + 1] == 16 => record(16, &owner, b"\x02hi"),
                 Some(_) => {}
             }
             // One that is to another question comes first.
@@ -309,11 +367,36 @@ pub fn egress(hosts: &[&str]) -> Egress {
     let allow = hosts.iter().map(rule).collect();
     Egress {
         hosts: HostRules { deny: Vec::new(), allow },
-        resolvers: vec!["192.0.2.53:53".parse().unwrap()],
+        resolvers: vec![Resolver::plain("192.0.2.53:53".parse().unwrap())],
         global_also: vec![Net::parse("127.0.0.0/8").unwrap()],
         wildcard_budget: 3,
         ..Egress::default()
     }
+}
+
+/// A connection to `to` that has begun.
+fn begun(to: &SocketAddr) -> OwnedFd {
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, connect, socket_with};
+    let socket = socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::NONBLOCK, None).unwrap();
+    assert_eq!(connect(&socket, to), Err(rustix::io::Errno::INPROGRESS));
+    socket
+}
+
+/// A port on which nobody listens.
+fn closed() -> SocketAddr {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap()
+}
+
+/// A connection that has begun, and on which nothing comes: the queue of its listener is full.
+fn unanswered() -> OwnedFd {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    rustix::net::listen(&listener, 0).unwrap();
+    let to = listener.local_addr().unwrap();
+    let waiting = (begun(&to), begun(&to));
+    let unanswered = begun(&to);
+    // For as long as the test runs.
+    std::mem::forget((listener, waiting));
+    unanswered
 }
 
 pub fn connect(to: SocketAddr) -> TcpStream {

@@ -1,0 +1,210 @@
+//! The way in: ports of the session that appear on the host's loopback. The keeper makes the listeners, on the host,
+//! where it has no right that another user had not; the relay accepts on them. For each connection init makes one to the
+//! session's own loopback, on the keeper's word, which judges each.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::OwnedFd;
+use std::time::Instant;
+
+use agentd_policy::Refusal;
+use agentd_policy::egress::Purpose;
+use agentd_policy::event::{End, NetEvent};
+use agentd_policy::profile::Protocol;
+use agentd_policy::publish::{Publish, RULE};
+use agentd_policy::wire::MAX_INWARD;
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, ipproto, sockopt};
+
+use super::super::Keeper;
+use super::TOLD;
+use super::bucket::Bucket;
+use crate::init::ToInit;
+
+/// How many connections wait for being accepted.
+const BACKLOG: i32 = 128;
+
+/// Entries at once, and in every second after that: those of people on the host take none of the session's own dials.
+const ENTRIES: (u32, u32) = (1024, 512);
+
+/// What comes in.
+#[derive(Debug)]
+pub struct Inward {
+    /// On their way to the relay.
+    listeners: Vec<(Publish, Vec<OwnedFd>)>,
+    /// Questions of the relay's that init has not answered.
+    asked: BTreeSet<u32>,
+    entries: Bucket,
+}
+
+impl Default for Inward {
+    fn default() -> Self {
+        Self { listeners: Vec::new(), asked: BTreeSet::new(), entries: Bucket::new(ENTRIES.0, ENTRIES.1) }
+    }
+}
+
+impl Inward {
+    /// The listeners, which nobody but the relay has afterwards.
+    pub fn take_listeners(&mut self) -> Vec<(Publish, Vec<OwnedFd>)> {
+        std::mem::take(&mut self.listeners)
+    }
+}
+
+/// A port that cannot be published.
+#[derive(Debug, thiserror::Error)]
+#[error("publish {publish}: port {} on {address} of this host: {errno}", .publish.host)]
+pub struct PublishError {
+    publish: Publish,
+    address: IpAddr,
+    errno: Errno,
+}
+
+impl From<PublishError> for Refusal {
+    fn from(error: PublishError) -> Self {
+        let PublishError { publish, errno, .. } = &error;
+        let other = format!("HOSTPORT:{}", publish.port);
+        let mend = match *errno {
+            Errno::ADDRINUSE => format!("end what listens there (`ss -ltn` shows it), or publish {other}"),
+            Errno::ACCESS => {
+                format!("ports below net.ipv4.ip_unprivileged_port_start are root's: publish {other}")
+            }
+            _ => "see the launcher's log, and whether `lo` is up".to_owned(),
+        };
+        Self::new(error.to_string(), RULE, mend)
+    }
+}
+
+impl Keeper {
+    /// Takes the ports on the host. To be called once every capability is gone, so that the kernel refuses what is
+    /// root's, and before the filter, which takes `bind(2)` away.
+    ///
+    /// # Errors
+    /// The first port that cannot be had; those before it are free again.
+    pub fn publish(&mut self) -> Result<(), PublishError> {
+        let Some(way_out) = &mut self.way_out else { return Ok(()) };
+        let mut all = Vec::with_capacity(way_out.egress.publish.len());
+        for publish in &way_out.egress.publish {
+            let mut listeners = Vec::with_capacity(2);
+            for address in [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)] {
+                match listener((address, publish.host).into()) {
+                    Ok(listener) => listeners.push(listener),
+                    // A host without ::1: nobody can connect to it, and nobody else can take it.
+                    Err(Errno::ADDRNOTAVAIL | Errno::AFNOSUPPORT) if address.is_ipv6() => {
+                        tracing::warn!(%publish, "this host has no ::1: published on 127.0.0.1 alone");
+                    }
+                    Err(errno) => return Err(PublishError { publish: *publish, address, errno }),
+                }
+            }
+            all.push((*publish, listeners));
+        }
+        way_out.inward.listeners = all;
+        Ok(())
+    }
+
+    /// Somebody came in by a published port: has init connect to the session's own. Told once, for IPv4, which the
+    /// relay tries first; of what comes by its listener only its word is known.
+    pub(super) fn enter(
+        &mut self,
+        number: u32,
+        publish: Publish,
+        (to, protocol): (SocketAddr, Protocol),
+        from: SocketAddr,
+    ) {
+        if let Err(errno) = self.judge_entry(number, publish, (to, protocol), from) {
+            return self.dialled(number, Err(errno));
+        }
+        self.ask_init(&ToInit::Enter { number, port: publish.port, six: to.is_ipv6() });
+    }
+
+    fn judge_entry(
+        &mut self,
+        number: u32,
+        publish: Publish,
+        (to, protocol): (SocketAddr, Protocol),
+        from: SocketAddr,
+    ) -> Result<(), Errno> {
+        let Some(way_out) = self.way_out.as_mut().filter(|_| self.end.is_none()) else {
+            return Err(Errno::CANCELED);
+        };
+        // As for dials: what cannot be told is not done, and what is refused costs as much.
+        if !self.spool.has_room_for(TOLD) || !way_out.inward.entries.take(Instant::now()) {
+            return Err(Errno::AGAIN);
+        }
+        let event = |denied| NetEvent::Entered { from, publish, denied };
+        if let Err(denial) = way_out.egress.dial(&Purpose::Publish(publish), to, protocol, false) {
+            way_out.told.tell(event(Some(denial.to_string())), &mut self.spool);
+            return Err(Errno::ACCESS);
+        }
+        let asked = &mut way_out.inward.asked;
+        if asked.len() >= MAX_INWARD || !asked.insert(number) {
+            return Err(Errno::AGAIN);
+        }
+        if to.is_ipv4() {
+            way_out.told.tell(event(None), &mut self.spool);
+        }
+        Ok(())
+    }
+
+    /// Init has connected, or could not.
+    pub fn entered(&mut self, number: u32, errno: Option<i32>, mut sockets: Vec<OwnedFd>) {
+        let asked = self.way_out.as_mut().is_some_and(|way_out| way_out.inward.asked.remove(&number));
+        let begun = match (sockets.pop().filter(|_| sockets.is_empty()), errno) {
+            (Some(socket), None) if asked => Ok(socket),
+            (None, Some(errno)) if asked => Err(Errno::from_raw_os_error(errno)),
+            _ => {
+                self.finish(End::Failed { what: "init: a connection that nobody asked for".into() });
+                return;
+            }
+        };
+        self.dialled(number, begun);
+    }
+}
+
+/// A socket that listens on `address` of the host's loopback, and that nobody shares: a port in use is refused, whoever
+/// has it, and once this listens so is everybody else (`SO_REUSEADDR` lets pass what is left of closed connections
+/// alone).
+fn listener(address: SocketAddr) -> Result<OwnedFd, Errno> {
+    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, Some(ipproto::TCP))?;
+    sockopt::set_socket_reuseaddr(&socket, true)?;
+    if address.is_ipv6() {
+        sockopt::set_ipv6_v6only(&socket, true)?;
+    }
+    rustix::net::bind(&socket, &address)?;
+    rustix::net::listen(&socket, BACKLOG)?;
+    Ok(socket)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_is_taken_by_one_alone() {
+        let first = listener((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+        let address = SocketAddr::try_from(rustix::net::getsockname(&first).unwrap()).unwrap();
+        assert_eq!(listener(address).unwrap_err(), Errno::ADDRINUSE);
+        // Nor can anybody take all addresses of the port, whatever they ask for.
+        let flags = SocketFlags::CLOEXEC;
+        let other = rustix::net::socket_with(AddressFamily::INET, SocketType::STREAM, flags, None).unwrap();
+        sockopt::set_socket_reuseaddr(&other, true).unwrap();
+        sockopt::set_socket_reuseport(&other, true).unwrap();
+        let any: SocketAddr = (Ipv4Addr::UNSPECIFIED, address.port()).into();
+        assert_eq!(rustix::net::bind(&other, &any), Err(Errno::ADDRINUSE));
+        drop(first);
+        listener(address).unwrap();
+    }
+
+    #[test]
+    fn a_port_that_cannot_be_had_is_one_line_with_its_mend() {
+        let refusal = |errno, port| {
+            let publish = Publish { host: 80, port };
+            Refusal::from(PublishError { publish, address: Ipv4Addr::LOCALHOST.into(), errno })
+        };
+        let taken = refusal(Errno::ADDRINUSE, 3000);
+        assert!(taken.what.starts_with("publish 80:3000: port 80 on 127.0.0.1"), "{taken}");
+        assert!(taken.rule == RULE && taken.mend.contains("HOSTPORT:3000"), "{taken}");
+        assert!(refusal(Errno::ACCESS, 80).mend.ends_with("publish HOSTPORT:80"));
+    }
+}

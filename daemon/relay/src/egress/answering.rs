@@ -1,0 +1,144 @@
+//! Whoever asks for names: by datagrams and on streams. What is known is answered at once, many at a time, without
+//! anything being made for it.
+
+use std::net::SocketAddr;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use agentd_kernel::datagrams::{Answers, Received, Route};
+use agentd_policy::hosts::HostName;
+use agentd_relay::dns::{Answer, MAX_QUERY, Query, Transport};
+use tokio::time::{sleep, timeout};
+
+use super::cache::Found;
+use super::dns::{find, tell};
+use super::{Gate, copy, packet, upstream};
+use crate::Endpoint;
+
+/// How long a client may say nothing on a stream.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// After a socket failed.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// Answers datagrams.
+pub async fn serve(gate: Arc<Gate>, socket: Endpoint) {
+    // One byte more than a query has, so that it is seen which are longer.
+    let mut received = Received::new(MAX_QUERY + 1);
+    let mut answers = Answers::default();
+    let mut others = Vec::new();
+    loop {
+        tokio::task::coop::consume_budget().await;
+        if packet::take(&socket, &mut received).await.is_err() {
+            sleep(PAUSE).await;
+            continue;
+        }
+        let now = Instant::now();
+        for (bytes, route) in received.iter() {
+            match Query::read(bytes) {
+                Ok(query) => {
+                    if !answer_known(&gate, &query, route, now, &mut answers) {
+                        others.push((query, route));
+                    }
+                }
+                Err(malformed) => {
+                    if let Some(reply) = malformed.answer() {
+                        answers.add(route, |out| out.extend(reply));
+                    }
+                }
+            }
+        }
+        answers.send(socket.get_ref().as_fd());
+        for (query, route) in others.drain(..) {
+            answer(&gate, &socket, query, route).await;
+        }
+    }
+}
+
+/// Answers what is known and needs not be told: it is counted. The rules allowed it when it was found out, and are the
+/// same since.
+fn answer_known(gate: &Gate, query: &Query, route: Route, now: Instant, answers: &mut Answers) -> bool {
+    let write = |found: &Found| answers.add(route, |out| reply(query, found, Transport::Udp, now, out));
+    gate.names.cache.counted(&query.key(), now, write).is_some()
+}
+
+/// Answers anything else: at once what nobody has to be asked for.
+async fn answer(gate: &Arc<Gate>, socket: &Endpoint, query: Query, route: Route) {
+    let known = match query.name() {
+        Ok(name) => gate.names.known(&gate.plan(), &name, query.kind),
+        Err(_) => Some(Found::Denied("dns.name".into())),
+    };
+    if let Some(found) = known {
+        let _ = packet::answer(socket.get_ref(), &written(&query, &found, Transport::Udp), route);
+        let tally = tell(gate, shown(&query), query.kind, &found).await;
+        gate.names.cache.count(&query.key(), tally);
+        return;
+    }
+    // A client asks again if nothing comes.
+    let Ok(place) = gate.names.waiting.clone().try_acquire_owned() else { return };
+    let (gate, socket) = (gate.clone(), socket.clone());
+    tokio::spawn(async move {
+        let reply = resolve(&gate, &query, route.from, Transport::Udp).await;
+        let _ = packet::answer(socket.get_ref(), &reply, route);
+        drop(place);
+    });
+}
+
+/// Answers what comes on a stream, one after the other.
+pub async fn serve_stream(gate: &Gate, client: &Endpoint, from: SocketAddr) {
+    let mut held = Vec::new();
+    while let Ok(Ok(Some(message))) = timeout(PATIENCE, upstream::message(client, &mut held)).await {
+        let reply = match Query::read(&message) {
+            Ok(query) => Some(resolve(gate, &query, from, Transport::Tcp).await),
+            Err(malformed) => malformed.answer(),
+        };
+        let Some(reply) = reply else { return };
+        // Never longer than that says.
+        let length = (reply.len() as u16).to_be_bytes();
+        let message = [&length[..], &reply].concat();
+        if !matches!(timeout(PATIENCE, copy::write(client, &message)).await, Ok(Ok(()))) {
+            return;
+        }
+    }
+}
+
+async fn resolve(gate: &Gate, query: &Query, from: SocketAddr, transport: Transport) -> Vec<u8> {
+    let found = match query.name() {
+        Ok(name) => find(gate, &name, query.kind, from).await,
+        Err(_) => {
+            let found = Found::Denied("dns.name".into());
+            tell(gate, shown(query), query.kind, &found).await;
+            found
+        }
+    };
+    written(query, &found, transport)
+}
+
+/// The name in its one spelling, or, if it has none, as it came.
+fn shown(query: &Query) -> String {
+    query.name().as_ref().map_or_else(|_| query.shown(), HostName::to_string)
+}
+
+fn written(query: &Query, found: &Found, transport: Transport) -> Vec<u8> {
+    let mut out = Vec::new();
+    reply(query, found, transport, Instant::now(), &mut out);
+    out
+}
+
+/// Writes the reply that says what was found.
+fn reply(query: &Query, found: &Found, transport: Transport, now: Instant, out: &mut Vec<u8>) {
+    let mut answer = |answer| query.write_answer(answer, transport, out);
+    let left = |until: &Instant| u32::try_from(until.saturating_duration_since(now).as_secs()).unwrap_or(0);
+    match found {
+        Found::Addresses(addresses, until) => answer(Answer::Addresses(addresses, left(until))),
+        Found::Data(data, until) => answer(Answer::Data(data, left(until))),
+        Found::Nothing(_) => answer(Answer::Nothing),
+        Found::NoName(_) => answer(Answer::NoName),
+        Found::Denied(rule) => match query.name() {
+            Ok(_) => answer(Answer::Denied(&format!("agentd: not allowed ({rule})"))),
+            Err(why) => answer(Answer::Denied(&format!("agentd: {why} ({rule})"))),
+        },
+        Found::Refused(rule) => answer(Answer::Refused(&format!("agentd: not answered ({rule})"))),
+        Found::Failed(why) => answer(Answer::Failed(&format!("agentd: {why}"))),
+    }
+}

@@ -1,0 +1,76 @@
+//! What names nobody: all bytes as they are, unless the client's first line becomes a request after all.
+
+use agentd_relay::http::{Sniff, Watch};
+
+use super::copy::{self, Way};
+use super::judge::{First, Manner, Opening, Refusal};
+use super::tcp::{Connection, End};
+use crate::Endpoint;
+
+/// Carries it: `held` and all that follows. While its first line has no end, `watch` sees what goes on.
+pub async fn carry(
+    connection: &Connection,
+    server: &Endpoint,
+    held: Vec<u8>,
+    watch: Option<Watch>,
+) -> Result<(), End> {
+    let (mut up, mut down) = connection.ways(server);
+    let requests = async {
+        up.write(&held).await?;
+        drop(held);
+        rest(connection, &mut up, watch).await
+    };
+    tokio::try_join!(requests, async { Ok(down.drain().await?) })?;
+    Ok(())
+}
+
+/// Carries a connection whose server has spoken first: what it says goes on while the client's first bytes are looked
+/// at. Such a server speaks neither TLS nor HTTP/1, but perhaps HTTP/2, or it has told a slow client something and
+/// still listens.
+pub async fn behind(connection: &Connection, server: &Endpoint) -> Result<(), End> {
+    let (mut up, mut down) = connection.ways(server);
+    let requests = async {
+        let (mut opening, mut held) = (Opening::default(), Vec::new());
+        loop {
+            let before = held.len();
+            if copy::read(&connection.client, &mut held, copy::CHUNK).await? == 0 {
+                return Ok(up.end()?);
+            }
+            let first = opening.look(&held)?;
+            if matches!(first, Some(First::Tls(..) | First::Http)) {
+                let why = "TLS or HTTP after the server has spoken first";
+                return Err(Refusal::new(Manner::Plain, "tcp.late", why).into());
+            }
+            // What is not known yet is no whole request and no whole hello: it goes on, as single keys have to.
+            up.write(&held[before..]).await?;
+            if let Some(First::Other(watch)) = first {
+                drop(held);
+                return rest(connection, &mut up, watch).await;
+            }
+        }
+    };
+    tokio::try_join!(requests, async { Ok(down.drain().await?) })?;
+    Ok(())
+}
+
+/// What follows the first bytes.
+async fn rest(connection: &Connection, up: &mut Way<'_>, watch: Option<Watch>) -> Result<(), End> {
+    let Some(mut watch) = watch else { return Ok(up.drain().await?) };
+    let mut bytes = Vec::new();
+    loop {
+        bytes.clear();
+        if copy::read(&connection.client, &mut bytes, copy::CHUNK).await? == 0 {
+            return Ok(up.end()?);
+        }
+        let seen = watch.see(&bytes);
+        if seen == Sniff::Http {
+            let why = "a request whose beginning is no text";
+            return Err(Refusal::new(Manner::Plain, "http.malformed", why).into());
+        }
+        up.write(&bytes).await?;
+        if seen == Sniff::Other {
+            drop(bytes);
+            return Ok(up.drain().await?);
+        }
+    }
+}

@@ -1,0 +1,167 @@
+//! Ports of the session on the host's loopback: who connects to one is carried to the same port of the session's own.
+//! The listeners came with the plan; the way inside is the keeper's to open.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use agentd_policy::egress::Purpose;
+use agentd_policy::event::NetEvent;
+use agentd_policy::profile::Protocol;
+use agentd_policy::publish::Publish;
+use rustix::io::Errno;
+use tokio::time::sleep;
+
+use super::copy::{self, Way};
+use super::keeper::DialError;
+use super::tcp::IDLE;
+use super::{Gate, PAUSE, TOO_MANY, accept};
+use crate::Endpoint;
+
+/// The most connections by all published ports of a session; its own have other places.
+pub const MAX_VISITS: u32 = 256;
+/// Where a server listens that is meant for those nearby: tried in this order.
+const OWN: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
+
+/// What a server had said by the end of its session still goes out, for so long.
+const LAST_BYTES: Duration = Duration::from_millis(250);
+
+/// How one ended.
+enum End {
+    /// In order.
+    Closed,
+    /// By a reset, of either side.
+    Reset,
+    /// Nothing went by for too long.
+    Idle,
+    /// The session is over.
+    Over,
+    /// Nobody listens inside, or the keeper did not let it in.
+    Failed(DialError),
+}
+
+/// A connection from outside.
+struct Visit {
+    gate: Arc<Gate>,
+    client: Endpoint,
+    from: SocketAddr,
+    publish: Publish,
+    began: Instant,
+    sent: AtomicU64,
+    received: AtomicU64,
+}
+
+/// Lets in who comes.
+pub async fn listen(gate: Arc<Gate>, listener: Endpoint, publish: Publish) {
+    let mut told: Option<Instant> = None;
+    loop {
+        tokio::task::coop::consume_budget().await;
+        // One that is gone already, or no descriptor is left: others come.
+        let Ok((client, from, _)) = accept(&listener).await else {
+            sleep(PAUSE).await;
+            continue;
+        };
+        match gate.visits.clone().try_acquire_owned() {
+            Ok(place) => {
+                let (sent, received) = (AtomicU64::new(0), AtomicU64::new(0));
+                let (gate, began) = (gate.clone(), Instant::now());
+                let visit = Visit { gate, client, from, publish, began, sent, received };
+                tokio::spawn(async move {
+                    visit.serve().await;
+                    drop(place);
+                });
+            }
+            Err(_) => {
+                copy::reset(&client);
+                drop(client);
+                if told.is_none_or(|told| told.elapsed() >= TOO_MANY) {
+                    told = Some(Instant::now());
+                    let denied = Some("publish.connections".into());
+                    gate.keeper.tell(NetEvent::Entered { from, publish, denied }).await;
+                }
+            }
+        }
+    }
+}
+
+impl Visit {
+    async fn serve(self) {
+        let mut server = None;
+        let end = tokio::select! {
+            end = self.carry(&mut server) => end,
+            () = self.over() => End::Over,
+            () = self.idle() => End::Idle,
+        };
+        self.close(end, server).await;
+    }
+
+    async fn carry(&self, server: &mut Option<Endpoint>) -> End {
+        let server = match self.enter().await {
+            Ok(inside) => &*server.insert(inside),
+            Err(error) => return End::Failed(error),
+        };
+        let control = self.gate.keeper.control();
+        let mut inwards = Way::new(&self.client, server, &self.received, control);
+        let mut outwards = Way::new(server, &self.client, &self.sent, control);
+        match tokio::try_join!(inwards.drain(), outwards.drain()) {
+            Ok(_) => End::Closed,
+            Err(_) => End::Reset,
+        }
+    }
+
+    /// The way inside, to whichever address somebody listens on.
+    async fn enter(&self) -> Result<Endpoint, DialError> {
+        let mut refused = DialError::Refused(Errno::CONNREFUSED);
+        for own in OWN {
+            let (purpose, to) = (Purpose::Publish(self.publish), SocketAddr::new(own, self.publish.port));
+            match self.gate.keeper.dial(purpose, to, Protocol::Tcp, self.from).await {
+                Err(error) if error.errno() == Errno::CONNREFUSED => refused = error,
+                other => return other,
+            }
+        }
+        Err(refused)
+    }
+
+    async fn over(&self) {
+        let mut state = self.gate.watch();
+        // It is over as well if nobody is left who could say so.
+        while !state.borrow_and_update().over && state.changed().await.is_ok() {}
+        sleep(LAST_BYTES).await;
+    }
+
+    async fn idle(&self) {
+        let total = || self.sent.load(Ordering::Relaxed) + self.received.load(Ordering::Relaxed);
+        loop {
+            let before = total();
+            sleep(IDLE).await;
+            if total() == before {
+                return;
+            }
+        }
+    }
+
+    /// Tells what became of it, and carries an end that is out of order to both sides.
+    async fn close(self, end: End, server: Option<Endpoint>) {
+        let reason = match &end {
+            End::Closed | End::Over => "closed".to_owned(),
+            End::Reset => "reset".to_owned(),
+            End::Idle => "idle".to_owned(),
+            End::Failed(error) => format!("failed: {error}"),
+        };
+        // What is cut short must not look whole.
+        if !matches!(end, End::Closed) {
+            copy::reset(&self.client);
+            server.iter().for_each(copy::reset);
+        }
+        let Self { gate, client, from, publish, began, sent, received } = self;
+        drop((client, server));
+        // These the keeper did not even try: it has told why, or has no room for that.
+        if matches!(end, End::Failed(DialError::Refused(Errno::ACCESS | Errno::AGAIN | Errno::CANCELED))) {
+            return;
+        }
+        let (sent, received) = (sent.into_inner(), received.into_inner());
+        let duration_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        gate.keeper.tell(NetEvent::Left { from, publish, sent, received, duration_ms, reason }).await;
+    }
+}

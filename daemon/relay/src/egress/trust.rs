@@ -1,0 +1,105 @@
+//! Whose certificates are believed of resolvers: the site's authorities, in a file that the launcher has opened.
+
+use std::io::Read;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rustls::client::Resumption;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use rustls::{ClientConfig, RootCertStore};
+
+/// The longest file: the system's has some 220 KiB.
+const MAX_FILE: u64 = 4 << 20;
+/// Sessions of TLS that can be taken up again, of all resolvers.
+const MAX_RESUMED: usize = 16;
+
+/// Read when a resolver is first asked: what a session does not need it does not have in memory.
+pub struct Trust(Mutex<State>);
+
+enum State {
+    File(Option<OwnedFd>),
+    Read(Result<Arc<ClientConfig>, String>),
+}
+
+impl Trust {
+    /// In `file`, if there is one.
+    pub fn new(file: Option<OwnedFd>) -> Self {
+        Self(Mutex::new(State::File(file)))
+    }
+
+    /// How to speak TLS with those that one of the authorities vouches for.
+    ///
+    /// # Errors
+    /// In one line, why nobody can be believed; the same ever after.
+    pub fn config(&self) -> Result<Arc<ClientConfig>, String> {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let State::File(file) = &mut *state {
+            let file = file.take().ok_or_else(|| "no file of authorities came".to_owned());
+            *state = State::Read(file.and_then(read));
+        }
+        match &*state {
+            State::Read(config) => config.clone(),
+            State::File(_) => Err("no file of authorities was read".into()),
+        }
+    }
+}
+
+fn read(file: OwnedFd) -> Result<Arc<ClientConfig>, String> {
+    let mut text = Vec::new();
+    let read = std::fs::File::from(file).take(MAX_FILE + 1).read_to_end(&mut text);
+    read.map_err(|error| format!("the file of authorities cannot be read: {error}"))?;
+    if text.len() as u64 > MAX_FILE {
+        return Err(format!("the file of authorities is longer than {MAX_FILE} bytes"));
+    }
+    config(&text)
+}
+
+fn config(text: &[u8]) -> Result<Arc<ClientConfig>, String> {
+    let form = |error: &dyn std::fmt::Display| format!("the file of authorities: {error}");
+    let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(text).collect();
+    let mut roots = RootCertStore::empty();
+    // One that is of an old kind vouches for nobody; the others do.
+    let (good, bad) = roots.add_parsable_certificates(certificates.map_err(|error| form(&error))?);
+    if good == 0 {
+        return Err(form(&format!("no certificate in it, and {bad} that cannot be read")));
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+    let config = config.map_err(|error| form(&error))?;
+    let mut config = config.with_root_certificates(roots).with_no_client_auth();
+    config.resumption = Resumption::in_memory_sessions(MAX_RESUMED);
+    Ok(Arc::new(config))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_vouches_for_nobody_is_an_error() {
+        let error = |text: &[u8]| config(text).err().unwrap();
+        assert!(error(b"").contains("no certificate in it, and 0"));
+        let no_certificate = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+        assert!(error(no_certificate.as_bytes()).contains("and 1 that cannot be read"));
+        assert!(
+            error(b"-----BEGIN CERTIFICATE-----\n*\n-----END CERTIFICATE-----\n").starts_with("the file of")
+        );
+        let trust = Trust::new(None);
+        for _ in 0..2 {
+            assert_eq!(trust.config().err().as_deref(), Some("no file of authorities came"));
+        }
+    }
+
+    #[test]
+    fn a_file_is_read_once() {
+        // The file is the host's; one without certificates cannot be used by any program.
+        let Ok(file) = std::fs::File::open("/etc/ssl/certs/ca-certificates.crt") else {
+            eprintln!("not run: this host has no authorities");
+            return;
+        };
+        let trust = Trust::new(Some(file.into()));
+        let first = trust.config().unwrap();
+        assert!(Arc::ptr_eq(&first, &trust.config().unwrap()));
+    }
+}

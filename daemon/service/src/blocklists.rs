@@ -1,0 +1,37 @@
+//! What `agentd --check` and a reload say of the site's blocklists. In force is what the launcher makes of them.
+
+use std::io::ErrorKind;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use agentd_policy::blocklist::{self, ListFile, MAX_NAMES};
+
+use crate::site::open;
+
+/// What is wrong with them, a line each.
+pub fn mistakes(lists: &[ListFile]) -> Vec<String> {
+    let mut names = 0_usize;
+    let mut mistakes = Vec::new();
+    for list in lists {
+        match count(list) {
+            Ok(count) => names = names.saturating_add(count),
+            Err(why) => mistakes.push(format!("{}: {why}", list.path)),
+        }
+    }
+    if names > MAX_NAMES {
+        mistakes.push(format!("blocklists: {names} names in all, more than {MAX_NAMES}"));
+    }
+    mistakes
+}
+
+/// How many names it has.
+fn count(list: &ListFile) -> Result<usize, String> {
+    let file = open(Path::new(list.path.as_str())).map_err(|error| match error.kind() {
+        ErrorKind::PermissionDenied => "must be readable by everybody: nothing reads it as root".into(),
+        _ => error.to_string(),
+    })?;
+    let meta = file.metadata().map_err(|e| e.to_string())?;
+    blocklist::check_file(meta.is_file(), meta.len(), meta.uid(), meta.mode())?;
+    let summary = blocklist::read(file, |_, _| {}).map_err(|e| e.to_string())?;
+    usize::try_from(summary.names).map_err(|e| e.to_string())
+}

@@ -1,0 +1,156 @@
+//! Resolvers that are asked over TLS: by whoever is who it should be, and by nothing else.
+
+use agentd_tests::harness::{Manner, Named, Question, Session, World};
+
+use crate::internet;
+
+pub const TESTS: &[Named] = &[
+    ("names_are_asked_for_over_tls_and_in_no_other_way", asked),
+    ("answers_may_come_in_any_order", reversed),
+    ("a_connection_that_ends_is_made_again", once),
+    ("another_name_is_not_believed", other_name),
+    ("another_authority_is_not_believed", other_authority),
+    ("nobody_is_asked_in_plain_text_instead", no_plain_text),
+    ("who_says_nothing_costs_an_error_and_not_the_session", silence),
+    ("half_an_answer_is_none", half),
+    ("the_next_resolver_is_asked", next),
+    ("without_authorities_there_is_no_session", no_authorities),
+];
+
+/// The servers' name.
+const NAME: &str = "dns.test";
+
+fn resolver(manner: Manner, name: &str) -> String {
+    format!("\"tls://{}#{name}\"", manner.address())
+}
+
+fn asking(resolvers: &str) -> World {
+    internet().world_asking(resolvers, &internet().authority())
+}
+
+fn over_tls(manner: Manner) -> World {
+    asking(&resolver(manner, NAME))
+}
+
+/// A session that may look up names below wild.test, and has the client at hand.
+fn session(world: &World) -> Session<'_> {
+    let dir = world.workspace(world.a());
+    world.a().write(dir.join("client.py"), include_str!("client.py"));
+    world.session_in(&dir).options(["--allow", "*.wild.test"])
+}
+
+/// What comes of asking for the address of `name`.
+fn ask(world: &World, name: &str) -> String {
+    session(world).bash(&format!("python3 client.py ask {name} 1")).expect_code(0).text()
+}
+
+/// What was asked for `name`, all of it over TLS.
+fn only_over_tls(name: &str) -> Vec<Question> {
+    let asked = internet().resolver().asked(name);
+    assert!(asked.iter().all(|question| question.tls), "{asked:?}");
+    asked
+}
+
+const FAILED: &str = "1 2\n";
+const FOUND: &str = "1 0 b'\\xc63d\\n'\n";
+
+fn asked(_: &World) {
+    let world = over_tls(Manner::Honest);
+    let script = "getent ahosts one.tls.wild.test | head -n 1; getent ahosts two.tls.wild.test | head -n 1";
+    let output = session(&world).bash(script).expect_code(0);
+    assert_eq!(output.text().lines().count(), 2, "{} {}", output.text(), output.stderr);
+    let asked = only_over_tls("tls.wild.test");
+    let mut kinds: Vec<_> = asked.iter().map(|question| (question.name.as_str(), question.kind)).collect();
+    kinds.sort_unstable();
+    let (one, two) = ("one.tls.wild.test", "two.tls.wild.test");
+    assert_eq!(kinds, [(one, 1), (one, 28), (two, 1), (two, 28)]);
+    assert!(asked.iter().all(|question| question.from == asked[0].from), "not on one connection: {asked:?}");
+    world.end();
+}
+
+fn reversed(_: &World) {
+    let world = over_tls(Manner::Reversed);
+    let output = session(&world).bash("getent ahosts reversed.wild.test | cut -d ' ' -f 1 | sort -u");
+    assert_eq!(output.text(), "198.51.100.10\n2001:db8:a::10\n", "{}", output.stderr);
+    world.end();
+}
+
+fn once(_: &World) {
+    let world = over_tls(Manner::Once);
+    let script = "for n in 1 2 3; do python3 client.py ask once$n.wild.test 1; done";
+    assert_eq!(session(&world).bash(script).expect_code(0).text(), FOUND.repeat(3));
+    world.end();
+}
+
+fn other_name(_: &World) {
+    let world = asking(&resolver(Manner::Honest, "other.dns.test"));
+    assert_eq!(ask(&world, "othername.wild.test"), FAILED);
+    assert_eq!(internet().resolver().asked("othername.wild.test"), []);
+    world.end();
+}
+
+fn other_authority(_: &World) {
+    let world = over_tls(Manner::Unknown);
+    assert_eq!(ask(&world, "authority.wild.test"), FAILED);
+    assert_eq!(internet().resolver().asked("authority.wild.test"), []);
+    world.end();
+}
+
+/// Where the same server would answer at once.
+fn no_plain_text(_: &World) {
+    let world = asking(&format!("\"tls://192.0.2.53:53#{NAME}\""));
+    assert_eq!(ask(&world, "plain.wild.test"), FAILED);
+    assert_eq!(internet().resolver().asked("plain.wild.test"), []);
+    world.end();
+}
+
+fn silence(_: &World) {
+    for (manner, name) in [(Manner::Mute, "mute.wild.test"), (Manner::Silent, "silent.wild.test")] {
+        let world = over_tls(manner);
+        assert_eq!(ask(&world, name), FAILED);
+        assert_eq!(only_over_tls(name), []);
+        world.end();
+    }
+}
+
+fn half(_: &World) {
+    let ways = [
+        (Manner::Half, "half.wild.test"),
+        (Manner::Broken, "broken.wild.test"),
+        (Manner::Cut, "cut.wild.test"),
+    ];
+    for (manner, name) in ways {
+        let world = over_tls(manner);
+        assert_eq!(ask(&world, name), FAILED, "{manner:?}");
+        assert!(!only_over_tls(name).is_empty(), "{manner:?}");
+        world.end();
+    }
+}
+
+fn next(_: &World) {
+    let both = [resolver(Manner::Unknown, NAME), resolver(Manner::Honest, NAME)].join(", ");
+    let world = asking(&both);
+    assert_eq!(ask(&world, "next.wild.test"), FOUND);
+    assert_eq!(only_over_tls("next.wild.test").len(), 1);
+    world.end();
+}
+
+fn no_authorities(world: &World) {
+    let file = world.workspace(world.a()).join("authorities.pem");
+    std::fs::copy(internet().authority(), &file).expect("a copy");
+    let world = internet().world_asking(&resolver(Manner::Honest, NAME), &file);
+    session(&world).run(["true"]).expect_code(0);
+    std::fs::remove_file(&file).expect("it is there");
+    let output = session(&world).run(["true"]);
+    assert_eq!(output.code, Some(125));
+    assert!(
+        output.stderr.contains("egress.trust") && output.stderr.lines().count() == 1,
+        "{}",
+        output.stderr
+    );
+    // One that holds none: the session is there, and no name.
+    std::fs::write(&file, "").expect("a new file");
+    assert_eq!(ask(&world, "nobody.wild.test"), FAILED);
+    assert_eq!(internet().resolver().asked("nobody.wild.test"), []);
+    world.end();
+}
