@@ -6,7 +6,7 @@ from . import check, need
 
 NAMES = ("compliance", "escape", "privilege", "recovery", "restart", "api", "terminal", "limits", "operate", "telling", "hosts",
          "net", "escape-net")
-MINUTES = 20
+MINUTES = 30
 
 
 def suite(run, name):
