@@ -163,7 +163,8 @@ fn signals(world: &World) {
 
 fn resize(world: &World) {
     let sides = start_vi(world);
-    sides.types(":set number\r");
+    // A line that is wrapped would be shown in whole or not at all.
+    sides.types(":set number nowrap\r");
     sides.same(" 20 ");
     for (rows, cols) in [(40, 120), (10, 40), (24, 80)] {
         sides.resize(rows, cols);
