@@ -68,7 +68,9 @@ fn unreachable(path: &Path, error: &io::Error) -> Failure {
             kind: Kind::NotPermitted,
         },
         _ => Failure::Failed {
-            message: format!("cannot reach agentd at {socket}: {error}"),
+            message: format!(
+                "cannot reach agentd at {socket}: {error}; start it (sudo systemctl start agentd), or name its socket by --socket"
+            ),
             kind: Kind::Unreachable,
         },
     }

@@ -247,7 +247,9 @@ fn csi_passes(held: &[u8], last: u8) -> bool {
     };
     let cut = held.iter().position(|b| *b < 0x30).unwrap_or(held.len());
     let (parameters, intermediates) = held.split_at(cut);
+    // No sequence has two intermediate bytes; a terminal that looks at one of them would take it for another.
     let well_formed = parameters.iter().all(|b| matches!(b, b'0'..=b';'))
+        && intermediates.len() <= 1
         && intermediates.iter().all(|b| matches!(b, 0x20..=0x2f));
     let names = |mode: &[u8]| parameters.split(|b| *b == b';').any(|p| trim(p) == mode);
     well_formed

@@ -87,6 +87,29 @@ def ask(*kinds):
         print(kind, reply[3] & 15, *found)
 
 
+def late(limit):
+    """What a name comes to that no server answers for, within so many seconds."""
+    name = b"".join(bytes([len(l)]) + l.encode() for l in host.split(".")) + b"\0"
+    query = struct.pack(">6H", 7, 0x100, 1, 0, 0, 0) + name + struct.pack(">2H", 1, 1)
+    stream = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    stream.settimeout(limit)
+    stream.sendto(query, ("192.0.2.53", 53))
+    print("code", stream.recv(2000)[3] & 15)
+
+
+def why():
+    """Whether a name that is refused is so with a reason (RFC 8914)."""
+    name = b"".join(bytes([len(l)]) + l.encode() for l in host.split(".")) + b"\0"
+    extension = b"\0" + struct.pack(">2HIH", 41, 1232, 0, 0)
+    query = struct.pack(">6H", 7, 0x100, 1, 0, 0, 1) + name + struct.pack(">2H", 1, 1) + extension
+    stream = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    stream.settimeout(20)
+    stream.sendto(query, ("192.0.2.53", 53))
+    reply = stream.recv(2000)
+    at = reply.index(b"agentd: ")
+    print("code", reply[3] & 15, "because", struct.unpack(">H", reply[at - 2:at])[0], reply[at:].decode())
+
+
 def datagrams(port, times):
     stream = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM)
     stream.settimeout(5)
@@ -189,5 +212,9 @@ elif act == "lookup":
     lookup()
 elif act == "ask":
     ask(*map(int, more))
+elif act == "late":
+    late(float(more[0]))
+elif act == "why":
+    why()
 elif act == "datagrams":
     datagrams(int(more[0]), int(more[1]))

@@ -94,6 +94,16 @@ fn both_families(world: &World) {
         let output = bash(world, &dir, &format!("curl -gsS http://{host}:{port}/")).expect_code(0);
         assert_eq!(output.text(), "inside\n", "{host}: {}", output.stderr);
     }
+    // There alone: not at any other address of the host, from wherever.
+    for (from, to) in [
+        (internet().host(), "10.66.0.1"),
+        (internet().host(), "20.30.40.50"),
+        (internet().internet(), "10.66.0.1"),
+    ] {
+        let to: SocketAddr = format!("{to}:{port}").parse().expect("an address");
+        let refused = from.enter(|| TcpStream::connect(to)).expect_err("it is reached from elsewhere");
+        assert_eq!(refused.kind(), ErrorKind::ConnectionRefused, "{to}");
+    }
     let shown = |args: &[&str]| world.agentctl(world.a(), args).expect_code(0).text();
     let inspected = &objects(&shown(&["inspect", "--json", session.name()]))[0];
     assert_eq!(inspected["network"]["publish"], serde_json::json!([port.to_string()]), "{inspected}");

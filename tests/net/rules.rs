@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::process::Child;
 use std::time::Duration;
 
-use agentd_tests::harness::{Named, RunOutput, Session, World, text_at, wait_for_exit};
+use agentd_tests::harness::{Named, RunOutput, Session, World, patience, text_at, wait_for_exit};
 use serde_json::Value;
 
 use crate::internet;
@@ -16,6 +16,7 @@ pub const TESTS: &[Named] = &[
     ("a_wildcard_is_what_is_below", wildcard),
     ("a_deny_wins", deny),
     ("a_network_needs_no_name", network),
+    ("a_name_leads_near_the_host_if_a_rule_names_that", near),
     ("a_local_port_is_the_hosts", local),
     ("datagrams_go_both_ways", datagrams),
     ("what_is_no_rule_is_refused", refused),
@@ -26,10 +27,12 @@ pub const TESTS: &[Named] = &[
     ("the_proxy_does_the_same", proxy),
     ("a_thousand_connections_are_not_the_end", thousand),
     ("the_case_of_a_question_stays_here", no_case),
+    ("a_name_that_nobody_answers_for_fails_in_time", no_answer),
     ("types_that_are_listed_are_answered_with_their_data", types),
     ("one_session_is_out_of_anothers_reach", another),
     ("nothing_is_tracked", untracked),
     ("bytes_and_names_are_told_at_the_end", told_at_the_end),
+    ("each_name_of_a_connection_is_told", several_names),
 ];
 
 /// A session with these rules.
@@ -87,6 +90,13 @@ fn network(world: &World) {
     assert_eq!(output.text(), "hello\nthis is [2001:db8::99]\n", "{}", output.stderr);
 }
 
+fn near(world: &World) {
+    let urls = ["http://private10.rogue.test/", "https://private10.rogue.test/"];
+    assert_eq!(codes(world, &["*.rogue.test"], &urls[..1]), NO_NAME);
+    // The port is that of the rule for addresses as well: by a name one gets no further.
+    assert_eq!(codes(world, &["*.rogue.test", "10.0.0.0/8:80"], &urls), "0 35");
+}
+
 fn local(world: &World) {
     let port = internet().loopback_port();
     let script = format!("for a in 127.0.0.1 ::1; do exec 3<>/dev/tcp/$a/{port}; head -n 1 <&3; done");
@@ -100,8 +110,10 @@ fn datagrams(world: &World) {
     let profile = "schema = 1\nname = \"udp\"\nextends = [\"default\"]\n[[network.allow]]\nhost = \"echo.test\"\nports = [7]\nprotocol = \"udp\"\n";
     world.a().write(dir.join("udp.toml"), profile);
     let session = world.session_in(&dir).options(["--profile", "./udp.toml"]);
-    let output = session.bash("python3 client.py datagrams echo.test 7 50").expect_code(0);
-    assert_eq!(output.text(), "50 back\n", "{}", output.stderr);
+    let script = "python3 client.py datagrams echo.test 7 50 && getent ahosts echo.test >/dev/null && \
+        python3 client.py datagrams 2001:db8::7 7 50";
+    let output = session.bash(script).expect_code(0);
+    assert_eq!(output.text(), "50 back\n50 back\n", "{}", output.stderr);
 }
 
 fn refused(world: &World) {
@@ -219,6 +231,20 @@ fn no_case(world: &World) {
     assert!(!asked.is_empty() && asked.iter().all(|question| question.name != name), "{asked:?}");
 }
 
+/// Five seconds are less than the C library waits for.
+fn no_answer(world: &World) {
+    let dir = world.workspace(world.a());
+    world.a().write(dir.join("client.py"), include_str!("client.py"));
+    let limit = patience(Duration::from_millis(5500)).as_secs_f32();
+    let script = format!(
+        "python3 client.py late dead.rogue.test {limit} && python3 client.py why evil.test && curl -sS http://good.test/"
+    );
+    let session = world.session_in(&dir).options(["--allow", "good.test", "--allow", "*.rogue.test"]);
+    let output = session.bash(&script).expect_code(0);
+    let wanted = "code 2\ncode 3 because 15 agentd: not allowed (default)\nthis is good.test\n";
+    assert_eq!(output.text(), wanted, "{}", output.stderr);
+}
+
 /// Written anew: the server compresses a name in it, which ours does not.
 fn types(world: &World) {
     let dir = world.workspace(world.a());
@@ -286,4 +312,19 @@ fn told_at_the_end(world: &World) {
     assert_eq!((text_at(net, "/protocol"), text_at(net, "/name")), ("tcp".into(), "good.test".into()));
     assert!(net["received"].as_u64() >= Some(16_777_216) && net["sent"].as_u64() > Some(0), "{net}");
     assert_eq!(text_at(net, "/reason"), "closed");
+    let allowed = of("dns.query").into_iter().filter(|event| event["decision"] == "allow");
+    for event in connects.iter().chain(&ends).copied().chain(allowed) {
+        assert_eq!(text_at(event, "/rule"), "allow good.test", "{event}");
+    }
+}
+
+fn several_names(world: &World) {
+    let twice = "exec 3<>/dev/tcp/a.wild.test/80; getent ahosts b.wild.test >/dev/null; for n in a b; do \
+        printf 'GET / HTTP/1.1\\r\\nHost: %s.wild.test\\r\\n\\r\\n' $n >&3; done; grep -am 2 'this is' <&3";
+    let output = may(world, &["*.wild.test"]).bash(twice).expect_code(0);
+    assert_eq!(output.text(), "this is a.wild.test\nthis is b.wild.test\n", "{}", output.stderr);
+    let events = world.all_events(world.a(), &output.name);
+    let end = events.iter().find(|event| event["kind"] == "net.closed").expect("its end");
+    assert_eq!(end["net"]["names"], serde_json::json!(["a.wild.test", "b.wild.test"]), "{end}");
+    assert_eq!(text_at(end, "/rule"), "allow *.wild.test", "{end}");
 }

@@ -43,6 +43,8 @@ pub mod process;
 pub mod procfs;
 #[cfg(feature = "lockdown")]
 pub mod rlimits;
+#[cfg(feature = "session")]
+pub mod route;
 #[cfg(feature = "lockdown")]
 pub mod seccomp;
 pub mod stderr;

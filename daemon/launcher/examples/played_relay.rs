@@ -59,7 +59,8 @@ impl Played {
     }
 
     fn pins(&mut self) {
-        let addresses = ["127.0.0.1", "169.254.169.254", "10.1.2.3", "::ffff:10.1.2.3", "11.22.33.44"];
+        let addresses =
+            ["127.0.0.1", "169.254.169.254", "10.9.9.9", "::ffff:10.1.2.3", "10.1.2.3", "11.22.33.44"];
         let addresses: Vec<IpAddr> = addresses.map(|address| address.parse().unwrap()).into();
         for name in ["allowed.example", "denied.example", "other.example", "listed.example"] {
             self.number += 1;
@@ -191,6 +192,7 @@ impl Played {
             name,
             question,
             denied: None,
+            allowed: None,
             addresses: vec![],
             count: 0,
         }));

@@ -154,7 +154,8 @@ impl Egress {
         ports
     }
 
-    /// Whether `name` may be pinned to `address`: not what only this host or its network can mean by it.
+    /// Whether `name` may be pinned to `address`: not what only this host or its network can mean by it, unless some
+    /// rule for addresses names that range. What is dialled there needs the port of such a rule as well.
     ///
     /// # Errors
     /// Why not.
@@ -165,7 +166,34 @@ impl Egress {
             HostVerdict::Denied(pattern) => return Err(Denial::Denied(pattern.to_string())),
             HostVerdict::Unnamed => return Err(Denial::Default),
         }
-        self.special(address, None)
+        self.special(address, None).or_else(|denial| {
+            let within =
+                |rule: &NetRule| rule.net.contains(address) && self.special(address, Some(rule.net)).is_ok();
+            if self.nets.iter().any(within) { Ok(()) } else { Err(denial) }
+        })
+    }
+
+    /// The rule that allows `name` to be resolved, as events name it.
+    pub fn name_rule(&self, name: &HostName) -> Option<String> {
+        use crate::hosts::HostVerdict;
+        match self.hosts.resolve(name) {
+            HostVerdict::Allowed(rule) => Some(format!("allow {}", rule.host)),
+            HostVerdict::Denied(_) | HostVerdict::Unnamed => None,
+        }
+    }
+
+    /// The rule that allows a connection to `to`, as events name it. Resolvers and published ports need none.
+    pub fn rule(&self, purpose: &Purpose, to: SocketAddr, protocol: Protocol) -> Option<String> {
+        use crate::hosts::HostVerdict;
+        match purpose {
+            Purpose::Name(name) => match self.hosts.connect(name, to.port(), protocol) {
+                HostVerdict::Allowed(rule) => Some(format!("allow {}", rule.host)),
+                HostVerdict::Denied(_) | HostVerdict::Unnamed => None,
+            },
+            Purpose::Net => self.net(to, protocol).map(|rule| format!("allow {}", rule.net)),
+            Purpose::Local => Some(format!("local {}", to.port())),
+            Purpose::Resolver | Purpose::Publish(_) => None,
+        }
     }
 
     /// Whether a connection to `to` may be dialled. That a name pinned it is the caller's to know: `pinned`.
@@ -181,6 +209,8 @@ impl Egress {
     ) -> Result<(), Denial> {
         use crate::hosts::HostVerdict;
         match purpose {
+            // A rule for every port is none for other people's answers to questions for names.
+            Purpose::Name(_) | Purpose::Net if to.port() == DNS => Err(Denial::Default),
             Purpose::Resolver => {
                 // One that is asked over TLS is asked by nothing else.
                 let may = |resolver: &Resolver| resolver.tls.is_none() || protocol == Protocol::Tcp;
@@ -204,7 +234,10 @@ impl Egress {
                 HostVerdict::Denied(pattern) => Err(Denial::Denied(pattern.to_string())),
                 HostVerdict::Unnamed => Err(Denial::Default),
                 HostVerdict::Allowed(_) if !pinned => Err(Denial::Unpinned),
-                HostVerdict::Allowed(_) => self.special(to.ip(), None),
+                HostVerdict::Allowed(_) => self.special(to.ip(), None).or_else(|denial| {
+                    // By a name one gets no further there than without it.
+                    if self.net(to, protocol).is_some() { Ok(()) } else { Err(denial) }
+                }),
             },
         }
     }

@@ -25,9 +25,11 @@ fn host(text: &str, ports: Vec<u16>) -> HostRule {
 #[test]
 fn a_wide_rule_reaches_nothing_near_the_host() {
     let egress = with_nets(vec![net("0.0.0.0/0", &[]), net("::/0", &[])]);
-    for public in ["8.8.8.8:53", "[2606:4700::1111]:443"] {
+    for public in ["8.8.8.8:853", "[2606:4700::1111]:443"] {
         assert_eq!(dial(&egress, public), Ok(()), "{public}");
     }
+    let asked = egress.dial(&Purpose::Net, "8.8.8.8:53".parse().unwrap(), Protocol::Tcp, false);
+    assert_eq!(asked, Err(Denial::Default));
     for near in [
         "127.0.0.1:22",
         "0.0.0.0:22",
@@ -38,7 +40,7 @@ fn a_wide_rule_reaches_nothing_near_the_host() {
         "255.255.255.255:80",
         "[::1]:22",
         "[::ffff:127.0.0.1]:22",
-        "[::ffff:8.8.8.8]:53",
+        "[::ffff:8.8.8.8]:853",
         "[fe80::1]:80",
         "[fd00::1]:80",
         "[64:ff9b::7f00:1]:22",
@@ -67,6 +69,29 @@ fn a_special_range_is_reached_by_a_rule_within_it() {
     assert!(dial(&egress, "127.0.0.1:22").is_err() && dial(&egress, "[::ffff:127.0.0.1]:22").is_err());
     let site = Egress { global_also: vec![Net::parse("10.0.0.0/8").unwrap()], ..egress };
     assert_eq!(dial(&site, "10.2.2.3:443"), Ok(()));
+}
+
+#[test]
+fn a_name_leads_into_a_range_by_a_rule_within_it() {
+    let mut egress = with_nets(vec![net("0.0.0.0/0", &[]), net("10.1.0.0/16", &[80])]);
+    egress.hosts.allow.push(host("intranet.example", vec![80, 443]));
+    let name = HostName::parse("intranet.example").unwrap();
+    let address = |text: &str| text.parse::<IpAddr>().unwrap();
+    assert_eq!(egress.pin(&name, address("10.1.2.3")), Ok(()));
+    assert_eq!(egress.pin(&name, address("10.2.2.3")), Err(Denial::Special("private".into())));
+    assert_eq!(egress.pin(&name, address("127.0.0.1")), Err(Denial::Special("loopback".into())));
+    let by_name = Purpose::Name(name.clone());
+    let dial = |to: &str| egress.dial(&by_name, to.parse().unwrap(), Protocol::Tcp, true);
+    assert_eq!(dial("10.1.2.3:80"), Ok(()));
+    // No further than without the name.
+    assert_eq!(dial("10.1.2.3:443"), Err(Denial::Special("private".into())));
+    assert_eq!(
+        egress.rule(&by_name, "10.1.2.3:80".parse().unwrap(), Protocol::Tcp).as_deref(),
+        Some("allow intranet.example")
+    );
+    assert_eq!(egress.name_rule(&name).as_deref(), Some("allow intranet.example"));
+    let by_net = egress.rule(&Purpose::Net, "10.1.2.3:80".parse().unwrap(), Protocol::Tcp);
+    assert_eq!(by_net.as_deref(), Some("allow 10.1.0.0/16"));
 }
 
 #[test]

@@ -142,6 +142,8 @@ pub enum NetEvent {
         question: String,
         /// The rule that refused it; `None` if it was answered.
         denied: Option<String>,
+        /// The rule that allows it.
+        allowed: Option<String>,
         /// The addresses of the answer.
         addresses: Vec<IpAddr>,
         /// How many, of the same name and type, one after the other.
@@ -154,11 +156,17 @@ pub enum NetEvent {
         peer: NetPeer,
         /// The rule that refused it; `None` if it was dialled.
         denied: Option<String>,
+        /// How many that were refused, to the same address by the same rule, one after the other.
+        count: u64,
     },
     /// A connection ended.
     Closed {
         /// Where to, and by which name.
         peer: NetPeer,
+        /// The names that it was used for, if there were several: at most [`MAX_NAMES`].
+        names: Vec<String>,
+        /// How many more there were.
+        more_names: u32,
         /// Bytes from the session.
         sent: u64,
         /// Bytes to it.
@@ -179,6 +187,8 @@ pub enum NetEvent {
         host: String,
         /// The rule that refused it.
         denied: String,
+        /// How many, one after the other.
+        count: u64,
     },
     /// Somebody on the host connected to a published port, or was refused.
     Entered {
@@ -206,6 +216,9 @@ pub enum NetEvent {
     },
 }
 
+/// The most names that are told of one connection.
+pub const MAX_NAMES: usize = 16;
+
 /// The far end of a connection.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NetPeer {
@@ -217,4 +230,6 @@ pub struct NetPeer {
     pub port: u16,
     /// The name by which it is allowed.
     pub name: Option<String>,
+    /// The rule that allows it.
+    pub rule: Option<String>,
 }

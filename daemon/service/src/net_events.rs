@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use agentd_policy::event::{NetEvent, NetPeer};
+use agentd_policy::event::{MAX_NAMES, NetEvent, NetPeer};
 use agentd_policy::publish::Publish;
 use agentd_proto::v1::{DnsDetail, Event, HttpDetail, NetDetail};
 
@@ -16,28 +16,33 @@ pub fn convert(event: NetEvent, mut new: impl FnMut(&str) -> Event) -> Event {
         ..event
     };
     match event {
-        NetEvent::Dns { name, question, denied, addresses, count } => {
+        NetEvent::Dns { name, question, denied, allowed, addresses, count } => {
             let answers = addresses.iter().map(ToString::to_string).collect();
             let dns = DnsDetail { name: bounded(&name), r#type: bounded(&question), answers, count };
-            judged(Event { dns: Some(dns), ..new("dns.query") }, denied)
+            let rule = allowed.as_deref().map(bounded);
+            judged(Event { dns: Some(dns), rule, ..new("dns.query") }, denied)
         }
-        NetEvent::Connect { peer, denied } => {
+        NetEvent::Connect { peer, denied, count } => {
             let kind = if denied.is_some() { "net.denied" } else { "net.connect" };
-            judged(Event { net: Some(far_end(&peer)), ..new(kind) }, denied)
+            let net = NetDetail { count, ..far_end(&peer) };
+            judged(Event { net: Some(net), rule: by(&peer), ..new(kind) }, denied)
         }
-        NetEvent::Closed { peer, sent, received, duration_ms, reason } => {
+        NetEvent::Closed { peer, names, more_names, sent, received, duration_ms, reason } => {
             let net = NetDetail {
+                names: names.iter().take(MAX_NAMES).map(|name| bounded(name)).collect(),
+                more_names: Some(more_names).filter(|more| *more > 0),
                 sent: Some(sent),
                 received: Some(received),
                 duration_ms: Some(duration_ms),
                 reason: Some(bounded(&reason)),
                 ..far_end(&peer)
             };
-            Event { net: Some(net), ..new("net.closed") }
+            Event { net: Some(net), rule: by(&peer), ..new("net.closed") }
         }
-        NetEvent::Http { peer, method, host, denied } => {
+        NetEvent::Http { peer, method, host, denied, count } => {
             let http = HttpDetail { method: bounded(&method), host: bounded(&host) };
-            judged(Event { net: Some(far_end(&peer)), http: Some(http), ..new("http.request") }, Some(denied))
+            let net = NetDetail { count, ..far_end(&peer) };
+            judged(Event { net: Some(net), http: Some(http), ..new("http.request") }, Some(denied))
         }
         NetEvent::Entered { from, publish, denied } => {
             let kind = if denied.is_some() { "net.denied" } else { "net.connect" };
@@ -73,6 +78,11 @@ fn visitor(from: SocketAddr, publish: Publish) -> NetDetail {
 /// What lets them in.
 fn rule(publish: Publish) -> String {
     format!("publish {publish}")
+}
+
+/// What allows it.
+fn by(peer: &NetPeer) -> Option<String> {
+    peer.rule.as_deref().map(bounded)
 }
 
 fn far_end(peer: &NetPeer) -> NetDetail {

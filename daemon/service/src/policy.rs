@@ -114,7 +114,11 @@ pub fn no_network(session: &SessionId) -> Refusal {
 
 /// A session that does not run.
 pub fn ended(session: &SessionId) -> Refusal {
-    Refusal::new(format!("session {session}"), "session.ended", "it has ended already")
+    Refusal::new(
+        format!("session {session}"),
+        "session.ended",
+        "it has ended already: start another with these rules",
+    )
 }
 
 /// A keeper that does not say that the change is in force.

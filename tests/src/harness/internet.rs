@@ -35,6 +35,8 @@ resolvers = ["192.0.2.53:53"]
 global_also = ["192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24", "2001:db8::/32"]
 "#;
 
+/// Addresses of `host`'s own, a public one, and the second of a network, and somebody who listens on them.
+const OWN: [&str; 2] = ["20.30.40.50:80", "10.66.0.9:80"];
 /// For two more servers.
 const NODE: &str = "/usr/bin/node";
 /// Descriptors: for ten thousand connections and all else.
@@ -66,6 +68,7 @@ impl Internet {
         internet.enter(|| over_tls::start(&dir, &resolver));
         internet.enter(|| echo::serve(&["203.0.113.7:7", "[2001:db8::7]:7"]));
         let loopback = host.enter(echo::on_loopback);
+        host.enter(|| echo::serve(&OWN));
         let world = Self { host, internet, dir, resolver, loopback, programs: Mutex::default() };
         world.serve();
         world
@@ -248,6 +251,7 @@ fn linked() -> (NetNs, NetNs) {
     let there = internet.path();
     host.ip(&[&format!("link add net0 type veth peer name host0 netns {}", there.display())]);
     host.ip(&["addr add 10.66.0.1/24 dev net0", "addr add fd66::1/64 dev net0 nodad", "link set net0 up"]);
+    host.ip(&["addr add 20.30.40.50/32 dev net0", "addr add 10.66.0.9/24 dev net0"]);
     internet.ip(&[
         "addr add 10.66.0.2/24 dev host0",
         "addr add fd66::2/64 dev host0 nodad",

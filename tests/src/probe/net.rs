@@ -215,6 +215,7 @@ pub const CASES: &[Case] = &[
         "whatever the server shows to those who name nothing"
     ),
     handshake!("tls_unknown_name", ["good.test", "unheard-of.test", "plain"], "a name that nobody resolved"),
+    handshake!("tls_trailing_dot", ["good.test", "evil.test.", "plain"], LOOKALIKE),
     handshake!("tls_fragmented", ["good.test", "evil.test", "records"], DENIED),
     handshake!("tls_byte_by_byte", ["good.test", "evil.test", "bytes"], DENIED),
     handshake!("tls_grease", ["good.test", "evil.test", "grease"], DENIED),
@@ -380,6 +381,35 @@ pub const CASES: &[Case] = &[
     connection!("reach_private_network", "10.0.0.1:80", "the same"),
     connection!("reach_loopback_of_the_host", "127.0.0.1:{loopback}", "the host's own services"),
     connection!("reach_loopback_of_the_host_ipv6", "[::1]:{loopback}", "the same"),
+    case(
+        "reach_the_host_by_a_name_of_its_public_address",
+        http,
+        &["own.rogue.test", "80", "GET /it HTTP/1.1\r\nHost: own.rogue.test\r\n\r\n", "get /it"],
+        &[ECONNRESET],
+        Outside::User,
+        "the host's own services, by a name whose owner says that it is there",
+    )
+    .seen("net.denied", &[("/net/address", "20.30.40.50"), ("/rule", "address.own")]),
+    case(
+        "reach_the_host_in_a_network",
+        http,
+        &["20.30.40.50", "80", "GET /it HTTP/1.1\r\nHost: 20.30.40.50\r\n\r\n", "get /it"],
+        &[ECONNRESET],
+        Outside::User,
+        "the host's own services, in a network that a rule allows",
+    )
+    .options(&["--allow", "20.30.40.0/24:80"])
+    .seen("net.denied", &[("/net/address", "20.30.40.50"), ("/rule", "address.own")]),
+    case(
+        "reach_a_second_address_of_the_host",
+        http,
+        &["10.66.0.9", "80", "GET /it HTTP/1.1\r\nHost: 10.66.0.9\r\n\r\n", "get /it"],
+        &[ECONNRESET],
+        Outside::User,
+        "the host's own services, which see it come from the host's first address",
+    )
+    .options(&["--allow", "10.66.0.0/24:80"])
+    .seen("net.denied", &[("/net/address", "10.66.0.9"), ("/rule", "address.own")]),
     connection!("reach_resolver_by_https", "192.0.2.53:443", "names by DNS over HTTPS"),
     connection!("reach_resolver_by_tls", "192.0.2.53:853", "names by DNS over TLS"),
     case("icmp_way_out", ping, &["192.0.2.80"], &[EPERM, EACCES], Outside::Root, "a tunnel through ICMP"),
@@ -470,6 +500,23 @@ pub const CASES: &[Case] = &[
     proxy!("proxy_socks_denied_name", ["socks5", "evil.test", "443"], DENIED),
     proxy!("proxy_socks_name_with_nul", ["socks5", "good.test%00.evil.test", "80"], LOOKALIKE)
         .origin("CVE-2023-38545 and its like: names that two readers read in two ways"),
+    proxy!("proxy_socks_trailing_dot", ["socks5", "evil.test.", "80"], LOOKALIKE),
+    proxy!("proxy_socks_upper_case", ["socks5", "EVIL.TEST", "80"], LOOKALIKE),
+    proxy!("proxy_socks_ideographic_full_stop", ["socks5", "evil\u{3002}test", "80"], LOOKALIKE)
+        .origin("UTS #46, which maps it to a dot"),
+    proxy!("proxy_socks_wide_letter", ["socks5", "\u{ff45}vil.test", "80"], LOOKALIKE)
+        .origin("UTS #46, which maps it to e"),
+    proxy!("proxy_socks_punycode_of_ascii", ["socks5", "xn--evil-.test", "80"], LOOKALIKE),
+    proxy!(
+        "proxy_connect_trailing_dot",
+        ["CONNECT evil.test.:80 HTTP/1.1\r\nHost: evil.test.:80\r\n\r\n"],
+        LOOKALIKE
+    ),
+    proxy!(
+        "proxy_connect_ideographic_full_stop",
+        ["CONNECT evil\u{3002}test:80 HTTP/1.1\r\nHost: evil\u{3002}test:80\r\n\r\n"],
+        LOOKALIKE
+    ),
     proxy!("proxy_socks_address_as_a_name", ["socks5", "169.254.169.254", "80"], "the cloud's credentials"),
     proxy!(
         "proxy_socks_odd_address_as_a_name",

@@ -47,7 +47,7 @@ impl Keeper {
         ]);
         keep.extend(self.control.as_ref().map(|c| c.socket.as_fd()));
         keep.extend(self.mounts.as_ref().map(AsFd::as_fd));
-        keep.extend(self.way_out.as_ref().and_then(WayOut::descriptor));
+        keep.extend(self.way_out.iter().flat_map(WayOut::descriptors));
         keep.extend(self.trust.as_ref().map(AsFd::as_fd));
         if let Some((meter, over)) = &self.limits.disk {
             keep.extend([meter.pidfd.as_fd(), over.as_fd()]);

@@ -131,7 +131,6 @@ impl Spool {
 
 /// How many bytes of an event the agent has chosen.
 fn weight(body: &EventBody) -> usize {
-    let all = |texts: &[String]| texts.iter().map(|text| text.len() + size_of::<String>()).sum::<usize>();
     match body {
         EventBody::Exec { actor, path, interpreters, argv } => {
             let exe = actor.exe.as_ref().map_or(0, String::len);
@@ -145,12 +144,19 @@ fn weight(body: &EventBody) -> usize {
     }
 }
 
+fn all(texts: &[String]) -> usize {
+    texts.iter().map(|text| text.len() + size_of::<String>()).sum()
+}
+
 fn net_weight(event: &NetEvent) -> usize {
-    let name = |peer: &NetPeer| peer.name.as_ref().map_or(0, String::len);
+    let text = |text: &Option<String>| text.as_ref().map_or(0, String::len);
+    let name = |peer: &NetPeer| text(&peer.name) + text(&peer.rule);
     match event {
-        NetEvent::Dns { name, addresses, .. } => name.len() + addresses.len() * size_of::<std::net::IpAddr>(),
+        NetEvent::Dns { name, allowed, addresses, .. } => {
+            name.len() + text(allowed) + addresses.len() * size_of::<std::net::IpAddr>()
+        }
         NetEvent::Connect { peer, .. } => name(peer),
-        NetEvent::Closed { peer, reason, .. } => name(peer) + reason.len(),
+        NetEvent::Closed { peer, names, reason, .. } => name(peer) + all(names) + reason.len(),
         NetEvent::Http { peer, method, host, .. } => name(peer) + method.len() + host.len(),
         NetEvent::Entered { .. } => 0,
         NetEvent::Left { reason, .. } => reason.len(),
@@ -183,7 +189,14 @@ mod tests {
     fn connections_are_told_together_and_all_else_at_once() {
         let net = || {
             let (name, question) = ("a.example".into(), "A".into());
-            EventBody::Net(NetEvent::Dns { name, question, denied: None, addresses: vec![], count: 1 })
+            EventBody::Net(NetEvent::Dns {
+                name,
+                question,
+                denied: None,
+                allowed: None,
+                addresses: vec![],
+                count: 1,
+            })
         };
         let (ours, theirs) = Packets::pair().unwrap();
         theirs.set_nonblocking(true).unwrap();

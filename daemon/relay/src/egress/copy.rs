@@ -264,18 +264,23 @@ pub async fn linger(client: &Endpoint, answer: &[u8]) {
     let last = async {
         write(client, answer).await?;
         rustix::net::shutdown(client.get_ref(), Shutdown::Write)?;
-        let (mut dropped, mut total) = (Vec::new(), 0);
-        while total < MOST {
-            dropped.clear();
-            match read(client, &mut dropped, CHUNK).await? {
-                0 => break,
-                count => total += count,
-            }
-        }
-        io::Result::Ok(())
+        discard(client, MOST).await
     };
     // Who does not read it does without.
     let _ = tokio::time::timeout(PATIENCE, last).await;
+}
+
+/// Reads to the end, or so many bytes and a little more, for nobody.
+pub async fn discard(from: &Endpoint, most: usize) -> io::Result<()> {
+    let (mut dropped, mut total) = (Vec::new(), 0);
+    while total < most {
+        dropped.clear();
+        match read(from, &mut dropped, CHUNK).await? {
+            0 => break,
+            count => total += count,
+        }
+    }
+    Ok(())
 }
 
 /// The next close is a reset.

@@ -13,8 +13,8 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use super::Gate;
+use super::end::End;
 use super::keeper::DialError;
-use super::tcp::End;
 use crate::Endpoint;
 
 /// How long an address has before the next is tried as well (RFC 8305 §5).
@@ -94,6 +94,9 @@ async fn tell(gate: &Gate, purpose: &Purpose, to: SocketAddr, reason: String) {
         Purpose::Name(name) => Some(name.to_string()),
         _ => None,
     };
-    let peer = NetPeer { protocol: "tcp".into(), address: to.ip(), port: to.port(), name };
-    gate.keeper.tell(NetEvent::Closed { peer, sent: 0, received: 0, duration_ms: 0, reason }).await;
+    let rule = gate.plan().rule(purpose, to, Protocol::Tcp);
+    let peer = NetPeer { protocol: "tcp".into(), address: to.ip(), port: to.port(), name, rule };
+    let ended =
+        NetEvent::Closed { peer, names: vec![], more_names: 0, sent: 0, received: 0, duration_ms: 0, reason };
+    gate.keeper.tell(ended).await;
 }

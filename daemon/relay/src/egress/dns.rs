@@ -146,7 +146,8 @@ pub async fn find(gate: &Gate, name: &HostName, kind: RecordType, from: SocketAd
 
 /// Has it recorded that somebody asked.
 pub async fn tell(gate: &Gate, name: String, kind: RecordType, found: &Found) -> Option<Tally> {
-    gate.names.told.asked(&gate.keeper, name, kind.to_string(), found).await
+    let allowed = HostName::parse(&name).ok().and_then(|name| gate.plan().name_rule(&name));
+    gate.names.told.asked(&gate.keeper, name, kind.to_string(), allowed, found).await
 }
 
 /// Asks, once for all who want to know at that time. Whether the keeper has recorded it.
@@ -182,6 +183,8 @@ async fn ask(gate: &Gate, name: &HostName, kind: RecordType, from: SocketAddr) -
         Ok(outcome) => outcome,
         Err(why) => return (Found::Failed(why), false),
     };
+    // They may have changed meanwhile.
+    let plan = gate.plan();
     let (addresses, ttl) = match judge(&plan, name, outcome) {
         Ok(both) => both,
         Err(found) => return (found, false),
@@ -192,7 +195,8 @@ async fn ask(gate: &Gate, name: &HostName, kind: RecordType, from: SocketAddr) -
             gate.pins.add(name, &pinned, Duration::from_secs(pin.into()));
             (Found::Addresses(pinned.into(), after(ttl)), true)
         }
-        Ok(_) => (Found::Failed("the addresses could not be let through".into()), true),
+        // The keeper may have had no room to tell why.
+        Ok(_) => (Found::Failed("the addresses could not be let through".into()), false),
         Err(error) => (Found::Failed(error.to_string()), false),
     }
 }

@@ -12,12 +12,17 @@ use tokio::time::timeout;
 
 use super::caps;
 use super::copy::{self, Way};
+use super::end::End;
 use super::judge::{self, Manner, Refusal};
-use super::tcp::{Connection, End};
+use super::tcp::Connection;
 use crate::Endpoint;
 
 /// How long a response may take to which a refusal has to wait.
 const ANSWERS: Duration = Duration::from_secs(10);
+/// How long a body waits for a server that does not say whether it wants it; curl waits for a second.
+const EXPECTING: Duration = Duration::from_secs(3);
+/// What of a body that the server did not want is taken from the client, so that it reads the answer.
+const UNWANTED: usize = 1 << 20;
 /// Below this, asking whether bytes are certain costs more than looking at them.
 const WORTH: u64 = copy::CHUNK as u64;
 
@@ -42,6 +47,8 @@ enum Next {
     More,
     /// Not known before the server answers.
     Held,
+    /// Nothing more.
+    Over,
     /// All that follows.
     All,
 }
@@ -73,7 +80,7 @@ impl Carried<'_> {
                     _ => continue,
                 },
                 // Nothing else is first.
-                Next::Goes(_, None) | Next::Held | Next::All => return Err(End::Reset),
+                Next::Goes(_, None) | Next::Held | Next::Over | Next::All => return Err(End::Reset),
             }
         }
     }
@@ -98,7 +105,19 @@ impl Carried<'_> {
             judged = 0;
             match next {
                 Next::All => return Ok(way.drain().await?),
-                Next::Held => self.heard.notified().await,
+                Next::Held => {
+                    let awaited = self.lock().is_awaited();
+                    let heard = self.heard.notified();
+                    if !awaited {
+                        heard.await;
+                    } else if timeout(EXPECTING, heard).await.is_err() {
+                        self.lock().go_on();
+                    }
+                }
+                Next::Over => {
+                    way.end()?;
+                    return Ok(copy::discard(&self.connection.client, UNWANTED).await?);
+                }
                 _ => {
                     if !self.more(way, &mut held).await? {
                         return Ok(());
@@ -147,6 +166,10 @@ impl Carried<'_> {
             };
             self.delivering.store(false, Ordering::Relaxed);
             self.heard.notify_one();
+            // What is on its way to the server already may mean something else to it now.
+            if self.lock().is_unasked() {
+                return Err(Refusal { manner: Manner::Plain, ..malformed(&Refused::Upgrade) }.into());
+            }
             if !whole {
                 return Ok(way.end()?);
             }
@@ -159,6 +182,7 @@ impl Carried<'_> {
         match requests.client(input) {
             Ok(Step::NeedMore) => Ok(Next::More),
             Ok(Step::Held) => Ok(Next::Held),
+            Ok(Step::Over) => Ok(Next::Over),
             Ok(Step::Opaque) => Ok(Next::All),
             Ok(Step::Body(length)) => Ok(Next::Goes(length, None)),
             Ok(Step::Head(head)) => {
@@ -173,7 +197,7 @@ impl Carried<'_> {
         let gate = &self.connection.gate;
         match judge::http(&gate.plan(), &gate.pins, &head.authority, to) {
             Ok((purpose, name)) => {
-                self.connection.used_for(name.as_ref());
+                self.connection.used_for(name.as_ref()).map_err(|rule| refused(head, rule.into()))?;
                 let capped = |rule| Refusal { why: caps::WHY.into(), ..refused(head, rule) };
                 self.connection.join(&purpose).map_err(capped)?;
                 Ok(purpose)

@@ -140,6 +140,17 @@ pub fn http(
     }
 }
 
+/// Whether a server that speaks no TLS could find the host of a request in `hello`: some take any bytes before it for
+/// a method.
+fn holds_request(hello: &[u8]) -> bool {
+    let is = |part: Option<&[u8]>, text: &[u8]| part.is_some_and(|part| part.eq_ignore_ascii_case(text));
+    hello.iter().enumerate().any(|(at, byte)| match byte {
+        b'\n' => is(hello.get(at + 1..at + 6), b"host:"),
+        b':' => is(at.checked_sub(4).and_then(|begin| hello.get(begin..at + 3)), b"http://"),
+        _ => false,
+    })
+}
+
 /// What a connection's first bytes are.
 #[derive(Debug)]
 pub enum First {
@@ -173,7 +184,13 @@ impl Opening {
             self.fed = held.len();
             match progress {
                 Progress::NeedMore => return Ok(None),
-                Progress::Hello(hello, length) => return Ok(Some(First::Tls(hello, length))),
+                Progress::Hello(hello, length) => {
+                    if holds_request(&held[..length]) {
+                        let why = "a request of HTTP inside the ClientHello";
+                        return Err(Refusal::new(Manner::Tls, "tls.malformed", why));
+                    }
+                    return Ok(Some(First::Tls(hello, length)));
+                }
                 Progress::Malformed(why) => {
                     return Err(Refusal::new(Manner::Tls, "tls.malformed", why.to_string()));
                 }

@@ -4,7 +4,8 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use agentd_policy::egress::Purpose;
 
-use super::tcp::{Connection, End};
+use super::end::End;
+use super::tcp::Connection;
 
 /// Connects to the same port of the host's and carries all.
 pub async fn serve(connection: &Connection) -> Result<(), End> {

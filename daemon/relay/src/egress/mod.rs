@@ -3,12 +3,15 @@
 //!
 //! [`ToRelay::Network`]: agentd_policy::wire::ToRelay::Network
 
+mod admit;
 mod answering;
 mod cache;
 mod caps;
 mod copy;
 mod dial;
 mod dns;
+mod end;
+mod first;
 mod http;
 mod idle;
 mod judge;
@@ -30,24 +33,20 @@ mod trust;
 mod udp;
 mod upstream;
 
-use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use agentd_policy::blocklist::Blocklist;
 use agentd_policy::egress::Egress;
-use agentd_policy::event::{NetEvent, NetPeer};
 use agentd_policy::publish::Publish;
-use rustix::io::Errno;
-use rustix::net::SocketFlags;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
 use crate::control::Control;
-use crate::{Endpoint, RelayError, endpoint};
+use crate::{RelayError, endpoint};
 use caps::Counters;
 use dns::Names;
 use keeper::Keeper;
@@ -55,15 +54,11 @@ use pins::Pins;
 use published::MAX_VISITS;
 use rules::Rules;
 use secure::Secure;
-use tcp::{Connection, Entry};
+use tcp::Entry;
 use udp::MAX_FLOWS;
 
 /// The most connections of a session.
 const MAX_CONNECTIONS: u32 = 1024;
-/// How often it is told that there are too many.
-const TOO_MANY: Duration = Duration::from_secs(1);
-/// After an accept that failed.
-const PAUSE: Duration = Duration::from_millis(20);
 /// For what is left to tell once the session is over.
 const LAST_WORDS: Duration = Duration::from_millis(500);
 
@@ -88,6 +83,8 @@ struct Gate {
     connections: Arc<Semaphore>,
     visits: Arc<Semaphore>,
     flows: Arc<Semaphore>,
+    /// Bytes of datagrams that wait.
+    datagrams: Arc<Semaphore>,
 }
 
 impl Gate {
@@ -137,6 +134,7 @@ impl Network {
             connections: Arc::new(Semaphore::new(MAX_CONNECTIONS as usize)),
             visits: Arc::new(Semaphore::new(MAX_VISITS as usize)),
             flows: Arc::new(Semaphore::new(MAX_FLOWS)),
+            datagrams: Arc::new(Semaphore::new(udp::MAX_WAITING)),
         });
         let mut listeners = JoinSet::new();
         let twice = |port: u16| [port, port];
@@ -149,7 +147,7 @@ impl Network {
         for (kind, descriptor) in kinds.zip(descriptors) {
             let socket = endpoint(descriptor)?;
             match kind {
-                Kind::Tcp(entry) => listeners.spawn(listen(gate.clone(), socket, entry)),
+                Kind::Tcp(entry) => listeners.spawn(tcp::listen(gate.clone(), socket, entry)),
                 Kind::Dns => listeners.spawn(answering::serve(gate.clone(), socket)),
                 Kind::Udp(port) => listeners.spawn(udp::serve(gate.clone(), socket, port)),
             };
@@ -211,58 +209,4 @@ enum Kind {
     Tcp(Entry),
     Dns,
     Udp(u16),
-}
-
-/// Accepts connections.
-async fn listen(gate: Arc<Gate>, listener: Endpoint, entry: Entry) {
-    let mut told: Option<Instant> = None;
-    loop {
-        tokio::task::coop::consume_budget().await;
-        // One that is gone already, or no descriptor is left: others come.
-        let Ok((client, from, to)) = accept(&listener).await else {
-            sleep(PAUSE).await;
-            continue;
-        };
-        match gate.connections.clone().try_acquire_owned() {
-            Ok(place) => {
-                let connection = Connection::new(gate.clone(), client, from, to);
-                tokio::spawn(async move {
-                    connection.serve(entry).await;
-                    drop(place);
-                });
-            }
-            Err(_) => {
-                copy::reset(&client);
-                drop(client);
-                if told.is_none_or(|told| told.elapsed() >= TOO_MANY) {
-                    told = Some(Instant::now());
-                    let (address, port) = (to.ip(), to.port());
-                    let peer = NetPeer { protocol: "tcp".into(), address, port, name: None };
-                    let denied = Some("tcp.connections".into());
-                    gate.keeper.tell(NetEvent::Connect { peer, denied }).await;
-                }
-            }
-        }
-    }
-}
-
-/// The next connection: who claims to have made it, and where to.
-async fn accept(listener: &Endpoint) -> io::Result<(Endpoint, SocketAddr, SocketAddr)> {
-    loop {
-        let mut ready = listener.readable().await?;
-        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        match rustix::net::acceptfrom_with(listener.get_ref(), flags) {
-            Ok((client, from)) => {
-                let nobody = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
-                let from = from.and_then(|from| SocketAddr::try_from(from).ok()).unwrap_or(nobody);
-                let to = SocketAddr::try_from(rustix::net::getsockname(&client)?)?;
-                // Where it fails, small messages are slower.
-                let _ = rustix::net::sockopt::set_tcp_nodelay(&client, true);
-                return Ok((endpoint(client).map_err(io::Error::other)?, from, to));
-            }
-            Err(Errno::AGAIN) => ready.clear_ready(),
-            Err(Errno::INTR | Errno::CONNABORTED) => {}
-            Err(errno) => return Err(errno.into()),
-        }
-    }
 }

@@ -3,8 +3,9 @@
 use agentd_relay::http::{Sniff, Watch};
 
 use super::copy::{self, Way};
+use super::end::End;
 use super::judge::{First, Manner, Opening, Refusal};
-use super::tcp::{Connection, End};
+use super::tcp::Connection;
 use crate::Endpoint;
 
 /// Carries it: `held` and all that follows. While its first line has no end, `watch` sees what goes on.

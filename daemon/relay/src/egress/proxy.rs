@@ -8,15 +8,16 @@ use agentd_policy::egress::Purpose;
 use agentd_policy::profile::Protocol;
 use agentd_relay::dns::RecordType;
 use agentd_relay::http::{Connection as Requests, Head, MAX_HEAD, Mode, Step, Target};
-use agentd_relay::proxy::Host;
+use agentd_relay::proxy::{Authority, Host};
 use agentd_relay::socks::{self, Reply, SocksError};
 use rustix::io::Errno;
 use tokio::time::timeout;
 
 use super::cache::Found;
 use super::copy;
+use super::end::{End, Failure};
 use super::judge::{self, Manner, Refusal};
-use super::tcp::{Connection, End, Failure};
+use super::tcp::Connection;
 use super::{dns, http};
 use crate::Endpoint;
 
@@ -24,8 +25,10 @@ use crate::Endpoint;
 const PATIENCE: Duration = Duration::from_secs(10);
 const HTTP: u16 = 80;
 /// Fields between a client and its proxy, not for the server. There is one request for each connection.
-const BETWEEN: [&[u8]; 5] =
-    [b"connection", b"proxy-connection", b"keep-alive", b"proxy-authorization", b"upgrade"];
+const BETWEEN: [&[u8]; 6] =
+    [b"connection", b"proxy-connection", b"keep-alive", b"proxy-authorization", b"upgrade", EXPECT];
+/// Answered here: servers disagree on what follows if they do not want the body.
+const EXPECT: &[u8] = b"expect";
 
 /// Serves a client of the proxy.
 pub async fn serve(connection: &Connection) -> Result<(), End> {
@@ -46,6 +49,9 @@ pub async fn serve(connection: &Connection) -> Result<(), End> {
         }
         Wish::Request(head, requests) => {
             let server = told(connection, open(connection, &head.host, head.port, Some(&head)).await).await?;
+            if head.expects {
+                copy::write(&connection.client, b"HTTP/1.1 100 Continue\r\n\r\n").await?;
+            }
             request(connection, &server, &head.rewritten, held, *requests).await
         }
     }
@@ -63,6 +69,10 @@ struct Asked {
     host: Host,
     port: u16,
     method: String,
+    /// CONNECT.
+    tunnel: bool,
+    /// Whether the client waits before it sends the body.
+    expects: bool,
     /// The head for the server.
     rewritten: Vec<u8>,
 }
@@ -76,7 +86,7 @@ async fn more(connection: &Connection, held: &mut Vec<u8>) -> Result<(), End> {
 
 async fn http_target(connection: &Connection, held: &mut Vec<u8>) -> Result<Wish, End> {
     let mut requests = Requests::new(Mode::Proxy);
-    let (asked, tunnel, length) = loop {
+    let (asked, length) = loop {
         match requests.client(held) {
             Ok(Step::Head(head)) => {
                 let asked = asked(&head, &held[..head.len]);
@@ -84,7 +94,7 @@ async fn http_target(connection: &Connection, held: &mut Vec<u8>) -> Result<Wish
                     let why = "a proxy is asked for http://host/path, or to CONNECT";
                     Refusal::new(Manner::Http, "http.target", why)
                 })?;
-                break (asked, head.target == Target::Connect, head.len);
+                break (asked, head.len);
             }
             Ok(_) => {}
             Err(refused) => return Err(http::malformed(&refused).into()),
@@ -92,7 +102,7 @@ async fn http_target(connection: &Connection, held: &mut Vec<u8>) -> Result<Wish
         more(connection, held).await?;
     };
     held.drain(..length);
-    Ok(if tunnel { Wish::Tunnel(asked) } else { Wish::Request(asked, Box::new(requests)) })
+    Ok(if asked.tunnel { Wish::Tunnel(asked) } else { Wish::Request(asked, Box::new(requests)) })
 }
 
 /// Where a request goes; `None` if it does not say so.
@@ -107,8 +117,15 @@ fn asked(head: &Head<'_>, bytes: &[u8]) -> Option<Asked> {
         host: head.authority.host.clone(),
         port,
         method: head.method.chars().take(http::MAX_METHOD).collect(),
+        tunnel: head.target == Target::Connect,
+        expects: bytes.split(|byte| *byte == b'\n').any(|line| name(line).eq_ignore_ascii_case(EXPECT)),
         rewritten,
     })
+}
+
+/// The name of a field, with the colon behind it gone.
+fn name(line: &[u8]) -> &[u8] {
+    line.split(|byte| *byte == b':').next().unwrap_or(line)
 }
 
 /// The head as the server gets it: the target is a path, and the connection ends with the response.
@@ -120,7 +137,7 @@ fn rewritten(method: &str, path: &str, head: &[u8]) -> Vec<u8> {
     new.extend(format!("{method} {slash}{path} ").as_bytes());
     new.extend(version);
     for line in lines {
-        let name = line.split(|byte| *byte == b':').next().unwrap_or_default();
+        let name = name(line);
         if line == b"\r\n" {
             new.extend(b"Connection: close\r\n");
         }
@@ -142,8 +159,10 @@ async fn request(
     let (mut up, mut down) = connection.ways(server);
     let body = async {
         up.write(head).await?;
+        let mut over = false;
         loop {
             match requests.client(&held) {
+                _ if over => held.clear(),
                 Ok(Step::Body(length)) => {
                     up.write(&held[..length]).await?;
                     held.drain(..length);
@@ -151,7 +170,10 @@ async fn request(
                 }
                 Ok(Step::NeedMore) if held.len() < MAX_HEAD => {}
                 // Another request, or none that is one.
-                Ok(_) | Err(_) => held.clear(),
+                Ok(_) | Err(_) => {
+                    over = true;
+                    held.clear();
+                }
             }
             if copy::read(&connection.client, &mut held, copy::CHUNK).await? == 0 {
                 up.end()?;
@@ -244,7 +266,7 @@ async fn open(
     };
     let to = SocketAddr::new(address, port);
     connection.set_to(to);
-    let purpose = purpose(connection, host).map_err(refuse)?;
+    let purpose = purpose(connection, host, asked).map_err(refuse)?;
     let joined = match host {
         Host::Name(_) => connection.join(&purpose),
         Host::Address(_) => connection.join_unnamed(),
@@ -261,10 +283,15 @@ fn unknown(found: &Found) -> End {
     End::Failed(Failure { why, dialled: false, errno: Errno::HOSTUNREACH })
 }
 
-fn purpose(connection: &Connection, host: &Host) -> Result<Purpose, String> {
+fn purpose(connection: &Connection, host: &Host, asked: Option<&Asked>) -> Result<Purpose, String> {
     let (plan, pins, to) = (connection.gate.plan(), &connection.gate.pins, connection.to());
     match host {
         Host::Name(name) => judge::named(&plan, pins, name, to),
+        // A request names whom it is for, here an address; what goes through a tunnel does so yet.
+        Host::Address(_) if asked.is_some_and(|asked| !asked.tunnel) => {
+            let authority = Authority { host: host.clone(), port: Some(to.port()) };
+            judge::http(&plan, pins, &authority, to).map(|(purpose, _)| purpose)
+        }
         Host::Address(_) => judge::unnamed(&plan, pins, to, Protocol::Tcp),
     }
 }
@@ -299,11 +326,11 @@ mod tests {
     #[test]
     fn what_is_between_client_and_proxy_stays_there() {
         let head = b"GET http://a.example?q HTTP/1.1\r\nHost: a.example\r\nProxy-Authorization: x\r\n\
-            Connection: keep-alive\r\nX-Y: z\r\n\r\n";
+            Connection: keep-alive\r\nExpect: 100-continue\r\nX-Y: z\r\n\r\n";
         let mut requests = Requests::new(Mode::Proxy);
         let Ok(Step::Head(read)) = requests.client(head) else { panic!("no head") };
         let asked = asked(&read, head).unwrap();
-        assert_eq!((asked.host.to_string().as_str(), asked.port), ("a.example", 80));
+        assert_eq!((asked.host.to_string().as_str(), asked.port, asked.expects), ("a.example", 80, true));
         let want = "GET /?q HTTP/1.1\r\nHost: a.example\r\nX-Y: z\r\nConnection: close\r\n\r\n";
         assert_eq!(String::from_utf8(asked.rewritten).unwrap(), want);
     }

@@ -13,10 +13,12 @@ use agentd_policy::publish::Publish;
 use rustix::io::Errno;
 use tokio::time::sleep;
 
+use super::Gate;
+use super::admit::{Admitted, admit};
 use super::copy::{self, Way};
+use super::idle::idle;
 use super::keeper::DialError;
 use super::tcp::IDLE;
-use super::{Gate, PAUSE, TOO_MANY, accept};
 use crate::Endpoint;
 
 /// The most connections by all published ports of a session; its own have other places.
@@ -54,35 +56,16 @@ struct Visit {
 
 /// Lets in who comes.
 pub async fn listen(gate: Arc<Gate>, listener: Endpoint, publish: Publish) {
-    let mut told: Option<Instant> = None;
-    loop {
-        tokio::task::coop::consume_budget().await;
-        // One that is gone already, or no descriptor is left: others come.
-        let Ok((client, from, _)) = accept(&listener).await else {
-            sleep(PAUSE).await;
-            continue;
-        };
-        match gate.visits.clone().try_acquire_owned() {
-            Ok(place) => {
-                let (sent, received) = (AtomicU64::new(0), AtomicU64::new(0));
-                let (gate, began) = (gate.clone(), Instant::now());
-                let visit = Visit { gate, client, from, publish, began, sent, received };
-                tokio::spawn(async move {
-                    visit.serve().await;
-                    drop(place);
-                });
-            }
-            Err(_) => {
-                copy::reset(&client);
-                drop(client);
-                if told.is_none_or(|told| told.elapsed() >= TOO_MANY) {
-                    told = Some(Instant::now());
-                    let denied = Some("publish.connections".into());
-                    gate.keeper.tell(NetEvent::Entered { from, publish, denied }).await;
-                }
-            }
-        }
-    }
+    let serve = |Admitted { client, from, .. }: Admitted| {
+        let (sent, received) = (AtomicU64::new(0), AtomicU64::new(0));
+        let (gate, began) = (gate.clone(), Instant::now());
+        Visit { gate, client, from, publish, began, sent, received }.serve()
+    };
+    let denied = |admitted: &Admitted| {
+        let denied = Some("publish.connections".into());
+        NetEvent::Entered { from: admitted.from, publish, denied }
+    };
+    admit(listener, &gate.visits, &gate.keeper, serve, denied).await;
 }
 
 impl Visit {
@@ -131,14 +114,7 @@ impl Visit {
     }
 
     async fn idle(&self) {
-        let total = || self.sent.load(Ordering::Relaxed) + self.received.load(Ordering::Relaxed);
-        loop {
-            let before = total();
-            sleep(IDLE).await;
-            if total() == before {
-                return;
-            }
-        }
+        idle(IDLE, || self.sent.load(Ordering::Relaxed) + self.received.load(Ordering::Relaxed)).await;
     }
 
     /// Tells what became of it, and carries an end that is out of order to both sides.

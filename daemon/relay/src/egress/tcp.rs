@@ -1,87 +1,31 @@
 //! Connections: who may have them, by what right, and what becomes of them.
 
-use std::io;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use agentd_policy::egress::{Egress, Purpose};
-use agentd_policy::event::{NetEvent, NetPeer};
+use agentd_policy::event::{MAX_NAMES, NetEvent, NetPeer};
 use agentd_policy::hosts::{HostName, HostVerdict};
 use agentd_policy::profile::Protocol;
-use rustix::io::Errno;
-use rustix::net::RecvFlags;
-use tokio::time::{sleep_until, timeout};
 
-use super::caps::{self, Budget, Spent};
+use super::admit::{Admitted, admit};
+use super::caps::{self, Budget};
 use super::copy::{self, Way};
+use super::end::{End, denied};
 use super::idle::idle;
-use super::judge::{self, First, Manner, Opening, Refusal};
-use super::keeper::DialError;
+use super::judge::{self, First, Manner, Refusal};
 use super::room::Room;
 use super::{Gate, MAX_CONNECTIONS, answering, dial, http, local, other, proxy, tls};
 use crate::Endpoint;
 
-/// How long a client may take from its first byte until it is known what it wants.
-const OPENING: Duration = Duration::from_secs(10);
-/// How long a client is silent that waits for the server to speak.
-const SILENCE: Duration = Duration::from_millis(300);
-/// Where the client speaks first: nothing is dialled before.
-const WEB: [u16; 6] = [80, 443, 3000, 8000, 8080, 8443];
 /// A connection without a byte for so long, and at most twice, is closed.
 pub const IDLE: Duration = Duration::from_secs(3600);
 const DNS: u16 = 53;
-
-/// How a connection ended.
-#[derive(Debug)]
-pub enum End {
-    /// In order.
-    Closed,
-    /// By a reset, of either side.
-    Reset,
-    /// Nothing went by for too long.
-    Idle,
-    /// The rules changed.
-    Policy,
-    /// The server could not be reached.
-    Failed(Failure),
-    /// By the rules.
-    Refused(Refusal),
-}
-
-/// Why a server could not be reached.
-#[derive(Debug)]
-pub struct Failure {
-    /// In one line.
-    pub why: String,
-    /// Whether it was tried at all: that is on record then.
-    pub dialled: bool,
-    /// The error number.
-    pub errno: Errno,
-}
-
-impl From<DialError> for End {
-    fn from(error: DialError) -> Self {
-        let dialled = matches!(error, DialError::Failed(_));
-        Self::Failed(Failure { why: error.to_string(), dialled, errno: error.errno() })
-    }
-}
-
-impl From<io::Error> for End {
-    fn from(error: io::Error) -> Self {
-        match error.get_ref().and_then(|inner| inner.downcast_ref::<Spent>()) {
-            Some(Spent(rule)) => Refusal::new(Manner::Plain, rule.as_str(), caps::WHY).into(),
-            None => Self::Reset,
-        }
-    }
-}
-
-impl From<Refusal> for End {
-    fn from(refusal: Refusal) -> Self {
-        Self::Refused(refusal)
-    }
-}
+/// The most names that one is used for: each is judged again whenever the rules change.
+const MAX_USED: usize = 1024;
+const MANY: &str = "the connection was used for too many names";
 
 /// How a connection began.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,11 +38,26 @@ pub enum Entry {
     Local,
 }
 
+/// Serves what comes by `listener`.
+pub async fn listen(gate: Arc<Gate>, listener: Endpoint, entry: Entry) {
+    // Those that come inherit it; few need another.
+    Room::Ample.near(listener.get_ref());
+    let serve = |admitted| Connection::new(gate.clone(), admitted).serve(entry);
+    let denied = |admitted: &Admitted| {
+        let (address, port) = (admitted.to.ip(), admitted.to.port());
+        let peer = NetPeer { protocol: "tcp".into(), address, port, name: None, rule: None };
+        NetEvent::Connect { peer, denied: Some("tcp.connections".into()), count: 1 }
+    };
+    admit(listener, &gate.connections, &gate.keeper, serve, denied).await;
+}
+
 /// By what right a connection is open.
 struct Right {
     purpose: Purpose,
     /// Each name that it was used for.
     names: Vec<HostName>,
+    /// The rule that allowed it, as it was then.
+    rule: Option<String>,
     /// Nothing that its client says is looked at.
     unseen: bool,
 }
@@ -120,13 +79,17 @@ pub struct Connection {
     pub room: Room,
     sent: AtomicU64,
     received: AtomicU64,
+    /// The keeper is asked for a server.
+    dialling: AtomicBool,
 }
 
 impl Connection {
     /// One that was just accepted.
-    pub fn new(gate: Arc<Gate>, client: Endpoint, from: SocketAddr, to: SocketAddr) -> Self {
+    fn new(gate: Arc<Gate>, Admitted { client, from, to }: Admitted) -> Self {
         let room = Room::of(MAX_CONNECTIONS as usize - gate.connections.available_permits());
-        room.near(client.get_ref());
+        if room != Room::Ample {
+            room.near(client.get_ref());
+        }
         Self {
             gate,
             client,
@@ -139,11 +102,12 @@ impl Connection {
             budget: Budget::default(),
             sent: AtomicU64::new(0),
             received: AtomicU64::new(0),
+            dialling: AtomicBool::new(false),
         }
     }
 
     /// Serves it to its end.
-    pub async fn serve(self, entry: Entry) {
+    async fn serve(self, entry: Entry) {
         if entry == Entry::Transparent && self.to().port() == DNS {
             return answering::serve_stream(&self.gate, &self.client, self.from).await;
         }
@@ -187,7 +151,8 @@ impl Connection {
         match first {
             First::Tls(hello, length) => {
                 let purpose = judge::tls(&plan, pins, &hello, to)?;
-                self.used_for(hello.name.as_ref());
+                let many = |rule| Refusal::new(Manner::Tls, rule, MANY);
+                self.used_for(hello.name.as_ref()).map_err(many)?;
                 self.join(&purpose).map_err(|rule| Refusal::new(Manner::Tls, rule, caps::WHY))?;
                 let server = self.dialled(purpose, server).await?;
                 tls::carry(self, &server, held, hello, length).await
@@ -229,14 +194,18 @@ impl Connection {
             let others = self.gate.pins.others(name, to.ip());
             addresses.extend(others.into_iter().map(|address| SocketAddr::new(address, to.port())));
         }
-        self.used_for(match &purpose {
+        let name = match &purpose {
             Purpose::Name(name) => Some(name),
             _ => None,
-        });
+        };
+        self.used_for(name).map_err(|rule| Refusal::new(Manner::Plain, rule, MANY))?;
         if let Some(right) = lock(&self.right).as_mut() {
+            right.rule = self.gate.plan().rule(&purpose, to, Protocol::Tcp);
             right.purpose = purpose.clone();
         }
+        self.dialling.store(true, Ordering::Relaxed);
         let dialled = dial::first(&self.gate, &purpose, addresses, self.from).await;
+        self.dialling.store(false, Ordering::Relaxed);
         let (server, to) = dialled.map_err(|(end, to)| {
             self.set_to(to);
             end
@@ -248,12 +217,24 @@ impl Connection {
     }
 
     /// It is used for `name` from now on.
-    pub fn used_for(&self, name: Option<&HostName>) {
+    ///
+    /// # Errors
+    /// The rule by which it is used for too many.
+    pub fn used_for(&self, name: Option<&HostName>) -> Result<(), &'static str> {
         let mut right = lock(&self.right);
-        let right = right.get_or_insert(Right { purpose: Purpose::Net, names: Vec::new(), unseen: false });
+        let right = right.get_or_insert(Right {
+            purpose: Purpose::Net,
+            names: Vec::new(),
+            rule: None,
+            unseen: false,
+        });
         if let Some(name) = name.filter(|name| !right.names.contains(name)) {
+            if right.names.len() == MAX_USED {
+                return Err("tcp.names");
+            }
             right.names.push(name.clone());
         }
+        Ok(())
     }
 
     /// It counts by the rule that allows `purpose`.
@@ -274,7 +255,8 @@ impl Connection {
         meant.iter().try_for_each(|purpose| self.join(purpose))
     }
 
-    async fn dial_unnamed(&self) -> Result<Endpoint, End> {
+    /// Connects to where it goes, if nobody is named.
+    pub(super) async fn dial_unnamed(&self) -> Result<Endpoint, End> {
         let purpose = self.by_address()?;
         self.join_unnamed().map_err(|rule| Refusal::new(Manner::Plain, rule, caps::WHY))?;
         self.dial(purpose).await
@@ -290,71 +272,12 @@ impl Connection {
         let purpose = self.by_address()?;
         // Nothing that the client could say would matter.
         if purpose == Purpose::Net && !self.gate.plan().denies_names() {
-            *lock(&self.right) = Some(Right { purpose: Purpose::Net, names: Vec::new(), unseen: true });
+            *lock(&self.right) =
+                Some(Right { purpose: Purpose::Net, names: Vec::new(), rule: None, unseen: true });
             let server = self.dial(purpose).await?;
             return self.copy(&server, &[]).await;
         }
         self.carry(Vec::new(), None).await
-    }
-
-    /// What the first bytes are, and who says them.
-    async fn first(
-        &self,
-        held: &mut Vec<u8>,
-        mut server: Option<Endpoint>,
-    ) -> Result<(First, Option<Endpoint>), End> {
-        let mut opening = Opening::default();
-        let mut end: Option<tokio::time::Instant> = None;
-        loop {
-            if !held.is_empty() {
-                end.get_or_insert_with(|| tokio::time::Instant::now() + OPENING);
-            }
-            if let Some(first) = opening.look(held)? {
-                return Ok((first, server));
-            }
-            if held.is_empty() && server.is_none() && !WEB.contains(&self.to().port()) {
-                match timeout(SILENCE, copy::read(&self.client, held, copy::CHUNK)).await {
-                    Ok(Ok(0)) => return Ok((First::Other(None), server)),
-                    Ok(read) => drop(read?),
-                    Err(_) => server = Some(self.dial_unnamed().await?),
-                }
-                continue;
-            }
-            let spoken = async {
-                match &server {
-                    Some(server) if held.is_empty() => speaks(server).await.map(|()| server.clone()),
-                    _ => std::future::pending().await,
-                }
-            };
-            let late = async {
-                match end {
-                    Some(end) => sleep_until(end).await,
-                    None => std::future::pending().await,
-                }
-            };
-            let mut more = Vec::new();
-            let read = tokio::select! {
-                biased;
-                () = late => {
-                    let why = "the beginning of the connection does not come";
-                    return Err(Refusal::new(Manner::Plain, "tcp.slow", why).into());
-                }
-                read = copy::read(&self.client, &mut more, copy::CHUNK) => read?,
-                spoken = spoken => {
-                    return Ok((First::Spoken(spoken?), None));
-                }
-            };
-            held.append(&mut more);
-            match read {
-                // Nothing will ever be said: there is nothing to hide.
-                0 if held.is_empty() => return Ok((First::Other(None), server)),
-                0 => {
-                    let why = "the connection ends in its beginning";
-                    return Err(Refusal::new(Manner::Plain, "tcp.short", why).into());
-                }
-                _ => {}
-            }
-        }
     }
 
     /// Waits until it may not go on.
@@ -400,25 +323,21 @@ impl Connection {
 
     /// Tells what became of it, and carries the end to both sides.
     async fn close(self, end: End) {
-        let mut peer = self.peer();
+        let peer = self.peer();
         let server = self.server.get();
         if let End::Refused(refusal) = &end {
-            peer.name = refusal.name.clone().or(peer.name);
-            self.gate.keeper.tell(denied(peer.clone(), refusal)).await;
+            let name = refusal.name.clone().or_else(|| peer.name.clone());
+            self.gate.keeper.tell(denied(NetPeer { name, ..peer.clone() }, refusal)).await;
         }
-        let reason = match &end {
-            End::Closed => "closed".into(),
-            End::Reset => "reset".into(),
-            End::Idle => "idle".into(),
-            End::Refused(refusal) if caps::is_cap(&refusal.rule) => "limit".into(),
-            End::Policy | End::Refused(_) => "policy".into(),
-            End::Failed(failure) => format!("failed: {}", failure.why),
-        };
-        if server.is_some() || matches!(&end, End::Failed(failure) if failure.dialled) {
+        let reason = end.reason();
+        let cut_short = self.dialling.load(Ordering::Relaxed);
+        if server.is_some() || cut_short || matches!(&end, End::Failed(failure) if failure.dialled) {
             let sent = self.sent.load(Ordering::Relaxed);
             let received = self.received.load(Ordering::Relaxed);
             let duration_ms = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
-            self.gate.keeper.tell(NetEvent::Closed { peer, sent, received, duration_ms, reason }).await;
+            let (names, more_names) = self.names();
+            let closed = NetEvent::Closed { peer, names, more_names, sent, received, duration_ms, reason };
+            self.gate.keeper.tell(closed).await;
         }
         match &end {
             End::Closed => return,
@@ -436,32 +355,19 @@ impl Connection {
     fn peer(&self) -> NetPeer {
         let (to, right) = (self.to(), lock(&self.right));
         let name = right.as_ref().and_then(|right| right.names.first()).map(HostName::to_string);
-        NetPeer { protocol: "tcp".into(), address: to.ip(), port: to.port(), name }
+        let rule = right.as_ref().and_then(|right| right.rule.clone());
+        NetPeer { protocol: "tcp".into(), address: to.ip(), port: to.port(), name, rule }
     }
-}
 
-fn denied(peer: NetPeer, refusal: &Refusal) -> NetEvent {
-    let denied = refusal.rule.clone();
-    match &refusal.method {
-        Some(method) => {
-            let host = refusal.name.clone().unwrap_or_default();
-            NetEvent::Http { peer, method: method.clone(), host, denied }
+    /// The names that it was used for, if there are several, and how many more there are.
+    fn names(&self) -> (Vec<String>, u32) {
+        let right = lock(&self.right);
+        let names = right.as_ref().map_or(&[][..], |right| &right.names);
+        if names.len() < 2 {
+            return (Vec::new(), 0);
         }
-        None => NetEvent::Connect { peer, denied: Some(denied) },
-    }
-}
-
-/// Waits until the server says something.
-async fn speaks(server: &Endpoint) -> io::Result<()> {
-    loop {
-        let mut ready = server.readable().await?;
-        let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
-        match rustix::net::recv(server.get_ref(), &mut [0_u8; 1][..], flags) {
-            Ok(_) => return Ok(()),
-            Err(Errno::AGAIN) => ready.clear_ready(),
-            Err(Errno::INTR) => {}
-            Err(errno) => return Err(errno.into()),
-        }
+        let told = names.iter().take(MAX_NAMES).map(HostName::to_string).collect();
+        (told, names.len().saturating_sub(MAX_NAMES) as u32)
     }
 }
 

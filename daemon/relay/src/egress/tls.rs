@@ -8,9 +8,10 @@ use rustix::io::Errno;
 use tokio::time::timeout;
 
 use super::copy;
+use super::end::End;
 use super::judge::{Manner, Refusal};
 use super::keeper::DialError;
-use super::tcp::{Connection, End};
+use super::tcp::Connection;
 use crate::Endpoint;
 
 /// How long server and client may take for their next message.
@@ -38,8 +39,14 @@ pub async fn carry(
             return Ok(down.end()?);
         }
     }
-    if turn == Turn::Retry {
-        second(connection, hello, &mut rest).await?;
+    match turn {
+        Turn::Retry => second(connection, hello, &mut rest).await?,
+        // Then what goes on would be something else, and its names are not known.
+        Turn::NotTls => {
+            let why = "the server does not answer by TLS";
+            return Err(Refusal::new(Manner::Plain, "tls.answer", why).into());
+        }
+        Turn::Final | Turn::NeedMore => {}
     }
     connection.copy(server, &rest).await
 }

@@ -18,8 +18,16 @@ const MAX_KINDS: usize = 1024;
 /// How often the numbers are told.
 const EVERY: Duration = Duration::from_secs(1);
 
-/// Name, type, and the rule that refused it.
-type Kind = (String, String, Option<String>);
+/// A question of one kind.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Kind {
+    name: String,
+    question: String,
+    /// The rule that refused it.
+    denied: Option<String>,
+    /// The rule that allows it.
+    allowed: Option<String>,
+}
 
 /// What of a kind is not told yet.
 #[derive(Default)]
@@ -52,16 +60,18 @@ pub struct Told {
 }
 
 impl Told {
-    /// `name` was asked for, and that was the answer. Who asks again for a moment can be counted by what comes back.
+    /// `name` was asked for, which the rule `allowed` allows, and that was the answer. Who asks again for a moment can be counted by what comes back.
     pub async fn asked(
         &self,
         keeper: &Keeper,
         name: String,
         question: String,
+        allowed: Option<String>,
         found: &Found,
     ) -> Option<Tally> {
         let denied = found.denied().map(str::to_owned);
-        let kind = (name, question, denied);
+        let allowed = allowed.filter(|_| denied.is_none());
+        let kind = Kind { name, question, denied, allowed };
         let addresses = found.addresses();
         let (tally, first) = self.enter(&kind, addresses);
         if first {
@@ -120,17 +130,22 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn event((name, question, denied): Kind, count: u64, addresses: Vec<IpAddr>) -> NetEvent {
-    NetEvent::Dns { name, question, denied, addresses, count }
+fn event(kind: Kind, count: u64, addresses: Vec<IpAddr>) -> NetEvent {
+    let Kind { name, question, denied, allowed } = kind;
+    NetEvent::Dns { name, question, denied, allowed, addresses, count }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn kind(name: &str) -> Kind {
+        Kind { name: name.into(), question: "A".into(), denied: None, allowed: None }
+    }
+
     #[test]
     fn what_is_told_is_counted_until_nobody_asks() {
-        let (told, kind) = (Told::default(), ("a.example".to_owned(), "A".to_owned(), None));
+        let (told, kind) = (Told::default(), kind("a.example"));
         let counts = |tally: &Option<Tally>| tally.as_ref().is_some_and(Tally::again);
         let (tally, first) = told.enter(&kind, &[]);
         assert!(first && counts(&tally));
@@ -147,10 +162,10 @@ mod tests {
     fn kinds_without_room_are_told_each_time() {
         let told = Told::default();
         for n in 0..MAX_KINDS {
-            assert!(told.enter(&(n.to_string(), String::new(), None), &[]).0.is_some());
+            assert!(told.enter(&kind(&n.to_string()), &[]).0.is_some());
         }
         for _ in 0..2 {
-            let (tally, first) = told.enter(&("one more".into(), String::new(), None), &[]);
+            let (tally, first) = told.enter(&kind("one more"), &[]);
             assert!(tally.is_none() && first);
         }
         assert_eq!(lock(&told.kinds).len(), MAX_KINDS);

@@ -39,7 +39,12 @@ const NOBODY: &str = "failed: nobody listens there";
 /// More was to be sent than a cap leaves.
 const LIMIT: &str = "limit";
 
-type Queue = mpsc::Sender<Vec<u8>>;
+/// The most bytes of all that wait.
+pub const MAX_WAITING: usize = 16 << 20;
+
+/// A datagram with its place among those that wait.
+type Waiting = (Vec<u8>, OwnedSemaphorePermit);
+type Queue = mpsc::Sender<Waiting>;
 
 /// One flow.
 struct Flow {
@@ -63,11 +68,15 @@ pub async fn serve(gate: Arc<Gate>, socket: Endpoint, port: u16) {
             sleep(PAUSE).await;
             continue;
         };
-        let datagram = buffer[..length].to_vec();
-        // One that is full or ending loses it, as a network would.
-        match flows.get(&route).map(|queue| queue.try_send(datagram.clone())) {
-            Some(Ok(()) | Err(mpsc::error::TrySendError::Full(_))) => continue,
-            Some(Err(mpsc::error::TrySendError::Closed(_))) | None => {}
+        // What finds no place is lost, as a network would lose it.
+        let Ok(room) = gate.datagrams.clone().try_acquire_many_owned(length as u32) else { continue };
+        let mut datagram = (buffer[..length].to_vec(), room);
+        if let Some(queue) = flows.get(&route) {
+            match queue.try_send(datagram) {
+                Ok(()) | Err(mpsc::error::TrySendError::Full(_)) => continue,
+                // It is ending: another begins.
+                Err(mpsc::error::TrySendError::Closed(unsent)) => datagram = unsent,
+            }
         }
         if flows.len() >= SWEEP {
             flows.retain(|_, queue| !queue.is_closed());
@@ -92,21 +101,27 @@ pub async fn serve(gate: Arc<Gate>, socket: Endpoint, port: u16) {
 }
 
 impl Flow {
-    async fn run(self, mut datagrams: mpsc::Receiver<Vec<u8>>) {
+    async fn run(self, mut datagrams: mpsc::Receiver<Waiting>) {
         let began = Instant::now();
         let purpose = judge::unnamed(&self.gate.plan(), &self.gate.pins, self.to, Protocol::Udp);
-        let mut peer =
-            NetPeer { protocol: "udp".into(), address: self.to.ip(), port: self.to.port(), name: None };
+        let mut peer = NetPeer {
+            protocol: "udp".into(),
+            address: self.to.ip(),
+            port: self.to.port(),
+            name: None,
+            rule: None,
+        };
         let keeper = &self.gate.keeper;
         let purpose = match purpose {
             Ok(purpose) => purpose,
-            Err(rule) => return keeper.tell(NetEvent::Connect { peer, denied: Some(rule) }).await,
+            Err(rule) => return keeper.tell(NetEvent::Connect { peer, denied: Some(rule), count: 1 }).await,
         };
         if let Purpose::Name(name) = &purpose {
             peer.name = Some(name.to_string());
         }
+        peer.rule = self.gate.plan().rule(&purpose, self.to, Protocol::Udp);
         if let Err(rule) = self.join() {
-            return self.capped(peer, rule, &purpose).await;
+            return self.capped(peer, rule, &purpose, &mut datagrams).await;
         }
         // Why not is the keeper's to tell, and the client's to find out.
         let dialled = keeper.dial(purpose.clone(), self.to, Protocol::Udp, self.route.from).await;
@@ -119,9 +134,19 @@ impl Flow {
         let (sent, received) = (self.sent.load(Ordering::Relaxed), self.received.load(Ordering::Relaxed));
         let duration_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
         let capped = (reason == LIMIT).then(|| (peer.clone(), self.budget.spent()));
-        keeper.tell(NetEvent::Closed { peer, sent, received, duration_ms, reason }).await;
+        keeper
+            .tell(NetEvent::Closed {
+                peer,
+                names: vec![],
+                more_names: 0,
+                sent,
+                received,
+                duration_ms,
+                reason,
+            })
+            .await;
         if let Some((peer, rule)) = capped {
-            self.capped(peer, rule, &purpose).await;
+            self.capped(peer, rule, &purpose, &mut datagrams).await;
         }
     }
 
@@ -134,18 +159,26 @@ impl Flow {
     }
 
     /// A cap is reached. Whoever goes on sending is not listened to for a moment.
-    async fn capped(&self, peer: NetPeer, rule: String, purpose: &Purpose) {
-        self.gate.keeper.tell(NetEvent::Connect { peer, denied: Some(rule) }).await;
+    async fn capped(
+        &self,
+        peer: NetPeer,
+        rule: String,
+        purpose: &Purpose,
+        datagrams: &mut mpsc::Receiver<Waiting>,
+    ) {
+        self.gate.keeper.tell(NetEvent::Connect { peer, denied: Some(rule), count: 1 }).await;
+        let unheard = async { while datagrams.recv().await.is_some() {} };
         tokio::select! {
             () = sleep(REFUSED) => {}
+            () = unheard => {}
             _ = self.revoked(purpose) => {}
         }
     }
 
     /// Both ways, until the other end says that there is nobody.
-    async fn carry(&self, server: &Endpoint, datagrams: &mut mpsc::Receiver<Vec<u8>>) -> String {
+    async fn carry(&self, server: &Endpoint, datagrams: &mut mpsc::Receiver<Waiting>) -> String {
         let up = async {
-            while let Some(datagram) = datagrams.recv().await {
+            while let Some((datagram, _room)) = datagrams.recv().await {
                 if datagram.len() as u64 > self.budget.left() {
                     return LIMIT.to_owned();
                 }

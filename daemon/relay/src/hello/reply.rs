@@ -23,6 +23,8 @@ pub enum Turn {
     Final,
     /// Another follows: [`Reader::after_retry`](super::Reader::after_retry).
     Retry,
+    /// The server does not speak TLS.
+    NotTls,
 }
 
 /// Reads the server's first message from bytes in any pieces. The server is believed: one that lies gains nothing.
@@ -54,10 +56,12 @@ impl Reply {
                 self.left = usize::from(u16::from_be_bytes([self.header[3], self.header[4]]));
                 self.header.clear();
                 self.records += 1;
-                if !matches!(self.kind, HANDSHAKE | ALERT) || self.records > MAX_RECORDS {
-                    return Turn::Final;
+                match self.kind {
+                    HANDSHAKE | ALERT if self.records <= MAX_RECORDS => continue,
+                    HANDSHAKE | ALERT => return Turn::Final,
+                    _ if self.records == 1 => return Turn::NotTls,
+                    _ => return Turn::Final,
                 }
-                continue;
             }
             let (payload, rest) = bytes.split_at(self.left.min(bytes.len()));
             self.left -= payload.len();

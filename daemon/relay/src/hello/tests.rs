@@ -203,7 +203,7 @@ fn a_retry_is_known_by_its_random() {
     let mut hello = retry;
     hello[6] = 0;
     assert_eq!(Reply::new().feed(&records(&hello, 100)), Turn::Final);
-    assert_eq!(Reply::new().feed(b"HTTP/1.1 400 Bad Request"), Turn::Final);
+    assert_eq!(Reply::new().feed(b"HTTP/1.1 400 Bad Request"), Turn::NotTls);
     assert_eq!(Reply::new().feed(&[22, 3]), Turn::NeedMore);
 }
 

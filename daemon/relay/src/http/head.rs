@@ -19,6 +19,8 @@ pub(super) struct Parsed<'a> {
     pub head: Head<'a>,
     pub body: Body,
     pub upgrade: Upgrade,
+    /// Whether the client waits for the server before it sends the body.
+    pub expects: bool,
 }
 
 /// The length of the head at the beginning of `input`, or `None` while it has no end. `scanned` bytes were looked at
@@ -72,7 +74,7 @@ pub(super) fn parse(bytes: &[u8], mode: Mode) -> Result<Parsed<'_>, Refused> {
         return Err(Refused::Form("a body before a WebSocket"));
     }
     let head = Head { method, target, authority, len: bytes.len() };
-    Ok(Parsed { head, body, upgrade: fields.upgrade() })
+    Ok(Parsed { head, upgrade: fields.upgrade(), expects: fields.expect && !body.is_done(), body })
 }
 
 /// The three parts of the request line, which must be all that is in it, with single spaces.
@@ -144,6 +146,10 @@ impl Fields {
         for field in fields {
             let value = field.value.trim_ascii();
             let is = |name: &str| field.name.eq_ignore_ascii_case(name);
+            // Servers that hand fields on as variables cannot tell these two apart, and some read them from there.
+            if field.name.contains('_') && is_judged(field.name.replace('_', "-").as_bytes()) {
+                return Err(Refused::Form("a field's name"));
+            }
             if is("host") {
                 once(read.host.replace(host(value)?).is_some(), "Host")?;
             } else if is("content-length") {

@@ -121,6 +121,9 @@ pub enum Step<'a> {
     Body(usize),
     /// Nothing before the server has answered: to be asked again after [`Connection::server`].
     Held,
+    /// Nothing more: the server has answered without the body that the client asked about. Where the next request
+    /// would begin, servers disagree.
+    Over,
     /// A tunnel or a WebSocket: this and all that follows, both ways.
     Opaque,
 }
@@ -147,7 +150,11 @@ struct Pending {
 
 #[derive(Debug)]
 enum State {
-    Head { scanned: usize },
+    Head {
+        scanned: usize,
+    },
+    /// The body waits until the server wants it.
+    Expecting(Body),
     Body(Body),
     Upgrading,
     Opaque,
@@ -205,6 +212,19 @@ impl Connection {
         }
     }
 
+    /// The server has said nothing about a body for long: it may be one that knows of no such question (RFC 9110
+    /// §10.1.1), and the body goes on.
+    pub fn go_on(&mut self) {
+        if let State::Expecting(body) = &self.state {
+            self.state = State::Body(body.clone());
+        }
+    }
+
+    /// Whether the server owes nothing but a word about such a body: only then its silence says something.
+    pub fn is_awaited(&self) -> bool {
+        matches!(self.state, State::Expecting(_)) && self.pending.len() == 1 && self.responses.is_between()
+    }
+
     /// Sees what the server sent. All of it may go to the client.
     pub fn server(&mut self, bytes: &[u8]) {
         if matches!(self.state, State::Opaque | State::Refused) {
@@ -251,6 +271,16 @@ impl Connection {
                     Observed::Framed if self.pending.is_empty() => self.state = State::Head { scanned: 0 },
                     Observed::Framed => return Ok(Step::Held),
                 },
+                State::Expecting(body) => match self.responses.observed() {
+                    Observed::Framed if !self.pending.is_empty() => {
+                        if !self.responses.continued() {
+                            return Ok(Step::Held);
+                        }
+                        self.state = State::Body(body.clone());
+                    }
+                    Observed::Unasked => return Err(Refused::Upgrade),
+                    Observed::Framed | Observed::Switched | Observed::Lost => return Ok(Step::Over),
+                },
                 State::Body(body) => {
                     let taken = body.take(input)?;
                     if body.is_done() {
@@ -286,7 +316,14 @@ impl Connection {
             let head_only = parsed.head.method == "HEAD";
             self.pending.push_back(Pending { head_only, upgrade: parsed.upgrade });
         }
-        self.state = if parsed.body.is_done() { self.after_body() } else { State::Body(parsed.body) };
+        self.state = if parsed.body.is_done() {
+            self.after_body()
+        } else if parsed.expects && self.mode == Mode::Origin {
+            self.responses.expect();
+            State::Expecting(parsed.body)
+        } else {
+            State::Body(parsed.body)
+        };
         Ok(parsed.head)
     }
 

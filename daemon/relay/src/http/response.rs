@@ -34,11 +34,13 @@ pub(super) struct Responses {
     /// One had no body by its request or its status alone. A server that sends one all the same has its bytes read as
     /// answers: no change of protocol is believed any more.
     doubtful: bool,
+    /// The server wants the body of the only request that waits (RFC 9110 §10.1.1).
+    continued: bool,
 }
 
 impl Default for Responses {
     fn default() -> Self {
-        Self { state: State::Head(Vec::new()), doubtful: false }
+        Self { state: State::Head(Vec::new()), doubtful: false, continued: false }
     }
 }
 
@@ -48,6 +50,16 @@ impl Responses {
             State::Ended(observed) => observed,
             _ => Observed::Framed,
         }
+    }
+
+    /// A request goes whose body waits for the server.
+    pub(super) fn expect(&mut self) {
+        self.continued = false;
+    }
+
+    /// Whether the server wants it.
+    pub(super) fn continued(&self) -> bool {
+        self.continued
     }
 
     /// How many bytes come next that say nothing.
@@ -96,9 +108,43 @@ impl Responses {
                         return;
                     };
                     bytes = &bytes[len..];
-                    self.state = after(head, pending, &mut self.doubtful);
+                    let head = std::mem::take(head);
+                    self.state = self.after(&head, pending);
                 }
             }
+        }
+    }
+
+    /// What follows a head.
+    fn after(&mut self, head: &[u8], pending: &mut VecDeque<Pending>) -> State {
+        const LOST: State = State::Ended(Observed::Lost);
+        let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
+        let mut response = httparse::Response::new(&mut fields);
+        let whole = matches!(response.parse(head), Ok(httparse::Status::Complete(len)) if len == head.len());
+        let Some(status) = response.code.filter(|_| whole) else { return LOST };
+        if status == 101 {
+            return match pending.pop_front() {
+                Some(Pending { upgrade: Upgrade::WebSocket(accept), .. })
+                    if !self.doubtful && is_websocket(response.headers, accept) =>
+                {
+                    State::Ended(Observed::Switched)
+                }
+                _ => State::Ended(Observed::Unasked),
+            };
+        }
+        if (100..200).contains(&status) {
+            self.continued |= status == 100 && pending.len() == 1;
+            return State::Head(Vec::new());
+        }
+        let Some(request) = pending.pop_front() else { return LOST };
+        if request.head_only || matches!(status, 204 | 304) {
+            self.doubtful = true;
+            return State::Head(Vec::new());
+        }
+        match body(response.headers) {
+            Some(body) if body.is_done() => State::Head(Vec::new()),
+            Some(body) => State::Body(body),
+            None => LOST,
         }
     }
 }
@@ -116,38 +162,6 @@ fn end(head: &mut Vec<u8>, bytes: &[u8]) -> Option<usize> {
         }
     }
     None
-}
-
-/// What follows a head.
-fn after(head: &[u8], pending: &mut VecDeque<Pending>, doubtful: &mut bool) -> State {
-    const LOST: State = State::Ended(Observed::Lost);
-    let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
-    let mut response = httparse::Response::new(&mut fields);
-    let whole = matches!(response.parse(head), Ok(httparse::Status::Complete(len)) if len == head.len());
-    let Some(status) = response.code.filter(|_| whole) else { return LOST };
-    if status == 101 {
-        return match pending.pop_front() {
-            Some(Pending { upgrade: Upgrade::WebSocket(accept), .. })
-                if !*doubtful && is_websocket(response.headers, accept) =>
-            {
-                State::Ended(Observed::Switched)
-            }
-            _ => State::Ended(Observed::Unasked),
-        };
-    }
-    if (100..200).contains(&status) {
-        return State::Head(Vec::new());
-    }
-    let Some(request) = pending.pop_front() else { return LOST };
-    if request.head_only || matches!(status, 204 | 304) {
-        *doubtful = true;
-        return State::Head(Vec::new());
-    }
-    match body(response.headers) {
-        Some(body) if body.is_done() => State::Head(Vec::new()),
-        Some(body) => State::Body(body),
-        None => LOST,
-    }
 }
 
 /// Whether the server has taken up a WebSocket, and the key with it: a status alone is what some servers let their

@@ -6,6 +6,10 @@ const MAX_LINE: usize = 16 << 10;
 const PROXY_2: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
 /// A version of HTTP begins so.
 const HTTP: &[u8] = b"http/";
+/// The field that names a request's host, in a line of its own.
+const HOST: &[u8] = b"\nhost:";
+/// How far behind a first line that could be a request's that field is looked for.
+const MAX_BEHIND: usize = 16 << 10;
 
 /// What the first bytes are.
 #[must_use]
@@ -17,8 +21,8 @@ pub enum Sniff {
     Http,
     /// A header of the PROXY protocol: what follows is another connection's beginning.
     Proxied,
-    /// No text, and no request yet: it may go on, but while the line has no end each further byte is [`Watch`]'s to
-    /// see first. Some servers take any byte for a part of a method or a target.
+    /// No request yet, but some servers take any byte for a part of a method or a target, and any three words for a
+    /// request: it may go on, and each further byte is [`Watch`]'s to see first.
     Binary,
     /// Another protocol.
     Other,
@@ -52,7 +56,7 @@ pub fn sniff(input: &[u8]) -> Sniff {
     let text = !line.iter().any(|byte| matches!(byte, 0..=8 | 0x0e..=0x1b | 0x7f));
     match end {
         Some(_) if text && is_request(line) => Sniff::Http,
-        Some(_) => Sniff::Other,
+        Some(_) => Watch::default().see(rest),
         None if !text => Sniff::Binary,
         None if input.len() < MAX_LINE => Sniff::NeedMore,
         None => Sniff::TooLong,
@@ -76,11 +80,20 @@ fn is_blank(byte: u8) -> bool {
     matches!(byte, b'\t'..=b'\r' | 0x1c..=b' ' | 0x85 | 0xa0)
 }
 
-/// Looks on at a first line that is no text, or is sent on in pieces, until it has an end.
+/// Looks on at what is no request to most servers: at its first line, as long as that has no end, and if it has three
+/// words, which is enough for some, at the lines behind it.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Watch {
     /// How much of a version's beginning was seen last.
-    seen: usize,
+    version: usize,
+    /// How much of [`HOST`] was seen last.
+    host: usize,
+    words: usize,
+    in_word: bool,
+    /// The first line has ended, and so many bytes came since.
+    behind: Option<usize>,
+    /// Bytes of the line so far, but for a carriage return.
+    line: usize,
 }
 
 impl Watch {
@@ -88,23 +101,58 @@ impl Watch {
     pub fn after(input: &[u8]) -> Self {
         let mut watch = Self::default();
         // Empty lines may be before it.
-        let line = input.rsplit(|byte| *byte == b'\n').next();
-        let _ = watch.see(line.unwrap_or(input));
+        let begin = input.iter().position(|byte| !is_blank(*byte)).unwrap_or(input.len());
+        let _ = watch.see(&input[begin..]);
         watch
     }
 
-    /// Sees the next bytes before they go on: [`Sniff::Binary`] while the line has no end.
+    /// Sees the next bytes before they go on: [`Sniff::Binary`] while more has to be seen.
     pub fn see(&mut self, bytes: &[u8]) -> Sniff {
         for byte in bytes {
-            let byte = byte.to_ascii_lowercase();
-            self.seen = match byte {
-                b'\n' => return Sniff::Other,
-                _ if byte == HTTP[self.seen] => self.seen + 1,
-                _ => usize::from(byte == HTTP[0]),
-            };
-            if self.seen == HTTP.len() {
-                return Sniff::Http;
+            match self.step(byte.to_ascii_lowercase()) {
+                Sniff::Binary => {}
+                seen => return seen,
             }
+        }
+        Sniff::Binary
+    }
+
+    fn step(&mut self, byte: u8) -> Sniff {
+        self.host = match byte {
+            _ if byte == HOST[self.host] => self.host + 1,
+            _ => usize::from(byte == HOST[0]),
+        };
+        if self.host == HOST.len() {
+            return Sniff::Http;
+        }
+        match &mut self.behind {
+            None => {
+                self.version = match byte {
+                    _ if byte == HTTP[self.version] => self.version + 1,
+                    _ => usize::from(byte == HTTP[0]),
+                };
+                if self.version == HTTP.len() {
+                    return Sniff::Http;
+                }
+                if byte == b'\n' {
+                    self.behind = Some(0);
+                    return if self.words < 3 { Sniff::Other } else { Sniff::Binary };
+                }
+                self.words += usize::from(!is_blank(byte) && !self.in_word);
+                self.in_word = !is_blank(byte);
+                return Sniff::Binary;
+            }
+            Some(behind) => {
+                *behind += 1;
+                if *behind == MAX_BEHIND || (byte == b'\n' && self.line == 0) {
+                    return Sniff::Other;
+                }
+            }
+        }
+        match byte {
+            b'\n' => self.line = 0,
+            b'\r' => {}
+            _ => self.line += 1,
         }
         Sniff::Binary
     }

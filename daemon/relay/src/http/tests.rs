@@ -34,6 +34,10 @@ fn feed(connection: &mut Connection, input: &[u8], size: usize) -> Seen {
                     seen.end = Some(Ok("held"));
                     return seen;
                 }
+                Ok(Step::Over) => {
+                    seen.end = Some(Ok("over"));
+                    return seen;
+                }
                 Ok(Step::Opaque) => {
                     seen.end = Some(Ok("opaque"));
                     return seen;
@@ -81,7 +85,6 @@ fn every_request_on_a_connection_is_found() {
             "Transfer-Encoding: chunked\r\n",
             "00a;x=\"y\"\r\n0123456789\r\n1\r\n\n\r\n000\r\nX-Sum: 1\r\nY:\r\n\r\n",
         ),
-        ("Expect: 100-continue\r\nContent-Length: 1\r\n", "x"),
         ("Connection: close, TE\r\nX: \u{e9}\r\n", ""),
     ] {
         let input = with(fields, body);
@@ -92,6 +95,42 @@ fn every_request_on_a_connection_is_found() {
             assert_eq!((seen.body, seen.bytes, seen.end), (body.len(), input.len(), None));
         }
     }
+}
+
+#[test]
+fn a_body_waits_for_the_server_that_is_asked_about_it() {
+    let ask = b"POST / HTTP/1.1\r\nHost: a.example\r\nExpect: 100-continue\r\nContent-Length: 1\r\n\r\n";
+    let asked = || {
+        let mut connection = Connection::new(Mode::Origin);
+        let seen = feed(&mut connection, &[&ask[..], b"x"].concat(), usize::MAX);
+        assert_eq!((seen.heads.len(), seen.bytes, seen.end), (1, ask.len(), Some(Ok("held"))));
+        connection
+    };
+    let rest = [b"x", SECOND.as_bytes()].concat();
+    // It wants it, or says nothing for long.
+    let mut wanted = asked();
+    wanted.server(b"HTTP/1.1 103 Early Hints\r\n\r\n");
+    assert_eq!(wanted.client(&rest), Ok(Step::Held));
+    wanted.server(b"HTTP/1.1 100 Continue\r\n\r\n");
+    let mut silent = asked();
+    silent.go_on();
+    for mut connection in [wanted, silent] {
+        assert_eq!(feed(&mut connection, &rest, usize::MAX).heads.len(), 1);
+    }
+    // It does not, or nobody knows: servers disagree on whether this is a body now.
+    for answer in
+        ["HTTP/1.1 417 No\r\nContent-Length: 0\r\n\r\n", "HTTP/1.1 200 OK\r\n\r\n", "nonsense\r\n\r\n"]
+    {
+        let mut connection = asked();
+        connection.server(answer.as_bytes());
+        let goes = connection.client(&rest);
+        assert!(matches!(goes, Ok(Step::Over)), "{answer}: {goes:?}");
+    }
+    // What is said of a request before it is not about this one.
+    let mut connection = Connection::new(Mode::Origin);
+    feed(&mut connection, &[SECOND.as_bytes(), ask].concat(), usize::MAX);
+    connection.server(b"HTTP/1.1 100 Continue\r\n\r\n");
+    assert_eq!(connection.client(&rest), Ok(Step::Held));
 }
 
 #[test]
@@ -170,8 +209,6 @@ fn what_some_server_takes_for_http_is_http() {
         b"EHLO a.example\r\n",
         b"NICK a\r\n",
         b"*1\r\n$4\r\nPING\r\n",
-        b"A001 ID (\"name\" \"x/1\")\r\n",
-        b"<stream to='a.example' xmlns:s='http://etherx.jabber.org/streams'>\n",
         b"0032git-upload-pack /x.git\0host=a.example\0\0version=2\0\n",
         b"GETX\n",
     ] {
@@ -184,6 +221,9 @@ fn what_some_server_takes_for_http_is_http() {
         b"0032git-upload-pack /x.git\0host=a.example\0",
         b"POST /\x01",
         b"\x01 / HTT",
+        b"A001 ID (\"name\" \"x/1\")\r\n",
+        b"<stream to='a.example' xmlns:s='http://etherx.jabber.org/streams'>\n",
+        b"GETX x?q y\r\nHos",
     ] {
         assert_eq!(sniff(bytes), Sniff::Binary, "{bytes:?}");
     }
@@ -207,7 +247,11 @@ fn a_line_that_is_no_text_is_watched_to_its_end() {
     for (pieces, last) in [
         (&[&b" H"[..], b"TTP", b"/"][..], Sniff::Http),
         (&[b" hhttp/1.1"], Sniff::Http),
-        (&[b"htt", b"http", b"xhttp", b" /HTTP\n"], Sniff::Other),
+        (&[b"htt", b"http", b"xhttp/\n"], Sniff::Http),
+        (&[b"htt", b"http", b"xhttp\n"], Sniff::Other),
+        (&[b" x\nA: b\r\nHo", b"st:"], Sniff::Http),
+        (&[b" x\nA: b\r\n", b"\nHost:"], Sniff::Other),
+        (&[b" x\nA: b\r\n", b"x-Host:"], Sniff::Binary),
         (&[b"x", b"\n HTTP/1.1"], Sniff::Other),
     ] {
         let mut watch = Watch::after(&[b"\r\n", &first[..]].concat());

@@ -85,7 +85,7 @@ impl Api {
             return Err(Refusal::new(
                 format!("session {}", session.id),
                 "session.ended",
-                "it has ended already",
+                "it has ended already: start another, agentctl ps lists those that run",
             ));
         }
         match request.signal {

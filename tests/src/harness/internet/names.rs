@@ -94,6 +94,8 @@ const TABLE: &[(&str, Known)] = &[
     ("nat64-local.rogue.test", Known::Addresses(&["64:ff9b:1::a00:1"])),
     ("sixtofour.rogue.test", Known::Addresses(&["2002:a00:1::1"])),
     ("teredo.rogue.test", Known::Addresses(&["2001:0:a00:1::f5ff:fffe"])),
+    // The host's own, which is no special one.
+    ("own.rogue.test", Known::Addresses(&["20.30.40.50"])),
     ("rebind.rogue.test", Known::Trick(Trick::Rebind)),
     ("dead.rogue.test", Known::Trick(Trick::Dead)),
     ("number.rogue.test", Known::Trick(Trick::WrongNumber)),

@@ -56,6 +56,10 @@ pub fn many_names(args: &[String]) -> Act {
 /// # Errors
 /// If it has none.
 pub fn addresses(name: &str) -> Result<Vec<IpAddr>, Refused> {
+    // One that is an address itself is asked for nowhere.
+    if let Ok(address) = name.parse() {
+        return Ok(vec![address]);
+    }
     let found = ask(name, 1, false)?.addresses;
     if found.is_empty() { Err(Refused::new(ENODATA, format!("no address of {name}"))) } else { Ok(found) }
 }

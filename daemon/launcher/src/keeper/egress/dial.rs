@@ -1,9 +1,10 @@
 //! Connections that the relay asks for: judged, told, and begun in the host's network.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Instant;
 
+use agentd_kernel::route::Routes;
 use agentd_policy::egress::Purpose;
 use agentd_policy::event::{NetEvent, NetPeer};
 use agentd_policy::profile::Protocol;
@@ -45,48 +46,66 @@ impl Keeper {
             return Err(Errno::AGAIN);
         }
         let pinned = name.is_some_and(|name| way_out.pins.holds(to.ip(), name, now));
-        let peer = || {
+        let peer = |rule| {
             let (protocol, name) = (protocol_name(protocol).into(), name.map(ToString::to_string));
-            NetPeer { protocol, address: to.ip(), port: to.port(), name }
+            NetPeer { protocol, address: to.ip(), port: to.port(), name, rule }
         };
-        let event = |denied| NetEvent::Connect { peer: peer(), denied };
         let judged = way_out.egress.dial(purpose, to, protocol, pinned);
-        // Nothing goes out by it until it is used.
-        let datagrams = connect(to, Protocol::Udp);
-        let judged = match &datagrams {
-            Ok(socket) if judged.is_ok() && is_own(socket, to)? => way_out.egress.own(purpose, to, protocol),
-            _ => judged,
+        let judged = match judged {
+            Ok(()) if is_own(&way_out.routes, to.ip())? => way_out.egress.own(purpose, to, protocol),
+            judged => judged,
         };
         if let Err(denial) = judged {
-            way_out.told.tell(event(Some(denial.to_string())), &mut self.spool);
+            let event = NetEvent::Connect { peer: peer(None), denied: Some(denial.to_string()), count: 1 };
+            way_out.told.tell(event, &mut self.spool);
             return Err(Errno::ACCESS);
         }
+        let rule = way_out.egress.rule(purpose, to, protocol);
         // What the relay asks resolvers is told of as what the session asked.
         if *purpose != Purpose::Resolver {
-            way_out.told.tell(event(None), &mut self.spool);
+            let event = NetEvent::Connect { peer: peer(rule.clone()), denied: None, count: 1 };
+            way_out.told.tell(event, &mut self.spool);
         }
-        let socket = datagrams.and_then(|datagrams| match protocol {
-            Protocol::Tcp => connect(to, protocol),
+        let socket = connect(to, protocol).and_then(|socket| match protocol {
+            Protocol::Tcp => Ok(socket),
             Protocol::Udp => {
                 let asks = *purpose == Purpose::Resolver;
-                way_out.datagrams.open(datagrams, asks, self.epoll.as_fd())
+                way_out.datagrams.open(socket, asks, self.epoll.as_fd())
             }
         });
         // One that could not even begin, as without a route, has ended.
         socket.inspect_err(|errno| {
             if *purpose != Purpose::Resolver {
                 let reason = format!("failed: {}", std::io::Error::from(*errno));
-                let ended = NetEvent::Closed { peer: peer(), sent: 0, received: 0, duration_ms: 0, reason };
+                let (peer, names) = (peer(rule), vec![]);
+                let ended = NetEvent::Closed {
+                    peer,
+                    names,
+                    more_names: 0,
+                    sent: 0,
+                    received: 0,
+                    duration_ms: 0,
+                    reason,
+                };
                 way_out.told.tell(ended, &mut self.spool);
             }
         })
     }
 }
 
-/// Whether `to` is an address of this host's: the kernel would send from it.
-fn is_own(connected: &OwnedFd, to: SocketAddr) -> Result<bool, Errno> {
-    let from = SocketAddr::try_from(rustix::net::getsockname(connected)?).map_err(|_| Errno::AFNOSUPPORT)?;
-    Ok(from.ip() == to.ip())
+/// Whether `to` is an address of this host's.
+fn is_own(routes: &Routes, to: IpAddr) -> Result<bool, Errno> {
+    // There is no way to it, by no route or by one that says so (EINVAL: a black hole): connecting finds the same, and
+    // is told of.
+    const NO_WAY: [Errno; 4] = [Errno::NETUNREACH, Errno::HOSTUNREACH, Errno::ACCESS, Errno::INVAL];
+    match routes.is_own(to) {
+        Ok(own) => Ok(own),
+        Err(error) if Errno::from_io_error(&error).is_some_and(|errno| NO_WAY.contains(&errno)) => Ok(false),
+        Err(error) => {
+            tracing::error!(%error, "whether an address is the host's own cannot be told: not dialled");
+            Err(Errno::IO)
+        }
+    }
 }
 
 /// A socket that connects to `to`, without waiting for it.

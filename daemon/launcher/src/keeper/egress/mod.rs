@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use agentd_kernel::memfd::Sealed;
 use agentd_kernel::nft::{NftError, Ruleset};
+use agentd_kernel::route::Routes;
 use agentd_policy::blocklist::Blocklist;
 use agentd_policy::egress::{Denial, Egress, MAX_ADDRESSES, MAX_PIN, MIN_PIN, Purpose};
 use agentd_policy::event::{End, EventBody, NetEvent};
@@ -45,6 +46,8 @@ const TOLD: usize = 3;
 pub struct WayOut {
     egress: Egress,
     listed: Option<Listed>,
+    /// Of the host's network.
+    routes: Routes,
     pins: Pins,
     dials: Bucket,
     asked: Bucket,
@@ -81,11 +84,12 @@ struct Pinned {
 }
 
 impl WayOut {
-    /// As planned, with the table of the site's blocklists; nothing is pinned.
+    /// As planned, with the table of the site's blocklists; nothing is pinned. In the host's network.
     pub fn new(egress: Egress, blocklist: Option<OwnedFd>) -> Result<Self, String> {
         Ok(Self {
             egress,
             listed: blocklist.map(Listed::open).transpose()?,
+            routes: Routes::open().map_err(|e| format!("routes: {e}"))?,
             pins: Pins::default(),
             dials: Bucket::new(DIALS.0, DIALS.1),
             asked: Bucket::new(PINS, PINS),
@@ -95,9 +99,9 @@ impl WayOut {
         })
     }
 
-    /// That of the table.
-    pub fn descriptor(&self) -> Option<BorrowedFd<'_>> {
-        self.listed.as_ref().map(|listed| listed.table.as_fd())
+    /// Those that it needs.
+    pub fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.listed.iter().map(|listed| listed.table.as_fd()).chain([self.routes.as_fd()])
     }
 
     /// Whether no blocklist has `name`. One that has it is never pinned, and so never dialled.
@@ -196,10 +200,12 @@ impl Keeper {
         }
         let table = self.denials.table();
         let done = way_out.pins.add(&way_out.egress, table, name, &mut pinned.addresses, (now, lasts));
+        let allowed = way_out.egress.name_rule(name);
         // Both are told: what was answered, and what somebody tried to have answered.
         let event = |addresses: Vec<IpAddr>, denied: Option<String>| NetEvent::Dns {
             name: name.to_string(),
             question: told::question(question),
+            allowed: allowed.clone().filter(|_| denied.is_none()),
             denied,
             addresses,
             count: 1,

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use agentd_policy::egress::MAX_ADDRESSES;
-use agentd_policy::event::{EventBody, NetEvent, NetPeer};
+use agentd_policy::event::{EventBody, MAX_NAMES, NetEvent, NetPeer};
 
 use super::super::network::WINDOW;
 use super::super::spool::Spool;
@@ -13,10 +13,11 @@ const NAME: usize = 1024;
 /// The most characters of anything else.
 pub const LINE: usize = 256;
 
-/// Questions that are asked again and again: one event with a count.
+/// What is asked or refused again and again: one event with a count.
 #[derive(Debug, Default)]
 pub struct Told {
-    current: Option<(NetEvent, Instant)>,
+    /// What is being counted, with no count of its own, how many it were, and since when.
+    current: Option<(NetEvent, u64, Instant)>,
 }
 
 impl Told {
@@ -28,25 +29,27 @@ impl Told {
         }
     }
 
-    /// Tells of something. Questions that repeat the one before within a moment are counted.
-    pub fn tell(&mut self, event: NetEvent, spool: &mut Spool) {
-        if let (Some((current, _)), NetEvent::Dns { count, .. }) = (&mut self.current, &event)
-            && is_repeated(current, &event)
-            && let NetEvent::Dns { count: so_far, .. } = current
+    /// Tells of something. Questions and denials that repeat the one before within a moment are counted.
+    pub fn tell(&mut self, mut event: NetEvent, spool: &mut Spool) {
+        let Some(count) = counter(&mut event).map(std::mem::take) else {
+            self.flush(spool);
+            spool.push(EventBody::Net(event));
+            return;
+        };
+        if let Some((current, so_far, _)) = &mut self.current
+            && *current == event
         {
-            *so_far = so_far.saturating_add(*count);
+            *so_far = so_far.saturating_add(count);
             return;
         }
         self.flush(spool);
-        match event {
-            NetEvent::Dns { .. } => self.current = Some((event, Instant::now())),
-            event => spool.push(EventBody::Net(event)),
-        }
+        self.current = Some((event, count, Instant::now()));
     }
 
     /// Tells of what is being counted.
     pub fn flush(&mut self, spool: &mut Spool) {
-        if let Some((event, _)) = self.current.take() {
+        if let Some((mut event, count, _)) = self.current.take() {
+            counter(&mut event).into_iter().for_each(|place| *place = count);
             spool.push(EventBody::Net(event));
         }
     }
@@ -60,40 +63,43 @@ impl Told {
 
     /// When the window is over.
     pub fn next_flush(&self) -> Option<Instant> {
-        self.current.as_ref().map(|(_, since)| *since + WINDOW)
+        self.current.as_ref().map(|(_, _, since)| *since + WINDOW)
     }
 }
 
-/// Whether both tell of the same question and answer.
-fn is_repeated(one: &NetEvent, other: &NetEvent) -> bool {
-    let parts = |event: &NetEvent| match event {
-        NetEvent::Dns { name, question, denied, addresses, .. } => {
-            Some((name.clone(), question.clone(), denied.clone(), addresses.clone()))
-        }
+/// Where an event says how many it stands for, if it is one of those that are counted.
+fn counter(event: &mut NetEvent) -> Option<&mut u64> {
+    match event {
+        NetEvent::Dns { count, .. }
+        | NetEvent::Connect { denied: Some(_), count, .. }
+        | NetEvent::Http { count, .. } => Some(count),
         _ => None,
-    };
-    parts(one).is_some_and(|one| Some(one) == parts(other))
+    }
 }
 
 fn cleaned(event: NetEvent) -> NetEvent {
     let line = |text: String| clean(&text, LINE);
     match event {
-        NetEvent::Dns { name, question, denied, mut addresses, count } => {
+        NetEvent::Dns { name, question, denied, allowed, mut addresses, count } => {
             addresses.truncate(MAX_ADDRESSES);
             let (name, question) = (clean(&name, NAME), line(question));
-            NetEvent::Dns { name, question, denied: denied.map(line), addresses, count: count.max(1) }
+            let (denied, allowed) = (denied.map(line), allowed.map(rule));
+            NetEvent::Dns { name, question, denied, allowed, addresses, count: count.max(1) }
         }
-        NetEvent::Connect { peer, denied } => {
-            NetEvent::Connect { peer: cleaned_peer(peer), denied: denied.map(line) }
+        NetEvent::Connect { peer, denied, count } => {
+            NetEvent::Connect { peer: cleaned_peer(peer), denied: denied.map(line), count: count.max(1) }
         }
-        NetEvent::Closed { peer, sent, received, duration_ms, reason } => {
-            NetEvent::Closed { peer: cleaned_peer(peer), sent, received, duration_ms, reason: line(reason) }
+        NetEvent::Closed { peer, names, more_names, sent, received, duration_ms, reason } => {
+            let names = names.iter().take(MAX_NAMES).map(|name| clean(name, NAME)).collect();
+            let (peer, reason) = (cleaned_peer(peer), line(reason));
+            NetEvent::Closed { peer, names, more_names, sent, received, duration_ms, reason }
         }
-        NetEvent::Http { peer, method, host, denied } => NetEvent::Http {
+        NetEvent::Http { peer, method, host, denied, count } => NetEvent::Http {
             peer: cleaned_peer(peer),
             method: line(method),
             host: clean(&host, NAME),
             denied: line(denied),
+            count: count.max(1),
         },
         NetEvent::Entered { from, publish, denied } => {
             NetEvent::Entered { from, publish, denied: denied.map(line) }
@@ -104,9 +110,15 @@ fn cleaned(event: NetEvent) -> NetEvent {
     }
 }
 
+/// One that allows a name can be as long as a name.
+fn rule(text: String) -> String {
+    clean(&text, NAME)
+}
+
 fn cleaned_peer(peer: NetPeer) -> NetPeer {
-    let NetPeer { protocol, address, port, name } = peer;
-    NetPeer { protocol: clean(&protocol, LINE), address, port, name: name.map(|name| clean(&name, NAME)) }
+    let NetPeer { protocol, address, port, name, rule } = peer;
+    let name = name.map(|name| clean(&name, NAME));
+    NetPeer { protocol: clean(&protocol, LINE), address, port, name, rule: rule.map(self::rule) }
 }
 
 /// `text` in printable ASCII, everything else escaped, of at most `most` characters.
@@ -132,7 +144,14 @@ mod tests {
 
     fn dns(name: &str) -> NetEvent {
         let (name, question) = (name.into(), "A".into());
-        NetEvent::Dns { name, question, denied: Some("default".into()), addresses: vec![], count: 1 }
+        NetEvent::Dns {
+            name,
+            question,
+            denied: Some("default".into()),
+            allowed: None,
+            addresses: vec![],
+            count: 1,
+        }
     }
 
     #[test]
@@ -145,11 +164,35 @@ mod tests {
         assert!(name.len() == NAME && name.starts_with("\\u{1b}[2J\\u{1b}"), "{name}");
         assert_eq!(clean("a\nb\u{202e}ü\\", LINE), "a\\nb\\u{202e}\\u{fc}\\");
         // That something was dialled is not the relay's to say.
-        let peer =
-            NetPeer { protocol: "tcp".into(), address: [192, 0, 2, 1].into(), port: 1, name: Some(long) };
-        told.hear(NetEvent::Connect { peer, denied: None }, &mut spool);
+        let peer = NetPeer {
+            protocol: "tcp".into(),
+            address: [192, 0, 2, 1].into(),
+            port: 1,
+            name: Some(long),
+            rule: None,
+        };
+        told.hear(NetEvent::Connect { peer, denied: None, count: 1 }, &mut spool);
         told.flush(&mut spool);
         assert_eq!(spool.acknowledged(), 0);
+    }
+
+    #[test]
+    fn denials_that_repeat_are_one_event_and_connections_are_not() {
+        let connect = |port, denied: Option<&str>| {
+            let (protocol, address) = ("tcp".to_owned(), [192, 0, 2, 1].into());
+            let peer = NetPeer { protocol, address, port, name: None, rule: None };
+            NetEvent::Connect { peer, denied: denied.map(str::to_owned), count: 1 }
+        };
+        let (mut spool, mut told) = (Spool::default(), Told::default());
+        for _ in 0..1000 {
+            told.hear(connect(80, Some("default")), &mut spool);
+        }
+        assert!(spool.is_empty());
+        assert!(matches!(&told.current, Some((NetEvent::Connect { .. }, 1000, _))));
+        told.hear(connect(81, Some("default")), &mut spool);
+        assert!(!spool.is_empty());
+        told.tell(connect(80, None), &mut spool);
+        assert!(told.current.is_none());
     }
 
     #[test]
@@ -162,7 +205,7 @@ mod tests {
         assert!(spool.is_empty());
         told.hear(dns("b.example"), &mut spool);
         assert!(!spool.is_empty());
-        assert!(matches!(&told.current, Some((NetEvent::Dns { count: 1, .. }, _))));
+        assert!(matches!(&told.current, Some((NetEvent::Dns { .. }, 1, _))));
         told.flush(&mut spool);
         assert!(told.current.is_none() && told.next_flush().is_none());
     }

@@ -57,6 +57,8 @@ fn what_servers_disagree_on_is_refused() {
         ("Connection: content-length\r\n", Form("Connection")),
         ("Connection: Transfer-Encoding ,x\r\n", Form("Connection")),
         ("Expect: y 100-continue\r\n", Form("Expect")),
+        ("Content_Length: 1\r\n", Form("a field's name")),
+        ("transfer_encoding: chunked\r\n", Form("a field's name")),
         ("Expect: 100-continue\r\nExpect: 100-continue\r\n", Repeated("Expect")),
         ("Upgrade: websocket\r\nUpgrade: h2c\r\n", Repeated("Upgrade")),
         ("Sec-WebSocket-Key: x\r\nSec-WebSocket-Key: x\r\n", Repeated("Sec-WebSocket-Key")),

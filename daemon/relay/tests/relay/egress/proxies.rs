@@ -42,6 +42,38 @@ fn connect_makes_a_tunnel_that_is_judged_like_any_connection() {
 }
 
 #[test]
+fn a_request_names_nobody_by_an_address() {
+    let world = World::of(&["a.example"]);
+    assert_eq!(world.ask("a.example").1.len(), 1);
+    let mut client = connect(world.proxy);
+    client.write_all(b"GET http://127.0.0.1/ HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n").unwrap();
+    assert!(rest(&mut client).unwrap().starts_with(b"HTTP/1.1 403 "));
+}
+
+#[test]
+fn what_comes_behind_a_request_to_the_proxy_goes_nowhere() {
+    let world = World::of(&["a.example"]);
+    let server = world.server();
+    let mut client = connect(world.proxy);
+    let post = |fields: &str| {
+        format!("POST http://a.example/ HTTP/1.1\r\nHost: a.example\r\n{fields}Content-Length: 3\r\n\r\n")
+    };
+    client.write_all(post("Expect: 100-continue\r\n").as_bytes()).unwrap();
+    let mut theirs = accept(&server);
+    expect(&mut client, b"HTTP/1.1 100 Continue\r\n\r\n");
+    expect(
+        &mut theirs,
+        b"POST / HTTP/1.1\r\nHost: a.example\r\nContent-Length: 3\r\nConnection: close\r\n\r\n",
+    );
+    client.write_all(b"one").unwrap();
+    expect(&mut theirs, b"one");
+    client.write_all(post("").as_bytes()).unwrap();
+    client.write_all(b"two").unwrap();
+    client.shutdown(std::net::Shutdown::Write).unwrap();
+    assert_eq!(rest(&mut theirs).unwrap(), b"");
+}
+
+#[test]
 fn a_request_to_the_proxy_goes_to_its_host_and_no_other_does() {
     let world = World::of(&["a.example"]);
     let server = world.server();

@@ -10,11 +10,19 @@ use crate::rig::noise;
 
 /// A ClientHello for `name`.
 fn hello(name: Option<&str>) -> Vec<u8> {
+    hello_with(name, &[])
+}
+
+/// The same with an extension that nobody knows.
+fn hello_with(name: Option<&str>, unknown: &[u8]) -> Vec<u8> {
     let counted = |bytes: &[u8]| [&(bytes.len() as u16).to_be_bytes()[..], bytes].concat();
     let mut extensions = vec![0x0a, 0x0a, 0, 0];
     if let Some(name) = name {
         let entry = [&[0][..], &counted(name.as_bytes())].concat();
         extensions.extend([&[0, 0][..], &counted(&counted(&entry))].concat());
+    }
+    if !unknown.is_empty() {
+        extensions.extend([&[0xfa, 0xfa][..], &counted(unknown)].concat());
     }
     let body = [&[3, 3][..], &[7; 32], &[0], &[0, 2, 0x13, 1], &[1, 0], &counted(&extensions)].concat();
     let message = [&[1, 0][..], &counted(&body)].concat();
@@ -107,6 +115,54 @@ fn a_second_hello_says_the_same_name() {
             assert_eq!(rest(&mut theirs).unwrap_or_default(), b"");
         }
     }
+}
+
+#[test]
+fn a_hello_that_a_server_without_tls_could_take_for_a_request_goes_nowhere() {
+    for request in ["x x HTTP/1.1\r\nHost: b.example\r\n\r\n", " http://b.example/ "] {
+        let world = world();
+        let mut client = world.connect();
+        client.write_all(&hello_with(Some("a.example"), request.as_bytes())).unwrap();
+        assert_eq!(rest(&mut client).unwrap(), alert(), "{request}");
+        assert_eq!(world.keeper.denied().1, "tls.malformed");
+    }
+    // Nor does anything behind a hello that the server did not understand.
+    let world = world();
+    let server = world.server();
+    let mut client = world.connect();
+    client.write_all(&hello(Some("a.example"))).unwrap();
+    let mut theirs = accept(&server);
+    expect(&mut theirs, &hello(Some("a.example")));
+    client.write_all(&get("b.example")).unwrap();
+    theirs.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").unwrap();
+    expect(&mut client, b"HTTP/1.1 400 Bad Request\r\n\r\n");
+    assert_eq!(world.keeper.denied().1, "tls.answer");
+    assert_eq!(rest(&mut theirs).unwrap_or_default(), b"");
+}
+
+#[test]
+fn three_words_before_a_host_are_a_request_to_some() {
+    let world = world();
+    let server = world.server();
+    let mut client = world.connect();
+    client.write_all(b"GETX x?q y\r\nHost: b.example\r\n\r\n").unwrap();
+    assert!(rest(&mut client).unwrap().starts_with(b"HTTP/1.1 403 "));
+    assert_eq!(refusal(&world).1, "http.malformed");
+    // In pieces.
+    let mut client = world.connect();
+    client.write_all(b"NICK x y\r\n").unwrap();
+    let mut theirs = accept(&server);
+    expect(&mut theirs, b"NICK x y\r\n");
+    client.write_all(b"A: b\r\nhO").unwrap();
+    expect(&mut theirs, b"A: b\r\nhO");
+    client.write_all(b"st: b.example\r\n\r\n").unwrap();
+    assert_eq!(world.keeper.denied().1, "http.malformed");
+    assert_eq!(rest(&mut theirs).unwrap_or_default(), b"");
+    // Other protocols go on.
+    let mut client = world.connect();
+    client.write_all(b"NICK x y\r\n\r\nHost: b.example\r\n").unwrap();
+    let mut theirs = accept(&server);
+    expect(&mut theirs, b"NICK x y\r\n\r\nHost: b.example\r\n");
 }
 
 fn get(host: &str) -> Vec<u8> {
@@ -219,6 +275,32 @@ fn long_bodies_go_both_ways() {
         forbidden(&mut client, "default");
         client = world.connect();
     }
+}
+
+#[test]
+fn a_body_that_the_server_does_not_want_goes_nowhere() {
+    let ask = b"POST /1 HTTP/1.1\r\nHost: a.example\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n";
+    let world = world();
+    let server = world.server();
+    let mut client = world.connect();
+    client.write_all(&[&ask[..], b"hello", &get("a.example")].concat()).unwrap();
+    let mut theirs = accept(&server);
+    expect(&mut theirs, ask);
+    theirs.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").unwrap();
+    expect(&mut client, b"HTTP/1.1 100 Continue\r\n\r\n");
+    expect(&mut theirs, &[b"hello", &get("a.example")[..]].concat());
+    let mut client = world.connect();
+    client.write_all(&[&ask[..], b"GET /"].concat()).unwrap();
+    let mut theirs = accept(&server);
+    expect(&mut theirs, ask);
+    let no = b"HTTP/1.1 417 No\r\nContent-Length: 0\r\n\r\n";
+    theirs.write_all(no).unwrap();
+    expect(&mut client, no);
+    // Neither the body nor anything behind it; and the server is told that nothing comes.
+    client.write_all(&get("a.example")).unwrap();
+    assert_eq!(rest(&mut theirs).unwrap(), b"");
+    drop(theirs);
+    assert_eq!(rest(&mut client).unwrap(), b"");
 }
 
 #[test]

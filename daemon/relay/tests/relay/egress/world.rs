@@ -305,7 +305,7 @@ impl Keeper {
     /// Waits for a refused connection: the name and the rule.
     pub fn denied(&self) -> (Option<String>, String) {
         self.heard(|message| match message {
-            FromRelay::Told(NetEvent::Connect { peer, denied: Some(rule) }) => {
+            FromRelay::Told(NetEvent::Connect { peer, denied: Some(rule), .. }) => {
                 Some((peer.name.clone(), rule.clone()))
             }
             _ => None,

@@ -1,0 +1,97 @@
+//! The first bytes of a connection: whose they are, and what.
+
+use std::io;
+use std::time::Duration;
+
+use rustix::io::Errno;
+use rustix::net::RecvFlags;
+use tokio::time::{sleep_until, timeout};
+
+use super::copy;
+use super::end::End;
+use super::judge::{First, Manner, Opening, Refusal};
+use super::tcp::Connection;
+use crate::Endpoint;
+
+/// How long a client may take from its first byte until it is known what it wants.
+const OPENING: Duration = Duration::from_secs(10);
+/// How long a client is silent that waits for the server to speak.
+const SILENCE: Duration = Duration::from_millis(300);
+/// Where the client speaks first: nothing is dialled before.
+const WEB: [u16; 6] = [80, 443, 3000, 8000, 8080, 8443];
+
+impl Connection {
+    /// What the first bytes are, and who says them.
+    pub(super) async fn first(
+        &self,
+        held: &mut Vec<u8>,
+        mut server: Option<Endpoint>,
+    ) -> Result<(First, Option<Endpoint>), End> {
+        let mut opening = Opening::default();
+        let mut end: Option<tokio::time::Instant> = None;
+        loop {
+            if !held.is_empty() {
+                end.get_or_insert_with(|| tokio::time::Instant::now() + OPENING);
+            }
+            if let Some(first) = opening.look(held)? {
+                return Ok((first, server));
+            }
+            if held.is_empty() && server.is_none() && !WEB.contains(&self.to().port()) {
+                match timeout(SILENCE, copy::read(&self.client, held, copy::CHUNK)).await {
+                    Ok(Ok(0)) => return Ok((First::Other(None), server)),
+                    Ok(read) => drop(read?),
+                    Err(_) => server = Some(self.dial_unnamed().await?),
+                }
+                continue;
+            }
+            let spoken = async {
+                match &server {
+                    Some(server) if held.is_empty() => speaks(server).await.map(|()| server.clone()),
+                    _ => std::future::pending().await,
+                }
+            };
+            let late = async {
+                match end {
+                    Some(end) => sleep_until(end).await,
+                    None => std::future::pending().await,
+                }
+            };
+            let mut more = Vec::new();
+            let read = tokio::select! {
+                biased;
+                () = late => {
+                    let why = "the beginning of the connection does not come";
+                    return Err(Refusal::new(Manner::Plain, "tcp.slow", why).into());
+                }
+                read = copy::read(&self.client, &mut more, copy::CHUNK) => read?,
+                spoken = spoken => {
+                    return Ok((First::Spoken(spoken?), None));
+                }
+            };
+            held.append(&mut more);
+            match read {
+                // Nothing will ever be said: there is nothing to hide.
+                0 if held.is_empty() => return Ok((First::Other(None), server)),
+                0 => {
+                    let why = "the connection ends in its beginning";
+                    return Err(Refusal::new(Manner::Plain, "tcp.short", why).into());
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+/// Waits until the server says something.
+async fn speaks(server: &Endpoint) -> io::Result<()> {
+    loop {
+        let mut ready = server.readable().await?;
+        let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+        match rustix::net::recv(server.get_ref(), &mut [0_u8; 1][..], flags) {
+            Ok(_) => return Ok(()),
+            Err(Errno::AGAIN) => ready.clear_ready(),
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+}
