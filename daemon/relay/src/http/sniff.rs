@@ -8,6 +8,8 @@ const PROXY_2: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
 const HTTP: &[u8] = b"http/";
 /// The field that names a request's host, in a line of its own.
 const HOST: &[u8] = b"\nhost:";
+/// The longest first line that any server reads: the most that Envoy can be told to, and eight times what Go takes.
+const MAX_FIRST: usize = 8 << 20;
 /// How far behind a first line that could be a request's that field is looked for.
 const MAX_BEHIND: usize = 16 << 10;
 
@@ -92,7 +94,7 @@ pub struct Watch {
     in_word: bool,
     /// The first line has ended, and so many bytes came since.
     behind: Option<usize>,
-    /// Bytes of the line so far, but for a carriage return.
+    /// Bytes of the line so far; behind the first, but for a carriage return.
     line: usize,
 }
 
@@ -134,8 +136,12 @@ impl Watch {
                 if self.version == HTTP.len() {
                     return Sniff::Http;
                 }
+                self.line += 1;
+                if self.line == MAX_FIRST {
+                    return Sniff::Other;
+                }
                 if byte == b'\n' {
-                    self.behind = Some(0);
+                    (self.behind, self.line) = (Some(0), 0);
                     return if self.words < 3 { Sniff::Other } else { Sniff::Binary };
                 }
                 self.words += usize::from(!is_blank(byte) && !self.in_word);

@@ -259,6 +259,10 @@ fn a_line_that_is_no_text_is_watched_to_its_end() {
         assert!(pieces.iter().all(|piece| watch.see(piece) == Sniff::Binary), "{pieces:?}");
         assert_eq!(watch.see(end), last, "{end:?}");
     }
+    // No server reads one that is longer.
+    let mut watch = Watch::after(first);
+    assert_eq!(watch.see(&vec![0; 8_000_000]), Sniff::Binary);
+    assert_eq!(watch.see(&vec![0; 1_000_000]), Sniff::Other);
 }
 
 proptest! {
