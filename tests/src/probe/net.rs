@@ -401,6 +401,21 @@ pub const CASES: &[Case] = &[
     .options(&["--allow", "20.30.40.0/24:80"])
     .seen("net.denied", &[("/net/address", "20.30.40.50"), ("/rule", "address.own")]),
     case(
+        "reach_a_private_range_by_a_name_and_another_port",
+        http,
+        &[
+            "private10.rogue.test",
+            "80",
+            "GET / HTTP/1.1\r\nHost: private10.rogue.test\r\n\r\n",
+            "this is private10",
+        ],
+        &[ECONNRESET],
+        Outside::User,
+        "more of a network that a rule names than that rule's port, by a name that leads there",
+    )
+    .options(&["--allow", "10.0.0.0/8:443"])
+    .seen("net.denied", &[("/net/address", "10.0.0.1"), ("/rule", "address.private")]),
+    case(
         "reach_a_second_address_of_the_host",
         http,
         &["10.66.0.9", "80", "GET /it HTTP/1.1\r\nHost: 10.66.0.9\r\n\r\n", "get /it"],

@@ -6,7 +6,7 @@ use crate::http::{Connection, MAX_HEAD, MAX_PIPELINED, Mode, Refused, Sniff, Ste
 use crate::proxy::Authority;
 
 /// How far [`Watch`] looks behind a first line, or less.
-const MAX_BEHIND: usize = 16_000;
+const MAX_BEHIND: usize = 128_000;
 /// What divides the two sides' bytes in [`exchange`]: in no head but for what is no ASCII.
 const TURN: u8 = 0xff;
 

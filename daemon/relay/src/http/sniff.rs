@@ -11,7 +11,7 @@ const HOST: &[u8] = b"\nhost:";
 /// The longest first line that any server reads: the most that Envoy can be told to, and eight times what Go takes.
 const MAX_FIRST: usize = 8 << 20;
 /// How far behind a first line that could be a request's that field is looked for.
-const MAX_BEHIND: usize = 16 << 10;
+const MAX_BEHIND: usize = 128 << 10;
 
 /// What the first bytes are.
 #[must_use]
