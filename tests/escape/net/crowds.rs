@@ -12,6 +12,7 @@ use crate::internet;
 
 pub const TESTS: &[Named] = &[
     ("ten_thousand_slow_connections", slow),
+    ("more_connections_than_may_begin", quick),
     ("a_flood_of_denied_connections", denied),
     ("a_flood_of_allowed_connections", allowed),
 ];
@@ -74,6 +75,18 @@ fn slow(world: &World) {
     assert_eq!(rest, "again\n");
     let status = wait_for_exit(&mut child, patience(PATIENCE)).expect("it ends");
     assert_eq!(status.code(), Some(0));
+}
+
+/// A session begins 4,096 at once and 512 in every second after that. What comes beyond that waits, and none is lost.
+fn quick(world: &World) {
+    let probe = world.daemon().probe().display().to_string();
+    let session = world.session().with_probe().options(["--allow", "echo.test:7"]);
+    let name = session.name().to_owned();
+    let output = session.run([&probe, "--quick", "echo.test", "7", "6000"]);
+    assert_eq!(output.expect_code(0).text(), "6000 of 6000\n");
+    let events = world.all_events(world.a(), &name);
+    let count = |kind| events.iter().filter(|event| event["kind"] == kind).count();
+    assert_eq!((count("net.connect"), count("net.closed"), count("net.denied")), (6000, 6000, 0));
 }
 
 /// Runs a flood in a session that is looked at when it is over and reaches something then.

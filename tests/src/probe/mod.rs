@@ -76,6 +76,7 @@ fn helper(name: &str, args: &[String]) -> Option<ExitCode> {
         "--make-queue" => processes::make_queue(args),
         "--outlive" => processes::outlive(args),
         "--flood" => net::crowds::flood_of_a_name(args),
+        "--quick" => net::crowds::quick(args),
         "--slow" => net::crowds::slow_until_told(args),
         "--copy" => return Some(bombs::copy()),
         _ => return None,

@@ -14,13 +14,17 @@ use agentd_policy::profile::Protocol;
 use agentd_policy::wire::{FromRelay, MAX_DIALS, MAX_INWARD};
 use rustix::io::Errno;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::control::Control;
 use crate::{Endpoint, endpoint};
 
 /// How long a server may take to accept.
 const CONNECT: Duration = Duration::from_secs(20);
+/// How long a connection waits for its turn at most, and how often it is asked for.
+const TURN: Duration = Duration::from_secs(20);
+const PAUSE: Duration = Duration::from_millis(2);
+const NO_TURN: &str = "the session begins too many connections, and this one's turn did not come";
 
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
@@ -58,17 +62,44 @@ struct Asked {
 pub struct Keeper {
     control: Arc<Control>,
     asked: Mutex<Asked>,
-    dials: Arc<Semaphore>,
-    inward: Arc<Semaphore>,
+    dials: Line,
+    inward: Line,
     pins: Arc<Semaphore>,
+}
+
+/// Those that want a connection.
+struct Line {
+    /// For those whose answer is on its way.
+    room: Arc<Semaphore>,
+    /// Whose turn it is, once the keeper did not begin one.
+    turn: Semaphore,
+}
+
+impl Line {
+    fn new(most: usize) -> Self {
+        Self { room: Arc::new(Semaphore::new(most)), turn: Semaphore::new(1) }
+    }
+}
+
+/// A connection that is wanted.
+#[derive(Clone)]
+struct Wanted {
+    purpose: Purpose,
+    to: SocketAddr,
+    protocol: Protocol,
+    from: SocketAddr,
 }
 
 impl Keeper {
     /// Who is at the other end of `control`.
     pub fn new(control: Arc<Control>) -> Self {
-        let room = |most| Arc::new(Semaphore::new(most));
-        let (dials, inward, pins) = (room(MAX_DIALS), room(MAX_INWARD), room(MAX_DIALS));
-        Self { control, asked: Mutex::default(), dials, inward, pins }
+        Self {
+            control,
+            asked: Mutex::default(),
+            dials: Line::new(MAX_DIALS),
+            inward: Line::new(MAX_INWARD),
+            pins: Arc::new(Semaphore::new(MAX_DIALS)),
+        }
     }
 
     /// For what counts as activity.
@@ -76,7 +107,7 @@ impl Keeper {
         &self.control
     }
 
-    /// Connects to `to`, for `from`.
+    /// Connects to `to`, for `from`. The keeper begins so many a second: what comes beyond that waits for its turn.
     pub async fn dial(
         &self,
         purpose: Purpose,
@@ -84,18 +115,9 @@ impl Keeper {
         protocol: Protocol,
         from: SocketAddr,
     ) -> Result<Endpoint, DialError> {
-        let (sender, answer) = oneshot::channel();
-        let room = match purpose {
-            Purpose::Publish(_) => &self.inward,
-            _ => &self.dials,
-        };
-        let number = self.ask(room, |asked, number, place| {
-            asked.dials.insert(number, (sender, place));
-            number
-        });
-        let number = number.await?;
-        self.send(number, &FromRelay::Dial { number, purpose, to, protocol, from }).await?;
-        let fd = answer.await.map_err(io::Error::other)?.map_err(DialError::Refused)?;
+        let wanted = Wanted { purpose, to, protocol, from };
+        let begun = timeout(TURN, self.begun(wanted)).await;
+        let fd = begun.map_err(|_| io::Error::new(io::ErrorKind::TimedOut, NO_TURN))??;
         let socket = endpoint(fd).map_err(io::Error::other)?;
         connected(&socket, CONNECT).await?;
         if protocol == Protocol::Tcp {
@@ -103,6 +125,41 @@ impl Keeper {
             let _ = rustix::net::sockopt::set_tcp_nodelay(socket.get_ref(), true);
         }
         Ok(socket)
+    }
+
+    /// A socket that connects, once the keeper may begin it.
+    async fn begun(&self, wanted: Wanted) -> Result<OwnedFd, DialError> {
+        // People on the host and the session do not wait for each other.
+        let line = match wanted.purpose {
+            Purpose::Publish(_) => &self.inward,
+            _ => &self.dials,
+        };
+        // Nobody passes those who wait.
+        if line.turn.available_permits() > 0 {
+            match self.begin(line, wanted.clone()).await {
+                Err(DialError::Refused(Errno::AGAIN)) => {}
+                other => return other,
+            }
+        }
+        let _turn = line.turn.acquire().await.map_err(io::Error::other)?;
+        loop {
+            match self.begin(line, wanted.clone()).await {
+                Err(DialError::Refused(Errno::AGAIN)) => sleep(PAUSE).await,
+                other => return other,
+            }
+        }
+    }
+
+    async fn begin(&self, line: &Line, wanted: Wanted) -> Result<OwnedFd, DialError> {
+        let Wanted { purpose, to, protocol, from } = wanted;
+        let (sender, answer) = oneshot::channel();
+        let number = self.ask(&line.room, |asked, number, place| {
+            asked.dials.insert(number, (sender, place));
+            number
+        });
+        let number = number.await?;
+        self.send(number, &FromRelay::Dial { number, purpose, to, protocol, from }).await?;
+        answer.await.map_err(io::Error::other)?.map_err(DialError::Refused)
     }
 
     /// Lets `addresses` through for `name`: those that can be reached now.

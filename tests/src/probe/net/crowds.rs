@@ -150,6 +150,22 @@ pub fn slow_until_told(args: &[String]) {
     println!("again");
 }
 
+/// A name, a port and a number: so many connections that are served, a few at a time and as fast as it goes. Says how
+/// many were.
+pub fn quick(args: &[String]) {
+    let (port, count): (u16, u32) = (args[1].parse().expect("a port"), args[2].parse().expect("a number"));
+    let to = SocketAddr::new(addresses(&args[0]).expect("a name that may be asked for")[0], port);
+    let served = |thread| {
+        let share = count / THREADS + u32::from(thread < count % THREADS);
+        (0..share).filter(|_| is_served(connected(to).as_ref())).count()
+    };
+    let served: usize = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..THREADS).map(|thread| scope.spawn(move || served(thread))).collect();
+        threads.into_iter().map(|thread| thread.join().expect("it does not panic")).sum()
+    });
+    println!("{served} of {count}");
+}
+
 /// Slow connections, for as long as the value lives.
 struct Crowd {
     to: SocketAddr,

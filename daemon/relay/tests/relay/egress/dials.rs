@@ -117,6 +117,16 @@ fn no_more_than_six_are_tried() {
 }
 
 #[test]
+fn what_the_keeper_does_not_begin_yet_waits_for_its_turn() {
+    let world = world(&[1], &[], &[]);
+    world.keeper.zone.lock().unwrap().busy = 5;
+    drop(through(&world));
+    assert_eq!(dialled(&world), [1; 6]);
+    world.keeper.closed_by("closed");
+    assert_eq!(ended(&world), [(1, "closed".into())]);
+}
+
+#[test]
 fn sockets_that_were_not_needed_are_closed() {
     let world = world(&[1, 2, 3, 4], &[1, 2, 3], &[]);
     let before = world.relay.descriptors();

@@ -60,6 +60,8 @@ pub struct Zone {
     pub server: Option<SocketAddr>,
     /// The error of every dial that is none to a resolver.
     pub errno: Option<i32>,
+    /// So many dials are not begun yet.
+    pub busy: usize,
     /// Nobody is there.
     pub deserted: Option<IpAddr>,
     /// What comes there is dropped.
@@ -201,8 +203,12 @@ impl Keeper {
     }
 
     fn dial(&self, purpose: &Purpose, protocol: Protocol, to: IpAddr) -> (Option<OwnedFd>, Option<i32>) {
-        let zone = self.zone.lock().unwrap();
+        let mut zone = self.zone.lock().unwrap();
         match (purpose, protocol) {
+            _ if *purpose != Purpose::Resolver && zone.busy > 0 => {
+                zone.busy -= 1;
+                (None, Some(11))
+            }
             (Purpose::Resolver, Protocol::Udp) => {
                 let (ours, theirs) = UnixDatagram::pair().unwrap();
                 ours.set_read_timeout(Some(PATIENCE)).unwrap();
