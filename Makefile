@@ -17,7 +17,7 @@ PACKAGES := gcc libc6-dev make pkg-config libnftnl-dev libmnl-dev protobuf-compi
 TEST_PACKAGES := bash-completion btrfs-progs certinfo curl default-jre-headless dropbear-bin e2fsprogs gdb iproute2 kmod \
     less nftables nginx-light nodejs openssh-client openssl procps python3-pip strace tmux vim-tiny wget xfsprogs zsh
 BENCH_PACKAGES := bubblewrap crun runc
-BENCH_NET_PACKAGES := dnsmasq-base iproute2 mitmproxy openssl squid tinyproxy unbound
+BENCH_NET_PACKAGES := dnsmasq-base iproute2 mitmproxy openssl socat squid tinyproxy unbound
 DEB_PACKAGES := debhelper dpkg-dev fakeroot lintian man-db
 RPM_PACKAGES := rpm
 VM_PACKAGES := mmdebstrap qemu-system-x86 e2fsprogs

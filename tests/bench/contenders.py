@@ -23,6 +23,7 @@ POOL = range(1901000000, 1901004500)
 NAME = "bench.example"
 SERVER = "192.0.2.80"
 RAW, TLS = "5000", "443"
+FORWARDED = [5001, 5002]
 PATIENCE = 20.0
 PR_SET_PDEATHSIG = 1
 
@@ -132,6 +133,17 @@ class Worker:
 def worker(name, *proxy, pids=lambda: []):
     argv = [f"{LOAD}/netload", "work", f"{NAME}={SERVER}", RAW, TLS, f"{LOAD}/cert.pem", *proxy]
     return Worker(name, argv, pids)
+
+
+def forwarder():
+    """What two system calls a message cost: two ports that lead to the server's, and nothing that looks at bytes."""
+    ports = [str(port) for port in FORWARDED]
+    programs = []
+    for port, to in zip(ports, [RAW, TLS]):
+        argv = ["/usr/bin/socat", f"TCP-LISTEN:{port},bind=127.0.0.1,fork,nodelay", f"TCP:{SERVER}:{to},nodelay"]
+        programs.append(Program(argv, lambda port=port: listens(int(port))))
+    argv = [f"{LOAD}/netload", "work", f"{NAME}=127.0.0.1", *ports, f"{LOAD}/cert.pem"]
+    return Worker("socat", argv), programs
 
 
 def session():

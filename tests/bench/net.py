@@ -60,12 +60,12 @@ def table(title, heads, rows):
         print("  " + first.ljust(widths[0]) + "".join("  " + cell.rjust(w) for cell, w in zip(rest, widths[1:])))
 
 
-def connections(figures, workers):
+def connections(figures, workers, floor):
     for turn in range(RUNS):
         # Each is first in its turn.
         order = workers[turn % len(workers):] + workers[:turn % len(workers)]
         for name, question in BULK + KEPT + FRESH + RATE:
-            for worker in order:
+            for worker in order + (floor if (name, question) in KEPT else []):
                 figures.add(worker.name, name, worker.ask(question))
 
 
@@ -101,6 +101,10 @@ def show(figures, who, resolvers):
     heads = [what for what, _ in KEPT + FRESH]
     table("µs for a small question and its answer, p50 / p99: on a kept connection, on a new one", ["", *heads],
           [[name, *(times(name, what) for what in heads)] for name in who])
+    if figures.has("socat", KEPT[0][0], "p50_us"):
+        heads = [what for what, _ in KEPT]
+        table("the least that a program between costs (socat: two system calls a message, which it does not look at)",
+              ["", *heads], [["socat", *(times("socat", what) for what in heads)]])
     heads = [what for what, _ in RATE]
     table(f"new connections a second, each with a question, {JOBS} at a time", ["", *heads],
           [[name, *(f"{figures.median(name, what, 'rate'):.0f}" for what in heads)] for name in who])
@@ -145,7 +149,7 @@ def main():
     resource.setrlimit(resource.RLIMIT_NOFILE, (16384, 16384))
     os.makedirs(contenders.WORK, exist_ok=True)
     os.chown(contenders.WORK, contenders.USER.pw_uid, contenders.USER.pw_gid)
-    programs, workers, resolvers = [contenders.server()], [], {}
+    programs, workers, floor, resolvers = [contenders.server()], [], [], {}
     try:
         direct, session = contenders.worker("direct"), contenders.session()
         workers += [direct, session]
@@ -167,9 +171,15 @@ def main():
             else:
                 print(f"{name} is not here, and left out", file=sys.stderr)
         memory(figures, workers)
-        connections(figures, workers)
+        if os.path.exists("/usr/bin/socat"):
+            worker, forwarding = contenders.forwarder()
+            floor.append(worker)
+            programs += forwarding
+        else:
+            print("socat is not here, and left out", file=sys.stderr)
+        connections(figures, workers, floor)
     finally:
-        for one in workers + programs:
+        for one in workers + floor + programs:
             one.end()
 
     who = [worker.name for worker in workers]
