@@ -191,11 +191,11 @@ AGENTCTL ?= target/release/agentctl
 install-docs:
 	@share=$(DESTDIR)$(PREFIX)/share
 	zsh=$$share/zsh/$(or $(ZSH_FUNCTIONS),site-functions) doc=$$share/doc/agentd
-	install -d "$$share"/man/man{1,5,8} "$$share"/bash-completion/completions "$$zsh" \
+	install -d "$$share"/man/man{1,5,7,8} "$$share"/bash-completion/completions "$$zsh" \
 	    "$$share"/fish/vendor_completions.d "$$doc"/examples/profiles
 	$(AGENTCTL) manpages "$$share/man/man1"
 	systemd/man/config-page systemd/agentd.toml $(VERSION) > "$$share/man/man5/agentd.toml.5"
-	install -m 644 systemd/man/*.8 "$$share/man/man8"
+	for section in 5 7 8; do install -m 644 systemd/man/*.$$section "$$share/man/man$$section"; done
 	$(AGENTCTL) completion bash > "$$share/bash-completion/completions/agentctl"
 	$(AGENTCTL) completion zsh > "$$zsh/_agentctl"
 	$(AGENTCTL) completion fish > "$$share/fish/vendor_completions.d/agentctl.fish"

@@ -11,7 +11,13 @@ use clap_mangen::roff::{Roff, bold, roman};
 use crate::cli::Cli;
 
 /// Pages of agentd that are not written from here.
-const OTHERS: [(&str, &str); 3] = [("agentd.toml", "5"), ("agentd", "8"), ("agentd-launcher", "8")];
+const OTHERS: [(&str, &str); 5] = [
+    ("agentd-profile", "5"),
+    ("agentd.toml", "5"),
+    ("agentd-rules", "7"),
+    ("agentd", "8"),
+    ("agentd-launcher", "8"),
+];
 
 /// Writes all pages into the directory `dir`.
 pub fn write(dir: &Path) -> io::Result<()> {

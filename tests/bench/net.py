@@ -12,6 +12,7 @@ import os
 import platform
 import resource
 import statistics
+import subprocess
 import sys
 
 import contenders
@@ -22,6 +23,7 @@ SMALL, NEW, JOBS, FLIGHT = 2000, 300, 16, 100
 # Of names, and of connections: of these a session has 4,096 at once, and then 512 in each second.
 SECONDS, BURST = 1.0, 0.5
 HELD = 1000
+LISTED = 1_000_000
 
 # What is measured of connections: (name, question, figure, unit).
 BULK = [(f"{way} {kind}", f"{way} {kind} {BYTES}") for way in ["download", "upload"] for kind in ["raw", "https"]]
@@ -87,6 +89,13 @@ def names(figures, direct, session, resolvers):
     return list(ask)
 
 
+def lists(figures):
+    """A blocklist of LISTED names, as the daemon reads it, and as each session's helpers look names up in it."""
+    for _ in range(RUNS):
+        said = subprocess.run([f"{contenders.LOAD}/netload", "lists", str(LISTED)], check=True, capture_output=True, text=True)
+        figures.add("blocklist", "names", json.loads(said.stdout))
+
+
 def show(figures, who, resolvers):
     def rate(name, what):
         value, direct = figures.median(name, what, "rate"), figures.median("direct", what, "rate")
@@ -111,6 +120,11 @@ def show(figures, who, resolvers):
     table(f"answers a second from cache, {FLIGHT} on their way; µs for one at a time", ["", "dns/s", "one", "lost"],
           [[name, *(f"{figures.median(name, 'dns', key):.0f}" for key in ["rate", "one_us", "lost"])]
            for name in resolvers])
+    named = {key: figures.median("blocklist", "names", key) for key in ["seconds", "reading", "table", "listed_us", "absent_us"]}
+    table(f"a blocklist of {LISTED:,} names: s and MiB to read it, MiB of its table, µs to look a name up, listed or not",
+          ["", "s", "reading", "table", "listed", "absent"],
+          [["", f"{named['seconds']:.2f}", f"{named['reading'] / (1 << 20):.1f}", f"{named['table'] / (1 << 20):.1f}",
+            f"{named['listed_us']:.1f}", f"{named['absent_us']:.1f}"]])
     table(f"MiB (PSS) of what is between, idle and with {HELD} connections open; KiB for each", ["", "idle", "held", "each"],
           [[name, f"{idle / (1 << 20):.1f}", f"{held / (1 << 20):.1f}", f"{(held - idle) / 1024 / HELD:.1f}"]
            for name in who[1:]
@@ -141,6 +155,8 @@ def aims(figures, who):
             ratio = figures.median("agentd", what, "rate") / figures.median("squid", what, "rate")
             found.append((f"{what}: at least squid's", f"{ratio:.2f}", ratio >= 1))
     rate = figures.median("agentd", "dns", "rate")
+    kept = sum(figures.median("blocklist", "names", key) for key in ["table", "reading"]) / (1 << 20)
+    found.append((f"a blocklist of {LISTED:,} names: under 100 MB, while it is read", f"{kept:.0f} MiB", kept < 95))
     found.append(("dns: at least 100,000 a second", f"{rate:,.0f}", rate >= 100_000))
     return found
 
@@ -178,6 +194,7 @@ def main():
         else:
             print("socat is not here, and left out", file=sys.stderr)
         connections(figures, workers, floor)
+        lists(figures)
     finally:
         for one in workers + floor + programs:
             one.end()

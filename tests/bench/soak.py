@@ -24,7 +24,8 @@ DAEMON = int(os.environ["DAEMON"])
 WORK = f"{USER.pw_dir}/soak"
 # As private-daemon's agentd.toml has it.
 POOL = range(1901000000, 1901004500)
-# How long what was left may take to go, and what a daemon may grow by: caches that fill, not leaks.
+# How long what was left may take to go, and what a daemon may grow by after a quarter of the time, in which its caches
+# and its allocator have filled.
 SETTLE = 5.0
 GROWTH = 8 << 20
 
@@ -136,6 +137,8 @@ def main():
     workers = [threading.Thread(target=work, args=(end, done, wrong)) for _ in range(JOBS)]
     for worker in workers:
         worker.start()
+    time.sleep(MINUTES * 60 / 4)
+    fresh, before.memory = before.memory, {name: resident(pid) for name, pid in before.pids.items()}
     for worker in workers:
         worker.join()
     settled = time.monotonic()
@@ -147,7 +150,7 @@ def main():
     print(f"{sum(done.values())} sessions in {MINUTES:g} minutes, {JOBS} at a time: "
           + ", ".join(f"{count} {kind}" for kind, count in sorted(done.items())))
     for name in now.pids:
-        print(f"{name}: {before.memory[name] >> 10} -> {now.memory[name] >> 10} KiB, "
+        print(f"{name}: {fresh[name] >> 10} -> {before.memory[name] >> 10} -> {now.memory[name] >> 10} KiB, "
               f"{before.files[name]} -> {now.files[name]} descriptors")
     for line in wrong[:20] + found[:20]:
         print("wrong: " + line)

@@ -161,7 +161,8 @@ pub struct RunArgs {
     /// When the session ends at the latest, such as 90s, 30m or 8h
     #[arg(long, value_name = "DURATION", value_parser = quantity::duration_ms)]
     pub timeout: Option<u64>,
-    /// When the session ends for want of anything to do: no output, no input, no new process for so long
+    /// When the session ends for want of anything to do: nothing on its streams and connections, and no new process,
+    /// for so long
     #[arg(long, value_name = "DURATION", value_parser = quantity::duration_ms)]
     pub idle: Option<u64>,
     /// With a terminal [default: if standard input and output are one; with --detach, if standard input is]

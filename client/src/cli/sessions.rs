@@ -199,11 +199,14 @@ pub enum Decision {
 Examples:
   agentctl events 3f2a                   all of one session
   agentctl events -f --decision deny     refusals of all sessions, as they happen
-  agentctl events --since 10m --kind process.exec --json")]
+  agentctl events -f --since 0s          of everything, but not of what was before
+  agentctl events --since 10m --kind process.exec --json
+
+What a refusal names as its rule is explained in agentd-rules(7).")]
 pub struct EventsArgs {
     /// An id, a unique prefix of one, or a name [default: all sessions that you may see]
     pub id: Option<String>,
-    /// Go on with what happens from now
+    /// Go on with what happens after that, until interrupted
     #[arg(short, long)]
     pub follow: bool,
     /// From this time on: RFC 3339, or how long ago, such as 10m

@@ -10,7 +10,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use crate::lease::Pool;
 use crate::names::AbsPath;
 use crate::size;
-pub use network::{Egress, Resolvers, Trust};
+pub use network::{Egress, MAX_AUTHORITIES, Resolvers, Trust};
 pub(crate) use telling::MetricsSocket;
 pub use telling::{Format, Level, Log, Metrics};
 

@@ -27,8 +27,8 @@ fn the_documented_profile_has_its_way_out() {
     let host = HostPattern::parse("api.example.org").unwrap();
     assert_eq!(egress.hosts.allow, [HostRule { host, ports: vec![443], protocol: Protocol::Tcp }]);
     assert_eq!(egress.hosts.deny, [HostPattern::parse("*.ads.example").unwrap()]);
-    assert_eq!((egress.nets.len(), egress.local.len(), egress.announce_proxy), (0, 0, false));
-    assert_eq!(egress.publish, [Publish { host: 3000, port: 3000 }]);
+    assert_eq!((egress.nets.len(), &egress.local[..], egress.announce_proxy), (1, &[5432][..], false));
+    assert_eq!(egress.publish, [Publish { host: 8080, port: 3000 }]);
     assert_eq!((&egress.resolvers, egress.wildcard_budget), (&upstream().resolvers, WILDCARD_BUDGET));
     assert_eq!(egress.check(), Ok(()));
 }

@@ -515,6 +515,12 @@ pub(crate) mod tests {
         [network]
         default = "deny"
         deny = ["*.ads.example"]
+        dns_types = ["TXT"]
+        proxy_env = false
+        [[network.allow]]
+        cidr = "192.0.2.0/24"
+        [[network.allow]]
+        local = 5432
         [[network.allow]]
         host = "api.example.org"
         ports = [443]
@@ -523,6 +529,7 @@ pub(crate) mod tests {
         max_sent = "64M"
         [[network.publish]]
         port = 3000
+        host_port = 8080
         [[http]]
         host = "api.example.org"
         methods = ["GET", "POST"]
@@ -547,6 +554,7 @@ pub(crate) mod tests {
         pids = 512
         disk = "10G"
         timeout = "8h"
+        idle = "30m"
         [approval]
         timeout = "60s"
     "#;
@@ -559,6 +567,27 @@ pub(crate) mod tests {
         assert!(text.contains("memory = \"4G\"") && text.contains("timeout = \"8h\""), "{text}");
         let keys = ["http", "credential", "process.exec", "terminal.filter"];
         assert_eq!(profile.unenforced(), keys);
+    }
+
+    #[test]
+    fn the_manual_page_has_every_key() {
+        const PAGE: &str = include_str!("../../../systemd/man/agentd-profile.5");
+        fn check(value: &toml::Value) {
+            match value {
+                toml::Value::Table(table) => table.iter().for_each(|(key, value)| {
+                    let word =
+                        |line: &str| line.split(|c: char| !c.is_alphanumeric() && c != '_').any(|w| w == key);
+                    assert!(PAGE.lines().any(word), "no {key}");
+                    // What is below it is the caller's.
+                    if key != "set" && key != "inject" {
+                        check(value);
+                    }
+                }),
+                toml::Value::Array(all) => all.iter().for_each(check),
+                _ => {}
+            }
+        }
+        check(&toml::from_str(WHOLE).unwrap());
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::io::Read;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use agentd_policy::config::{self, Config, ConfigError, Resolvers};
+use agentd_policy::config::{self, Config, ConfigError, MAX_AUTHORITIES, Resolvers};
 use agentd_policy::network::Upstream;
 use agentd_policy::resolver::Resolver;
 use nix::unistd::{Group, User};
@@ -82,10 +82,31 @@ fn trust(site: &Site) -> Option<String> {
     if !needed {
         return None;
     }
-    match std::fs::metadata(path) {
-        Ok(meta) if meta.is_file() => None,
-        Ok(_) => Some(format!("egress.trust: {path} is not a regular file")),
-        Err(error) => Some(format!("egress.trust: {path}: {error}; a resolver over TLS needs it")),
+    match authorities(Path::new(path)) {
+        // The launcher may read what this account may not.
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => None,
+        done => {
+            done.err().map(|error| format!("egress.trust: {path}: {error}; a resolver over TLS needs it"))
+        }
+    }
+}
+
+/// Whether `file` has certificates. What they are worth is the relay's to judge.
+fn authorities(file: &Path) -> std::io::Result<()> {
+    const BEGIN: &[u8] = b"-----BEGIN CERTIFICATE-----";
+    let opened = open(file)?;
+    let meta = opened.metadata()?;
+    if !meta.is_file() {
+        return Err(std::io::Error::other("is not a regular file"));
+    }
+    if meta.len() > MAX_AUTHORITIES {
+        return Err(std::io::Error::other(format!("is longer than {MAX_AUTHORITIES} bytes")));
+    }
+    let mut text = Vec::new();
+    opened.take(MAX_AUTHORITIES).read_to_end(&mut text)?;
+    match text.windows(BEGIN.len()).any(|part| part == BEGIN) {
+        true => Ok(()),
+        false => Err(std::io::Error::other("has no certificate in PEM")),
     }
 }
 
@@ -147,4 +168,24 @@ fn read(file: &Path) -> std::io::Result<String> {
     // One byte more than allowed, so that the reader of the text sees that it is too long.
     opened.take(config::MAX_BYTES as u64 + 1).read_to_string(&mut text)?;
     Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_of_authorities_has_certificates() {
+        let file = std::env::temp_dir().join(format!("agentd-authorities-{}", std::process::id()));
+        let said = |text: &str| {
+            std::fs::write(&file, text).unwrap();
+            authorities(&file).err().map(|error| error.to_string())
+        };
+        assert_eq!(said("").as_deref(), Some("has no certificate in PEM"));
+        assert_eq!(said("-----BEGIN PRIVATE KEY-----\n").as_deref(), Some("has no certificate in PEM"));
+        assert_eq!(said(&"x".repeat(5 << 20)).as_deref(), Some("is longer than 4194304 bytes"));
+        assert_eq!(said("ours\n-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"), None);
+        std::fs::remove_file(&file).unwrap();
+        assert_eq!(authorities(&std::env::temp_dir()).unwrap_err().to_string(), "is not a regular file");
+    }
 }

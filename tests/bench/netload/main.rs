@@ -4,11 +4,13 @@
 //!   of DNS at `ADDRESS` port 53: every name is `ADDRESS`. Prints `ready`.
 //! - `netload work NAME RAW TLS CERTIFICATE [PROXY]`: reads a measurement a line, prints its figures, a line of JSON each.
 //!   Connects to `NAME`, by the CONNECT of `PROXY` if there is one. `NAME=ADDRESS` asks nobody where that is.
+//! - `netload lists NUMBER`: figures of a blocklist of so many names.
 //!
 //! Threads and blocking calls throughout: what is measured is what is between, and a loop would add its own wakeups.
 
 mod dns;
 mod link;
+mod lists;
 mod server;
 mod work;
 
@@ -30,6 +32,7 @@ fn main() -> ExitCode {
         ["work", name, raw, tls, certificate, proxy] => {
             work::work(name, [raw, tls], certificate, Some(proxy))
         }
+        ["lists", count] => count.parse().map_err(Into::into).and_then(lists::lists),
         _ => Err("usage: see the source".into()),
     };
     match done {

@@ -68,6 +68,33 @@ macro_rules! hidden {
     };
 }
 
+/// A request whose body, if it has one, begins elsewhere for some servers, and which ends up at evil.test where bodies
+/// are not read at all.
+macro_rules! smuggled {
+    ($name:literal, $fields:literal) => {
+        case(
+            $name,
+            http,
+            &[
+                "good.test",
+                "8000",
+                concat!(
+                    "POST / HTTP/1.1\r\nHost: good.test:8000\r\n",
+                    $fields,
+                    "\r\n\r\nGET / HTTP/1.1\r\nHost: evil.test\r\n\r\n"
+                ),
+                "this is evil.test",
+            ],
+            NO_REQUEST,
+            Outside::User,
+            DENIED,
+        )
+        .options(LOOSE)
+        .seen("http.request", &[("/decision", "deny"), ("/rule", "http.malformed")])
+        .origin("HTTP request smuggling, RFC 9112 §11.2")
+    };
+}
+
 /// A name whose address no session may have.
 macro_rules! special {
     ($name:literal, $host:literal, $kind:literal) => {
@@ -170,6 +197,18 @@ pub const CASES: &[Case] = &[
         "http_fourth_request",
         "HEAD / HTTP/1.1\r\nHost: good.test\r\n\r\nOPTIONS / HTTP/1.1\r\nHost: good.test\r\n\r\nGET / HTTP/1.1\r\nHost: good.test\r\n\r\nGET / HTTP/1.1\r\nHost: evil.test\r\n\r\n"
     ),
+    smuggled!("smuggled_by_two_framings", "Content-Length: 35\r\nTransfer-Encoding: chunked"),
+    smuggled!("smuggled_by_two_lengths", "Content-Length: 0\r\nContent-Length: 35"),
+    smuggled!("smuggled_by_a_list_of_lengths", "Content-Length: 35, 0"),
+    smuggled!("smuggled_by_a_signed_length", "Content-Length: +35"),
+    smuggled!("smuggled_by_a_length_beyond_numbers", "Content-Length: 18446744073709551651"),
+    smuggled!("smuggled_by_a_blank_before_the_colon", "Content-Length : 35"),
+    smuggled!("smuggled_by_a_folded_field", "X: y\r\n Content-Length: 35"),
+    smuggled!("smuggled_by_an_underscore", "Content_Length: 35"),
+    smuggled!("smuggled_by_another_coding", "Transfer-Encoding: xchunked"),
+    smuggled!("smuggled_by_chunks_that_are_coded", "Transfer-Encoding: chunked, identity"),
+    smuggled!("smuggled_by_a_tab_in_the_coding", "Transfer-Encoding: \tchunked\r\nContent-Length: 35"),
+    smuggled!("smuggled_by_a_bare_return", "X: y\rContent-Length: 35"),
     // Requests that look like another protocol, or like a part of something.
     hidden!("hidden_behind_a_control_byte", "8000", "POST /\u{1}%% HTTP/1.1\r\nHost: evil.test\r\n\r\n"),
     hidden!("hidden_behind_a_nul", "8000", "POST /%00%% HTTP/1.1\r\nHost: evil.test\r\n\r\n"),
@@ -230,6 +269,16 @@ pub const CASES: &[Case] = &[
         ["a.wild.test", "good.test", "plain"],
         "an allowed name at another's address"
     ),
+    handshake!("tls_hello_that_ends_early", ["good.test", "good.test", "cut"], "a name that was never said")
+        .outside_args(&["good.test", "good.test", "plain"])
+        .seen("net.denied", &[("/rule", "tcp.short")]),
+    handshake!(
+        "tls_hello_that_stops",
+        ["good.test", "good.test", "stopped"],
+        "a place that is held for ever"
+    )
+    .outside_args(&["good.test", "good.test", "plain"])
+    .seen("net.denied", &[("/rule", "tcp.slow")]),
     case(
         "tls_hello_of_16_mb",
         hello,

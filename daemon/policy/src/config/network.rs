@@ -26,6 +26,9 @@ pub struct Egress {
     pub trust: Trust,
 }
 
+/// The longest file of authorities, in bytes: the system's has some 220 KiB.
+pub const MAX_AUTHORITIES: u64 = 4 << 20;
+
 /// A file with certificates of authorities, as PEM.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Trust {

@@ -4,13 +4,12 @@ use std::io::Read;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use agentd_policy::config::MAX_AUTHORITIES;
 use rustls::client::Resumption;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use rustls::{ClientConfig, RootCertStore};
 
-/// The longest file: the system's has some 220 KiB.
-const MAX_FILE: u64 = 4 << 20;
 /// Sessions of TLS that can be taken up again, of all resolvers.
 const MAX_RESUMED: usize = 16;
 
@@ -47,10 +46,10 @@ impl Trust {
 
 fn read(file: OwnedFd) -> Result<Arc<ClientConfig>, String> {
     let mut text = Vec::new();
-    let read = std::fs::File::from(file).take(MAX_FILE + 1).read_to_end(&mut text);
+    let read = std::fs::File::from(file).take(MAX_AUTHORITIES + 1).read_to_end(&mut text);
     read.map_err(|error| format!("the file of authorities cannot be read: {error}"))?;
-    if text.len() as u64 > MAX_FILE {
-        return Err(format!("the file of authorities is longer than {MAX_FILE} bytes"));
+    if text.len() as u64 > MAX_AUTHORITIES {
+        return Err(format!("the file of authorities is longer than {MAX_AUTHORITIES} bytes"));
     }
     config(&text)
 }

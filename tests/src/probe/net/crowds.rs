@@ -40,7 +40,8 @@ struct Tally {
 
 /// `ADDRESS:PORT` and a number: so many connections to it, as fast as it goes. One that comes to be is enough.
 pub fn flood(args: &[String]) -> Act {
-    let tally = flooded(args);
+    let to = args[0].parse().expect("an address and a port");
+    let tally = flooded(to, args[1].parse().expect("a number"));
     match tally {
         Tally { connected: 1.., .. } => Ok(format!("{tally:?}")),
         Tally { errno: 0, .. } => Err(Refused::new(ECONNREFUSED, format!("{tally:?}"))),
@@ -48,11 +49,16 @@ pub fn flood(args: &[String]) -> Act {
     }
 }
 
-/// The same to a name, for tests that count: `NAME PORT NUMBER`. A line of JSON.
+/// The same to a name, for tests that count: `NAME PORT NUMBER`. A line of JSON. It asks for the name again and again: an
+/// address can be reached for no longer than that is valid.
 pub fn flood_of_a_name(args: &[String]) {
-    let port: u16 = args[1].parse().expect("a port");
-    let found = addresses(&args[0]).expect("a name that may be asked for");
-    let tally = flooded(&[SocketAddr::new(found[0], port).to_string(), args[2].clone()]);
+    const ROUND: u32 = 50_000;
+    let (port, count): (u16, u32) = (args[1].parse().expect("a port"), args[2].parse().expect("a number"));
+    let mut tally = Tally::default();
+    for round in 0..count.div_ceil(ROUND) {
+        let found = addresses(&args[0]).expect("a name that may be asked for");
+        tally = tally.and(flooded(SocketAddr::new(found[0], port), ROUND.min(count - round * ROUND)));
+    }
     let Tally { connected, refused, others, errno } = tally;
     let told = serde_json::json!({
         "connected": connected, "refused": refused, "others": others, "errno": errno
@@ -60,20 +66,13 @@ pub fn flood_of_a_name(args: &[String]) {
     println!("{told}");
 }
 
-fn flooded(args: &[String]) -> Tally {
-    let to: SocketAddr = args[0].parse().expect("an address and a port");
-    let count: u32 = args[1].parse().expect("a number");
+fn flooded(to: SocketAddr, count: u32) -> Tally {
     let share = |thread| count / THREADS + u32::from(thread < count % THREADS);
     std::thread::scope(|scope| {
         let threads: Vec<_> =
             (0..THREADS).map(|thread| scope.spawn(move || of_a_thread(to, share(thread)))).collect();
         let tallies = threads.into_iter().map(|thread| thread.join().expect("it does not panic"));
-        tallies.fold(Tally::default(), |sum, one| Tally {
-            connected: sum.connected + one.connected,
-            refused: sum.refused + one.refused,
-            others: sum.others + one.others,
-            errno: if one.errno == 0 { sum.errno } else { one.errno },
-        })
+        tallies.fold(Tally::default(), Tally::and)
     })
 }
 
@@ -94,6 +93,15 @@ fn of_a_thread(to: SocketAddr, count: u32) -> Tally {
 }
 
 impl Tally {
+    fn and(self, other: Self) -> Self {
+        Self {
+            connected: self.connected + other.connected,
+            refused: self.refused + other.refused,
+            others: self.others + other.others,
+            errno: if other.errno == 0 { self.errno } else { other.errno },
+        }
+    }
+
     fn add(&mut self, one: Result<(), Errno>) {
         match one {
             Ok(()) => self.connected += 1,

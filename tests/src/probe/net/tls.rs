@@ -1,7 +1,7 @@
 //! The first message of TLS, in shapes that a reader may stumble over.
 
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{Shutdown, TcpStream};
 use std::time::Duration;
 
 use libc::{EACCES, ECONNRESET, ETIMEDOUT};
@@ -29,11 +29,17 @@ pub fn hello(args: &[String]) -> Act {
         bytes.extend((part.len() as u16).to_be_bytes());
         bytes.extend(part);
     }
+    if shape == "cut" || shape == "stopped" {
+        bytes.truncate(bytes.len() / 2);
+    }
     let step = if shape == "bytes" { 1 } else { bytes.len() };
     for part in bytes.chunks(step) {
         if let Err(error) = stream.write_all(part) {
             return Err(Refused::new(ECONNRESET, error.to_string()));
         }
+    }
+    if shape == "cut" {
+        stream.shutdown(Shutdown::Write)?;
     }
     let mut kind = [0];
     match stream.read_exact(&mut kind) {
