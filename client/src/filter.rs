@@ -289,9 +289,9 @@ fn osc_passes(held: &[u8]) -> bool {
         return false;
     }
     match number.parse::<u16>() {
-        // With a `?` they ask, and the terminal answers.
-        Ok(4 | 5 | 10..=19) => !rest.contains('?'),
-        Ok(8 | 104 | 105 | 110..=119 | 133) => true,
+        // With a `?` they ask, and the terminal answers; what resets colours has none.
+        Ok(4 | 5 | 10..=19 | 104 | 105 | 110..=119) => !rest.contains('?'),
+        Ok(8 | 133) => true,
         Ok(9) => rest.starts_with("4;"),
         Ok(777) => rest.starts_with("notify;"),
         _ => false,

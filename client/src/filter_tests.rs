@@ -53,6 +53,7 @@ const FOUL: &[&[u8]] = &[
     b"\x1b];title\x07",
     b"\x1b]ltitle\x1b\\",
     b"\x1b]11;?\x07",
+    b"\x1b]110;?\x07",
     b"\x1b]4;1;?\x07",
     b"\x1b]50;?\x07",
     b"\x1b]1337;Copy=:aGk=\x07",

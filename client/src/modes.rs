@@ -5,8 +5,9 @@ use std::collections::BTreeSet;
 
 use prost::bytes::Bytes;
 
-/// Private modes that a terminal starts with switched on: wrapping at the edge, the cursor.
-const ON_AT_FIRST: [u16; 2] = [7, 25];
+/// Private modes that a terminal starts with switched on: its own sequences, not a VT52's, wrapping at the edge, keys that
+/// repeat, the cursor.
+const ON_AT_FIRST: [u16; 4] = [2, 7, 8, 25];
 /// More modes than any terminal has.
 const MAX_MODES: usize = 64;
 /// More than any program nests.
@@ -91,6 +92,12 @@ mod tests {
         let out = after(&[(b"?1049", b'h'), (b"?25", b'l'), (b"?1049", b'l'), (b"?25", b'h')]);
         assert!(!out.contains('?'), "{out:?}");
         assert_eq!(after(&[]), "");
+    }
+
+    #[test]
+    fn what_was_on_already_stays_on() {
+        // Switched off, mode 2 would have the terminal read what follows as a VT52.
+        assert!(!after(&[(b"?2", b'h'), (b"?7;8;25", b'h')]).contains('?'));
     }
 
     #[test]
