@@ -106,15 +106,15 @@ impl Connection {
         }
     }
 
-    /// Serves it to its end.
+    /// Serves it to its end. What few need is in memory of its own: most connections do without.
     async fn serve(self, entry: Entry) {
         if entry == Entry::Transparent && self.to().port() == DNS {
-            return answering::serve_stream(&self.gate, &self.client, self.from).await;
+            return Box::pin(answering::serve_stream(&self.gate, &self.client, self.from)).await;
         }
         let run = async {
             let ended = match entry {
                 Entry::Transparent => self.transparent().await,
-                Entry::Proxy => proxy::serve(&self).await,
+                Entry::Proxy => Box::pin(proxy::serve(&self)).await,
                 Entry::Local => local::serve(&self).await,
             };
             ended.err().unwrap_or(End::Closed)
