@@ -22,8 +22,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// The most connections of a session.
 const CONNECTIONS: usize = 1024;
 /// What the relay may need, whatever its session does: its own, and buffers for each connection.
-const RELAY_MEMORY: u64 = 160 << 20;
-const KEEPER_MEMORY: u64 = 64 << 20;
+const RELAY_MEMORY: u64 = 64 << 20;
+const KEEPER_MEMORY: u64 = 16 << 20;
 /// Events of a flood to one place are one in 100 ms at the most, and one for each second in which there was no room.
 const EVENTS: usize = 4096;
 
