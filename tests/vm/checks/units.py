@@ -146,7 +146,7 @@ CONFIG = "/etc/agentd/agentd.toml"
 
 
 def configured(vm, key, value):
-    vm.sh(f"sed -i 's|^#* *{key} *=.*|{key} = {value}|' {CONFIG}; grep -q '^{key} = {value}$' {CONFIG}")
+    vm.sh(f"sed -i 's|^#* *{key} *=.*|{key} = {value}|' {CONFIG}; grep -qxF '{key} = {value}' {CONFIG}")
 
 
 @check
