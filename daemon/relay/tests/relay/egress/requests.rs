@@ -1,5 +1,5 @@
 use std::io::Write;
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
 
 use agentd_policy::event::NetEvent;
 use agentd_policy::hosts::HostPattern;
@@ -51,6 +51,15 @@ fn world() -> World {
 
 fn alert() -> Vec<u8> {
     vec![21, 3, 3, 0, 2, 2, 49]
+}
+
+/// A connection whose first bytes came to the server as they are: both ends of it.
+fn carried(world: &World, server: &TcpListener, bytes: &[u8]) -> (TcpStream, TcpStream) {
+    let mut client = world.connect();
+    client.write_all(bytes).unwrap();
+    let mut theirs = accept(server);
+    expect(&mut theirs, bytes);
+    (client, theirs)
 }
 
 #[test]
@@ -129,10 +138,7 @@ fn a_hello_that_a_server_without_tls_could_take_for_a_request_goes_nowhere() {
     // Nor does anything behind a hello that the server did not understand.
     let world = world();
     let server = world.server();
-    let mut client = world.connect();
-    client.write_all(&hello(Some("a.example"))).unwrap();
-    let mut theirs = accept(&server);
-    expect(&mut theirs, &hello(Some("a.example")));
+    let (mut client, mut theirs) = carried(&world, &server, &hello(Some("a.example")));
     client.write_all(&get("b.example")).unwrap();
     theirs.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").unwrap();
     expect(&mut client, b"HTTP/1.1 400 Bad Request\r\n\r\n");
@@ -149,20 +155,14 @@ fn three_words_before_a_host_are_a_request_to_some() {
     assert!(rest(&mut client).unwrap().starts_with(b"HTTP/1.1 403 "));
     assert_eq!(refusal(&world).1, "http.malformed");
     // In pieces.
-    let mut client = world.connect();
-    client.write_all(b"NICK x y\r\n").unwrap();
-    let mut theirs = accept(&server);
-    expect(&mut theirs, b"NICK x y\r\n");
+    let (mut client, mut theirs) = carried(&world, &server, b"NICK x y\r\n");
     client.write_all(b"A: b\r\nhO").unwrap();
     expect(&mut theirs, b"A: b\r\nhO");
     client.write_all(b"st: b.example\r\n\r\n").unwrap();
     assert_eq!(world.keeper.denied().1, "http.malformed");
     assert_eq!(rest(&mut theirs).unwrap_or_default(), b"");
     // Other protocols go on.
-    let mut client = world.connect();
-    client.write_all(b"NICK x y\r\n\r\nHost: b.example\r\n").unwrap();
-    let mut theirs = accept(&server);
-    expect(&mut theirs, b"NICK x y\r\n\r\nHost: b.example\r\n");
+    let (mut client, mut theirs) = carried(&world, &server, b"NICK x y\r\n\r\nHost: b.example\r\n");
 }
 
 fn get(host: &str) -> Vec<u8> {
@@ -307,11 +307,8 @@ fn a_body_that_the_server_does_not_want_goes_nowhere() {
 fn a_websocket_is_let_alone() {
     let world = world();
     let server = world.server();
-    let mut client = world.connect();
     let ask = b"GET / HTTP/1.1\r\nHost: a.example\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
-    client.write_all(ask).unwrap();
-    let mut theirs = accept(&server);
-    expect(&mut theirs, ask);
+    let (mut client, mut theirs) = carried(&world, &server, ask);
     let switched = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
     theirs.write_all(switched).unwrap();
     expect(&mut client, switched);
@@ -325,11 +322,8 @@ fn a_websocket_is_let_alone() {
 fn a_status_of_101_is_no_websocket() {
     let world = world();
     let server = world.server();
-    let mut client = world.connect();
     let ask = b"GET /status/101 HTTP/1.1\r\nHost: a.example\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
-    client.write_all(ask).unwrap();
-    let mut theirs = accept(&server);
-    expect(&mut theirs, ask);
+    let (mut client, mut theirs) = carried(&world, &server, ask);
     let switched = b"HTTP/1.1 101 Switching Protocols\r\n\r\n";
     theirs.write_all(switched).unwrap();
     expect(&mut client, switched);
@@ -341,10 +335,7 @@ fn a_status_of_101_is_no_websocket() {
 fn a_request_that_is_no_text_at_first_is_cut_off() {
     let world = world();
     let server = world.server();
-    let mut client = world.connect();
-    client.write_all(b"POST /\x01").unwrap();
-    let mut theirs = accept(&server);
-    expect(&mut theirs, b"POST /\x01");
+    let (mut client, mut theirs) = carried(&world, &server, b"POST /\x01");
     client.write_all(b" HTTP/1.1\r\nHost: other.example\r\n\r\n").unwrap();
     assert_eq!(world.keeper.denied().1, "http.malformed");
     assert_eq!(rest(&mut theirs).unwrap_or_default(), b"");
@@ -368,10 +359,7 @@ fn what_hides_names_behind_an_address_is_refused() {
 fn a_denied_name_loses_its_connections() {
     let world = world();
     let server = world.server();
-    let mut client = world.connect();
-    client.write_all(&get("a.example")).unwrap();
-    let mut theirs = accept(&server);
-    expect(&mut theirs, &get("a.example"));
+    let (mut client, mut theirs) = carried(&world, &server, &get("a.example"));
     let mut rules = egress(&["a.example", "b.example"]);
     world.policy(rules.clone());
     theirs.write_all(OK).unwrap();
