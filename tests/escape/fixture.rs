@@ -216,7 +216,16 @@ fn fill(world: &World, workspace: &Path) {
     write(".git/HEAD", "ref: refs/heads/main\n");
     user.make_dir(workspace.join(".git/hooks"));
     write("own", "#!/bin/true\n");
-    let program = workspace.join("suid-probe");
-    std::fs::copy(world.daemon().probe(), &program).expect("a copy of the probe");
-    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o4755)).expect("root's own file");
+    std::fs::hard_link(setuid_probe(world), workspace.join("suid-probe")).expect("the same file system");
+}
+
+/// A program of root's that is set-user-ID. It is large, and one for all cases.
+fn setuid_probe(world: &World) -> &'static Path {
+    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+    PROGRAM.get_or_init(|| {
+        let program = world.workspace(world.a()).join("probe");
+        std::fs::copy(world.daemon().probe(), &program).expect("a copy of the probe");
+        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o4755)).expect("root's own file");
+        program
+    })
 }

@@ -1,6 +1,6 @@
 //! A daemon, its users, and names for what tests make.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -33,6 +33,7 @@ impl World {
     /// The same, with a daemon that is started so.
     pub fn of(setup: Setup) -> Self {
         let users = Users::ensure();
+        [&users.a, &users.b].iter().for_each(|user| sweep(&user.home));
         Self { daemon: Daemon::start(setup), users, made: Mutex::default() }
     }
 
@@ -82,6 +83,22 @@ impl World {
     /// A session of user a in `workspace`.
     pub fn session_in(&self, workspace: impl Into<PathBuf>) -> Session<'_> {
         Session::new(self, self.a(), workspace)
+    }
+}
+
+/// Takes workspaces away that processes left which were killed.
+fn sweep(home: &Path) {
+    let Ok(entries) = std::fs::read_dir(home) else { return };
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        let made_by = name.to_str().and_then(|name| name.strip_prefix("w-")?.split_once('-'));
+        let gone = made_by.is_some_and(|(pid, _)| {
+            pid.parse::<u32>().is_ok_and(|pid| !Path::new("/proc").join(pid.to_string()).exists())
+        });
+        if gone {
+            // Somebody else may be about it.
+            let _ = std::fs::remove_dir_all(entry.path());
+        }
     }
 }
 
