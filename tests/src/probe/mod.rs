@@ -42,7 +42,7 @@ pub fn cases() -> impl Iterator<Item = &'static Case> {
 
 /// Those that need a session with a way out.
 pub fn egress_cases() -> impl Iterator<Item = &'static Case> {
-    net::CASES.iter()
+    net::requests::CASES.iter().chain(net::CASES)
 }
 
 /// The probe's `main`.
