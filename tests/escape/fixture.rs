@@ -1,6 +1,7 @@
 //! What the cases attack on the host, made once, and a workspace for each of them.
 
 use std::net::TcpListener;
+use std::os::fd::OwnedFd;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
 use std::os::unix::net::{SocketAddr, UnixListener};
@@ -25,6 +26,8 @@ struct Host {
     abstract_name: String,
     shm: (String, String),
     queue: (PathBuf, String),
+    system: System,
+    _busy: Vec<OwnedFd>,
     _listeners: Vec<UnixListener>,
     _tcp: Vec<TcpListener>,
 }
@@ -41,12 +44,21 @@ fn host(world: &World) -> &'static Host {
         let _ = std::fs::remove_file(input.join("link-root"));
         symlink(user.home.join(".ssh/id_test"), input.join("link")).expect("a new link");
         symlink("/etc/shadow", input.join("link-root")).expect("a new link");
+        let single = user.home.join("single");
+        user.write(&single, INPUT);
+        let system = System::make(user);
+        let places = [&input, &system.opt, &system.usr];
+        let mut busy: Vec<OwnedFd> = places.iter().flat_map(|dir| fill_busy(dir)).collect();
+        busy.push(lock(&single));
+        keep_busy(places.iter().map(|dir| dir.join("busy")).chain([single]).collect());
         let (tcp, port) = same_port();
         let abstract_name = world.unique("agentd-test-abstract");
         let name = SocketAddr::from_abstract_name(&abstract_name).expect("a name");
         let listeners = vec![
             listener(user, &input.join("sock")),
             listener(user, &user.home.join("agent.sock")),
+            listener(user, &system.opt.join("sock")),
+            listener(user, &system.usr.join("sock")),
             UnixListener::bind_addr(&name).expect("a new abstract socket"),
         ];
         let sleeper = sleeper(user);
@@ -59,10 +71,96 @@ fn host(world: &World) -> &'static Host {
             port,
             abstract_name,
             shm: shared_memory(),
+            system,
+            _busy: busy,
             _listeners: listeners,
             _tcp: tcp,
         }
     })
+}
+
+/// Directories among the system's that are the test's own.
+pub struct System {
+    /// Below /opt.
+    pub opt: PathBuf,
+    /// Below /usr.
+    pub usr: PathBuf,
+}
+
+/// What their names begin with, before the number of the process that made them.
+const SYSTEM: &str = "agentd-test-";
+
+impl System {
+    fn make(user: &User) -> Self {
+        let [opt, usr] = ["/opt", "/usr/share"].map(|above| {
+            sweep(Path::new(above));
+            let dir = Path::new(above).join(format!("{SYSTEM}{}", std::process::id()));
+            std::fs::create_dir_all(&dir).expect("root may");
+            for (name, uid, gid, mode) in [("own", user.uid, user.gid, 0o600), ("groups", 0, user.gid, 0o640)]
+            {
+                let path = dir.join(name);
+                std::fs::write(&path, MARKER).expect("a new file");
+                std::os::unix::fs::chown(&path, Some(uid), Some(gid)).expect("root may");
+                std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).expect("ours");
+            }
+            dir
+        });
+        Self { opt, usr }
+    }
+}
+
+/// Takes away what runs left there that were killed.
+fn sweep(above: &Path) {
+    for entry in std::fs::read_dir(above).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let pid = name.to_str().and_then(|name| name.strip_prefix(SYSTEM)?.parse::<u32>().ok());
+        if pid.is_some_and(|pid| !Path::new("/proc").join(pid.to_string()).exists()) {
+            let _ = std::fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
+/// The directories of this run among the system's.
+pub fn system(world: &World) -> &'static System {
+    &host(world).system
+}
+
+/// Makes what is watched, locked and read from in `dir`: a directory, a file that the host holds a lock on, and a FIFO
+/// with a reader.
+fn fill_busy(dir: &Path) -> Vec<OwnedFd> {
+    std::fs::create_dir_all(dir.join("busy")).expect("a new directory");
+    std::fs::write(dir.join("busy/file"), INPUT).expect("a new file");
+    std::fs::write(dir.join("locked"), INPUT).expect("a new file");
+    let (fifo, all) = (dir.join("fifo"), rustix::fs::Mode::from_raw_mode(0o666));
+    let _ = std::fs::remove_file(&fifo);
+    rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, all, 0).expect("a new FIFO");
+    std::fs::set_permissions(&fifo, std::fs::Permissions::from_mode(0o666)).expect("ours");
+    let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::NONBLOCK | rustix::fs::OFlags::CLOEXEC;
+    let reader = rustix::fs::open(&fifo, flags, rustix::fs::Mode::empty()).expect("a reader");
+    vec![reader, lock(&dir.join("locked"))]
+}
+
+/// A lock on `path` as long as the descriptor lives.
+fn lock(path: &Path) -> OwnedFd {
+    let file = std::fs::File::open(path).expect("a file");
+    rustix::fs::flock(&file, rustix::fs::FlockOperation::LockExclusive).expect("a lock");
+    file.into()
+}
+
+/// A thread that opens and changes `paths` as long as this process lives, and opens /etc/ssl.
+fn keep_busy(paths: Vec<PathBuf>) {
+    std::thread::spawn(move || {
+        loop {
+            for path in &paths {
+                let _ = std::fs::read(path.join("file"));
+                let _ = std::fs::read(path);
+                let _ = std::fs::write(path.join("new"), "x");
+                let _ = std::fs::remove_file(path.join("new"));
+            }
+            let _ = std::fs::read_dir("/etc/ssl").map(|entries| entries.count());
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        }
+    });
 }
 
 /// A port that is listened on in IPv4 and IPv6.
@@ -112,6 +210,9 @@ pub fn sleeper_lives(world: &World) {
 /// Takes away what does not end with this process.
 pub fn remove() {
     if let Some(host) = HOST.get() {
+        for dir in [&host.system.opt, &host.system.usr] {
+            let _ = std::fs::remove_dir_all(dir);
+        }
         let _ = Command::new("ipcrm").args(["-m", &host.shm.0]).status();
         let _ = Command::new(&host.queue.0).args(["--make-queue", &host.queue.1, "remove"]).output();
         let mut sleeper = host.sleeper.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
@@ -146,6 +247,9 @@ impl Place {
             ("{secret}", path(&user.home.join(".ssh/id_test"))),
             ("{other_home}", path(&world.b().home)),
             ("{input}", path(&user.home.join("input"))),
+            ("{single}", path(&user.home.join("single"))),
+            ("{opt}", path(&host.system.opt)),
+            ("{usr}", path(&host.system.usr)),
             ("{state}", path(&world.daemon().state())),
             ("{runtime}", path(&world.daemon().runtime())),
             ("{socket}", path(&world.daemon().socket())),

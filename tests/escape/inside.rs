@@ -8,7 +8,7 @@ use agentd_tests::harness::{RunOutput, Session, Snapshot, World, complete, text_
 use agentd_tests::probe::{Case, cases};
 use serde_json::Value;
 
-use crate::fixture::Place;
+use crate::fixture::{Place, system};
 
 /// Runs `case` as the command of a session: it must fail as its table says, and be seen.
 pub fn check(world: &World, case: &Case) {
@@ -123,4 +123,19 @@ pub fn hostile_output(world: &World) {
     assert!(!shown.stdout.contains(&0x1b) && !shown.stdout.contains(&7), "{:?}", shown.text());
     let listed = world.agentctl(world.a(), ["ps", "-a"]).expect_code(0);
     assert!(!listed.stdout.contains(&0x1b), "{:?}", listed.text());
+}
+
+/// /usr is a bind, because a view would mix old and new libraries: what SECURITY.md says that remains of the host there.
+/// Whoever ends it has a sentence to change.
+pub fn remains(world: &World) {
+    let system = &system(world).usr;
+    for (case, name) in
+        [("input_watch", "busy"), ("input_lock", "locked"), ("input_fifo", "fifo"), ("opt_socket", "sock")]
+    {
+        let path = system.join(name).display().to_string();
+        let probe = world.daemon().probe().display().to_string();
+        let output = world.session().with_probe().run([probe.as_str(), case, &path]).expect_code(0);
+        let report: Value = serde_json::from_str(output.text().trim()).expect("a line of JSON");
+        assert_eq!(report["ok"], true, "{case} on /usr: {report}");
+    }
 }

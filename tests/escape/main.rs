@@ -24,12 +24,13 @@ fn main() -> ExitCode {
     for case in cases().filter(|case| !matches!(case.outside, Outside::Nowhere(_))) {
         tests.push((format!("outside::{}", case.name), Box::new(move |world| outside::check(world, case))));
     }
-    let more: [Named; 6] = [
+    let more: [Named; 7] = [
         ("the_table_is_well_formed", inside::table),
         ("double_fork_dies_with_it", inside::double_fork),
         ("another_of_the_same_user_is_out_of_reach", inside::other_session),
         ("the_callers_process_is_unharmed", fixture::sleeper_lives),
         ("hostile_output_stays_data", inside::hostile_output),
+        ("what_remains_of_the_host_in_usr", inside::remains),
         ("what_it_stops_on_its_way_holds_nothing_up", steering::stopped_on_the_way),
     ];
     tests.extend(named("session", &more));

@@ -13,6 +13,7 @@ mod place;
 mod played;
 mod tickets;
 mod users;
+mod views;
 
 use std::process::ExitCode;
 
@@ -25,8 +26,9 @@ fn main() -> ExitCode {
     if let Some(code) = as_keeper::helper() {
         return code;
     }
-    let groups: [(&str, &[Member]); 6] = [
+    let groups: [(&str, &[Member]); 7] = [
         ("user", users::TESTS),
+        ("view", views::TESTS),
         ("client", client::TESTS),
         ("service", forged::TESTS),
         ("tickets", tickets::TESTS),

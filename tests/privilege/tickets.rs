@@ -1,14 +1,15 @@
 //! A service that was taken over and holds tickets and descriptors that are not meant for what it wants.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 
 use agentd_kernel::offer::{Answer, MAX_ANSWER, Mode as Granted, Role};
 use agentd_kernel::packets::Packets;
 use agentd_policy::plan::{Input, Mode, Plan, Workspace};
 use agentd_policy::wire::Ticket;
-use agentd_tests::harness::World;
+use agentd_tests::harness::{Mounted, World};
 use rustix::fs::{FileType, Mode as Bits, OFlags};
+use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags};
 
 use crate::Member;
 use crate::as_keeper::offer_from_another_process;
@@ -27,6 +28,10 @@ pub const TESTS: &[Member] = &[
     ("what_is_no_directory_is_no_workspace", kinds),
     ("what_was_not_opened_for_reading_proves_nothing", unreadable),
     ("another_mount_namespace_is_refused", foreign_mounts),
+    ("a_mount_that_names_itself_is_refused", spoofed_mount),
+    ("a_directory_that_another_mount_covers_is_refused", covered),
+    ("a_mount_that_was_taken_away_is_refused", taken_away),
+    ("a_file_that_names_itself_is_refused", spoofed_file),
 ];
 
 struct Stage {
@@ -247,5 +252,96 @@ fn foreign_mounts(world: &'static World) {
     assert!(rustix::fs::fstat(fd.as_fd()).is_ok());
     let nested = Workspace { mask: vec![], ..workspace(&dir, 0, Mode::Ro) };
     stage.refused(Role::Workspace, Granted::Direct, fd, plan_with(user, vec![nested]), "path.namespace");
+    stage.end();
+}
+
+/// A file system of the client's own, attached nowhere, in which it makes the path that it wants to be told of it: its
+/// descriptor's name is that path. Linux 6.15 and later copy such a mount for whoever has a descriptor of it.
+fn own_file_system(path: &Path) -> OwnedFd {
+    let context = rustix::mount::fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC).expect("fsopen");
+    rustix::mount::fsconfig_create(context.as_fd()).expect("fsconfig");
+    let attributes = MountAttrFlags::empty();
+    let mut at =
+        rustix::mount::fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes).expect("fsmount");
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    for name in path.components().skip(1) {
+        rustix::fs::mkdirat(&at, name.as_os_str(), Bits::from_raw_mode(0o755)).expect("a new directory");
+        at = rustix::fs::openat(&at, name.as_os_str(), flags, Bits::empty()).expect("ours");
+    }
+    at
+}
+
+/// What the kernel says that a descriptor is named.
+fn name_of(fd: &OwnedFd) -> std::path::PathBuf {
+    std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd())).expect("our own descriptor")
+}
+
+fn spoofed_mount(world: &'static World) {
+    let stage = Stage::new(world);
+    let dir = world.workspace(world.a());
+    // The victim's own path, one of another user's, and one that nobody has.
+    for path in [dir.clone(), world.b().home.clone(), dir.join("nowhere")] {
+        let fd = own_file_system(&path);
+        assert_eq!(name_of(&fd), path, "its name is its maker's choice");
+        stage.workspace_refused(fd, &path, "path.namespace");
+    }
+    stage.end();
+}
+
+fn spoofed_file(world: &'static World) {
+    let stage = Stage::new(world);
+    let dir = world.workspace(world.a());
+    let file = dir.join("file");
+    world.a().write(&file, "the real one");
+    let own = own_file_system(&dir);
+    let flags = OFlags::CREATE | OFlags::RDWR | OFlags::CLOEXEC;
+    let fd = rustix::fs::openat(&own, "file", flags, Bits::from_raw_mode(0o644)).expect("a new file");
+    assert_eq!(name_of(&fd), file);
+    let wanted = Plan { inputs: vec![Input { path: abs(&file), descriptor: 0 }], ..plan(world.a()) };
+    stage.refused(Role::Input, Granted::Ro, fd, wanted, "path.namespace");
+    // One that was replaced has the name of the new one.
+    let old: OwnedFd = std::fs::File::open(&file).expect("the user's own").into();
+    world.a().write(dir.join("new"), "another one");
+    std::fs::rename(dir.join("new"), &file).expect("the user's own");
+    std::fs::hard_link(&file, dir.join("file (deleted)")).expect("a second name");
+    let label = dir.join("file (deleted)");
+    assert_eq!(name_of(&old), label);
+    let wanted = Plan { inputs: vec![Input { path: abs(&label), descriptor: 0 }], ..plan(world.a()) };
+    stage.refused(Role::Input, Granted::Ro, old, wanted, "offer.moved");
+    stage.end();
+}
+
+/// The name leads to what was mounted there since, and the descriptor to what that hides.
+fn covered(world: &'static World) {
+    let stage = Stage::new(world);
+    let (user, dir) = (world.a(), world.workspace(world.a()));
+    let real = dir.join("project");
+    user.write(real.join("hidden"), "what the administrator covered");
+    let (fd, file) = (open_dir(user, &real), std::fs::File::open(real.join("hidden")).expect("ours"));
+    let cover = Mounted::tmpfs(&real, MountFlags::empty());
+    assert_eq!(name_of(&fd), real);
+    stage.workspace_refused(fd, &real, "offer.moved");
+    let path = real.join("hidden");
+    let wanted = Plan { inputs: vec![Input { path: abs(&path), descriptor: 0 }], ..plan(user) };
+    stage.refused(Role::Input, Granted::Ro, file.into(), wanted, "offer.moved");
+    drop(cover);
+    stage.end();
+}
+
+fn taken_away(world: &'static World) {
+    let stage = Stage::new(world);
+    let (user, dir) = (world.a(), world.workspace(world.a()));
+    let real = dir.join("project");
+    user.make_dir(&real);
+    let cover = Mounted::tmpfs(&real, MountFlags::empty());
+    user.make_dir(real.join("below"));
+    let (top, below) = (open_dir(user, &real), open_dir(user, &real.join("below")));
+    drop(cover);
+    // Both have names that are not theirs any more: `/` and `/below`.
+    for fd in [top, below] {
+        let named = name_of(&fd);
+        let rule = if named == Path::new("/") { "plan.reserved" } else { "path.namespace" };
+        stage.workspace_refused(fd, &named, rule);
+    }
     stage.end();
 }

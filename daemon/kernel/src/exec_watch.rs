@@ -4,6 +4,7 @@
 //! an ELF loader and a script's interpreter come as events of their own. The opener waits until it is
 //! answered. If the last holder of the group dies, the kernel lets pending ones through.
 
+use std::ffi::OsStr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use nix::sys::fanotify::{
@@ -56,6 +57,15 @@ impl ExecWatch {
     pub fn mark(&self, place: BorrowedFd<'_>) -> std::io::Result<()> {
         let flags = MarkFlags::FAN_MARK_ADD | MarkFlags::FAN_MARK_MOUNT;
         Ok(self.0.mark(flags, MaskFlags::FAN_OPEN_EXEC_PERM, place, Some("."))?)
+    }
+
+    /// The same of the mount of the file `name` in `dir`.
+    ///
+    /// # Errors
+    /// As `fanotify_mark(2)`.
+    pub fn mark_file(&self, dir: BorrowedFd<'_>, name: &OsStr) -> std::io::Result<()> {
+        let flags = MarkFlags::FAN_MARK_ADD | MarkFlags::FAN_MARK_MOUNT | MarkFlags::FAN_MARK_DONT_FOLLOW;
+        Ok(self.0.mark(flags, MaskFlags::FAN_OPEN_EXEC_PERM, dir, Some(name))?)
     }
 
     /// The attempts that wait, none if there are none. `proc` is the host's /proc.

@@ -57,6 +57,12 @@ pub fn writable(caller: u32, lease: &Lease, pool: &Pool) -> Vec<Extent> {
     map
 }
 
+/// The map of what the system owns: root's files show as root's, all others as nobody's, the caller's too. Whoever may
+/// read such a file in the session is everybody.
+pub fn system(lease: &Lease) -> Vec<Extent> {
+    vec![Extent { inside: 0, outside: lease.keeper.get(), count: 1 }]
+}
+
 /// A map as `/proc/PID/uid_map` takes it.
 fn lines(map: &[Extent]) -> String {
     let mut text = String::new();

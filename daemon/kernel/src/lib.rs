@@ -27,6 +27,8 @@ pub mod memfd;
 #[cfg(feature = "session")]
 pub mod mount;
 #[cfg(feature = "session")]
+pub mod mountinfo;
+#[cfg(feature = "session")]
 mod netlink;
 #[cfg(feature = "session")]
 pub mod nflog;

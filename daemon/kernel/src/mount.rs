@@ -4,8 +4,11 @@
 use std::ffi::CString;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{AtFlags, CWD};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, StatVfsMountFlags, StatxFlags};
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags};
+
+/// `statfs(2)`: symbolic links are not followed. No library names it.
+const ST_NOSYMFOLLOW: u64 = 0x2000;
 
 /// Which step on a mount the kernel refused.
 #[derive(Debug, thiserror::Error)]
@@ -37,14 +40,28 @@ pub struct Attributes {
     pub no_exec: bool,
     /// Device nodes in it open. Every other mount of a session is `nodev`.
     pub devices: bool,
+    /// Symbolic links in it are not followed.
+    pub no_symlinks: bool,
 }
 
 impl Attributes {
+    /// These, and what the mount of `source` refuses: a new file system made over it forgets that.
+    ///
+    /// # Errors
+    /// As `fstatvfs(3)`.
+    pub fn within(mut self, source: BorrowedFd<'_>) -> std::io::Result<Self> {
+        let flags = rustix::fs::fstatvfs(source)?.f_flag;
+        self.no_exec |= flags.contains(StatVfsMountFlags::NOEXEC);
+        self.no_symlinks |= flags.bits() & ST_NOSYMFOLLOW != 0;
+        Ok(self)
+    }
+
     fn bits(self) -> u64 {
         let mut bits = MountAttrFlags::MOUNT_ATTR_NOSUID;
         bits.set(MountAttrFlags::MOUNT_ATTR_RDONLY, self.read_only);
         bits.set(MountAttrFlags::MOUNT_ATTR_NOEXEC, self.no_exec);
         bits.set(MountAttrFlags::MOUNT_ATTR_NODEV, !self.devices);
+        bits.set(MountAttrFlags::MOUNT_ATTR_NOSYMFOLLOW, self.no_symlinks);
         u64::from(bits.bits())
     }
 }
@@ -76,6 +93,18 @@ impl Tree {
         let flags =
             OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
         let tree = rustix::mount::open_tree(fd, "", flags).map_err(|e| MountError::new("open_tree", e))?;
+        Ok(Self(tree))
+    }
+
+    /// A copy of the mount of `name` in `dir`, from it down, alone.
+    ///
+    /// # Errors
+    /// As `open_tree(2)`.
+    pub fn copy_of_name(dir: BorrowedFd<'_>, name: &str) -> Result<Self, MountError> {
+        let flags = OpenTreeFlags::OPEN_TREE_CLONE
+            | OpenTreeFlags::OPEN_TREE_CLOEXEC
+            | OpenTreeFlags::AT_SYMLINK_NOFOLLOW;
+        let tree = rustix::mount::open_tree(dir, name, flags).map_err(|e| MountError::new("open_tree", e))?;
         Ok(Self(tree))
     }
 
@@ -260,6 +289,41 @@ pub fn is_read_only(path: &str) -> std::io::Result<bool> {
 /// # Errors
 /// As `openat(2)`.
 pub fn place(path: &str) -> std::io::Result<OwnedFd> {
-    use rustix::fs::{Mode, OFlags};
     Ok(rustix::fs::openat(CWD, path, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?)
+}
+
+/// Opens `path` from the root, across mounts, but through no symbolic link: the kernel's own name of a file leads
+/// through none.
+///
+/// # Errors
+/// As `openat2(2)`.
+pub fn open_by_name(path: &str) -> rustix::io::Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let resolve = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    rustix::fs::openat2(CWD, path, flags, Mode::empty(), resolve)
+}
+
+/// Which file a descriptor is of, and by which mount. Two that are held at the same time are equal only if they are of
+/// the same file and mount.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// The mount's id, as in `mountinfo`.
+    pub mount: u64,
+    device: (u32, u32),
+    inode: u64,
+}
+
+/// The identity of `fd`.
+///
+/// # Errors
+/// As `statx(2)`; `EOPNOTSUPP` if the kernel leaves a part of it out.
+pub fn identity(fd: BorrowedFd<'_>) -> rustix::io::Result<Identity> {
+    // A bit that rustix has no name for in every version is kept.
+    let wanted = StatxFlags::INO | StatxFlags::from_bits_retain(libc::STATX_MNT_ID);
+    let stat = rustix::fs::statx(fd, "", AtFlags::EMPTY_PATH, wanted)?;
+    if stat.stx_mask & wanted.bits() != wanted.bits() {
+        return Err(rustix::io::Errno::OPNOTSUPP);
+    }
+    let device = (stat.stx_dev_major, stat.stx_dev_minor);
+    Ok(Identity { mount: stat.stx_mnt_id, device, inode: stat.stx_ino })
 }

@@ -43,7 +43,8 @@ impl Host {
         let proc = procfs::open().map_err(|e| format!("/proc: {e}"))?;
         let empty_root = held(token, &proc, "mnt", || {
             mount::new_namespace().map_err(|e| e.to_string())?;
-            let attributes = Attributes { read_only: false, no_exec: true, devices: false };
+            let attributes =
+                Attributes { read_only: false, no_exec: true, devices: false, no_symlinks: false };
             // The copy of the host's mounts is still shared with the host.
             rustix::mount::mount_change(
                 "/",

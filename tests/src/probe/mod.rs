@@ -18,6 +18,7 @@ mod processes;
 mod sockets;
 pub(crate) mod sys;
 mod terminal;
+mod views;
 
 use std::process::ExitCode;
 
@@ -25,7 +26,7 @@ pub use case::{Act, Case, Outside, Refused, Seen};
 
 /// Every case, in the order in which they are tried.
 pub fn cases() -> impl Iterator<Item = &'static Case> {
-    let groups: [&'static [Case]; 10] = [
+    let groups: [&'static [Case]; 11] = [
         files::CASES,
         names::CASES,
         identity::CASES,
@@ -36,6 +37,7 @@ pub fn cases() -> impl Iterator<Item = &'static Case> {
         kernel::CASES,
         terminal::CASES,
         bombs::CASES,
+        views::CASES,
     ];
     groups.into_iter().flatten()
 }

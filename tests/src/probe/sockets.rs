@@ -207,7 +207,7 @@ fn abstract_socket(args: &[String]) -> Act {
     Ok("connected".into())
 }
 
-fn socket(args: &[String]) -> Act {
+pub fn socket(args: &[String]) -> Act {
     UnixStream::connect(&args[0])?;
     Ok("connected".into())
 }

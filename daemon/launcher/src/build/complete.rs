@@ -45,7 +45,7 @@ impl Builder<'_> {
         steps.done("order");
         // A descriptor's mount can be copied only in the namespace that it belongs to.
         mount::enter_namespace(host_root.as_fd()).at("paths", "host namespace")?;
-        let sources = paths::take(&plan, offered, uppers.as_ref(), proc, &mountinfo(&plan)?)?;
+        let sources = paths::take(&plan, offered, uppers.as_ref(), proc)?;
         mount::enter_namespace(session_root.as_fd()).at("paths", "session's namespace")?;
         fault::here("paths")?;
         steps.done("paths");
@@ -172,15 +172,6 @@ impl Builder<'_> {
 fn covered_directly(plan: &Plan) -> bool {
     let covered = |w: &agentd_policy::plan::Workspace| !w.mask.is_empty() || !w.protect.is_empty();
     plan.workspaces.iter().any(|w| w.mode == WorkspaceMode::Direct && covered(w))
-}
-
-/// The host's mounts, for finding those below a path; empty if no path needs it.
-fn mountinfo(plan: &Plan) -> Result<String, Fault> {
-    let needed = !plan.inputs.is_empty() || plan.workspaces.iter().any(|w| w.mode != WorkspaceMode::Direct);
-    match needed {
-        true => std::fs::read_to_string("/proc/self/mountinfo").at("paths", "mountinfo"),
-        false => Ok(String::new()),
-    }
 }
 
 /// Tells init that its root is complete.

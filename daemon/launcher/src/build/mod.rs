@@ -18,6 +18,8 @@ mod root;
 mod sockets;
 pub mod stdio;
 mod steps;
+mod system;
+mod view;
 mod watch;
 mod workspace;
 

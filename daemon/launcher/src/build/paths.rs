@@ -1,8 +1,10 @@
 //! The callers' descriptors: what they are, and copies of the mounts that they lie on.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 
-use agentd_kernel::mount::Tree;
+use agentd_kernel::mount::{self, Identity, Tree};
+use agentd_kernel::mountinfo::Mounts;
 use agentd_kernel::offer::{self, Grant};
 use agentd_kernel::packets::Packets;
 use agentd_kernel::procfs;
@@ -13,6 +15,7 @@ use rustix::fs::{FileType, Mode, OFlags, Stat};
 
 use super::Reply;
 use super::fault::{At, Fault};
+use super::root::open_beneath;
 
 /// A path of the plan, proved by its descriptor, copied while the builder was still in the namespace that
 /// the descriptor belongs to.
@@ -20,21 +23,16 @@ use super::fault::{At, Fault};
 pub struct Source {
     /// Where it appears.
     pub path: AbsPath,
-    /// The copy, in no namespace yet.
+    /// The copy, in no namespace yet; of a file's directory, if it is a file.
     pub tree: Tree,
+    /// The name of the file in it.
+    pub name: Option<String>,
     /// What it is.
     pub stat: Stat,
     /// For mode direct: the caller's own descriptor, in which placeholders are taken away again.
     pub direct: Option<OwnedFd>,
     /// For an overlay: a copy of the mount that holds its upper and its work directory.
     pub upper: Option<Tree>,
-}
-
-impl Source {
-    /// Whether it is a directory.
-    pub fn is_dir(&self) -> bool {
-        FileType::from_raw_mode(self.stat.st_mode) == FileType::Directory
-    }
 }
 
 /// All of a plan's paths.
@@ -53,8 +51,12 @@ pub fn take(
     offered: Vec<(Grant, OwnedFd)>,
     uppers: Option<&OwnedFd>,
     proc: BorrowedFd<'_>,
-    mountinfo: &str,
 ) -> Result<Sources, Fault> {
+    // Read while the descriptors are held: no mount of theirs can go, and its id to another.
+    let mounts = match plan.workspaces.is_empty() && plan.inputs.is_empty() {
+        true => Mounts::default(),
+        false => Mounts::read(proc).at("paths", "mountinfo")?,
+    };
     let mut offered: Vec<_> = offered.into_iter().map(Some).collect();
     let mut claim = |index: u16, path: &AbsPath, role: offer::Role, mode: offer::Mode| {
         let slot = offered.get_mut(usize::from(index)).and_then(Option::take);
@@ -72,7 +74,7 @@ pub fn take(
                 "offer it with the role and mode that the request names",
             ));
         }
-        prove(fd, path, role, proc)
+        prove(fd, path, role, proc, &mounts)
     };
     let mut sources = Sources { workspaces: Vec::new(), inputs: Vec::new() };
     for workspace in &plan.workspaces {
@@ -83,7 +85,7 @@ pub fn take(
         };
         let mut source = claim(workspace.descriptor, &workspace.path, offer::Role::Workspace, mode)?;
         if workspace.mode != WorkspaceMode::Direct {
-            no_submounts(&source, mountinfo)?;
+            no_submounts(&source, &mounts)?;
             source.direct = None;
         }
         if let (WorkspaceMode::Overlay, Some(uppers)) = (workspace.mode, uppers) {
@@ -96,8 +98,8 @@ pub fn take(
     }
     for input in &plan.inputs {
         let source = claim(input.descriptor, &input.path, offer::Role::Input, offer::Mode::Ro)?;
-        if source.is_dir() {
-            no_submounts(&source, mountinfo)?;
+        if source.name.is_none() {
+            no_submounts(&source, &mounts)?;
         }
         sources.inputs.push(source);
     }
@@ -128,7 +130,13 @@ impl Placeholders<'_> {
 
 /// The descriptor is an open directory (or, as an input, a regular file), opened for reading, and is where
 /// the label says.
-fn prove(fd: OwnedFd, path: &AbsPath, role: offer::Role, proc: BorrowedFd<'_>) -> Result<Source, Fault> {
+fn prove(
+    fd: OwnedFd,
+    path: &AbsPath,
+    role: offer::Role,
+    proc: BorrowedFd<'_>,
+    mounts: &Mounts,
+) -> Result<Source, Fault> {
     let flags = rustix::fs::fcntl_getfl(&fd).at("paths", path.as_str())?;
     if flags.contains(OFlags::PATH) || !matches!(flags & OFlags::RWMODE, OFlags::RDONLY | OFlags::RDWR) {
         return Err(Fault::caller(
@@ -152,21 +160,55 @@ fn prove(fd: OwnedFd, path: &AbsPath, role: offer::Role, proc: BorrowedFd<'_>) -
     }
     let named = procfs::link(proc, "self", &format!("fd/{}", fd.as_raw_fd())).at("paths", path.as_str())?;
     if named != path.as_str() {
-        return Err(Fault::caller(
-            format!("{path}: the descriptor is {named}"),
-            "offer.moved",
-            "the path changed while the session was asked for; ask again",
-        ));
+        return Err(moved(format!("{path}: the descriptor is {named}")));
     }
-    let tree = Tree::copy_of(fd.as_fd()).map_err(|e| match e.errno() {
-        Some(22) => Fault::caller(
-            format!("{path} is in another mount namespace than agentd"),
-            "path.namespace",
-            "run agentctl outside containers and private mount namespaces",
-        ),
+    let identity = mount::identity(fd.as_fd()).at("paths", path.as_str())?;
+    // A mount of a caller's own namespaces names itself as it likes.
+    if !mounts.contains(identity.mount) {
+        return Err(foreign(path));
+    }
+    let is_dir = kind == FileType::Directory;
+    let (place, name) = by_name(path, is_dir, identity)?;
+    let copied = if is_dir { Tree::copy_of(place.as_fd()) } else { Tree::copy_of_one(place.as_fd()) };
+    let tree = copied.map_err(|e| match e.errno() {
+        Some(22) => foreign(path),
         _ => Fault::host("paths", path.as_str(), e),
     })?;
-    Ok(Source { path: path.clone(), tree, stat, direct: Some(fd), upper: None })
+    Ok(Source { path: path.clone(), tree, name, stat, direct: Some(fd), upper: None })
+}
+
+/// Opens a directory, or the directory of a file, by the name that its descriptor has, and the name in it. What is found
+/// there must be what the descriptor is, by the same mount: another mount may cover it by now.
+fn by_name(path: &AbsPath, is_dir: bool, identity: Identity) -> Result<(OwnedFd, Option<String>), Fault> {
+    let covered = || moved(format!("{path}: the descriptor is of something else than that path leads to"));
+    let same = |place: &OwnedFd| mount::identity(place.as_fd()).is_ok_and(|found| found == identity);
+    if is_dir {
+        let place = mount::open_by_name(path.as_str()).ok().filter(same).ok_or_else(covered)?;
+        return Ok((place, None));
+    }
+    let (parent, name) = path.parent().zip(path.components().next_back()).ok_or_else(covered)?;
+    let dir = mount::open_by_name(parent.as_str()).map_err(|_| covered())?;
+    open_beneath(dir.as_fd(), name).ok().filter(same).ok_or_else(covered)?;
+    if mount::identity(dir.as_fd()).at("paths", path.as_str())?.mount != identity.mount {
+        return Err(Fault::caller(
+            format!("{path} is a mount of its own"),
+            "path.submount",
+            "name the file that is mounted there, or a copy of it",
+        ));
+    }
+    Ok((dir, Some(name.to_owned())))
+}
+
+fn moved(what: String) -> Fault {
+    Fault::caller(what, "offer.moved", "the path changed while the session was asked for; ask again")
+}
+
+fn foreign(path: &AbsPath) -> Fault {
+    Fault::caller(
+        format!("{path} is in another mount namespace than agentd"),
+        "path.namespace",
+        "run agentctl outside containers and private mount namespaces",
+    )
 }
 
 fn kind_name(kind: FileType) -> &'static str {
@@ -180,22 +222,15 @@ fn kind_name(kind: FileType) -> &'static str {
 }
 
 /// An overlay shows what lies under the mounts of its lower layer: such a directory is refused.
-fn no_submounts(source: &Source, mountinfo: &str) -> Result<(), Fault> {
-    let prefix = format!("{}/", escape(source.path.as_str()));
-    let below = mountinfo.lines().filter_map(|line| line.split(' ').nth(4)).find(|p| p.starts_with(&prefix));
-    match below {
+fn no_submounts(source: &Source, mounts: &Mounts) -> Result<(), Fault> {
+    match mounts.below(Path::new(source.path.as_str())) {
         None => Ok(()),
-        Some(point) => Err(Fault::caller(
-            format!("{} has a mount below it: {point}", source.path),
+        Some(mount) => Err(Fault::caller(
+            format!("{} has a mount below it: {}", source.path, mount.point.display()),
             "path.submount",
             "unmount it, or use a workspace in mode direct, which carries mounts along",
         )),
     }
-}
-
-/// A path as mountinfo writes it: space, tab, newline and backslash as octal.
-fn escape(path: &str) -> String {
-    path.replace('\\', "\\134").replace(' ', "\\040").replace('\t', "\\011").replace('\n', "\\012")
 }
 
 /// `N/upper` and `N/work` in the session's directory. The upper directory has the mode and owner of what it

@@ -12,7 +12,8 @@ use rustix::fs::{Mode, OFlags};
 use super::access::Access;
 use super::fault::{self, At, Fault};
 use super::relay::Started;
-use super::root::{self, Root};
+use super::root::Root;
+use super::system::System;
 use super::{Builder, hear, proc, stdio};
 use crate::command::Stdio;
 use crate::init::{FromInit, Init, Network};
@@ -66,7 +67,7 @@ impl Builder<'_> {
         fault::here("prepare.cgroup")?;
         let host_root = open_ns(proc, "mnt")?;
         let own_pids = open_ns(proc, "pid")?;
-        let system = root::system()?;
+        let system = System::take(proc)?;
         let streams = stdio::pipes(self.lease.agent.get())?;
         fault::here("prepare.streams")?;
         let relay = self.start_relay(&streams.outside)?;
@@ -99,7 +100,7 @@ impl Builder<'_> {
     /// The root around init: system directories, /etc, /dev and /proc.
     fn furnish(
         &self,
-        system: Vec<root::System>,
+        system: System,
         init: &Child,
         own_pids: BorrowedFd<'_>,
         to_init: &Packets,
@@ -114,10 +115,11 @@ impl Builder<'_> {
         }
         self.agents.adopt_v1(init.pid).at("cgroup", self.agents.path())?;
         let writable = self.writable_map()?;
+        let owners = self.system_map()?;
         fault::here("prepare.idmap")?;
-        let mut root = Root::new()?;
+        let mut root = Root::new(self.lease.agent.get())?;
         let helper = proc::start(self.token, init.pidfd.as_fd(), own_pids)?;
-        root.place_system(system, users.as_fd())?;
+        system.place(&mut root, owners.as_fd())?;
         fault::here("prepare.system")?;
         self.host.etc.write(root.directory("/etc")?.as_fd())?;
         let terminals = stdio::terminals(self.lease.agent.get())?;
@@ -164,6 +166,11 @@ impl Builder<'_> {
         let uids = idmap::writable(self.owner.uid, &self.lease, &self.pool);
         let gids = idmap::writable(self.owner.gid, &self.lease, &self.pool);
         idmap::namespace(self.token, self.host.proc.as_fd(), &uids, &gids).at("idmap", "user namespace")
+    }
+
+    fn system_map(&self) -> Result<OwnedFd, Fault> {
+        let ids = idmap::system(&self.lease);
+        idmap::namespace(self.token, self.host.proc.as_fd(), &ids, &ids).at("idmap", "user namespace")
     }
 }
 

@@ -71,7 +71,7 @@ pub fn finish(helper: &Child) -> Result<(), Fault> {
 }
 
 fn mount_proc() -> Result<(), Fault> {
-    let attributes = Attributes { read_only: false, no_exec: true, devices: false };
+    let attributes = Attributes { read_only: false, no_exec: true, devices: false, no_symlinks: false };
     let proc = Tree::new("proc", &[], attributes).at("proc", "/proc")?;
     let place = mount::place("/proc").at("proc", "/proc")?;
     proc.attach(place.as_fd()).at("proc", "/proc")?;

@@ -4,10 +4,11 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use agentd_kernel::mount::{self, Attributes, Tree};
 use agentd_policy::names::AbsPath;
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{FileType, Mode, OFlags};
 
 use super::access::Access;
 use super::fault::{At, Fault};
+use super::fs_ids::FsIds;
 
 /// Where empty things to cover others with are kept, and layers while an overlay is made.
 pub const PRIVATE: &str = "/run/agentd";
@@ -17,43 +18,19 @@ pub const EMPTY_DIR: &str = "/run/agentd/empty";
 pub const EMPTY_FILE: &str = "/run/agentd/empty-file";
 
 /// A read-only view of files.
-pub const READ_ONLY: Attributes = Attributes { read_only: true, no_exec: true, devices: false };
+pub const READ_ONLY: Attributes =
+    Attributes { read_only: true, no_exec: true, devices: false, no_symlinks: false };
 /// A read-only view of programs.
-pub const PROGRAMS: Attributes = Attributes { read_only: true, no_exec: false, devices: false };
+pub const PROGRAMS: Attributes =
+    Attributes { read_only: true, no_exec: false, devices: false, no_symlinks: false };
 /// Files to write.
-pub const WRITABLE: Attributes = Attributes { read_only: false, no_exec: true, devices: false };
+pub const WRITABLE: Attributes =
+    Attributes { read_only: false, no_exec: true, devices: false, no_symlinks: false };
 /// Files to write and programs to build.
-pub const WORKSHOP: Attributes = Attributes { read_only: false, no_exec: false, devices: false };
+pub const WORKSHOP: Attributes =
+    Attributes { read_only: false, no_exec: false, devices: false, no_symlinks: false };
 /// The root itself and /dev: nothing runs from there.
-const DEVICES: Attributes = Attributes { read_only: false, no_exec: true, devices: true };
-
-/// System directories of the host that every session sees.
-const SYSTEM: &[&str] = &["/usr", "/opt", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32"];
-
-/// One system directory, before it has its place.
-#[derive(Debug)]
-pub enum System {
-    /// A link such as `/bin` to `usr/bin`.
-    Link(&'static str, std::ffi::OsString),
-    /// A copy of the mount.
-    Tree(&'static str, Tree),
-}
-
-/// Copies of the host's system directories; must be called in the host's mount namespace.
-pub fn system() -> Result<Vec<System>, Fault> {
-    let mut out = Vec::with_capacity(SYSTEM.len());
-    for path in SYSTEM.iter().chain(super::etc::MOUNTED) {
-        let Ok(meta) = std::fs::symlink_metadata(path) else { continue };
-        if meta.is_symlink() {
-            out.push(System::Link(path, std::fs::read_link(path).at("system", path)?.into_os_string()));
-        } else {
-            let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            let fd = rustix::fs::open(*path, flags, Mode::empty()).at("system", path)?;
-            out.push(System::Tree(path, Tree::copy_of(fd.as_fd()).at("system", path)?));
-        }
-    }
-    Ok(out)
-}
+const DEVICES: Attributes = Attributes { read_only: false, no_exec: true, devices: true, no_symlinks: false };
 
 /// The root while it is being filled.
 #[derive(Debug)]
@@ -61,18 +38,20 @@ pub struct Root {
     tree: Tree,
     /// The file systems in memory that were made for this session: the only ones that anything is added to.
     own: Vec<u64>,
+    /// Whose rights count in what is not ours.
+    agent: u32,
     /// For Landlock.
     pub access: Vec<(String, Access)>,
 }
 
 impl Root {
-    /// Makes an empty root and enters it.
-    pub fn new() -> Result<Self, Fault> {
-        let attributes = Attributes { read_only: false, no_exec: true, devices: false };
+    /// Makes an empty root and enters it. `agent` is the agent's id.
+    pub fn new(agent: u32) -> Result<Self, Fault> {
+        let attributes = Attributes { read_only: false, no_exec: true, devices: false, no_symlinks: false };
         let tree = Tree::tmpfs(32 << 20, 0, 0o755, attributes).at("root", "/")?;
         mount::become_root(&tree).at("root", "/")?;
         let own = vec![rustix::fs::fstat(&tree).at("root", "/")?.st_dev];
-        let root = Self { tree, own, access: vec![("/".into(), Access::List)] };
+        let root = Self { tree, own, agent, access: vec![("/".into(), Access::List)] };
         for dir in ["/dev", "/etc", "/proc", "/run", "/tmp", "/var", PRIVATE, EMPTY_DIR] {
             root.directory(dir)?;
         }
@@ -86,66 +65,44 @@ impl Root {
         self.place(path, Kind::Directory)
     }
 
+    /// The same for what `kind` says. In directories that are not ours the agent's rights count, and every answer is the
+    /// same: root's would tell what is in directories that are closed to the caller.
     fn place(&self, path: &str, kind: Kind) -> Result<OwnedFd, Fault> {
         let mut dir = self.tree.as_fd().try_clone_to_owned().at("root", path)?;
         let mut components = path.split('/').filter(|c| !c.is_empty()).peekable();
         while let Some(name) = components.next() {
             let kind = if components.peek().is_some() { Kind::Directory } else { kind };
-            dir = match open_beneath(dir.as_fd(), name) {
-                Err(rustix::io::Errno::NOENT) => {
-                    let device = rustix::fs::fstat(&dir).at("root", path)?.st_dev;
-                    if !self.own.contains(&device) {
-                        return Err(Fault::caller(
-                            format!("{path} does not exist in the directory that holds it"),
-                            "path.nested",
-                            "create it first: agentd adds nothing to your directories",
-                        ));
+            dir = if self.own.contains(&rustix::fs::fstat(&dir).at("root", path)?.st_dev) {
+                match open_beneath(dir.as_fd(), name) {
+                    Err(rustix::io::Errno::NOENT) => {
+                        kind.make(dir.as_fd(), name, path)?;
+                        open_beneath(dir.as_fd(), name)
                     }
-                    kind.make(dir.as_fd(), name, path)?;
-                    open_beneath(dir.as_fd(), name)
+                    other => other,
                 }
-                other => other,
+                .at("root", path)?
+            } else {
+                let _agent = FsIds::assume(self.agent);
+                open_beneath(dir.as_fd(), name).map_err(|_| nested(path))?
+            };
+            if !kind.is_of(&dir).at("root", path)? {
+                return Err(nested(path));
             }
-            .at("root", path)?;
         }
         Ok(dir)
     }
 
     /// Attaches `tree` at `path`, making the place for it, and notes what may be done there.
     pub fn attach(&mut self, path: &str, tree: &Tree, is_dir: bool, access: Access) -> Result<(), Fault> {
-        let kind = if is_dir { Kind::Directory } else { Kind::File };
-        let place = self.place(path, kind)?;
-        tree.attach(place.as_fd()).at("mount", path)?;
+        self.cover(path, tree, is_dir)?;
         self.access.push((path.to_owned(), access));
         Ok(())
     }
 
-    /// The host's system directories, read-only; `owners` shows root's files as root's.
-    pub fn place_system(&mut self, system: Vec<System>, owners: BorrowedFd<'_>) -> Result<(), Fault> {
-        for entry in system {
-            match entry {
-                System::Link(path, target) => {
-                    let (parent, name) = path.rsplit_once('/').unwrap_or(("", path));
-                    let parent = self.directory(parent)?;
-                    rustix::fs::symlinkat(target, parent, name).at("system", path)?;
-                }
-                System::Tree(path, tree) => {
-                    let etc = path.starts_with("/etc/");
-                    let attributes = if etc { READ_ONLY } else { PROGRAMS };
-                    tree.restrict(attributes, Some(owners)).at("system", path)?;
-                    let stat = rustix::fs::fstat(&tree).at("system", path)?;
-                    let is_dir =
-                        rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::Directory;
-                    let place = self.place(path, if is_dir { Kind::Directory } else { Kind::File })?;
-                    tree.attach(place.as_fd()).at("mount", path)?;
-                    if !etc {
-                        self.access.push((path.to_owned(), Access::ReadExec));
-                    }
-                }
-            }
-        }
-        self.access.push(("/etc".into(), Access::Read));
-        Ok(())
+    /// The same without a note.
+    pub fn cover(&self, path: &str, tree: &Tree, is_dir: bool) -> Result<(), Fault> {
+        let place = self.place(path, if is_dir { Kind::Directory } else { Kind::File })?;
+        tree.attach(place.as_fd()).at("mount", path)
     }
 
     /// A minimal /dev; `terminals` is the session's own devpts.
@@ -206,7 +163,23 @@ enum Kind {
     File,
 }
 
+/// A place in a directory of the caller's that cannot be mounted on: because it is not there, of another kind, or out of
+/// the agent's reach. Which of these is nothing to be told.
+fn nested(path: &str) -> Fault {
+    Fault::caller(
+        format!("{path} cannot be mounted in the directory that holds it"),
+        "path.nested",
+        "create it first, where the session may go: agentd adds nothing to your directories",
+    )
+}
+
 impl Kind {
+    /// Whether `place` can be covered by one of its kind.
+    fn is_of(self, place: &OwnedFd) -> rustix::io::Result<bool> {
+        let found = FileType::from_raw_mode(rustix::fs::fstat(place)?.st_mode);
+        Ok((found == FileType::Directory) == matches!(self, Self::Directory))
+    }
+
     /// Makes it.
     fn make(self, parent: BorrowedFd<'_>, name: &str, path: &str) -> Result<(), Fault> {
         match self {
@@ -224,7 +197,7 @@ pub fn open_beneath(dir: BorrowedFd<'_>, name: &str) -> rustix::io::Result<Owned
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let fd = rustix::fs::openat(dir, name, flags, Mode::empty())?;
     let stat = rustix::fs::fstat(&fd)?;
-    if rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::Symlink {
+    if FileType::from_raw_mode(stat.st_mode) == FileType::Symlink {
         return Err(rustix::io::Errno::LOOP);
     }
     Ok(fd)

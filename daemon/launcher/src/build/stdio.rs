@@ -41,7 +41,7 @@ pub fn terminals(agent: u32) -> Result<Tree, Fault> {
         ("uid", agent.as_str()),
         ("gid", agent.as_str()),
     ];
-    let attributes = Attributes { read_only: false, no_exec: true, devices: true };
+    let attributes = Attributes { read_only: false, no_exec: true, devices: true, no_symlinks: false };
     Tree::new("devpts", &options, attributes).at("terminal", "/dev/pts")
 }
 

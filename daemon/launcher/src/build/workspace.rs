@@ -15,7 +15,8 @@ use super::access::Access;
 use super::fault::{self, At, Fault};
 use super::fs_ids::FsIds;
 use super::paths::{Placeholders, Source};
-use super::root::{EMPTY_DIR, EMPTY_FILE, PRIVATE, PROGRAMS, READ_ONLY, Root, WORKSHOP, open_beneath};
+use super::root::{EMPTY_DIR, EMPTY_FILE, PROGRAMS, READ_ONLY, Root, WORKSHOP, open_beneath};
+use super::view::{self, cannot_layer, cannot_map};
 
 /// How often a name is looked at again that goes at the moment in which it is covered.
 const TRIES: u32 = 8;
@@ -26,7 +27,7 @@ pub struct Placer<'a> {
     pub root: &'a mut Root,
     /// The map of everything that can be written through.
     pub writable: BorrowedFd<'a>,
-    /// The map of what is only read.
+    /// The map of the caller's paths that are only read.
     pub owners: BorrowedFd<'a>,
     /// Whose session it is.
     pub owner: Owner,
@@ -55,7 +56,7 @@ impl Placer<'_> {
                 drop(agent);
                 None
             }
-            WorkspaceMode::Ro => Some(self.read_only_view(source)?),
+            WorkspaceMode::Ro => Some(view::of(self.root, &source.tree, self.owners, path)?),
             WorkspaceMode::Overlay => Some(self.overlay(source)?),
         };
         self.root.attach(path, tree.as_ref().unwrap_or(&source.tree), true, access)?;
@@ -71,24 +72,13 @@ impl Placer<'_> {
     /// A directory or file to read.
     pub fn input(&mut self, source: &Source) -> Result<(), Fault> {
         let path = source.path.as_str();
-        if source.is_dir() {
-            let tree = self.read_only_view(source)?;
+        let Some(name) = &source.name else {
+            let tree = view::of(self.root, &source.tree, self.owners, path)?;
             return self.root.attach(path, &tree, true, Access::ReadExec);
-        }
-        source.tree.restrict(READ_ONLY, Some(self.owners)).map_err(|e| cannot_map(path, &e))?;
-        self.root.attach(path, &source.tree, false, Access::Read)
-    }
-
-    /// An overlay without an upper directory: Unix sockets in it cannot be connected to.
-    fn read_only_view(&mut self, source: &Source) -> Result<Tree, Fault> {
-        let path = source.path.as_str();
-        source.tree.restrict(PROGRAMS, Some(self.writable)).map_err(|e| cannot_map(path, &e))?;
-        let lower = self.layer("lower", &source.tree)?;
-        let layers = format!("{EMPTY_DIR}:{lower}");
-        let options = [("lowerdir", layers.as_str()), ("userxattr", "")];
-        let view = Tree::new("overlay", &options, PROGRAMS).map_err(|e| cannot_layer(path, e));
-        mount::detach(&lower).at("overlay", &lower)?;
-        view
+        };
+        let tree = view::of_file(self.root, (&source.tree, name), &source.stat, self.owners, path)?;
+        let access = if source.stat.st_mode & 0o111 == 0 { Access::Read } else { Access::ReadExec };
+        self.root.attach(path, &tree, false, access)
     }
 
     /// Copy-on-write: what is written goes to an upper directory of the session.
@@ -97,8 +87,9 @@ impl Placer<'_> {
         let upper_tree = source.upper.as_ref().ok_or_else(|| Fault::host("overlay", path, "no upper"))?;
         source.tree.restrict(PROGRAMS, Some(self.writable)).map_err(|e| cannot_map(path, &e))?;
         upper_tree.restrict(WORKSHOP, Some(self.writable)).map_err(|e| cannot_map(path, &e))?;
-        let lower = self.layer("lower", &source.tree)?;
-        let upper = self.layer("upper", upper_tree)?;
+        let attributes = WORKSHOP.within(source.tree.as_fd()).at("overlay", path)?;
+        let lower = view::layer(self.root, "lower", &source.tree)?;
+        let upper = view::layer(self.root, "upper", upper_tree)?;
         let options = [
             ("lowerdir", lower.clone()),
             ("upperdir", format!("{upper}/upper")),
@@ -107,19 +98,11 @@ impl Placer<'_> {
         ];
         let options: Vec<_> = options.iter().map(|(key, value)| (*key, value.as_str())).collect();
         let mounter = FsIds::of_mounter(self.owner, self.lease.agent.get()).at("overlay", path)?;
-        let overlay = Tree::new("overlay", &options, WORKSHOP).map_err(|e| cannot_layer(path, e));
+        let overlay = Tree::new("overlay", &options, attributes).map_err(|e| cannot_layer(path, e));
         drop(mounter);
         mount::detach(&lower).at("overlay", &lower)?;
         mount::detach(&upper).at("overlay", &upper)?;
         overlay
-    }
-
-    /// Gives a layer a name for as long as the overlay is being made, which keeps a copy of its own.
-    fn layer(&self, name: &str, tree: &Tree) -> Result<String, Fault> {
-        let path = format!("{PRIVATE}/{name}");
-        let place = self.root.directory(&path)?;
-        tree.attach(place.as_fd()).at("overlay", &path)?;
-        Ok(path)
     }
 
     /// Covers the masked and protected names. Every ancestor of such a name becomes a mount point itself, so
@@ -236,26 +219,6 @@ fn placeholder_fault(top: &str, name: &str, errno: &rustix::io::Errno) -> Fault 
         format!("{top}/{name} does not exist and cannot be held free: {errno}"),
         "workspace.placeholder",
         "create it, or use a workspace that you may write to",
-    )
-}
-
-fn cannot_map(path: &str, error: &mount::MountError) -> Fault {
-    Fault::caller(
-        format!("{path} is on a file system that cannot be id-mapped, or has one mounted below it: {error}"),
-        "path.idmap",
-        "use a directory on ext4, xfs or btrfs (tmpfs from Linux 6.3 on)",
-    )
-}
-
-/// What overlayfs says of a layer such as vfat, whose names are not what was written; else it is the host's fault.
-fn cannot_layer(path: &str, error: mount::MountError) -> Fault {
-    if error.errno() != Some(rustix::io::Errno::INVAL.raw_os_error()) {
-        return Fault::host("overlay", path, error);
-    }
-    Fault::caller(
-        format!("{path} is on a file system that cannot be a layer of an overlay: {error}"),
-        "path.overlay",
-        "use a directory on ext4, xfs, btrfs or tmpfs, or mode direct",
     )
 }
 

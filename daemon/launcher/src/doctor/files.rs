@@ -23,7 +23,8 @@ const SOMEBODY: u32 = 1000;
 const PREFIX: &str = "doctor-";
 /// How large the trial's tmpfs is.
 const SIZE: u64 = 1 << 20;
-const WRITABLE: Attributes = Attributes { read_only: false, no_exec: true, devices: false };
+const WRITABLE: Attributes =
+    Attributes { read_only: false, no_exec: true, devices: false, no_symlinks: false };
 
 /// Every file system that sessions of the user `uid` meet.
 pub fn checks(token: SingleThreaded, cx: &Context, uid: u32) -> Vec<Check> {

@@ -1,0 +1,119 @@
+//! Views: what is only read, as an overlay without an upper directory. Its inodes are its own, so no watch, lock, lease,
+//! socket or FIFO of the host is reached through it, and its top has the source's owner, mode and times.
+
+use std::os::fd::{AsFd, BorrowedFd};
+
+use agentd_kernel::mount::{self, MountError, Tree};
+use rustix::fs::{FileType, Stat};
+
+use super::fault::{At, Fault};
+use super::root::{EMPTY_DIR, PRIVATE, PROGRAMS, READ_ONLY, Root};
+
+/// Where a view of a directory is while one file of it is copied.
+const ASIDE: &str = "/run/agentd/view";
+
+/// A view of `source`, which has no mounts below it that matter, with its ids mapped by `map`.
+pub fn of(root: &Root, source: &Tree, map: BorrowedFd<'_>, path: &str) -> Result<Tree, Fault> {
+    source.restrict(PROGRAMS, Some(map)).map_err(|e| cannot_map(path, &e))?;
+    over(root, source, path)?.map_err(|e| cannot_layer(path, e))
+}
+
+/// The same of a tree whose ids are mapped already. The inner error is what overlayfs said of the source.
+pub fn over(root: &Root, source: &Tree, path: &str) -> Result<Result<Tree, MountError>, Fault> {
+    let attributes = PROGRAMS.within(source.as_fd()).at("view", path)?;
+    let lower = layer(root, "lower", source)?;
+    // A single layer is refused. The first one is what the top looks like.
+    let layers = format!("{lower}:{EMPTY_DIR}");
+    let options = [
+        ("lowerdir", layers.as_str()),
+        ("xino", "on"),
+        ("redirect_dir", "nofollow"),
+        ("index", "off"),
+        ("metacopy", "off"),
+        ("nfs_export", "off"),
+    ];
+    let view = Tree::new("overlay", &options, attributes);
+    mount::detach(&lower).at("view", &lower)?;
+    Ok(view)
+}
+
+/// The regular file `name` out of a view of its directory; `stat` is what was proved of it.
+pub fn of_file(
+    root: &Root,
+    (dir, name): (&Tree, &str),
+    stat: &Stat,
+    map: BorrowedFd<'_>,
+    path: &str,
+) -> Result<Tree, Fault> {
+    let view = of(root, dir, map, path)?;
+    let file = aside(root, &view, &[name])?.pop().flatten().ok_or_else(|| replaced(path))?;
+    let found = rustix::fs::fstat(&file).at("view", path)?;
+    // Layers are told apart by bits above those of most file systems' numbers.
+    let low = |stat: &Stat| stat.st_ino & u64::from(u32::MAX);
+    let regular = FileType::from_raw_mode(found.st_mode) == FileType::RegularFile;
+    if !regular || low(&found) != low(stat) {
+        return Err(replaced(path));
+    }
+    let runs = stat.st_mode & 0o111 != 0;
+    file.restrict(if runs { PROGRAMS } else { READ_ONLY }, None).at("view", path)?;
+    Ok(file)
+}
+
+/// Copies of `names` in `view`; nothing for a name that is not there.
+pub fn aside(root: &Root, view: &Tree, names: &[&str]) -> Result<Vec<Option<Tree>>, Fault> {
+    let place = root.directory(ASIDE)?;
+    view.attach(place.as_fd()).at("view", ASIDE)?;
+    let top = mount::place(ASIDE).at("view", ASIDE)?;
+    let copies = names
+        .iter()
+        .map(|name| match Tree::copy_of_name(top.as_fd(), name) {
+            Ok(tree) => Ok(Some(tree)),
+            Err(error) if error.errno() == Some(rustix::io::Errno::NOENT.raw_os_error()) => Ok(None),
+            Err(error) => Err(Fault::host("view", name, error)),
+        })
+        .collect();
+    mount::detach(ASIDE).at("view", ASIDE)?;
+    copies
+}
+
+/// Gives a layer a name for as long as an overlay is being made, which keeps a copy of its own.
+pub fn layer(root: &Root, name: &str, tree: &Tree) -> Result<String, Fault> {
+    let path = format!("{PRIVATE}/{name}");
+    let place = root.directory(&path)?;
+    tree.attach(place.as_fd()).at("overlay", &path)?;
+    Ok(path)
+}
+
+fn replaced(path: &str) -> Fault {
+    Fault::caller(
+        format!("{path} was replaced while the session was built"),
+        "offer.moved",
+        "the path changed while the session was asked for; ask again",
+    )
+}
+
+/// A file system whose ids cannot be mapped.
+pub fn cannot_map(path: &str, error: &MountError) -> Fault {
+    Fault::caller(
+        format!("{path} is on a file system that cannot be id-mapped, or has one mounted below it: {error}"),
+        "path.idmap",
+        "use a directory on ext4, xfs or btrfs (tmpfs from Linux 6.3 on)",
+    )
+}
+
+/// What overlayfs says of a layer such as vfat, whose names are not what was written; else it is the host's fault.
+pub fn cannot_layer(path: &str, error: MountError) -> Fault {
+    if !refused_by_overlay(&error) {
+        return Fault::host("overlay", path, error);
+    }
+    Fault::caller(
+        format!("{path} is on a file system that cannot be a layer of an overlay: {error}"),
+        "path.overlay",
+        "use a directory on ext4, xfs, btrfs or tmpfs, or mode direct",
+    )
+}
+
+/// Whether overlayfs cannot work with the source at all.
+pub fn refused_by_overlay(error: &MountError) -> bool {
+    error.errno() == Some(rustix::io::Errno::INVAL.raw_os_error())
+}
