@@ -72,7 +72,12 @@ fn text(reply: &InspectReply) -> String {
     }
     for mount in &reply.mounts {
         let [kind, mode, path] = [&mount.kind, &mount.mode, &mount.path].map(|text| clean(text));
-        let _ = writeln!(out, "  {kind:<11} {mode:<8} {path}");
+        let source = match mount.source.as_str() {
+            "changed" => " (has changed since the session began; the session may see what it was)",
+            "unknown" => " (may have changed since the session began)",
+            _ => "",
+        };
+        let _ = writeln!(out, "  {kind:<11} {mode:<8} {path}{source}");
     }
     if let Some(network) = &reply.network {
         out += "Network\n";
@@ -156,7 +161,12 @@ mod tests {
             session: Some(session),
             command: vec![foul.clone()],
             cwd: foul.clone(),
-            mounts: vec![Mount { path: foul.clone(), kind: foul.clone(), mode: foul.clone() }],
+            mounts: vec![Mount {
+                path: foul.clone(),
+                kind: foul.clone(),
+                mode: foul.clone(),
+                source: foul.clone(),
+            }],
             network: Some(Network {
                 allow: vec![foul.clone()],
                 deny: vec![foul.clone()],

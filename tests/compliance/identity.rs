@@ -20,14 +20,22 @@ pub const TESTS: &[Named] = &[
 
 fn names(world: &World) {
     let user = world.a();
-    let output = world.session().bash("whoami; id -u; id -g; id -Gn; echo $HOME; echo ~").expect_code(0);
+    let output =
+        world.session().bash("whoami; id -u; id -g; id -G; echo $HOME; echo ~; groups").expect_code(0);
     let text = output.text();
     let lines: Vec<&str> = text.lines().collect();
     let home = user.home.display().to_string();
     assert_eq!(lines[0], user.name);
     assert_eq!(lines[1], user.uid.to_string());
     assert_eq!(lines[2], user.gid.to_string());
-    assert_eq!(lines[3].split(' ').count(), 1, "no group but its own: {}", lines[3]);
+    let mut groups: Vec<u32> = lines[3].split(' ').map(|word| word.parse().expect("a number")).collect();
+    let mut own = user.groups();
+    own.push(user.gid);
+    [&mut groups, &mut own].into_iter().for_each(|list| list.sort_unstable());
+    assert_eq!(groups, own, "the caller's groups by number");
+    // Each has a name, or shells complain when they start.
+    assert_eq!(lines[6].split(' ').count(), own.len(), "{text}");
+    assert_eq!(output.stderr, "");
     assert_eq!((lines[4], lines[5]), (home.as_str(), home.as_str()));
 }
 

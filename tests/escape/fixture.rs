@@ -57,8 +57,8 @@ fn host(world: &World) -> &'static Host {
         let listeners = vec![
             listener(user, &input.join("sock")),
             listener(user, &user.home.join("agent.sock")),
-            listener(user, &system.opt.join("sock")),
-            listener(user, &system.usr.join("sock")),
+            listener(&User::root(), &system.opt.join("sock")),
+            listener(&User::root(), &system.usr.join("sock")),
             UnixListener::bind_addr(&name).expect("a new abstract socket"),
         ];
         let sleeper = sleeper(user);
@@ -96,8 +96,12 @@ impl System {
             sweep(Path::new(above));
             let dir = Path::new(above).join(format!("{SYSTEM}{}", std::process::id()));
             std::fs::create_dir_all(&dir).expect("root may");
-            for (name, uid, gid, mode) in [("own", user.uid, user.gid, 0o600), ("groups", 0, user.gid, 0o640)]
-            {
+            let group = *user.groups().first().expect("the group that may connect");
+            for (name, uid, gid, mode) in [
+                ("own", user.uid, user.gid, 0o600),
+                ("groups", 0, user.gid, 0o640),
+                ("members", 0, group, 0o640),
+            ] {
                 let path = dir.join(name);
                 std::fs::write(&path, MARKER).expect("a new file");
                 std::os::unix::fs::chown(&path, Some(uid), Some(gid)).expect("root may");
@@ -126,7 +130,7 @@ pub fn system(world: &World) -> &'static System {
 }
 
 /// Makes what is watched, locked and read from in `dir`: a directory, a file that the host holds a lock on, and a FIFO
-/// with a reader.
+/// that a process reads from and has written to.
 fn fill_busy(dir: &Path) -> Vec<OwnedFd> {
     std::fs::create_dir_all(dir.join("busy")).expect("a new directory");
     std::fs::write(dir.join("busy/file"), INPUT).expect("a new file");
@@ -135,9 +139,10 @@ fn fill_busy(dir: &Path) -> Vec<OwnedFd> {
     let _ = std::fs::remove_file(&fifo);
     rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, all, 0).expect("a new FIFO");
     std::fs::set_permissions(&fifo, std::fs::Permissions::from_mode(0o666)).expect("ours");
-    let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::NONBLOCK | rustix::fs::OFlags::CLOEXEC;
-    let reader = rustix::fs::open(&fifo, flags, rustix::fs::Mode::empty()).expect("a reader");
-    vec![reader, lock(&dir.join("locked"))]
+    let flags = rustix::fs::OFlags::RDWR | rustix::fs::OFlags::NONBLOCK | rustix::fs::OFlags::CLOEXEC;
+    let process = rustix::fs::open(&fifo, flags, rustix::fs::Mode::empty()).expect("both ends");
+    rustix::io::write(&process, &[b'x'; 4096]).expect("room for it");
+    vec![process, lock(&dir.join("locked"))]
 }
 
 /// A lock on `path` as long as the descriptor lives.

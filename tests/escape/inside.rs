@@ -129,9 +129,12 @@ pub fn hostile_output(world: &World) {
 /// Whoever ends it has a sentence to change.
 pub fn remains(world: &World) {
     let system = &system(world).usr;
-    for (case, name) in
-        [("input_watch", "busy"), ("input_lock", "locked"), ("input_fifo", "fifo"), ("opt_socket", "sock")]
-    {
+    for (case, name) in [
+        ("input_watch", "busy"),
+        ("input_lock", "locked"),
+        ("input_fifo_read", "fifo"),
+        ("opt_socket", "sock"),
+    ] {
         let path = system.join(name).display().to_string();
         let probe = world.daemon().probe().display().to_string();
         let output = world.session().with_probe().run([probe.as_str(), case, &path]).expect_code(0);

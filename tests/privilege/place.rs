@@ -16,7 +16,7 @@ use crate::asking::{number_of, seqpacket};
 
 /// Pools of these launchers begin here, below those of whole daemons.
 const FIRST_UID: u32 = 1_930_000_000;
-const POOL: u32 = 300;
+const POOL: u32 = 1120;
 const PATIENCE: Duration = Duration::from_secs(20);
 /// How long a trace may stay.
 const SOON: Duration = Duration::from_secs(2);

@@ -257,18 +257,27 @@ fn foreign_mounts(world: &'static World) {
 
 /// A file system of the client's own, attached nowhere, in which it makes the path that it wants to be told of it: its
 /// descriptor's name is that path. Linux 6.15 and later copy such a mount for whoever has a descriptor of it.
-fn own_file_system(path: &Path) -> OwnedFd {
-    let context = rustix::mount::fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC).expect("fsopen");
-    rustix::mount::fsconfig_create(context.as_fd()).expect("fsconfig");
-    let attributes = MountAttrFlags::empty();
-    let mut at =
-        rustix::mount::fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes).expect("fsmount");
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    for name in path.components().skip(1) {
-        rustix::fs::mkdirat(&at, name.as_os_str(), Bits::from_raw_mode(0o755)).expect("a new directory");
-        at = rustix::fs::openat(&at, name.as_os_str(), flags, Bits::empty()).expect("ours");
+struct OwnFileSystem {
+    dir: OwnedFd,
+    /// It is there as long as this.
+    _mount: OwnedFd,
+}
+
+impl OwnFileSystem {
+    fn new(path: &Path) -> Self {
+        let context = rustix::mount::fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC).expect("fsopen");
+        rustix::mount::fsconfig_create(context.as_fd()).expect("fsconfig");
+        let attributes = MountAttrFlags::empty();
+        let mount = rustix::mount::fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes);
+        let mount = mount.expect("fsmount");
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let top = rustix::fs::openat(&mount, ".", flags, Bits::empty()).expect("ours");
+        let dir = path.components().skip(1).fold(top, |at, name| {
+            rustix::fs::mkdirat(&at, name.as_os_str(), Bits::from_raw_mode(0o755)).expect("a new directory");
+            rustix::fs::openat(&at, name.as_os_str(), flags, Bits::empty()).expect("ours")
+        });
+        Self { dir, _mount: mount }
     }
-    at
 }
 
 /// What the kernel says that a descriptor is named.
@@ -281,9 +290,9 @@ fn spoofed_mount(world: &'static World) {
     let dir = world.workspace(world.a());
     // The victim's own path, one of another user's, and one that nobody has.
     for path in [dir.clone(), world.b().home.clone(), dir.join("nowhere")] {
-        let fd = own_file_system(&path);
-        assert_eq!(name_of(&fd), path, "its name is its maker's choice");
-        stage.workspace_refused(fd, &path, "path.namespace");
+        let own = OwnFileSystem::new(&path);
+        assert_eq!(name_of(&own.dir), path, "its name is its maker's choice");
+        stage.workspace_refused(own.dir.try_clone().expect("a descriptor"), &path, "path.namespace");
     }
     stage.end();
 }
@@ -293,9 +302,9 @@ fn spoofed_file(world: &'static World) {
     let dir = world.workspace(world.a());
     let file = dir.join("file");
     world.a().write(&file, "the real one");
-    let own = own_file_system(&dir);
+    let own = OwnFileSystem::new(&dir);
     let flags = OFlags::CREATE | OFlags::RDWR | OFlags::CLOEXEC;
-    let fd = rustix::fs::openat(&own, "file", flags, Bits::from_raw_mode(0o644)).expect("a new file");
+    let fd = rustix::fs::openat(&own.dir, "file", flags, Bits::from_raw_mode(0o644)).expect("a new file");
     assert_eq!(name_of(&fd), file);
     let wanted = Plan { inputs: vec![Input { path: abs(&file), descriptor: 0 }], ..plan(world.a()) };
     stage.refused(Role::Input, Granted::Ro, fd, wanted, "path.namespace");

@@ -3,8 +3,9 @@
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use agentd_tests::harness::{Mounted, World};
+use agentd_tests::harness::{Mounted, World, complete, within};
 use rustix::mount::MountFlags;
 
 use crate::Member;
@@ -16,6 +17,9 @@ pub const TESTS: &[Member] = &[
     ("a_single_file_runs_if_it_is_a_program", single_program),
     ("the_top_of_a_view_is_the_sources", top),
     ("what_a_mount_hides_stays_hidden", submounts),
+    ("inspect_says_when_opt_has_changed", opt_changes),
+    ("access_that_a_group_denies_stays_denied", denied_by_group),
+    ("more_groups_than_there_are_gids_for_are_refused", many_groups),
 ];
 
 fn text(path: &Path) -> &str {
@@ -159,4 +163,98 @@ fn submounts(world: &'static World) {
     let output = world.session_in(&dir).options(way).bash("cat below/hidden file; true").expect_code(0);
     assert_eq!(output.text(), "what covers it");
     drop(mounts);
+}
+
+/// Files that everybody but a group of the user's may read, and one that the group alone may.
+fn denied_by_group(world: &'static World) {
+    let (user, home) = (world.a(), world.workspace(world.a()));
+    let group = *user.groups().first().expect("the group that may connect");
+    let dir = home.join("project");
+    user.write(dir.join("file"), "x");
+    std::fs::create_dir(dir.join("closed")).expect("root's own");
+    std::fs::write(dir.join("closed/file"), "denied").expect("root's own");
+    for (name, mode) in [("denied", 0o604), ("granted", 0o640), ("closed", 0o705)] {
+        let path = dir.join(name);
+        if name != "closed" {
+            std::fs::write(&path, format!("{name}\n")).expect("root's own");
+        }
+        std::os::unix::fs::chown(&path, Some(0), Some(group)).expect("root may");
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).expect("root's own");
+    }
+    let at = text(&dir);
+    let script = format!("cat {at}/denied {at}/closed/file {at}/granted; true");
+    let wanted = world.on_host(user, &user.home, &["bash".into(), "-c".into(), script.clone()]);
+    assert_eq!(
+        (wanted.text().as_str(), wanted.stderr.lines().count()),
+        ("granted\n", 2),
+        "{}",
+        wanted.stderr
+    );
+    let elsewhere = world.workspace(user);
+    for way in [
+        ["--workspace", &format!("{at}:ro")],
+        ["--workspace", &format!("{at}:overlay")],
+        ["--read", at],
+        ["--workspace", &format!("{at}:direct")],
+    ] {
+        // Refused in direct, where it cannot be searched for sockets.
+        let direct = way[1].ends_with(":direct");
+        if direct {
+            std::fs::remove_dir_all(dir.join("closed")).expect("root's own");
+        }
+        let cwd = if way[0] == "--read" { &elsewhere } else { &dir };
+        let output = world.session_in(cwd).options(way).bash(&script).expect_code(0);
+        assert_eq!(output.text(), "granted\n", "{way:?}: {}", output.stderr);
+        assert_eq!(
+            output.stderr.matches("Permission denied").count(),
+            if direct { 1 } else { 2 },
+            "{way:?}: {}",
+            output.stderr
+        );
+    }
+}
+
+fn many_groups(world: &'static World) {
+    let (user, cwd) = (world.a(), world.workspace(world.a()));
+    let groups = user.groups();
+    for (count, code) in [(32, 0), (33, 125)] {
+        let more = (0..).map(|n| 1_700_000_000 + n).take(count - groups.len());
+        let listed: Vec<String> = groups.iter().copied().chain(more).map(|group| group.to_string()).collect();
+        let mut agentctl = std::process::Command::new("/usr/bin/setpriv");
+        agentctl.args(["--reuid", &user.uid.to_string(), "--regid", &user.gid.to_string()]);
+        agentctl.args(["--groups", &listed.join(","), "--"]).arg(world.daemon().agentctl());
+        agentctl.arg("--socket").arg(world.daemon().socket()).args(["run", "--rm", "--", "id", "-G"]);
+        agentctl.env_clear().env("HOME", &user.home).env("PATH", "/usr/bin:/bin").current_dir(&cwd);
+        let output = complete(&mut agentctl, vec![], world.unique("groups")).expect_code(code);
+        match code {
+            0 => assert_eq!(output.text().split_whitespace().count(), 33, "{}", output.text()),
+            _ => assert!(output.stderr.contains("(caller.groups): "), "{}", output.stderr),
+        }
+    }
+}
+
+fn opt_changes(world: &'static World) {
+    let user = world.a();
+    let session = world.session().option("--detach").run(["sleep", "1000"]).expect_code(0);
+    let source = || {
+        let output = world.agentctl(user, ["inspect", "--json", &session.name]).expect_code(0);
+        let is: serde_json::Value = serde_json::from_str(output.text().trim()).expect("a line of JSON");
+        let mounts = is["mounts"].as_array().expect("mounts").clone();
+        let opt = mounts.iter().find(|mount| mount["path"] == "/opt").expect("/opt").clone();
+        opt["source"].as_str().expect("a word").to_owned()
+    };
+    let dir = PathBuf::from(format!("/opt/{}", world.unique("agentd-test-changes")));
+    std::fs::create_dir(&dir).expect("root may");
+    let changed = within(Duration::from_secs(10), || match source().as_str() {
+        "changed" => Ok(()),
+        other => Err(other.to_owned()),
+    });
+    std::fs::remove_dir(&dir).expect("ours");
+    assert_eq!(changed, Ok(()));
+    let shown = world.agentctl(user, ["inspect", &session.name]).expect_code(0).text();
+    assert!(shown.contains("/opt (has changed since the session began"), "{shown}");
+    world.agentctl(user, ["stop", "--time", "0s", &session.name]).expect_code(0);
+    // One that begins now sees it as it is.
+    let output = world.session().bash(&format!("ls {}; true", dir.display())).expect_code(0);
+    assert!(output.stderr.contains("No such file"), "{}", output.stderr);
 }

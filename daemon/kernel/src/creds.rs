@@ -61,18 +61,44 @@ pub fn single_threaded() -> bool {
 /// # Errors
 /// [`CredsError`]; the process must end then.
 pub fn become_ids(uid: u32, gid: u32) -> Result<(), CredsError> {
+    become_member(uid, gid, &[])
+}
+
+/// The same with these supplementary groups and no others.
+///
+/// # Errors
+/// As [`become_ids`].
+pub fn become_member(uid: u32, gid: u32, groups: &[u32]) -> Result<(), CredsError> {
     drop_bounding()?;
     let (new_uid, new_gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
-    rustix::thread::set_thread_groups(&[]).doing("leave the supplementary groups")?;
+    let groups: Vec<_> = groups.iter().copied().map(Gid::from_raw).collect();
+    rustix::thread::set_thread_groups(&groups).doing("change the supplementary groups")?;
     rustix::thread::set_thread_res_gid(new_gid, new_gid, new_gid).doing("change the gid")?;
     rustix::thread::set_thread_res_uid(new_uid, new_uid, new_uid).doing("change the uid")?;
     if uids()? != [uid; 3] || gids()? != [gid; 3] {
         return Err(CredsError::NotInForce("the ids are others"));
     }
-    if !rustix::process::getgroups().doing("read the supplementary groups")?.is_empty() {
-        return Err(CredsError::NotInForce("there are supplementary groups"));
+    same_groups(groups)
+}
+
+/// Changes the supplementary groups of a process that keeps all else.
+///
+/// # Errors
+/// [`CredsError`].
+pub fn supplementary(groups: &[u32]) -> Result<(), CredsError> {
+    let groups: Vec<_> = groups.iter().copied().map(Gid::from_raw).collect();
+    rustix::thread::set_thread_groups(&groups).doing("change the supplementary groups")?;
+    same_groups(groups)
+}
+
+fn same_groups(mut wanted: Vec<Gid>) -> Result<(), CredsError> {
+    let mut found = rustix::process::getgroups().doing("read the supplementary groups")?;
+    wanted.sort_unstable_by_key(|group| group.as_raw());
+    found.sort_unstable_by_key(|group| group.as_raw());
+    match found == wanted {
+        true => Ok(()),
+        false => Err(CredsError::NotInForce("the supplementary groups are others")),
     }
-    Ok(())
 }
 
 /// Changes the effective uid and keeps the capabilities, so that the process can come back: the kernel takes

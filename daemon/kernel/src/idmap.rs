@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::io::Write as _;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
-use agentd_policy::lease::{Lease, Pool};
+use agentd_policy::lease::{Groups, Lease, LeasedUid, Pool};
 use rustix::fs::{Mode, OFlags};
 use rustix::process::Pid;
 
@@ -22,45 +22,68 @@ pub struct Extent {
     pub count: u32,
 }
 
-/// The map of a session's user namespace for an id of the caller: its own number is the agent's, and 0 is
-/// the keeper's. A caller with id 0 is the agent alone.
-pub fn session(caller: u32, lease: &Lease) -> Vec<Extent> {
-    let own = Extent { inside: caller, outside: lease.agent.get(), count: 1 };
+/// The map of a session's user namespace for an id of the caller: its own number is the agent's, and 0 is what no
+/// process has. A caller with id 0 is the agent alone.
+pub fn session(caller: u32, lease: &Lease, pool: &Pool) -> Vec<Extent> {
+    let own = single(caller, lease.agent);
     match caller {
         0 => vec![own],
-        _ => vec![Extent { inside: 0, outside: lease.keeper.get(), count: 1 }, own],
+        _ => vec![single(0, pool.system()), own],
     }
+}
+
+/// The same for its gids: each group of the caller's has its own number too, which is a leased one outside.
+pub fn session_groups(caller: u32, groups: &Groups, lease: &Lease, pool: &Pool) -> Vec<Extent> {
+    let mut map = session(caller, lease, pool);
+    let groups = lease.groups(groups);
+    // For a member of root's group, 0 is that; what belongs to it without being named by the caller is nobody's.
+    map.retain(|extent| !groups.iter().any(|(group, _)| *group == extent.inside));
+    map.extend(groups.into_iter().map(|(group, leased)| single(group, leased)));
+    map
 }
 
 /// The map of every mount that can be written through: the caller's files are the agent's; all others keep
 /// their owner; the pool does not exist, so no throwaway id ever reaches a disk.
 pub fn writable(caller: u32, lease: &Lease, pool: &Pool) -> Vec<Extent> {
-    let mut map = Vec::with_capacity(4);
-    let mut identity = |first: u32, last: u32| {
+    identity_but(pool, vec![(caller, lease.agent)])
+}
+
+/// The same for gids: what belongs to a group of the caller's belongs to the one that stands for it.
+pub fn writable_groups(caller: u32, groups: &Groups, lease: &Lease, pool: &Pool) -> Vec<Extent> {
+    let mut changed = lease.groups(groups);
+    changed.push((caller, lease.agent));
+    identity_but(pool, changed)
+}
+
+/// All ids outside of the pool as they are, but for those that are `changed`, none of which comes twice.
+fn identity_but(pool: &Pool, mut changed: Vec<(u32, LeasedUid)>) -> Vec<Extent> {
+    changed.sort_unstable_by_key(|(id, _)| *id);
+    let mut map = Vec::with_capacity(2 * changed.len() + 2);
+    // The last id is (uid_t)-1 and belongs to nobody.
+    for range in [0..=pool.first() - 1, pool.last() + 1..=u32::MAX - 1] {
+        let (mut first, last) = (*range.start(), *range.end());
+        for (id, _) in changed.iter().filter(|(id, _)| range.contains(id)) {
+            if *id > first {
+                map.push(Extent { inside: first, outside: first, count: id - first });
+            }
+            first = id + 1;
+        }
         if first <= last {
             map.push(Extent { inside: first, outside: first, count: last - first + 1 });
         }
-    };
-    // The last id is (uid_t)-1 and belongs to nobody.
-    let ranges = [(0, pool.first() - 1), (pool.last() + 1, u32::MAX - 1)];
-    for (first, last) in ranges {
-        if (first..=last).contains(&caller) {
-            if caller > first {
-                identity(first, caller - 1);
-            }
-            identity(caller + 1, last);
-        } else {
-            identity(first, last);
-        }
     }
-    map.push(Extent { inside: caller, outside: lease.agent.get(), count: 1 });
+    map.extend(changed.into_iter().map(|(id, leased)| single(id, leased)));
     map
 }
 
+fn single(inside: u32, leased: LeasedUid) -> Extent {
+    Extent { inside, outside: leased.get(), count: 1 }
+}
+
 /// The map of what the system owns: root's files show as root's, all others as nobody's, the caller's too. Whoever may
-/// read such a file in the session is everybody.
-pub fn system(lease: &Lease) -> Vec<Extent> {
-    vec![Extent { inside: 0, outside: lease.keeper.get(), count: 1 }]
+/// read such a file in the session is everybody. It is one map for all sessions.
+pub fn system(pool: &Pool) -> Vec<Extent> {
+    vec![single(0, pool.system())]
 }
 
 /// A map as `/proc/PID/uid_map` takes it.
@@ -127,8 +150,8 @@ mod tests {
     #[test]
     fn a_session_maps_two_ids() {
         let lease = pool().lease(0).unwrap();
-        assert_eq!(lines(&session(1000, &lease)), "0 1900000000 1\n1000 1900000002 1\n");
-        assert_eq!(lines(&session(0, &lease)), "0 1900000002 1\n");
+        assert_eq!(lines(&session(1000, &lease, &pool())), "0 1900065535 1\n1000 1900000002 1\n");
+        assert_eq!(lines(&session(0, &lease, &pool())), "0 1900000002 1\n");
     }
 
     #[test]
@@ -139,6 +162,31 @@ mod tests {
             "0 0 1000\n1001 1001 1899998999\n1900065536 1900065536 2394901759\n1000 1900000002 1\n"
         );
         assert!(lines(&writable(0, &lease, &pool())).starts_with("1 1 "));
+    }
+
+    #[test]
+    fn each_group_has_a_gid_of_its_own() {
+        let (pool, lease) = (pool(), pool().lease(0).unwrap());
+        let groups = Groups::new(1000, &[27, 0, 2_000_000_000, 1000]).unwrap();
+        let leased: Vec<u32> = lease.groups(&groups).iter().map(|(_, leased)| leased.get()).collect();
+        let [a, b, c] = leased.try_into().unwrap();
+        assert_eq!(
+            lines(&session_groups(1000, &groups, &lease, &pool)),
+            format!("1000 1900000002 1\n0 {a} 1\n27 {b} 1\n2000000000 {c} 1\n")
+        );
+        assert_eq!(
+            lines(&writable_groups(1000, &groups, &lease, &pool)),
+            format!(
+                "1 1 26\n28 28 972\n1001 1001 1899998999\n1900065536 1900065536 99934464\n\
+                 2000000001 2000000001 2294967294\n0 {a} 1\n27 {b} 1\n1000 1900000002 1\n2000000000 {c} 1\n"
+            )
+        );
+        // What the system owns is nobody's but root's.
+        assert_eq!(lines(&system(&pool)), "0 1900065535 1\n");
+        // The most groups are within what the kernel takes in one write, a page.
+        let most: Vec<u32> = (0..32).map(|n| 1_000_000_000 + 2 * n).collect();
+        let most = Groups::new(1000, &most).unwrap();
+        assert!(lines(&writable_groups(1000, &most, &lease, &pool)).len() < 4096);
     }
 
     proptest! {

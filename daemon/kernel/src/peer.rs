@@ -18,8 +18,11 @@ pub fn attest(socket: BorrowedFd<'_>, admin: u32) -> std::io::Result<Peer> {
     Ok(Peer { uid: credentials.uid.as_raw(), gid, pid: credentials.pid.as_raw_nonzero().get(), admin })
 }
 
-/// The supplementary groups of the peer.
-fn groups(socket: BorrowedFd<'_>) -> std::io::Result<Vec<u32>> {
+/// The supplementary groups of the peer, as they were when it connected.
+///
+/// # Errors
+/// As `getsockopt(2)`.
+pub fn groups(socket: BorrowedFd<'_>) -> std::io::Result<Vec<u32>> {
     let mut groups: Vec<libc::gid_t> = vec![0; 64];
     loop {
         let mut bytes = (groups.len() * size_of::<libc::gid_t>()) as libc::socklen_t;

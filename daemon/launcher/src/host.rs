@@ -4,8 +4,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use agentd_kernel::mount::{self, Attributes, Tree};
 use agentd_kernel::process::{self, Birth, SingleThreaded};
-use agentd_kernel::procfs;
 use agentd_kernel::seccomp::{self, Filter};
+use agentd_kernel::{idmap, procfs};
+use agentd_policy::lease::Pool;
 use nix::sched::CloneFlags;
 use rustix::fs::{Mode, OFlags};
 
@@ -20,6 +21,8 @@ pub struct Host {
     pub empty_root: OwnedFd,
     /// A network namespace without an interface that is up.
     pub empty_net: OwnedFd,
+    /// A user namespace that is the id map of what the system owns.
+    pub system: OwnedFd,
     /// The relay's program.
     pub relay: OwnedFd,
     /// What the host gives to each /etc.
@@ -34,13 +37,16 @@ pub struct Host {
 
 impl Host {
     /// Every descriptor of it.
-    pub fn descriptors(&self) -> [BorrowedFd<'_>; 4] {
-        [&self.proc, &self.empty_root, &self.empty_net, &self.relay].map(AsFd::as_fd)
+    pub fn descriptors(&self) -> [BorrowedFd<'_>; 5] {
+        [&self.proc, &self.empty_root, &self.empty_net, &self.system, &self.relay].map(AsFd::as_fd)
     }
 
     /// Prepares everything.
-    pub fn prepare(token: SingleThreaded) -> Result<Self, String> {
+    pub fn prepare(token: SingleThreaded, pool: &Pool) -> Result<Self, String> {
         let proc = procfs::open().map_err(|e| format!("/proc: {e}"))?;
+        let ids = idmap::system(pool);
+        let system = idmap::namespace(token, proc.as_fd(), &ids, &ids)
+            .map_err(|e| format!("user namespace of the system's files: {e}"))?;
         let empty_root = held(token, &proc, "mnt", || {
             mount::new_namespace().map_err(|e| e.to_string())?;
             let attributes =
@@ -63,6 +69,7 @@ impl Host {
         Ok(Self {
             empty_root,
             empty_net,
+            system,
             relay: sibling("agentd-relay")?,
             etc: Template::read(),
             agent_filter: seccomp::compile(&seccomp::AGENT, seccomp::Options { memfd_create: memfd_noexec }),

@@ -209,7 +209,8 @@ impl Init<'_> {
     /// Takes everything away, in the order in which each step still can be done, and verifies each.
     fn confine(&self, plan: &Plan, access: &[(String, Access)]) -> Result<u32, Failure> {
         rlimits::Limits { open_files: plan.limits.open_files }.apply().map(drop).step("rlimits")?;
-        creds::become_ids(self.owner.uid, self.owner.gid).step("ids")?;
+        let groups: Vec<u32> = self.owner.groups.iter().collect();
+        creds::become_member(self.owner.uid, self.owner.gid, &groups).step("ids")?;
         creds::not_dumpable().step("dumpable")?;
         creds::drop_all_capabilities().step("capabilities")?;
         creds::no_new_privs().step("no_new_privs")?;

@@ -83,7 +83,7 @@ fn run() -> Result<(), String> {
     let directories = directories::Directories::prepare(&settings)?;
     let (cgroups, hierarchies) = cgroups(token, &settings.config)?;
     let signals = signals().map_err(|e| format!("signals: {e}"))?;
-    let host = host::Host::prepare(token)?;
+    let host = host::Host::prepare(token, &settings.config.pool.uids)?;
     let blocklist = blocklists::read(token, &settings)?;
     let context = Context { token, settings, directories, cgroups, host, blocklist };
     server::Server::new(context, hierarchies, signals, sockets)?.run(with_service)

@@ -38,6 +38,7 @@ mod state;
 mod store;
 mod streams;
 mod supervisor;
+mod system;
 mod tail;
 mod uplink;
 mod users;

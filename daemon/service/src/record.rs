@@ -112,6 +112,7 @@ fn mounts(plan: &Plan) -> Vec<Mount> {
         path: path.to_string(),
         kind: kind.to_owned(),
         mode: mode.to_owned(),
+        source: String::new(),
     };
     let workspaces = plan.workspaces.iter().map(|w| mount(&w.path, "workspace", w.mode.as_str()));
     let inputs = plan.inputs.iter().map(|i| mount(&i.path, "input", "ro"));

@@ -15,11 +15,19 @@ pub const CASES: &[Case] = &[
     case("setfsuid_0", setfsuid_0, &[], NO, Outside::Root, "root's files, by the file system's own uid"),
     case(
         "supplementary_groups",
-        groups,
-        &[],
-        &[ENOENT],
+        super::files::read,
+        &["{opt}/members"],
+        &[libc::EACCES],
         Outside::User,
-        "the caller's groups, docker among them",
+        "what the caller's groups may, docker among them, where the caller named nothing",
+    ),
+    case(
+        "supplementary_groups_usr",
+        super::files::read,
+        &["{usr}/members"],
+        &[libc::EACCES],
+        Outside::User,
+        "the same among programs",
     ),
     case("capabilities", any_capability, &[], &[ENOENT], Outside::Root, "any capability in any set"),
     case("capset", capset, &[], NO, Outside::Root, "CAP_SYS_ADMIN"),
@@ -77,13 +85,6 @@ fn setfsuid_0(_: &[String]) -> Act {
     match sys::call(libc::SYS_setfsuid, [0.into()])? {
         0 => Ok("fsuid 0".into()),
         uid => Err(Refused::new(EPERM, format!("fsuid {uid}"))),
-    }
-}
-
-fn groups(_: &[String]) -> Act {
-    match rustix::process::getgroups()?.as_slice() {
-        [] => Err(Refused::new(ENOENT, "none")),
-        groups => Ok(format!("{groups:?}")),
     }
 }
 

@@ -2,7 +2,7 @@
 //! of the caller's among the system's.
 
 use std::fs::{File, OpenOptions};
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::time::Duration;
 
@@ -35,7 +35,9 @@ pub const CASES: &[Case] = &[
         .options(&["--read", "{single}"]),
     case("opt_lock", lock_is_seen, &["{opt}/locked"], NOTHING, Outside::User, LOCKED),
     case("input_fifo", into_fifo, &["{input}/fifo"], &[ENXIO], Outside::User, PIPE),
-    case("opt_fifo", into_fifo, &["{opt}/fifo"], &[ENXIO], Outside::User, PIPE),
+    case("opt_fifo", into_fifo, &["{opt}/fifo"], &[ENXIO, EACCES], Outside::User, PIPE),
+    case("input_fifo_read", out_of_fifo, &["{input}/fifo"], NOTHING, Outside::User, PIPE),
+    case("opt_fifo_read", out_of_fifo, &["{opt}/fifo"], NOTHING, Outside::User, PIPE),
     case("opt_socket", super::sockets::socket, &["{opt}/sock"], SOCKET, Outside::User, PIPE),
     case("usr_own_file", read, &["{usr}/own"], &[EACCES], Outside::User, OWN),
     case("usr_group_file", read, &["{usr}/groups"], &[EACCES], Outside::User, OWN),
@@ -73,4 +75,13 @@ fn into_fifo(args: &[String]) -> Act {
     let mut fifo = OpenOptions::new().write(true).custom_flags(libc::O_NONBLOCK).open(&args[0])?;
     fifo.write_all(b"x")?;
     Ok("written".into())
+}
+
+/// A process of the host has written what is read.
+fn out_of_fifo(args: &[String]) -> Act {
+    let mut fifo = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(&args[0])?;
+    match fifo.read(&mut [0; 8])? {
+        0 => Err(Refused::new(ENODATA, "nobody writes to it")),
+        count => Ok(format!("{count} bytes")),
+    }
 }

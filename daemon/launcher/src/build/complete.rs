@@ -10,6 +10,7 @@ use agentd_policy::plan::{Mode as WorkspaceMode, Plan};
 use agentd_policy::wire::encode;
 
 use super::fault::{self, At, Fault};
+use super::fs_ids::FsIds;
 use super::hand_over::Ready;
 use super::prepare::Prepared;
 use super::root::Root;
@@ -70,7 +71,9 @@ impl Builder<'_> {
         fault::here("exec-watch")?;
         steps.done("exec-watch");
         let mounts = covered_directly(&plan).then(|| watch::mounts(proc)).transpose()?;
+        let agent = FsIds::assume(self.lease.agent.get());
         workspace::verify_covered(&covered)?;
+        drop(agent);
         go(&to_init, &plan, std::mem::take(&mut root.access), &inside)?;
         fault::here("go")?;
         // Init confines itself from here on.

@@ -93,7 +93,7 @@ pub fn write_own(etc: BorrowedFd<'_>, plan: &Plan, owner: Owner) -> Result<(), F
 /// The files that speak of the session alone.
 fn generated(plan: &Plan, owner: Owner) -> [(&'static str, String); 6] {
     let (name, home, shell, id) = (&plan.user, &plan.home, &plan.shell, &plan.session);
-    let Owner { uid, gid } = owner;
+    let Owner { uid, gid, groups } = owner;
     let mut passwd = format!("{name}:x:{uid}:{gid}::{home}:{shell}\n");
     let mut group = format!("{name}:x:{gid}:\n");
     // The first line that fits is the one that counts: the caller's own name, whatever its number.
@@ -102,6 +102,10 @@ fn generated(plan: &Plan, owner: Owner) -> [(&'static str, String); 6] {
     }
     if gid != 0 {
         group.push_str("root:x:0:\n");
+    }
+    // Names for what `id` and `groups` list: the host's own are none of the session's.
+    for other in groups.iter().filter(|other| *other != 0 && *other != 65_534) {
+        group.push_str(&format!("group{other}:x:{other}:{name}\n"));
     }
     passwd.push_str("nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n");
     group.push_str("nogroup:x:65534:\n");

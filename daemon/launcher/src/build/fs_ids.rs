@@ -20,11 +20,12 @@ impl FsIds {
     }
 
     /// The ids that a mounter of overlays needs, with root's rights: the kernel makes the overlay's own files with them
-    /// on the upper layer, where a caller's 0 is the agent's and root's has no place.
+    /// on the upper layer, where a caller's 0 is the agent's, a member's is a leased one, and root's has no place.
     pub fn of_mounter(owner: Owner, agent: u32) -> rustix::io::Result<Self> {
         let rights = rustix::thread::capabilities(None)?;
-        let of = |id: u32| if id == 0 { agent } else { 0 };
-        let assumed = Self::assume_both(of(owner.uid), of(owner.gid));
+        let of = |other: bool| if other { agent } else { 0 };
+        let member = owner.gid == 0 || owner.groups.iter().any(|group| group == 0);
+        let assumed = Self::assume_both(of(owner.uid == 0), of(member));
         rustix::thread::set_capabilities(None, rights).map(|()| assumed)
     }
 }

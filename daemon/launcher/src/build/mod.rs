@@ -31,7 +31,7 @@ use agentd_kernel::offer::{Grant, MAX_OFFER};
 use agentd_kernel::packets::{MAX_DESCRIPTORS, Packets};
 use agentd_kernel::process::{self, Child, SingleThreaded};
 use agentd_policy::Refusal;
-use agentd_policy::lease::{Lease, Pool};
+use agentd_policy::lease::{Groups, Lease, Pool};
 use agentd_policy::names::AbsPath;
 use agentd_policy::plan::Plan;
 use agentd_policy::wire::{MAX_KEEPER_PACKET, MAX_PACKET, Timing, decode, encode};
@@ -52,6 +52,8 @@ pub struct Owner {
     pub uid: u32,
     /// The caller's gid.
     pub gid: u32,
+    /// Its other groups.
+    pub groups: Groups,
 }
 
 /// What a builder is born with.

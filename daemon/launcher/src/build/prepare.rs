@@ -60,6 +60,10 @@ impl Builder<'_> {
         process::set_title(c"agentd-keeper").at("keeper", "title")?;
         ends_with_launcher()?;
         let proc = self.host.proc.as_fd();
+        // Where the agent's rights count in the build, those of its groups do. What is started here leaves them.
+        let groups: Vec<u32> =
+            self.lease.groups(&self.owner.groups).iter().map(|(_, leased)| leased.get()).collect();
+        creds::supplementary(&groups).at("keeper", "groups")?;
         // What it cannot have is reported by `doctor`; the cgroups keep helpers out of an agents' OOM as well.
         procfs::spare_from_oom(proc).at("keeper", "oom_score_adj")?;
         // Slow after idle time on hybrid hosts, and the reason to do all this beforehand.
@@ -115,11 +119,10 @@ impl Builder<'_> {
         }
         self.agents.adopt_v1(init.pid).at("cgroup", self.agents.path())?;
         let writable = self.writable_map()?;
-        let owners = self.system_map()?;
         fault::here("prepare.idmap")?;
         let mut root = Root::new(self.lease.agent.get())?;
         let helper = proc::start(self.token, init.pidfd.as_fd(), own_pids)?;
-        system.place(&mut root, owners.as_fd())?;
+        system.place(&mut root, self.host.system.as_fd())?;
         fault::here("prepare.system")?;
         self.host.etc.write(root.directory("/etc")?.as_fd())?;
         let terminals = stdio::terminals(self.lease.agent.get())?;
@@ -154,8 +157,8 @@ impl Builder<'_> {
     /// Maps the ids of init's user namespace, and opens it.
     fn user_namespace(&self, init: &Child) -> Result<OwnedFd, Fault> {
         let proc = self.host.proc.as_fd();
-        let uids = idmap::session(self.owner.uid, &self.lease);
-        let gids = idmap::session(self.owner.gid, &self.lease);
+        let uids = idmap::session(self.owner.uid, &self.lease, &self.pool);
+        let gids = idmap::session_groups(self.owner.gid, &self.owner.groups, &self.lease, &self.pool);
         idmap::write(proc, init.pid, &uids, &gids).at("init", "id maps")?;
         let path = format!("{}/ns/user", init.pid.as_raw_nonzero());
         rustix::fs::openat(proc, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
@@ -164,13 +167,8 @@ impl Builder<'_> {
 
     fn writable_map(&self) -> Result<OwnedFd, Fault> {
         let uids = idmap::writable(self.owner.uid, &self.lease, &self.pool);
-        let gids = idmap::writable(self.owner.gid, &self.lease, &self.pool);
+        let gids = idmap::writable_groups(self.owner.gid, &self.owner.groups, &self.lease, &self.pool);
         idmap::namespace(self.token, self.host.proc.as_fd(), &uids, &gids).at("idmap", "user namespace")
-    }
-
-    fn system_map(&self) -> Result<OwnedFd, Fault> {
-        let ids = idmap::system(&self.lease);
-        idmap::namespace(self.token, self.host.proc.as_fd(), &ids, &ids).at("idmap", "user namespace")
     }
 }
 

@@ -3,7 +3,9 @@
 use std::os::fd::{AsFd as _, OwnedFd};
 
 use agentd_kernel::packets::Packets;
+use agentd_kernel::peer;
 use agentd_policy::Refusal;
+use agentd_policy::lease::Groups;
 use agentd_policy::wire::{CallerNumber, FromLauncher, FromService, MAX_LIVE, RequestNumber, Ticket};
 use rustix::event::epoll::{self, EventData, EventFlags};
 
@@ -182,14 +184,23 @@ impl Server {
         if self.closing.is_some() {
             return Err(Refusal::new("a new session", "host.closing", "agentd is shutting down; try later"));
         }
-        let caller = self
-            .callers
-            .get(caller)
-            .ok_or_else(|| Refusal::new("the caller", "caller.unknown", "connect again"))?;
+        let unknown = || Refusal::new("the caller", "caller.unknown", "connect again");
+        let socket = self.callers.socket(caller).ok_or_else(unknown)?;
+        let listed = peer::groups(socket.as_fd()).map_err(|e| {
+            Refusal::new(format!("the caller's groups: {e}"), "caller.groups", "connect again")
+        })?;
+        let caller = self.callers.get(caller).ok_or_else(unknown)?;
+        let groups = Groups::new(caller.gid, &listed).map_err(|e| {
+            Refusal::new(
+                format!("a session for a member of {e}"),
+                "caller.groups",
+                format!("run agentctl with at most {} of them, by `setpriv --groups`", Groups::MAX),
+            )
+        })?;
         let offer = ticket.map(|ticket| self.offers.take(ticket, &caller)).transpose()?;
         if let Some(socket) = &offer {
             self.unwatch(socket.as_fd());
         }
-        self.sessions.build(&self.context, Request { number, caller, plan, began_ns }, offer)
+        self.sessions.build(&self.context, Request { number, caller, groups, plan, began_ns }, offer)
     }
 }

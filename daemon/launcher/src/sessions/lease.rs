@@ -165,13 +165,14 @@ impl Sessions {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use agentd_policy::lease::Groups;
     use proptest::prelude::*;
 
     fn record(names: Vec<String>) -> Record {
         let path = AbsPath::parse("/home/alice/project").unwrap();
         Record {
             session: SessionId::from_random([1, 2, 3, 4, 5, 6]),
-            owner: Owner { uid: 1000, gid: 1000 },
+            owner: Owner { uid: 1000, gid: 1000, groups: Groups::new(1000, &[27, 44]).unwrap() },
             keeper: 4711,
             uppers: true,
             remove: false,

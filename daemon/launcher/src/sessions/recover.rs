@@ -7,6 +7,7 @@ use std::time::Instant;
 use agentd_kernel::cgroup::Group;
 use agentd_kernel::process::Child;
 use agentd_kernel::procfs;
+use agentd_policy::lease::Groups;
 use agentd_policy::names::AbsPath;
 use rustix::fs::{Mode, OFlags};
 use rustix::process::{Pid, PidfdFlags};
@@ -164,7 +165,7 @@ impl Sessions {
             }
             None => {
                 let (agents, helpers) = self.existing(uid, number)?;
-                let owner = Owner { uid, gid: uid };
+                let owner = Owner { uid, gid: uid, groups: Groups::default() };
                 let mut session = Session::of_groups(owner, agents, helpers, State::emptying(None));
                 session.kill_all();
                 self.insert(number, session);

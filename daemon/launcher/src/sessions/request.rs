@@ -8,6 +8,7 @@ use agentd_kernel::packets::Packets;
 use agentd_policy::Refusal;
 use agentd_policy::config::Config;
 use agentd_policy::egress::Egress;
+use agentd_policy::lease::Groups;
 use agentd_policy::plan::{Mode, Plan};
 use agentd_policy::wire::{FromLauncher, Peer, RequestNumber, encode};
 use rustix::fs::{FileType, OFlags};
@@ -28,6 +29,8 @@ pub struct Request {
     pub number: RequestNumber,
     /// For whom.
     pub caller: Peer,
+    /// Its groups.
+    pub groups: Groups,
     /// What.
     pub plan: Plan,
     /// When it was read: nanoseconds of `CLOCK_MONOTONIC`.
@@ -108,7 +111,8 @@ impl Sessions {
                 "run agentctl as an ordinary user, or set root_callers = true",
             ));
         }
-        if config.pool.uids.contains(caller.uid) || config.pool.uids.contains(caller.gid) {
+        let leased = |id: u32| config.pool.uids.contains(id);
+        if leased(caller.uid) || leased(caller.gid) || request.groups.iter().any(leased) {
             return Err(Refusal::new("a session for a leased uid", "caller.pool", "sessions ask for none"));
         }
         plan.check(bounds)?;
@@ -154,7 +158,7 @@ impl Sessions {
 
     /// One that waits, or a new one.
     fn find_builder(&mut self, cx: &Context, request: &Request) -> Result<u32, Failed> {
-        let owner = Owner { uid: request.caller.uid, gid: request.caller.gid };
+        let owner = Owner { uid: request.caller.uid, gid: request.caller.gid, groups: request.groups };
         let waiting = |s: &Session| {
             let alive = s.keeper.as_ref().is_some_and(|k| !k.has_ended());
             s.owner == owner && matches!(s.state, State::Waiting { .. }) && alive
@@ -182,7 +186,7 @@ impl Sessions {
         let Some(session) = self.all.get_mut(&number) else {
             return Err(("order", "the builder is gone".into()));
         };
-        let Request { number: answer, caller, plan, began_ns } = request;
+        let Request { number: answer, caller, plan, began_ns, .. } = request;
         let limits = Limits {
             memory: plan.limits.memory,
             pids: plan.limits.pids,

@@ -32,7 +32,7 @@ use crate::record::Record;
 use crate::registry::Wish;
 use crate::session::{Phase, Session};
 use crate::slots::{Slot, Slots, crowded};
-use crate::{attach, build, profiles, request};
+use crate::{attach, build, profiles, request, system};
 
 /// What the commands and messages of a list may come to, in bytes.
 const LISTED: usize = 1 << 20;
@@ -221,7 +221,13 @@ impl Sessions for Api {
         let peer = caller(&request)?.peer;
         let session = deny(self.0.registry.find(&request.get_ref().id, &peer, Wish::Look))?;
         attach::opened(&session.hub).await;
-        Ok(Response::new(session.inspect()))
+        let mut reply = session.inspect();
+        if reply.ended.is_empty() {
+            let since = session.created_at;
+            let opt = tokio::task::spawn_blocking(move || system::opt(since)).await;
+            reply.mounts.extend(opt.map_err(|e| Status::internal(format!("/opt: {e}")))?);
+        }
+        Ok(Response::new(reply))
     }
 
     async fn watch(&self, request: Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
