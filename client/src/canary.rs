@@ -12,17 +12,20 @@ use agentd_proto::v1::{
 use rustix::fs::Mode;
 use tokio_stream::StreamExt as _;
 
+use crate::ask::Question;
 use crate::connect::{Client, Socket, answer};
 use crate::doctor::check;
 use crate::failure::Failure;
 use crate::offer::utf8;
-use crate::profile;
 use crate::run::make;
 use crate::signals::Signals;
+use crate::spec::Asked;
 use crate::steps::Steps;
 
 /// How long the whole may take.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// The built-in profile that gives no file of the caller's away.
+const BARE: &str = "base";
 /// The most that it may say.
 const MAX_OUTPUT: usize = 64 << 10;
 
@@ -104,12 +107,16 @@ fn unmade(failure: &Failure) -> Check {
 
 /// Makes the session, lets it end, and takes its events before it is forgotten.
 async fn perform(socket: &Socket) -> Result<(String, Vec<Event>), Failure> {
-    let workspace = Workspace::new()?;
+    // Root's session needs no path: nothing of root's is opened for it.
+    let workspace = match rustix::process::geteuid().is_root() {
+        true => None,
+        false => Some(Workspace::new()?),
+    };
+    let question = Question::new(socket, asked(workspace.as_ref().map(|dir| dir.0.as_path()))?)?;
     let mut client = socket.connect().await?;
     let mut signals = Signals::take_over()?;
-    let spec = spec(&workspace.0)?;
     let mut steps = Steps::new(std::time::Instant::now());
-    let id = make(&mut client, spec, &mut signals, &mut steps).await?.id;
+    let id = make(&client, question, &mut signals, &mut steps).await?.id;
     let output = listen(&mut client, &id).await;
     let events = recorded(&mut client, &id).await;
     // What went wrong before matters more.
@@ -118,18 +125,22 @@ async fn perform(socket: &Socket) -> Result<(String, Vec<Event>), Failure> {
     removed.map(|_| found)
 }
 
-fn spec(workspace: &Path) -> Result<RunSpec, Failure> {
-    let path = utf8(workspace)?;
+fn asked(workspace: Option<&Path>) -> Result<Asked, Failure> {
     let outside = own_pid().to_string();
     let command = ["sh", "-c", SCRIPT, "canary", outside.as_str()];
-    Ok(RunSpec {
-        profile: Some(profile::find(None)?),
+    let cwd = workspace.map_or(Ok("/".to_owned()), utf8)?;
+    let spec = RunSpec {
         command: command.iter().map(|word| word.as_bytes().to_vec().into()).collect(),
-        cwd: path.clone(),
-        workspace: vec![WorkspaceSpec { path, mode: String::new() }],
+        workspace: match workspace {
+            Some(_) => vec![WorkspaceSpec { path: cwd.clone(), mode: String::new() }],
+            None => vec![],
+        },
+        cwd,
         timeout_ms: Some(30_000),
         ..RunSpec::default()
-    })
+    };
+    let profile = workspace.is_none().then(|| BARE.into());
+    Ok(Asked { profile, environment: vec![], spec })
 }
 
 /// A process that lives as long as the session, with a number that none in a young pid namespace has.

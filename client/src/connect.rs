@@ -58,7 +58,8 @@ impl Socket {
     }
 }
 
-fn unreachable(path: &Path, error: &io::Error) -> Failure {
+/// Nothing answers at `path`, or the user may not connect.
+pub fn unreachable(path: &Path, error: &io::Error) -> Failure {
     let socket = path.display();
     match error.kind() {
         io::ErrorKind::PermissionDenied => Failure::Refused {

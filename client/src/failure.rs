@@ -2,6 +2,7 @@
 
 use std::io::{self, Write};
 
+use agentd_policy::Refusal;
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
@@ -128,6 +129,18 @@ impl Failure {
                 Kind::Unreachable => 5,
             },
         }
+    }
+}
+
+impl From<Refusal> for Failure {
+    fn from(refusal: Refusal) -> Self {
+        let Refusal { what, rule, mend } = refusal;
+        let kind = match rule.as_str() {
+            "profile.unknown" => Kind::NotFound,
+            "caller.root" | "caller.unknown" => Kind::NotPermitted,
+            _ => Kind::Failed,
+        };
+        Self::Refused { what, rule, mend, kind }
     }
 }
 

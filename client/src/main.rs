@@ -1,6 +1,7 @@
 //! `agentctl`, the client of agentd: it asks for sessions, carries their terminal and shows their events,
 //! with nothing but its user's own rights.
 
+mod ask;
 mod attach;
 mod canary;
 mod carry;
@@ -25,7 +26,9 @@ mod quantity;
 mod run;
 mod sessions;
 mod show;
+mod side;
 mod signals;
+mod site_profiles;
 mod spec;
 mod steps;
 mod terminal;
@@ -99,8 +102,8 @@ async fn dispatch(cli: Cli, started: Instant) -> Result<i32, Failure> {
         Command::Events(args) => events::events(&socket, args).await,
         Command::Version(args) => sessions::version(&socket, args).await,
         Command::Profile(args) => match args.command {
-            ProfileCommand::Check(args) => profile::check(&socket, args).await,
-            ProfileCommand::Show(args) => profile::show(&socket, args).await,
+            ProfileCommand::Check(args) => profile::check(&socket, args),
+            ProfileCommand::Show(args) => profile::show(&socket, args),
         },
         Command::Completion(args) => completion::completion(args.shell),
         Command::Words(args) => completion::words(&socket, args.kind).await,

@@ -1,4 +1,4 @@
-//! Profiles: by name, as a user's own, or as a file; and `profile check` and `profile show`.
+//! Profiles: by name, as a user's own, or as a file, resolved here; and `profile check` and `profile show`.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -6,14 +6,19 @@ use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use agentd_proto::v1::{ProfileFile, ProfileRef, ShowProfileRequest};
+use agentd_policy::library::{Library, Text};
+use agentd_policy::names::ProfileName;
+use agentd_policy::offer::Site;
+use agentd_policy::profile::Profile;
 use rustix::fs::OFlags;
 use serde_json::json;
 
 use crate::cli::ProfileNameArgs;
-use crate::connect::{Socket, answer};
+use crate::connect::Socket;
 use crate::failure::Failure;
 use crate::show::{clean, clean_lines, json, print};
+use crate::side::Side;
+use crate::site_profiles;
 
 /// The longest profile, and the most that a user's other profiles come to together.
 const MAX_BYTES: u64 = 1 << 20;
@@ -41,15 +46,30 @@ pub fn names() -> Vec<String> {
     names
 }
 
-/// What the daemon is told of the profile `name`, or of the default one.
+/// The profile that `name` means, or the default one, merged with its parents: the user's own or a file, else the site's
+/// that `site` names the directories of, else a built-in one.
 ///
 /// # Errors
-/// If a file that is meant cannot be read.
-pub fn find(name: Option<&OsStr>) -> Result<ProfileRef, Failure> {
-    find_in(own_directory().as_deref(), name.unwrap_or(OsStr::new(DEFAULT)))
+/// If it cannot be read, is malformed, or is not known.
+pub fn resolve(name: Option<&OsStr>, site: &Site) -> Result<Profile, Failure> {
+    let found = find_in(own_directory().as_deref(), name.unwrap_or(OsStr::new(DEFAULT)))?;
+    let library = Library {
+        files: &found.files,
+        site: &|name| site_profiles::find(&site.profile_dirs, name),
+        bounds: &site.bounds,
+    };
+    Ok(library.resolve(&found.name)?)
 }
 
-fn find_in(own: Option<&Path>, name: &OsStr) -> Result<ProfileRef, Failure> {
+/// What a name leads to among the user's own files.
+struct Found {
+    /// What it is called.
+    name: ProfileName,
+    /// The first is meant; the others are what its `extends` may name. None: the name is not the user's own.
+    files: Vec<Text>,
+}
+
+fn find_in(own: Option<&Path>, name: &OsStr) -> Result<Found, Failure> {
     let bytes = name.as_bytes();
     let meant = if bytes.contains(&b'/') || bytes.ends_with(b".toml") {
         Some(PathBuf::from(name))
@@ -62,18 +82,21 @@ fn find_in(own: Option<&Path>, name: &OsStr) -> Result<ProfileRef, Failure> {
         let name = name.to_str().ok_or_else(|| {
             Failure::refused(format!("profile {}", name.display()), "profile.utf8", "name it in UTF-8")
         })?;
-        return Ok(ProfileRef { name: name.to_owned(), files: vec![] });
+        let name = ProfileName::parse(name).map_err(|error| error.refusal("profile.name"))?;
+        return Ok(Found { name, files: vec![] });
     };
     let mut files = vec![read(&meant)?];
     if let Some(own) = own {
         add_others(own, &meant, &mut files);
     }
-    Ok(ProfileRef { name: String::new(), files })
+    // It only says by what the file was found; the file is there.
+    let name = ProfileName::parse("file").map_err(|error| error.refusal("profile.name"))?;
+    Ok(Found { name, files })
 }
 
-/// Adds the user's other profiles, which the first may extend; one that cannot be read is left out, and the
-/// daemon says so if it is needed.
-fn add_others(own: &Path, meant: &Path, files: &mut Vec<ProfileFile>) {
+/// Adds the user's other profiles, which the first may extend; one that cannot be read is left out, and
+/// missed if it is needed.
+fn add_others(own: &Path, meant: &Path, files: &mut Vec<Text>) {
     let Ok(entries) = std::fs::read_dir(own) else { return };
     let mut paths: Vec<_> = entries
         .filter_map(|entry| entry.ok().map(|entry| entry.path()))
@@ -95,7 +118,7 @@ fn add_others(own: &Path, meant: &Path, files: &mut Vec<ProfileFile>) {
 }
 
 /// Reads one file, which must be a regular one of at most 1 MiB of UTF-8.
-fn read(path: &Path) -> Result<ProfileFile, Failure> {
+fn read(path: &Path) -> Result<Text, Failure> {
     let label = path.display();
     let unreadable = |error: std::io::Error| {
         let mend = "name a file that exists and that you may read";
@@ -126,15 +149,15 @@ fn read(path: &Path) -> Result<ProfileFile, Failure> {
     }
     let toml = String::from_utf8(bytes)
         .map_err(|_| Failure::refused(format!("profile {label}"), "profile.utf8", "write it in UTF-8"))?;
-    Ok(ProfileFile { path: label.to_string(), toml })
+    Ok(Text { label: label.to_string(), toml })
 }
 
 /// `agentctl profile check`.
 ///
 /// # Errors
 /// What is wrong with it.
-pub async fn check(socket: &Socket, args: ProfileNameArgs) -> Result<(), Failure> {
-    resolve(socket, &args.profile).await?;
+pub fn check(socket: &Socket, args: ProfileNameArgs) -> Result<(), Failure> {
+    resolve(Some(&args.profile), &Side::connect(socket)?.site)?;
     let name = args.profile.to_string_lossy();
     let line = if args.json {
         json(&json!({ "profile": name, "ok": true }))?
@@ -148,19 +171,13 @@ pub async fn check(socket: &Socket, args: ProfileNameArgs) -> Result<(), Failure
 ///
 /// # Errors
 /// What is wrong with it.
-pub async fn show(socket: &Socket, args: ProfileNameArgs) -> Result<(), Failure> {
-    let toml = resolve(socket, &args.profile).await?;
+pub fn show(socket: &Socket, args: ProfileNameArgs) -> Result<(), Failure> {
+    let toml = resolve(Some(&args.profile), &Side::connect(socket)?.site)?.to_toml()?;
     if args.json {
         let name = args.profile.to_string_lossy();
         return print(&(json(&json!({ "profile": name, "toml": toml }))? + "\n"));
     }
     print(&format!("{}\n", clean_lines(toml.trim_end())))
-}
-
-async fn resolve(socket: &Socket, name: &OsStr) -> Result<String, Failure> {
-    let profile = Some(find(Some(name))?);
-    let mut client = socket.connect().await?;
-    Ok(answer(client.show_profile(ShowProfileRequest { profile })).await?.toml)
 }
 
 #[cfg(test)]
@@ -197,14 +214,13 @@ mod tests {
         dir.write("base.toml", b"schema = 2");
         dir.write("notes.txt", b"no profile");
         let own = find_in(Some(&dir.0), OsStr::new("mine")).unwrap();
-        assert_eq!(own.name, "");
         assert_eq!(
             own.files.iter().map(|f| f.toml.as_str()).collect::<Vec<_>>(),
             ["schema = 1", "schema = 2"]
         );
         let other = find_in(Some(&dir.0), OsStr::new("other")).unwrap();
         assert_eq!((other.name.as_str(), other.files.len()), ("other", 0));
-        assert_eq!(find_in(None, OsStr::new("mine")).unwrap().name, "mine");
+        assert_eq!(find_in(None, OsStr::new("mine")).unwrap().name.as_str(), "mine");
     }
 
     #[test]
@@ -223,7 +239,7 @@ mod tests {
             (&binary, "profile.utf8"),
             (&dangling, "profile.open"),
         ] {
-            let failure = find_in(None, path.as_os_str()).unwrap_err();
+            let failure = find_in(None, path.as_os_str()).err().unwrap();
             assert!(failure.to_string().contains(&format!("({rule})")), "{failure}");
         }
         // A user's own that is there but cannot be read is not silently another.

@@ -1,21 +1,19 @@
-//! `agentctl run`: asks what the request would become, offers the paths that it needs, has the session made,
-//! and attaches.
+//! `agentctl run`: decides what the request comes to, offers the paths that it needs, has the session made, and
+//! attaches.
 
 use std::time::{Duration, Instant};
 
-use agentd_proto::v1::{
-    CreateReply, CreateRequest, Event, EventsRequest, Exit, KillRequest, ResolveRequest, RunSpec,
-};
-use prost::bytes::Bytes;
+use agentd_policy::plan::Plan;
+use agentd_proto::v1::{CreateReply, CreateRequest, Event, EventsRequest, Exit, KillRequest};
 
+use crate::ask::Question;
 use crate::attach::{Ended, Outcome, Target, attach};
 use crate::cli::RunArgs;
-use crate::connect::{Client, Socket, answer};
+use crate::connect::{Client, Socket};
 use crate::failure::{Failure, say};
-use crate::offer::{Offer, offer};
 use crate::show::{clean, clean_lines, json, print};
 use crate::signals::Signals;
-use crate::spec::spec;
+use crate::spec::asked;
 use crate::steps::Steps;
 
 /// How long a session that is being made may still take once we have been asked to end.
@@ -30,17 +28,18 @@ pub async fn run(socket: &Socket, args: RunArgs, started: Instant) -> Result<i32
     let mut steps = Steps::new(started);
     let (dry_run, as_json, timings, detach) = (args.dry_run, args.json, args.timings, args.detach);
     let keys = args.detach_keys.clone().unwrap_or_default();
-    let spec = spec(args)?;
+    let asked = asked(args)?;
     steps.mark("read");
-    let mut client = socket.connect().await?;
-    steps.mark("connect");
+    let question = Question::new(socket, asked)?;
+    steps.mark("decide");
     if dry_run {
-        let resolved = answer(client.resolve(ResolveRequest { spec: Some(spec) })).await?;
-        print_plan(&resolved.plan_json, as_json)?;
+        print_plan(question.plan(), as_json)?;
         return Ok(0);
     }
+    let client = socket.connect().await?;
+    steps.mark("connect");
     let mut signals = Signals::take_over()?;
-    let created = make(&mut client, spec, &mut signals, &mut steps).await?;
+    let created = make(&client, question, &mut signals, &mut steps).await?;
     if detach {
         let id = created.id.clone();
         let code = started_well(&client, &id).await?;
@@ -78,22 +77,21 @@ pub fn code(outcome: &Outcome) -> i32 {
     code
 }
 
-/// Has a session made: asks which paths it needs, opens and offers them.
+/// Has a session made: opens and offers what it needs, and asks for it.
 ///
 /// # Errors
 /// If it is refused, or a signal ends us.
 pub async fn make(
-    client: &mut Client,
-    spec: RunSpec,
+    client: &Client,
+    question: Question,
     signals: &mut Signals,
     steps: &mut Steps,
 ) -> Result<CreateReply, Failure> {
-    let resolved = answer(client.resolve(ResolveRequest { spec: Some(spec.clone()) })).await?;
-    steps.mark("resolve");
-    let offer = offer(&resolved.offer_socket, resolved.paths)?;
+    let (request, held) = question.offer()?;
     steps.mark("offer");
-    let created = create(client, spec, &offer, signals).await?;
+    let created = create(client, request, signals).await?;
     steps.mark("create");
+    drop(held);
     Ok(created)
 }
 
@@ -121,12 +119,9 @@ async fn started_well(client: &Client, id: &str) -> Result<i32, Failure> {
 /// Has the session made. A signal meanwhile ends it, not only us.
 async fn create(
     client: &Client,
-    spec: RunSpec,
-    offer: &Offer,
+    request: CreateRequest,
     signals: &mut Signals,
 ) -> Result<CreateReply, Failure> {
-    let ticket = Bytes::copy_from_slice(&offer.ticket);
-    let request = CreateRequest { spec: Some(spec), ticket, paths: offer.paths.clone() };
     let mut creator = client.clone();
     let mut creating = std::pin::pin!(creator.create(request));
     let number = tokio::select! {
@@ -161,13 +156,31 @@ fn ending(exit: &Exit) -> (i32, Option<String>) {
     }
 }
 
-fn print_plan(plan: &str, as_json: bool) -> Result<(), Failure> {
-    if !as_json {
-        return print(&format!("{}\n", clean_lines(plan.trim_end())));
+/// The plan for a person to read: texts instead of bytes, and no identity yet.
+fn print_plan(plan: &Plan, as_json: bool) -> Result<(), Failure> {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let value = serde_json::json!({
+        "user": plan.user,
+        "home": plan.home,
+        "shell": plan.shell,
+        "command": plan.command.iter().map(|word| text(word)).collect::<Vec<_>>(),
+        "env": plan.env.iter().map(|(k, v)| (text(k), text(v))).collect::<std::collections::BTreeMap<_, _>>(),
+        "cwd": plan.cwd,
+        "terminal": plan.terminal,
+        "workspaces": plan.workspaces,
+        "inputs": plan.inputs,
+        "scratch": plan.scratch,
+        "home_size": plan.home_size,
+        "limits": plan.limits,
+        "landlock_abi": plan.landlock_abi,
+        "network": plan.egress,
+    });
+    if as_json {
+        return print(&(json(&value)? + "\n"));
     }
-    let value: serde_json::Value = serde_json::from_str(plan)
-        .map_err(|error| Failure::failed(format!("agentd sent a plan that is no JSON: {error}")))?;
-    print(&(json(&value)? + "\n"))
+    let pretty = serde_json::to_string_pretty(&value)
+        .map_err(|error| Failure::failed(format!("the plan as JSON: {error}")))?;
+    print(&format!("{}\n", clean_lines(&pretty)))
 }
 
 #[cfg(test)]

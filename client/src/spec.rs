@@ -1,5 +1,5 @@
-//! From the command line of `run` to what the daemon is asked for: paths as the kernel names them, values of
-//! variables, the size of the terminal.
+//! From the command line of `run` to a request: paths as the kernel names them, values of variables, the size of the
+//! terminal.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -11,17 +11,26 @@ use prost::bytes::Bytes;
 use crate::cli::RunArgs;
 use crate::failure::Failure;
 use crate::offer::utf8;
-use crate::profile;
 use crate::terminal::{Streams, window};
 
-/// The most of the caller's environment that goes along; the profile picks from it.
+/// The most of the caller's environment that goes along.
 const MAX_ENV: usize = 64 << 10;
 
-/// What the daemon is asked for.
+/// What the command line asks for. Nothing of it leaves this process before the profile says what may.
+pub struct Asked {
+    /// The profile's name or file; `None`: the default one.
+    pub profile: Option<OsString>,
+    /// The caller's variables, all of them.
+    pub environment: Vec<(OsString, OsString)>,
+    /// The rest, without profile and environment.
+    pub spec: RunSpec,
+}
+
+/// What the command line asks for.
 ///
 /// # Errors
 /// What cannot be meant.
-pub fn spec(args: RunArgs) -> Result<RunSpec, Failure> {
+pub fn asked(args: RunArgs) -> Result<Asked, Failure> {
     let cwd = std::env::current_dir().map_err(|error| {
         Failure::refused("the current directory", "cwd.open", format!("{error}; go to one that exists"))
     })?;
@@ -32,12 +41,10 @@ pub fn spec(args: RunArgs) -> Result<RunSpec, Failure> {
         Some(text) => vec![workspace(text)?],
         None => vec![],
     };
-    Ok(RunSpec {
-        profile: Some(profile::find(args.profile.as_deref())?),
+    let spec = RunSpec {
         name: args.name.unwrap_or_default(),
         command: args.command.into_iter().map(bytes).collect(),
         env: args.env.into_iter().map(env_flag).filter_map(Result::transpose).collect::<Result<_, _>>()?,
-        caller_env: caller_env(std::env::vars_os()),
         cwd: utf8(&cwd)?,
         workspace,
         read: args.read.iter().map(|path| absolute("input", Path::new(path))).collect::<Result<_, _>>()?,
@@ -55,7 +62,9 @@ pub fn spec(args: RunArgs) -> Result<RunSpec, Failure> {
         remove: args.rm,
         detach: args.detach,
         idle_ms: args.idle,
-    })
+        ..RunSpec::default()
+    };
+    Ok(Asked { profile: args.profile, environment: std::env::vars_os().collect(), spec })
 }
 
 /// A text of the command line as the API carries it.
@@ -132,9 +141,9 @@ pub fn env_flag(text: OsString) -> Result<Option<EnvVar>, Failure> {
     Ok(value.map(|value| EnvVar { key: key.into(), value: value.into() }))
 }
 
-/// The caller's variables, the short ones first, as far as there is room.
-fn caller_env(vars: impl Iterator<Item = (OsString, OsString)>) -> Vec<EnvVar> {
-    let mut vars: Vec<_> = vars.map(|(key, value)| EnvVar { key: bytes(key), value: bytes(value) }).collect();
+/// Variables, the short ones first, as far as there is room.
+pub fn bounded(vars: Vec<(Bytes, Bytes)>) -> Vec<EnvVar> {
+    let mut vars: Vec<_> = vars.into_iter().map(|(key, value)| EnvVar { key, value }).collect();
     vars.sort_by_key(|var| var.key.len() + var.value.len());
     let mut size = 0;
     vars.retain(|var| {
@@ -177,9 +186,8 @@ mod tests {
 
     #[test]
     fn the_environment_is_bounded_and_short_variables_come_first() {
-        let big = ("BIG".into(), "x".repeat(MAX_ENV).into());
-        let vars = [big, ("TERM".into(), "xterm".into())];
-        let sent = caller_env(vars.into_iter());
+        let big = (Bytes::from("BIG"), Bytes::from("x".repeat(MAX_ENV)));
+        let sent = bounded(vec![big, ("TERM".into(), "xterm".into())]);
         assert_eq!(sent.iter().map(|v| v.key.as_ref()).collect::<Vec<_>>(), [b"TERM"]);
     }
 }

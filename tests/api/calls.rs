@@ -2,8 +2,8 @@
 
 use agentd_proto::v1::{
     AttachInput, AttachOpen, ChangePolicyRequest, DoctorRequest, EventsRequest, ExecOpen, InspectRequest,
-    KillRequest, ListRequest, LogsRequest, RemoveRequest, ResolveRequest, ShowProfileRequest, StopRequest,
-    VersionRequest, WatchRequest, attach_input,
+    KillRequest, ListRequest, LogsRequest, RemoveRequest, StopRequest, VersionRequest, WatchRequest,
+    attach_input,
 };
 use agentd_tests::harness::{Api, User, World};
 use tokio_stream::StreamExt;
@@ -71,16 +71,13 @@ pub(crate) fn on_none(world: &World, user: &User, api: &Api, call: &str) -> Resu
     let home = if user.uid == 0 { world.workspace(world.a()) } else { world.workspace(user) };
     let spec = world.spec(user, &home, &["true"]);
     let mut client = api.client();
-    match call {
-        "create" => return api.create(spec).map(drop),
-        "resolve" => return api.ask(client.resolve(ResolveRequest { spec: Some(spec) })).map(drop),
-        _ => {}
+    if call == "create" {
+        return api.create(spec).map(drop);
     }
     let doctor = |leaks, clean| DoctorRequest { leaks, clean };
     api.wait(async move {
         match call {
             "version" => client.version(VersionRequest {}).await.map(drop),
-            "show-profile" => client.show_profile(ShowProfileRequest::default()).await.map(drop),
             "list" => client.list(ListRequest { all: true }).await.map(drop),
             "all-events" => begins(client.events(EventsRequest::default()).await).await,
             "doctor" => client.doctor(doctor(false, false)).await.map(drop),

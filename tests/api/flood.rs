@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use agentd_proto::v1::{ListRequest, ResolveRequest, VersionRequest};
+use agentd_proto::v1::{EventsRequest, ListRequest, VersionRequest};
 use agentd_tests::harness::{Alone, Api, Session, Setup, World, alone};
 use tonic::Code;
 
@@ -45,21 +45,17 @@ impl Counts {
 
 /// Asks on four connections, eight at a time on each, until it is over.
 fn flood(world: &World, counts: &Arc<Counts>) -> Vec<Api> {
-    let spec = world.spec(world.b(), &world.workspace(world.b()), &["true"]);
     (0..4)
         .map(|_| {
             let api = world.api(world.b());
             for number in 0..8 {
-                let (mut client, counts, spec) = (api.client(), counts.clone(), spec.clone());
+                let (mut client, counts) = (api.client(), counts.clone());
                 api.spawn(async move {
                     while !counts.over.load(Ordering::Relaxed) {
                         let result = match number % 3 {
                             0 => client.list(ListRequest { all: true }).await.map(drop),
                             1 => client.version(VersionRequest {}).await.map(drop),
-                            _ => {
-                                let request = ResolveRequest { spec: Some(spec.clone()) };
-                                client.resolve(request).await.map(drop)
-                            }
+                            _ => client.events(EventsRequest::default()).await.map(drop),
                         };
                         counts.count(result.map_err(|status| status.code()));
                     }

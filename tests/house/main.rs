@@ -45,9 +45,10 @@ const MAY: &[(&str, &[&str], &[&str])] = &[
     ("agentd-kernel", &["agentd-policy"], &[]),
     ("agentd-launcher", &["agentd-policy", "agentd-kernel"], &["session", "lockdown"]),
     ("agentd-relay", &["agentd-policy", "agentd-kernel"], &["lockdown"]),
-    ("agentd", &["agentd-proto", "agentd-policy", "agentd-kernel"], &[]),
-    ("agentctl", &["agentd-proto", "agentd-kernel"], &[]),
-    ("agentd-tests", &["agentd-proto", "agentd-policy", "agentd-kernel"], &[]),
+    ("agentd-request", &["agentd-proto", "agentd-policy"], &[]),
+    ("agentd", &["agentd-proto", "agentd-policy", "agentd-kernel", "agentd-request"], &["account"]),
+    ("agentctl", &["agentd-proto", "agentd-policy", "agentd-kernel", "agentd-request"], &["account"]),
+    ("agentd-tests", &["agentd-proto", "agentd-policy", "agentd-kernel", "agentd-request"], &["account"]),
     ("agentd-fuzz", &["agentd-policy", "agentd-kernel", "agentd-relay"], &["session"]),
 ];
 

@@ -6,9 +6,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 
-use agentd_kernel::offer::{Mode as Granted, Role};
 use agentd_kernel::packets::Packets;
 use agentd_kernel::{creds, seccomp};
+use agentd_policy::plan::{Mode, Plan, Role};
 use agentd_policy::wire::Ticket;
 use agentd_tests::harness::User;
 use nix::sched::{CloneFlags, setns};
@@ -294,9 +294,10 @@ pub fn helper() -> Option<ExitCode> {
     let words: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     match words.as_slice() {
-        ["--helper", "offer", socket, uid, gid, group, dir] => {
+        ["--helper", "offer", socket, uid, gid, group, dir, plan] => {
             let number = |text: &str| text.parse().expect("a number");
-            give_offer(socket.as_ref(), number(uid), number(gid), number(group), dir.as_ref());
+            let plan = serde_json::from_str(plan).expect("a plan");
+            give_offer(socket.as_ref(), (number(uid), number(gid)), number(group), dir.as_ref(), &plan);
         }
         ["--helper", who, name, target] => {
             let attempt = ATTEMPTS.iter().find(|a| a.name == *name).expect("an attempt");
@@ -316,15 +317,15 @@ pub fn helper() -> Option<ExitCode> {
 }
 
 /// Offers `dir` and hands ticket and socket to the parent, on standard input.
-fn give_offer(socket: &Path, uid: u32, gid: u32, group: u32, dir: &Path) {
+fn give_offer(socket: &Path, ids: (u32, u32), group: u32, dir: &Path, plan: &Plan) {
     let fd = std::fs::File::open(dir).expect("the user's own").into();
-    let held = offer_at(socket, uid, gid, group, &[(grant(Role::Workspace, Granted::Direct), fd)]);
+    let held = offer_at(socket, ids, group, &[(grant(Role::Workspace, Mode::Direct), fd)], plan);
     let parent = Packets::from_fd(io::stdin().as_fd().try_clone_to_owned().expect("a descriptor"));
     parent.send(&held.ticket.0, &[held.socket.as_fd()]).expect("the parent waits");
 }
 
-/// An offer of `dir` by another process of `user`.
-pub fn offer_from_another_process(launcher: &Launcher, user: &User, dir: &Path) -> Held {
+/// An offer of `dir` by another process of `user`, which agrees to `plan`.
+pub fn offer_from_another_process(launcher: &Launcher, user: &User, dir: &Path, plan: &Plan) -> Held {
     let (ours, theirs) = Packets::pair().expect("a pair");
     let socket: PathBuf = launcher.runtime().join("offer.sock");
     let status = Command::new("/proc/self/exe")
@@ -332,6 +333,7 @@ pub fn offer_from_another_process(launcher: &Launcher, user: &User, dir: &Path) 
         .arg(socket)
         .args([user.uid, user.gid, launcher.socket_gid].map(|n| n.to_string()))
         .arg(dir)
+        .arg(serde_json::to_string(plan).expect("a plan as JSON"))
         .stdin(theirs.into_fd())
         .status()
         .expect("this program");

@@ -6,11 +6,12 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use agentd_kernel::offer::{self, Answer, Grant, MAX_ANSWER, Mode, Role};
 use agentd_kernel::packets::Packets;
+use agentd_policy::consent::{Consent, Digest};
 use agentd_policy::names::{AbsPath, SessionId, UserName};
-use agentd_policy::plan::{Limits, Plan, Workspace};
-use agentd_policy::wire::Ticket;
+use agentd_policy::offer::{Grant, Offer, ToClient};
+use agentd_policy::plan::{Limits, Mode, Plan, Role, Workspace};
+use agentd_policy::wire::{MAX_PACKET, Ticket, decode, encode};
 use agentd_tests::harness::User;
 pub use agentd_tests::harness::{as_user, number_of};
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
@@ -42,23 +43,49 @@ pub fn grant(role: Role, mode: Mode) -> Grant {
     Grant { role, mode }
 }
 
-/// Offers `descriptors` as `user`.
-pub fn offer(launcher: &Launcher, user: &User, offered: &[(Grant, OwnedFd)]) -> Held {
-    offer_at(&launcher.runtime().join("offer.sock"), user.uid, user.gid, launcher.socket_gid, offered)
+/// Offers descriptors as `user`, who agrees to `plan`.
+pub fn offer(launcher: &Launcher, user: &User, offered: &[(Grant, OwnedFd)], plan: &Plan) -> Held {
+    let path = launcher.runtime().join("offer.sock");
+    offer_at(&path, (user.uid, user.gid), launcher.socket_gid, offered, plan)
 }
 
-/// Offers `descriptors` at the socket `path`.
-pub fn offer_at(path: &Path, uid: u32, gid: u32, group: u32, offered: &[(Grant, OwnedFd)]) -> Held {
-    let socket = as_user(uid, gid, &[group], || seqpacket(path)).expect("a member may connect");
+/// Offers descriptors at the socket `path`, as the user and group `ids`.
+pub fn offer_at(
+    path: &Path,
+    (uid, gid): (u32, u32),
+    group: u32,
+    offered: &[(Grant, OwnedFd)],
+    plan: &Plan,
+) -> Held {
+    let socket = as_user(uid, gid, &[group], || side_socket(path));
+    let grants: Vec<_> = offered.iter().map(|(grant, _)| *grant).collect();
+    let borrowed: Vec<_> = offered.iter().map(|(_, fd)| fd.as_fd()).collect();
+    socket.send(&packet(grants, plan), &borrowed).expect("an offer");
+    match answer(&socket) {
+        ToClient::Held(ticket) => Held { ticket, socket },
+        other => panic!("{other:?}"),
+    }
+}
+
+/// A side connection to the launcher at `path`, which has said what it says first.
+pub fn side_socket(path: &Path) -> Packets {
+    let socket = seqpacket(path).expect("a member may connect");
     set_socket_timeout(&socket, Timeout::Recv, Some(PATIENCE)).expect("a socket option");
     let socket = Packets::from_fd(socket);
-    let borrowed: Vec<_> = offered.iter().map(|(grant, fd)| (*grant, fd.as_fd())).collect();
-    offer::send(&socket, &borrowed).expect("an offer");
-    let packet = socket.receive(MAX_ANSWER, 0).expect("an answer").expect("an answer");
-    match Answer::parse(&packet.bytes).expect("an answer") {
-        Answer::Ticket(ticket) => Held { ticket: Ticket(ticket), socket },
-        refused => panic!("{refused:?}"),
-    }
+    assert!(matches!(answer(&socket), ToClient::Site(_)));
+    socket
+}
+
+/// What the launcher says next.
+pub fn answer(socket: &Packets) -> ToClient {
+    let packet = socket.receive(MAX_PACKET, 0).expect("an answer").expect("an answer");
+    decode(&packet.bytes).expect("an answer")
+}
+
+/// An offer in which somebody agrees to `plan`.
+pub fn packet(grants: Vec<Grant>, plan: &Plan) -> Vec<u8> {
+    let consent = Consent::to(plan).expect("a plan");
+    encode(&Offer { consent, grants }).expect("an offer within bounds")
 }
 
 /// Opens a directory as `user` would.
@@ -67,7 +94,7 @@ pub fn open_dir(user: &User, path: &Path) -> OwnedFd {
 }
 
 /// The workspace `path` as descriptor `descriptor`.
-pub fn workspace(path: &Path, descriptor: u16, mode: agentd_policy::plan::Mode) -> Workspace {
+pub fn workspace(path: &Path, descriptor: u16, mode: Mode) -> Workspace {
     Workspace { path: abs(path), descriptor, mode, mask: vec![], protect: vec![], sockets: vec![] }
 }
 
@@ -88,6 +115,7 @@ pub fn session() -> SessionId {
 pub fn plan(user: &User) -> Plan {
     Plan {
         session: session(),
+        profile: Digest::default(),
         user: UserName::parse(&user.name).expect("a login name"),
         home: abs(&user.home),
         shell: abs("/bin/bash"),

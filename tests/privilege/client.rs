@@ -4,17 +4,18 @@
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-use agentd_kernel::offer::{Answer, MAX_ANSWER, Mode as Granted, Role};
 use agentd_kernel::packets::Packets;
 use agentd_policy::wire::FromService;
 use agentd_tests::harness::{Session, User, World};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::Member;
-use crate::asking::{as_user, grant, offer, open_dir, plan, seqpacket};
+use crate::asking::{self, answer, as_user, grant, offer, open_dir, packet, plan, seqpacket};
 use crate::packets::ends_within;
 use crate::place::Launcher;
 use crate::played::Played;
+use agentd_policy::offer::ToClient;
+use agentd_policy::plan::{Mode, Role};
 
 /// The tests of this file.
 pub const TESTS: &[Member] = &[
@@ -29,9 +30,7 @@ pub const TESTS: &[Member] = &[
 
 fn side_socket(launcher: &Launcher, user: &User) -> Packets {
     let path = launcher.runtime().join("offer.sock");
-    Packets::from_fd(
-        as_user(user.uid, user.gid, &[launcher.socket_gid], || seqpacket(&path)).expect("a member"),
-    )
+    as_user(user.uid, user.gid, &[launcher.socket_gid], || asking::side_socket(&path))
 }
 
 fn silent_offer(world: &'static World) {
@@ -39,7 +38,8 @@ fn silent_offer(world: &'static World) {
     let before = launcher.traces();
     let silent = side_socket(&launcher, world.a());
     let (user, dir) = (world.b(), world.workspace(world.b()));
-    drop(offer(&launcher, user, &[(grant(Role::Workspace, Granted::Ro), open_dir(user, &dir))]));
+    let offered = [(grant(Role::Workspace, Mode::Ro), open_dir(user, &dir))];
+    drop(offer(&launcher, user, &offered, &plan(user)));
     assert!(ends_within(&silent, Duration::from_secs(10)), "a silent client stays connected");
     launcher.assert_clean(&before);
 }
@@ -107,18 +107,21 @@ fn many_offers(world: &'static World) {
     let before = launcher.traces();
     let (user, dir) = (world.a(), world.workspace(world.a()));
     // Each with as many descriptors as a packet carries.
-    let full =
-        || (0..253).map(|_| (grant(Role::Input, Granted::Ro), open_dir(user, &dir))).collect::<Vec<_>>();
-    let small = || vec![(grant(Role::Input, Granted::Ro), open_dir(user, &dir))];
+    let full = || (0..253).map(|_| (grant(Role::Input, Mode::Ro), open_dir(user, &dir))).collect::<Vec<_>>();
+    let small = || vec![(grant(Role::Input, Mode::Ro), open_dir(user, &dir))];
     // As many as connections: one for each session that the user may have, and 32.
-    let held: Vec<_> =
-        (0..64).map(|n| offer(&launcher, user, &if n < 16 { full() } else { small() })).collect();
+    let held: Vec<_> = (0..64)
+        .map(|n| offer(&launcher, user, &if n < 16 { full() } else { small() }, &plan(user)))
+        .collect();
+    let path = launcher.runtime().join("offer.sock");
     for _ in 0..4 {
-        let more = side_socket(&launcher, user);
+        let more =
+            as_user(user.uid, user.gid, &[launcher.socket_gid], || seqpacket(&path)).expect("a member");
         assert!(ends_within(&more, Duration::from_secs(4)), "one too many is let in");
     }
     let (other, theirs) = (world.b(), world.workspace(world.b()));
-    drop(offer(&launcher, other, &[(grant(Role::Workspace, Granted::Ro), open_dir(other, &theirs))]));
+    let offered = [(grant(Role::Workspace, Mode::Ro), open_dir(other, &theirs))];
+    drop(offer(&launcher, other, &offered, &plan(other)));
     drop(held);
     launcher.assert_clean(&before);
 }
@@ -129,24 +132,33 @@ fn nonsense_offers(world: &'static World) {
     let file = std::fs::File::open("/").expect("a directory");
     use std::os::fd::AsFd;
     let one = [file.as_fd()];
-    let packets: [(&[u8], &[_]); 6] = [
-        (b"hello", &[]),
-        (b"AGD2", &[]),
-        (b"AGD1\0", &one),
-        (b"AGD1\x02\0", &one),
-        (b"AGD1\0\x03", &one),
-        (&[b'A'; 4096], &one),
+    let good = packet(vec![grant(Role::Workspace, Mode::Ro)], &plan(world.a()));
+    let last = good.len() - 1;
+    let changed = |at: usize, to: u8| {
+        let mut bytes = good.clone();
+        bytes[at] = to;
+        bytes
+    };
+    let many = packet(vec![grant(Role::Input, Mode::Ro); 254], &plan(world.a()));
+    let packets: [(Vec<u8>, &[_]); 8] = [
+        (b"hello".to_vec(), &[]),
+        (changed(0, 9), &one),
+        (changed(last, 3), &one),
+        (changed(last - 1, 2), &one),
+        (good[..last].to_vec(), &one),
+        ([&good[..], b"x"].concat(), &one),
+        (many, &one),
+        (vec![b'A'; 4096], &one),
     ];
     for (bytes, descriptors) in packets {
         let socket = side_socket(&launcher, world.a());
-        socket.send(bytes, descriptors).expect("sent");
-        let answer = socket.receive(MAX_ANSWER, 0).expect("an answer").expect("an answer");
-        match Answer::parse(&answer.bytes).expect("an answer") {
-            Answer::Refused(what, rule, mend) => {
-                assert_eq!(rule, "offer.form");
-                assert!(!what.is_empty() && !mend.is_empty());
+        socket.send(&bytes, descriptors).expect("sent");
+        match answer(&socket) {
+            ToClient::Refused(refusal) => {
+                assert_eq!(refusal.rule, "offer.form");
+                assert!(!refusal.what.is_empty() && !refusal.mend.is_empty());
             }
-            Answer::Ticket(_) => panic!("a ticket for {bytes:?}"),
+            other => panic!("{other:?} for {bytes:?}"),
         }
         assert!(ends_within(&socket, Duration::from_secs(5)));
     }

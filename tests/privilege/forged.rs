@@ -3,11 +3,10 @@
 
 use std::time::Duration;
 
-use agentd_kernel::offer::{Mode as Granted, Role};
 use agentd_policy::addresses::Net;
 use agentd_policy::egress::{Egress, NetRule};
 use agentd_policy::names::{AbsPath, RelPath};
-use agentd_policy::plan::{Input, MAX_ARGS, Mode, Plan, Scratch, Workspace};
+use agentd_policy::plan::{Input, MAX_ARGS, Mode, Plan, Role, Scratch, Workspace};
 use agentd_policy::profile::Protocol;
 use agentd_policy::publish::Publish;
 use agentd_policy::resolver::Resolver;
@@ -41,8 +40,9 @@ fn honest(world: &'static World) {
     let service = Played::connect(&launcher);
     let client = service.client(&launcher, user);
     let before = launcher.traces();
-    let held = offer(&launcher, user, &[(grant(Role::Workspace, Granted::Overlay), open_dir(user, &dir))]);
     let wanted = plan_with(user, vec![workspace(&dir, 0, Mode::Overlay)]);
+    let offered = [(grant(Role::Workspace, Mode::Overlay), open_dir(user, &dir))];
+    let held = offer(&launcher, user, &offered, &wanted);
     let id = wanted.session.clone();
     let built = service.build(client.number, Some(held.ticket), wanted).expect("an honest plan");
     assert_eq!(built.sockets.len(), 2);
@@ -207,9 +207,11 @@ fn deep_names(world: &'static World) {
     let before = launcher.traces();
     let deep =
         |top: usize| RelPath::parse(&format!("{top}/{}", ["d"; 1250].join("/"))).expect("a name in form");
-    let held = offer(&launcher, user, &[(grant(Role::Workspace, Granted::Direct), open_dir(user, &dir))]);
     let direct = Workspace { protect: (0..8).map(deep).collect(), ..workspace(&dir, 0, Mode::Direct) };
-    service.refused(client.number, Some(held.ticket), plan_with(user, vec![direct]), "plan.names");
+    let wanted = plan_with(user, vec![direct]);
+    let offered = [(grant(Role::Workspace, Mode::Direct), open_dir(user, &dir))];
+    let held = offer(&launcher, user, &offered, &wanted);
+    service.refused(client.number, Some(held.ticket), wanted, "plan.names");
     drop(held);
     launcher.assert_clean(&before);
     assert_eq!(std::fs::read_dir(&dir).expect("the user's own").count(), 0);
@@ -286,8 +288,9 @@ fn overlays(world: &'static World) {
     let service = Played::connect(&launcher);
     let (a, b) = (service.client(&launcher, world.a()), service.client(&launcher, user));
     let before = launcher.traces();
-    let held = offer(&launcher, user, &[(grant(Role::Workspace, Granted::Overlay), open_dir(user, &dir))]);
     let wanted = plan_with(user, vec![workspace(&dir, 0, Mode::Overlay)]);
+    let offered = [(grant(Role::Workspace, Mode::Overlay), open_dir(user, &dir))];
+    let held = offer(&launcher, user, &offered, &wanted);
     let id = wanted.session.clone();
     let built = service.build(b.number, Some(held.ticket), wanted).expect("an honest plan");
     service.end(&id);

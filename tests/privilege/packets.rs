@@ -8,7 +8,7 @@ use std::time::Duration;
 use agentd_kernel::packets::{PacketError, Packets};
 use agentd_policy::names::{RelPath, SessionId};
 use agentd_policy::plan::{Mode, Workspace};
-use agentd_policy::wire::{CallerNumber, FromService, MAX_PACKET, RequestNumber, encode};
+use agentd_policy::wire::{CallerNumber, FromService, MAX_PACKET, RequestNumber, Ticket, encode};
 use agentd_tests::harness::World;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::sockopt::set_socket_send_buffer_size;
@@ -75,7 +75,7 @@ fn paths(world: &'static World) {
         );
         change(&mut wanted);
         let (request, caller) = (RequestNumber(1), CallerNumber(1));
-        encode(&FromService::Build { request, caller, ticket: None, plan: Box::new(wanted) })
+        encode(&FromService::Build { request, caller, ticket: Ticket([0; 32]), plan: Box::new(wanted) })
             .expect("a message")
     };
     let plain = build(&|_| ());
@@ -112,7 +112,7 @@ fn session_ids(world: &'static World) {
     let build = plan(world.a());
     let build = agentd_policy::plan::Plan { session: id(), ..build };
     let (request, caller) = (RequestNumber(1), CallerNumber(1));
-    let build = FromService::Build { request, caller, ticket: None, plan: Box::new(build) };
+    let build = FromService::Build { request, caller, ticket: Ticket([0; 32]), plan: Box::new(build) };
     for message in [remove, build, FromService::End { session: id() }] {
         let packet = encode(&message).expect("a message");
         for forged in ["../../../etc", "/etc/passwd0", "abcdefabcde\0", "ABCDEFABCDEF", "............"] {
@@ -125,7 +125,8 @@ fn broken(world: &'static World) {
     let launcher = Launcher::start(world, "");
     let (request, caller) = (RequestNumber(1), CallerNumber(1));
     let plan = Box::new(plan(world.a()));
-    let good = encode(&FromService::Build { request, caller, ticket: None, plan }).expect("a message");
+    let good =
+        encode(&FromService::Build { request, caller, ticket: Ticket([0; 32]), plan }).expect("a message");
     let mut version = good.clone();
     version[0] ^= 1;
     let mut trailing = good.clone();
@@ -197,7 +198,7 @@ fn never_reads(world: &'static World) {
     let wanted = Box::new(plan(world.a()));
     let ask = |n: u64| {
         let (request, caller) = (RequestNumber(n), CallerNumber(u64::MAX));
-        encode(&FromService::Build { request, caller, ticket: None, plan: wanted.clone() })
+        encode(&FromService::Build { request, caller, ticket: Ticket([0; 32]), plan: wanted.clone() })
             .expect("a message")
     };
     let refused = (0..20_000).map(ask).find_map(|packet| service.say(&packet).err());

@@ -1,9 +1,11 @@
 //! A launcher without its service, and a service that is played: it has the service's uid and its socket, and
 //! says what it likes.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use agentd_kernel::packets::{PacketError, Packets};
@@ -16,7 +18,7 @@ use agentd_policy::wire::{
 use agentd_tests::harness::User;
 use rustix::net::sockopt::{Timeout, set_socket_timeout, socket_acceptconn};
 
-use crate::asking::{as_user, seqpacket, session};
+use crate::asking::{as_user, offer_at, seqpacket, session};
 use crate::place::Launcher;
 
 /// Longer than any answer takes.
@@ -26,6 +28,10 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub struct Played {
     link: Packets,
     next: Cell<u64>,
+    /// The launcher's side socket, and the group that may connect.
+    offers: (PathBuf, u32),
+    /// Who the callers are.
+    callers: RefCell<BTreeMap<u64, Peer>>,
 }
 
 /// A client that is connected, and what the service was told of it.
@@ -54,7 +60,9 @@ impl Played {
             as_user(launcher.service_uid, 0, &[], || seqpacket(&path)).expect("the service may connect");
         set_socket_timeout(&socket, Timeout::Recv, Some(PATIENCE)).expect("a socket option");
         set_socket_timeout(&socket, Timeout::Send, Some(PATIENCE)).expect("a socket option");
-        let service = Self { link: Packets::from_fd(socket), next: Cell::new(1) };
+        let offers = (launcher.runtime().join("offer.sock"), launcher.socket_gid);
+        let link = Packets::from_fd(socket);
+        let service = Self { link, next: Cell::new(1), offers, callers: RefCell::default() };
         service.live();
         service.metrics();
         service.settle();
@@ -142,6 +150,7 @@ impl Played {
     pub fn next_caller(&self) -> (CallerNumber, Peer, OwnedFd) {
         match self.hear() {
             Some((FromLauncher::Caller { number, peer }, mut descriptors)) => {
+                self.callers.borrow_mut().insert(number.0, peer);
                 (number, peer, descriptors.pop().expect("the connection"))
             }
             other => panic!("not a caller: {other:?}"),
@@ -153,9 +162,17 @@ impl Played {
         RequestNumber(self.next.get())
     }
 
-    /// Asks for a session.
+    /// Asks for a session. Without a ticket its caller agrees to just this plan, and offers nothing.
     pub fn build(&self, caller: CallerNumber, ticket: Option<Ticket>, plan: Plan) -> Result<Built, Refusal> {
         let request = self.request();
+        let peer = self.callers.borrow().get(&caller.0).copied();
+        let (path, group) = &self.offers;
+        let own = match (ticket, peer) {
+            (None, Some(peer)) => Some(offer_at(path, (peer.uid, peer.gid), *group, &[], &plan)),
+            _ => None,
+        };
+        let agreed = own.as_ref().map_or(Ticket([0; 32]), |held| held.ticket);
+        let ticket = ticket.unwrap_or(agreed);
         self.tell(&FromService::Build { request, caller, ticket, plan: Box::new(plan) });
         match self.hear() {
             Some((FromLauncher::Built { request: answered, .. }, sockets)) if answered == request => {

@@ -3,9 +3,8 @@
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 
-use agentd_kernel::offer::{Answer, MAX_ANSWER, Mode as Granted, Role};
-use agentd_kernel::packets::Packets;
-use agentd_policy::plan::{Input, Mode, Plan, Workspace};
+use agentd_policy::offer::ToClient;
+use agentd_policy::plan::{Input, Mode, Plan, Role, Workspace};
 use agentd_policy::wire::Ticket;
 use agentd_tests::harness::{Mounted, World};
 use rustix::fs::{FileType, Mode as Bits, OFlags};
@@ -13,7 +12,9 @@ use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags};
 
 use crate::Member;
 use crate::as_keeper::offer_from_another_process;
-use crate::asking::{abs, as_user, grant, offer, open_dir, plan, plan_with, seqpacket, workspace};
+use crate::asking::{
+    abs, answer, as_user, grant, offer, open_dir, packet, plan, plan_with, side_socket, workspace,
+};
 use crate::place::{Launcher, Traces};
 use crate::played::{Client, Played};
 
@@ -53,8 +54,8 @@ impl Stage {
 
     /// Offers one descriptor as user a and asks for a plan with it, which must be refused.
     #[track_caller]
-    fn refused(&self, role: Role, mode: Granted, fd: OwnedFd, wanted: Plan, rule: &str) {
-        let held = offer(&self.launcher, self.world.a(), &[(grant(role, mode), fd)]);
+    fn refused(&self, role: Role, mode: Mode, fd: OwnedFd, wanted: Plan, rule: &str) {
+        let held = offer(&self.launcher, self.world.a(), &[(grant(role, mode), fd)], &wanted);
         self.service.refused(self.client.number, Some(held.ticket), wanted, rule);
     }
 
@@ -63,7 +64,7 @@ impl Stage {
         for mode in [Mode::Ro, Mode::Overlay, Mode::Direct] {
             let fd = fd.try_clone().expect("a descriptor");
             let wanted = plan_with(self.world.a(), vec![workspace(path, 0, mode)]);
-            self.refused(Role::Workspace, Granted::Direct, fd, wanted, rule);
+            self.refused(Role::Workspace, Mode::Direct, fd, wanted, rule);
         }
     }
 
@@ -77,9 +78,9 @@ fn ownership(world: &'static World) {
     let (user, dir) = (world.a(), world.workspace(world.a()));
     let other = stage.service.client(&stage.launcher, world.b());
     let before = stage.launcher.traces();
-    let own = || vec![(grant(Role::Workspace, Granted::Direct), open_dir(user, &dir))];
+    let own = || vec![(grant(Role::Workspace, Mode::Direct), open_dir(user, &dir))];
     let wanted = || plan_with(user, vec![workspace(&dir, 0, Mode::Ro)]);
-    let held = offer(&stage.launcher, user, &own());
+    let held = offer(&stage.launcher, user, &own(), &wanted());
     let refused = |client: &Client, ticket, plan| {
         stage.service.refused(client.number, Some(ticket), plan, "offer.ticket")
     };
@@ -91,12 +92,12 @@ fn ownership(world: &'static World) {
     stage.service.refused(stage.client.number, Some(held.ticket), impossible, "command.empty");
     refused(&stage.client, held.ticket, wanted());
     // Of a client that has gone.
-    let gone = offer(&stage.launcher, user, &own());
+    let gone = offer(&stage.launcher, user, &own(), &wanted());
     let ticket = gone.ticket;
     drop(gone);
     refused(&stage.client, ticket, wanted());
     // Of another process of the same user.
-    let foreign = offer_from_another_process(&stage.launcher, user, &dir);
+    let foreign = offer_from_another_process(&stage.launcher, user, &dir, &wanted());
     refused(&stage.client, foreign.ticket, wanted());
     drop((foreign, held));
     stage.launcher.assert_clean(&before);
@@ -107,15 +108,15 @@ fn above_the_grant(world: &'static World) {
     let (user, dir) = (world.a(), world.workspace(world.a()));
     let fd = || open_dir(user, &dir);
     for (granted, wanted) in
-        [(Granted::Ro, Mode::Overlay), (Granted::Ro, Mode::Direct), (Granted::Overlay, Mode::Direct)]
+        [(Mode::Ro, Mode::Overlay), (Mode::Ro, Mode::Direct), (Mode::Overlay, Mode::Direct)]
     {
         let wanted = plan_with(user, vec![workspace(&dir, 0, wanted)]);
         stage.refused(Role::Workspace, granted, fd(), wanted, "offer.mode");
     }
     let input = plan_with(user, vec![workspace(&dir, 0, Mode::Ro)]);
-    stage.refused(Role::Input, Granted::Direct, fd(), input, "offer.mode");
+    stage.refused(Role::Input, Mode::Direct, fd(), input, "offer.mode");
     let wanted = Plan { inputs: vec![Input { path: abs(&dir), descriptor: 0 }], ..plan(user) };
-    stage.refused(Role::Workspace, Granted::Direct, fd(), wanted, "offer.mode");
+    stage.refused(Role::Workspace, Mode::Direct, fd(), wanted, "offer.mode");
     stage.end();
 }
 
@@ -126,17 +127,17 @@ fn indices(world: &'static World) {
     let one = |descriptor| workspace(&dir, descriptor, Mode::Ro);
     for wrong in [1, 252, u16::MAX] {
         let wanted = plan_with(user, vec![one(wrong)]);
-        stage.refused(Role::Workspace, Granted::Ro, fd(), wanted, "offer.missing");
+        stage.refused(Role::Workspace, Mode::Ro, fd(), wanted, "offer.missing");
     }
     let twice = plan_with(user, vec![one(0), one(0)]);
-    stage.refused(Role::Workspace, Granted::Ro, fd(), twice, "offer.missing");
+    stage.refused(Role::Workspace, Mode::Ro, fd(), twice, "offer.missing");
     let both =
         Plan { inputs: vec![Input { path: abs(&dir), descriptor: 0 }], ..plan_with(user, vec![one(0)]) };
-    stage.refused(Role::Workspace, Granted::Ro, fd(), both, "offer.missing");
+    stage.refused(Role::Workspace, Mode::Ro, fd(), both, "offer.missing");
     // No ticket at all, or one for nothing.
     stage.service.refused(stage.client.number, None, plan_with(user, vec![one(0)]), "offer.missing");
-    let nothing = offer(&stage.launcher, user, &[]);
     let wanted = plan_with(user, vec![one(0)]);
+    let nothing = offer(&stage.launcher, user, &[], &wanted);
     stage.service.refused(stage.client.number, Some(nothing.ticket), wanted, "offer.missing");
     drop(nothing);
     stage.end();
@@ -148,20 +149,16 @@ fn counts(world: &'static World) {
     let (user, dir) = (world.a(), world.workspace(world.a()));
     let fd = open_dir(user, &dir);
     let path = stage.launcher.runtime().join("offer.sock");
-    for (words, descriptors) in
-        [(&b"AGD1\0\x02"[..], 0), (b"AGD1\0\x02", 2), (b"AGD1\0\x02\0\x02", 1), (b"AGD1", 1)]
-    {
-        let socket =
-            as_user(user.uid, user.gid, &[stage.launcher.socket_gid], || seqpacket(&path)).expect("a member");
-        let socket = Packets::from_fd(socket);
-        socket.send(words, &vec![fd.as_fd(); descriptors]).expect("sent");
-        let answer = socket.receive(MAX_ANSWER, 0).expect("an answer").expect("an answer");
-        match Answer::parse(&answer.bytes).expect("an answer") {
-            Answer::Ticket(ticket) => {
-                let wanted = plan_with(user, vec![workspace(&dir, 0, Mode::Ro)]);
-                stage.service.refused(stage.client.number, Some(Ticket(ticket)), wanted, "offer.form");
+    let wanted = || plan_with(user, vec![workspace(&dir, 0, Mode::Ro)]);
+    for (grants, descriptors) in [(1, 0), (1, 2), (2, 1), (0, 1)] {
+        let socket = as_user(user.uid, user.gid, &[stage.launcher.socket_gid], || side_socket(&path));
+        let words = packet(vec![grant(Role::Workspace, Mode::Direct); grants], &wanted());
+        socket.send(&words, &vec![fd.as_fd(); descriptors]).expect("sent");
+        match answer(&socket) {
+            ToClient::Held(ticket) => {
+                stage.service.refused(stage.client.number, Some(ticket), wanted(), "offer.form");
             }
-            Answer::Refused(_, rule, _) => assert_eq!(rule, "offer.form"),
+            other => panic!("{other:?}"),
         }
     }
     stage.end();
@@ -172,9 +169,10 @@ fn labels(world: &'static World) {
     let (user, dir) = (world.a(), world.workspace(world.a()));
     user.make_dir(dir.join("below"));
     // Its parent, something below it, root's, and another user's, for a descriptor that is one's own.
-    for label in [user.home.clone(), dir.join("below"), "/root".into(), world.b().home.clone()] {
+    for label in [dir.join("below"), "/root".into(), world.b().home.clone()] {
         stage.workspace_refused(open_dir(user, &dir), &label, "offer.moved");
     }
+    stage.workspace_refused(open_dir(user, &user.home), &user.home, "workspace.home");
     stage.end();
 }
 
@@ -217,7 +215,7 @@ fn kinds(world: &'static World) {
     // As an input, a FIFO and a device are no better.
     for (fd, path) in [(open(&fifo), fifo.as_path()), (open("/dev/zero".as_ref()), &dir)] {
         let wanted = Plan { inputs: vec![Input { path: abs(path), descriptor: 0 }], ..plan(user) };
-        stage.refused(Role::Input, Granted::Ro, fd, wanted, "path.kind");
+        stage.refused(Role::Input, Mode::Ro, fd, wanted, "path.kind");
     }
     stage.end();
 }
@@ -234,7 +232,7 @@ fn unreadable(world: &'static World) {
     user.write(&file, "x");
     let write_only = rustix::fs::open(&file, OFlags::WRONLY | OFlags::CLOEXEC, Bits::empty()).expect("ours");
     let wanted = Plan { inputs: vec![Input { path: abs(&file), descriptor: 0 }], ..plan(user) };
-    stage.refused(Role::Input, Granted::Ro, write_only, wanted, "offer.unreadable");
+    stage.refused(Role::Input, Mode::Ro, write_only, wanted, "offer.unreadable");
     stage.end();
 }
 
@@ -251,7 +249,7 @@ fn foreign_mounts(world: &'static World) {
     });
     assert!(rustix::fs::fstat(fd.as_fd()).is_ok());
     let nested = Workspace { mask: vec![], ..workspace(&dir, 0, Mode::Ro) };
-    stage.refused(Role::Workspace, Granted::Direct, fd, plan_with(user, vec![nested]), "path.namespace");
+    stage.refused(Role::Workspace, Mode::Direct, fd, plan_with(user, vec![nested]), "path.namespace");
     stage.end();
 }
 

@@ -164,7 +164,7 @@ fn client_before(world: &World) -> Outcome {
     let api = world.api(world.a());
     let cwd = world.workspace(world.a());
     let spec = world.spec(world.a(), &cwd, &["sleep", "1000"]);
-    let prepared = api.prepared(spec).expect("an offer");
+    let prepared = api.prepared(spec);
     drop((prepared, api));
     clean.assert_same_within(world.daemon(), GONE);
     assert_eq!(world.agentctl(world.a(), ["ps", "-a", "--json"]).expect_code(0).text().lines().count(), 0);

@@ -211,10 +211,6 @@ impl Sessions for Stage {
         self.follow(request).await
     }
 
-    async fn resolve(&self, _: Request<ResolveRequest>) -> Result<Response<ResolveReply>, Status> {
-        Err(Status::unimplemented("not played"))
-    }
-
     async fn create(&self, _: Request<CreateRequest>) -> Result<Response<CreateReply>, Status> {
         Err(Status::unimplemented("not played"))
     }
@@ -263,13 +259,6 @@ impl Sessions for Stage {
     }
 
     async fn doctor(&self, _: Request<DoctorRequest>) -> Result<Response<DoctorReply>, Status> {
-        Err(Status::unimplemented("not played"))
-    }
-
-    async fn show_profile(
-        &self,
-        _: Request<ShowProfileRequest>,
-    ) -> Result<Response<ShowProfileReply>, Status> {
         Err(Status::unimplemented("not played"))
     }
 }

@@ -1,9 +1,11 @@
 //! One kernel facility a file: a part of the plan in, a handle out.
 //!
-//! [`packets`], [`notify`], [`offer`], [`inherited`], [`memfd`] and [`stderr`] are safe and small, for every process.
+//! [`packets`], [`notify`], [`inherited`], [`memfd`] and [`stderr`] are safe and small, for every process.
 //! What a program takes from itself needs the feature `lockdown`, the rest `session`, which only the launcher asks for. This is the only
 //! crate of agentd that may hold `unsafe`; each use argues why it is sound.
 
+#[cfg(feature = "account")]
+pub mod account;
 #[cfg(feature = "session")]
 pub mod cgroup;
 #[cfg(feature = "lockdown")]
@@ -35,7 +37,6 @@ pub mod nflog;
 #[cfg(feature = "session")]
 pub mod nft;
 pub mod notify;
-pub mod offer;
 pub mod packets;
 #[cfg(feature = "session")]
 pub mod peer;

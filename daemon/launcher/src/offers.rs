@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use agentd_kernel::offer::{self, Answer, MAX_OFFER};
 use agentd_kernel::packets::{PacketError, Packets};
 use agentd_policy::Refusal;
-use agentd_policy::wire::{Peer, Ticket};
+use agentd_policy::consent::Consent;
+use agentd_policy::offer::{self, MAX_OFFER, Site, ToClient};
+use agentd_policy::wire::{self, Peer, Ticket};
 
 /// The most sockets at once.
 const MAX: usize = 4096;
@@ -22,7 +23,7 @@ struct Offer {
     peer: Peer,
     socket: Packets,
     until: Instant,
-    ticket: Option<Ticket>,
+    held: Option<(Ticket, Consent)>,
 }
 
 /// All side sockets.
@@ -52,12 +53,18 @@ impl Offers {
             && self.all.values().filter(|o| o.peer.uid == uid).count() < each
     }
 
-    /// Takes a new side socket, non-blocking; its number.
-    pub fn add(&mut self, peer: Peer, socket: Packets) -> u64 {
+    /// Takes a new side socket, non-blocking, and tells its client of `site`; its number. One that cannot be told is
+    /// closed.
+    pub fn add(&mut self, peer: Peer, socket: Packets, site: Site) -> Option<u64> {
+        if let Err(error) = send(&socket, &ToClient::Site(Box::new(site))) {
+            tracing::debug!(user = peer.uid, pid = peer.pid, error, "a client cannot be told of the site");
+            self.dead.push(socket);
+            return None;
+        }
         self.last += 1;
         let until = Instant::now() + SPEAK;
-        self.all.insert(self.last, Offer { peer, socket, until, ticket: None });
-        self.last
+        self.all.insert(self.last, Offer { peer, socket, until, held: None });
+        Some(self.last)
     }
 
     /// The socket, for watching it.
@@ -70,11 +77,11 @@ impl Offers {
         let Some(offer) = self.all.get_mut(&number) else { return Heard::Over };
         let heard = match offer.socket.peek(MAX_OFFER) {
             // It was watched for its end alone.
-            _ if offer.ticket.is_some() => Heard::Over,
+            _ if offer.held.is_some() => Heard::Over,
             Err(PacketError::WouldBlock) => Heard::Nothing,
             Ok(None) | Err(PacketError::Socket(_)) => Heard::Over,
-            Ok(Some(bytes)) => match offer::grants(&bytes) {
-                Ok(_) => offer.hold(),
+            Ok(Some(bytes)) => match offer::Offer::decode(&bytes) {
+                Ok(offered) => offer.hold(offered.consent),
                 Err(error) => offer.refuse(&error.to_string()),
             },
             Err(error @ PacketError::TooLong { .. }) => offer.refuse(&error.to_string()),
@@ -87,16 +94,17 @@ impl Offers {
         heard
     }
 
-    /// Gives out the socket with the offer that `ticket` stands for, once, to the process that made it.
-    pub fn take(&mut self, ticket: Ticket, caller: &Peer) -> Result<Packets, Refusal> {
+    /// Gives out the socket with the offer that `ticket` stands for, once, to the process that made it; and what its
+    /// client agreed to.
+    pub fn take(&mut self, ticket: Ticket, caller: &Peer) -> Result<(Packets, Consent), Refusal> {
         let found = self.all.iter().find(|(_, offer)| {
             let own = offer.peer.uid == caller.uid && offer.peer.pid == caller.pid;
-            own && offer.ticket == Some(ticket)
+            own && offer.held.as_ref().is_some_and(|(held, _)| *held == ticket)
         });
         let number = found.map(|(number, _)| *number);
-        match number.and_then(|n| self.all.remove(&n)) {
-            Some(offer) => Ok(offer.socket),
-            None => Err(Refusal::new(
+        match number.and_then(|n| self.all.remove(&n)).map(|offer| (offer.socket, offer.held)) {
+            Some((socket, Some((_, consent)))) => Ok((socket, consent)),
+            _ => Err(Refusal::new(
                 "the ticket for the offered paths",
                 "offer.ticket",
                 "offer the paths again: a ticket is good once, for a minute, for the process that got it",
@@ -122,45 +130,71 @@ impl Offers {
 }
 
 impl Offer {
-    fn hold(&mut self) -> Heard {
+    fn hold(&mut self, consent: Consent) -> Heard {
         let mut bytes = [0; 32];
         let full = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty());
-        if full != Ok(bytes.len()) || self.socket.send(&Answer::Ticket(bytes).encode(), &[]).is_err() {
+        let ticket = Ticket(bytes);
+        if full != Ok(bytes.len()) || send(&self.socket, &ToClient::Held(ticket)).is_err() {
             return Heard::Over;
         }
-        self.ticket = Some(Ticket(bytes));
+        self.held = Some((ticket, consent));
         self.until = Instant::now() + HOLD;
         Heard::Offer
     }
 
     fn refuse(&mut self, what: &str) -> Heard {
-        let mend = "offer at most 253 open files and directories in one packet";
-        let answer = Answer::Refused(what.to_owned(), "offer.form".to_owned(), mend.to_owned());
+        let mend =
+            "offer at most 253 open files and directories in one packet, by an agentctl of agentd's version";
         // The client is cut off whether it hears why or not.
-        let _ = self.socket.send(&answer.encode(), &[]);
+        let _ = send(&self.socket, &ToClient::Refused(Refusal::new(what, "offer.form", mend)));
         Heard::Over
     }
+}
+
+fn send(socket: &Packets, message: &ToClient) -> Result<(), String> {
+    let packet = wire::encode(message).map_err(|error| error.to_string())?;
+    socket.send(&packet, &[]).map_err(|error| error.to_string())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use agentd_kernel::offer::{Grant, Mode, Role};
+    use agentd_policy::config::Config;
+    use agentd_policy::offer::Grant;
+    use agentd_policy::plan::{Mode, Role};
+    use agentd_policy::wire::MAX_PACKET;
     use std::os::fd::AsFd;
 
     const PEER: Peer = Peer { uid: 1000, gid: 1000, pid: 7, admin: false };
 
-    fn offered() -> (Offers, Packets, u64, Ticket) {
+    /// What a client sends that agreed to something.
+    fn packet(grants: usize) -> Vec<u8> {
+        let consent = wire::decode::<Consent>(&wire::encode(&("0.1.0", [[1_u8; 32]; 6])).unwrap()).unwrap();
+        let grants = vec![Grant { role: Role::Input, mode: Mode::Ro }; grants];
+        wire::encode(&offer::Offer { consent, grants }).unwrap()
+    }
+
+    fn answer(client: &Packets) -> ToClient {
+        wire::decode(&client.receive(MAX_PACKET, 0).unwrap().unwrap().bytes).unwrap()
+    }
+
+    fn connected() -> (Offers, Packets, u64) {
         let (client, ours) = Packets::pair().unwrap();
         ours.set_nonblocking(true).unwrap();
         let mut offers = Offers::default();
-        let number = offers.add(PEER, ours);
+        let site = Site::of(&Config::default());
+        let number = offers.add(PEER, ours, site.clone()).unwrap();
+        assert_eq!(answer(&client), ToClient::Site(Box::new(site)));
+        (offers, client, number)
+    }
+
+    fn offered() -> (Offers, Packets, u64, Ticket) {
+        let (mut offers, client, number) = connected();
         let file = std::fs::File::open("/").unwrap();
-        offer::send(&client, &[(Grant { role: Role::Input, mode: Mode::Ro }, file.as_fd())]).unwrap();
+        client.send(&packet(1), &[file.as_fd()]).unwrap();
         assert_eq!(offers.ready(number), Heard::Offer);
-        let packet = client.receive(offer::MAX_ANSWER, 0).unwrap().unwrap();
-        let Answer::Ticket(ticket) = Answer::parse(&packet.bytes).unwrap() else { panic!("refused") };
-        (offers, client, number, Ticket(ticket))
+        let ToClient::Held(ticket) = answer(&client) else { panic!("refused") };
+        (offers, client, number, ticket)
     }
 
     #[test]
@@ -169,9 +203,9 @@ mod tests {
         assert!(offers.take(ticket, &Peer { pid: 8, ..PEER }).is_err());
         assert!(offers.take(ticket, &Peer { uid: 1001, ..PEER }).is_err());
         assert!(offers.take(Ticket([0; 32]), &PEER).is_err());
-        let socket = offers.take(ticket, &PEER).unwrap();
+        let (socket, _) = offers.take(ticket, &PEER).unwrap();
         let packet = socket.receive(MAX_OFFER, 253).unwrap().unwrap();
-        assert_eq!(offer::parse(packet).unwrap().len(), 1);
+        assert_eq!(packet.descriptors.len(), 1);
         assert!(offers.take(ticket, &PEER).is_err());
     }
 
@@ -189,13 +223,11 @@ mod tests {
 
     #[test]
     fn nonsense_is_answered_and_cut_off() {
-        let (client, ours) = Packets::pair().unwrap();
-        ours.set_nonblocking(true).unwrap();
-        let mut offers = Offers::default();
-        let number = offers.add(PEER, ours);
-        client.send(b"hello", &[]).unwrap();
-        assert_eq!(offers.ready(number), Heard::Over);
-        let packet = client.receive(offer::MAX_ANSWER, 0).unwrap().unwrap();
-        assert!(matches!(Answer::parse(&packet.bytes), Ok(Answer::Refused(..))));
+        for nonsense in [b"hello".to_vec(), packet(254), vec![0; MAX_OFFER + 1]] {
+            let (mut offers, client, number) = connected();
+            client.send(&nonsense, &[]).unwrap();
+            assert_eq!(offers.ready(number), Heard::Over);
+            assert!(matches!(answer(&client), ToClient::Refused(refusal) if refusal.rule == "offer.form"));
+        }
     }
 }

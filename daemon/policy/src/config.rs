@@ -211,9 +211,10 @@ impl Config {
         })
     }
 
-    /// The socket on which the launcher takes descriptors from clients.
+    /// The socket on which the launcher takes descriptors from clients: beside the gRPC socket, where a client finds it
+    /// by itself.
     pub fn offer_socket(&self) -> String {
-        format!("{}/offer.sock", self.runtime_dir)
+        format!("{}/offer.sock", self.socket.as_str().rsplit_once('/').map_or("", |(dir, _)| dir))
     }
 
     /// The socket on which the launcher takes the service.
@@ -257,6 +258,9 @@ pub(crate) fn bytes<'de, D: Deserializer<'de>>(d: D) -> Result<u64, D::Error> {
 
 /// The same, if it is there.
 fn optional_bytes<'de, D: Deserializer<'de>>(d: D) -> Result<Option<u64>, D::Error> {
+    if !d.is_human_readable() {
+        return Option::deserialize(d);
+    }
     bytes(d).map(Some)
 }
 
@@ -274,6 +278,10 @@ fn quantity<'de, D: Deserializer<'de>>(
     enum Either {
         Number(u64),
         Text(String),
+    }
+    // As the wire has it, where a quantity is a number.
+    if !d.is_human_readable() {
+        return u64::deserialize(d);
     }
     match Either::deserialize(d)? {
         Either::Number(n) => Ok(n),

@@ -1,6 +1,7 @@
 //! From what a caller asks for to what it gets: pure, so that the same question has the same answer.
 
 use crate::config::Bounds;
+use crate::consent::Digest;
 use crate::names::{AbsPath, RelPath, SessionId, UserName};
 use crate::network::{self, Change, Upstream};
 use crate::plan::{Input, Limits, Mode, Plan, Role, Scratch, WindowSize, Workspace};
@@ -45,6 +46,8 @@ pub struct Request {
     pub idle_ms: Option<u64>,
     /// A terminal of this size, or pipes.
     pub terminal: Option<WindowSize>,
+    /// Whether what it wrote to overlays goes when it ends.
+    pub remove: bool,
     /// What the caller opened for it, in the order that [`Permit::wanted`] gave; `None` before it did.
     pub offered: Option<Vec<Wanted>>,
 }
@@ -144,7 +147,7 @@ pub fn decide(
     let cwd = settle(request, &wanted, &mut workspaces, &mut inputs)?;
     let scratch = scratch(profile, &here)?;
     for workspace in &workspaces {
-        not_the_home(&workspace.path, &caller.home)?;
+        overlap::not_the_home(&workspace.path, &caller.home)?;
     }
     overlap::check(&mut workspaces, &inputs, &scratch, &caller.home)?;
     let cwd = cwd_inside(cwd, &workspaces, &inputs, &scratch, &caller.home);
@@ -152,6 +155,7 @@ pub fn decide(
     let egress = network::egress(&profile.network, (&request.network, &request.publish), upstream)?;
     let plan = Plan {
         session: request.session.clone(),
+        profile: Digest::of(&profile.to_toml()?)?,
         user: caller.user.clone(),
         home: caller.home.clone(),
         shell: caller.shell.clone(),
@@ -165,7 +169,7 @@ pub fn decide(
         home_size: (limits.memory / 2).clamp(1 << 12, crate::plan::MAX_SCRATCH),
         limits,
         landlock_abi: profile.require.landlock_abi.map_or(LANDLOCK_ABI, |abi| abi.max(LANDLOCK_ABI)),
-        remove: false,
+        remove: request.remove,
         egress,
     };
     plan.check(bounds)?;
@@ -345,17 +349,6 @@ fn settle(
         *place = offered.path.clone();
     }
     Ok(cwd)
-}
-
-fn not_the_home(path: &AbsPath, home: &AbsPath) -> Result<(), Refusal> {
-    if home.starts_with(path) {
-        return Err(Refusal::new(
-            format!("workspace {path}"),
-            "workspace.home",
-            "it holds your whole home: cd to a project directory, or name one with --workspace",
-        ));
-    }
-    Ok(())
 }
 
 fn scratch(profile: &Profile, here: &Here<'_>) -> Result<Vec<Scratch>, Refusal> {

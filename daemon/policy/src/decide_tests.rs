@@ -28,6 +28,7 @@ fn request() -> Request {
         timeout_ms: None,
         idle_ms: None,
         terminal: None,
+        remove: false,
         offered: None,
     }
 }

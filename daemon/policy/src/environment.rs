@@ -57,6 +57,22 @@ fn is_dangerous(name: &[u8]) -> bool {
 /// Name and value.
 type Variable = (Vec<u8>, Vec<u8>);
 
+/// Whether `profile` lets the caller's variable `name` into a session, with a terminal or without.
+///
+/// # Errors
+/// If one of its patterns is malformed, or names a variable that only a flag may name.
+pub fn let_in(profile: &Profile, name: &[u8], terminal: bool) -> Result<bool, Refusal> {
+    Ok(is_let_in(&patterns(profile)?, name, terminal))
+}
+
+fn is_let_in(patterns: &[Pattern<'_>], name: &[u8], terminal: bool) -> bool {
+    (terminal && name == b"TERM") || (!is_dangerous(name) && patterns.iter().any(|p| p.matches(name)))
+}
+
+fn patterns(profile: &Profile) -> Result<Vec<Pattern<'_>>, Refusal> {
+    profile.environment.allow.iter().map(|pattern| Pattern::parse(pattern)).collect()
+}
+
 /// The whole environment, sorted by name.
 pub(crate) fn of(
     request: &Request,
@@ -65,8 +81,7 @@ pub(crate) fn of(
     cwd: &AbsPath,
     egress: Option<&Egress>,
 ) -> Result<Vec<Variable>, Refusal> {
-    let patterns =
-        profile.environment.allow.iter().map(|p| Pattern::parse(p)).collect::<Result<Vec<_>, _>>()?;
+    let patterns = patterns(profile)?;
     let mut env = BTreeMap::new();
     let mut put = |name: &[u8], value: &[u8]| env.insert(name.to_vec(), value.to_vec());
     put(b"PATH", PATH.as_bytes());
@@ -74,8 +89,7 @@ pub(crate) fn of(
         put(b"TERM", TERM.as_bytes());
     }
     for (name, value) in &request.caller_env {
-        let term = request.terminal.is_some() && name == b"TERM";
-        if term || (!is_dangerous(name) && patterns.iter().any(|p| p.matches(name))) {
+        if is_let_in(&patterns, name, request.terminal.is_some()) {
             put(name, value);
         }
     }

@@ -40,6 +40,18 @@ pub(crate) fn check(
     Ok(())
 }
 
+/// A workspace must not hold the caller's home.
+pub(crate) fn not_the_home(path: &AbsPath, home: &AbsPath) -> Result<(), Refusal> {
+    if home.starts_with(path) {
+        return Err(Refusal::new(
+            format!("workspace {path}"),
+            "workspace.home",
+            "it holds your whole home: cd to a project directory, or name one with --workspace",
+        ));
+    }
+    Ok(())
+}
+
 /// What follows compares everything with everything: first, that there is not too much.
 fn countable(workspaces: &[Workspace], inputs: &[Input], scratch: &[Scratch]) -> Result<(), Refusal> {
     let most = workspaces.len().max(inputs.len()).max(scratch.len());

@@ -7,8 +7,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::Refusal;
 use crate::config::Bounds;
+use crate::consent::Digest;
 use crate::egress::Egress;
 use crate::names::{AbsPath, RelPath, SessionId, UserName};
+use crate::overlap;
 
 /// How a workspace is given to the agent, from the least to the most.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -58,6 +60,8 @@ impl Role {
 pub struct Plan {
     /// Its identity.
     pub session: SessionId,
+    /// Of the profile that it follows.
+    pub profile: Digest,
     /// The caller's login name, for the session's passwd entry.
     pub user: UserName,
     /// The caller's home, where the scratch home appears.
@@ -180,7 +184,8 @@ impl Plan {
         self.check_command()?;
         self.check_limits(bounds)?;
         self.egress.as_ref().map_or(Ok(()), |egress| check_network(egress, bounds))?;
-        self.check_mounts(bounds)
+        self.check_mounts(bounds)?;
+        self.check_places()
     }
 
     fn check_command(&self) -> Result<(), Refusal> {
@@ -279,6 +284,26 @@ impl Plan {
     }
 }
 
+impl Plan {
+    /// Checks what [`decide`](crate::decide::decide) makes so: that no workspace holds the home, that no two mounts meet
+    /// at one place, and that none uncovers what another masks or protects.
+    fn check_places(&self) -> Result<(), Refusal> {
+        for workspace in &self.workspaces {
+            overlap::not_the_home(&workspace.path, &self.home)?;
+        }
+        let mut settled = self.workspaces.clone();
+        overlap::check(&mut settled, &self.inputs, &self.scratch, &self.home)?;
+        match settled == self.workspaces {
+            true => Ok(()),
+            false => Err(Refusal::new(
+                "a workspace without the names that one around it masks or protects",
+                "mask.uncovered",
+                "give each workspace the names of those around it",
+            )),
+        }
+    }
+}
+
 fn check_network(egress: &Egress, bounds: &Bounds) -> Result<(), Refusal> {
     egress.check()?;
     match egress.publish.first() {
@@ -362,6 +387,7 @@ pub(crate) mod tests {
     pub(crate) fn plan() -> Plan {
         Plan {
             session: SessionId::parse("0123456789ab").unwrap(),
+            profile: Digest::default(),
             user: UserName::parse("alice").unwrap(),
             home: AbsPath::parse("/home/alice").unwrap(),
             shell: AbsPath::parse("/bin/bash").unwrap(),

@@ -220,8 +220,8 @@ pub enum FromService {
         request: RequestNumber,
         /// For whom.
         caller: CallerNumber,
-        /// What it offered; `None` if the plan needs no descriptors.
-        ticket: Option<Ticket>,
+        /// What it offered, and agreed to.
+        ticket: Ticket,
         /// What.
         plan: Box<Plan>,
     },

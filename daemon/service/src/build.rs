@@ -27,7 +27,7 @@ const FAREWELL: Duration = Duration::from_secs(40);
 /// What is needed to build it.
 pub struct Order {
     pub plan: Plan,
-    pub ticket: Option<Ticket>,
+    pub ticket: Ticket,
     pub caller: Caller,
 }
 

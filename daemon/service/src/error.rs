@@ -17,11 +17,6 @@ pub fn refused(refusal: &Refusal) -> Status {
     Status::with_error_details(code(&refusal.rule), refusal.to_string(), details)
 }
 
-/// A refusal of something that the API's own form does not allow.
-pub fn malformed(what: impl AsRef<str>, rule: &str) -> Refusal {
-    Refusal::new(what, rule, "use an agentctl of the daemon's version")
-}
-
 /// A refusal of something that needs the launcher.
 pub fn no_launcher(why: &str) -> Refusal {
     Refusal::new(

@@ -17,7 +17,9 @@ use tokio::sync::mpsc;
 use tonic::Status;
 
 use crate::convert::rfc3339;
-use crate::error::{malformed, refused};
+use agentd_request::malformed;
+
+use crate::error::refused;
 use crate::host::Host;
 use crate::session::{Phase, Session};
 use crate::store::Log;

@@ -68,7 +68,7 @@ pub fn parse(open: ExecOpen) -> Result<Command, Refusal> {
             )
         })?),
     };
-    Ok(Command { argv, env, cwd, terminal: request::terminal(open.terminal, open.window)? })
+    Ok(Command { argv, env, cwd, terminal: agentd_request::terminal(open.terminal, open.window)? })
 }
 
 fn too_long(size: usize) -> Refusal {

@@ -94,7 +94,7 @@ impl Launcher {
     }
 
     /// Has a session built.
-    pub async fn build(&self, line: &Line, ticket: Option<Ticket>, plan: Plan) -> Result<Built, Refusal> {
+    pub async fn build(&self, line: &Line, ticket: Ticket, plan: Plan) -> Result<Built, Refusal> {
         let (caller, plan) = (line.number(), Box::new(plan));
         match self.ask(line, |request| FromService::Build { request, caller, ticket, plan }).await? {
             Answer::Built(built) => Ok(built),

@@ -28,7 +28,6 @@ mod recover;
 mod registry;
 mod reload;
 mod replay;
-mod request;
 mod scope;
 mod serve;
 mod session;

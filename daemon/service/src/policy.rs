@@ -8,8 +8,8 @@ use agentd_policy::network::{Change, MAX_CHANGE};
 use agentd_proto::v1::{Cap, ChangePolicyRequest, Network};
 use tokio::sync::oneshot;
 
-use crate::error::malformed;
 use crate::store::Line;
+use agentd_request::malformed;
 
 /// Changes that a keeper has not answered.
 const MAX_WAITING: usize = 64;

@@ -1,26 +1,18 @@
-//! Profiles by name: the site's from `profile_dirs`, the built-in ones, and what the caller sent along.
+//! The site's profiles in `profile_dirs`. Clients read and resolve them; here they are read to say what is wrong with
+//! them, at start, at reload and by `agentd --check`.
 
 use std::collections::BTreeMap;
 use std::io::Read;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
-use std::sync::Arc;
 
 use agentd_policy::Refusal;
 use agentd_policy::config::Bounds;
 use agentd_policy::library::{Library, Text};
 use agentd_policy::names::{AbsPath, ProfileName};
 use agentd_policy::profile::{MAX_BYTES, Profile};
-use agentd_proto::v1::ProfileRef;
 use rustix::fs::OFlags;
 
-use crate::error::malformed;
-use crate::site::Site;
-
-/// The most files that a request may bring.
-const MAX_FILES: usize = 64;
-/// What is worth a thread of its own to parse, in bytes.
-const LARGE: usize = 32 << 10;
 /// The most profiles of a site.
 const MAX_SITE: usize = 1024;
 
@@ -117,33 +109,6 @@ fn text(label: String) -> Result<Text, Refusal> {
 fn unreadable(label: &str, error: &std::io::Error) -> Refusal {
     let mend = "let the account of the service read it";
     Refusal::new(format!("profile {label}: {error}"), "profile.unreadable", mend)
-}
-
-/// The profile that `wanted` means, merged with its parents.
-pub async fn resolve(site: &Arc<Site>, wanted: Option<ProfileRef>) -> Result<Profile, Refusal> {
-    let ProfileRef { name, files } = wanted.unwrap_or_default();
-    if files.len() > MAX_FILES {
-        return Err(malformed(format!("{} profile files", files.len()), "request.profile"));
-    }
-    let name = if name.is_empty() { "default" } else { &name };
-    let name = match (ProfileName::parse(name), files.is_empty()) {
-        (Ok(name), _) => name,
-        (Err(e), true) => return Err(e.refusal("profile.name")),
-        // The name only says what the file was found by; the file is there.
-        (Err(_), false) => ProfileName::parse("file").map_err(|e| e.refusal("profile.name"))?,
-    };
-    let files: Vec<Text> = files.into_iter().map(|f| Text { label: f.path, toml: f.toml }).collect();
-    if files.iter().map(|f| f.toml.len()).sum::<usize>() < LARGE {
-        return lookup(site, &files, &name);
-    }
-    let site = site.clone();
-    tokio::task::spawn_blocking(move || lookup(&site, &files, &name))
-        .await
-        .map_err(|_| Refusal::new("the profile", "profile.form", "it could not be read; make it simpler"))?
-}
-
-fn lookup(site: &Site, files: &[Text], name: &ProfileName) -> Result<Profile, Refusal> {
-    Library { files, site: &|name| site.profiles.find(name), bounds: &site.config.bounds }.resolve(name)
 }
 
 #[cfg(test)]

@@ -240,7 +240,7 @@ impl Session {
     /// Sends a signal to a command of it.
     pub fn signal(&self, command: CommandNumber, signal: i32) -> Result<(), Refusal> {
         if !(1..=64).contains(&signal) {
-            return Err(crate::error::malformed(format!("signal {signal}"), "request.signal"));
+            return Err(agentd_request::malformed(format!("signal {signal}"), "request.signal"));
         }
         self.asks.try_send(Ask::Signal { command, signal }).map_err(|_| {
             Refusal::new(

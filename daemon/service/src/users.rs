@@ -5,10 +5,9 @@ use std::collections::HashMap;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
+use agentd_kernel::account::Account;
 use agentd_policy::Refusal;
 use agentd_policy::decide::CallerFacts;
-use agentd_policy::names::{AbsPath, UserName};
-use nix::unistd::{Uid, User};
 
 use crate::host::lock;
 
@@ -20,13 +19,6 @@ const MOST: usize = 4096;
 #[derive(Default)]
 pub struct Users(Mutex<HashMap<u32, (Instant, Account)>>);
 
-#[derive(Clone)]
-struct Account {
-    user: UserName,
-    home: AbsPath,
-    shell: AbsPath,
-}
-
 impl Users {
     /// The account of `uid`.
     pub async fn facts(&self, uid: u32, root_callers: bool) -> Result<CallerFacts, Refusal> {
@@ -34,7 +26,7 @@ impl Users {
         let Account { user, home, shell } = match known {
             Some(account) => account,
             None => {
-                let account = tokio::task::spawn_blocking(move || account(uid))
+                let account = tokio::task::spawn_blocking(move || Account::of(uid))
                     .await
                     .map_err(|_| unknown(uid, "the look-up failed"))??;
                 let mut accounts = lock(&self.0);
@@ -62,29 +54,12 @@ impl Users {
     /// An account that the test's host need not have.
     pub fn put(&self, uid: u32, name: &str) {
         let account = Account {
-            user: UserName::parse(name).unwrap(),
-            home: AbsPath::parse(&format!("/home/{name}")).unwrap(),
-            shell: AbsPath::parse("/bin/sh").unwrap(),
+            user: agentd_policy::names::UserName::parse(name).unwrap(),
+            home: agentd_policy::names::AbsPath::parse(&format!("/home/{name}")).unwrap(),
+            shell: agentd_policy::names::AbsPath::parse("/bin/sh").unwrap(),
         };
         lock(&self.0).insert(uid, (Instant::now(), account));
     }
-}
-
-fn account(uid: u32) -> Result<Account, Refusal> {
-    let user = User::from_uid(Uid::from_raw(uid))
-        .map_err(|errno| unknown(uid, &errno.to_string()))?
-        .ok_or_else(|| unknown(uid, "no account has this uid"))?;
-    let path = |what: &str, path: &std::path::Path| {
-        let text = path.to_str().ok_or_else(|| unknown(uid, &format!("its {what} is not UTF-8")))?;
-        let text = if text.len() > 1 { text.trim_end_matches('/') } else { text };
-        AbsPath::parse(text).map_err(|e| unknown(uid, &format!("its {what}: {e}")))
-    };
-    let shell = if user.shell.as_os_str().is_empty() { "/bin/sh".as_ref() } else { user.shell.as_path() };
-    Ok(Account {
-        user: UserName::parse(&user.name).map_err(|e| unknown(uid, &e.to_string()))?,
-        home: path("home", &user.dir)?,
-        shell: path("shell", shell)?,
-    })
 }
 
 fn unknown(uid: u32, why: &str) -> Refusal {

@@ -3,8 +3,6 @@
 use std::fmt::Debug;
 use std::net::IpAddr;
 
-use agentd_kernel::offer::{self, Answer};
-use agentd_kernel::packets::{MAX_DESCRIPTORS, Packet};
 use agentd_policy::addresses::{Judgement, Net, judge};
 use agentd_policy::config::{Bounds, Config};
 use agentd_policy::decide::{CallerFacts, Request, decide};
@@ -14,6 +12,7 @@ use agentd_policy::hosts::{HostName, HostPattern};
 use agentd_policy::library::{Library, Text};
 use agentd_policy::names::{AbsPath, ProfileName, RelPath, SessionId, UserName};
 use agentd_policy::network::{Change, Rule, Upstream};
+use agentd_policy::offer::{MAX_GRANTS, MAX_OFFER, Offer, ToClient};
 use agentd_policy::profile::{Profile, Protocol};
 use agentd_policy::size;
 use agentd_policy::wire::{
@@ -103,19 +102,16 @@ fn frames(mut bytes: &[u8]) {
     }
 }
 
-/// What a client offers to the launcher, and what that answers.
+/// What a client offers to the launcher, and what that answers: of one spelling, and bounded.
 pub fn offers(bytes: &[u8]) {
-    if let Ok(grants) = offer::grants(bytes) {
-        assert!(grants.len() <= MAX_DESCRIPTORS && bytes.len() == 4 + 2 * grants.len());
-        let parsed = offer::parse(Packet { bytes: bytes.to_vec(), descriptors: Vec::new() });
-        assert_eq!(parsed.is_ok(), grants.is_empty());
+    if let Ok(offer) = Offer::decode(bytes) {
+        assert!(offer.grants.len() <= MAX_GRANTS && bytes.len() <= MAX_OFFER);
+        assert_eq!(Offer::decode(&wire::encode(&offer).unwrap()).unwrap(), offer);
     }
-    if let Ok(answer) = Answer::parse(bytes) {
-        let encoded = answer.encode();
-        assert!(encoded.len() <= offer::MAX_ANSWER);
-        if bytes.len() <= offer::MAX_ANSWER / 3 {
-            assert_eq!(Answer::parse(&encoded).unwrap(), answer);
-        }
+    if let Ok(answer) = wire::decode::<ToClient>(bytes) {
+        // Bounds have numbers that are none, which equal nothing.
+        let again = wire::encode(&answer).map(|packet| wire::decode::<ToClient>(&packet).is_ok());
+        assert!(again.unwrap_or(true));
     }
 }
 
@@ -237,6 +233,7 @@ fn request() -> Request {
         timeout_ms: None,
         idle_ms: None,
         terminal: None,
+        remove: false,
         offered: None,
     }
 }

@@ -6,10 +6,19 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
-use agentd_kernel::offer::{self, Answer, Grant, MAX_ANSWER, Mode, Role};
+use agentd_kernel::account::Account;
 use agentd_kernel::packets::Packets;
+use agentd_policy::Refusal;
+use agentd_policy::config::Bounds;
+use agentd_policy::consent::Consent;
+use agentd_policy::decide::{CallerFacts, Permit, decide};
+use agentd_policy::library::Library;
+use agentd_policy::names::{ProfileName, SessionId};
+use agentd_policy::network::Upstream;
+use agentd_policy::offer::{Grant, Offer, Site, ToClient};
+use agentd_policy::wire::{MAX_PACKET, decode, encode};
 use agentd_proto::v1::sessions_client::SessionsClient;
-use agentd_proto::v1::{CreateRequest, EnvVar, ResolveRequest, RunSpec, WantedPath};
+use agentd_proto::v1::{CreateRequest, EnvVar, RunSpec};
 use hyper_util::rt::TokioIo;
 use prost::bytes::{Buf as _, BufMut as _};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
@@ -101,60 +110,75 @@ impl Api {
         })
     }
 
-    /// Resolves, opens and offers what is wanted, and creates a session: its id.
-    ///
-    /// # Errors
-    /// The status of whichever call was refused.
-    pub fn create(&self, spec: RunSpec) -> Result<String, Status> {
-        let (offer, request) = self.prepared(spec)?;
-        let reply = self.ask(self.client().create(request));
-        drop(offer);
-        reply.map(|reply| reply.id)
-    }
-
-    /// All of that but the last call. The socket has to be held until then.
+    /// Decides, opens and offers what is wanted, and creates a session: its id.
     ///
     /// # Errors
     /// The status of the refusal.
-    pub fn prepared(&self, spec: RunSpec) -> Result<(Option<Packets>, CreateRequest), Status> {
-        let resolved = self.ask(self.client().resolve(ResolveRequest { spec: Some(spec.clone()) }))?;
-        let (offer, ticket) = match resolved.paths.is_empty() {
-            true => (None, Vec::new()),
-            false => {
-                let (socket, ticket) = offered(&self.offers, &self.user, &resolved.paths);
-                (Some(socket), ticket.to_vec())
-            }
-        };
-        let request = CreateRequest { spec: Some(spec), ticket: ticket.into(), paths: resolved.paths };
-        Ok((offer, request))
+    pub fn create(&self, spec: RunSpec) -> Result<String, Status> {
+        let (held, request) = self.prepared(spec);
+        let reply = self.ask(self.client().create(request));
+        drop(held);
+        reply.map(|reply| reply.id)
+    }
+
+    /// All of that but the last call. The socket has to be held until then. What breaks a rule is offered nothing for:
+    /// it is the daemon's to refuse.
+    pub fn prepared(&self, spec: RunSpec) -> (Option<Packets>, CreateRequest) {
+        let user = &self.user;
+        as_user(user.uid, user.gid, &user.groups(), || {
+            let side = side_socket(&self.offers);
+            let ToClient::Site(site) = answer(&side) else { panic!("the launcher does not say what it is") };
+            let Ok(permit) = permit(user, &site, &spec) else {
+                let ticket = vec![0; 32].into();
+                return (None, CreateRequest { spec: Some(spec), ticket, paths: vec![] });
+            };
+            let open = |wanted: &agentd_policy::decide::Wanted| -> (Grant, OwnedFd) {
+                let grant = Grant { role: wanted.role, mode: wanted.mode };
+                (grant, std::fs::File::open(wanted.path.as_str()).expect("the user's own").into())
+            };
+            let opened: Vec<_> = permit.wanted().iter().map(open).collect();
+            let paths = permit.wanted().iter().map(agentd_request::offered_path).collect();
+            let consent = Consent::to(permit.plan()).expect("a plan");
+            let grants = opened.iter().map(|(grant, _)| *grant).collect();
+            let packet = encode(&Offer { consent, grants }).expect("an offer within bounds");
+            let borrowed: Vec<_> = opened.iter().map(|(_, fd)| fd.as_fd()).collect();
+            side.send(&packet, &borrowed).expect("an offer");
+            let ToClient::Held(ticket) = answer(&side) else { panic!("an offer is refused") };
+            (Some(side), CreateRequest { spec: Some(spec), ticket: ticket.0.to_vec().into(), paths })
+        })
     }
 }
 
-/// Opens `paths` as `user` and offers them.
-pub fn offered(socket: &Path, user: &User, paths: &[WantedPath]) -> (Packets, [u8; 32]) {
-    let open = |path: &WantedPath| -> (Grant, OwnedFd) {
-        let role = if path.role == "input" { Role::Input } else { Role::Workspace };
-        let mode = match path.mode.as_str() {
-            "ro" => Mode::Ro,
-            "direct" => Mode::Direct,
-            _ => Mode::Overlay,
-        };
-        (Grant { role, mode }, std::fs::File::open(&path.path).expect("the user's own").into())
+/// What `spec` comes to for `user`, by the rules that a client has. Paths are their own names here.
+fn permit(user: &User, site: &Site, spec: &RunSpec) -> Result<Permit, Refusal> {
+    let Account { user: name, home, shell } = Account::of(user.uid)?;
+    let caller = CallerFacts { uid: user.uid, user: name, home, shell, root_callers: site.root_callers };
+    let upstream = Upstream {
+        resolvers: site.resolvers.clone().unwrap_or_default(),
+        global_also: site.global_also.clone(),
     };
-    let (held, packets) = as_user(user.uid, user.gid, &user.groups(), || {
-        let fd =
-            rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
-                .expect("a socket");
-        rustix::net::connect(&fd, &SocketAddrUnix::new(socket).expect("a short name")).expect("a member");
-        (paths.iter().map(open).collect::<Vec<_>>(), Packets::from_fd(fd))
-    });
-    let borrowed: Vec<_> = held.iter().map(|(grant, fd)| (*grant, fd.as_fd())).collect();
-    offer::send(&packets, &borrowed).expect("an offer");
-    let answer = packets.receive(MAX_ANSWER, 0).expect("an answer").expect("an answer");
-    match Answer::parse(&answer.bytes).expect("an answer") {
-        Answer::Ticket(ticket) => (packets, ticket),
-        refused => panic!("{refused:?}"),
-    }
+    let id = SessionId::from_random([0; 6]);
+    let request = agentd_request::parse(spec.clone(), id)?;
+    decide(&request, &agentd_request::profile(spec)?, &site.bounds, &upstream, &caller)
+}
+
+fn side_socket(path: &Path) -> Packets {
+    let fd = rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+        .expect("a socket");
+    rustix::net::connect(&fd, &SocketAddrUnix::new(path).expect("a short name")).expect("a member");
+    Packets::from_fd(fd)
+}
+
+fn answer(socket: &Packets) -> ToClient {
+    let packet = socket.receive(MAX_PACKET, 0).expect("an answer").expect("an answer");
+    decode(&packet.bytes).expect("an answer")
+}
+
+/// The default profile, resolved for a site without bounds of its own.
+fn default_profile() -> String {
+    let library = Library { files: &[], site: &|_| Ok(None), bounds: &Bounds::default() };
+    let profile = library.resolve(&ProfileName::parse("default").expect("a name")).expect("built in");
+    profile.to_toml().expect("TOML")
 }
 
 /// Messages as they are on the wire.
@@ -213,6 +237,7 @@ impl World {
             value: value.as_bytes().to_vec().into(),
         };
         RunSpec {
+            profile: default_profile(),
             name: self.unique("s"),
             command: command.iter().map(|word| word.as_bytes().to_vec().into()).collect(),
             caller_env: vec![var("PATH", "/usr/bin:/bin"), var("USER", &user.name)],

@@ -27,12 +27,12 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use agentd_kernel::cgroup::Group;
-use agentd_kernel::offer::{Grant, MAX_OFFER};
 use agentd_kernel::packets::{MAX_DESCRIPTORS, Packets};
 use agentd_kernel::process::{self, Child, SingleThreaded};
 use agentd_policy::Refusal;
 use agentd_policy::lease::{Groups, Lease, Pool};
 use agentd_policy::names::AbsPath;
+use agentd_policy::offer::{Grant, MAX_OFFER, Offer};
 use agentd_policy::plan::Plan;
 use agentd_policy::wire::{MAX_KEEPER_PACKET, MAX_PACKET, Timing, decode, encode};
 use rustix::event::{PollFd, PollFlags};
@@ -78,8 +78,7 @@ pub struct Builder<'a> {
     pub token: SingleThreaded,
 }
 
-/// Launcher to builder. Descriptors: the keeper's listening socket; the caller's side socket with its offer, if it
-/// made one; a directory for uppers, if the plan has overlays; the table of blocklists, if the site has any and the session
+/// Launcher to builder. Descriptors: the keeper's listening socket; the caller's side socket with its offer; a directory for uppers, if the plan has overlays; the table of blocklists, if the site has any and the session
 /// a way out; a file of authorities, if it asks over TLS.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Order {
@@ -87,8 +86,6 @@ pub struct Order {
     pub plan: Plan,
     /// When the launcher read the request: nanoseconds of `CLOCK_MONOTONIC`.
     pub began_ns: u64,
-    /// Whether the caller's side socket comes along.
-    pub offer: bool,
     /// Whether a directory for uppers does.
     pub uppers: bool,
     /// Whether the table of blocklists does.
@@ -209,25 +206,16 @@ impl<'a> Builder<'a> {
         let mut descriptors = packet.descriptors.into_iter();
         let listener =
             descriptors.next().ok_or_else(|| Fault::host("order", "launcher", "no socket for the keeper"))?;
+        let offer = descriptors.next().ok_or_else(|| Fault::host("order", "launcher", "no offer"))?;
         let mut next = |wanted: bool| if wanted { descriptors.next() } else { None };
-        let (offer, uppers) = (next(order.offer), next(order.uppers));
-        let (blocklist, trust) = (next(order.blocklist), next(order.trust));
+        let (uppers, blocklist, trust) = (next(order.uppers), next(order.blocklist), next(order.trust));
         if order.blocklist != blocklist.is_some() {
             return Err(Fault::host("order", "launcher", "no table of blocklists"));
         }
         if order.trust != trust.is_some() {
             return Err(Fault::host("order", "launcher", "no file of authorities"));
         }
-        let offered = match offer.map(Packets::from_fd) {
-            Some(socket) => {
-                let packet = socket.receive(MAX_OFFER, MAX_DESCRIPTORS).at("order", "offer")?;
-                let packet = packet.ok_or_else(|| Fault::host("order", "offer", "its client is gone"))?;
-                agentd_kernel::offer::parse(packet).map_err(|error| {
-                    Fault::caller(error.to_string(), "offer.form", "offer one descriptor for each grant")
-                })?
-            }
-            None => Vec::new(),
-        };
+        let offered = offered(&Packets::from_fd(offer))?;
         let ago = Duration::from_nanos(monotonic_ns().saturating_sub(order.began_ns));
         let began = Instant::now().checked_sub(ago).unwrap_or_else(Instant::now);
         let Order { plan, service_uid, .. } = order;
@@ -258,6 +246,19 @@ impl Builder<'_> {
             }
         }
     }
+}
+
+/// What the client offered: it is taken here, not in the launcher, because to close a descriptor can block.
+fn offered(socket: &Packets) -> Result<Vec<(Grant, OwnedFd)>, Fault> {
+    let malformed = |what: String| Fault::caller(what, "offer.form", "offer one descriptor for each grant");
+    let packet = socket.receive(MAX_OFFER, MAX_DESCRIPTORS).at("order", "offer")?;
+    let packet = packet.ok_or_else(|| Fault::host("order", "offer", "its client is gone"))?;
+    let Offer { grants, .. } = Offer::decode(&packet.bytes).map_err(|error| malformed(error.to_string()))?;
+    let (granted, given) = (grants.len(), packet.descriptors.len());
+    if granted != given {
+        return Err(malformed(format!("{given} descriptors for {granted} grants")));
+    }
+    Ok(grants.into_iter().zip(packet.descriptors).collect())
 }
 
 /// The time that launcher and builder share.

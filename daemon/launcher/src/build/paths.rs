@@ -5,11 +5,11 @@ use std::path::Path;
 
 use agentd_kernel::mount::{self, Identity, Tree};
 use agentd_kernel::mountinfo::Mounts;
-use agentd_kernel::offer::{self, Grant};
 use agentd_kernel::packets::Packets;
 use agentd_kernel::procfs;
 use agentd_policy::names::AbsPath;
-use agentd_policy::plan::{Mode as WorkspaceMode, Plan, Workspace};
+use agentd_policy::offer::Grant;
+use agentd_policy::plan::{Mode as WorkspaceMode, Plan, Role, Workspace};
 use agentd_policy::wire::encode;
 use rustix::fs::{FileType, Mode, OFlags, Stat};
 
@@ -58,7 +58,7 @@ pub fn take(
         false => Mounts::read(proc).at("paths", "mountinfo")?,
     };
     let mut offered: Vec<_> = offered.into_iter().map(Some).collect();
-    let mut claim = |index: u16, path: &AbsPath, role: offer::Role, mode: offer::Mode| {
+    let mut claim = |index: u16, path: &AbsPath, role: Role, mode: WorkspaceMode| {
         let slot = offered.get_mut(usize::from(index)).and_then(Option::take);
         let Some((grant, fd)) = slot else {
             return Err(Fault::caller(
@@ -78,12 +78,7 @@ pub fn take(
     };
     let mut sources = Sources { workspaces: Vec::new(), inputs: Vec::new() };
     for workspace in &plan.workspaces {
-        let mode = match workspace.mode {
-            WorkspaceMode::Ro => offer::Mode::Ro,
-            WorkspaceMode::Overlay => offer::Mode::Overlay,
-            WorkspaceMode::Direct => offer::Mode::Direct,
-        };
-        let mut source = claim(workspace.descriptor, &workspace.path, offer::Role::Workspace, mode)?;
+        let mut source = claim(workspace.descriptor, &workspace.path, Role::Workspace, workspace.mode)?;
         if workspace.mode != WorkspaceMode::Direct {
             no_submounts(&source, &mounts)?;
             source.direct = None;
@@ -97,7 +92,7 @@ pub fn take(
         sources.workspaces.push((workspace.clone(), source));
     }
     for input in &plan.inputs {
-        let source = claim(input.descriptor, &input.path, offer::Role::Input, offer::Mode::Ro)?;
+        let source = claim(input.descriptor, &input.path, Role::Input, WorkspaceMode::Ro)?;
         if source.name.is_none() {
             no_submounts(&source, &mounts)?;
         }
@@ -133,7 +128,7 @@ impl Placeholders<'_> {
 fn prove(
     fd: OwnedFd,
     path: &AbsPath,
-    role: offer::Role,
+    role: Role,
     proc: BorrowedFd<'_>,
     mounts: &Mounts,
 ) -> Result<Source, Fault> {
@@ -148,8 +143,8 @@ fn prove(
     let stat = rustix::fs::fstat(&fd).at("paths", path.as_str())?;
     let kind = FileType::from_raw_mode(stat.st_mode);
     let fits = match role {
-        offer::Role::Workspace => kind == FileType::Directory,
-        offer::Role::Input => matches!(kind, FileType::Directory | FileType::RegularFile),
+        Role::Workspace => kind == FileType::Directory,
+        Role::Input => matches!(kind, FileType::Directory | FileType::RegularFile),
     };
     if !fits {
         return Err(Fault::caller(

@@ -4,6 +4,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use agentd_kernel::packets::Packets;
 use agentd_kernel::peer;
+use agentd_policy::offer::Site;
 use agentd_policy::wire::{CallerNumber, FromLauncher};
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::net::SocketFlags;
@@ -54,7 +55,8 @@ impl Server {
             tracing::warn!(user = peer.uid, pid = peer.pid, "offer refused: too many of one user");
             return;
         }
-        let number = self.offers.add(peer, Packets::from_fd(socket));
+        let site = Site::of(&self.context.settings.config);
+        let Some(number) = self.offers.add(peer, Packets::from_fd(socket), site) else { return };
         let flags = EventFlags::IN | EventFlags::RDHUP;
         let watched = self.offers.socket(number).map(|s| self.watch(s.as_fd(), Source::Offer, number, flags));
         if let Some(Err(error)) = watched {

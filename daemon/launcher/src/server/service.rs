@@ -177,7 +177,7 @@ impl Server {
         &mut self,
         number: RequestNumber,
         caller: CallerNumber,
-        ticket: Option<Ticket>,
+        ticket: Ticket,
         plan: agentd_policy::plan::Plan,
         began_ns: u64,
     ) -> Result<(), Refusal> {
@@ -197,10 +197,8 @@ impl Server {
                 format!("run agentctl with at most {} of them, by `setpriv --groups`", Groups::MAX),
             )
         })?;
-        let offer = ticket.map(|ticket| self.offers.take(ticket, &caller)).transpose()?;
-        if let Some(socket) = &offer {
-            self.unwatch(socket.as_fd());
-        }
-        self.sessions.build(&self.context, Request { number, caller, groups, plan, began_ns }, offer)
+        let (offer, consent) = self.offers.take(ticket, &caller)?;
+        self.unwatch(offer.as_fd());
+        self.sessions.build(&self.context, Request { number, caller, groups, plan, consent, began_ns }, offer)
     }
 }

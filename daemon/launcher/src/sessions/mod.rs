@@ -236,7 +236,7 @@ impl Sessions {
     /// Lets what is only prepared go, and ends what is being built.
     pub fn abandon(&mut self) {
         self.wanted = None;
-        self.left.extend(self.deferred.drain(..).filter_map(|deferred| deferred.offer));
+        self.left.extend(self.deferred.drain(..).map(|deferred| deferred.offer));
         for session in self.all.values_mut() {
             match session.state {
                 State::Waiting { .. } => session.dismiss(),
@@ -273,7 +273,7 @@ impl Sessions {
             }
         }
         self.workers.iter_mut().for_each(|worker| worker.request = None);
-        self.left.extend(self.deferred.drain(..).filter_map(|deferred| deferred.offer));
+        self.left.extend(self.deferred.drain(..).map(|deferred| deferred.offer));
     }
 
     /// Whether there is a place for their cgroups.

@@ -7,6 +7,7 @@ use agentd_kernel::cgroup::Limits;
 use agentd_kernel::packets::Packets;
 use agentd_policy::Refusal;
 use agentd_policy::config::Config;
+use agentd_policy::consent::Consent;
 use agentd_policy::egress::Egress;
 use agentd_policy::lease::Groups;
 use agentd_policy::plan::{Mode, Plan};
@@ -33,6 +34,8 @@ pub struct Request {
     pub groups: Groups,
     /// What.
     pub plan: Plan,
+    /// What the caller agreed to, which is the plan or nothing.
+    pub consent: Consent,
     /// When it was read: nanoseconds of `CLOCK_MONOTONIC`.
     pub began_ns: u64,
 }
@@ -40,7 +43,7 @@ pub struct Request {
 /// One that waits until names are taken away that it would cover.
 pub struct Deferred {
     request: Request,
-    pub offer: Option<Packets>,
+    pub offer: Packets,
 }
 
 /// What was not done, and why.
@@ -48,14 +51,14 @@ type Failed = (&'static str, String);
 
 impl Sessions {
     /// Checks a request by the launcher's own rules, and gives it to a builder.
-    pub fn build(&mut self, cx: &Context, request: Request, offer: Option<Packets>) -> Result<(), Refusal> {
+    pub fn build(&mut self, cx: &Context, request: Request, offer: Packets) -> Result<(), Refusal> {
         if let Err(refusal) = self.check(cx, &request) {
-            self.left.extend(offer);
+            self.left.push(offer);
             return Err(refusal);
         }
         if self.must_wait(request.caller.uid, &places(&request.plan), Instant::now()) {
             if self.deferred.len() >= MAX_DEFERRED {
-                self.left.extend(offer);
+                self.left.push(offer);
                 let mend = "try again in a moment";
                 return Err(Refusal::new("one more session in that directory", "host.busy", mend));
             }
@@ -116,6 +119,7 @@ impl Sessions {
             return Err(Refusal::new("a session for a leased uid", "caller.pool", "sessions ask for none"));
         }
         plan.check(bounds)?;
+        request.consent.check(plan)?;
         plan.egress.as_ref().map_or(Ok(()), |egress| egress.check_site(&config.egress))?;
         self.check_count(None, bounds.max_sessions, "bounds.max_sessions")?;
         self.check_count(Some(caller.uid), bounds.max_sessions_per_user, "bounds.max_sessions_per_user")?;
@@ -134,14 +138,15 @@ impl Sessions {
         Ok(())
     }
 
-    fn start(&mut self, cx: &Context, request: Request, mut offer: Option<Packets>) -> Result<(), Refusal> {
+    fn start(&mut self, cx: &Context, request: Request, offer: Packets) -> Result<(), Refusal> {
         let trust = match trust(&cx.settings.config, &request.plan) {
             Ok(trust) => trust,
             Err(refusal) => {
-                self.left.extend(offer);
+                self.left.push(offer);
                 return Err(refusal);
             }
         };
+        let mut offer = Some(offer);
         let started = self.find_builder(cx, &request).and_then(|number| {
             let ordered = self.order(cx, number, request, &mut offer, trust);
             if let Some(session) = self.all.get_mut(&number).filter(|_| ordered.is_err()) {
@@ -225,7 +230,6 @@ impl Sessions {
         let order = Order {
             plan,
             began_ns,
-            offer: offer.is_some(),
             uppers: uppers.is_some(),
             blocklist: blocklist.is_some(),
             trust: trust.is_some(),

@@ -7,10 +7,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use agentd_kernel::offer::{self, Answer, Grant, MAX_ANSWER, Role};
 use agentd_kernel::packets::{PacketError, Packets};
+use agentd_policy::consent::{Consent, Digest};
 use agentd_policy::names::{AbsPath, RelPath, SessionId, UserName};
-use agentd_policy::plan::{Limits, Mode, Plan, Workspace};
+use agentd_policy::offer::{Grant, Offer, ToClient};
+use agentd_policy::plan::{Limits, Mode, Plan, Role, Workspace};
 use agentd_policy::wire::{
     CallerNumber, FromLauncher, FromService, MAX_PACKET, RequestNumber, Ticket, decode, encode,
 };
@@ -280,14 +281,17 @@ impl Service {
         self.packets.send(&encode(message).unwrap(), &[]).unwrap();
     }
 
-    /// Offers the working directory; the ticket.
-    fn offer(&self, mode: offer::Mode) -> (Ticket, Packets) {
+    /// Offers the working directory, for `plan`; the ticket.
+    fn offer(&self, mode: Mode, plan: &Plan) -> (Ticket, Packets) {
         let side = Packets::from_fd(dial(&self.base.join("run/offer.sock"), SocketType::SEQPACKET, CALLER));
         let work = std::fs::File::open(self.base.join("work")).unwrap();
-        offer::send(&side, &[(Grant { role: Role::Workspace, mode }, work.as_fd())]).unwrap();
-        let answer = side.receive(MAX_ANSWER, 0).unwrap().unwrap();
-        let Answer::Ticket(ticket) = Answer::parse(&answer.bytes).unwrap() else { panic!("refused") };
-        (Ticket(ticket), side)
+        let grants = vec![Grant { role: Role::Workspace, mode }];
+        let offer = Offer { consent: Consent::to(plan).unwrap(), grants };
+        side.send(&encode(&offer).unwrap(), &[work.as_fd()]).unwrap();
+        let hear = || decode(&side.receive(MAX_PACKET, 0).unwrap().unwrap().bytes).unwrap();
+        assert!(matches!(hear(), ToClient::Site(_)));
+        let ToClient::Held(ticket) = hear() else { panic!("refused") };
+        (ticket, side)
     }
 
     /// Asks for a session that works in the working directory.
@@ -305,12 +309,11 @@ impl Service {
         change: impl FnOnce(&mut Plan),
     ) -> (SessionId, Packets) {
         let session = SessionId::from_random([id; 6]);
-        let offered = if mode == Mode::Direct { offer::Mode::Direct } else { offer::Mode::Overlay };
-        let (ticket, side) = self.offer(offered);
         let path = AbsPath::parse(self.base.join("work").to_str().unwrap()).unwrap();
         let direct = mode == Mode::Direct;
         let mut plan = Plan {
             session: session.clone(),
+            profile: Digest::default(),
             user: UserName::parse("caller").unwrap(),
             home: AbsPath::parse("/home/caller").unwrap(),
             shell: AbsPath::parse("/bin/sh").unwrap(),
@@ -346,13 +349,9 @@ impl Service {
             egress: None,
         };
         change(&mut plan);
+        let (ticket, side) = self.offer(mode, &plan);
         let request = RequestNumber(u64::from(id));
-        self.say(&FromService::Build {
-            request,
-            caller: self.caller,
-            ticket: Some(ticket),
-            plan: Box::new(plan),
-        });
+        self.say(&FromService::Build { request, caller: self.caller, ticket, plan: Box::new(plan) });
         (session, side)
     }
 

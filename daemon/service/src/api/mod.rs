@@ -14,16 +14,17 @@ use agentd_proto::v1::sessions_server::Sessions;
 use agentd_proto::v1::{
     AttachInput, AttachOutput, ChangePolicyReply, ChangePolicyRequest, CreateReply, CreateRequest,
     DoctorReply, DoctorRequest, Event, EventsRequest, InspectReply, InspectRequest, KillReply, KillRequest,
-    ListReply, ListRequest, LogChunk, LogsRequest, RemoveReply, RemoveRequest, ResolveReply, ResolveRequest,
-    RunSpec, Session as Shown, ShowProfileReply, ShowProfileRequest, StopReply, StopRequest, Timing,
-    VersionReply, VersionRequest, WantedPath, WatchRequest,
+    ListReply, ListRequest, LogChunk, LogsRequest, OfferedPath, RemoveReply, RemoveRequest, RunSpec,
+    Session as Shown, StopReply, StopRequest, Timing, VersionReply, VersionRequest, WatchRequest,
 };
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::connection::Caller;
-use crate::error::{malformed, refused};
+use agentd_request::malformed;
+
+use crate::error::refused;
 use crate::events::{self, Filter, Scope};
 use crate::host::Host;
 use crate::logs::Reading;
@@ -32,8 +33,10 @@ use crate::record::Record;
 use crate::registry::Wish;
 use crate::session::{Phase, Session};
 use crate::slots::{Slot, Slots, crowded};
-use crate::{attach, build, profiles, request, system};
+use crate::{attach, build, system};
 
+/// What is worth a thread of its own to parse, in bytes.
+const LARGE: usize = 32 << 10;
 /// What the commands and messages of a list may come to, in bytes.
 const LISTED: usize = 1 << 20;
 /// Events and states that wait for a client.
@@ -63,18 +66,19 @@ fn take(slots: &Arc<Slots>, caller: &Caller, what: &str) -> Result<Slot, Refusal
 }
 
 impl Api {
+    /// The session that `spec` asks for, by the site's rules. Its profile is the client's, resolved.
     async fn permit(
         &self,
         caller: &Caller,
-        mut spec: RunSpec,
-        offered: Option<&[WantedPath]>,
+        spec: RunSpec,
+        offered: &[OfferedPath],
     ) -> Result<(Permit, Profile), Refusal> {
         let host = &self.0;
         let site = host.site();
         let facts = host.users.facts(caller.peer.uid, site.config.root_callers).await?;
-        let profile = profiles::resolve(&site, spec.profile.take()).await?;
-        let mut request = request::parse(spec, self.new_id()?)?;
-        request.offered = offered.map(request::offered).transpose()?;
+        let (profile, spec) = resolved(spec).await?;
+        let mut request = agentd_request::parse(spec, self.new_id()?)?;
+        request.offered = Some(agentd_request::offered(offered)?);
         Ok((decide(&request, &profile, &site.config.bounds, &site.upstream, &facts)?, profile))
     }
 
@@ -92,11 +96,10 @@ impl Api {
         let (host, began) = (&self.0, Instant::now());
         host.store.check()?;
         let spec = request.spec.ok_or_else(|| malformed("a request without a spec", "request.spec"))?;
-        let (name, remove, detach) = (request::name(&spec)?, spec.remove, spec.detach);
-        let (permit, profile) = self.permit(&caller, spec, Some(&request.paths)).await?;
-        let ticket = ticket(&request.ticket, permit.wanted().is_empty())?;
-        let mut plan = permit.into_plan();
-        plan.remove = remove;
+        let ticket = ticket(&request.ticket)?;
+        let (name, detach) = (agentd_request::name(&spec)?, spec.detach);
+        let (permit, profile) = self.permit(&caller, spec, &request.paths).await?;
+        let plan = permit.into_plan();
         let profile = profile.name.map(|name| name.to_string()).unwrap_or_default();
         let (log, output) = (host.store.log(&plan.session), host.store.output(&plan.session));
         output.begin();
@@ -162,12 +165,19 @@ async fn watch(session: Arc<Session>, to: mpsc::Sender<Result<Shown, Status>>) {
     }
 }
 
-fn ticket(bytes: &[u8], none_needed: bool) -> Result<Option<Ticket>, Refusal> {
-    match (<[u8; 32]>::try_from(bytes), none_needed) {
-        (Ok(ticket), _) => Ok(Some(Ticket(ticket))),
-        (Err(_), true) if bytes.is_empty() => Ok(None),
-        (Err(_), _) => Err(malformed(format!("a ticket of {} bytes", bytes.len()), "request.ticket")),
+fn ticket(bytes: &[u8]) -> Result<Ticket, Refusal> {
+    let malformed = |_| malformed(format!("a ticket of {} bytes", bytes.len()), "request.ticket");
+    <[u8; 32]>::try_from(bytes).map(Ticket).map_err(malformed)
+}
+
+/// The profile of `spec`: a long one is read on a thread of its own.
+async fn resolved(spec: RunSpec) -> Result<(Profile, RunSpec), Refusal> {
+    if spec.profile.len() < LARGE {
+        return Ok((agentd_request::profile(&spec)?, spec));
     }
+    tokio::task::spawn_blocking(move || Ok((agentd_request::profile(&spec)?, spec)))
+        .await
+        .map_err(|_| Refusal::new("the profile", "profile.form", "it could not be read; make it simpler"))?
 }
 
 #[tonic::async_trait]
@@ -177,22 +187,6 @@ impl Sessions for Api {
     type EventsStream = ReceiverStream<Result<Event, Status>>;
     type WatchStream = ReceiverStream<Result<Shown, Status>>;
     type LogsStream = ReceiverStream<Result<LogChunk, Status>>;
-
-    async fn resolve(&self, request: Request<ResolveRequest>) -> Result<Response<ResolveReply>, Status> {
-        let caller = caller(&request)?;
-        let spec = request.into_inner().spec;
-        let spec = deny(spec.ok_or_else(|| malformed("a request without a spec", "request.spec")))?;
-        let (permit, _) =
-            deny(self.permit(&caller, spec, None).await.inspect_err(|e| refused_session(&caller.peer, e)))?;
-        let plan_json = serde_json::to_string_pretty(&dry(&permit))
-            .map_err(|e| Status::internal(format!("plan as JSON: {e}")))?;
-        let paths = permit.wanted().iter().map(request::wanted).collect();
-        Ok(Response::new(ResolveReply {
-            paths,
-            plan_json,
-            offer_socket: self.0.site().config.offer_socket(),
-        }))
-    }
 
     async fn create(&self, request: Request<CreateRequest>) -> Result<Response<CreateReply>, Status> {
         let caller = caller(&request)?;
@@ -318,35 +312,4 @@ impl Sessions for Api {
         let (version, api) = (env!("CARGO_PKG_VERSION").into(), agentd_proto::API.into());
         Ok(Response::new(VersionReply { version, api, kernel }))
     }
-
-    async fn show_profile(
-        &self,
-        request: Request<ShowProfileRequest>,
-    ) -> Result<Response<ShowProfileReply>, Status> {
-        let profile = deny(profiles::resolve(&self.0.site(), request.into_inner().profile).await)?;
-        let toml = deny(profile.to_toml())?;
-        Ok(Response::new(ShowProfileReply { toml }))
-    }
-}
-
-/// The plan for a person to read: texts instead of bytes, and no identity yet.
-fn dry(permit: &Permit) -> serde_json::Value {
-    let plan = permit.plan();
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    serde_json::json!({
-        "user": plan.user,
-        "home": plan.home,
-        "shell": plan.shell,
-        "command": plan.command.iter().map(|word| text(word)).collect::<Vec<_>>(),
-        "env": plan.env.iter().map(|(k, v)| (text(k), text(v))).collect::<std::collections::BTreeMap<_, _>>(),
-        "cwd": plan.cwd,
-        "terminal": plan.terminal,
-        "workspaces": plan.workspaces,
-        "inputs": plan.inputs,
-        "scratch": plan.scratch,
-        "home_size": plan.home_size,
-        "limits": plan.limits,
-        "landlock_abi": plan.landlock_abi,
-        "network": plan.egress,
-    })
 }

@@ -12,11 +12,11 @@ use agentd_proto::v1::{
 use super::{Api, take};
 use crate::build;
 use crate::connection::Caller;
-use crate::error::malformed;
 use crate::policy;
 use crate::registry::Wish;
 use crate::session::{Ask, Killer, Phase, Session};
 use crate::supervisor::MAX_GRACE;
+use agentd_request::malformed;
 
 /// How long a session may take to be over when it is to be removed.
 const ENDING: Duration = Duration::from_secs(15);

@@ -12,7 +12,9 @@ use bytes::Bytes;
 use tonic::{Status, Streaming};
 
 use super::{Output, PICTURE, Visit};
-use crate::error::{malformed, refused};
+use agentd_request::malformed;
+
+use crate::error::refused;
 use crate::exec::end_input;
 use crate::hub::{Control, Hub, Next};
 use crate::output_log::Frame;
@@ -188,7 +190,7 @@ async fn inwards(visit: &Visit, mut input: Streaming<AttachInput>) -> End {
                     open = false;
                     end_input(&visit.hub).await;
                 }
-                Some(In::Resize(size)) => match request::window(size) {
+                Some(In::Resize(size)) => match agentd_request::window(size) {
                     Ok(size) => resize(&visit.hub, size),
                     Err(refusal) => return End::Refused(refused(&refusal)),
                 },

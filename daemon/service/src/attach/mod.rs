@@ -16,7 +16,9 @@ use tonic::{Status, Streaming};
 pub use self::carry::slow;
 use self::carry::{carry, resize};
 use crate::connection::Caller;
-use crate::error::{malformed, refused};
+use agentd_request::malformed;
+
+use crate::error::refused;
 use crate::exec::{self, Start};
 use crate::host::Host;
 use crate::hub::{From, Hub, Seat, Stage};
@@ -91,7 +93,7 @@ pub async fn attach(
 async fn enter(host: &Arc<Host>, caller: &Caller, open: AttachOpen) -> Result<(Visit, Presence), Refusal> {
     let session = host.registry.find(&open.id, &caller.peer, Wish::Steer)?;
     let slot = slot(&host.attached, caller)?;
-    let window = open.window.map(request::window).transpose()?;
+    let window = open.window.map(agentd_request::window).transpose()?;
     let (hub, terminal) = (session.hub.clone(), session.facts().terminal);
     let status = session.status();
     let presence = Presence::new(&session, open.watch);

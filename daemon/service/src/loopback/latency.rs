@@ -17,8 +17,8 @@ fn latency() {
         std::thread::scope(|scope| {
             scope.spawn(move || {
                 let client = Builder::new_current_thread().enable_all().build().unwrap();
-                let (version, resolve) = client.block_on(measure(&mut stage));
-                println!("{kind}: version {version:?}, resolve {resolve:?}");
+                let (version, list) = client.block_on(measure(&mut stage));
+                println!("{kind}: version {version:?}, list {list:?}");
                 drop(done);
             });
             let _ = server.block_on(until);
@@ -34,7 +34,7 @@ async fn measure(stage: &mut Stage) -> (Duration, Duration) {
         client.version(VersionRequest {}).await.unwrap();
         samples.0.push(start.elapsed());
         let start = std::time::Instant::now();
-        client.resolve(ResolveRequest { spec: Some(spec()) }).await.unwrap();
+        client.list(ListRequest { all: true }).await.unwrap();
         samples.1.push(start.elapsed());
     }
     samples.0.sort();

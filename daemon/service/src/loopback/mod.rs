@@ -18,6 +18,8 @@ use std::time::Duration;
 use agentd_kernel::packets::Packets;
 use agentd_policy::config::Config;
 use agentd_policy::event::{Actor, End, EventBody, ExitStatus, SourceEvent};
+use agentd_policy::library::Library;
+use agentd_policy::names::ProfileName;
 use agentd_policy::plan::Plan;
 use agentd_policy::wire::{self, CallerNumber, FromKeeper, FromLauncher, FromService, Peer, ToKeeper, frame};
 use agentd_proto::v1::attach_input::Kind as In;
@@ -205,11 +207,19 @@ impl Drop for Stage {
 }
 
 fn spec() -> RunSpec {
-    RunSpec { command: vec!["echo".into(), "hi".into()], cwd: "/srv/p".into(), ..RunSpec::default() }
+    let library =
+        Library { files: &[], site: &|_| Ok(None), bounds: &agentd_policy::config::Bounds::default() };
+    let profile = library.resolve(&ProfileName::parse("default").unwrap()).unwrap();
+    RunSpec {
+        profile: profile.to_toml().unwrap(),
+        command: vec!["echo".into(), "hi".into()],
+        cwd: "/srv/p".into(),
+        ..RunSpec::default()
+    }
 }
 
 fn request(spec: RunSpec) -> CreateRequest {
-    let path = WantedPath { path: spec.cwd.clone(), role: "workspace".into(), mode: "overlay".into() };
+    let path = OfferedPath { path: spec.cwd.clone(), role: "workspace".into(), mode: "overlay".into() };
     CreateRequest { spec: Some(spec), ticket: vec![7; 32].into(), paths: vec![path] }
 }
 

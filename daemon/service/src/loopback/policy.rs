@@ -83,7 +83,7 @@ async fn changes_that_cannot_be_are_refused() {
     assert_eq!(refused(&root, change(&played.id, &["b.example"], &[])).await, "caller.root");
     assert_eq!(network(&client, &played.id).await.unwrap().allow, ["a.example:443"]);
     let nobody = RunSpec { allow: vec!["192.0.2.1".into()], ..spec() };
-    let refusal = client.clone().resolve(ResolveRequest { spec: Some(nobody) }).await.unwrap_err();
+    let refusal = client.clone().create(request(nobody)).await.unwrap_err();
     assert_eq!(rule(&refusal), "network.host");
 }
 

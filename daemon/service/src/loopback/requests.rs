@@ -10,26 +10,15 @@ async fn refusals_name_what_rule_and_mend() {
     let client = stage.connect(ALICE).await;
     let refused = |spec: RunSpec| {
         let mut client = client.clone();
-        async move { rule(&client.resolve(ResolveRequest { spec: Some(spec) }).await.unwrap_err()) }
+        async move { rule(&client.create(request(spec)).await.unwrap_err()) }
     };
     assert_eq!(refused(RunSpec { cwd: "/home/alice".into(), ..spec() }).await, "workspace.home");
     assert_eq!(refused(RunSpec { cwd: "x".into(), ..spec() }).await, "request.path");
     assert_eq!(refused(RunSpec { command: vec![], ..spec() }).await, "command.empty");
     assert_eq!(refused(RunSpec { mask: vec!["**/.env".into()], ..spec() }).await, "mask.glob");
-    let profile = Some(ProfileRef { name: "nobody".into(), files: vec![] });
-    assert_eq!(refused(RunSpec { profile, ..spec() }).await, "profile.unknown");
-    std::fs::write(
-        stage.root.join("profiles/site.toml"),
-        "schema = 1\nextends = ['base']\n[limits]\npids = 7",
-    )
-    .unwrap();
-    let known = Some(ProfileRef { name: "site".into(), files: vec![] });
-    let unread = client.clone().show_profile(ShowProfileRequest { profile: known }).await.unwrap_err();
-    assert_eq!(rule(&unread), "profile.unknown");
-    stage.host.take(crate::site::Site::of(stage.host.site().config.clone()));
-    let profile = Some(ProfileRef { name: "site".into(), files: vec![] });
-    let shown = client.clone().show_profile(ShowProfileRequest { profile }).await.unwrap().into_inner().toml;
-    assert!(shown.contains("pids = 7") && shown.contains("memory = \"4G\""), "{shown}");
+    let extending = "schema = 1\nextends = ['base']".to_owned();
+    assert_eq!(refused(RunSpec { profile: extending, ..spec() }).await, "request.profile");
+    assert_eq!(refused(RunSpec { profile: String::new(), ..spec() }).await, "profile.form");
     let without = CreateRequest { ticket: vec![].into(), ..request(spec()) };
     assert_eq!(rule(&client.clone().create(without).await.unwrap_err()), "request.ticket");
     let others = CreateRequest { paths: vec![], ..request(spec()) };
@@ -51,11 +40,10 @@ async fn refusals_name_what_rule_and_mend() {
         rule(&client.clone().create(request(spec())).await.unwrap_err()),
         "bounds.max_sessions_per_user"
     );
-    let large = ProfileFile { path: "x.toml".into(), toml: "#".repeat(2 << 20) };
-    let profile = Some(ProfileRef { name: String::new(), files: vec![large] });
+    let profile = "#".repeat(2 << 20);
     assert_eq!(refused(RunSpec { profile, ..spec() }).await, "profile.size");
     let root = stage.connect(Peer { uid: 0, gid: 0, pid: 1, admin: false }).await;
-    let refusal = root.clone().resolve(ResolveRequest { spec: Some(spec()) }).await.unwrap_err();
+    let refusal = root.clone().create(request(spec())).await.unwrap_err();
     assert_eq!((refusal.code(), rule(&refusal)), (Code::PermissionDenied, "caller.root".into()));
     assert_eq!(root.clone().list(ListRequest { all: true }).await.unwrap().into_inner().sessions.len(), 3);
 }

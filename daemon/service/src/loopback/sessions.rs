@@ -9,9 +9,6 @@ use super::*;
 async fn a_session_from_its_start_to_its_end() {
     let mut stage = Stage::new("whole");
     let client = stage.connect(ALICE).await;
-    let resolved = client.clone().resolve(ResolveRequest { spec: Some(spec()) }).await.unwrap().into_inner();
-    assert_eq!(resolved.paths.len(), 1);
-    assert!(resolved.offer_socket.ends_with("/offer.sock") && resolved.plan_json.contains("\"/srv/p\""));
     let mut played = stage.run(&client, RunSpec { name: "web".into(), ..spec() }).await;
     assert_eq!(played.plan.workspaces[0].mode, Mode::Overlay);
     let (to, mut output) = attach(&client, &played.id).await.unwrap();

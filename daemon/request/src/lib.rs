@@ -1,4 +1,5 @@
-//! What a client sent, parsed into types that hold only what is in form.
+//! A request as the API has it, parsed into types that hold only what is well-formed. The client that asks and the
+//! service that answers read it by the same rules, so that both come to the same plan.
 
 use agentd_policy::Refusal;
 use agentd_policy::decide::{Request, Wanted};
@@ -6,12 +7,31 @@ use agentd_policy::egress::{MAX_LOCAL, MAX_RULES};
 use agentd_policy::names::{AbsPath, SessionId, SessionName};
 use agentd_policy::network::Change;
 use agentd_policy::plan::{MAX_ARGC, MAX_MOUNTS, MAX_NAMES, Mode, Role, WindowSize};
+use agentd_policy::profile::Profile;
 use agentd_policy::publish::Publish;
-use agentd_proto::v1::{self, RunSpec, WantedPath};
+use agentd_proto::v1::{self, OfferedPath, RunSpec};
 
-use crate::error::malformed;
+/// A refusal of something that the API's own form does not allow.
+pub fn malformed(what: impl AsRef<str>, rule: &str) -> Refusal {
+    Refusal::new(what, rule, "use an agentctl of the daemon's version")
+}
+
+/// The resolved profile of `spec`, which extends no other.
+///
+/// # Errors
+/// The line, the key and the rule that it breaks.
+pub fn profile(spec: &RunSpec) -> Result<Profile, Refusal> {
+    let profile = Profile::parse("of the request", &spec.profile)?;
+    match profile.extends.first() {
+        None => Ok(profile),
+        Some(parent) => Err(malformed(format!("a profile that extends {parent}"), "request.profile")),
+    }
+}
 
 /// The request of `spec` for a session that will be `session`. The profile is not looked at here.
+///
+/// # Errors
+/// The first rule that it breaks.
 pub fn parse(spec: RunSpec, session: SessionId) -> Result<Request, Refusal> {
     for (what, count, most) in [
         ("arguments", spec.command.len(), MAX_ARGC),
@@ -53,11 +73,15 @@ pub fn parse(spec: RunSpec, session: SessionId) -> Result<Request, Refusal> {
         timeout_ms: spec.timeout_ms,
         idle_ms: spec.idle_ms,
         terminal: terminal(spec.terminal, spec.window)?,
+        remove: spec.remove,
         offered: None,
     })
 }
 
 /// The name that the session is to have.
+///
+/// # Errors
+/// If it is malformed.
 pub fn name(spec: &RunSpec) -> Result<Option<SessionName>, Refusal> {
     match spec.name.as_str() {
         "" => Ok(None),
@@ -66,11 +90,14 @@ pub fn name(spec: &RunSpec) -> Result<Option<SessionName>, Refusal> {
 }
 
 /// The paths that a client offered.
-pub fn offered(paths: &[WantedPath]) -> Result<Vec<Wanted>, Refusal> {
+///
+/// # Errors
+/// A role, mode or path that is none.
+pub fn offered(paths: &[OfferedPath]) -> Result<Vec<Wanted>, Refusal> {
     if paths.len() > 2 * MAX_MOUNTS {
         return Err(malformed(format!("{} offered paths", paths.len()), "request.paths"));
     }
-    let parse = |path: &WantedPath| {
+    let parse = |path: &OfferedPath| {
         let role = match path.role.as_str() {
             "workspace" => Role::Workspace,
             "input" => Role::Input,
@@ -83,9 +110,9 @@ pub fn offered(paths: &[WantedPath]) -> Result<Vec<Wanted>, Refusal> {
     paths.iter().map(parse).collect()
 }
 
-/// What a client has to open, as the API says it.
-pub fn wanted(wanted: &Wanted) -> WantedPath {
-    WantedPath {
+/// A path that a client offers, as the API has it.
+pub fn offered_path(wanted: &Wanted) -> OfferedPath {
+    OfferedPath {
         path: wanted.path.to_string(),
         role: wanted.role.as_str().to_owned(),
         mode: wanted.mode.as_str().to_owned(),
@@ -93,6 +120,9 @@ pub fn wanted(wanted: &Wanted) -> WantedPath {
 }
 
 /// Rows and columns.
+///
+/// # Errors
+/// If a terminal cannot have as many.
 pub fn window(size: v1::WindowSize) -> Result<WindowSize, Refusal> {
     match (u16::try_from(size.rows), u16::try_from(size.cols)) {
         (Ok(rows), Ok(cols)) => Ok(WindowSize { rows, cols }),
@@ -101,6 +131,9 @@ pub fn window(size: v1::WindowSize) -> Result<WindowSize, Refusal> {
 }
 
 /// A terminal of that size, if one is wanted.
+///
+/// # Errors
+/// If a terminal cannot have that size.
 pub fn terminal(wanted: bool, size: Option<v1::WindowSize>) -> Result<Option<WindowSize>, Refusal> {
     match (wanted, size) {
         (false, _) => Ok(None),

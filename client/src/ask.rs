@@ -1,0 +1,139 @@
+//! What is asked for, decided here by the rules that the daemon has too: the client is the authority on what it opens.
+
+use std::fs::File;
+use std::io::Read as _;
+
+use agentd_kernel::account::Account;
+use agentd_policy::Refusal;
+use agentd_policy::config::Resolvers;
+use agentd_policy::consent::Consent;
+use agentd_policy::decide::{CallerFacts, Request, Wanted, decide};
+use agentd_policy::environment::let_in;
+use agentd_policy::names::SessionId;
+use agentd_policy::network::Upstream;
+use agentd_policy::offer::Site;
+use agentd_policy::plan::Plan;
+use agentd_policy::profile::Profile;
+use agentd_policy::resolver::Resolver;
+use agentd_proto::v1::{CreateRequest, RunSpec};
+use prost::bytes::Bytes;
+
+use crate::connect::Socket;
+use crate::failure::Failure;
+use crate::offer;
+use crate::profile;
+use crate::side::{Held, Side};
+use crate::spec::{Asked, bounded, bytes};
+
+/// The system's resolvers, where the site names none.
+const RESOLV_CONF: &str = "/etc/resolv.conf";
+/// As much of that file as is read.
+const MAX_RESOLV_CONF: u64 = 64 << 10;
+
+/// A question to one daemon, decided as far as it can be before anything is opened.
+pub struct Question {
+    side: Side,
+    spec: RunSpec,
+    request: Request,
+    profile: Profile,
+    upstream: Upstream,
+    caller: CallerFacts,
+    wanted: Vec<Wanted>,
+    plan: Plan,
+}
+
+impl Question {
+    /// Decides what `asked` comes to at the daemon behind `socket`.
+    ///
+    /// # Errors
+    /// The first rule that it breaks. Nothing was opened then.
+    pub fn new(socket: &Socket, asked: Asked) -> Result<Self, Failure> {
+        let side = Side::connect(socket)?;
+        let site = &side.site;
+        let uid = rustix::process::geteuid().as_raw();
+        // Before anything of root's is read.
+        may_ask(uid, site)?;
+        let Account { user, home, shell } = Account::of(uid)?;
+        let caller = CallerFacts { uid, user, home, shell, root_callers: site.root_callers };
+        let profile = profile::resolve(asked.profile.as_deref(), site)?;
+        let spec = spec(asked, &profile)?;
+        let request = agentd_request::parse(spec.clone(), unnamed()?)?;
+        let upstream = upstream(site);
+        let permit = decide(&request, &profile, &site.bounds, &upstream, &caller)?;
+        let wanted = permit.wanted().to_vec();
+        let plan = permit.into_plan();
+        Ok(Self { side, spec, request, profile, upstream, caller, wanted, plan })
+    }
+
+    /// The session that it would be.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// Opens what is wanted, agrees to the session that it makes, and hands both to the launcher: what to ask the service
+    /// for, and what has to be held until it has answered.
+    ///
+    /// # Errors
+    /// What cannot be opened, or is refused under the name that it really has.
+    pub fn offer(self) -> Result<(CreateRequest, Held), Failure> {
+        let Self { side, spec, mut request, profile, upstream, caller, wanted, mut plan } = self;
+        let (opened, named) = offer::open_all(&wanted)?;
+        let paths = named.iter().map(agentd_request::offered_path).collect();
+        // Symbolic links were followed: it is decided again by where they led.
+        if named != wanted {
+            request.offered = Some(named);
+            plan = decide(&request, &profile, &side.site.bounds, &upstream, &caller)?.into_plan();
+        }
+        let held = side.offer(Consent::to(&plan)?, &opened)?;
+        let ticket = Bytes::copy_from_slice(&held.ticket.0);
+        Ok((CreateRequest { spec: Some(spec), ticket, paths }, held))
+    }
+}
+
+/// Root's files are opened for nobody unless the site lets root start sessions.
+fn may_ask(uid: u32, site: &Site) -> Result<(), Refusal> {
+    match uid == 0 && !site.root_callers {
+        false => Ok(()),
+        true => Err(Refusal::new(
+            "a session for root",
+            "caller.root",
+            "ask as an ordinary user, or set `root_callers = true` in agentd.toml",
+        )),
+    }
+}
+
+/// What leaves this process: of the environment only what the profile lets in.
+fn spec(asked: Asked, profile: &Profile) -> Result<RunSpec, Refusal> {
+    let mut spec = asked.spec;
+    spec.profile = profile.to_toml()?;
+    let vars = asked.environment.into_iter().map(|(key, value)| (bytes(key), bytes(value)));
+    let mut kept = Vec::new();
+    for (key, value) in vars {
+        if let_in(profile, &key, spec.terminal)? {
+            kept.push((key, value));
+        }
+    }
+    spec.caller_env = bounded(kept);
+    Ok(spec)
+}
+
+/// The daemon gives the session its id; none of what is agreed to depends on it.
+fn unnamed() -> Result<SessionId, Refusal> {
+    SessionId::parse("000000000000").map_err(|error| error.refusal("session.id"))
+}
+
+/// What the site gives to sessions with a network, as far as a decision needs it.
+fn upstream(site: &Site) -> Upstream {
+    let resolvers = site.resolvers.clone().unwrap_or_else(system_resolvers);
+    Upstream { resolvers, global_also: site.global_also.clone() }
+}
+
+/// Those of this host. The daemon has its own; without any it refuses names.
+fn system_resolvers() -> Vec<Resolver> {
+    let mut text = String::new();
+    let read = File::open(RESOLV_CONF).and_then(|file| file.take(MAX_RESOLV_CONF).read_to_string(&mut text));
+    if read.is_err() {
+        return Vec::new();
+    }
+    Resolvers::of_system(&text).0
+}

@@ -1,0 +1,112 @@
+//! The side connection to the launcher: it says what the client must know of this daemon, and takes the descriptors.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use agentd_kernel::packets::{PacketError, Packets};
+use agentd_policy::consent::Consent;
+use agentd_policy::offer::{Grant, Offer, Site, ToClient};
+use agentd_policy::wire::{MAX_PACKET, Ticket, decode, encode};
+use rustix::net::sockopt::{Timeout, set_socket_timeout, socket_peercred};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+
+use crate::connect::{Socket, unreachable};
+use crate::failure::Failure;
+
+/// How long the launcher may take to answer.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+/// The name of the launcher's socket, beside the gRPC socket.
+const NAME: &str = "offer.sock";
+
+/// A connection to a launcher.
+#[derive(Debug)]
+pub struct Side {
+    path: PathBuf,
+    packets: Packets,
+    /// What it said of the daemon.
+    pub site: Site,
+}
+
+/// What the launcher holds for us as long as this lives.
+#[derive(Debug)]
+pub struct Held {
+    /// Names it in the request.
+    pub ticket: Ticket,
+    _socket: Packets,
+}
+
+impl Side {
+    /// Connects to the launcher beside the daemon's `socket`, and takes what it says of the daemon.
+    ///
+    /// # Errors
+    /// If nothing listens there, if root does not, or if it is of another version.
+    pub fn connect(socket: &Socket) -> Result<Self, Failure> {
+        let path = socket.path().with_file_name(NAME);
+        let fd = open(&path).map_err(|error| unreachable(&path, &error))?;
+        is_roots(&fd, &path)?;
+        let packets = Packets::from_fd(fd);
+        match receive(&packets, &path)? {
+            ToClient::Site(site) => Ok(Self { path, packets, site: *site }),
+            other => Err(failed(&path, &format!("the launcher begins with {other:?}"))),
+        }
+    }
+
+    /// Hands `opened` over, with what was agreed to.
+    ///
+    /// # Errors
+    /// The launcher's refusal.
+    pub fn offer(self, consent: Consent, opened: &[(Grant, OwnedFd)]) -> Result<Held, Failure> {
+        let Self { path, packets, .. } = self;
+        let grants = opened.iter().map(|(grant, _)| *grant).collect();
+        let packet = encode(&Offer { consent, grants }).map_err(|error| failed(&path, &error))?;
+        let descriptors: Vec<_> = opened.iter().map(|(_, fd)| fd.as_fd()).collect();
+        packets.send(&packet, &descriptors).map_err(|error| failed(&path, &error))?;
+        match receive(&packets, &path)? {
+            ToClient::Held(ticket) => Ok(Held { ticket, _socket: packets }),
+            ToClient::Refused(refusal) => Err(refusal.into()),
+            ToClient::Site(_) => Err(failed(&path, &"the launcher begins again")),
+        }
+    }
+}
+
+fn open(path: &Path) -> io::Result<OwnedFd> {
+    let address = SocketAddrUnix::new(path)?;
+    let fd =
+        rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+    set_socket_timeout(&fd, Timeout::Recv, Some(ANSWER_TIMEOUT))?;
+    set_socket_timeout(&fd, Timeout::Send, Some(ANSWER_TIMEOUT))?;
+    rustix::net::connect(&fd, &address)?;
+    Ok(fd)
+}
+
+/// Descriptors go to root alone: whoever else listens there is no launcher (`SO_PEERCRED`, `unix(7)`).
+fn is_roots(fd: &OwnedFd, path: &Path) -> Result<(), Failure> {
+    let peer = socket_peercred(fd).map_err(|errno| failed(path, &io::Error::from(errno)))?;
+    if peer.uid.is_root() {
+        return Ok(());
+    }
+    Err(Failure::refused(
+        format!("{}, which uid {} listens at", path.display(), peer.uid.as_raw()),
+        "launcher.peer",
+        "agentd's launcher is root: name the socket of one by --socket",
+    ))
+}
+
+fn receive(packets: &Packets, path: &Path) -> Result<ToClient, Failure> {
+    let packet = match packets.receive(MAX_PACKET, 0) {
+        Ok(Some(packet)) => packet,
+        Ok(None) => return Err(failed(path, &"the launcher hung up")),
+        Err(PacketError::WouldBlock) => return Err(failed(path, &"the launcher did not answer")),
+        Err(error) => return Err(failed(path, &error)),
+    };
+    decode(&packet.bytes).map_err(|error| {
+        let version = env!("CARGO_PKG_VERSION");
+        failed(path, &format!("{error}; this is agentctl {version}: install agentd of the same version"))
+    })
+}
+
+fn failed(path: &Path, error: &dyn std::fmt::Display) -> Failure {
+    Failure::unreachable(format!("{}: {error}", path.display()))
+}

@@ -1,0 +1,141 @@
+//! The side connection between a client and the launcher, beside which the service has no part.
+//!
+//! The launcher speaks first: [`Site`], what a client must know of this daemon. The client answers with an [`Offer`]:
+//! what it agreed to, and beside it the descriptors that it opened itself with its user's own rights, each with its role
+//! and the highest mode that it grants. The launcher holds it and gives a ticket. Each message is one packet, encoded as
+//! every message of agentd's ([`crate::wire`]).
+
+use serde::{Deserialize, Serialize};
+
+use crate::Refusal;
+use crate::addresses::Net;
+use crate::config::{Bounds, Config, Resolvers};
+use crate::consent::{Consent, VERSION};
+use crate::names::AbsPath;
+use crate::plan::{Mode, Role};
+use crate::resolver::Resolver;
+use crate::wire::{self, Ticket, WireError};
+
+/// The most descriptors of one offer (`SCM_MAX_FD`).
+pub const MAX_GRANTS: usize = 253;
+/// The longest offer, in bytes.
+pub const MAX_OFFER: usize = 1024;
+
+/// What a client must know of a daemon before it opens anything.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Site {
+    /// The launcher's version.
+    pub version: String,
+    /// Where the site's profiles are.
+    pub profile_dirs: Vec<AbsPath>,
+    /// Whether callers with uid 0 may start sessions.
+    pub root_callers: bool,
+    /// What no profile and no flag can exceed.
+    pub bounds: Bounds,
+    /// Special-purpose ranges that count as public ones.
+    pub global_also: Vec<Net>,
+    /// Whom names are asked of; `None`: the system's resolvers.
+    pub resolvers: Option<Vec<Resolver>>,
+}
+
+impl Site {
+    /// What `config` says.
+    pub fn of(config: &Config) -> Self {
+        Self {
+            version: VERSION.to_owned(),
+            profile_dirs: config.profile_dirs.clone(),
+            root_callers: config.root_callers,
+            bounds: config.bounds.clone(),
+            global_also: config.egress.global_also.clone(),
+            resolvers: match &config.egress.resolvers {
+                Resolvers::System => None,
+                Resolvers::List(list) => Some(list.clone()),
+            },
+        }
+    }
+}
+
+/// The most that one descriptor may be used for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Grant {
+    /// What for.
+    pub role: Role,
+    /// At most.
+    pub mode: Mode,
+}
+
+/// What a client hands over.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Offer {
+    /// To what it agreed.
+    pub consent: Consent,
+    /// One for each descriptor, in their order.
+    pub grants: Vec<Grant>,
+}
+
+impl Offer {
+    /// The offer in a packet.
+    ///
+    /// # Errors
+    /// If it is malformed, or names more than 253 descriptors.
+    pub fn decode(packet: &[u8]) -> Result<Self, WireError> {
+        if packet.len() > MAX_OFFER {
+            return Err(WireError::TooLong(packet.len()));
+        }
+        let offer: Self = wire::decode(packet)?;
+        match offer.grants.len() <= MAX_GRANTS && offer.consent.is_well_formed() {
+            true => Ok(offer),
+            false => Err(WireError::TooLong(offer.grants.len())),
+        }
+    }
+}
+
+/// Launcher to client.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum ToClient {
+    /// First, without being asked.
+    Site(Box<Site>),
+    /// The offer is held as long as the client keeps the socket open and lives; the request names the ticket.
+    Held(Ticket),
+    /// It is not.
+    Refused(Refusal),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::tests::plan;
+    use proptest::prelude::*;
+
+    #[test]
+    fn the_longest_offer_fits() {
+        let grants = vec![Grant { role: Role::Workspace, mode: Mode::Direct }; MAX_GRANTS];
+        let offer = Offer { consent: Consent::to(&plan()).unwrap(), grants };
+        let packet = wire::encode(&offer).unwrap();
+        assert_eq!(Offer::decode(&packet).unwrap(), offer);
+        let grants = vec![offer.grants[0]; MAX_GRANTS + 1];
+        assert!(Offer::decode(&wire::encode(&Offer { grants, ..offer }).unwrap()).is_err());
+    }
+
+    #[test]
+    fn a_site_comes_as_it_went() {
+        let text = "[bounds]\nhost_memory = '1G'\nmodes_forbidden = ['direct']\n\
+            [egress]\nresolvers = ['192.0.2.53']\nglobal_also = ['10.0.0.0/8']";
+        for text in ["", text] {
+            let site = ToClient::Site(Box::new(Site::of(&Config::parse(text).unwrap())));
+            let packet = wire::encode(&site).unwrap();
+            assert_eq!(wire::decode::<ToClient>(&packet).unwrap(), site);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn hostile_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..512)) {
+            let _ = Offer::decode(&bytes);
+            let mut packet = wire::VERSION.to_le_bytes().to_vec();
+            packet.extend(bytes);
+            let _ = Offer::decode(&packet);
+            let _ = wire::decode::<ToClient>(&packet);
+        }
+    }
+}
