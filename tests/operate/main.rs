@@ -14,11 +14,12 @@ use agentd_tests::harness::{Setup, World, alone, run_alone};
 type Operated = (&'static str, &'static str, fn(&World));
 
 fn main() -> ExitCode {
-    let units: [Operated; 13] = [
+    let units: [Operated; 14] = [
         ("reload::bounds_are_others", "[bounds]\nmax_sessions_per_user = 1", reload::bounds),
         ("reload::a_bad_file_is_refused", "[bounds]\nmax_sessions_per_user = 1", reload::bad),
         ("reload::what_needs_a_restart_is_refused", "", reload::restart),
         ("reload::profiles", "", reload::profiles),
+        ("reload::owners", "", reload::owners),
         ("reload::spares_go", "spares = 2", reload::spares),
         (
             "reload::limits_of_groups_that_live",

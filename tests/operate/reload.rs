@@ -1,5 +1,6 @@
 //! SIGHUP to both parts: what is taken, what is refused, and what a check says beforehand.
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::time::Duration;
 
 use agentd_tests::harness::{Part, RunOutput, World, complete, signal, within};
@@ -106,6 +107,7 @@ pub fn restart(world: &World) {
     one_more(world).expect_code(0);
 }
 
+/// A client reads them itself, each time. What is wrong with any of them keeps a daemon from taking its file.
 pub fn profiles(world: &World) {
     let dir = world.daemon().dir.join("profiles");
     let shown = || world.agentctl(world.a(), ["profile", "show", "site"]);
@@ -115,23 +117,49 @@ pub fn profiles(world: &World) {
     };
     assert!(shown().stderr.contains("(profile.unknown)"));
     pids(51);
-    taken(world, "");
     assert!(shown().expect_code(0).text().contains("pids = 51"));
-    // Nothing is read in between, and of a set with a mistake nothing is taken.
     pids(52);
     std::fs::write(dir.join("broken.toml"), "schema = 1\n[filesystem]\nreed = []\n").expect("a file");
-    assert!(shown().expect_code(0).text().contains("pids = 51"));
+    assert!(shown().expect_code(0).text().contains("pids = 52"));
     let told = check(world).expect_code(1).stderr;
     assert!(told.contains("broken.toml, line 3") && told.lines().count() == 1, "{told}");
     refused(world);
-    assert!(shown().expect_code(0).text().contains("pids = 51"));
+    let broken = world.agentctl(world.a(), ["profile", "show", "broken"]).expect_code(1).stderr;
+    assert!(broken.contains("broken.toml, line 3"), "{broken}");
     std::fs::write(dir.join("broken.toml"), "schema = 1\nextends = [\"nobody\"]\n").expect("a file");
     let told = check(world).expect_code(1).stderr;
     assert!(told.contains("(profile.unknown)"), "{told}");
     std::fs::remove_file(dir.join("broken.toml")).expect("it is there");
     taken(world, "");
-    assert!(shown().expect_code(0).text().contains("pids = 52"));
     world.session().options(["--profile", "site"]).run(["true"]).expect_code(0);
+}
+
+/// A site's profile that somebody else than root could have written gives nothing of a caller's away.
+pub fn owners(world: &World) {
+    let dir = world.daemon().dir.join("profiles");
+    let file = dir.join("site.toml");
+    std::fs::write(&file, "schema = 1\nextends = [\"default\"]\n").expect("a file");
+    let mode = |path: &std::path::Path, mode| {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).expect("ours");
+    };
+    let run = || world.session().options(["--profile", "site"]).run(["true"]);
+    run().expect_code(0);
+    for (path, bad, good) in [(&file, 0o664, 0o644), (&file, 0o646, 0o644), (&dir, 0o1777, 0o755)] {
+        mode(path, bad);
+        let said = run().expect_code(125).stderr;
+        assert!(said.contains("(profile.owner)"), "{said}");
+        mode(path, good);
+    }
+    let user = world.a();
+    std::os::unix::fs::chown(&file, Some(user.uid), None).expect("root may");
+    assert!(run().expect_code(125).stderr.contains("(profile.owner)"));
+    // By a link of root's, into a directory of the user's.
+    std::fs::remove_file(&file).expect("it is there");
+    let theirs = world.workspace(user).join("theirs.toml");
+    std::fs::write(&theirs, "schema = 1\nextends = [\"default\"]\n").expect("a file");
+    std::os::unix::fs::symlink(&theirs, &file).expect("a link");
+    assert!(run().expect_code(125).stderr.contains("(profile.owner)"));
+    std::fs::remove_file(&file).expect("it is there");
 }
 
 pub fn spares(world: &World) {
@@ -151,10 +179,12 @@ pub fn by_hand(world: &World) {
     std::fs::write(daemon.dir.join("profiles/site.toml"), text).expect("a file");
     daemon.configure("[bounds]\nmax_sessions_per_user = 0");
     signal(daemon.pid(), Signal::HUP, false);
-    let shown = || world.agentctl(world.a(), ["profile", "show", "site"]);
-    let known = within(LIMIT, || if shown().code == Some(0) { Ok(()) } else { Err(()) });
-    assert_eq!(known, Ok(()), "the service does not know of it\n{}", daemon.log());
-    assert!(one_more(world).expect_code(125).stderr.contains("(bounds.max_sessions_per_user)"));
+    let said = || one_more(world).stderr;
+    let known = within(LIMIT, || match said() {
+        text if text.contains("(bounds.max_sessions_per_user)") => Ok(()),
+        text => Err(text),
+    });
+    assert_eq!(known, Ok(()), "the daemon does not know of it\n{}", daemon.log());
     // A profile with a mistake: neither of the two takes the file.
     std::fs::write(daemon.dir.join("profiles/site.toml"), "schema = 2").expect("a file");
     daemon.configure("[bounds]\nmax_sessions_per_user = 1");
@@ -162,5 +192,4 @@ pub fn by_hand(world: &World) {
     let told = within(LIMIT, || if daemon.log().contains("site.toml, line 1") { Ok(()) } else { Err(()) });
     assert_eq!(told, Ok(()), "nobody says so\n{}", daemon.log());
     assert!(one_more(world).expect_code(125).stderr.contains("(bounds.max_sessions_per_user)"));
-    assert!(shown().expect_code(0).text().contains("pids = 51"));
 }

@@ -6,11 +6,13 @@ mod as_keeper;
 mod asking;
 mod attempts;
 mod client;
+mod consent;
 mod forged;
 mod keeper;
 mod packets;
 mod place;
 mod played;
+mod rogue;
 mod tickets;
 mod users;
 mod views;
@@ -31,6 +33,7 @@ fn main() -> ExitCode {
         ("view", views::TESTS),
         ("client", client::TESTS),
         ("service", forged::TESTS),
+        ("consent", consent::TESTS),
         ("tickets", tickets::TESTS),
         ("packets", packets::TESTS),
         ("keeper", keeper::TESTS),

@@ -129,10 +129,11 @@ fn indices(world: &'static World) {
         let wanted = plan_with(user, vec![one(wrong)]);
         stage.refused(Role::Workspace, Mode::Ro, fd(), wanted, "offer.missing");
     }
-    let twice = plan_with(user, vec![one(0), one(0)]);
+    let below = dir.join("below");
+    let twice = plan_with(user, vec![one(0), workspace(&below, 0, Mode::Ro)]);
     stage.refused(Role::Workspace, Mode::Ro, fd(), twice, "offer.missing");
     let both =
-        Plan { inputs: vec![Input { path: abs(&dir), descriptor: 0 }], ..plan_with(user, vec![one(0)]) };
+        Plan { inputs: vec![Input { path: abs(&below), descriptor: 0 }], ..plan_with(user, vec![one(0)]) };
     stage.refused(Role::Workspace, Mode::Ro, fd(), both, "offer.missing");
     // No ticket at all, or one for nothing.
     stage.service.refused(stage.client.number, None, plan_with(user, vec![one(0)]), "offer.missing");

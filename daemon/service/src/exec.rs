@@ -15,7 +15,6 @@ use tokio::sync::{Semaphore, oneshot};
 
 use crate::convert::{self, arguments};
 use crate::hub::{Hub, Inward, Stage};
-use crate::request;
 use crate::{session, streams};
 
 /// Numbers for each second of a session's life: none is used twice, whichever service chose it.

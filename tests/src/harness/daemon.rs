@@ -1,4 +1,4 @@
-//! A daemon of the test's own, below one temporary directory.
+//! A daemon of the test's own, below one directory that nobody but root can write to, as its profiles need.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::os::fd::OwnedFd;
@@ -119,7 +119,7 @@ impl Daemon {
     pub fn start(setup: Setup) -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let dir = PathBuf::from(format!("/tmp/agentd-test-{}-{number}", std::process::id()));
+        let dir = PathBuf::from(format!("/var/lib/agentd-test-{}-{number}", std::process::id()));
         for sub in ["bin", "probe", "profiles", "secrets"] {
             std::fs::create_dir_all(dir.join(sub)).expect("a new temporary directory");
         }

@@ -16,7 +16,7 @@ mod users;
 mod wait;
 mod world;
 
-pub use api::{Api, offered};
+pub use api::Api;
 pub use daemon::{Daemon, Part, Setup, binaries, has_faults};
 pub use host::{Snapshot, within};
 pub use internet::{Internet, Manner, NetNs, Question, Resolver};

@@ -19,7 +19,6 @@ use crate::exec::end_input;
 use crate::hub::{Control, Hub, Next};
 use crate::output_log::Frame;
 use crate::replay::Replay;
-use crate::request;
 use crate::session::Ask;
 use crate::state::failed;
 

@@ -23,7 +23,6 @@ use crate::exec::{self, Start};
 use crate::host::Host;
 use crate::hub::{From, Hub, Seat, Stage};
 use crate::registry::Wish;
-use crate::request;
 use crate::session::{Ask, Phase, Session};
 use crate::slots::{Slot, Slots, crowded};
 use crate::state::failed;
