@@ -551,7 +551,7 @@ mod tests {
         let message = FromService::Build {
             request: RequestNumber(1),
             caller: CallerNumber(2),
-            ticket: Some(Ticket([7; 32])),
+            ticket: Ticket([7; 32]),
             plan: Box::new(crate::plan::tests::plan()),
         };
         let packet = encode(&message).unwrap();

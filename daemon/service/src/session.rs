@@ -325,6 +325,7 @@ pub mod tests {
         let path = |text| AbsPath::parse(text).unwrap();
         let plan = Plan {
             session: SessionId::parse(id).unwrap(),
+            profile: agentd_policy::consent::Digest::default(),
             user: UserName::parse("alice").unwrap(),
             home: path("/home/alice"),
             shell: path("/bin/sh"),
