@@ -190,6 +190,7 @@ mod tests {
     fn plan() -> Plan {
         let json = |text: &str| AbsPath::parse(text).unwrap();
         Plan {
+            profile: agentd_policy::consent::Digest::default(),
             session: agentd_policy::names::SessionId::parse("0123456789ab").unwrap(),
             user: agentd_policy::names::UserName::parse("alice").unwrap(),
             home: json("/home/alice"),
