@@ -166,7 +166,7 @@ fn is_still(world: &World, owner: &User, state: &str, target: &Target) -> bool {
 
 fn no_session(world: &World) {
     let globals = globals();
-    assert_eq!(globals.len(), 9, "the table is not read");
+    assert_eq!(globals.len(), 7, "the table is not read");
     for caller in callers(world) {
         let column = if caller.user.uid == 0 { 2 } else { usize::from(caller.admin) };
         for global in &globals {
