@@ -28,7 +28,7 @@ fn main() -> ExitCode {
     if let Some(code) = as_keeper::helper() {
         return code;
     }
-    let groups: [(&str, &[Member]); 7] = [
+    let groups: [(&str, &[Member]); 8] = [
         ("user", users::TESTS),
         ("view", views::TESTS),
         ("client", client::TESTS),

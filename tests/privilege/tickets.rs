@@ -306,7 +306,7 @@ fn spoofed_file(world: &'static World) {
     let fd = rustix::fs::openat(&own.dir, "file", flags, Bits::from_raw_mode(0o644)).expect("a new file");
     assert_eq!(name_of(&fd), file);
     let wanted = Plan { inputs: vec![Input { path: abs(&file), descriptor: 0 }], ..plan(world.a()) };
-    stage.refused(Role::Input, Granted::Ro, fd, wanted, "path.namespace");
+    stage.refused(Role::Input, Mode::Ro, fd, wanted, "path.namespace");
     // One that was replaced has the name of the new one.
     let old: OwnedFd = std::fs::File::open(&file).expect("the user's own").into();
     world.a().write(dir.join("new"), "another one");
@@ -315,7 +315,7 @@ fn spoofed_file(world: &'static World) {
     let label = dir.join("file (deleted)");
     assert_eq!(name_of(&old), label);
     let wanted = Plan { inputs: vec![Input { path: abs(&label), descriptor: 0 }], ..plan(world.a()) };
-    stage.refused(Role::Input, Granted::Ro, old, wanted, "offer.moved");
+    stage.refused(Role::Input, Mode::Ro, old, wanted, "offer.moved");
     stage.end();
 }
 
@@ -331,7 +331,7 @@ fn covered(world: &'static World) {
     stage.workspace_refused(fd, &real, "offer.moved");
     let path = real.join("hidden");
     let wanted = Plan { inputs: vec![Input { path: abs(&path), descriptor: 0 }], ..plan(user) };
-    stage.refused(Role::Input, Granted::Ro, file.into(), wanted, "offer.moved");
+    stage.refused(Role::Input, Mode::Ro, file.into(), wanted, "offer.moved");
     drop(cover);
     stage.end();
 }

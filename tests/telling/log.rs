@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use agentd_proto::v1::RunSpec;
 use agentd_tests::harness::{Part, World, objects, text_at, within};
 use serde_json::Value;
 
@@ -30,7 +31,12 @@ pub fn sessions(world: &World) {
         session.bash(&format!("exit {code}")).expect_code(code);
         ids.push(text_at(&world.events(world.a(), &name)[0], "/session"));
     }
-    world.session().options(["--memory", "1000G"]).run(["true"]).expect_code(125);
+    // As a client that asks without having looked: agentctl would refuse it by itself.
+    let cwd = world.workspace(world.a());
+    let spec = world.spec(world.a(), &cwd, &["true"]);
+    let api = world.api(world.a());
+    api.create(RunSpec { memory: Some(1000 << 30), ..spec }).expect_err("more than the bounds");
+    drop(api);
     for (id, code) in ids.iter().zip(["0", "7"]) {
         let own = |line: &Value| text_at(line, "/session") == *id;
         let started: Vec<_> = saying(world, "session started", own).into_iter().filter(own).collect();

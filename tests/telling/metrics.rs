@@ -4,6 +4,7 @@ use std::io::{ErrorKind, Write as _};
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::time::Duration;
 
+use agentd_proto::v1::RunSpec;
 use agentd_tests::harness::{Part, User, World, number_of, within};
 
 use crate::scrape::{GET, ask, connect, rest, scrape, value};
@@ -24,7 +25,12 @@ pub fn counted(world: &World) {
     assert!(value(&during, "agentd_connections") >= 1.0, "{during}");
     drop(child.stdin.take());
     assert_eq!(child.wait().expect("our own child").code(), Some(3));
-    world.session().options(["--memory", "1000G"]).run(["true"]).expect_code(125);
+    // As a client that asks without having looked: agentctl would refuse it by itself.
+    let cwd = world.workspace(world.a());
+    let spec = world.spec(world.a(), &cwd, &["true"]);
+    let api = world.api(world.a());
+    api.create(RunSpec { memory: Some(1000 << 30), ..spec }).expect_err("more than the bounds");
+    drop(api);
     let series = [
         ("agentd_sessions_started_total", 1.0),
         ("agentd_sessions_ended_total{reason=\"exited\"}", 1.0),

@@ -335,7 +335,7 @@ fn settle(
         return Err(Refusal::new(
             format!("{} offered paths where {} were asked for", offered.len(), wanted.len()),
             "request.paths",
-            "offer what `Resolve` answered, in its order",
+            "offer the workspaces and then the inputs that the request asks for, in its order",
         ));
     }
     let places = workspaces.iter_mut().map(|w| &mut w.path).chain(inputs.iter_mut().map(|i| &mut i.path));

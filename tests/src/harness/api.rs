@@ -18,7 +18,7 @@ use agentd_policy::network::Upstream;
 use agentd_policy::offer::{Grant, Offer, Site, ToClient};
 use agentd_policy::wire::{MAX_PACKET, decode, encode};
 use agentd_proto::v1::sessions_client::SessionsClient;
-use agentd_proto::v1::{CreateRequest, EnvVar, RunSpec};
+use agentd_proto::v1::{CreateRequest, EnvVar, OfferedPath, RunSpec};
 use hyper_util::rt::TokioIo;
 use prost::bytes::{Buf as _, BufMut as _};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
@@ -129,8 +129,9 @@ impl Api {
             let side = side_socket(&self.offers);
             let ToClient::Site(site) = answer(&side) else { panic!("the launcher does not say what it is") };
             let Ok(permit) = permit(user, &site, &spec) else {
-                let ticket = vec![0; 32].into();
-                return (None, CreateRequest { spec: Some(spec), ticket, paths: vec![] });
+                let (role, mode) = ("workspace".into(), "overlay".into());
+                let paths = vec![OfferedPath { path: spec.cwd.clone(), role, mode }];
+                return (None, CreateRequest { spec: Some(spec), ticket: vec![0; 32].into(), paths });
             };
             let open = |wanted: &agentd_policy::decide::Wanted| -> (Grant, OwnedFd) {
                 let grant = Grant { role: wanted.role, mode: wanted.mode };
