@@ -8,6 +8,7 @@ mod attempts;
 mod client;
 mod consent;
 mod forged;
+mod heritage;
 mod keeper;
 mod packets;
 mod place;
@@ -37,6 +38,7 @@ fn main() -> ExitCode {
         ("tickets", tickets::TESTS),
         ("packets", packets::TESTS),
         ("keeper", keeper::TESTS),
+        ("heritage", heritage::TESTS),
     ];
     let mut tests: Vec<Test> = Vec::new();
     for (group, members) in groups {

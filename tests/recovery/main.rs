@@ -1,6 +1,8 @@
 //! Nothing is left behind: after sessions that ended in every way, the host is as it was.
 
 mod faults;
+mod kills;
+mod records;
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, ExitCode};
@@ -32,6 +34,8 @@ fn main() -> ExitCode {
     let mut all: Vec<Alone> = tests.into_iter().map(named).collect();
     all.push(alone("recovery::a_daemon_that_prepares_sessions_ends_too", Setup::default(), prepared));
     all.extend(faults::tests());
+    all.extend(kills::tests());
+    all.extend(records::tests());
     // Most of the time of most is waiting.
     run_alone("recovery", Some(5), all)
 }

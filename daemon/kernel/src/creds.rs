@@ -195,6 +195,58 @@ pub fn parent_death_signal() -> Result<(), CredsError> {
     }
 }
 
+/// Leaves the session keyring of whoever started this for a new, empty one (`session-keyring(7)`). A kernel without
+/// keys has none to leave.
+///
+/// # Errors
+/// [`CredsError`].
+pub fn leave_keyring() -> Result<(), CredsError> {
+    const KEYCTL_JOIN_SESSION_KEYRING: libc::c_int = 1;
+    // SAFETY: without a name the kernel reads and writes no memory of ours.
+    let result = unsafe {
+        libc::syscall(libc::SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, std::ptr::null::<libc::c_char>())
+    };
+    let error = std::io::Error::last_os_error();
+    match result {
+        -1 if error.raw_os_error() == Some(libc::ENOSYS) => Ok(()),
+        -1 => Err(CredsError::Refused { what: "leave the session keyring", source: error }),
+        _ => Ok(()),
+    }
+}
+
+/// Makes this process one as any other: in a session (`setsid(2)`) of its own, with no terminal, and scheduled no better
+/// than processes are by default, whatever whoever started the daemon had.
+///
+/// # Errors
+/// [`CredsError`].
+pub fn ordinary() -> Result<(), CredsError> {
+    rustix::process::setsid().doing("begin a session of its own")?;
+    let by_default = libc::sched_param { sched_priority: 0 };
+    // SAFETY: the kernel reads the parameters, which live across the call.
+    let scheduled = unsafe { libc::sched_setscheduler(0, libc::SCHED_OTHER, &raw const by_default) };
+    if scheduled == -1 {
+        let source = std::io::Error::last_os_error();
+        return Err(CredsError::Refused { what: "be scheduled by default", source });
+    }
+    // A worse one than the default is the site's wish, and to take it back needs a right.
+    if rustix::process::getpriority_process(None).doing("read the priority")? < 0 {
+        rustix::process::setpriority_process(None, 0).doing("have the default priority")?;
+    }
+    // What reads and writes of the disk are worth follows from the priority (`ioprio_set(2)`): `IOPRIO_WHO_PROCESS`,
+    // `IOPRIO_CLASS_NONE`.
+    // SAFETY: three numbers, and no memory.
+    if unsafe { libc::syscall(libc::SYS_ioprio_set, 1, 0, 0) } == -1 {
+        let source = std::io::Error::last_os_error();
+        return Err(CredsError::Refused { what: "have the default I/O priority", source });
+    }
+    // SAFETY: a number, and no memory: `PER_LINUX`, with none of the flags that a starter can have set.
+    if unsafe { libc::personality(0) } == -1 {
+        let source = std::io::Error::last_os_error();
+        return Err(CredsError::Refused { what: "have the default personality", source });
+    }
+    Ok(())
+}
+
 /// Real, effective and saved.
 fn uids() -> Result<[u32; 3], CredsError> {
     let [mut real, mut effective, mut saved] = [u32::MAX; 3];

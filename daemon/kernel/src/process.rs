@@ -37,6 +37,9 @@ pub struct Birth<'a> {
     pub new_user_and_pid: bool,
     /// Into a new user namespace alone.
     pub new_user: bool,
+    /// Killed when the parent ends, however that ends. A later change of ids takes it back (`prctl(2)`); not for a
+    /// child in a new pid namespace, which cannot see whether its parent lives.
+    pub with_parent: bool,
 }
 
 /// A child, by number and by descriptor. Dropping it neither ends nor waits for it.
@@ -63,6 +66,7 @@ pub fn spawn(_: SingleThreaded, birth: Birth<'_>, run: impl FnOnce() -> i32) -> 
         namespaces = libc::CLONE_NEWUSER;
     }
     flags |= namespaces as u64;
+    let parent = birth.with_parent.then(rustix::process::getpid);
     let mut cgroup = 0;
     if let Some(fd) = birth.cgroup {
         flags |= CLONE_INTO_CGROUP;
@@ -88,6 +92,9 @@ pub fn spawn(_: SingleThreaded, birth: Birth<'_>, run: impl FnOnce() -> i32) -> 
     match pid {
         -1 => Err(std::io::Error::last_os_error()),
         0 => {
+            if !parent.is_none_or(end_with) {
+                exit_now(1);
+            }
             let code = std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)).unwrap_or(101);
             exit_now(code)
         }
@@ -99,6 +106,12 @@ pub fn spawn(_: SingleThreaded, birth: Birth<'_>, run: impl FnOnce() -> i32) -> 
             Ok(Child { pid, pidfd })
         }
     }
+}
+
+/// Has this process killed when `parent` ends; whether it lives still.
+fn end_with(parent: Pid) -> bool {
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL)).is_ok()
+        && rustix::process::getppid() == Some(parent)
 }
 
 /// Forks by `fork(3)`: without descriptors or namespaces, and through the session's filter, which refuses
@@ -268,6 +281,29 @@ pub fn set_title(name: &std::ffi::CStr) -> std::io::Result<()> {
     for (to, from) in line.iter_mut().take(room).zip(name.to_bytes()) {
         *to = *from;
     }
+    Ok(())
+}
+
+/// Overwrites the environment that this process was started with, for itself and for what /proc shows of it: from here
+/// on no variable is set. A child has its parent's until it executes a program.
+///
+/// # Errors
+/// If /proc does not tell where it is.
+pub fn clear_environment() -> std::io::Result<()> {
+    let stat = std::fs::read_to_string("/proc/self/stat")?;
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or("").split_whitespace().collect();
+    // `env_start` and `env_end` of proc_pid_stat(5) have the numbers 50 and 51; the first field after the name is
+    // number 3.
+    let number = |n: usize| fields.get(n - 3).and_then(|f| f.parse::<usize>().ok());
+    let (start, end) = match (number(50), number(51)) {
+        (Some(start), Some(end)) if start != 0 && end >= start && end - start <= 8 << 20 => (start, end),
+        _ => return Err(std::io::Error::other("/proc/self/stat has no environment")),
+    };
+    // SAFETY: the kernel says that the environment's strings lie there: memory on the initial stack, writable, as long
+    // as the process lives. The process has one thread, so nobody reads them meanwhile; libc's `environ` points to
+    // strings in there, which are empty from now on and still end within it. The standard library hands out copies.
+    let strings = unsafe { std::slice::from_raw_parts_mut(start as *mut u8, end - start) };
+    strings.fill(0);
     Ok(())
 }
 

@@ -57,7 +57,7 @@ impl Compiling {
         let table = memfd::create("agentd-blocklists").map_err(fail)?;
         let (report, tell) = std::io::pipe().map_err(fail)?;
         let worker = Worker { lists: &lists, files, table: table.as_fd(), key };
-        let child = process::spawn(token, Birth::default(), || {
+        let child = process::spawn(token, Birth { with_parent: true, ..Birth::default() }, || {
             let report = worker.run((settings.service_uid, settings.service_gid), tell.as_fd());
             // A launcher that is gone needs none.
             let told = encode(&report).map(|bytes| rustix::io::write(&tell, &bytes));

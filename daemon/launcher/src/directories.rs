@@ -3,19 +3,47 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use agentd_policy::names::{AbsPath, SessionId};
-use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
+use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, RenameFlags};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use rustix::process::{Gid, Uid};
 
 use crate::settings::Settings;
 
 /// How many connections wait to be accepted.
-const BACKLOG: i32 = 256;
+const BACKLOG: i32 = 1024;
 
 /// What the name of a socket may have at most (`unix(7)`), with the NUL at its end.
 const SUN_PATH: usize = 108;
 /// How long a session's id is.
 const SESSION_NAME: usize = 12;
+
+/// What the names of the service's records end with: whole, set aside, and being written.
+const RECORDS: [&str; 3] = ["json", "broken", "tmp"];
+/// What the name of an overlay ends with that is to be deleted. No session's does.
+const DOOMED: &str = ".deleted";
+
+/// The uppers of a session that are being deleted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Doomed {
+    /// Whose they are.
+    pub owner: u32,
+    /// Which session's, if the name is one.
+    pub session: Option<SessionId>,
+    label: String,
+}
+
+impl Doomed {
+    /// Those that are called `name`, if they are to be deleted.
+    pub fn parse(owner: u32, name: &str) -> Option<Self> {
+        let label = name.strip_suffix(DOOMED)?;
+        Some(Self { owner, session: SessionId::parse(label).ok(), label: label.to_owned() })
+    }
+
+    /// What they are called in the directory of their user's.
+    pub fn name(&self) -> String {
+        format!("{}{DOOMED}", self.label)
+    }
+}
 
 /// Handles of the directories; root works relative to them.
 #[derive(Debug)]
@@ -29,7 +57,8 @@ pub struct Directories {
     /// Sockets of keepers, one a session, and where they are.
     pub keepers: OwnedFd,
     keepers_path: String,
-    /// Says that this launcher is the only one here.
+    /// Locked by this process for as long as it lives. Nothing else here opens it: to close one descriptor of a file
+    /// gives up every record lock that the process has on it.
     _lock: OwnedFd,
 }
 
@@ -40,8 +69,7 @@ impl Directories {
         let runtime = make(&config.runtime_dir, 0o755)?;
         let state = make(&config.state_dir, 0o711)?;
         let lock = file(&runtime, "launcher.lock", OFlags::RDWR)?;
-        rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive)
-            .map_err(|_| format!("{}: another agentd-launcher runs here", config.runtime_dir))?;
+        hold(&lock).map_err(|why| format!("{}: {why}", config.runtime_dir))?;
         let leases = sub(&runtime, "leases", 0o700)?;
         // The service goes through it, and knows the names.
         let keepers = sub(&runtime, "keepers", 0o711)?;
@@ -99,7 +127,7 @@ impl Directories {
             .map_err(|e| format!("keepers/{session}: {e}"))
     }
 
-    /// Every user who has overlays, and the sessions that they are of.
+    /// Every user who has overlays, and the names of those.
     pub fn all_overlays(&self) -> Result<Vec<(u32, String)>, String> {
         let mut all = Vec::new();
         for user in names(&self.overlays)? {
@@ -110,10 +138,33 @@ impl Directories {
         Ok(all)
     }
 
-    /// Whether the service has a record of `session`.
-    pub fn has_record(&self, session: &str) -> bool {
-        let name = format!("{session}.json");
-        rustix::fs::statat(&self.audit, name, AtFlags::SYMLINK_NOFOLLOW).is_ok()
+    /// Whether the service may have a record of `session`: a whole one, one that it set aside because it is torn, or
+    /// one that it is about to write. What cannot be looked at may be there.
+    pub fn may_have_record(&self, session: &str) -> bool {
+        RECORDS.iter().any(|kind| {
+            let name = format!("{session}.{kind}");
+            let found = rustix::fs::statat(&self.audit, name, AtFlags::SYMLINK_NOFOLLOW);
+            !matches!(found, Err(rustix::io::Errno::NOENT))
+        })
+    }
+
+    /// Renames the uppers of a session, which from then on are to be deleted, whatever happens; `None` if there are
+    /// none.
+    pub fn doom_uppers(&self, owner: u32, session: &str) -> Result<Option<Doomed>, String> {
+        let Some(user) = self.user_overlays(owner)? else { return Ok(None) };
+        let doomed = Doomed { owner, session: SessionId::parse(session).ok(), label: session.to_owned() };
+        let fail = |e: rustix::io::Errno| format!("overlays/u{owner}/{session}: {e}");
+        match rustix::fs::renameat_with(&user, session, &user, doomed.name(), RenameFlags::NOREPLACE) {
+            Ok(()) => Ok(Some(doomed)),
+            Err(rustix::io::Errno::NOENT) => Ok(None),
+            Err(errno) => Err(fail(errno)),
+        }
+    }
+
+    /// All that was to be deleted and is still there.
+    pub fn doomed(&self) -> Result<Vec<Doomed>, String> {
+        let found = self.all_overlays()?.into_iter();
+        Ok(found.filter_map(|(owner, name)| Doomed::parse(owner, &name)).collect())
     }
 
     /// A new directory for the uppers of a session.
@@ -154,6 +205,18 @@ pub fn is_held(file: &OwnedFd) -> rustix::io::Result<bool> {
         Ok(()) => rustix::fs::flock(file, FlockOperation::Unlock).map(|()| false),
         Err(rustix::io::Errno::AGAIN) => Ok(true),
         Err(errno) => Err(errno),
+    }
+}
+
+/// Locks the launcher's file by a record lock (`fcntl(2)`), which is the process's own: no child inherits it, as it
+/// would an `flock(2)`, so that whatever outlives a launcher keeps no other from starting.
+fn hold(file: &OwnedFd) -> Result<(), String> {
+    match rustix::fs::fcntl_lock(file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(()),
+        Err(rustix::io::Errno::AGAIN | rustix::io::Errno::ACCESS) => {
+            Err("another agentd-launcher runs here".into())
+        }
+        Err(errno) => Err(format!("launcher.lock: {errno}")),
     }
 }
 
@@ -244,6 +307,35 @@ mod tests {
         let (leases, overlays, audit, keepers) = (dir(), dir(), dir(), dir());
         test(Directories { leases, overlays, audit, keepers, keepers_path: String::new(), _lock: dir() });
         std::fs::remove_dir_all(&base).unwrap();
+    }
+
+    #[test]
+    fn what_is_to_be_deleted_is_known_by_its_name() {
+        within("doomed", |directories| {
+            let session = "aabbccddeeff";
+            drop(directories.make_uppers(7, session).unwrap());
+            let doomed = directories.doom_uppers(7, session).unwrap().unwrap();
+            assert_eq!(directories.doom_uppers(7, session).unwrap(), None);
+            assert_eq!(directories.doomed().unwrap().first(), Some(&doomed));
+            assert_eq!(Doomed::parse(7, &doomed.name()), Some(doomed));
+            assert_eq!(Doomed::parse(7, session), None);
+        });
+    }
+
+    #[test]
+    fn a_record_that_cannot_be_read_is_one() {
+        within("records", |directories| {
+            assert!(!directories.may_have_record("aabbccddeeff"));
+            for kind in RECORDS {
+                let file = file(&directories.audit, &format!("112233445566.{kind}"), OFlags::RDWR).unwrap();
+                assert!(directories.may_have_record("112233445566"));
+                drop(file);
+                let name = format!("112233445566.{kind}");
+                rustix::fs::unlinkat(&directories.audit, name, AtFlags::empty()).unwrap();
+            }
+            // A name that the file system cannot look for.
+            assert!(directories.may_have_record(&"x".repeat(300)));
+        });
     }
 
     #[test]

@@ -96,7 +96,7 @@ fn held(
     make: impl FnOnce() -> Result<(), String>,
 ) -> Result<OwnedFd, String> {
     let (ready, tell) = std::io::pipe().map_err(|e| e.to_string())?;
-    let child = process::spawn(token, Birth::default(), || {
+    let child = process::spawn(token, Birth { with_parent: true, ..Birth::default() }, || {
         let answer = match make() {
             Ok(()) => "ok".to_owned(),
             Err(error) => error,

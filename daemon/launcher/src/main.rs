@@ -1,6 +1,7 @@
 //! `agentd-launcher`: the root half of agentd. One thread, no async, no network; it attests callers, checks
 //! plans by its own rules, and forks a builder for each session.
 
+mod accounts;
 mod activation;
 mod blocklists;
 mod build;
@@ -11,6 +12,7 @@ mod directories;
 mod doctor;
 mod examine;
 mod host;
+mod inheritance;
 mod init;
 mod keeper;
 mod link;
@@ -22,6 +24,7 @@ mod server;
 mod service;
 mod sessions;
 mod settings;
+mod shares;
 mod workers;
 
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -64,10 +67,11 @@ fn run() -> Result<(), String> {
             _ => return Err(format!("unknown argument {}; {USAGE}", arg.to_string_lossy().escape_debug())),
         }
     }
-    let file = file.ok_or(USAGE)?;
+    let file = std::path::absolute(file.ok_or(USAGE)?).map_err(|e| format!("--config: {e}"))?;
     if !rustix::process::geteuid().is_root() {
         return Err("must run as root: it makes namespaces, mounts and cgroups for others".into());
     }
+    inheritance::shed()?;
     let token = SingleThreaded::verify().map_err(|e| e.to_string())?;
     // What is forked from here must not be able to read what is typed to root.
     let null = std::fs::File::open("/dev/null").map_err(|e| format!("/dev/null: {e}"))?;
@@ -85,7 +89,9 @@ fn run() -> Result<(), String> {
     let signals = signals().map_err(|e| format!("signals: {e}"))?;
     let host = host::Host::prepare(token, &settings.config.pool.uids)?;
     let blocklist = blocklists::read(token, &settings)?;
-    let context = Context { token, settings, directories, cgroups, host, blocklist };
+    let mut accounts = accounts::Accounts::default();
+    accounts.refresh(std::time::Instant::now());
+    let context = Context { token, settings, accounts, directories, cgroups, host, blocklist };
     server::Server::new(context, hierarchies, signals, sockets)?.run(with_service)
 }
 

@@ -9,7 +9,6 @@ use agentd_kernel::creds;
 use agentd_kernel::process::{self, Birth, Child, SingleThreaded};
 use agentd_policy::event::ExitStatus;
 use nix::sys::signal::SigSet;
-use rustix::event::{PollFd, PollFlags};
 use rustix::process::Signal;
 
 use crate::settings::Settings;
@@ -17,74 +16,110 @@ use crate::settings::Settings;
 /// How long it may take to end.
 const FAREWELL: Duration = Duration::from_secs(5);
 
-/// How often it may be started in [`WINDOW`].
+/// How often it is started at once in [`WINDOW`].
 const STARTS: usize = 5;
 /// See [`STARTS`].
 const WINDOW: Duration = Duration::from_secs(10);
+/// After that, how long it rests: at first, and at most.
+const REST: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 
 /// What a service manager told this process, and nobody else.
 const OURS: [&str; 6] =
     ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"];
 
-/// The running service.
+/// The service, which is started again whenever it ends: the sessions do without it meanwhile.
 #[derive(Debug)]
 pub struct Service {
-    child: Child,
+    child: Option<Child>,
     /// When it was started, lately.
     starts: Vec<Instant>,
+    /// When it is started again.
+    due: Option<Instant>,
+    rest: Duration,
 }
 
 impl Service {
     /// Starts it under its own account, with no signal blocked. It ends with this process, however that ends.
     pub fn start(token: SingleThreaded, settings: &Settings) -> Result<Self, String> {
-        Ok(Self { child: spawn(token, settings)?, starts: vec![Instant::now()] })
+        let child = Some(spawn(token, settings)?);
+        Ok(Self { child, starts: vec![Instant::now()], due: None, rest: REST.0 })
     }
 
-    /// Starts one that has ended again.
-    ///
-    /// # Errors
-    /// If it ends too often.
-    pub fn again(mut self, token: SingleThreaded, settings: &Settings) -> Result<Self, String> {
-        let how = self.child.wait().map_err(|e| format!("the service: {e}"))?;
-        let now = Instant::now();
+    /// Takes note of its end, if it has ended: it is to be started again at once, or later if it ends too often.
+    /// Whether it has.
+    pub fn has_ended(&mut self, now: Instant) -> bool {
+        let Some(child) = self.child.as_ref() else { return false };
+        let how = match child.try_wait() {
+            Ok(None) => return false,
+            Ok(Some(how)) => format!("{how:?}"),
+            Err(error) => error.to_string(),
+        };
+        tracing::error!(error = how, "the service ended and is started again");
+        self.child = None;
+        self.due = Some(self.next_start(now));
+        true
+    }
+
+    fn next_start(&mut self, now: Instant) -> Instant {
         self.starts.retain(|start| *start + WINDOW > now);
-        if self.starts.len() >= STARTS {
-            return Err(format!("the service ended {STARTS} times in {WINDOW:?}, now with {how:?}"));
+        if self.starts.len() < STARTS {
+            self.rest = REST.0;
+            return now;
         }
-        tracing::error!(error = ?how, "the service ended and is started again");
-        self.child = spawn(token, settings)?;
+        let rest = self.rest;
+        self.rest = (rest * 2).min(REST.1);
+        now + rest
+    }
+
+    /// Whether it does nothing but end.
+    pub fn ends_too_often(&self) -> bool {
+        self.child.is_none() && self.starts.len() >= STARTS
+    }
+
+    /// When it is to be started again.
+    pub fn due(&self) -> Option<Instant> {
+        self.due
+    }
+
+    /// Starts it again if that is due; whether it was.
+    pub fn restart(&mut self, token: SingleThreaded, settings: &Settings, now: Instant) -> bool {
+        if self.due.take_if(|due| *due <= now).is_none() {
+            return false;
+        }
         self.starts.push(now);
-        Ok(self)
+        match spawn(token, settings) {
+            Ok(child) => self.child = Some(child),
+            Err(error) => {
+                tracing::error!(error, "the service cannot be started now");
+                self.due = Some(self.next_start(now).max(now + REST.0));
+            }
+        }
+        self.child.is_some()
     }
 
-    /// Whether it has ended.
-    pub fn has_ended(&self) -> bool {
-        let mut fds = [PollFd::new(&self.child.pidfd, PollFlags::IN)];
-        let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
-        !matches!(rustix::event::poll(&mut fds, Some(&now)), Ok(0))
-    }
-
-    /// Has it read its configuration again.
+    /// Has it read its configuration again. One that is still to be started reads the new one.
     pub fn reload(&self) -> Result<(), String> {
-        rustix::process::pidfd_send_signal(&self.child.pidfd, Signal::HUP).map_err(|e| e.to_string())
+        let Some(child) = &self.child else { return Ok(()) };
+        rustix::process::pidfd_send_signal(&child.pidfd, Signal::HUP).map_err(|e| e.to_string())
     }
 
     /// Ends it and waits.
     pub fn stop(self) -> Result<(), String> {
-        if self.has_ended() {
-            return self.child.wait().map(drop).map_err(|e| format!("service: {e}"));
+        let Some(child) = self.child else { return Ok(()) };
+        let fail = |e: std::io::Error| format!("service: {e}");
+        match rustix::process::pidfd_send_signal(&child.pidfd, Signal::TERM) {
+            Ok(()) | Err(rustix::io::Errno::SRCH) => {}
+            Err(errno) => return Err(fail(errno.into())),
         }
-        rustix::process::pidfd_send_signal(&self.child.pidfd, Signal::TERM)
-            .map_err(|e| format!("service: {e}"))?;
         let until = Instant::now() + FAREWELL;
-        while !self.has_ended() {
+        while child.try_wait().map_err(fail)?.is_none() {
             if Instant::now() >= until {
-                self.child.kill().and_then(|()| self.child.wait()).map_err(|e| format!("service: {e}"))?;
+                child.kill().and_then(|()| child.wait()).map_err(fail)?;
                 return Err(format!("the service did not end in {FAREWELL:?} and was killed"));
             }
             std::thread::sleep(Duration::from_millis(2));
         }
-        self.child.wait().map(drop).map_err(|e| format!("service: {e}"))
+        Ok(())
     }
 }
 
@@ -128,9 +163,11 @@ fn become_service(
     let own = std::env::current_exe().map_err(|e| format!("/proc/self/exe: {e}"))?;
     let program = own.with_file_name("agentd");
     let launcher = rustix::process::getpid();
-    let child = process::spawn(token, Birth::default(), || {
+    let child = process::spawn(token, Birth { with_parent: true, ..Birth::default() }, || {
         let become_it = || -> Result<(), String> {
             SigSet::empty().thread_set_mask().map_err(|e| e.to_string())?;
+            // Not in root's terminal, whose signals and input would be its own.
+            nix::unistd::setsid().map_err(|e| e.to_string())?;
             creds::become_ids(settings.service_uid, settings.service_gid).map_err(|e| e.to_string())?;
             // After the last change of ids, which takes it back; and it may be too late.
             creds::parent_death_signal().map_err(|e| e.to_string())?;
@@ -154,4 +191,25 @@ fn become_service(
         127
     });
     child.map_err(|e| format!("{}: {e}", program.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_that_ends_and_ends_rests_and_is_started_for_ever() {
+        let begin = Instant::now();
+        let mut service = Service { child: None, starts: Vec::new(), due: None, rest: REST.0 };
+        let mut now = begin;
+        let mut pauses = Vec::new();
+        for _ in 0..20 {
+            service.starts.push(now);
+            let due = service.next_start(now);
+            pauses.push((due - now).as_secs());
+            now = due;
+        }
+        assert_eq!(pauses[..8], [0, 0, 0, 0, 1, 2, 4, 0]);
+        assert!(pauses.iter().all(|pause| *pause <= REST.1.as_secs()));
+    }
 }

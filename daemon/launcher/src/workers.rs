@@ -40,9 +40,9 @@ pub fn delete(
     name: &str,
     session: Option<&SessionId>,
 ) -> std::io::Result<Child> {
-    process::spawn(token, Birth::default(), || {
+    // Whoever comes after a launcher that ends begins anew.
+    process::spawn(token, Birth { with_parent: true, ..Birth::default() }, || {
         session.into_iter().for_each(log::belong_to);
-        // The launcher's lock among others: this may outlive it.
         let done = process::close_all_but(&[parent.as_fd()])
             .map_err(|e| e.to_string())
             .and_then(|()| keep_file_capabilities().map_err(|e| e.to_string()))

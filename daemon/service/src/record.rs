@@ -161,12 +161,6 @@ pub fn load(dir: &Path) -> io::Result<Vec<Record>> {
     for entry in std::fs::read_dir(dir)? {
         let path = entry?.path();
         match path.extension().and_then(|e| e.to_str()) {
-            Some("json") if path.metadata().is_ok_and(|file| file.len() == 0) => {
-                // A power cut left the name alone: nothing of the session was on disk yet.
-                let session = session_of(&path);
-                tracing::warn!(session, path = %path.display(), "an empty record was deleted");
-                crate::store::remove(&path);
-            }
             Some("json") => match read(&path) {
                 Ok(record) => records.push(record),
                 Err(why) => set_aside(&path, &why),
@@ -252,7 +246,7 @@ pub mod tests {
         std::fs::write(dir.join("aa0000000004.json"), "").unwrap();
         assert!(load(&dir).unwrap().is_empty());
         let left: Vec<_> = std::fs::read_dir(&dir).unwrap().map(|e| e.unwrap().file_name()).collect();
-        assert!(left.len() == 4 && left.iter().all(|n| n.to_str().unwrap().ends_with(".broken")), "{left:?}");
+        assert!(left.len() == 5 && left.iter().all(|n| n.to_str().unwrap().ends_with(".broken")), "{left:?}");
         std::fs::remove_dir_all(dir).unwrap();
     }
 }

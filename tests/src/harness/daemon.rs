@@ -28,6 +28,9 @@ pub struct Setup {
     units: bool,
     env: Vec<(String, String)>,
     network: Option<PathBuf>,
+    subuid: Option<String>,
+    through: Vec<String>,
+    cwd: Option<PathBuf>,
 }
 
 impl Setup {
@@ -55,8 +58,48 @@ impl Setup {
         Self { network: Some(path.into()), ..self }
     }
 
-    /// What its programs are started through.
-    fn command(&self) -> Command {
+    /// On a host that has `text` in /etc/subuid.
+    #[must_use]
+    pub fn subuid(self, text: &str) -> Self {
+        Self { subuid: Some(text.into()), ..self }
+    }
+
+    /// Through another program, which executes the rest of its command line.
+    #[must_use]
+    pub fn through(self, program: &[&str]) -> Self {
+        Self { through: program.iter().map(|word| (*word).to_owned()).collect(), ..self }
+    }
+
+    /// In the directory `cwd`.
+    #[must_use]
+    pub fn cwd(self, cwd: &Path) -> Self {
+        Self { cwd: Some(cwd.into()), ..self }
+    }
+
+    /// What its programs are started through; `dir` is the daemon's own.
+    fn command(&self, dir: &Path) -> Command {
+        let mut command = self.starter(dir);
+        if let Some(cwd) = &self.cwd {
+            command.current_dir(cwd);
+        }
+        command
+    }
+
+    fn starter(&self, dir: &Path) -> Command {
+        if let Some(text) = &self.subuid {
+            let file = dir.join("subuid");
+            std::fs::write(&file, text).expect("a file of ours");
+            let mut command = Command::new("/usr/bin/unshare");
+            let script = "mount --bind \"$0\" /etc/subuid && exec \"$@\"";
+            command.args(["--mount", "--propagation", "slave", "--", "/bin/sh", "-c", script]).arg(file);
+            command.arg("/usr/bin/setpriv");
+            return command;
+        }
+        if let Some((program, rest)) = self.through.split_first() {
+            let mut command = Command::new(program);
+            command.args(rest).arg("/usr/bin/setpriv");
+            return command;
+        }
         let Some(network) = &self.network else { return Command::new("/usr/bin/setpriv") };
         let mut command = Command::new("/usr/bin/nsenter");
         command.arg(format!("--net={}", network.display())).args(["--", "/usr/bin/setpriv"]);
@@ -167,6 +210,20 @@ impl Daemon {
         }
     }
 
+    /// Starts the launcher and kills it `after` that, whatever it is about by then.
+    ///
+    /// # Panics
+    /// If it runs already.
+    pub fn kill_while_it_starts(&self, after: Duration) {
+        let mut running = self.running();
+        assert!(running.launcher.is_none(), "it runs");
+        let program = Program::start(self.launcher(), &self.dir, "launcher");
+        running.pid = program.pid();
+        // The moment is what is tested: there is nothing to wait for.
+        std::thread::sleep(after);
+        let _ = program.end(Signal::KILL, PATIENCE);
+    }
+
     /// Starts the launcher as a service manager does that listens for it on both `sockets`, and waits until it is
     /// ready.
     ///
@@ -182,7 +239,7 @@ impl Daemon {
     }
 
     fn launcher(&self) -> Command {
-        let mut command = self.setup.command();
+        let mut command = self.setup.command(&self.dir);
         command.args(["--pdeathsig", "TERM", "--"]);
         command.arg(self.dir.join(if self.setup.units { "bin/agentd-launcher" } else { "bin/agentd" }));
         command.arg("--config").arg(self.dir.join("agentd.toml"));
@@ -192,7 +249,7 @@ impl Daemon {
 
     fn service(&self) -> Command {
         let user = User::find(SERVICE).expect("the service's account");
-        let mut command = self.setup.command();
+        let mut command = self.setup.command(&self.dir);
         command
             .args(["--reuid", &user.uid.to_string(), "--regid", &user.gid.to_string(), "--clear-groups"])
             .args(["--pdeathsig", "TERM", "--"])
@@ -401,7 +458,7 @@ impl Daemon {
         }
         if self.setup.units && was_there {
             // As units they leave sessions alone. One that is started by hand takes them up, and ends them.
-            let mut command = self.setup.command();
+            let mut command = self.setup.command(&self.dir);
             command.args(["--pdeathsig", "TERM", "--"]).arg(self.dir.join("bin/agentd"));
             command.arg("--config").arg(self.dir.join("agentd.toml"));
             let mut last = Program::start(command, &self.dir, "launcher");

@@ -80,6 +80,12 @@ impl Daemon {
         members(&self.cgroup2().join(half))
     }
 
+    /// The launcher's children besides the service.
+    pub fn children(&self) -> Vec<u32> {
+        let service = self.service_pid();
+        children_of(self.pid()).into_iter().filter(|pid| Some(*pid) != service).collect()
+    }
+
     /// The session of `user` in which a process has `word` in its command line.
     pub fn session_with(&self, user: &User, word: &str) -> Option<Parts> {
         let says = |pid: &u32| {

@@ -206,6 +206,14 @@ impl World {
         complete(&mut agentctl, vec![], "agentctl".into())
     }
 
+    /// `agentctl ARGS` by `user`, as a command that is not started yet, with nothing to read and nobody who reads.
+    pub fn client<S: AsRef<OsStr>>(&self, user: &User, args: impl IntoIterator<Item = S>) -> Command {
+        let mut agentctl = user.command(self.daemon().agentctl());
+        agentctl.arg("--socket").arg(self.daemon().socket()).args(args);
+        agentctl.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        agentctl
+    }
+
     /// The events of a session, as its user sees them; checked for what holds of every stream.
     ///
     /// # Panics

@@ -27,6 +27,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use agentd_kernel::cgroup::Group;
+use agentd_kernel::creds;
 use agentd_kernel::packets::{MAX_DESCRIPTORS, Packets};
 use agentd_kernel::process::{self, Child, SingleThreaded};
 use agentd_policy::Refusal;
@@ -169,6 +170,8 @@ impl<'a> Builder<'a> {
         nix::sys::signal::SigSet::empty().thread_set_mask().at("keeper", "signals")?;
         self.close_the_launchers().at("keeper", "descriptors")?;
         fault::arm();
+        creds::ordinary().at("keeper", "defaults")?;
+        process::clear_environment().at("keeper", "environment")?;
         let prepared = self.prepare()?;
         let children = prepared.children().at("keeper", "children")?;
         let built = match self.order(&children) {

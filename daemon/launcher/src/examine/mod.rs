@@ -7,7 +7,6 @@ use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::time::{Duration, Instant};
 
-use agentd_kernel::creds;
 use agentd_kernel::packets::{PacketError, Packets};
 use agentd_kernel::process::{self, Birth, Child};
 use agentd_policy::wire::{Check, FromLauncher, Leak, MAX_PACKET, RequestNumber, Status, decode, encode};
@@ -31,6 +30,8 @@ pub struct Asked {
     pub request: RequestNumber,
     /// Who asks.
     pub uid: u32,
+    /// Which account that counts for.
+    pub account: u32,
     /// Whether to look for what was left behind.
     pub leaks: bool,
     /// And to take it away.
@@ -64,7 +65,7 @@ struct Running {
 pub struct Examiner {
     waiting: VecDeque<Asked>,
     running: Option<Running>,
-    /// When the last look for a user began.
+    /// When the last look for an account began.
     last: BTreeMap<u32, Instant>,
     /// Children that have said what they had to say.
     done: Vec<Child>,
@@ -75,7 +76,7 @@ pub struct Examiner {
 impl Examiner {
     /// Takes a request. The answer comes later, or at once if there are too many.
     pub fn ask(&mut self, asked: Asked) -> Option<Message> {
-        let again = self.waiting.iter().any(|other| other.uid == asked.uid);
+        let again = self.waiting.iter().any(|other| other.account == asked.account);
         if again || self.waiting.len() >= MAX_WAITING {
             return Some(answer(asked.request, vec![not_done("it is being asked for already")], Vec::new()));
         }
@@ -104,15 +105,15 @@ impl Examiner {
             if let Err(error) = late.child.kill() {
                 tracing::error!(%error, "an examination of the host cannot be ended");
             }
-            return self.finish(sessions, late, "it took too long");
+            return self.finish(cx, sessions, late, "it took too long");
         }
         self.last.retain(|_, began| *began + REST > now);
         if self.running.is_some() {
             return None;
         }
-        let due = self.waiting.iter().position(|asked| !self.last.contains_key(&asked.uid))?;
+        let due = self.waiting.iter().position(|asked| !self.last.contains_key(&asked.account))?;
         let asked = self.waiting.remove(due)?;
-        self.last.insert(asked.uid, now);
+        self.last.insert(asked.account, now);
         sessions.begin_to_see();
         let (request, uid, leaks) = (asked.request, asked.uid, asked.leaks);
         let started = start(cx, sessions, || Found::Looked {
@@ -139,7 +140,7 @@ impl Examiner {
         match &self.running {
             Some(running) => Some(running.until),
             None => {
-                self.waiting.iter().filter_map(|asked| self.last.get(&asked.uid)).map(|t| *t + REST).min()
+                self.waiting.iter().filter_map(|asked| self.last.get(&asked.account)).map(|t| *t + REST).min()
             }
         }
     }
@@ -160,7 +161,7 @@ impl Examiner {
                 running.checks = checks;
                 running.traces = traces.into_iter().filter(|trace| !trace.is_of(&seen)).collect();
                 if !running.asked.clean || running.traces.is_empty() {
-                    return self.finish(sessions, running, "");
+                    return self.finish(cx, sessions, running, "");
                 }
                 let traces = running.traces.clone();
                 let started = start(cx, sessions, || {
@@ -175,21 +176,31 @@ impl Examiner {
                         self.unwatched = true;
                         None
                     }
-                    Err(error) => self.finish(sessions, running, &error),
+                    Err(error) => self.finish(cx, sessions, running, &error),
                 }
             }
             Ok(Found::Cleaned(gone)) => {
                 for (trace, gone) in running.traces.iter_mut().zip(gone) {
                     trace.cleaned = gone;
                 }
-                self.finish(sessions, running, "")
+                self.finish(cx, sessions, running, "")
             }
-            Err(error) => self.finish(sessions, running, &error),
+            Err(error) => self.finish(cx, sessions, running, &error),
         }
     }
 
-    fn finish(&mut self, sessions: &mut Sessions, running: Running, problem: &str) -> Option<Message> {
+    fn finish(
+        &mut self,
+        cx: &Context,
+        sessions: &mut Sessions,
+        running: Running,
+        problem: &str,
+    ) -> Option<Message> {
         sessions.seen();
+        if running.asked.clean && running.traces.iter().any(Trace::is_overlay) {
+            // What the child did not finish.
+            sessions.take_up_deletions(cx);
+        }
         for uid in running.traces.iter().filter(|trace| trace.cleaned).filter_map(Trace::user) {
             sessions.leave_user(uid);
         }
@@ -210,14 +221,12 @@ fn start(
 ) -> Result<(Child, Packets), String> {
     let (ours, theirs) = Packets::pair().map_err(|e| e.to_string())?;
     ours.set_nonblocking(true).map_err(|e| e.to_string())?;
-    let child = process::spawn(cx.token, Birth::default(), || {
+    let child = process::spawn(cx.token, Birth { with_parent: true, ..Birth::default() }, || {
         let mut keep: Vec<BorrowedFd<'_>> = vec![theirs.as_fd()];
         keep.extend(cx.host.descriptors());
         keep.extend(cx.directories.descriptors());
         keep.extend(sessions.hierarchies().descriptors());
-        let alone = process::set_title(c"agentd-doctor")
-            .and_then(|()| process::close_all_but(&keep))
-            .and_then(|()| creds::parent_death_signal().map_err(std::io::Error::other));
+        let alone = process::set_title(c"agentd-doctor").and_then(|()| process::close_all_but(&keep));
         let said = alone.map_err(|e| e.to_string()).and_then(|()| {
             let packet = encode(&find()).map_err(|e| e.to_string())?;
             theirs.send(&packet, &[]).map_err(|e| e.to_string())
@@ -254,7 +263,8 @@ mod tests {
     #[test]
     fn nobody_can_fill_the_queue() {
         let mut examiner = Examiner::default();
-        let ask = |n: u64, uid| Asked { request: RequestNumber(n), uid, leaks: false, clean: false };
+        let ask =
+            |n: u64, uid| Asked { request: RequestNumber(n), uid, account: uid, leaks: false, clean: false };
         assert!(examiner.ask(ask(1, 1000)).is_none());
         assert!(examiner.ask(ask(2, 1000)).is_some());
         for uid in 1..MAX_WAITING as u64 {

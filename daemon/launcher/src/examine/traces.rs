@@ -10,7 +10,7 @@ use rustix::process::{Pid, PidfdFlags, Signal};
 use serde::{Deserialize, Serialize};
 
 use crate::context::Context;
-use crate::directories::{is_held, names};
+use crate::directories::{Doomed, is_held, names};
 use crate::sessions::{KINDS, Seen, Sessions, group_path};
 use crate::workers;
 
@@ -50,7 +50,10 @@ pub fn find(cx: &Context, sessions: &Sessions) -> Vec<Trace> {
         leases(cx, &mut all),
         names(&cx.directories.keepers).map(|names| all.extend(names.into_iter().map(What::Socket))),
         cx.directories.all_overlays().map(|overlays| {
-            let of_nobody = overlays.into_iter().filter(|(_, session)| !cx.directories.has_record(session));
+            let of_nobody = overlays.into_iter().filter(|(uid, name)| match Doomed::parse(*uid, name) {
+                Some(doomed) => !sessions.deletes(&doomed),
+                None => !cx.directories.may_have_record(name),
+            });
             all.extend(of_nobody.map(|(uid, session)| What::Overlay { uid, session }));
         }),
     ];
@@ -116,6 +119,11 @@ impl Trace {
         }
     }
 
+    /// Whether it is what a session wrote.
+    pub fn is_overlay(&self) -> bool {
+        matches!(self.what, What::Overlay { .. })
+    }
+
     /// Whose groups it is about.
     pub fn user(&self) -> Option<u32> {
         match self.what {
@@ -168,8 +176,19 @@ impl Trace {
             }
             What::Socket(session) => cx.directories.remove_keeper_socket(session),
             What::Overlay { uid, session } => {
+                // A record may have come, or become readable, since it was looked for.
+                if Doomed::parse(*uid, session).is_none() && cx.directories.may_have_record(session) {
+                    return Err("there is a record of it".into());
+                }
+                let name = match Doomed::parse(*uid, session) {
+                    Some(doomed) => doomed.name(),
+                    None => match cx.directories.doom_uppers(*uid, session)? {
+                        Some(doomed) => doomed.name(),
+                        None => return Ok(()),
+                    },
+                };
                 let Some(user) = cx.directories.user_overlays(*uid)? else { return Ok(()) };
-                workers::delete_tree(user.as_fd(), session).map_err(|e| e.to_string())
+                workers::delete_tree(user.as_fd(), &name).map_err(|e| e.to_string())
             }
         }
     }

@@ -24,24 +24,31 @@ impl Server {
         self.look_after_service();
     }
 
-    /// By hand the service is our child: one that ends is started again, unless it does nothing but that.
+    /// By hand the service is our child: one that ends is started again, and sessions go on meanwhile.
     fn look_after_service(&mut self) {
-        if self.closing.is_some() || !self.service.as_ref().is_some_and(Service::has_ended) {
+        let now = Instant::now();
+        if self.closing.is_some() || !self.service.as_mut().is_some_and(|service| service.has_ended(now)) {
             return;
         }
         self.lose_service("it ended");
-        let restarted = match self.service.take() {
-            Some(service) => service.again(self.context.token, &self.context.settings),
-            None => return,
-        };
-        match restarted {
+        // One that never was there, for a configuration that cannot work, has nothing that would miss it.
+        let hopeless = self.service.as_ref().is_some_and(Service::ends_too_often);
+        if hopeless && !self.ready && self.sessions.live().is_empty() {
+            self.failed = Some("the service ends as often as it is started".into());
+            self.begin_closing();
+        }
+        self.restart_service(now);
+    }
+
+    /// Starts the service again once that is due.
+    pub(super) fn restart_service(&mut self, now: Instant) {
+        if self.closing.is_some() {
+            return;
+        }
+        let Some(service) = &mut self.service else { return };
+        if service.restart(self.context.token, &self.context.settings, now) {
             // It reads the file as it is now.
-            Ok(service) => (self.service, self.stale) = (Some(service), false),
-            Err(error) => {
-                tracing::error!(error, "the service cannot be started again");
-                self.failed = Some(error);
-                self.begin_closing();
-            }
+            self.stale = false;
         }
     }
 

@@ -47,6 +47,7 @@ impl Sessions {
                 tell(cx.directories.remove_keeper_socket(&name));
             }
         }
+        self.take_up_deletions(cx);
         // They may be others than they were.
         self.limit_all(cx, Instant::now());
         Ok(adopted.len())

@@ -5,7 +5,6 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use agentd_kernel::cgroup::{CgroupError, Group, Limits};
-use agentd_kernel::creds;
 use agentd_kernel::process::{self, Birth, Child, SingleThreaded};
 use agentd_policy::event::ExitStatus;
 
@@ -177,12 +176,11 @@ fn path(whose: Whose) -> String {
     whose.map_or_else(|| "agents".to_owned(), |uid| format!("agents/u{uid}"))
 }
 
-/// A child that lowers the limit of memory, with no descriptor but the group's: it may outlive a launcher's locks.
+/// A child that lowers the limit of memory, with no descriptor but the group's.
 fn lower(token: SingleThreaded, group: &Group, memory: u64) -> std::io::Result<Child> {
-    process::spawn(token, Birth::default(), || {
+    process::spawn(token, Birth { with_parent: true, ..Birth::default() }, || {
         let done = process::close_all_but(&group.descriptors())
             .map_err(|e| e.to_string())
-            .and_then(|()| creds::parent_death_signal().map_err(|e| e.to_string()))
             .and_then(|()| group.lower_memory(memory).map_err(|e| e.to_string()));
         match done {
             Ok(true) => 0,

@@ -1,0 +1,61 @@
+//! What whoever starts the launcher leaves to it is nothing for keepers, agents and the service: they are forked from
+//! here, and have its memory until they execute another program.
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::process::CommandExt as _;
+use std::process::Command;
+
+use agentd_kernel::{creds, process};
+use rustix::fs::{Mode, OFlags};
+
+/// The variables that are of use: for the service manager, and for the log.
+const KEPT: [&str; 11] = [
+    "NOTIFY_SOCKET",
+    "WATCHDOG_USEC",
+    "WATCHDOG_PID",
+    "LISTEN_PID",
+    "LISTEN_FDS",
+    "LISTEN_FDNAMES",
+    "JOURNAL_STREAM",
+    "AGENTD_LOG",
+    "NO_COLOR",
+    "RUST_BACKTRACE",
+    "MALLOC_ARENA_MAX",
+];
+/// Where builds of debug programs are told to go wrong.
+#[cfg(debug_assertions)]
+const FAULT: &str = "AGENTD_FAULT";
+
+fn is_kept(name: &OsStr) -> bool {
+    #[cfg(debug_assertions)]
+    if name == FAULT {
+        return true;
+    }
+    KEPT.iter().any(|kept| name == *kept)
+}
+
+/// Gives up what was inherited. An environment with anything but [`KEPT`] is left behind by executing this program
+/// anew: nothing of it stays in memory then.
+pub fn shed() -> Result<(), String> {
+    let (kept, rest): (Vec<(OsString, OsString)>, Vec<_>) =
+        std::env::vars_os().partition(|(name, _)| is_kept(name));
+    if !rest.is_empty() {
+        let own = std::env::current_exe().map_err(|e| format!("/proc/self/exe: {e}"))?;
+        let error = Command::new(&own).args(std::env::args_os().skip(1)).env_clear().envs(kept).exec();
+        return Err(format!("{}: {error}", own.display()));
+    }
+    std::env::set_current_dir("/").map_err(|e| format!("/: {e}"))?;
+    creds::leave_keyring().map_err(|e| e.to_string())?;
+    write_only(1, &std::io::stdout()).and_then(|()| write_only(2, &std::io::stderr()))
+}
+
+/// What is written to a terminal need not be able to read what is typed there.
+fn write_only(number: i32, stream: &impl std::os::fd::AsFd) -> Result<(), String> {
+    if !rustix::termios::isatty(stream) {
+        return Ok(());
+    }
+    let path = format!("/proc/self/fd/{number}");
+    let flags = OFlags::WRONLY | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let opened = rustix::fs::open(path.as_str(), flags, Mode::empty()).map_err(|e| format!("{path}: {e}"))?;
+    process::place(std::os::fd::AsFd::as_fd(&opened), number).map_err(|e| format!("{path}: {e}"))
+}
