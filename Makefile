@@ -36,7 +36,7 @@ if [ $${#missing[@]} != 0 ]; then
 fi
 endef
 
-.PHONY: build setup setup-test setup-bench setup-bench-net demo test test-vm lint bench bench-net soak fuzz fuzz-build fuzz-corpus install install-docs deb rpm package-deb package-rpm clean
+.PHONY: build setup setup-test setup-bench setup-bench-net demo test test-vm lint bench bench-crowd bench-net soak fuzz fuzz-build fuzz-corpus install install-docs deb rpm package-deb package-rpm clean
 
 build: setup
 	cargo build --release --workspace
@@ -114,6 +114,10 @@ lint:
 # Beside bubblewrap, crun and runc. RUNS=50 is the number of tries of each.
 bench: build setup-bench
 	@$(SUDO) env RUNS=$(or $(RUNS),50) tests/demo/private-daemon tests/bench/bench.py
+
+# Starts beside loops of another user, LOOPS=8 of them that connect and close, RUNS=40 of each kind.
+bench-crowd: build setup-bench
+	@$(SUDO) env RUNS=$(or $(RUNS),40) LOOPS=$(or $(LOOPS),8) tests/demo/private-daemon tests/bench/crowd.py
 
 # A session's way out, beside a direct connection, squid, tinyproxy, mitmproxy, dnsmasq and unbound: in a network
 # namespace with nothing in it. RUNS=5 is the number of turns, JSON=1 prints every figure.

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use agentd_proto::MAX_REPLY;
 use agentd_proto::v1::sessions_client::SessionsClient;
@@ -18,6 +18,10 @@ pub type Client = SessionsClient<Channel>;
 
 /// Where the daemon listens if nobody says otherwise.
 const DEFAULT: &str = "/run/agentd/agentd.sock";
+/// How long to try while the daemon has more connections waiting than it takes up.
+const FULL: Duration = Duration::from_secs(30);
+/// Between two tries: at first, and at most.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(16));
 /// How long a short question may take.
 const ANSWER: Duration = Duration::from_secs(30);
 
@@ -42,7 +46,7 @@ impl Socket {
     /// # Errors
     /// If nobody listens there, or the user may not connect.
     pub async fn connect(&self) -> Result<Client, Failure> {
-        let stream = UnixStream::connect(&self.0).await.map_err(|error| unreachable(&self.0, &error))?;
+        let stream = dial(&self.0).await.map_err(|error| unreachable(&self.0, &error))?;
         let mut stream = Some(TokioIo::new(stream));
         // Offers and tickets hold for one connection's life: a second one would not help.
         let connector = tower::service_fn(move |_: Uri| {
@@ -55,6 +59,21 @@ impl Socket {
             .max_frame_size(128 << 10)
             .connect_with_connector_lazy(connector);
         Ok(Client::new(channel).max_decoding_message_size(MAX_REPLY))
+    }
+}
+
+/// Connects. While as many wait there already as the kernel lets wait, so does this, for a while.
+async fn dial(path: &Path) -> io::Result<UnixStream> {
+    let until = Instant::now() + FULL;
+    let mut pause = PAUSE.0;
+    loop {
+        match UnixStream::connect(path).await {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock && Instant::now() < until => {
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(PAUSE.1);
+            }
+            done => return done,
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! Limits above a session's own: the user's, the host's, the idle one; and a hundred sessions at once.
 
+mod crowd;
 mod hundred;
 
 use std::io::{BufRead, BufReader, Write};
@@ -38,6 +39,7 @@ fn main() -> ExitCode {
     let mut all: Vec<Alone> = tests.into_iter().map(named).collect();
     let many = "[bounds]\nmax_sessions_per_user = 200\nuser_requests = 20000";
     all.push(alone("limits::a_hundred_sessions_at_once", Setup::with(many), hundred::at_once));
+    all.extend(crowd::tests());
     run_alone("limits", Some(2), all)
 }
 

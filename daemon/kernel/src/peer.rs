@@ -1,8 +1,11 @@
-//! Who is at the other end of a Unix socket, as the kernel recorded it when the peer connected.
+//! Who is at the other end of a Unix socket, as the kernel recorded it when the peer connected; and whether somebody
+//! still is.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use agentd_policy::wire::Peer;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::{RecvAncillaryBuffer, RecvFlags, ReturnFlags};
 
 /// More groups than any account has: the kernel's own limit (`NGROUPS_MAX`).
 const MAX_GROUPS: usize = 65_536;
@@ -50,6 +53,63 @@ pub fn groups(socket: BorrowedFd<'_>) -> std::io::Result<Vec<u32>> {
     }
 }
 
+/// `SO_PASSRIGHTS` of `socket(7)` (Linux 6.16), which libc does not have yet.
+const SO_PASSRIGHTS: libc::c_int = 83;
+/// What is looked at for descriptors at most, in bytes.
+const MAX_LOOK: usize = 64 << 10;
+
+/// Whether the peer has closed its end. It does not wait; what cannot be told counts as open.
+pub fn has_hung_up(socket: BorrowedFd<'_>) -> bool {
+    let mut fds = [PollFd::from_borrowed_fd(socket, PollFlags::empty())];
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    matches!(poll(&mut fds, Some(&now)), Ok(1)) && fds[0].revents().contains(PollFlags::HUP)
+}
+
+/// Whether closing the socket may close descriptors that wait in it, which for some files takes as long as their
+/// sender likes. The descriptors stay where they are: `recvmsg(2)` with `MSG_PEEK` and no room for them only says that
+/// there are some.
+pub fn may_hold_descriptors(socket: BorrowedFd<'_>) -> bool {
+    let waiting = match rustix::io::ioctl_fionread(socket).map(usize::try_from) {
+        Ok(Ok(0)) => return false,
+        Ok(Ok(waiting)) if waiting <= MAX_LOOK => waiting,
+        _ => return true,
+    };
+    let mut bytes = vec![0; waiting];
+    let mut slices = [std::io::IoSliceMut::new(&mut bytes)];
+    let mut no_room = RecvAncillaryBuffer::new(&mut []);
+    let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+    match rustix::net::recvmsg(socket, &mut slices, &mut no_room, flags) {
+        // A stream is read up to the next descriptors, packets one at a time: what is left may have some.
+        Ok(seen) => seen.bytes < waiting || seen.flags.contains(ReturnFlags::CTRUNC),
+        Err(_) => true,
+    }
+}
+
+/// Has the kernel refuse descriptors to whoever connects to this listening socket. `false` before Linux 6.16.
+///
+/// # Errors
+/// As `setsockopt(2)`.
+pub fn refuse_descriptors(listener: BorrowedFd<'_>) -> std::io::Result<bool> {
+    let off: libc::c_int = 0;
+    // SAFETY: the kernel reads an int from `off`, which lives across the call.
+    let result = unsafe {
+        libc::setsockopt(
+            listener.as_raw_fd(),
+            libc::SOL_SOCKET,
+            SO_PASSRIGHTS,
+            (&raw const off).cast(),
+            size_of::<libc::c_int>() as libc::socklen_t,
+        )
+    };
+    match result {
+        0 => Ok(true),
+        _ => match std::io::Error::last_os_error() {
+            error if error.raw_os_error() == Some(libc::ENOPROTOOPT) => Ok(false),
+            error => Err(error),
+        },
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -63,5 +123,46 @@ mod tests {
         assert_eq!(peer.pid, std::process::id() as i32);
         assert!(!peer.admin);
         assert!(attest(a.as_fd(), peer.gid).unwrap().admin);
+    }
+
+    #[test]
+    fn an_end_that_is_closed_has_hung_up() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        assert!(!has_hung_up(ours.as_fd()));
+        std::io::Write::write_all(&mut &theirs, b"bye").unwrap();
+        drop(theirs);
+        assert!(has_hung_up(ours.as_fd()));
+    }
+
+    #[test]
+    fn descriptors_are_found_behind_bytes_and_packets() {
+        use crate::packets::Packets;
+        let (ours, theirs) = Packets::pair().unwrap();
+        assert!(!may_hold_descriptors(ours.as_fd()));
+        theirs.send(b"x", &[]).unwrap();
+        assert!(!may_hold_descriptors(ours.as_fd()));
+        theirs.send(b"y", &[theirs.as_fd()]).unwrap();
+        assert!(may_hold_descriptors(ours.as_fd()));
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let theirs = Packets::from_fd(theirs.into());
+        theirs.send(b"plain", &[]).unwrap();
+        assert!(!may_hold_descriptors(ours.as_fd()));
+        theirs.send(b"more", &[theirs.as_fd()]).unwrap();
+        assert!(may_hold_descriptors(ours.as_fd()));
+        // They are still there.
+        let packet = Packets::from_fd(ours.into());
+        assert_eq!(packet.receive(64, 8).unwrap().unwrap().bytes, b"plain");
+        assert_eq!(packet.receive(64, 8).unwrap().unwrap().descriptors.len(), 1);
+    }
+
+    #[test]
+    fn who_connects_can_send_no_descriptor() {
+        let path = std::env::temp_dir().join(format!("agentd-rights-{}", std::process::id()));
+        let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        let refused = refuse_descriptors(listener.as_fd()).unwrap();
+        let client = UnixStream::connect(&path).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        let client = crate::packets::Packets::from_fd(client.into());
+        assert_eq!(client.send(b"x", &[client.as_fd()]).is_err(), refused);
     }
 }

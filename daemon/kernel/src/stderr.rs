@@ -1,7 +1,10 @@
 //! Standard error: where it leads, and lines on it that are one line each whatever is in them.
 
+use std::collections::HashMap;
+use std::hash::Hash;
 use std::io;
 use std::os::fd::AsFd;
+use std::time::Instant;
 
 use rustix::fs::FileType;
 
@@ -162,6 +165,59 @@ impl io::Write for Line<'_> {
     }
 }
 
+/// How often lines of one kind are written: so many at once, and so many a second after that.
+const LINES: (u32, u32) = (50, 5);
+
+/// Bounds how often each kind of line is written. Others decide how often something happens: a log that says so each
+/// time is theirs to fill.
+#[derive(Debug)]
+pub struct LineRate<K> {
+    kinds: HashMap<K, Kind>,
+}
+
+#[derive(Debug)]
+struct Kind {
+    left: f64,
+    at: Instant,
+    held_back: u64,
+}
+
+impl<K> Default for LineRate<K> {
+    fn default() -> Self {
+        Self { kinds: HashMap::new() }
+    }
+}
+
+impl<K: Hash + Eq> LineRate<K> {
+    /// Whether a line of that kind may be written now; if so, how many were held back since the last.
+    pub fn take(&mut self, kind: K, now: Instant) -> Option<u64> {
+        let (most, each) = (f64::from(LINES.0), f64::from(LINES.1));
+        let kind = self.kinds.entry(kind).or_insert(Kind { left: most, at: now, held_back: 0 });
+        kind.left = (kind.left + now.saturating_duration_since(kind.at).as_secs_f64() * each).min(most);
+        kind.at = now;
+        if kind.left < 1.0 {
+            kind.held_back += 1;
+            return None;
+        }
+        kind.left -= 1.0;
+        Some(std::mem::take(&mut kind.held_back))
+    }
+}
+
+impl Look {
+    /// Writes that `count` lines of the kind of the next one were held back.
+    pub fn held_back(self, count: u64) {
+        let text = match self.json {
+            true => format!(
+                "{{\"level\":\"WARN\",\"message\":\"lines like the next were held back\",\"lines\":{count}}}"
+            ),
+            false => format!("WARN {count} lines like the next were held back"),
+        };
+        // Who cannot be told of this cannot be told of the line either.
+        let _ = io::Write::write(&mut self.line(Severity::Warning, None), text.as_bytes());
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -196,5 +252,21 @@ mod tests {
         let stat = rustix::fs::fstat(&ours).unwrap();
         assert!(is(&ours, &format!("{}:{}", stat.st_dev, stat.st_ino)));
         assert!(!is(&ours, &format!("{}:{}", stat.st_dev, stat.st_ino + 1)) && !is(&ours, ""));
+    }
+
+    #[test]
+    fn lines_of_one_kind_are_bounded_and_counted() {
+        use std::time::Duration;
+        let mut rate = LineRate::default();
+        let start = Instant::now();
+        let written =
+            |rate: &mut LineRate<u8>, kind, at| (0..1000).filter(|_| rate.take(kind, at).is_some()).count();
+        assert_eq!(written(&mut rate, 1, start), 50);
+        assert_eq!(written(&mut rate, 2, start), 50);
+        let later = start + Duration::from_secs(1);
+        assert_eq!(rate.take(1, later), Some(950));
+        assert_eq!(rate.take(1, later), Some(0));
+        assert_eq!(written(&mut rate, 1, later), 3);
+        assert_eq!(written(&mut rate, 1, later + Duration::from_secs(3600)), 50);
     }
 }

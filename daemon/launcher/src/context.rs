@@ -3,6 +3,7 @@
 use agentd_kernel::memfd::Sealed;
 use agentd_kernel::process::SingleThreaded;
 
+use crate::accounts::Accounts;
 use crate::directories::Directories;
 use crate::host::Host;
 use crate::scope::Scope;
@@ -15,6 +16,8 @@ pub struct Context {
     pub token: SingleThreaded,
     /// The site's decisions.
     pub settings: Settings,
+    /// Which account answers for whom.
+    pub accounts: Accounts,
     /// The directories that are ours.
     pub directories: Directories,
     /// Where sessions' cgroups are.

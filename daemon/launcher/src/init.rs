@@ -8,6 +8,7 @@ mod inward;
 pub mod way_out;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
 
 use agentd_kernel::packets::Packets;
 use agentd_kernel::process::{self, SingleThreaded};
@@ -18,7 +19,7 @@ use agentd_policy::wire::{Command, CommandNumber, MAX_KEEPER_PACKET, MAX_PACKET,
 use nix::sched::CloneFlags;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use rustix::event::{PollFd, PollFlags};
+use rustix::event::{PollFd, PollFlags, Timespec};
 use serde::{Deserialize, Serialize};
 
 use crate::build::Owner;
@@ -227,15 +228,22 @@ impl Init<'_> {
 
     /// Does what the keeper asks for and reaps, until the first command ends or the keeper does.
     fn serve(&self, mut commands: Commands<'_>, signals: &SignalFd) -> Result<(), Failure> {
-        let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
         let mut more = false;
         loop {
+            for news in commands.expire(Instant::now()) {
+                self.tell_news(news)?;
+            }
+            let wait = match commands.next_deadline() {
+                _ if more => Some(Duration::ZERO),
+                due => due.map(|due| due.saturating_duration_since(Instant::now())),
+            };
+            let wait = wait.map(Timespec::try_from).transpose().step("poll")?;
             let starting: Vec<_> = commands.starting().map(|(number, _)| number).collect();
             let mut fds = vec![PollFd::new(&self.socket, PollFlags::IN), PollFd::new(signals, PollFlags::IN)];
             fds.extend(
                 commands.starting().map(|(_, report)| PollFd::from_borrowed_fd(report, PollFlags::IN)),
             );
-            match rustix::event::poll(&mut fds, more.then_some(&now)) {
+            match rustix::event::poll(&mut fds, wait.as_ref()) {
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}
                 Err(errno) => return Err(errno).step("poll"),
             }

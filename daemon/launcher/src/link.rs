@@ -5,31 +5,57 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use agentd_kernel::packets::{PacketError, Packets};
 use agentd_policy::wire::{FromLauncher, FromService, MAX_PACKET, decode, encode};
+use rustix::event::epoll::EventFlags;
+use rustix::event::{PollFd, PollFlags, Timespec};
 
-/// The most messages that wait for a service that does not read.
-const MAX_WAITING: usize = 4096;
+/// As many messages may wait for a service before no more is asked of it: what waits is then bounded by what it has
+/// asked and by sessions that end. Connections never wait here.
+const MANY: usize = 1024;
 
 /// A service that is connected.
 #[derive(Debug)]
 pub struct Link {
     socket: Packets,
     waiting: VecDeque<(Vec<u8>, Vec<OwnedFd>)>,
+    /// What epoll was told to watch for.
+    pub watched: EventFlags,
 }
 
 impl Link {
+    /// What is watched for at first.
+    pub const WATCHED: EventFlags = EventFlags::IN.union(EventFlags::RDHUP);
+
     /// Takes an accepted, non-blocking socket.
     pub fn new(socket: Packets) -> Self {
-        Self { socket, waiting: VecDeque::new() }
+        Self { socket, waiting: VecDeque::new(), watched: Self::WATCHED }
+    }
+
+    /// What is to be watched for: its messages unless too much waits for it, room if something does or if
+    /// `more` is to be sent once there is some.
+    pub fn wanted(&self, more: bool) -> EventFlags {
+        let mut flags = EventFlags::RDHUP;
+        flags.set(EventFlags::IN, self.is_heard());
+        flags.set(EventFlags::OUT, more || !self.waiting.is_empty());
+        flags
+    }
+
+    /// Whether more is to be taken of what it says.
+    pub fn is_heard(&self) -> bool {
+        self.waiting.len() < MANY
+    }
+
+    /// Whether the service keeps up: less than a quarter of the socket's room is taken (`unix(7)`).
+    pub fn keeps_up(&self) -> bool {
+        let mut fds = [PollFd::new(&self.socket, PollFlags::OUT)];
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        self.waiting.is_empty() && matches!(rustix::event::poll(&mut fds, Some(&now)), Ok(1))
     }
 
     /// Sends a message, now or when there is room.
     ///
     /// # Errors
-    /// If the service is gone, or has not read for too long: the link is of no use then.
+    /// If the service is gone.
     pub fn send(&mut self, message: &FromLauncher, descriptors: Vec<OwnedFd>) -> Result<(), String> {
-        if self.waiting.len() >= MAX_WAITING {
-            return Err("the service does not read".into());
-        }
         let packet = encode(message).map_err(|e| e.to_string())?;
         self.waiting.push_back((packet, descriptors));
         self.flush()
@@ -49,11 +75,6 @@ impl Link {
             }
         }
         Ok(())
-    }
-
-    /// Whether something waits for room.
-    pub fn is_full(&self) -> bool {
-        !self.waiting.is_empty()
     }
 
     /// The next message; `None` if there is none now.

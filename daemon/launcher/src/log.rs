@@ -1,18 +1,20 @@
 //! What launcher, builders and keepers say, on standard error: lines for the journal, for a terminal or for programs.
 //! Children that are a session's name it on every line of theirs.
 
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
+use std::time::Instant;
 
-use agentd_kernel::stderr::{Line, Look, Severity};
+use agentd_kernel::stderr::{Line, LineRate, Look, Severity};
 use agentd_policy::config::{self, Format, Log};
 use agentd_policy::names::SessionId;
-use tracing::{Level, Metadata};
+use tracing::callsite::Identifier;
+use tracing::{Event, Level, Metadata, Subscriber};
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
-use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::layer::{Context, SubscriberExt as _};
 use tracing_subscriber::util::SubscriberInitExt as _;
-use tracing_subscriber::{EnvFilter, Registry, reload};
+use tracing_subscriber::{EnvFilter, Layer, Registry, reload};
 
 /// What overrides the configuration's level.
 const OVERRIDE: &str = "AGENTD_LOG";
@@ -31,7 +33,7 @@ pub fn begin(log: &Log) {
         .with_ansi(false)
         .with_target(false)
         .with_timer(Clock { silent: look.is_timed() });
-    let registry = tracing_subscriber::registry().with(filter);
+    let registry = tracing_subscriber::registry().with(filter).with(Bounded { look, rate: Mutex::default() });
     let begun = match json {
         true => registry
             .with(lines.json().flatten_event(true).with_current_span(false).with_span_list(false))
@@ -64,6 +66,29 @@ fn filter(log: &Log) -> EnvFilter {
         _ => format!("warn,agentd={level}"),
     };
     EnvFilter::try_from_env(OVERRIDE).unwrap_or_else(|_| EnvFilter::new(own))
+}
+
+/// Bounds how often each line of the program is written, unless it only explains: the site has asked for those.
+struct Bounded {
+    look: Look,
+    rate: Mutex<LineRate<Identifier>>,
+}
+
+impl<S: Subscriber> Layer<S> for Bounded {
+    fn event_enabled(&self, event: &Event<'_>, _: Context<'_, S>) -> bool {
+        if *event.metadata().level() > Level::INFO {
+            return true;
+        }
+        let mut rate = self.rate.lock().unwrap_or_else(PoisonError::into_inner);
+        match rate.take(event.metadata().callsite(), Instant::now()) {
+            Some(0) => true,
+            Some(count) => {
+                self.look.held_back(count);
+                true
+            }
+            None => false,
+        }
+    }
 }
 
 /// Standard error.

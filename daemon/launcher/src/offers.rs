@@ -1,16 +1,18 @@
 //! Descriptors that clients hand over before they ask for a session, each batch under a ticket.
 
 use std::collections::BTreeMap;
+use std::os::fd::AsFd as _;
 use std::time::{Duration, Instant};
 
 use agentd_kernel::packets::{PacketError, Packets};
+use agentd_kernel::peer;
 use agentd_policy::Refusal;
 use agentd_policy::consent::Consent;
 use agentd_policy::offer::{self, MAX_OFFER, Site, ToClient};
 use agentd_policy::wire::{self, Peer, Ticket};
 
-/// The most sockets at once.
-const MAX: usize = 4096;
+use crate::shares::Shares;
+
 /// How long a client may take to say what it offers.
 const SPEAK: Duration = Duration::from_secs(5);
 /// How long an offer waits for the request that names it.
@@ -21,6 +23,8 @@ const HOLD: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 struct Offer {
     peer: Peer,
+    /// Which account it counts for.
+    account: u32,
     socket: Packets,
     until: Instant,
     held: Option<(Ticket, Consent)>,
@@ -31,6 +35,7 @@ struct Offer {
 pub struct Offers {
     last: u64,
     all: BTreeMap<u64, Offer>,
+    shares: Shares,
     /// Sockets that nobody needs, with what is left in them.
     dead: Vec<Packets>,
 }
@@ -47,23 +52,24 @@ pub enum Heard {
 }
 
 impl Offers {
-    /// Whether one more of `uid` is within bounds.
-    pub fn has_room(&self, uid: u32, each: usize) -> bool {
-        self.all.len() + self.dead.len() < MAX
-            && self.all.values().filter(|o| o.peer.uid == uid).count() < each
+    /// Whether one more of `account` is within bounds.
+    pub fn has_room(&self, account: u32, each: usize) -> bool {
+        self.dead.len() < Shares::MAX && self.shares.has_room(account, each)
     }
 
     /// Takes a new side socket, non-blocking, and tells its client of `site`; its number. One that cannot be told is
     /// closed.
-    pub fn add(&mut self, peer: Peer, socket: Packets, site: Site) -> Option<u64> {
-        if let Err(error) = send(&socket, &ToClient::Site(Box::new(site))) {
+    pub fn add(&mut self, account: u32, peer: Peer, socket: Packets, site: Site) -> Option<u64> {
+        let until = Instant::now() + SPEAK;
+        let offer = Offer { peer, account, socket, until, held: None };
+        if let Err(error) = send(&offer.socket, &ToClient::Site(Box::new(site))) {
             tracing::debug!(user = peer.uid, pid = peer.pid, error, "a client cannot be told of the site");
-            self.dead.push(socket);
+            self.bury(Some(offer));
             return None;
         }
         self.last += 1;
-        let until = Instant::now() + SPEAK;
-        self.all.insert(self.last, Offer { peer, socket, until, held: None });
+        self.shares.add(account);
+        self.all.insert(self.last, offer);
         Some(self.last)
     }
 
@@ -86,10 +92,9 @@ impl Offers {
             },
             Err(error @ PacketError::TooLong { .. }) => offer.refuse(&error.to_string()),
         };
-        if heard == Heard::Over
-            && let Some(offer) = self.all.remove(&number)
-        {
-            self.dead.push(offer.socket);
+        if heard == Heard::Over {
+            let over = self.remove(number);
+            self.bury(over);
         }
         heard
     }
@@ -102,7 +107,7 @@ impl Offers {
             own && offer.held.as_ref().is_some_and(|(held, _)| *held == ticket)
         });
         let number = found.map(|(number, _)| *number);
-        match number.and_then(|n| self.all.remove(&n)).map(|offer| (offer.socket, offer.held)) {
+        match number.and_then(|n| self.remove(n)).map(|offer| (offer.socket, offer.held)) {
             Some((socket, Some((_, consent)))) => Ok((socket, consent)),
             _ => Err(Refusal::new(
                 "the ticket for the offered paths",
@@ -115,7 +120,22 @@ impl Offers {
     /// Forgets clients that took too long.
     pub fn expire(&mut self, now: Instant) {
         let over: Vec<u64> = self.all.iter().filter(|(_, o)| o.until <= now).map(|(n, _)| *n).collect();
-        self.dead.extend(over.into_iter().filter_map(|n| self.all.remove(&n)).map(|o| o.socket));
+        for number in over {
+            let over = self.remove(number);
+            self.bury(over);
+        }
+    }
+
+    fn remove(&mut self, number: u64) -> Option<Offer> {
+        let offer = self.all.remove(&number)?;
+        self.shares.remove(offer.account);
+        Some(offer)
+    }
+
+    /// One that is done with is closed here only if that cannot take long.
+    fn bury(&mut self, over: Option<Offer>) {
+        let held = over.filter(|offer| peer::may_hold_descriptors(offer.socket.as_fd()));
+        self.dead.extend(held.map(|offer| offer.socket));
     }
 
     /// The sockets that are done with, to be closed by a child of their own.
@@ -163,7 +183,6 @@ mod tests {
     use agentd_policy::offer::Grant;
     use agentd_policy::plan::{Mode, Role};
     use agentd_policy::wire::MAX_PACKET;
-    use std::os::fd::AsFd;
 
     const PEER: Peer = Peer { uid: 1000, gid: 1000, pid: 7, admin: false };
 
@@ -183,7 +202,7 @@ mod tests {
         ours.set_nonblocking(true).unwrap();
         let mut offers = Offers::default();
         let site = Site::of(&Config::default());
-        let number = offers.add(PEER, ours, site.clone()).unwrap();
+        let number = offers.add(PEER.uid, PEER, ours, site.clone()).unwrap();
         assert_eq!(answer(&client), ToClient::Site(Box::new(site)));
         (offers, client, number)
     }

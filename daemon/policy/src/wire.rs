@@ -116,6 +116,8 @@ pub enum FromLauncher {
         number: CallerNumber,
         /// Who it is.
         peer: Peer,
+        /// The uid of the account that it counts for: of a subordinate uid, whose that is.
+        account: u32,
     },
     /// A session runs. Descriptors: the keeper's socket (packets), the relay's (frames).
     Built {

@@ -236,6 +236,12 @@ pub fn exit(end: &End, program: &str) -> Exit {
                     with("exited", Some(127), None, format!("{program}: not found"))
                 }
                 ("exec", _) => with("exited", Some(126), None, bounded(&format!("{program}: {error}"))),
+                ("stopped", _) => with(
+                    "failed",
+                    None,
+                    None,
+                    "a process of the session stopped it before it could run".into(),
+                ),
                 (step, _) => with("failed", None, None, bounded(&format!("{step}: {error}"))),
             }
         }

@@ -1,4 +1,4 @@
-//! How often each user may ask.
+//! How often each account may ask.
 
 use std::collections::HashMap;
 use std::sync::Mutex;
@@ -10,7 +10,7 @@ use crate::host::lock;
 /// Users that are remembered before those are forgotten who have not asked for a while.
 const MANY: usize = 1024;
 
-/// A bucket of requests for each user: so many flow in a second, and twice as many fit.
+/// A bucket of requests for each account: so many flow in a second, and twice as many fit.
 pub struct Rate {
     each: AtomicU32,
     buckets: Mutex<HashMap<u32, (f64, Instant)>>,
@@ -31,8 +31,8 @@ impl Rate {
         self.each.store(each, Ordering::Relaxed);
     }
 
-    /// Whether `uid` may ask at this moment.
-    pub fn take(&self, uid: u32, now: Instant) -> bool {
+    /// Whether `account` may ask at this moment.
+    pub fn take(&self, account: u32, now: Instant) -> bool {
         let each = self.each();
         let most = 2.0 * each;
         let mut buckets = lock(&self.buckets);
@@ -40,7 +40,7 @@ impl Rate {
         if buckets.len() >= MANY {
             buckets.retain(|_, bucket| !full(bucket));
         }
-        let (left, at) = buckets.entry(uid).or_insert((most, now));
+        let (left, at) = buckets.entry(account).or_insert((most, now));
         *left = (*left + (now - *at).as_secs_f64() * each).min(most);
         *at = now;
         if *left < 1.0 {

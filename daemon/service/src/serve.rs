@@ -81,8 +81,11 @@ async fn report(host: Arc<Host>, reporter: HealthReporter) {
 /// Called before anything of a message is read. What it puts into the request is dropped once the message is
 /// there, or will not come.
 fn admit(host: &Arc<Host>, mut request: Request<()>) -> Result<Request<()>, Status> {
-    let uid = caller(&request)?.peer.uid;
-    if !host.rate.take(uid, Instant::now()) {
+    let caller = caller(&request)?;
+    if let Some(activity) = caller.activity.upgrade() {
+        activity.request();
+    }
+    if !host.rate.take(caller.account, Instant::now()) {
         return deny(Err(Refusal::new(
             format!("more than {} requests a second", host.rate.each()),
             "bounds.user_requests",
@@ -90,7 +93,7 @@ fn admit(host: &Arc<Host>, mut request: Request<()>) -> Result<Request<()>, Stat
         )));
     }
     let requests = &host.requests;
-    let slot = deny(requests.take(uid).ok_or_else(|| crowded("requests under way", requests)))?;
+    let slot = deny(requests.take(caller.account).ok_or_else(|| crowded("requests under way", requests)))?;
     request.extensions_mut().insert(Arc::new(slot));
     Ok(request)
 }

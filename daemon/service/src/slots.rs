@@ -1,14 +1,32 @@
-//! What each user may have only so many of at a time.
+//! What each account may have only so many of at a time.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
 use agentd_policy::Refusal;
 
 use crate::host::lock;
 
-/// How many of something each user has.
+/// Whether a connection is of use. Streams hold it while they are open.
+#[derive(Default)]
+pub struct Activity {
+    requested: AtomicBool,
+}
+
+impl Activity {
+    /// A request has come.
+    pub fn request(&self) {
+        self.requested.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether one has.
+    pub fn is_requested(&self) -> bool {
+        self.requested.load(Ordering::Relaxed)
+    }
+}
+
+/// How many of something each account has.
 pub struct Slots {
     each: AtomicU32,
     taken: Mutex<HashMap<u32, u32>>,
@@ -17,7 +35,9 @@ pub struct Slots {
 /// One of them. It is given back when this is dropped.
 pub struct Slot {
     slots: Arc<Slots>,
-    uid: u32,
+    account: u32,
+    /// Of the connection on which it is used.
+    activity: Option<Arc<Activity>>,
 }
 
 impl Slots {
@@ -25,7 +45,7 @@ impl Slots {
         Arc::new(Self { each: AtomicU32::new(each), taken: Mutex::default() })
     }
 
-    /// The most that a user may have.
+    /// The most that an account may have.
     pub fn each(&self) -> u32 {
         self.each.load(Ordering::Relaxed)
     }
@@ -35,20 +55,28 @@ impl Slots {
         self.each.store(each, Ordering::Relaxed);
     }
 
-    /// How many all users have together.
+    /// How many all have together.
     pub fn taken(&self) -> u32 {
         lock(&self.taken).values().sum()
     }
 
-    /// One for `uid`, if it has fewer than it may.
-    pub fn take(self: &Arc<Self>, uid: u32) -> Option<Slot> {
+    /// One for a stream of `account`'s, whose connection is in use for as long.
+    pub fn take_for(self: &Arc<Self>, account: u32, activity: Option<Arc<Activity>>) -> Option<Slot> {
+        self.take(account).map(|mut slot| {
+            slot.activity = activity;
+            slot
+        })
+    }
+
+    /// One for `account`, if it has fewer than it may.
+    pub fn take(self: &Arc<Self>, account: u32) -> Option<Slot> {
         let mut taken = lock(&self.taken);
-        let count = taken.entry(uid).or_insert(0);
+        let count = taken.entry(account).or_insert(0);
         if *count >= self.each() {
             return None;
         }
         *count += 1;
-        Some(Slot { slots: self.clone(), uid })
+        Some(Slot { slots: self.clone(), account, activity: None })
     }
 }
 
@@ -64,10 +92,10 @@ pub fn crowded(what: &str, slots: &Slots) -> Refusal {
 impl Drop for Slot {
     fn drop(&mut self) {
         let mut taken = lock(&self.slots.taken);
-        if let Some(count) = taken.get_mut(&self.uid) {
+        if let Some(count) = taken.get_mut(&self.account) {
             *count = count.saturating_sub(1);
             if *count == 0 {
-                taken.remove(&self.uid);
+                taken.remove(&self.account);
             }
         }
     }

@@ -111,19 +111,28 @@ async fn take(host: &Arc<Host>, clients: Clients, first: Packets) {
 async fn serve(host: &Arc<Host>, clients: &Clients, link: &Arc<Link>) -> LinkError {
     let (number, mut late): (u64, Late) = host.launcher.connected(link);
     let mut taken = Taken { host, clients, launcher: number, live: HashSet::new() };
-    loop {
-        let done = tokio::select! {
-            packet = link.receive(2) => match packet {
+    let receive = async {
+        loop {
+            let done = match link.receive(2).await {
                 Ok(Some(packet)) => taken.take(packet),
                 Ok(None) => Err(LinkError::Gone),
                 Err(error) => Err(error.into()),
-            },
-            Some(message) = late.recv() => send(link, &message).await,
-        };
-        if let Err(error) = done {
-            return error;
+            };
+            if let Err(error) = done {
+                break error;
+            }
         }
-    }
+    };
+    // A launcher that takes nothing more until it is rid of what waits for us must not find us waiting for it.
+    let send = async {
+        while let Some(message) = late.recv().await {
+            if let Err(error) = send(link, &message).await {
+                return error;
+            }
+        }
+        std::future::pending().await
+    };
+    tokio::select! { error = receive => error, error = send => error }
 }
 
 async fn send(link: &Link, message: &FromService) -> Result<(), LinkError> {
@@ -144,8 +153,8 @@ impl Taken<'_> {
         let host = self.host;
         let mut descriptors = packet.descriptors.into_iter();
         match (wire::decode(&packet.bytes)?, descriptors.next(), descriptors.next()) {
-            (FromLauncher::Caller { number, peer }, Some(socket), None) => {
-                match Connection::new(host, socket, number, self.launcher, peer) {
+            (FromLauncher::Caller { number, peer, account }, Some(socket), None) => {
+                match Connection::new(host, socket, number, self.launcher, (peer, account)) {
                     // Nobody accepts any more, or a thousand wait: it is closed.
                     Ok(connection) => drop(self.clients.try_send(Ok(connection))),
                     Err(error) => {

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd as _, BorrowedFd};
+use std::time::{Duration, Instant};
 
 use agentd_kernel::process::SingleThreaded;
 use agentd_policy::event::ExitStatus;
@@ -18,6 +19,10 @@ use rustix::process::{Pid, PidfdFlags, WaitOptions};
 use crate::build::stdio::{self, Outside, Streams};
 use crate::command::{NotRun, Starting};
 
+/// How long a command may take from its fork to its program. The agent can stop it on the way.
+const START: Duration = Duration::from_secs(10);
+/// How long a further command may be stopped by SIGSTOP, in all: who asked for it would wait for ever.
+const STOPPED: Duration = Duration::from_secs(10);
 /// How often the processes of a command are looked for, which may be forking meanwhile.
 const ROUNDS: usize = 8;
 
@@ -40,13 +45,50 @@ pub struct Commands<'a> {
     plan: &'a Plan,
     main: Pid,
     further: BTreeMap<CommandNumber, Pid>,
-    starting: BTreeMap<CommandNumber, (Starting, Outside)>,
+    starting: BTreeMap<CommandNumber, OnItsWay>,
+    stopped: BTreeMap<CommandNumber, Stops>,
+}
+
+/// How long a further command has been stopped.
+#[derive(Clone, Copy, Default)]
+struct Stops {
+    since: Option<Instant>,
+    before: Duration,
+}
+
+impl Stops {
+    fn stop(&mut self, now: Instant) {
+        self.since.get_or_insert(now);
+    }
+
+    fn go_on(&mut self, now: Instant) {
+        let since = self.since.take();
+        self.before += since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        self.since.map(|since| since + STOPPED.saturating_sub(self.before))
+    }
+}
+
+/// One that was forked.
+struct OnItsWay {
+    starting: Starting,
+    outside: Outside,
+    until: Instant,
 }
 
 impl<'a> Commands<'a> {
     /// The first one runs.
     pub fn new(token: SingleThreaded, plan: &'a Plan, main: Pid) -> Self {
-        Self { token, plan, main, further: BTreeMap::new(), starting: BTreeMap::new() }
+        Self {
+            token,
+            plan,
+            main,
+            further: BTreeMap::new(),
+            starting: BTreeMap::new(),
+            stopped: BTreeMap::new(),
+        }
     }
 
     /// Starts one more. What becomes of it is told by [`Commands::started`]. The inner ends of its streams are its own
@@ -67,18 +109,18 @@ impl<'a> Commands<'a> {
         let Streams { inside, outside } =
             streams.map_err(|errno| NotRun::new("terminal", errno.raw_os_error()))?;
         let starting = Starting::fork(self.token, &merged(self.plan, command), &inside)?;
-        self.starting.insert(number, (starting, outside));
+        self.starting.insert(number, OnItsWay { starting, outside, until: Instant::now() + START });
         Ok(())
     }
 
     /// Those that are on their way, each with what becomes readable once it is known whether it runs.
     pub fn starting(&self) -> impl Iterator<Item = (CommandNumber, BorrowedFd<'_>)> {
-        self.starting.iter().map(|(number, (starting, _))| (*number, starting.as_fd()))
+        self.starting.iter().map(|(number, way)| (*number, way.starting.as_fd()))
     }
 
     /// One whose descriptor is readable.
     pub fn started(&mut self, number: CommandNumber) -> Option<News> {
-        let (starting, outside) = self.starting.remove(&number)?;
+        let OnItsWay { starting, outside, .. } = self.starting.remove(&number)?;
         Some(match starting.outcome() {
             Ok(pid) => {
                 self.further.insert(number, pid);
@@ -88,12 +130,61 @@ impl<'a> Commands<'a> {
         })
     }
 
+    /// When the next one has been on its way for too long.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        let stopped = self.stopped.values().filter_map(Stops::deadline);
+        self.starting.values().map(|way| way.until).chain(stopped).min()
+    }
+
+    /// Kills those that have been on their way for too long, or stopped: the agent stopped them.
+    pub fn expire(&mut self, now: Instant) -> Vec<News> {
+        let stopped = self.stopped.iter().filter(|(_, stops)| stops.deadline().is_some_and(|due| due <= now));
+        for number in stopped.map(|(number, _)| *number).collect::<Vec<_>>() {
+            self.stopped.remove(&number);
+            if self.further.contains_key(&number) {
+                self.end(number);
+            }
+        }
+        let late = self.starting.iter().filter(|(_, way)| way.until <= now).map(|(number, _)| *number);
+        let late: Vec<CommandNumber> = late.collect();
+        late.into_iter()
+            .filter_map(|number| Some((number, self.starting.remove(&number)?)))
+            .map(|(number, way)| {
+                // A child that was not reaped keeps its number.
+                let _ = rustix::process::kill_process(way.starting.pid, rustix::process::Signal::KILL);
+                News::NotRun(number, NotRun::new("stopped", rustix::io::Errno::TIMEDOUT.raw_os_error()))
+            })
+            .collect()
+    }
+
+    /// A child was stopped by `signal`, or goes on. What a shell stops by its terminal is its own affair.
+    fn stops(&mut self, pid: Pid, signal: Option<i32>, now: Instant) {
+        let further = self.further.iter().find(|(_, known)| **known == pid).map(|(number, _)| *number);
+        let starting =
+            || self.starting.iter().find(|(_, way)| way.starting.pid == pid).map(|(number, _)| *number);
+        let Some(number) = further.or_else(starting) else { return };
+        match signal {
+            Some(signal) if signal == Signal::SIGSTOP as i32 => {
+                self.stopped.entry(number).or_default().stop(now);
+            }
+            _ => {
+                if let Some(stops) = self.stopped.get_mut(&number) {
+                    stops.go_on(now);
+                }
+            }
+        }
+    }
+
     /// Sends a signal to a command's process group. One that has just ended cannot be signalled; its end is told
     /// elsewhere.
     pub fn signal(&self, command: CommandNumber, signal: i32) {
         if let (Some(pid), Ok(signal)) = (self.pid(command), Signal::try_from(signal)) {
             let group = nix::unistd::Pid::from_raw(pid.as_raw_nonzero().get());
             let _ = nix::sys::signal::killpg(group, signal);
+            // What is stopped would not meet its end before somebody lets it go on.
+            if matches!(signal, Signal::SIGTERM | Signal::SIGINT | Signal::SIGHUP | Signal::SIGQUIT) {
+                let _ = nix::sys::signal::killpg(group, Signal::SIGCONT);
+            }
         }
     }
 
@@ -114,7 +205,7 @@ impl<'a> Commands<'a> {
         if command == 0 {
             return Some(self.main);
         }
-        let starting = self.starting.get(&command).map(|(starting, _)| starting.pid);
+        let starting = self.starting.get(&command).map(|way| way.starting.pid);
         starting.or_else(|| self.further.get(&command).copied())
     }
 
@@ -122,17 +213,23 @@ impl<'a> Commands<'a> {
     pub fn reap(&mut self) -> (Vec<News>, bool) {
         let mut news = Vec::new();
         for _ in 0..REAPED {
-            let Ok(Some((pid, status))) = rustix::process::wait(WaitOptions::NOHANG) else {
+            let options = WaitOptions::NOHANG | WaitOptions::UNTRACED | WaitOptions::CONTINUED;
+            let Ok(Some((pid, status))) = rustix::process::wait(options) else {
                 return (news, false);
             };
+            if status.stopped() || status.continued() {
+                self.stops(pid, status.stopping_signal(), Instant::now());
+                continue;
+            }
             // It is known only by what it left whether one that was on its way ever ran.
-            let on_its_way = self.starting.iter().find(|(_, (starting, _))| starting.pid == pid);
+            let on_its_way = self.starting.iter().find(|(_, way)| way.starting.pid == pid);
             if let Some(number) = on_its_way.map(|(number, _)| *number) {
                 news.extend(self.started(number));
             }
             let further = self.further.iter().find(|(_, known)| **known == pid).map(|(number, _)| *number);
             let Some(number) = further.or((pid == self.main).then_some(0)) else { continue };
             self.further.remove(&number);
+            self.stopped.remove(&number);
             let status = match (status.exit_status(), status.terminating_signal()) {
                 (Some(code), _) => ExitStatus::Code(code),
                 (None, signal) => ExitStatus::Signal(signal.unwrap_or(9)),
@@ -230,6 +327,20 @@ mod tests {
         assert_eq!(merged.command, command.argv);
         assert_eq!(merged.env, [(b"A".to_vec(), b"2".to_vec()), (b"PATH".to_vec(), b"/bin".to_vec())]);
         assert_eq!(merged.cwd.as_str(), "/tmp");
+    }
+
+    #[test]
+    fn who_stops_and_lets_go_on_gains_no_time() {
+        let begin = Instant::now();
+        let mut stops = Stops::default();
+        assert_eq!(stops.deadline(), None);
+        stops.stop(begin);
+        stops.stop(begin + STOPPED / 2);
+        assert_eq!(stops.deadline(), Some(begin + STOPPED));
+        stops.go_on(begin + STOPPED / 2);
+        assert_eq!(stops.deadline(), None);
+        stops.stop(begin + STOPPED);
+        assert_eq!(stops.deadline(), Some(begin + STOPPED + STOPPED / 2));
     }
 
     #[test]

@@ -1,42 +1,76 @@
-//! Clients: accepted and attested here, then the service's.
+//! Clients: accepted and attested here, then the service's. Connections are accepted many at a time, whoever they are
+//! of, and wait here by account: the kernel's queue is one for all, and must never be full for long.
 
+use std::collections::BTreeSet;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use agentd_kernel::packets::Packets;
 use agentd_kernel::peer;
 use agentd_policy::offer::Site;
-use agentd_policy::wire::{CallerNumber, FromLauncher};
+use agentd_policy::wire::{CallerNumber, FromLauncher, Peer};
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::net::SocketFlags;
 
 use super::{Server, Source};
-use crate::callers::each;
+use crate::callers::{Arrival, each};
 use crate::offers::Heard;
 
+/// How many connections of one listener are accepted in one turn.
+const BATCH: usize = 128;
+/// The most sockets with descriptors in them that wait for a child that closes them. Nobody is accepted meanwhile.
+const MAX_UNCLEAN: usize = 1024;
+
+/// What is accepted.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Client,
+    Offer,
+}
+
+/// Somebody who is there.
+struct Guest {
+    socket: OwnedFd,
+    peer: Peer,
+    account: u32,
+}
+
 impl Server {
-    /// Accepts one client, attests it, and hands it to the service under a number.
-    pub(super) fn accept_client(&mut self) {
-        let Some((socket, peer)) = self.accept(|server| server.clients.as_fd()) else { return };
-        if !self.callers.has_room(peer.uid, each(&self.context.settings.config.bounds)) {
-            tracing::warn!(user = peer.uid, pid = peer.pid, "connection refused: too many of one user");
-            return;
+    /// Accepts clients and attests them. They wait for their turn to be the service's.
+    pub(super) fn accept_clients(&mut self) {
+        for Guest { socket, peer, account } in self.arrivals(Kind::Client) {
+            self.callers.wait(account, Arrival { peer, socket });
         }
-        let Ok(own) = socket.try_clone() else { return };
-        let number = self.callers.add(peer, own);
-        // A second handle is kept for its hang-up alone: the data is the service's.
-        let own = self.callers.socket(number);
-        let watched = own.map(|own| self.watch(own.as_fd(), Source::Caller, number.0, EventFlags::RDHUP));
-        if let Some(Err(error)) = watched {
-            tracing::error!(user = peer.uid, %error, "a connection cannot be watched");
-            self.callers.remove(number);
-            return;
+    }
+
+    /// Hands connections to the service under numbers, one account's after another's, as long as it keeps up.
+    pub(super) fn hand_over(&mut self) {
+        while self.link.as_ref().is_some_and(|link| self.callers.has_waiting() && link.keeps_up()) {
+            let Some((account, Arrival { peer, socket })) = self.callers.next() else { return };
+            let own = match socket.try_clone() {
+                Ok(own) if !peer::has_hung_up(socket.as_fd()) => own,
+                _ => {
+                    self.callers.leave(account);
+                    self.discard(socket);
+                    continue;
+                }
+            };
+            let number = self.callers.add(account, peer, own);
+            // A second handle is kept for its hang-up alone: the data is the service's.
+            let own = self.callers.socket(number);
+            let watched = own.map(|own| self.watch(own.as_fd(), Source::Caller, number.0, EventFlags::RDHUP));
+            if let Some(Err(error)) = watched {
+                tracing::error!(user = peer.uid, %error, "a connection cannot be watched");
+                self.callers.remove(number);
+                continue;
+            }
+            self.tell((FromLauncher::Caller { number, peer, account }, vec![socket]));
         }
-        self.tell((FromLauncher::Caller { number, peer }, vec![socket]));
     }
 
     pub(super) fn forget(&mut self, number: CallerNumber) {
         if let Some(caller) = self.callers.remove(number) {
             self.unwatch(caller.socket.as_fd());
+            self.discard(caller.socket);
         }
     }
 
@@ -49,18 +83,17 @@ impl Server {
         }
     }
 
-    pub(super) fn accept_offer(&mut self) {
-        let Some((socket, peer)) = self.accept(|server| server.offer_clients.as_fd()) else { return };
-        if !self.offers.has_room(peer.uid, each(&self.context.settings.config.bounds)) {
-            tracing::warn!(user = peer.uid, pid = peer.pid, "offer refused: too many of one user");
-            return;
-        }
-        let site = Site::of(&self.context.settings.config);
-        let Some(number) = self.offers.add(peer, Packets::from_fd(socket), site) else { return };
-        let flags = EventFlags::IN | EventFlags::RDHUP;
-        let watched = self.offers.socket(number).map(|s| self.watch(s.as_fd(), Source::Offer, number, flags));
-        if let Some(Err(error)) = watched {
-            tracing::error!(user = peer.uid, %error, "an offer cannot be watched");
+    /// Accepts clients' side sockets.
+    pub(super) fn accept_offers(&mut self) {
+        for Guest { socket, peer, account } in self.arrivals(Kind::Offer) {
+            let site = Site::of(&self.context.settings.config);
+            let Some(number) = self.offers.add(account, peer, Packets::from_fd(socket), site) else { continue };
+            let flags = EventFlags::IN | EventFlags::RDHUP;
+            let socket = self.offers.socket(number);
+            let watched = socket.map(|socket| self.watch(socket.as_fd(), Source::Offer, number, flags));
+            if let Some(Err(error)) = watched {
+                tracing::error!(user = peer.uid, %error, "an offer cannot be watched");
+            }
         }
     }
 
@@ -76,26 +109,77 @@ impl Server {
         }
     }
 
-    pub(super) fn accept(
-        &self,
-        listener: impl Fn(&Self) -> BorrowedFd<'_>,
-    ) -> Option<(OwnedFd, agentd_policy::wire::Peer)> {
-        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let socket = match rustix::net::accept_with(listener(self), flags) {
-            Ok(socket) => socket,
-            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR | rustix::io::Errno::CONNABORTED) => {
-                return None;
+    /// Accepts what waits in the kernel, up to a bound. Whoever has gone again, or has all that its account may have, is
+    /// closed at once.
+    fn arrivals(&mut self, kind: Kind) -> Vec<Guest> {
+        let most = each(&self.context.settings.config.bounds);
+        let mut guests: Vec<Guest> = Vec::new();
+        let mut sifted = BTreeSet::new();
+        for _ in 0..BATCH {
+            if self.unclean.len() >= MAX_UNCLEAN {
+                break;
             }
+            let listener = match kind {
+                Kind::Client => &self.clients,
+                Kind::Offer => &self.offer_clients,
+            };
+            let Some(socket) = accept(listener.as_fd()) else { break };
+            let uid = match rustix::net::sockopt::socket_peercred(&socket) {
+                Ok(credentials) if !peer::has_hung_up(socket.as_fd()) => credentials.uid.as_raw(),
+                _ => {
+                    self.discard(socket);
+                    continue;
+                }
+            };
+            let account = self.context.accounts.of(uid);
+            let new = guests.iter().filter(|guest| guest.account == account).count();
+            if kind == Kind::Client
+                && !self.callers.has_room(account, most - new.min(most))
+                && sifted.insert(account)
+            {
+                let gone = self.callers.sift(account, |socket| peer::has_hung_up(socket.as_fd()));
+                gone.into_iter().for_each(|socket| self.discard(socket));
+            }
+            let has_room = match kind {
+                Kind::Client => self.callers.has_room(account, most - new.min(most)),
+                Kind::Offer => self.offers.has_room(account, most - new.min(most)),
+            };
+            if !has_room {
+                let what = if kind == Kind::Client { "connection" } else { "offer" };
+                tracing::warn!(user = uid, account, what, "refused: too many of one account");
+                self.discard(socket);
+                continue;
+            }
+            match peer::attest(socket.as_fd(), self.context.settings.admin_gid) {
+                Ok(peer) => guests.push(Guest { socket, peer, account }),
+                Err(error) => {
+                    tracing::warn!(user = uid, %error, "a connection that cannot be attested was closed");
+                    self.discard(socket);
+                }
+            }
+        }
+        guests
+    }
+
+    /// Closes a socket of a client's, here or in a child if that may take long.
+    pub(super) fn discard(&mut self, socket: OwnedFd) {
+        if peer::may_hold_descriptors(socket.as_fd()) {
+            self.unclean.push(Packets::from_fd(socket));
+        }
+    }
+}
+
+/// The next connection, non-blocking; `None` if there is none.
+pub(super) fn accept(listener: BorrowedFd<'_>) -> Option<OwnedFd> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    loop {
+        match rustix::net::accept_with(listener, flags) {
+            Ok(socket) => return Some(socket),
+            Err(rustix::io::Errno::AGAIN) => return None,
+            Err(rustix::io::Errno::INTR | rustix::io::Errno::CONNABORTED) => {}
             Err(errno) => {
                 tracing::error!(error = %errno, "a connection cannot be accepted");
                 return None;
-            }
-        };
-        match peer::attest(socket.as_fd(), self.context.settings.admin_gid) {
-            Ok(peer) => Some((socket, peer)),
-            Err(error) => {
-                tracing::warn!(%error, "a connection of nobody knows whom was closed");
-                None
             }
         }
     }

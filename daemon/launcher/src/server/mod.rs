@@ -10,6 +10,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use agentd_kernel::cgroup::Hierarchies;
+use agentd_kernel::packets::Packets;
 use agentd_policy::wire::CallerNumber;
 use nix::sys::signalfd::SignalFd;
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
@@ -74,8 +75,11 @@ pub struct Server {
     sessions: Sessions,
     examiner: Examiner,
     link: Option<Link>,
-    /// Clients are let in only while there is a service.
+    /// Clients are let in only while there is a service: without one they wait in the kernel's queue, where they outlive
+    /// this launcher too.
     open: bool,
+    /// Clients' sockets that may have descriptors in them, to be closed apart.
+    unclean: Vec<Packets>,
     ready: bool,
     /// Launcher and service are one, for somebody who started them by hand.
     by_hand: bool,
@@ -141,6 +145,7 @@ impl Server {
             offers: Offers::default(),
             link: None,
             open: false,
+            unclean: Vec::new(),
             ready: false,
             by_hand: false,
             service: None,
@@ -151,6 +156,9 @@ impl Server {
             closing: None,
             failed: None,
         };
+        // Before Linux 6.16 it is enough that whoever closes such a socket is not the loop.
+        agentd_kernel::peer::refuse_descriptors(server.clients.as_fd())
+            .map_err(|e| format!("clients: {e}"))?;
         server.watch(server.services.as_fd(), Source::Services, 0, EventFlags::IN)?;
         server.watch(server.offer_clients.as_fd(), Source::OfferClients, 0, EventFlags::IN)?;
         server.watch(server.signals.as_fd(), Source::Signals, 0, EventFlags::IN)?;
@@ -177,7 +185,9 @@ impl Server {
         let mut events = Vec::with_capacity(256);
         loop {
             let now = Instant::now();
+            self.context.accounts.refresh(now);
             self.look_after_cgroups();
+            self.restart_service(now);
             let messages = self.sessions.tick(&self.context, now);
             self.tell_all(messages);
             let answer = self.examiner.tick(&self.context, &mut self.sessions, now);
@@ -187,6 +197,8 @@ impl Server {
             if self.closing.is_none() {
                 self.sessions.refill(&self.context, now);
             }
+            self.hand_over();
+            self.watch_service();
             self.watch_new();
             self.close_dead();
             if self.is_over(now) {
@@ -212,8 +224,8 @@ impl Server {
         let number = data & ((1 << 56) - 1);
         let Some(source) = SOURCES.into_iter().find(|s| *s as u64 == data >> 56) else { return };
         match source {
-            Source::Clients => self.accept_client(),
-            Source::OfferClients => self.accept_offer(),
+            Source::Clients => self.accept_clients(),
+            Source::OfferClients => self.accept_offers(),
             Source::Services => self.accept_service(),
             Source::Signals => self.signal(),
             Source::Service => self.service_says(),
@@ -263,12 +275,13 @@ impl Server {
 
     /// Gives offers that nobody needs to a child that closes them.
     fn close_dead(&mut self) {
-        if !self.sessions.has_workers_to_spare() {
+        if !self.sessions.has_closers_to_spare() {
             return;
         }
         let mut dead = self.offers.dead();
         dead.extend(self.sessions.left());
         dead.iter().for_each(|socket| self.unwatch(socket.as_fd()));
+        dead.append(&mut self.unclean);
         if !dead.is_empty() {
             self.sessions.close_apart(&self.context, dead);
         }
@@ -281,6 +294,7 @@ impl Server {
             self.examiner.next_tick(),
             self.next_reload(),
             self.watchdog.as_ref().map(Watchdog::due),
+            self.service.as_ref().and_then(Service::due),
             self.closing,
         ];
         let next = due.into_iter().flatten().min().unwrap_or(now + Duration::from_secs(60));

@@ -9,6 +9,7 @@ use agentd_policy::lease::Groups;
 use agentd_policy::wire::{CallerNumber, FromLauncher, FromService, MAX_LIVE, RequestNumber, Ticket};
 use rustix::event::epoll::{self, EventData, EventFlags};
 
+use super::clients::accept;
 use super::{Server, Source, tell_manager};
 use crate::build::monotonic_ns;
 use crate::examine::Asked;
@@ -21,14 +22,20 @@ const MESSAGES: usize = 64;
 impl Server {
     /// The service connects: nobody else has its uid's socket, but the peer is attested all the same.
     pub(super) fn accept_service(&mut self) {
-        let Some((socket, peer)) = self.accept(|server| server.services.as_fd()) else { return };
+        let Some(socket) = accept(self.services.as_fd()) else { return };
+        let peer = match peer::attest(socket.as_fd(), self.context.settings.admin_gid) {
+            Ok(peer) => peer,
+            Err(error) => {
+                tracing::error!(%error, "a service that cannot be attested was sent away");
+                return;
+            }
+        };
         if peer.uid != self.context.settings.service_uid {
             tracing::error!(user = peer.uid, pid = peer.pid, "a service of another account was sent away");
             return;
         }
         self.lose_service("another took its place");
-        if let Err(error) = self.watch(socket.as_fd(), Source::Service, 0, EventFlags::IN | EventFlags::RDHUP)
-        {
+        if let Err(error) = self.watch(socket.as_fd(), Source::Service, 0, Link::WATCHED) {
             tracing::error!(%error, "the service's connection cannot be watched");
             return;
         }
@@ -84,6 +91,7 @@ impl Server {
         self.examiner.forget();
         for caller in self.callers.clear() {
             self.unwatch(caller.socket.as_fd());
+            self.discard(caller.socket);
         }
         if std::mem::take(&mut self.open)
             && let Err(errno) = epoll::delete(&self.epoll, &self.clients)
@@ -94,8 +102,9 @@ impl Server {
 
     pub(super) fn tell(&mut self, (message, descriptors): Message) {
         let Some(link) = &mut self.link else { return };
-        let sent = link.send(&message, descriptors);
-        self.after_sending(sent);
+        if let Err(error) = link.send(&message, descriptors) {
+            self.lose_service(&error);
+        }
     }
 
     pub(super) fn tell_all(&mut self, messages: impl IntoIterator<Item = Message>) {
@@ -104,26 +113,28 @@ impl Server {
         }
     }
 
-    /// Asks to be told of room while something waits for it; a service that cannot be told is gone.
-    fn after_sending(&mut self, sent: Result<(), String>) {
-        let Some(link) = &self.link else { return };
-        let mut flags = EventFlags::IN | EventFlags::RDHUP;
-        flags.set(EventFlags::OUT, link.is_full());
+    /// Has epoll watch for what there is to wait for: once a turn.
+    pub(super) fn watch_service(&mut self) {
+        let more = self.callers.has_waiting();
+        let Some(link) = &mut self.link else { return };
+        let wanted = link.wanted(more);
+        if wanted == link.watched {
+            return;
+        }
         let data = EventData::new_u64((Source::Service as u64) << 56);
-        let watched = epoll::modify(&self.epoll, link, data, flags).map_err(|e| e.to_string());
-        if let Err(error) = sent.and(watched) {
-            self.lose_service(&error);
+        match epoll::modify(&self.epoll, &*link, data, wanted) {
+            Ok(()) => link.watched = wanted,
+            Err(errno) => self.lose_service(&format!("epoll: {errno}")),
         }
     }
 
     pub(super) fn service_says(&mut self) {
-        if let Some(link) = &mut self.link {
-            let sent = link.flush();
-            self.after_sending(sent);
+        if let Some(Err(error)) = self.link.as_mut().map(Link::flush) {
+            self.lose_service(&error);
         }
         // What is left is reported again: a service that never pauses does not starve the rest.
         for _ in 0..MESSAGES {
-            let Some(link) = &self.link else { return };
+            let Some(link) = self.link.as_ref().filter(|link| link.is_heard()) else { return };
             match link.receive() {
                 Ok(Some(message)) => self.obey(message, monotonic_ns()),
                 Ok(None) => return,
@@ -161,7 +172,8 @@ impl Server {
                         // Others see the host, not what everybody's sessions left.
                         let all = peer.admin || peer.uid == 0;
                         let (leaks, clean) = (leaks && all, clean && leaks && all);
-                        self.examiner.ask(Asked { request, uid: peer.uid, leaks, clean })
+                        let account = self.context.accounts.of(peer.uid);
+                        self.examiner.ask(Asked { request, uid: peer.uid, account, leaks, clean })
                     }
                     None => {
                         let (checks, leaks) = (Vec::new(), Vec::new());

@@ -131,7 +131,7 @@ impl Sessions {
     /// What is due by the clock: builds over their deadline, groups that may be empty by now.
     pub fn tick(&mut self, cx: &Context, now: Instant) -> Vec<Message> {
         self.tick_limits(cx, now);
-        let mut messages = self.reap_workers();
+        let mut messages = self.reap_workers(now);
         let numbers: Vec<u32> = self.all.keys().copied().collect();
         for number in numbers {
             let Some(session) = self.all.get_mut(&number) else { continue };
@@ -158,6 +158,8 @@ impl Sessions {
             }
         }
         messages.extend(self.reap_unlinking(cx, now));
+        messages.extend(self.start_queued(cx));
+        self.start_deletions(cx, now);
         messages
     }
 
@@ -170,8 +172,9 @@ impl Sessions {
             State::Running => None,
         });
         // The signal of a child's end wakes the loop.
-        let children = (!self.workers.is_empty() || !self.unlinking.is_empty()).then(|| now + LOOK);
-        let own = [self.next_deferred(), self.next_limit(), self.wanted.map(|(_, due)| due)];
+        let children = (!self.is_reaped() || !self.unlinking.is_empty()).then(|| now + LOOK);
+        let wanted = self.wanted.map(|(_, due)| due);
+        let own = [self.next_deferred(), self.next_limit(), self.next_deletion(), wanted];
         due.chain(children).chain(own.into_iter().flatten()).min()
     }
 
@@ -190,7 +193,7 @@ impl Sessions {
             session.errors.extend(cx.directories.remove_keeper_socket(id.as_str()).err());
             if session.uppers
                 && (session.remove || !session.ran)
-                && let Err(error) = self.delete_uppers(cx, session.owner.uid, id, None)
+                && let Err(error) = self.delete_uppers(cx, session.owner.uid, id)
             {
                 session.errors.push(error);
             }

@@ -27,10 +27,11 @@ use rustix::process::Signal;
 
 use crate::build::Owner;
 use crate::context::Context;
+use crate::shares::Turns;
 pub use groups::{KINDS, path as group_path};
 pub use request::Request;
 
-use deletion::Worker;
+use deletion::{Deleter, Deletion};
 use placeholders::{Placeholder, Unlinking};
 use relimit::{Lowering, Whose};
 use request::Deferred;
@@ -113,11 +114,19 @@ pub struct Sessions {
     wanted: Option<(Owner, Instant)>,
     /// Builders whose descriptors nobody watches yet.
     unwatched: Vec<u32>,
-    /// Children that delete, to be reaped.
-    workers: Vec<Worker>,
+    /// Overlays that are to be deleted: by children, in turn, and later what failed.
+    deletions: Turns<Deletion>,
+    deleters: Vec<Deleter>,
+    later: Vec<(Instant, Deletion)>,
+    /// Requests that wait for such an end.
+    removals: Vec<(SessionId, RequestNumber)>,
+    /// Children that close clients' sockets.
+    closers: Vec<Child>,
     /// Children that take placeholders away, and requests that wait for them.
     unlinking: Vec<Unlinking>,
     deferred: VecDeque<Deferred>,
+    /// Requests that wait until their account has fewer builds under way.
+    queued: Turns<Deferred>,
     /// Offers that no builder took over.
     left: Vec<Packets>,
     /// Leases and names that were in use since somebody began to look for what is left behind.
@@ -150,9 +159,14 @@ impl Sessions {
             next_limit: None,
             wanted: None,
             unwatched: Vec::new(),
-            workers: Vec::new(),
+            deletions: Turns::default(),
+            deleters: Vec::new(),
+            later: Vec::new(),
+            removals: Vec::new(),
+            closers: Vec::new(),
             unlinking: Vec::new(),
             deferred: VecDeque::new(),
+            queued: Turns::default(),
             left: Vec::new(),
             seen: None,
         }
@@ -168,8 +182,17 @@ impl Sessions {
         self.all.values().all(|s| matches!(s.state, State::Running)) && self.is_idle()
     }
 
+    /// Whether no child deletes or closes.
+    fn is_reaped(&self) -> bool {
+        self.deleters.is_empty() && self.closers.is_empty()
+    }
+
     fn is_idle(&self) -> bool {
-        self.workers.is_empty() && self.unlinking.is_empty() && self.deferred.is_empty()
+        self.deletions.is_empty()
+            && self.is_reaped()
+            && self.unlinking.is_empty()
+            && self.deferred.is_empty()
+            && self.queued.is_empty()
     }
 
     /// The ids of the sessions that run.
@@ -236,7 +259,7 @@ impl Sessions {
     /// Lets what is only prepared go, and ends what is being built.
     pub fn abandon(&mut self) {
         self.wanted = None;
-        self.left.extend(self.deferred.drain(..).map(|deferred| deferred.offer));
+        self.drop_waiting();
         for session in self.all.values_mut() {
             match session.state {
                 State::Waiting { .. } => session.dismiss(),
@@ -272,8 +295,14 @@ impl Sessions {
                 _ => {}
             }
         }
-        self.workers.iter_mut().for_each(|worker| worker.request = None);
-        self.left.extend(self.deferred.drain(..).map(|deferred| deferred.offer));
+        self.removals.clear();
+        self.drop_waiting();
+    }
+
+    /// Nobody waits any more for what has not begun.
+    fn drop_waiting(&mut self) {
+        let waiting = self.deferred.drain(..).chain(self.queued.drain());
+        self.left.extend(waiting.map(|waiting| waiting.offer));
     }
 
     /// Whether there is a place for their cgroups.

@@ -1,5 +1,6 @@
 //! A request: checked by the launcher's own rules, and given to a builder.
 
+use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Instant;
 
@@ -21,8 +22,10 @@ use super::{DEADLINE, Message, Session, Sessions, State, bounds};
 use crate::build::{Order, Owner};
 use crate::context::Context;
 
-/// The most requests that wait for placeholders to go.
-const MAX_DEFERRED: usize = 256;
+/// The most requests of one account that wait for placeholders to go.
+const MAX_DEFERRED: usize = 64;
+/// The most builds at once: of one account, so that a start of another's competes with few, and of all.
+const BUILDS: (usize, usize) = (4, 64);
 
 /// What a request brings, besides an offer.
 pub struct Request {
@@ -40,9 +43,9 @@ pub struct Request {
     pub began_ns: u64,
 }
 
-/// One that waits until names are taken away that it would cover.
+/// One that waits: until names are taken away that it would cover, or for its account's turn.
 pub struct Deferred {
-    request: Request,
+    pub request: Request,
     pub offer: Packets,
 }
 
@@ -57,7 +60,9 @@ impl Sessions {
             return Err(refusal);
         }
         if self.must_wait(request.caller.uid, &places(&request.plan), Instant::now()) {
-            if self.deferred.len() >= MAX_DEFERRED {
+            let account = cx.accounts.of(request.caller.uid);
+            let own = self.deferred.iter().filter(|d| cx.accounts.of(d.request.caller.uid) == account);
+            if own.count() >= MAX_DEFERRED {
                 self.left.push(offer);
                 let mend = "try again in a moment";
                 return Err(Refusal::new("one more session in that directory", "host.busy", mend));
@@ -65,7 +70,61 @@ impl Sessions {
             self.deferred.push_back(Deferred { request, offer });
             return Ok(());
         }
+        self.start_in_turn(cx, request, offer)
+    }
+
+    /// Starts a build, or has it wait until its account has fewer.
+    fn start_in_turn(
+        &mut self,
+        cx: &Context,
+        request: Request,
+        offer: Option<Packets>,
+    ) -> Result<(), Refusal> {
+        let account = cx.accounts.of(request.caller.uid);
+        if self.queued.count(account) > 0 || !Self::may_build(&self.building(cx), account) {
+            self.queued.push(account, Deferred { request, offer });
+            return Ok(());
+        }
         self.start(cx, request, offer)
+    }
+
+    /// How many builds are under way, by account.
+    fn building(&self, cx: &Context) -> BTreeMap<u32, usize> {
+        let mut builds = BTreeMap::new();
+        for session in self.all.values().filter(|s| matches!(s.state, State::Building { .. })) {
+            *builds.entry(cx.accounts.of(session.owner.uid)).or_default() += 1;
+        }
+        builds
+    }
+
+    fn may_build(builds: &BTreeMap<u32, usize>, account: u32) -> bool {
+        let (each, all) = BUILDS;
+        builds.values().sum::<usize>() < all && builds.get(&account).is_none_or(|own| *own < each)
+    }
+
+    /// Starts what waited for its turn, one account's after another's.
+    pub(super) fn start_queued(&mut self, cx: &Context) -> Vec<Message> {
+        let mut messages = Vec::new();
+        if self.queued.is_empty() {
+            return messages;
+        }
+        loop {
+            let builds = self.building(cx);
+            let Some((_, Deferred { request, offer })) =
+                self.queued.pop(|account| Self::may_build(&builds, account))
+            else {
+                return messages;
+            };
+            // A session of the same directory may have ended meanwhile.
+            if self.must_wait(request.caller.uid, &places(&request.plan), Instant::now()) {
+                self.deferred.push_back(Deferred { request, offer });
+                continue;
+            }
+            let number = request.number;
+            if let Err(refusal) = self.start(cx, request, offer) {
+                messages.push((FromLauncher::Refused { request: number, refusal }, Vec::new()));
+            }
+        }
     }
 
     /// What waited and need not any longer.
@@ -77,23 +136,24 @@ impl Sessions {
                 continue;
             }
             let request = deferred.request.number;
-            if let Err(refusal) = self.start(cx, deferred.request, deferred.offer) {
+            if let Err(refusal) = self.start_in_turn(cx, deferred.request, deferred.offer) {
                 messages.push((FromLauncher::Refused { request, refusal }, Vec::new()));
             }
         }
         messages
     }
 
-    /// Whether `uid`, or all users together, may have one more. Sessions whose last process is gone do not count, since
+    /// Whether an account, or all together, may have one more. Sessions whose last process is gone do not count, since
     /// their users have been told so; but neither may there be as many of them again.
-    fn check_count(&self, uid: Option<u32>, most: u32, rule: &str) -> Result<(), Refusal> {
+    fn check_count(&self, cx: &Context, account: Option<u32>, most: u32, rule: &str) -> Result<(), Refusal> {
         let most = most as usize;
-        let own = |owner: u32| uid.is_none_or(|uid| uid == owner);
+        let own = |uid: u32| account.is_none_or(|account| account == cx.accounts.of(uid));
         let known = || self.all.values().filter(|s| s.id.is_some() && own(s.owner.uid));
-        let deferred = self.deferred.iter().filter(|d| own(d.request.caller.uid)).count();
-        let count = known().count() + deferred;
+        let waiting = self.deferred.iter().chain(self.queued.iter());
+        let waiting = waiting.filter(|d| own(d.request.caller.uid)).count();
+        let count = known().count() + waiting;
         // Each of them is asked about only where it matters.
-        let live = || known().filter(|s| !s.has_ended()).count() + deferred;
+        let live = || known().filter(|s| !s.has_ended()).count() + waiting;
         if count < most || (count < most.saturating_mul(2) && live() < most) {
             return Ok(());
         }
@@ -121,8 +181,9 @@ impl Sessions {
         plan.check(bounds)?;
         request.consent.check(plan)?;
         plan.egress.as_ref().map_or(Ok(()), |egress| egress.check_site(&config.egress))?;
-        self.check_count(None, bounds.max_sessions, "bounds.max_sessions")?;
-        self.check_count(Some(caller.uid), bounds.max_sessions_per_user, "bounds.max_sessions_per_user")?;
+        let (account, each) = (cx.accounts.of(caller.uid), bounds.max_sessions_per_user);
+        self.check_count(cx, None, bounds.max_sessions, "bounds.max_sessions")?;
+        self.check_count(cx, Some(account), each, "bounds.max_sessions_per_user")?;
         if let Some(rule) = self.exceeds(caller.uid) {
             return Err(Refusal::new(
                 "one more session, while those that run have more memory in use than they may",
@@ -131,7 +192,8 @@ impl Sessions {
             ));
         }
         let known = self.all.values().filter_map(|s| s.id.as_ref());
-        let mut taken = known.chain(self.deferred.iter().map(|d| &d.request.plan.session));
+        let mut taken =
+            known.chain(self.deferred.iter().chain(self.queued.iter()).map(|d| &d.request.plan.session));
         if taken.any(|id| *id == plan.session) {
             return Err(Refusal::new(format!("session {}", plan.session), "session.exists", "ask again"));
         }

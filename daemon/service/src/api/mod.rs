@@ -62,7 +62,7 @@ pub fn deny<T>(result: Result<T, Refusal>) -> Result<T, Status> {
 }
 
 fn take(slots: &Arc<Slots>, caller: &Caller, what: &str) -> Result<Slot, Refusal> {
-    slots.take(caller.peer.uid).ok_or_else(|| crowded(what, slots))
+    slots.take_for(caller.account, caller.activity.upgrade()).ok_or_else(|| crowded(what, slots))
 }
 
 impl Api {

@@ -62,7 +62,9 @@ async fn first(input: &mut Streaming<AttachInput>) -> Result<Option<In>, Status>
 }
 
 fn slot(slots: &Arc<Slots>, caller: &Caller) -> Result<Slot, Refusal> {
-    slots.take(caller.peer.uid).ok_or_else(|| crowded("streams of commands", slots))
+    slots
+        .take_for(caller.account, caller.activity.upgrade())
+        .ok_or_else(|| crowded("streams of commands", slots))
 }
 
 /// Attaches the client to the session that its first message names.

@@ -103,7 +103,7 @@ impl Stage {
     async fn channel(&mut self, peer: Peer) -> Channel {
         let (ours, theirs) = UnixStream::pair().unwrap();
         self.next += 1;
-        let caller = FromLauncher::Caller { number: CallerNumber(self.next), peer };
+        let caller = FromLauncher::Caller { number: CallerNumber(self.next), peer, account: peer.uid };
         self.sender.send(&wire::encode(&caller).unwrap(), &[theirs.as_fd()]).unwrap();
         let mut stream = Some(ours);
         let connector = tower::service_fn(move |_| {
