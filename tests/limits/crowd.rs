@@ -5,7 +5,7 @@ use std::net::{TcpListener, TcpStream};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::process::Child;
+use std::process::{Child, Command};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
@@ -162,8 +162,19 @@ fn subordinate_uids(world: &World) {
         if open <= EACH { Ok(open) } else { Err(open) }
     });
     assert!(open.is_ok_and(|open| open > 0), "{open:?} connections of one user's uids are open");
-    // It is among those: it has what it may have. Others are not.
-    starts(world, world.b(), 3);
+    // It is among those: it has what it may have. Others are not. The daemon has its own view of /etc, and so of mounts.
+    let session = Session::new(world, world.b(), world.workspace(world.b())).option("--rm");
+    let client = session.command(["true"]);
+    let mut inside = Command::new("/usr/bin/nsenter");
+    inside.arg(format!("--mount=/proc/{}/ns/mnt", world.daemon().pid()));
+    inside.args(["--", "/bin/sh", "-c", "cd \"$0\" && exec \"$@\""]);
+    inside
+        .arg(client.get_current_dir().expect("its workspace"))
+        .arg(client.get_program())
+        .args(client.get_args());
+    inside.env_clear().envs(client.get_envs().filter_map(|(key, value)| value.map(|value| (key, value))));
+    let output = inside.output().expect("nsenter");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
 /// An HTTP/2 preface with empty settings, and then nothing.

@@ -29,7 +29,7 @@ fn session_with(world: &World, word: &str) -> (String, PathBuf) {
     let output = world.session().bash(&format!("mkdir -p d; echo {word} > d/note")).expect_code(0);
     let text = world.agentctl(world.a(), ["inspect", &output.name, "--json"]).expect_code(0).text();
     let row: Value = serde_json::from_str(&text).expect("an object");
-    let id = row["id"].as_str().expect("an id").to_owned();
+    let id = row["session"]["id"].as_str().expect("an id").to_owned();
     let overlay = world.daemon().state().join(format!("overlays/u{}", world.a().uid)).join(&id);
     assert_eq!(notes(&overlay).len(), 1, "{}", overlay.display());
     (id, overlay)
