@@ -214,8 +214,8 @@ pub fn leave_keyring() -> Result<(), CredsError> {
     }
 }
 
-/// Makes this process one as any other: in a session (`setsid(2)`) of its own, with no terminal, and scheduled no better
-/// than processes are by default, whatever whoever started the daemon had.
+/// Makes this process one as any other: in a session (`setsid(2)`) of its own, with no terminal, and scheduled as
+/// processes are by default, whatever whoever started the daemon had. (A child never has a better priority.)
 ///
 /// # Errors
 /// [`CredsError`].
@@ -227,10 +227,6 @@ pub fn ordinary() -> Result<(), CredsError> {
     if scheduled == -1 {
         let source = std::io::Error::last_os_error();
         return Err(CredsError::Refused { what: "be scheduled by default", source });
-    }
-    // A worse one than the default is the site's wish, and to take it back needs a right.
-    if rustix::process::getpriority_process(None).doing("read the priority")? < 0 {
-        rustix::process::setpriority_process(None, 0).doing("have the default priority")?;
     }
     // What reads and writes of the disk are worth follows from the priority (`ioprio_set(2)`): `IOPRIO_WHO_PROCESS`,
     // `IOPRIO_CLASS_NONE`.

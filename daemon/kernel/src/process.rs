@@ -51,7 +51,7 @@ pub struct Child {
     pub pidfd: OwnedFd,
 }
 
-/// Forks. The child runs `run` and ends with the code that it returns, or 101 if it panics; it never
+/// Forks. The child has no better priority than processes have by default, runs `run` and ends with the code that it returns, or 101 if it panics; it never
 /// returns to the caller's code.
 ///
 /// # Errors
@@ -92,7 +92,7 @@ pub fn spawn(_: SingleThreaded, birth: Birth<'_>, run: impl FnOnce() -> i32) -> 
     match pid {
         -1 => Err(std::io::Error::last_os_error()),
         0 => {
-            if !parent.is_none_or(end_with) {
+            if !parent.is_none_or(end_with) || !has_default_priority() {
                 exit_now(1);
             }
             let code = std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)).unwrap_or(101);
@@ -105,6 +105,14 @@ pub fn spawn(_: SingleThreaded, birth: Birth<'_>, run: impl FnOnce() -> i32) -> 
             let pid = pid.ok_or_else(|| std::io::Error::other("clone3 returned no pid"))?;
             Ok(Child { pid, pidfd })
         }
+    }
+}
+
+/// Gives up a priority above the default, which is its parent's alone; whether it has.
+fn has_default_priority() -> bool {
+    match rustix::process::getpriority_process(None) {
+        Ok(nice) if nice < 0 => rustix::process::setpriority_process(None, 0).is_ok(),
+        other => other.is_ok(),
     }
 }
 

@@ -49,6 +49,14 @@ pub fn shed() -> Result<(), String> {
     write_only(1, &std::io::stdout()).and_then(|()| write_only(2, &std::io::stderr()))
 }
 
+/// Has this process run before others that want a processor: whoever floods it competes with it for one. Where that
+/// is not permitted (some containers) it takes its turn. No child of its has that, unless it asks too.
+pub fn prefer(nice: i32) {
+    if let Err(errno) = rustix::process::setpriority_process(None, nice) {
+        tracing::debug!(error = %errno, nice, "the priority stays as it is");
+    }
+}
+
 /// What is written to a terminal need not be able to read what is typed there.
 fn write_only(number: i32, stream: &impl std::os::fd::AsFd) -> Result<(), String> {
     if !rustix::termios::isatty(stream) {

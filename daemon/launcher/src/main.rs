@@ -45,6 +45,9 @@ use crate::scope::Scope;
 /// Connections, offered descriptors and sessions at their bounds.
 const OPEN_FILES: u64 = 65_536;
 
+/// Before what users run: all of them wait for it.
+const NICE: i32 = -10;
+
 const USAGE: &str = "usage: agentd-launcher --config FILE [--with-service]";
 
 fn main() -> ExitCode {
@@ -82,6 +85,7 @@ fn run() -> Result<(), String> {
     rlimits::Limits { open_files: OPEN_FILES }.apply().map(drop).map_err(|e| e.to_string())?;
     let settings = settings::Settings::read(&file)?;
     log::begin(&settings.config.log);
+    inheritance::prefer(NICE);
     // Before anything is started that would inherit them.
     let sockets = activation::Sockets::take(&settings)?;
     let directories = directories::Directories::prepare(&settings)?;

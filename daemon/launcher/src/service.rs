@@ -11,8 +11,11 @@ use agentd_policy::event::ExitStatus;
 use nix::sys::signal::SigSet;
 use rustix::process::Signal;
 
+use crate::inheritance;
 use crate::settings::Settings;
 
+/// Before what users run, and behind the launcher.
+const NICE: i32 = -5;
 /// How long it may take to end.
 const FAREWELL: Duration = Duration::from_secs(5);
 
@@ -168,6 +171,7 @@ fn become_service(
             SigSet::empty().thread_set_mask().map_err(|e| e.to_string())?;
             // Not in root's terminal, whose signals and input would be its own.
             nix::unistd::setsid().map_err(|e| e.to_string())?;
+            inheritance::prefer(NICE);
             creds::become_ids(settings.service_uid, settings.service_gid).map_err(|e| e.to_string())?;
             // After the last change of ids, which takes it back; and it may be too late.
             creds::parent_death_signal().map_err(|e| e.to_string())?;

@@ -16,7 +16,7 @@ use crate::callers::{Arrival, each};
 use crate::offers::Heard;
 
 /// How many connections of one listener are accepted in one turn.
-const BATCH: usize = 128;
+const BATCH: usize = 64;
 /// The most sockets with descriptors in them that wait for a child that closes them. Nobody is accepted meanwhile.
 const MAX_UNCLEAN: usize = 1024;
 
@@ -124,9 +124,15 @@ impl Server {
                 Kind::Offer => &self.offer_clients,
             };
             let Some(socket) = accept(listener.as_fd()) else { break };
+            // Most of a flood has gone by now, and is to cost as little as it can.
+            if peer::has_hung_up(socket.as_fd()) {
+                self.discard(socket);
+                continue;
+            }
             let uid = match rustix::net::sockopt::socket_peercred(&socket) {
-                Ok(credentials) if !peer::has_hung_up(socket.as_fd()) => credentials.uid.as_raw(),
-                _ => {
+                Ok(credentials) => credentials.uid.as_raw(),
+                Err(error) => {
+                    tracing::warn!(%error, "a connection without credentials was closed");
                     self.discard(socket);
                     continue;
                 }
