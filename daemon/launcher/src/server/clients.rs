@@ -87,7 +87,9 @@ impl Server {
     pub(super) fn accept_offers(&mut self) {
         for Guest { socket, peer, account } in self.arrivals(Kind::Offer) {
             let site = Site::of(&self.context.settings.config);
-            let Some(number) = self.offers.add(account, peer, Packets::from_fd(socket), site) else { continue };
+            let Some(number) = self.offers.add(account, peer, Packets::from_fd(socket), site) else {
+                continue;
+            };
             let flags = EventFlags::IN | EventFlags::RDHUP;
             let socket = self.offers.socket(number);
             let watched = socket.map(|socket| self.watch(socket.as_fd(), Source::Offer, number, flags));

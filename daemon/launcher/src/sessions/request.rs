@@ -74,12 +74,7 @@ impl Sessions {
     }
 
     /// Starts a build, or has it wait until its account has fewer.
-    fn start_in_turn(
-        &mut self,
-        cx: &Context,
-        request: Request,
-        offer: Option<Packets>,
-    ) -> Result<(), Refusal> {
+    fn start_in_turn(&mut self, cx: &Context, request: Request, offer: Packets) -> Result<(), Refusal> {
         let account = cx.accounts.of(request.caller.uid);
         if self.queued.count(account) > 0 || !Self::may_build(&self.building(cx), account) {
             self.queued.push(account, Deferred { request, offer });
