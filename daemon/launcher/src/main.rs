@@ -19,6 +19,7 @@ mod link;
 mod log;
 mod meter;
 mod offers;
+mod open_files;
 mod scope;
 mod server;
 mod service;
@@ -86,6 +87,9 @@ fn run() -> Result<(), String> {
     let settings = settings::Settings::read(&file)?;
     log::begin(&settings.config.log);
     inheritance::prefer(NICE);
+    if let Err(error) = open_files::lift() {
+        tracing::warn!(error, "sessions can use up the open files of this host");
+    }
     // Before anything is started that would inherit them.
     let sockets = activation::Sockets::take(&settings)?;
     let directories = directories::Directories::prepare(&settings)?;
