@@ -4,6 +4,7 @@ use agentd_kernel::memfd::Sealed;
 use agentd_kernel::process::SingleThreaded;
 
 use crate::directories::Directories;
+use crate::disk::Disk;
 use crate::host::Host;
 use crate::scope::Scope;
 use crate::settings::Settings;
@@ -17,6 +18,8 @@ pub struct Context {
     pub settings: Settings,
     /// The directories that are ours.
     pub directories: Directories,
+    /// What enforces the limits of overlays.
+    pub disk: Disk,
     /// Where sessions' cgroups are.
     pub cgroups: Cgroups,
     /// What every build uses.

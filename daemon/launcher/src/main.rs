@@ -8,6 +8,7 @@ mod callers;
 mod command;
 mod context;
 mod directories;
+mod disk;
 mod doctor;
 mod examine;
 mod host;
@@ -15,7 +16,6 @@ mod init;
 mod keeper;
 mod link;
 mod log;
-mod meter;
 mod offers;
 mod scope;
 mod server;
@@ -80,12 +80,13 @@ fn run() -> Result<(), String> {
     log::begin(&settings.config.log);
     // Before anything is started that would inherit them.
     let sockets = activation::Sockets::take(&settings)?;
-    let directories = directories::Directories::prepare(&settings)?;
+    let mut directories = directories::Directories::prepare(&settings)?;
     let (cgroups, hierarchies) = cgroups(token, &settings.config)?;
     let signals = signals().map_err(|e| format!("signals: {e}"))?;
-    let host = host::Host::prepare(token, &settings.config.pool.uids)?;
+    let disk = disk::Disk::prepare(token, &settings.config, &mut directories)?;
+    let host = host::Host::prepare(token, &settings.config.pool.uids, disk.form)?;
     let blocklist = blocklists::read(token, &settings)?;
-    let context = Context { token, settings, directories, cgroups, host, blocklist };
+    let context = Context { token, settings, directories, disk, cgroups, host, blocklist };
     server::Server::new(context, hierarchies, signals, sockets)?.run(with_service)
 }
 

@@ -131,6 +131,9 @@ impl Sessions {
     /// What is due by the clock: builds over their deadline, groups that may be empty by now.
     pub fn tick(&mut self, cx: &Context, now: Instant) -> Vec<Message> {
         self.tick_limits(cx, now);
+        let writing = self.all.values().filter(|s| s.uppers && s.ran);
+        let writing = writing.filter_map(|s| s.id.as_ref().map(|id| (s.owner.uid, id)));
+        self.squeeze.tick(cx, now, writing);
         let mut messages = self.reap_workers();
         let numbers: Vec<u32> = self.all.keys().copied().collect();
         for number in numbers {
@@ -171,7 +174,8 @@ impl Sessions {
         });
         // The signal of a child's end wakes the loop.
         let children = (!self.workers.is_empty() || !self.unlinking.is_empty()).then(|| now + LOOK);
-        let own = [self.next_deferred(), self.next_limit(), self.wanted.map(|(_, due)| due)];
+        let own =
+            [self.next_deferred(), self.next_limit(), self.wanted.map(|(_, due)| due), self.squeeze.next()];
         due.chain(children).chain(own.into_iter().flatten()).min()
     }
 

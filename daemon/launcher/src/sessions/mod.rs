@@ -27,6 +27,7 @@ use rustix::process::Signal;
 
 use crate::build::Owner;
 use crate::context::Context;
+use crate::disk::squeeze::Squeeze;
 pub use groups::{KINDS, path as group_path};
 pub use request::Request;
 
@@ -120,6 +121,8 @@ pub struct Sessions {
     deferred: VecDeque<Deferred>,
     /// Offers that no builder took over.
     left: Vec<Packets>,
+    /// What is done while the host's disk is nearly full.
+    squeeze: Squeeze,
     /// Leases and names that were in use since somebody began to look for what is left behind.
     seen: Option<Seen>,
 }
@@ -154,6 +157,7 @@ impl Sessions {
             unlinking: Vec::new(),
             deferred: VecDeque::new(),
             left: Vec::new(),
+            squeeze: Squeeze::default(),
             seen: None,
         }
     }
