@@ -85,6 +85,10 @@ impl LoopDevice {
             let name = entry?.file_name();
             let number = name.to_str().and_then(|name| name.strip_prefix("loop")?.parse().ok());
             let Some(number) = number else { continue };
+            // What is over no file is left alone.
+            if !std::path::Path::new(&format!("/sys/block/loop{number}/loop/backing_file")).exists() {
+                continue;
+            }
             // One that goes at this moment is not it.
             let flags = OFlags::RDWR | OFlags::CLOEXEC;
             let Ok(device) = rustix::fs::open(path(number), flags, Mode::empty()) else { continue };
