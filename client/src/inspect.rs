@@ -106,17 +106,28 @@ fn caps(network: &Network, rule: &str) -> String {
     connections.into_iter().chain(sent).collect()
 }
 
-fn limit_lines(limits: &Limits) -> [(&'static str, String); 7] {
-    let Limits { memory, pids, cpus, disk, timeout_ms, idle_ms, open_files } = limits;
+fn limit_lines(limits: &Limits) -> [(&'static str, String); 9] {
+    let Limits { memory, pids, cpus, disk, inodes, timeout_ms, idle_ms, open_files, disk_form } = limits;
     [
         ("memory", size(*memory)),
         ("cpus", cpus.to_string()),
         ("pids", pids.to_string()),
         ("open files", open_files.to_string()),
         ("disk", size(*disk)),
+        ("inodes", inodes.to_string()),
+        ("disk form", enforced(disk_form)),
         ("timeout", duration(*timeout_ms)),
         ("idle", duration(*idle_ms)),
     ]
+}
+
+/// What the words for it mean.
+fn enforced(form: &str) -> String {
+    match form {
+        "" => "none: nothing is kept on disk".into(),
+        "watch" => "watch: a session that exceeds it is ended".into(),
+        form => format!("{form}: what exceeds it is refused"),
+    }
 }
 
 /// As `--memory` takes it, if it is a whole number of something.

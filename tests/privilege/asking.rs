@@ -132,6 +132,7 @@ pub fn plan(user: &User) -> Plan {
             pids: 32,
             cpus: 1.0,
             disk: 1 << 20,
+            inodes: 1 << 20,
             timeout_ms: 60_000,
             idle_ms: 0,
             open_files: 256,

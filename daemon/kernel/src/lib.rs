@@ -24,6 +24,8 @@ pub mod landlock;
 #[cfg(feature = "lockdown")]
 pub mod lockdown;
 #[cfg(feature = "session")]
+pub mod loop_device;
+#[cfg(feature = "session")]
 pub mod loopback;
 pub mod memfd;
 #[cfg(feature = "session")]
@@ -41,11 +43,15 @@ pub mod notify;
 pub mod nsfs;
 pub mod packets;
 #[cfg(feature = "session")]
+pub mod parked;
+#[cfg(feature = "session")]
 pub mod peer;
 #[cfg(feature = "session")]
 pub mod process;
 #[cfg(feature = "session")]
 pub mod procfs;
+#[cfg(feature = "session")]
+pub mod quota;
 #[cfg(feature = "lockdown")]
 pub mod rlimits;
 #[cfg(feature = "session")]

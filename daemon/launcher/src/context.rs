@@ -5,6 +5,7 @@ use agentd_kernel::process::SingleThreaded;
 
 use crate::accounts::Accounts;
 use crate::directories::Directories;
+use crate::disk::Disk;
 use crate::host::Host;
 use crate::scope::Scope;
 use crate::settings::Settings;
@@ -20,6 +21,8 @@ pub struct Context {
     pub accounts: Accounts,
     /// The directories that are ours.
     pub directories: Directories,
+    /// What enforces the limits of overlays.
+    pub disk: Disk,
     /// Where sessions' cgroups are.
     pub cgroups: Cgroups,
     /// What every build uses.

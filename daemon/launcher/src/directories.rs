@@ -50,8 +50,12 @@ impl Doomed {
 pub struct Directories {
     /// Locks, one a lease.
     pub leases: OwnedFd,
+    /// What the others are below, but for sockets and locks.
+    pub state: OwnedFd,
     /// Upper directories, by user and session.
     pub overlays: OwnedFd,
+    /// The same below `state`, whatever overlays are on: for trials.
+    pub trials: OwnedFd,
     /// The service's records.
     pub audit: OwnedFd,
     /// Sockets of keepers, one a session, and where they are.
@@ -81,12 +85,13 @@ impl Directories {
         let audit = sub(&state, "audit", 0o700)?;
         let owner = (Uid::from_raw(settings.service_uid), Gid::from_raw(settings.service_gid));
         rustix::fs::fchown(&audit, Some(owner.0), Some(owner.1)).map_err(|e| format!("audit: {e}"))?;
-        Ok(Self { leases, overlays, audit, keepers, keepers_path, _lock: lock })
+        let trials = overlays.try_clone().map_err(|e| format!("overlays: {e}"))?;
+        Ok(Self { leases, state, overlays, trials, audit, keepers, keepers_path, _lock: lock })
     }
 
     /// Every descriptor of it but the lock.
-    pub fn descriptors(&self) -> [BorrowedFd<'_>; 4] {
-        [&self.leases, &self.overlays, &self.audit, &self.keepers].map(AsFd::as_fd)
+    pub fn descriptors(&self) -> [BorrowedFd<'_>; 6] {
+        [&self.leases, &self.state, &self.overlays, &self.trials, &self.audit, &self.keepers].map(AsFd::as_fd)
     }
 
     /// Takes the lock of lease `number`: `None` while somebody else holds it. The keeper will have the descriptor: it
@@ -304,8 +309,16 @@ mod tests {
         let base = std::env::temp_dir().join(format!("agentd-{name}-{}", std::process::id()));
         std::fs::create_dir_all(&base).unwrap();
         let dir = || OwnedFd::from(std::fs::File::open(&base).unwrap());
-        let (leases, overlays, audit, keepers) = (dir(), dir(), dir(), dir());
-        test(Directories { leases, overlays, audit, keepers, keepers_path: String::new(), _lock: dir() });
+        test(Directories {
+            leases: dir(),
+            state: dir(),
+            overlays: dir(),
+            trials: dir(),
+            audit: dir(),
+            keepers: dir(),
+            keepers_path: String::new(),
+            _lock: dir(),
+        });
         std::fs::remove_dir_all(&base).unwrap();
     }
 

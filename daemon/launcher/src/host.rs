@@ -7,10 +7,12 @@ use agentd_kernel::process::{self, Birth, SingleThreaded};
 use agentd_kernel::seccomp::{self, Filter};
 use agentd_kernel::{idmap, procfs};
 use agentd_policy::lease::Pool;
+use agentd_policy::plan::DiskForm;
 use nix::sched::CloneFlags;
 use rustix::fs::{Mode, OFlags};
 
 use crate::build::etc::Template;
+use crate::disk::image;
 
 /// Handles that every build uses.
 #[derive(Debug)]
@@ -25,24 +27,29 @@ pub struct Host {
     pub system: OwnedFd,
     /// The relay's program.
     pub relay: OwnedFd,
+    /// What makes the file systems of images, if sessions have such.
+    pub mke2fs: Option<OwnedFd>,
     /// What the host gives to each /etc.
     pub etc: Template,
     /// The filter of everything that runs in a session, compiled once.
     pub agent_filter: Filter,
     /// The filter of keepers.
     pub keeper_filter: Filter,
+    /// The filter of meters.
+    pub meter_filter: Filter,
     /// The filter of keepers of sessions that have a way out.
     pub dialler_filter: Filter,
 }
 
 impl Host {
     /// Every descriptor of it.
-    pub fn descriptors(&self) -> [BorrowedFd<'_>; 5] {
-        [&self.proc, &self.empty_root, &self.empty_net, &self.system, &self.relay].map(AsFd::as_fd)
+    pub fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
+        let all = [&self.proc, &self.empty_root, &self.empty_net, &self.system, &self.relay];
+        all.into_iter().chain(&self.mke2fs).map(AsFd::as_fd).collect()
     }
 
     /// Prepares everything.
-    pub fn prepare(token: SingleThreaded, pool: &Pool) -> Result<Self, String> {
+    pub fn prepare(token: SingleThreaded, pool: &Pool, form: DiskForm) -> Result<Self, String> {
         let proc = procfs::open().map_err(|e| format!("/proc: {e}"))?;
         let ids = idmap::system(pool);
         let system = idmap::namespace(token, proc.as_fd(), &ids, &ids)
@@ -71,9 +78,13 @@ impl Host {
             empty_net,
             system,
             relay: sibling("agentd-relay")?,
+            mke2fs: (form == DiskForm::Image)
+                .then(|| image::program(image::PROGRAM, "e2fsprogs"))
+                .transpose()?,
             etc: Template::read(),
             agent_filter: seccomp::compile(&seccomp::AGENT, seccomp::Options { memfd_create: memfd_noexec }),
             keeper_filter: seccomp::compile(&seccomp::KEEPER, seccomp::Options { memfd_create: false }),
+            meter_filter: seccomp::compile(&seccomp::METER, seccomp::Options { memfd_create: false }),
             dialler_filter: seccomp::compile(&seccomp::DIALLER, seccomp::Options { memfd_create: false }),
             proc,
         })

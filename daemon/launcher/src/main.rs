@@ -9,6 +9,7 @@ mod callers;
 mod command;
 mod context;
 mod directories;
+mod disk;
 mod doctor;
 mod examine;
 mod host;
@@ -17,7 +18,6 @@ mod init;
 mod keeper;
 mod link;
 mod log;
-mod meter;
 mod offers;
 mod open_files;
 mod scope;
@@ -92,14 +92,15 @@ fn run() -> Result<(), String> {
     }
     // Before anything is started that would inherit them.
     let sockets = activation::Sockets::take(&settings)?;
-    let directories = directories::Directories::prepare(&settings)?;
+    let mut directories = directories::Directories::prepare(&settings)?;
     let (cgroups, hierarchies) = cgroups(token, &settings.config)?;
     let signals = signals().map_err(|e| format!("signals: {e}"))?;
-    let host = host::Host::prepare(token, &settings.config.pool.uids)?;
+    let disk = disk::Disk::prepare(token, &settings.config, &mut directories)?;
+    let host = host::Host::prepare(token, &settings.config.pool.uids, disk.form)?;
     let blocklist = blocklists::read(token, &settings)?;
     let mut accounts = accounts::Accounts::default();
     accounts.refresh(std::time::Instant::now());
-    let context = Context { token, settings, accounts, directories, cgroups, host, blocklist };
+    let context = Context { token, settings, accounts, directories, disk, cgroups, host, blocklist };
     server::Server::new(context, hierarchies, signals, sockets)?.run(with_service)
 }
 

@@ -44,6 +44,12 @@ pub struct Config {
     /// How many sessions may be prepared before anybody asks for them, on the whole host; each costs some
     /// 3 MiB. Up to two wait for each user who had a session in the last five minutes.
     pub spares: u32,
+    /// How much a session may write to its overlays is enforced by this.
+    pub disk_limits: DiskLimits,
+    /// Free bytes of the file system of `state_dir` that no session may use up; absent: a GiB, or a twentieth of it
+    /// if that is less.
+    #[serde(deserialize_with = "optional_bytes")]
+    pub disk_reserve: Option<u64>,
     /// How long a session goes on, in milliseconds, after the last client that was attached to it is gone
     /// without having detached.
     #[serde(deserialize_with = "milliseconds")]
@@ -81,6 +87,21 @@ pub enum CgroupRoot {
     Path(AbsPath),
 }
 
+/// What enforces the limits of sessions' overlays.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DiskLimits {
+    /// [`DiskLimits::Quota`], where the file system of `state_dir` enforces that; else [`DiskLimits::Watch`].
+    #[default]
+    Auto,
+    /// Project quotas: of the file system of `state_dir`, or of an image below it.
+    Quota,
+    /// An image for each session, whose size is the limit.
+    Image,
+    /// A process for each session that looks, and ends what has grown too large.
+    Watch,
+}
+
 /// Limits of the site.
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
 #[serde(deny_unknown_fields, default)]
@@ -110,9 +131,11 @@ pub struct Bounds {
     pub pids: u64,
     /// CPUs of one session.
     pub cpus: f64,
-    /// Bytes that one session may write to its overlay and scratch.
+    /// Bytes that one session may write to its overlay.
     #[serde(deserialize_with = "bytes")]
     pub disk: u64,
+    /// Files, directories and links that one session may make in its overlay.
+    pub inodes: u64,
     /// Milliseconds that one session may last.
     #[serde(deserialize_with = "milliseconds")]
     pub timeout: u64,
@@ -146,6 +169,8 @@ impl Default for Config {
             admin_group: "agentd-admin".into(),
             cgroup_root: CgroupRoot::Auto,
             spares: 4,
+            disk_limits: DiskLimits::Auto,
+            disk_reserve: None,
             client_grace: 10_000,
             pool: PoolConfig::default(),
             bounds: Bounds::default(),
@@ -181,6 +206,7 @@ impl Default for Bounds {
             pids: 8192,
             cpus: 256.0,
             disk: 100 << 30,
+            inodes: 4_000_000,
             timeout: 30 * 86_400_000,
             modes_forbidden: Vec::new(),
             publish: true,
@@ -306,6 +332,8 @@ mod tests {
         let text = r#"
             socket = "/run/x/agentd.sock"
             cgroup_root = "auto"
+            disk_limits = "watch"
+            disk_reserve = "512M"
             [pool]
             uids = "1900000000-1900065535"
             [bounds]
@@ -324,6 +352,7 @@ mod tests {
         "#;
         let config = Config::parse(text).unwrap();
         assert_eq!(config.bounds.memory, 8 << 30);
+        assert_eq!((config.disk_limits, config.disk_reserve), (DiskLimits::Watch, Some(512 << 20)));
         assert_eq!(config.bounds.modes_forbidden, [crate::plan::Mode::Direct]);
         assert!(!config.bounds.publish && Bounds::default().publish);
         let resolvers = Resolvers::List(vec![crate::resolver::Resolver::parse("192.0.2.53:53").unwrap()]);
@@ -354,6 +383,8 @@ mod tests {
             "socket = 'relative'",
             "[bounds]\nmemory = '8X'",
             "[bounds]\npublish = 'no'",
+            "disk_limits = 'some'",
+            "disk_reserve = 'much'",
             "[egress]\nresolvers = ['resolver.example']",
             "[egress]\nglobal_also = ['10.0.0.1/8']",
             "[pool]\nuids='0-9'",

@@ -111,10 +111,16 @@ const LIMITS: Limits = Limits {
     pids: 512,
     cpus: 2.0,
     disk: 10 << 30,
+    inodes: 0,
     timeout_ms: 8 * 3_600_000,
     idle_ms: 0,
     open_files: OPEN_FILES,
 };
+/// Bytes of the disk limit for each file, where no profile names a number of files: what any file with content takes
+/// up at least.
+const BYTES_PER_INODE: u64 = 4096;
+/// The fewest files then.
+const INODES: u64 = 1024;
 /// Of a scratch directory, where a profile names no size.
 const SCRATCH: u64 = 512 << 20;
 /// What any profile requires.
@@ -382,11 +388,14 @@ fn cwd_inside(
 
 fn limits(request: &Request, profile: &Profile, bounds: &Bounds) -> Limits {
     let named = &profile.limits;
+    let disk = request.disk.or(named.disk.map(|v| v.0)).unwrap_or(LIMITS.disk.min(bounds.disk));
+    let inodes = (disk / BYTES_PER_INODE).max(INODES).min(bounds.inodes);
     Limits {
         memory: request.memory.or(named.memory.map(|v| v.0)).unwrap_or(LIMITS.memory.min(bounds.memory)),
         pids: request.pids.or(named.pids).unwrap_or(LIMITS.pids.min(bounds.pids)),
         cpus: request.cpus.or(named.cpus).unwrap_or(LIMITS.cpus.min(bounds.cpus)),
-        disk: request.disk.or(named.disk.map(|v| v.0)).unwrap_or(LIMITS.disk.min(bounds.disk)),
+        disk,
+        inodes: named.inodes.unwrap_or(inodes),
         timeout_ms: request
             .timeout_ms
             .or(named.timeout.map(|v| v.0))

@@ -210,6 +210,7 @@ impl Profile {
         replace(&mut self.limits.cpus, child.limits.cpus);
         replace(&mut self.limits.pids, child.limits.pids);
         replace(&mut self.limits.disk, child.limits.disk);
+        replace(&mut self.limits.inodes, child.limits.inodes);
         replace(&mut self.limits.timeout, child.limits.timeout);
         replace(&mut self.limits.idle, child.limits.idle);
         replace(&mut self.approval.timeout, child.approval.timeout);
@@ -225,6 +226,7 @@ impl Profile {
         limits.cpus = limits.cpus.map(|v| v.min(bounds.cpus));
         limits.pids = limits.pids.map(|v| v.min(bounds.pids));
         limits.disk = limits.disk.map(|v| v.min(Size(bounds.disk)));
+        limits.inodes = limits.inodes.map(|v| v.min(bounds.inodes));
         limits.timeout = limits.timeout.map(|v| v.min(Span(bounds.timeout)));
         limits.idle = limits.idle.map(|v| v.min(Span(bounds.timeout)));
         self

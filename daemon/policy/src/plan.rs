@@ -140,6 +140,29 @@ pub struct Scratch {
     pub exec: bool,
 }
 
+/// What enforces the limit of a session's overlays on this host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DiskForm {
+    /// A project of its own in a file system with quotas: what is too much is refused.
+    Quota,
+    /// A file system of its own in an image of the limit's size: what is too much is refused.
+    Image,
+    /// A process that looks: who has too much is ended.
+    Watch,
+}
+
+impl DiskForm {
+    /// The word that `disk_limits` uses.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Quota => "quota",
+            Self::Image => "image",
+            Self::Watch => "watch",
+        }
+    }
+}
+
 /// What a session may use up.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Limits {
@@ -149,8 +172,10 @@ pub struct Limits {
     pub pids: u64,
     /// CPUs' worth of time.
     pub cpus: f64,
-    /// Bytes of overlay.
+    /// Bytes of overlay, in files with and without a name.
     pub disk: u64,
+    /// Files, directories and links of overlay.
+    pub inodes: u64,
     /// Milliseconds from the start to the end.
     pub timeout_ms: u64,
     /// Milliseconds without a byte on any of its streams and without a new program; 0 for no such limit.
@@ -172,6 +197,8 @@ pub const MAX_NAMES: usize = 256;
 pub const MAX_POINTS: usize = 1024;
 /// The most that one session's scratch may hold, besides the memory limit, which it counts towards.
 pub const MAX_SCRATCH: u64 = 1 << 40;
+/// The fewest files that an overlay may hold: those that it is made of are among them.
+pub const MIN_INODES: u64 = 64;
 /// Open files that a process may ask for.
 pub const MAX_OPEN_FILES: u64 = 1 << 20;
 
@@ -220,6 +247,7 @@ impl Plan {
         at_most("memory", limits.memory, 1 << 20, bounds.memory)?;
         at_most("pids", limits.pids, 1, bounds.pids)?;
         at_most("disk", limits.disk, 0, bounds.disk)?;
+        at_most("inodes", limits.inodes, MIN_INODES, bounds.inodes)?;
         at_most("timeout", limits.timeout_ms, 1, bounds.timeout)?;
         at_most("idle", limits.idle_ms, 0, bounds.timeout)?;
         at_most("open_files", limits.open_files, 16, MAX_OPEN_FILES)?;
@@ -411,6 +439,7 @@ pub(crate) mod tests {
                 pids: 100,
                 cpus: 1.0,
                 disk: 1 << 30,
+                inodes: 1 << 16,
                 timeout_ms: 1000,
                 idle_ms: 0,
                 open_files: 1024,
@@ -437,6 +466,8 @@ pub(crate) mod tests {
             ("environment.name", |p| p.env[0].0 = b"A=B".to_vec()),
             ("bounds.memory", |p| p.limits.memory = 1 << 40),
             ("bounds.pids", |p| p.limits.pids = 0),
+            ("bounds.inodes", |p| p.limits.inodes = 1),
+            ("bounds.inodes", |p| p.limits.inodes = u64::MAX),
             ("bounds.cpus", |p| p.limits.cpus = f64::NAN),
             ("bounds.timeout", |p| p.limits.timeout_ms = u64::MAX),
             ("plan.mounts", |p| p.workspaces = vec![p.workspaces[0].clone(); 10_000]),

@@ -331,6 +331,9 @@ pub struct Limits {
     /// Overlay.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub disk: Option<Size>,
+    /// Files, directories and links of overlay.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub inodes: Option<u64>,
     /// From the start to the end.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub timeout: Option<Span>,

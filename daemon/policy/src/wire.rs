@@ -14,7 +14,7 @@ use crate::egress::{Egress, Purpose};
 use crate::event::{ExitStatus, NetEvent, SourceEvent};
 use crate::hosts::HostName;
 use crate::names::{AbsPath, SessionId};
-use crate::plan::{Plan, WindowSize};
+use crate::plan::{DiskForm, Plan, WindowSize};
 use crate::profile::Protocol;
 use crate::publish::Publish;
 
@@ -150,6 +150,8 @@ pub enum FromLauncher {
     /// The first thing that a service hears: sessions that live, in one or several parts. What is in none of
     /// them is gone.
     Live {
+        /// What enforces the limits of overlays here.
+        disk: DiskForm,
         /// Which.
         sessions: Vec<SessionId>,
         /// Whether this is the last part.

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use agentd_kernel::packets::{PacketError, Packets};
 use agentd_policy::Refusal;
 use agentd_policy::names::SessionId;
-use agentd_policy::plan::Plan;
+use agentd_policy::plan::{DiskForm, Plan};
 use agentd_policy::wire::{self, Check, FromService, Leak, RequestNumber, Ticket, Timing};
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -55,6 +55,8 @@ pub struct Launcher {
     /// The present one's number; 0 for none.
     present: watch::Sender<u64>,
     next: AtomicU64,
+    /// What enforces the limits of overlays, as the launcher said last.
+    disk: Mutex<Option<DiskForm>>,
     pending: Mutex<HashMap<RequestNumber, oneshot::Sender<Answer>>>,
 }
 
@@ -64,8 +66,19 @@ impl Launcher {
             uplink: Mutex::default(),
             present: watch::Sender::new(0),
             next: AtomicU64::new(1),
+            disk: Mutex::default(),
             pending: Mutex::default(),
         }
+    }
+
+    /// What enforces the limits of overlays.
+    pub fn disk_form(&self) -> Option<DiskForm> {
+        *lock(&self.disk)
+    }
+
+    /// A launcher says what does.
+    pub fn has_disk_form(&self, form: DiskForm) {
+        *lock(&self.disk) = Some(form);
     }
 
     /// Wakes with every launcher that comes, and when it goes: then with 0.

@@ -181,7 +181,8 @@ impl Taken<'_> {
                 }
                 host.registry.gone(&session);
             }
-            (FromLauncher::Live { sessions, last }, None, None) => {
+            (FromLauncher::Live { disk, sessions, last }, None, None) => {
+                host.launcher.has_disk_form(disk);
                 self.live.extend(sessions);
                 if last {
                     self.reconcile();

@@ -13,6 +13,7 @@ use rustix::process::Signal;
 
 use super::peer::{as_user, number_of};
 use super::program::Program;
+use super::small_disk::SmallDisk;
 use super::users::{ADMINS, GROUP, SERVICE, User};
 
 /// Pools of tests begin here; each daemon takes a range of its own.
@@ -34,6 +35,7 @@ pub struct Setup {
     through: Vec<String>,
     cwd: Option<PathBuf>,
     leases: Option<u32>,
+    disk: Option<(&'static str, u64)>,
 }
 
 impl Setup {
@@ -59,6 +61,13 @@ impl Setup {
     #[must_use]
     pub fn leases(self, count: u32) -> Self {
         Self { leases: Some(count), ..self }
+    }
+
+    /// With its state on a file system of its own, of that kind and so many bytes. The process has to have a mount
+    /// namespace of its own, with which that goes.
+    #[must_use]
+    pub fn on_disk(self, kind: &'static str, bytes: u64) -> Self {
+        Self { disk: Some((kind, bytes)), ..self }
     }
 
     /// In the network namespace `path`.
@@ -150,6 +159,7 @@ pub struct Daemon {
     pub first_uid: u32,
     setup: Setup,
     running: Mutex<Running>,
+    disk: Mutex<Option<SmallDisk>>,
     _slot: OwnedFd,
 }
 
@@ -179,10 +189,12 @@ impl Daemon {
             place(&binaries().join(program), &dir.join("bin").join(program));
         }
         place(&binaries().join("probe"), &dir.join("probe/probe"));
+        let mount = |(kind, bytes)| SmallDisk::mount(kind, bytes, &dir.join("disk.img"), &dir.join("state"));
+        let disk = Mutex::new(setup.disk.map(mount));
         let (slot, first_uid) = pool();
         std::fs::write(dir.join("agentd.toml"), config_text(&dir, first_uid, &setup, &setup.config))
             .expect("a new file");
-        let daemon = Self { dir, first_uid, setup, running: Mutex::default(), _slot: slot };
+        let daemon = Self { dir, first_uid, setup, running: Mutex::default(), disk, _slot: slot };
         match daemon.setup.units {
             true => daemon.begin(&[Part::Launcher, Part::Service]),
             false => daemon.begin(&[Part::Launcher]),
@@ -453,6 +465,14 @@ impl Daemon {
         [mount.join(&name), mount.join(format!("agentd.slice/{name}.scope")).join(name)]
     }
 
+    /// Takes away what it had, once it has ended.
+    pub fn remove(&self) {
+        if std::env::var_os("AGENTD_TEST_KEEP").is_none() {
+            drop(self.disk.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take());
+            let _ = std::fs::remove_dir_all(&self.dir);
+        }
+    }
+
     /// Asks it to end, sessions and all, and waits for it. Returns whether it ended with success.
     ///
     /// # Panics
@@ -493,9 +513,7 @@ impl Drop for Daemon {
         } else {
             self.stop();
         }
-        if std::env::var_os("AGENTD_TEST_KEEP").is_none() {
-            let _ = std::fs::remove_dir_all(&self.dir);
-        }
+        self.remove();
     }
 }
 
@@ -524,6 +542,8 @@ fn config_text(dir: &Path, first_uid: u32, setup: &Setup, more: &str) -> String 
     let dir = dir.display();
     // A client that is killed shall not keep a test waiting, unless that is the test.
     let grace = if more.contains("client_grace") { "" } else { "client_grace = \"300ms\"" };
+    // Overlays lie where tests can look at them, and what is too much ends the session, on every host alike.
+    let disk = if more.contains("disk_limits") { "" } else { "disk_limits = \"watch\"" };
     let last_uid = first_uid + setup.leases.map_or(POOL, |leases| leases * LEASE) - 1;
     format!(
         r#"socket = "{dir}/run/agentd.sock"
@@ -535,6 +555,7 @@ service_user = "{SERVICE}"
 socket_group = "{GROUP}"
 admin_group = "{ADMINS}"
 {grace}
+{disk}
 {more}
 [pool]
 uids = "{first_uid}-{last_uid}"

@@ -125,9 +125,7 @@ impl World {
         self.clean();
         let well = self.daemon.stop();
         let log = self.daemon.log();
-        if std::env::var_os("AGENTD_TEST_KEEP").is_none() {
-            let _ = std::fs::remove_dir_all(&self.daemon.dir);
-        }
+        self.daemon.remove();
         let last: Vec<&str> = log.lines().rev().take(5).collect();
         assert!(well, "the daemon ended with an error, lastly (newest first):\n{}", last.join("\n"));
     }

@@ -3,10 +3,12 @@
 //! `cgroup-v1/`). The same relative path is used in every hierarchy.
 
 mod files;
+mod freezer;
 mod group;
 mod hierarchies;
 mod watch;
 
+pub use freezer::Freezer;
 pub use group::{Group, Limits};
 pub use hierarchies::{Hierarchies, mount_point};
 pub use watch::Watch;

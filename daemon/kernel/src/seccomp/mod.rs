@@ -19,7 +19,7 @@ use std::collections::BTreeMap;
 
 use rustix::thread::SecureComputingMode;
 
-pub use tables::{AGENT, DIALLER, KEEPER, RELAY};
+pub use tables::{AGENT, DIALLER, KEEPER, METER, RELAY};
 
 /// What becomes of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -18,6 +18,9 @@ pub const KEEPER: Table = Table { rules: keeper, denied: Verdict::Errno(EPERM as
 /// The keeper of a session that has a way out: it dials, too.
 pub const DIALLER: Table = Table { rules: dialler, denied: Verdict::Errno(EPERM as u16) };
 
+/// What looks at how much a session has written: it opens for reading, and asks.
+pub const METER: Table = Table { rules: meter, denied: Verdict::Errno(EPERM as u16) };
+
 /// The calls of Linux 6.18. What a table does not name is denied if it is one of these.
 pub(super) const KNOWN: [std::ops::RangeInclusive<u32>; 2] = [0..=335, 424..=469];
 /// For all others, for x32 and for foreign architectures: libraries then do without, as on an older kernel.
@@ -69,6 +72,13 @@ const KEEPING: &[c_long] = &[
     SYS_wait4, SYS_waitid, SYS_kill, SYS_pidfd_open, SYS_pidfd_send_signal, SYS_process_vm_readv,
     SYS_newfstatat, SYS_statx, SYS_readlink, SYS_readlinkat, SYS_getdents64, SYS_lseek, SYS_pread64,
     SYS_pwrite64, SYS_pipe2, SYS_signalfd4, SYS_accept4, SYS_getppid, SYS_getuid, SYS_geteuid, SYS_getgid, SYS_getegid,
+];
+
+/// What a meter asks of files, and of who has them open.
+#[rustfmt::skip]
+const METERING: &[c_long] = &[
+    SYS_newfstatat, SYS_statx, SYS_fstatfs, SYS_getdents64, SYS_lseek, SYS_pread64, SYS_readlinkat, SYS_kcmp,
+    SYS_pidfd_open, SYS_pidfd_getfd,
 ];
 
 /// What the relay does with sockets that it was given: it can make none, bind none and connect none.
@@ -344,6 +354,16 @@ fn keeper(options: Options) -> BTreeMap<u32, Rule> {
         // Streams between relay and service.
         (SYS_socketpair, equal(0, &[AF_UNIX as u32], ALLOW, PERM)),
     ]));
+    rules
+}
+
+fn meter(options: Options) -> BTreeMap<u32, Rule> {
+    let mut rules = helper(options);
+    rules.extend(all(METERING, ALLOW));
+    let writes = (O_ACCMODE | O_CREAT | O_TRUNC | O_TMPFILE & !O_DIRECTORY) as u32;
+    let peeks = equal(2, &[SO_PEEK_OFF as u32], ALLOW, PERM);
+    let of_sockets = by(Word::Low(1), u32::MAX, vec![(vec![SOL_SOCKET as u32], peeks)], PERM);
+    rules.extend(each(&[(SYS_openat, only_without(2, writes, ALLOW, PERM)), (SYS_setsockopt, of_sockets)]));
     rules
 }
 

@@ -167,7 +167,7 @@ fn what_the_host_has_once_for_all_is_out_of_reach() {
 
 #[test]
 fn filters_are_short() {
-    for (table, most) in [(&AGENT, 220), (&RELAY, 180), (&KEEPER, 150), (&DIALLER, 180)] {
+    for (table, most) in [(&AGENT, 220), (&RELAY, 180), (&KEEPER, 150), (&DIALLER, 180), (&METER, 150)] {
         let filter = compile(table, AGENT_OPTIONS);
         assert!(filter.0.len() <= most, "{} instructions", filter.0.len());
         let longest = (0..500).map(|number| interpret(&filter.0, &Call::native(number, [0; 6])).1).max();
@@ -177,7 +177,7 @@ fn filters_are_short() {
 
 #[test]
 fn every_number_has_its_tables_verdict() {
-    for table in [&AGENT, &RELAY, &KEEPER, &DIALLER] {
+    for table in [&AGENT, &RELAY, &KEEPER, &DIALLER, &METER] {
         for memfd_create in [false, true] {
             let options = Options { memfd_create };
             let (filter, rules) = (compile(table, options), (table.rules)(options));
@@ -197,7 +197,7 @@ fn every_number_has_its_tables_verdict() {
 #[test]
 fn foreign_calls_do_not_exist() {
     for (arch, number) in [(0x4000_0003, 11), (bpf::X86_64, 0x4000_0000 | 59), (bpf::X86_64, 1000)] {
-        for table in [&AGENT, &RELAY, &KEEPER, &DIALLER] {
+        for table in [&AGENT, &RELAY, &KEEPER, &DIALLER, &METER] {
             let call = Call { arch, number, arguments: [0; 6] };
             assert_eq!(verdict(table, AGENT_OPTIONS, &call), NOSYS);
         }
@@ -361,6 +361,44 @@ fn neither_relay_nor_keeper_gets_further() {
 }
 
 #[test]
+fn a_meter_reads_and_looks_into_queues_and_nothing_else() {
+    use libc::*;
+    for call in
+        [SYS_newfstatat, SYS_fstatfs, SYS_getdents64, SYS_kcmp, SYS_pidfd_open, SYS_pidfd_getfd, SYS_recvmsg]
+    {
+        assert_eq!(verdict(&METER, AGENT_OPTIONS, &Call::native(call, [0; 6])), ALLOW, "{call}");
+    }
+    for call in [
+        SYS_kill,
+        SYS_pidfd_send_signal,
+        SYS_ptrace,
+        SYS_process_vm_readv,
+        SYS_process_vm_writev,
+        SYS_socket,
+        SYS_connect,
+        SYS_accept4,
+        SYS_unlinkat,
+        SYS_mkdirat,
+        SYS_fork,
+        SYS_execve,
+        SYS_setns,
+        SYS_mount,
+        SYS_open_by_handle_at,
+    ] {
+        assert_eq!(verdict(&METER, AGENT_OPTIONS, &Call::native(call, [0; 6])), PERM, "{call}");
+    }
+    for flags in [O_WRONLY, O_RDWR, O_CREAT, O_TRUNC, O_TMPFILE] {
+        let open = Call::native(SYS_openat, [0, 0, flags as u64, 0, 0, 0]);
+        assert_eq!(verdict(&METER, AGENT_OPTIONS, &open), PERM);
+    }
+    let option =
+        |level: i32, option: i32| Call::native(SYS_setsockopt, [0, level as u64, option as u64, 0, 0, 0]);
+    assert_eq!(verdict(&METER, AGENT_OPTIONS, &option(SOL_SOCKET, SO_PEEK_OFF)), ALLOW);
+    assert_eq!(verdict(&METER, AGENT_OPTIONS, &option(SOL_SOCKET, SO_PASSCRED)), PERM);
+    assert_eq!(verdict(&METER, AGENT_OPTIONS, &option(IPPROTO_TCP, SO_PEEK_OFF)), PERM);
+}
+
+#[test]
 fn a_dialler_makes_streams_and_datagrams_of_the_internet() {
     use libc::*;
     let flags = SOCK_NONBLOCK | SOCK_CLOEXEC;
@@ -475,7 +513,7 @@ proptest! {
 
     #[test]
     fn our_tables_are_compiled_to_what_they_say(calls in prop::collection::vec(any_call(0..480), 1..200)) {
-        for table in [&AGENT, &RELAY, &KEEPER, &DIALLER] {
+        for table in [&AGENT, &RELAY, &KEEPER, &DIALLER, &METER] {
             let (filter, rules) = (compile(table, AGENT_OPTIONS), (table.rules)(AGENT_OPTIONS));
             for call in &calls {
                 let expected = bpf::action(judge(&rules, table.denied, call));

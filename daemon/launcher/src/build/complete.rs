@@ -7,7 +7,7 @@ use agentd_kernel::mount;
 use agentd_kernel::nsfs::Handle;
 use agentd_kernel::packets::Packets;
 use agentd_kernel::process::Child;
-use agentd_policy::plan::{Mode as WorkspaceMode, Plan};
+use agentd_policy::plan::{DiskForm, Mode as WorkspaceMode, Plan};
 use agentd_policy::wire::encode;
 
 use super::fault::{self, At, Fault};
@@ -18,14 +18,15 @@ use super::root::Root;
 use super::steps::Steps;
 use super::workspace::{self, Placer};
 use super::{Builder, Received, etc, paths, stdio, watch};
+use crate::disk::{Meter, Reserve, Usage};
 use crate::init::ToInit;
 use crate::keeper::Keeper;
-use crate::meter::Meter;
 
 impl Builder<'_> {
     /// Makes a prepared session one request's, up to where it is confined.
     pub(super) fn complete(&self, prepared: Prepared, order: Received) -> Result<Ready, Fault> {
-        let Received { plan, began, listener, service_uid, offered, uppers, blocklist, trust } = order;
+        let Received { plan, began, listener, service_uid, offered, uppers, disk, reserve, blocklist, trust } =
+            order;
         let Prepared {
             mut root,
             session_root,
@@ -47,6 +48,8 @@ impl Builder<'_> {
         steps.done("order");
         // A descriptor's mount can be copied only in the namespace that it belongs to.
         mount::enter_namespace(host_root.as_fd()).at("paths", "host namespace")?;
+        let form = disk.form;
+        let uppers = uppers.map(|uppers| self.uppers(uppers, &plan, disk)).transpose()?;
         let sources = paths::take(&plan, offered, uppers.as_ref(), proc)?;
         mount::enter_namespace(session_root.as_fd()).at("paths", "session's namespace")?;
         fault::here("paths")?;
@@ -84,7 +87,7 @@ impl Builder<'_> {
         }
         let relay = relay.ok_or_else(|| Fault::host("relay", "relay", "none was started"))?;
         fault::here("relay")?;
-        let disk = uppers.map(|uppers| self.meter(uppers, plan.limits.disk)).transpose()?;
+        let disk = uppers.map(|uppers| self.meter(uppers.into(), &plan, (form, reserve))).transpose()?;
         fault::here("meter")?;
         steps.done("helpers");
 
@@ -159,13 +162,22 @@ impl Builder<'_> {
     }
 
     /// Starts what looks at the size of the session's overlays.
-    fn meter(&self, uppers: OwnedFd, limit: u64) -> Result<(Child, OwnedFd), Fault> {
+    fn meter(
+        &self,
+        uppers: OwnedFd,
+        plan: &Plan,
+        (form, reserve): (DiskForm, Reserve),
+    ) -> Result<(Child, OwnedFd), Fault> {
         let meter = Meter {
+            form,
             uppers,
-            limit,
+            limit: Usage { bytes: plan.limits.disk, inodes: plan.limits.inodes },
+            reserve,
+            freezer: self.agents.freezer().at("disk", "cgroup")?,
+            proc: self.host.proc.as_fd(),
             cgroup: self.helpers.directory(),
             empty_root: self.host.empty_root.as_fd(),
-            filter: &self.host.keeper_filter,
+            filter: &self.host.meter_filter,
             token: self.token,
         };
         meter.start().at("disk", "meter")

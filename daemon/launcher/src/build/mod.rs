@@ -19,6 +19,7 @@ mod sockets;
 pub mod stdio;
 mod steps;
 mod system;
+mod uppers;
 mod view;
 mod watch;
 mod workspace;
@@ -42,6 +43,7 @@ use serde::{Deserialize, Serialize};
 
 pub use fault::{At, Fault};
 
+use crate::disk::{self, Reserve};
 use crate::host::Host;
 use crate::init::FromInit;
 use crate::log;
@@ -92,6 +94,10 @@ pub struct Order {
     pub began_ns: u64,
     /// Whether a directory for uppers does.
     pub uppers: bool,
+    /// What enforces the limit of what is written there.
+    pub disk: disk::Order,
+    /// What must stay free of its file system.
+    pub reserve: Reserve,
     /// Whether the table of blocklists does.
     pub blocklist: bool,
     /// Whether a file of authorities does.
@@ -136,6 +142,8 @@ struct Received {
     service_uid: u32,
     offered: Vec<(Grant, OwnedFd)>,
     uppers: Option<OwnedFd>,
+    disk: disk::Order,
+    reserve: Reserve,
     blocklist: Option<OwnedFd>,
     /// Certificates of authorities, for the relay.
     trust: Option<OwnedFd>,
@@ -226,10 +234,21 @@ impl<'a> Builder<'a> {
         let offered = offered(&Packets::from_fd(offer))?;
         let ago = Duration::from_nanos(monotonic_ns().saturating_sub(order.began_ns));
         let began = Instant::now().checked_sub(ago).unwrap_or_else(Instant::now);
-        let Order { plan, service_uid, .. } = order;
+        let Order { plan, service_uid, disk, reserve, .. } = order;
         log::belong_to(&plan.session);
         fault::arm_by(&plan);
-        Ok(Some(Received { plan, began, listener, service_uid, offered, uppers, blocklist, trust }))
+        Ok(Some(Received {
+            plan,
+            began,
+            listener,
+            service_uid,
+            offered,
+            uppers,
+            disk,
+            reserve,
+            blocklist,
+            trust,
+        }))
     }
 }
 

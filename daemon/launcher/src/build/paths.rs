@@ -11,11 +11,12 @@ use agentd_policy::names::AbsPath;
 use agentd_policy::offer::Grant;
 use agentd_policy::plan::{Mode as WorkspaceMode, Plan, Role, Workspace};
 use agentd_policy::wire::encode;
-use rustix::fs::{FileType, Mode, OFlags, Stat};
+use rustix::fs::{FileType, OFlags, Stat};
 
 use super::Reply;
 use super::fault::{At, Fault};
 use super::root::open_beneath;
+use super::uppers::{Upper, Uppers};
 
 /// A path of the plan, proved by its descriptor, copied while the builder was still in the namespace that
 /// the descriptor belongs to.
@@ -31,8 +32,8 @@ pub struct Source {
     pub stat: Stat,
     /// For mode direct: the caller's own descriptor, in which placeholders are taken away again.
     pub direct: Option<OwnedFd>,
-    /// For an overlay: a copy of the mount that holds its upper and its work directory.
-    pub upper: Option<Tree>,
+    /// For an overlay: where it writes to.
+    pub upper: Option<Upper>,
 }
 
 /// All of a plan's paths.
@@ -49,7 +50,7 @@ pub struct Sources {
 pub fn take(
     plan: &Plan,
     offered: Vec<(Grant, OwnedFd)>,
-    uppers: Option<&OwnedFd>,
+    uppers: Option<&Uppers>,
     proc: BorrowedFd<'_>,
 ) -> Result<Sources, Fault> {
     // Read while the descriptors are held: no mount of theirs can go, and its id to another.
@@ -84,10 +85,8 @@ pub fn take(
             source.direct = None;
         }
         if let (WorkspaceMode::Overlay, Some(uppers)) = (workspace.mode, uppers) {
-            let path = workspace.path.as_str();
-            let made =
-                make_upper(uppers.as_fd(), sources.workspaces.len(), &source.stat).at("overlay", path)?;
-            source.upper = Some(Tree::copy_of(made.as_fd()).at("overlay", path)?);
+            let number = sources.workspaces.len();
+            source.upper = Some(uppers.make(number, &source.stat, workspace.path.as_str())?);
         }
         sources.workspaces.push((workspace.clone(), source));
     }
@@ -226,26 +225,4 @@ fn no_submounts(source: &Source, mounts: &Mounts) -> Result<(), Fault> {
             "unmount it, or use a workspace in mode direct, which carries mounts along",
         )),
     }
-}
-
-/// `N/upper` and `N/work` in the session's directory. The upper directory has the mode and owner of what it
-/// lies over, because the merged one shows them.
-fn make_upper(uppers: BorrowedFd<'_>, number: usize, lower: &Stat) -> rustix::io::Result<OwnedFd> {
-    use rustix::process::{Gid, Uid};
-    let name = number.to_string();
-    rustix::fs::mkdirat(uppers, &name, Mode::from_raw_mode(0o755))?;
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-    let home = rustix::fs::openat(uppers, &name, flags, Mode::empty())?;
-    let (uid, gid) = (Uid::from_raw(lower.st_uid), Gid::from_raw(lower.st_gid));
-    for dir in ["upper", "work"] {
-        rustix::fs::mkdirat(&home, dir, Mode::from_raw_mode(0o700))?;
-        rustix::fs::chownat(&home, dir, Some(uid), Some(gid), rustix::fs::AtFlags::SYMLINK_NOFOLLOW)?;
-        rustix::fs::chmodat(
-            &home,
-            dir,
-            Mode::from_raw_mode(lower.st_mode & 0o1777),
-            rustix::fs::AtFlags::empty(),
-        )?;
-    }
-    Ok(home)
 }

@@ -84,16 +84,17 @@ impl Placer<'_> {
     /// Copy-on-write: what is written goes to an upper directory of the session.
     fn overlay(&mut self, source: &Source) -> Result<Tree, Fault> {
         let path = source.path.as_str();
-        let upper_tree = source.upper.as_ref().ok_or_else(|| Fault::host("overlay", path, "no upper"))?;
+        let own = source.upper.as_ref().ok_or_else(|| Fault::host("overlay", path, "no upper"))?;
         source.tree.restrict(PROGRAMS, Some(self.writable)).map_err(|e| cannot_map(path, &e))?;
-        upper_tree.restrict(WORKSHOP, Some(self.writable)).map_err(|e| cannot_map(path, &e))?;
+        own.tree.restrict(WORKSHOP, Some(self.writable)).map_err(|e| cannot_map(path, &e))?;
         let attributes = WORKSHOP.within(source.tree.as_fd()).at("overlay", path)?;
         let lower = view::layer(self.root, "lower", &source.tree)?;
-        let upper = view::layer(self.root, "upper", upper_tree)?;
+        let upper = view::layer(self.root, "upper", &own.tree)?;
+        let writes = format!("{upper}{}", own.path);
         let options = [
             ("lowerdir", lower.clone()),
-            ("upperdir", format!("{upper}/upper")),
-            ("workdir", format!("{upper}/work")),
+            ("upperdir", format!("{writes}/upper")),
+            ("workdir", format!("{writes}/work")),
             ("userxattr", String::new()),
         ];
         let options: Vec<_> = options.iter().map(|(key, value)| (*key, value.as_str())).collect();

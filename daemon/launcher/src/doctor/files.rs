@@ -117,7 +117,7 @@ fn overlay(
 ) -> Result<String, String> {
     let name = format!("{PREFIX}{}", std::process::id());
     clear(token, directories, &name)?;
-    let layers = prepare(&directories.overlays, &name);
+    let layers = prepare(&directories.trials, &name);
     let tried = layers.and_then(|layers| {
         let runtime = settings.config.runtime_dir.as_str();
         apart(token, || write_through(layers.as_fd(), runtime, agent, maps))
@@ -128,7 +128,7 @@ fn overlay(
 
 /// Deletes what trials left that were killed.
 fn clear(token: SingleThreaded, directories: &Directories, own: &str) -> Result<(), String> {
-    let entries = rustix::fs::Dir::read_from(&directories.overlays).map_err(|e| e.to_string())?;
+    let entries = rustix::fs::Dir::read_from(&directories.trials).map_err(|e| e.to_string())?;
     for entry in entries.flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
         let Some(pid) = name.strip_prefix(PREFIX) else { continue };
@@ -140,7 +140,7 @@ fn clear(token: SingleThreaded, directories: &Directories, own: &str) -> Result<
 }
 
 fn delete(token: SingleThreaded, directories: &Directories, name: &str) -> Result<(), String> {
-    let worker = workers::delete(token, &directories.overlays, name, None).map_err(|e| e.to_string())?;
+    let worker = workers::delete(token, &directories.trials, name, None).map_err(|e| e.to_string())?;
     worker.wait().map(drop).map_err(|e| e.to_string())
 }
 

@@ -4,6 +4,7 @@
 mod apart;
 mod cgroups;
 mod confine;
+mod disk;
 mod files;
 mod ids;
 mod network;
@@ -39,6 +40,7 @@ pub fn examine(cx: &Context, uid: u32) -> Vec<Check> {
     }
     checks.extend(confine::namespaces(token));
     checks.extend(files::checks(token, cx, uid));
+    checks.extend(disk::checks(cx));
     checks.extend(network);
     checks.extend(confine::checks(token, &cx.host));
     checks.push(ids::pool(&cx.settings));

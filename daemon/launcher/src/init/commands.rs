@@ -305,6 +305,7 @@ mod tests {
                 pids: 0,
                 cpus: 1.0,
                 disk: 0,
+                inodes: 1 << 20,
                 timeout_ms: 0,
                 idle_ms: 0,
                 open_files: 0,

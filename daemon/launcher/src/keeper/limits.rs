@@ -9,6 +9,7 @@ use agentd_policy::event::{End, EventBody, ExitStatus};
 use agentd_policy::plan::Limits as Planned;
 
 use super::Keeper;
+use crate::disk::{self, Excess, Notice};
 
 /// How often the pids limit is looked at where the kernel does not tell.
 const PIDS_LOOK: Duration = Duration::from_millis(250);
@@ -124,23 +125,52 @@ impl Keeper {
         Ok(())
     }
 
-    /// The meter has ended: with 0 if there is more than there may be.
+    /// The meter says something.
     pub(super) fn disk_limit(&mut self) -> Result<(), String> {
-        let Some((meter, over)) = self.limits.disk.take() else { return Ok(()) };
-        match meter.wait().map_err(|e| format!("meter: {e}"))? {
-            ExitStatus::Code(0) if self.end.is_none() => {
-                let limit = self.limits.planned.disk;
-                self.spool.push(EventBody::Limit { name: "disk".into(), limit });
-                self.finish(End::Failed {
-                    what: format!("it wrote more than {limit} bytes to its workspace"),
-                });
-            }
-            status => {
-                let reason = crate::meter::reason(&over);
-                self.finish(End::Failed { what: format!("the disk meter ended with {status:?}: {reason}") });
+        let Some((_, notices)) = &self.limits.disk else { return Ok(()) };
+        for notice in disk::read(notices) {
+            match notice {
+                Notice::Full(excess) => {
+                    let limit = self.limit_of(excess);
+                    self.spool.push(EventBody::Limit { name: excess.as_str().into(), limit });
+                }
+                Notice::Over(excess) => return self.disk_exceeded(excess),
+                Notice::Failed(reason) => {
+                    let Some((meter, _)) = self.limits.disk.take() else { return Ok(()) };
+                    let status = meter.wait().map_err(|e| format!("meter: {e}"))?;
+                    self.finish(End::Failed {
+                        what: format!("the disk meter ended with {status:?}: {reason}"),
+                    });
+                }
             }
         }
         Ok(())
+    }
+
+    /// The meter ends behind that.
+    fn disk_exceeded(&mut self, excess: Excess) -> Result<(), String> {
+        if let Some((meter, _)) = self.limits.disk.take() {
+            meter.wait().map_err(|e| format!("meter: {e}"))?;
+        }
+        if self.end.is_some() {
+            return Ok(());
+        }
+        let limit = self.limit_of(excess);
+        let what = match excess {
+            Excess::Bytes => format!("it wrote more than {limit} bytes to its workspace"),
+            Excess::Inodes => format!("it made more than {limit} files in its workspace"),
+            Excess::Reserve => "it went on to write when the host's disk was nearly full".into(),
+        };
+        self.spool.push(EventBody::Limit { name: excess.as_str().into(), limit });
+        self.finish(End::Failed { what });
+        Ok(())
+    }
+
+    fn limit_of(&self, excess: Excess) -> u64 {
+        match excess {
+            Excess::Bytes | Excess::Reserve => self.limits.planned.disk,
+            Excess::Inodes => self.limits.planned.inodes,
+        }
     }
 
     pub(super) fn meter_ended(&mut self) -> Result<(), String> {

@@ -137,6 +137,9 @@ impl Sessions {
         self.tick_resting(cx, now);
         self.tick_held(now);
         self.limit_helpers();
+        let writing = self.all.values().filter(|s| s.uppers && s.ran);
+        let writing = writing.filter_map(|s| s.id.as_ref().map(|id| (s.owner.uid, id)));
+        self.squeeze.tick(cx, now, writing);
         let mut messages = self.reap_workers(now);
         let numbers: Vec<u32> = self.all.keys().copied().collect();
         for number in numbers {
@@ -187,6 +190,7 @@ impl Sessions {
             wanted,
             self.resting.next(),
             self.held.values().min().copied(),
+            self.squeeze.next(),
         ];
         due.chain(children).chain(own.into_iter().flatten()).min()
     }

@@ -31,6 +31,7 @@ use rustix::process::Signal;
 
 use crate::build::Owner;
 use crate::context::Context;
+use crate::disk::squeeze::Squeeze;
 use crate::shares::Turns;
 pub use groups::{KINDS, path as group_path};
 pub use request::Request;
@@ -143,6 +144,8 @@ pub struct Sessions {
     queued: Turns<Deferred>,
     /// Offers that no builder took over.
     left: Vec<Packets>,
+    /// What is done while the host's disk is nearly full.
+    squeeze: Squeeze,
     /// Leases and names that were in use since somebody began to look for what is left behind.
     seen: Option<Seen>,
 }
@@ -189,6 +192,7 @@ impl Sessions {
             deferred: VecDeque::new(),
             queued: Turns::default(),
             left: Vec::new(),
+            squeeze: Squeeze::default(),
             seen: None,
         }
     }

@@ -21,6 +21,7 @@ use super::placeholders::places;
 use super::{DEADLINE, Message, Session, Sessions, State, bounds};
 use crate::build::{Order, Owner};
 use crate::context::Context;
+use crate::disk::{self, Reserve, Usage};
 
 /// The most requests of one account that wait for placeholders to go.
 const MAX_DEFERRED: usize = 64;
@@ -209,6 +210,13 @@ impl Sessions {
     }
 
     fn start(&mut self, cx: &Context, request: Request, offer: Packets) -> Result<(), Refusal> {
+        let reserve = match reserve(cx, &request.plan) {
+            Ok(reserve) => reserve,
+            Err(refusal) => {
+                self.left.push(offer);
+                return Err(refusal);
+            }
+        };
         let trust = match trust(&cx.settings.config, &request.plan) {
             Ok(trust) => trust,
             Err(refusal) => {
@@ -218,7 +226,7 @@ impl Sessions {
         };
         let mut offer = Some(offer);
         let started = self.find_builder(cx, &request).and_then(|number| {
-            let ordered = self.order(cx, number, request, &mut offer, trust);
+            let ordered = self.order(cx, number, request, &mut offer, (reserve, trust));
             if let Some(session) = self.all.get_mut(&number).filter(|_| ordered.is_err()) {
                 session.state = State::emptying(None);
                 session.kill_all();
@@ -256,7 +264,7 @@ impl Sessions {
         number: u32,
         request: Request,
         offer: &mut Option<Packets>,
-        trust: Option<OwnedFd>,
+        (reserve, trust): (Reserve, Option<OwnedFd>),
     ) -> Result<(), Failed> {
         let Some(session) = self.all.get_mut(&number) else {
             return Err(("order", "the builder is gone".into()));
@@ -285,7 +293,10 @@ impl Sessions {
         let listener = directories.keeper_socket(&plan.session, service_uid).map_err(|e| ("socket", e))?;
         let uppers = match overlays {
             true => {
-                Some(directories.make_uppers(caller.uid, plan.session.as_str()).map_err(|e| ("overlay", e))?)
+                let made = directories.make_uppers(caller.uid, plan.session.as_str());
+                let uppers = made.map_err(|e| ("overlay", e))?;
+                cx.disk.bound(&uppers, &plan).map_err(|e| ("disk", e))?;
+                Some(uppers)
             }
             false => None,
         };
@@ -298,10 +309,13 @@ impl Sessions {
             return Err(("order", "the builder does not wait".into()));
         };
         let blocklist = cx.blocklist.as_ref().filter(|_| plan.egress.is_some());
+        let disk = cx.disk.order(caller.uid, &plan.session);
         let order = Order {
             plan,
             began_ns,
             uppers: uppers.is_some(),
+            disk,
+            reserve,
             blocklist: blocklist.is_some(),
             trust: trust.is_some(),
             service_uid,
@@ -317,6 +331,21 @@ impl Sessions {
         }
         Ok(())
     }
+}
+
+/// What a session that writes to the disk has to leave alone. There is none while the disk is nearly full.
+fn reserve(cx: &Context, plan: &Plan) -> Result<Reserve, Refusal> {
+    if !plan.workspaces.iter().any(|w| w.mode == Mode::Overlay) {
+        return Ok(Reserve::default());
+    }
+    let limit = Usage { bytes: plan.limits.disk, inodes: plan.limits.inodes };
+    disk::admit(&cx.directories.state, cx.settings.config.disk_reserve, limit, cx.disk.form).map_err(|found| {
+        Refusal::new(
+            format!("one more session on the disk of state_dir: {found}"),
+            "host.disk",
+            "delete sessions that have ended (agentctl ps -a, agentctl rm), or have the administrator make room",
+        )
+    })
 }
 
 /// The site's authorities, if some resolver is asked over TLS: opened here, since the relay can open nothing.

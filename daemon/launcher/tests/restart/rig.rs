@@ -141,7 +141,9 @@ impl Rig {
             base: self.base.clone(),
             clients: Vec::new(),
         };
-        let (FromLauncher::Live { sessions, last }, _) = service.next() else { panic!("not the first word") };
+        let (FromLauncher::Live { sessions, last, .. }, _) = service.next() else {
+            panic!("not the first word")
+        };
         assert!(last);
         let (FromLauncher::Metrics, _) = service.next() else { panic!("not the second") };
         service.live = sessions;
@@ -342,6 +344,7 @@ impl Service {
                 pids: 50,
                 cpus: 1.0,
                 disk: 1 << 30,
+                inodes: 1 << 20,
                 timeout_ms: 600_000,
                 idle_ms: 0,
                 open_files: 1024,

@@ -103,7 +103,10 @@ impl Api {
         let profile = profile.name.map(|name| name.to_string()).unwrap_or_default();
         let (log, output) = (host.store.log(&plan.session), host.store.output(&plan.session));
         output.begin();
-        let record = Record::new(&plan, name, caller.peer.uid, profile, detach);
+        let mut record = Record::new(&plan, name, caller.peer.uid, profile, detach);
+        if let Some(form) = host.launcher.disk_form().filter(|_| record.overlay) {
+            record.limits.disk_form = form.as_str().to_owned();
+        }
         let (session, asks) = Session::new(record, log, output);
         match host.registry.insert(&session) {
             Ok(Some(forgotten)) => {

@@ -20,7 +20,7 @@ use agentd_policy::config::Config;
 use agentd_policy::event::{Actor, End, EventBody, ExitStatus, SourceEvent};
 use agentd_policy::library::Library;
 use agentd_policy::names::ProfileName;
-use agentd_policy::plan::Plan;
+use agentd_policy::plan::{DiskForm, Plan};
 use agentd_policy::wire::{self, CallerNumber, FromKeeper, FromLauncher, FromService, Peer, ToKeeper, frame};
 use agentd_proto::v1::attach_input::Kind as In;
 use agentd_proto::v1::attach_output::Kind as Out;
@@ -130,7 +130,7 @@ impl Stage {
 
     fn live(&self, sessions: &[&Played]) {
         let sessions = sessions.iter().map(|played| played.plan.session.clone()).collect();
-        self.say(&FromLauncher::Live { sessions, last: true });
+        self.say(&FromLauncher::Live { disk: DiskForm::Watch, sessions, last: true });
     }
 
     /// Asks for a session and builds it.

@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 use agentd_policy::names::SessionId;
 use tokio::sync::{oneshot, watch};
 
+use super::ballast::Ballast;
 use super::log::Log;
 use super::remove;
 use crate::host::lock;
@@ -75,6 +76,8 @@ pub(super) struct Disk {
     wake: Condvar,
     failed: AtomicBool,
     told: watch::Sender<()>,
+    /// What writes fall back on.
+    pub(super) ballast: Ballast,
     #[cfg(test)]
     pub(super) gate: super::gate::Gate,
 }
@@ -88,6 +91,7 @@ impl Disk {
             wake: Condvar::new(),
             failed: AtomicBool::new(false),
             told,
+            ballast: Ballast::open(dir),
             #[cfg(test)]
             gate: super::gate::Gate::default(),
         })
@@ -196,7 +200,7 @@ impl Disk {
         let mut replaced = Vec::new();
         for (session, bytes) in &batch.replaced {
             let path = record::path(&self.dir, session);
-            match record::write(&path, bytes) {
+            match self.ballast.room(|| record::write(&path, bytes)) {
                 Ok(file) => {
                     files.push(Arc::new(file));
                     // The one before need not come to the disk first.

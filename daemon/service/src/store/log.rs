@@ -89,11 +89,13 @@ impl Log {
         let before = self.written();
         let file = match slot.take() {
             Some(file) => file,
-            None => self.open(before).map_err(fail)?,
+            None => disk.ballast.room(|| self.open(before)).map_err(fail)?,
         };
-        if let Err(source) = (&*file).write_all(lines) {
-            // Half a line must not stay before the next one: if it does now, that is looked at again.
-            if file.set_len(before).is_ok() {
+        // Half a line must not stay before the next one.
+        let append = || (&*file).write_all(lines).or_else(|error| file.set_len(before).and(Err(error)));
+        if let Err(source) = disk.ballast.room(append) {
+            // If it does now, that is looked at again.
+            if file.metadata().is_ok_and(|file| file.len() == before) {
                 *slot = Some(file);
             }
             return Err(fail(source));

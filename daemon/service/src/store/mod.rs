@@ -8,6 +8,7 @@
 //! A session's first record comes to the disk before its first event does, and one that knows of its end after that
 //! event: whose events there are is known, and a record with an end has all of them on disk.
 
+mod ballast;
 mod disk;
 #[cfg(test)]
 mod gate;
@@ -306,11 +307,8 @@ fn write(mut queue: mpsc::Receiver<Job>, disk: &Disk, dir: &Path) {
             }
             Job::Create { session, record, done } => {
                 let path = record::path(dir, &session);
-                let written = record::write(&path, &record).and_then(|file| {
-                    record::put(&path)?;
-                    disk.created(session.clone(), file);
-                    Ok(())
-                });
+                let put = || record::write(&path, &record).and_then(|file| record::put(&path).map(|()| file));
+                let written = disk.ballast.room(put).map(|file| disk.created(session.clone(), file));
                 let written = written.map_err(|source| StoreError::File { path, source });
                 if let Err(error) = &written {
                     tracing::error!(%session, %error, "a record was not written");
