@@ -68,7 +68,7 @@ fn noexec(world: &'static World) {
     for (name, flags, code) in [("runs", MountFlags::empty(), 0), ("refuses", MountFlags::NOEXEC, 126)] {
         let dir = home.join(name);
         user.make_dir(&dir);
-        let mounted = Mounted::tmpfs(&dir, flags);
+        let mounted = Mounted::again(&dir, flags);
         let project = dir.join("project");
         user.make_dir(&project);
         let program = project.join("program");
@@ -149,8 +149,9 @@ fn submounts(world: &'static World) {
     user.write(dir.join("below/hidden"), "what is covered");
     user.write(dir.join("file"), "what is covered");
     user.write(home.join("other"), "what covers it");
+    user.make_dir(home.join("empty"));
     let mounts = [
-        Mounted::tmpfs(&dir.join("below"), MountFlags::empty()),
+        Mounted::bind(&home.join("empty"), &dir.join("below")),
         Mounted::bind(&home.join("other"), &dir.join("file")),
     ];
     let cwd = world.workspace(user);
