@@ -47,7 +47,7 @@ pub fn asked(args: RunArgs) -> Result<Asked, Failure> {
         env: args.env.into_iter().map(env_flag).filter_map(Result::transpose).collect::<Result<_, _>>()?,
         cwd: utf8(&cwd)?,
         workspace,
-        read: args.read.iter().map(|path| absolute("input", Path::new(path))).collect::<Result<_, _>>()?,
+        read: inputs(&args.read)?,
         mask: args.mask,
         allow: args.allow,
         deny: args.deny,
@@ -103,6 +103,33 @@ fn mistyped(text: &OsStr) -> Option<&OsStr> {
     let dir = if dir.is_empty() { OsStr::new(".") } else { OsStr::from_bytes(dir) };
     let is_mode = !word.as_bytes().contains(&b'/') && Path::new(dir).is_dir();
     (is_mode && Path::new(text).symlink_metadata().is_err()).then_some(word)
+}
+
+/// The names of inputs as they were given: a link appears under its own name as well. What is named twice is one.
+fn inputs(given: &[OsString]) -> Result<Vec<String>, Failure> {
+    let (mut names, mut real) = (Vec::new(), Vec::new());
+    for path in given {
+        let found = absolute("input", Path::new(path))?;
+        if real.contains(&found) {
+            continue;
+        }
+        names.push(own_name(Path::new(path)).unwrap_or_else(|| found.clone()));
+        real.push(found);
+    }
+    Ok(names)
+}
+
+/// `path` from the root on, with its links; nothing if it has `..`, which leads elsewhere behind a link, or a name that
+/// the API cannot carry.
+fn own_name(path: &Path) -> Option<String> {
+    let whole = std::path::absolute(path).ok()?;
+    let parent = whole.components().any(|component| component == std::path::Component::ParentDir);
+    whole
+        .to_str()
+        .filter(|_| !parent)
+        .map(|text| text.trim_end_matches('/'))
+        .filter(|t| !t.is_empty())
+        .map(str::to_owned)
 }
 
 /// The kernel's name for `path`.

@@ -80,6 +80,9 @@ fn parse_line(line: &[u8]) -> Option<Mount> {
 
 /// A path as the table writes it: three octal digits behind a backslash stand for a byte.
 fn unescape(field: &[u8]) -> PathBuf {
+    if !field.contains(&b'\\') {
+        return PathBuf::from(OsString::from_vec(field.to_vec()));
+    }
     let mut out = Vec::with_capacity(field.len());
     let mut at = 0;
     while let Some(byte) = field.get(at) {

@@ -19,6 +19,16 @@ impl Mounted {
         Self(path.to_owned())
     }
 
+    /// `path` as a mount of its own, on which `flags` hold: on every kernel that can map the ids of its file system.
+    ///
+    /// # Panics
+    /// If root may not mount.
+    pub fn again(path: &Path, flags: MountFlags) -> Self {
+        let mounted = Self::bind(path, path);
+        rustix::mount::mount_remount(path, flags | MountFlags::BIND, c"").expect("root may mount");
+        mounted
+    }
+
     /// What is at `source`, at `path` as well.
     ///
     /// # Panics

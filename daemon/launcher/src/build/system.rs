@@ -13,15 +13,16 @@ use super::access::Access;
 use super::etc::MOUNTED;
 use super::fault::{At, Fault};
 use super::root::{PROGRAMS, READ_ONLY, Root};
-use super::view;
+use super::view::{self, Over};
 
 /// Directories whose files packages replace while sessions run. A bind shows one state of them, a view would mix old
 /// and new libraries.
 const BOUND: &[&str] = &["/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32"];
 /// Directories that are views.
 const VIEWED: &[&str] = &["/opt"];
-/// The directory that one view is made of, for all names of it.
+/// Where public data is that sessions see a part of.
 const ETC: &str = "/etc";
+const ROOT: &str = "/";
 
 /// One system directory, before it has its place.
 #[derive(Debug)]
@@ -30,62 +31,53 @@ enum Entry {
     Link(&'static str, OsString),
     /// A copy of the mount, with all that is mounted below.
     Bound(&'static str, Tree),
-    /// A copy of the mount alone, which nothing is mounted below.
-    Viewed(&'static str, Tree),
+    /// A copy of the mount alone, from a directory down, and the paths that come out of a view of that.
+    Viewed(&'static str, Tree, Vec<&'static str>),
 }
 
 /// The host's system, taken in its own mount namespace.
 #[derive(Debug)]
-pub struct System {
-    entries: Vec<Entry>,
-    /// `/etc`, and the names in it that come out of a view of it.
-    etc: Option<(Tree, Vec<&'static str>)>,
-}
+pub struct System(Vec<Entry>);
 
 impl System {
     /// Copies the mounts; must be called in the host's mount namespace. `proc` is the host's.
     pub fn take(proc: BorrowedFd<'_>) -> Result<Self, Fault> {
         let mounts = Mounts::read(proc).at("system", "mountinfo")?;
         let mut entries = Vec::with_capacity(BOUND.len() + VIEWED.len());
-        for path in BOUND.iter().chain(VIEWED) {
+        // One view for all that is on one mount: each is a file system of its own, to be made and taken apart.
+        let mut tops: Vec<(&'static str, u64, Vec<&'static str>)> = vec![(ROOT, mount_of(ROOT)?, Vec::new())];
+        for path in BOUND.iter().chain(VIEWED).chain(MOUNTED) {
+            // A view would show what lies under the mounts below it, or under a file that is one.
+            let bound = BOUND.contains(path)
+                || mounts.below(Path::new(path)).is_some()
+                || is_etc(path) && mounts.at(Path::new(path)).is_some();
             match look(path)? {
                 None => {}
                 Some(Found::Link(target)) => entries.push(Entry::Link(path, target)),
-                // A view would show what lies under the mounts below it.
-                Some(Found::There) if BOUND.contains(path) || mounts.below(Path::new(path)).is_some() => {
-                    entries.push(Entry::Bound(path, bind(path)?));
-                }
+                Some(Found::There) if bound => entries.push(Entry::Bound(path, bind(path)?)),
                 Some(Found::There) => {
-                    let top = mount::place(path).at("system", path)?;
-                    entries.push(Entry::Viewed(path, Tree::copy_of_one(top.as_fd()).at("system", path)?));
+                    let mount = mount_of(path)?;
+                    match tops.iter_mut().find(|(_, of, _)| *of == mount) {
+                        Some((_, _, paths)) => paths.push(path),
+                        None => {
+                            let top = if is_etc(path) { ETC } else { path };
+                            tops.push((top, mount, vec![path]));
+                        }
+                    }
                 }
             }
         }
-        let mut names = Vec::with_capacity(MOUNTED.len());
-        for path in MOUNTED {
-            let mounted = |path: &Path| mounts.at(path).or_else(|| mounts.below(path)).is_some();
-            match look(path)? {
-                None => {}
-                Some(Found::Link(target)) => entries.push(Entry::Link(path, target)),
-                Some(Found::There) if mounted(Path::new(path)) => {
-                    entries.push(Entry::Bound(path, bind(path)?));
-                }
-                Some(Found::There) => names.push(*path),
-            }
+        for (top, _, paths) in tops.into_iter().filter(|(_, _, paths)| !paths.is_empty()) {
+            let place = mount::place(top).at("system", top)?;
+            let tree = Tree::copy_of_one(place.as_fd()).at("system", top)?;
+            entries.push(Entry::Viewed(top, tree, paths));
         }
-        let etc = match names.is_empty() {
-            true => None,
-            false => {
-                let top = mount::place(ETC).at("system", ETC)?;
-                Some((Tree::copy_of_one(top.as_fd()).at("system", ETC)?, names))
-            }
-        };
-        Ok(Self { entries, etc })
+        Ok(Self(entries))
     }
 
     /// Places all of it in `root`. `map` shows root's files as root's, and everybody else's as nobody's.
     pub fn place(self, root: &mut Root, map: BorrowedFd<'_>) -> Result<(), Fault> {
-        for entry in self.entries {
+        for entry in self.0 {
             match entry {
                 Entry::Link(path, target) => {
                     let (parent, name) = path.rsplit_once('/').unwrap_or(("", path));
@@ -96,30 +88,39 @@ impl System {
                     tree.restrict(attributes(path), Some(map)).at("system", path)?;
                     put(root, path, &tree)?;
                 }
-                Entry::Viewed(path, tree) => {
-                    tree.restrict(PROGRAMS, Some(map)).at("system", path)?;
-                    let tree = match view::over(root, &tree, path)? {
-                        Ok(view) => view,
-                        Err(error) if view::refused_by_overlay(&error) => tree,
-                        Err(error) => return Err(Fault::host("system", path, error)),
+                Entry::Viewed(top, tree, paths) => {
+                    tree.restrict(PROGRAMS, Some(map)).at("system", top)?;
+                    let source = match view::over(root, &tree, top)? {
+                        Over::View(view) => view,
+                        Over::Refused(error, tree) if view::refused_by_overlay(&error) => tree,
+                        Over::Refused(error, _) => return Err(Fault::host("system", top, error)),
                     };
-                    put(root, path, &tree)?;
+                    let names: Vec<_> = paths.iter().map(|path| below(top, path)).collect();
+                    for (path, copy) in paths.iter().zip(view::aside(root, &source, &names)?) {
+                        // What went meanwhile is not there.
+                        let Some(copy) = copy else { continue };
+                        copy.restrict(attributes(path), None).at("system", path)?;
+                        put(root, path, &copy)?;
+                    }
                 }
-            }
-        }
-        if let Some((tree, paths)) = self.etc {
-            tree.restrict(READ_ONLY, Some(map)).at("system", ETC)?;
-            let view = view::over(root, &tree, ETC)?.at("system", ETC)?;
-            let names: Vec<_> = paths.iter().filter_map(|path| path.rsplit('/').next()).collect();
-            for (path, copy) in paths.iter().zip(view::aside(root, &view, &names)?) {
-                // What went meanwhile is not there.
-                let Some(copy) = copy else { continue };
-                copy.restrict(READ_ONLY, None).at("system", path)?;
-                put(root, path, &copy)?;
             }
         }
         root.access.push((ETC.to_owned(), Access::Read));
         Ok(())
+    }
+}
+
+/// The mount that `path` is on.
+fn mount_of(path: &str) -> Result<u64, Fault> {
+    let place = mount::place(path).at("system", path)?;
+    Ok(mount::identity(place.as_fd()).at("system", path)?.mount)
+}
+
+/// `path` as a name in `top`.
+fn below<'a>(top: &str, path: &'a str) -> &'a str {
+    match path.strip_prefix(top).map(|rest| rest.trim_start_matches('/')) {
+        None | Some("") => ".",
+        Some(name) => name,
     }
 }
 
@@ -163,4 +164,17 @@ fn put(root: &mut Root, path: &str, tree: &Tree) -> Result<(), Fault> {
         root.access.push((path.to_owned(), Access::ReadExec));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_in_the_directory_that_a_view_is_of() {
+        assert_eq!(below("/", "/etc/ssl"), "etc/ssl");
+        assert_eq!(below("/etc", "/etc/ssl"), "ssl");
+        assert_eq!(below("/opt", "/opt"), ".");
+        assert!(is_etc("/etc/ssl") && !is_etc("/etc") && !is_etc("/etcetera"));
+    }
 }

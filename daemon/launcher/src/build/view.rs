@@ -15,11 +15,22 @@ const ASIDE: &str = "/run/agentd/view";
 /// A view of `source`, which has no mounts below it that matter, with its ids mapped by `map`.
 pub fn of(root: &Root, source: &Tree, map: BorrowedFd<'_>, path: &str) -> Result<Tree, Fault> {
     source.restrict(PROGRAMS, Some(map)).map_err(|e| cannot_map(path, &e))?;
-    over(root, source, path)?.map_err(|e| cannot_layer(path, e))
+    match over(root, source, path)? {
+        Over::View(view) => Ok(view),
+        Over::Refused(error, _) => Err(cannot_layer(path, error)),
+    }
 }
 
-/// The same of a tree whose ids are mapped already. The inner error is what overlayfs said of the source.
-pub fn over(root: &Root, source: &Tree, path: &str) -> Result<Result<Tree, MountError>, Fault> {
+/// What came of a view.
+pub enum Over {
+    /// It is there.
+    View(Tree),
+    /// What overlayfs said of the source, and the source once more.
+    Refused(MountError, Tree),
+}
+
+/// The same of a tree whose ids are mapped already.
+pub fn over(root: &Root, source: &Tree, path: &str) -> Result<Over, Fault> {
     let attributes = PROGRAMS.within(source.as_fd()).at("view", path)?;
     let lower = layer(root, "lower", source)?;
     // A single layer is refused. The first one is what the top looks like.
@@ -32,9 +43,15 @@ pub fn over(root: &Root, source: &Tree, path: &str) -> Result<Result<Tree, Mount
         ("metacopy", "off"),
         ("nfs_export", "off"),
     ];
-    let view = Tree::new("overlay", &options, attributes);
+    let made = match Tree::new("overlay", &options, attributes) {
+        Ok(view) => Over::View(view),
+        Err(error) => {
+            let place = mount::place(&lower).at("view", &lower)?;
+            Over::Refused(error, Tree::copy_of_one(place.as_fd()).at("view", path)?)
+        }
+    };
     mount::detach(&lower).at("view", &lower)?;
-    Ok(view)
+    Ok(made)
 }
 
 /// The regular file `name` out of a view of its directory; `stat` is what was proved of it.
