@@ -158,7 +158,7 @@ fn ending(exit: &Exit) -> (i32, Option<String>) {
 
 /// The plan for a person to read: texts instead of bytes, and no identity yet.
 fn print_plan(plan: &Plan, as_json: bool) -> Result<(), Failure> {
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let text = agentd_policy::text::from_bytes;
     let value = serde_json::json!({
         "user": plan.user,
         "home": plan.home,
