@@ -9,6 +9,7 @@ use crate::internet;
 pub const TESTS: &[Named] = &[
     ("nothing_is_allowed_beyond_it", refused),
     ("what_it_denies_no_rule_reaches", denied),
+    ("what_reaches_far_is_said_in_words", warned),
     ("a_live_change_stays_below_it", live),
     ("a_host_firewall_sees_leased_uids", uids),
 ];
@@ -55,6 +56,28 @@ fn refused(_: &World) {
         .options(["--allow", "good.test", "--allow", "198.51.100.7/32:80"])
         .run(["true"])
         .expect_code(0);
+}
+
+/// Where a site has no ceiling, it is said in words what passes.
+fn warned(_: &World) {
+    let world = internet().world();
+    for (rule, said) in [
+        ("*.com", Some("every name below com")),
+        ("0.0.0.0/0:443", Some("every server in 0.0.0.0/0")),
+        ("good.test", None),
+    ] {
+        for more in [&[][..], &["--dry-run"]] {
+            let output =
+                world.session().options(["--allow", rule]).options(more).run(["true"]).expect_code(0);
+            let line = output.stderr.lines().find(|line| line.starts_with("agentctl: warning: "));
+            assert!(
+                said.is_none() == line.is_none()
+                    && said.is_none_or(|said| line.is_some_and(|line| line.contains(said))),
+                "{rule}: {}",
+                output.stderr
+            );
+        }
+    }
 }
 
 /// The rules that denied something in a session.
