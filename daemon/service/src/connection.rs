@@ -34,6 +34,8 @@ pub struct Caller {
     pub account: u32,
     /// Of what the connection does; gone with it.
     pub activity: Weak<Activity>,
+    /// Of the groups that have bounds of their own, those that it is in, as the launcher says.
+    pub groups: Arc<[String]>,
     /// Cancelled when the connection is gone.
     pub gone: CancellationToken,
     /// What the launcher knows it by.
@@ -101,7 +103,7 @@ impl Connection {
         socket: OwnedFd,
         number: CallerNumber,
         launcher: u64,
-        (peer, account): (Peer, u32),
+        (peer, account, groups): (Peer, u32, Vec<String>),
     ) -> io::Result<Self> {
         let line = Arc::new(Line { number, launcher, host: host.clone() });
         let slot = host.connections.take(account).ok_or_else(|| {
@@ -110,7 +112,8 @@ impl Connection {
         let stream = nonblocking(socket)?;
         let activity = Arc::new(Activity::default());
         let gone = CancellationToken::new();
-        let caller = Caller { peer, account, activity: Arc::downgrade(&activity), gone, line };
+        let groups = groups.into();
+        let caller = Caller { peer, account, groups, activity: Arc::downgrade(&activity), gone, line };
         let times = Times { began: Instant::now(), last: None };
         Ok(Self { stream, caller, _slot: slot, activity, times, due: Box::pin(sleep(FIRST_BYTE)) })
     }

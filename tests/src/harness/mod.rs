@@ -30,6 +30,6 @@ pub use run::{RunOutput, Session, complete, objects, text_at};
 pub use small_disk::SmallDisk;
 pub use tmux::Tmux;
 pub use trials::{Alone, Named, Test, alone, named, not_tried, run_alone, run_in, run_one_by_one, run_tests};
-pub use users::User;
+pub use users::{ADMINS, User};
 pub use wait::{long, patience, wait_for_exit};
 pub use world::World;

@@ -25,7 +25,19 @@ use crate::keeper::Keeper;
 impl Builder<'_> {
     /// Makes a prepared session one request's, up to where it is confined.
     pub(super) fn complete(&self, prepared: Prepared, order: Received) -> Result<Ready, Fault> {
-        let Received { plan, began, listener, service_uid, offered, uppers, disk, reserve, blocklist, trust } =
+        let Received {
+            plan,
+            ceiling,
+            began,
+            listener,
+            service_uid,
+            offered,
+            uppers,
+            disk,
+            reserve,
+            blocklist,
+            trust,
+        } =
             order;
         let Prepared {
             mut root,
@@ -94,6 +106,7 @@ impl Builder<'_> {
         let (service, keeper_end) = Packets::pair().at("keeper", "socket")?;
         let keeper = Keeper::new(crate::keeper::Parts {
             plan: &plan,
+            ceiling,
             owner: self.owner.uid,
             lease: self.lease,
             lock: self.lock.try_clone().at("keeper", "lease")?,

@@ -6,6 +6,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use agentd_kernel::packets::Packets;
 use agentd_kernel::peer;
+use agentd_policy::Refusal;
+use agentd_policy::config::Bounds;
 use agentd_policy::offer::Site;
 use agentd_policy::wire::{CallerNumber, FromLauncher, Peer};
 use rustix::event::epoll::{self, EventData, EventFlags};
@@ -46,8 +48,9 @@ impl Server {
     pub(super) fn hand_over(&mut self) {
         while self.link.as_ref().is_some_and(|link| self.callers.has_waiting() && link.keeps_up()) {
             let Some((account, Arrival { peer, socket })) = self.callers.next() else { return };
-            let own = match socket.try_clone() {
-                Ok(own) if !peer::has_hung_up(socket.as_fd()) => own,
+            let known = self.groups_of(&peer, socket.as_fd());
+            let (own, groups) = match (socket.try_clone(), known) {
+                (Ok(own), Ok(groups)) if !peer::has_hung_up(socket.as_fd()) => (own, groups),
                 _ => {
                     self.callers.leave(account);
                     self.discard(socket);
@@ -63,8 +66,26 @@ impl Server {
                 self.callers.remove(number);
                 continue;
             }
-            self.tell((FromLauncher::Caller { number, peer, account }, vec![socket]));
+            self.tell((FromLauncher::Caller { number, peer, account, groups }, vec![socket]));
         }
+    }
+
+    /// The groups with bounds of their own that the peer of `socket` is in.
+    fn groups_of(&self, peer: &Peer, socket: BorrowedFd<'_>) -> std::io::Result<Vec<String>> {
+        let settings = &self.context.settings;
+        match settings.groups.is_empty() {
+            true => Ok(Vec::new()),
+            false => Ok(settings.groups_of(peer, &peer::groups(socket)?)),
+        }
+    }
+
+    /// The bounds of a caller's sessions, by the configuration as it is now.
+    pub(super) fn bounds_of(&self, number: CallerNumber) -> Result<Bounds, Refusal> {
+        let unknown = || Refusal::new("the caller", "caller.unknown", "connect again");
+        let peer = self.callers.get(number).ok_or_else(unknown)?;
+        let socket = self.callers.socket(number).ok_or_else(unknown)?;
+        let groups = self.groups_of(&peer, socket.as_fd()).map_err(|_| unknown())?;
+        Ok(self.context.settings.config.bounds.of_groups(&groups))
     }
 
     pub(super) fn forget(&mut self, number: CallerNumber) {
@@ -86,7 +107,14 @@ impl Server {
     /// Accepts clients' side sockets.
     pub(super) fn accept_offers(&mut self) {
         for Guest { socket, peer, account } in self.arrivals(Kind::Offer) {
-            let site = Site::of(&self.context.settings.config);
+            let mut site = Site::of(&self.context.settings.config);
+            match self.groups_of(&peer, socket.as_fd()) {
+                Ok(groups) => site.bounds = site.bounds.of_groups(&groups),
+                Err(_) => {
+                    self.discard(socket);
+                    continue;
+                }
+            }
             let Some(number) = self.offers.add(account, peer, Packets::from_fd(socket), site) else {
                 continue;
             };
