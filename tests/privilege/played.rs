@@ -74,7 +74,7 @@ impl Played {
         let mut all = Vec::new();
         loop {
             match self.hear() {
-                Some((FromLauncher::Live { sessions, last }, _)) => {
+                Some((FromLauncher::Live { sessions, last, .. }, _)) => {
                     all.extend(sessions);
                     if last {
                         return all;

@@ -280,7 +280,8 @@ fn own_names(world: &'static World) {
         assert_eq!(output.text(), "notes\nnotes\n", "{}", given.display());
     }
     // Nothing is made in a directory of the caller's.
-    let given = ["--workspace", &format!("{}:ro", text(&home)), "--read", text(&home.join("single"))];
+    let (workspace, single) = (format!("{}:ro", text(&home)), home.join("single"));
+    let given = ["--workspace", &workspace, "--read", text(&single)];
     world.session_in(&home).options(given).run(["true"]).expect_code(0);
     assert!(home.join("single").is_symlink() && std::fs::read_dir(&home).expect("ours").count() == 3);
 }

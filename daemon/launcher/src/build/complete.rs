@@ -37,8 +37,7 @@ impl Builder<'_> {
             reserve,
             blocklist,
             trust,
-        } =
-            order;
+        } = order;
         let Prepared {
             mut root,
             session_root,
