@@ -29,7 +29,7 @@ fn main() -> ExitCode {
     if let Some(code) = as_keeper::helper() {
         return code;
     }
-    let groups: [(&str, &[Member]); 8] = [
+    let groups: [(&str, &[Member]); 9] = [
         ("user", users::TESTS),
         ("view", views::TESTS),
         ("client", client::TESTS),
