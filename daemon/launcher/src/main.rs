@@ -18,6 +18,7 @@ mod log;
 mod meter;
 mod offers;
 mod scope;
+mod scout;
 mod server;
 mod service;
 mod sessions;

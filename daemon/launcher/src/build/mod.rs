@@ -4,6 +4,7 @@
 
 pub mod access;
 mod complete;
+pub mod covers;
 pub mod etc;
 mod fault;
 mod fs_ids;
@@ -117,6 +118,8 @@ pub enum Reply {
         /// How long each step took.
         timings: Vec<Timing>,
     },
+    /// Of a keeper: no process of the session is left, so that what was made in directories of the caller's can go.
+    Emptied,
     /// It was not built.
     Refused(Refusal),
 }
@@ -149,8 +152,8 @@ impl<'a> Builder<'a> {
             Err(fault) => Err(fault),
         };
         match handed_over {
-            Ok(keeper) => {
-                drop(launcher);
+            Ok(mut keeper) => {
+                keeper.tell_when_empty(launcher);
                 keeper.run()
             }
             Err(Fault(refusal)) => {

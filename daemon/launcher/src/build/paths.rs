@@ -33,6 +33,8 @@ pub struct Source {
     pub direct: Option<OwnedFd>,
     /// For an overlay: a copy of the mount that holds its upper and its work directory.
     pub upper: Option<Tree>,
+    /// The directory in which upper and work directory lie, which is root's.
+    pub own: Option<OwnedFd>,
 }
 
 /// All of a plan's paths.
@@ -88,6 +90,7 @@ pub fn take(
             let made =
                 make_upper(uppers.as_fd(), sources.workspaces.len(), &source.stat).at("overlay", path)?;
             source.upper = Some(Tree::copy_of(made.as_fd()).at("overlay", path)?);
+            source.own = Some(made);
         }
         sources.workspaces.push((workspace.clone(), source));
     }
@@ -169,7 +172,7 @@ fn prove(
         Some(22) => foreign(path),
         _ => Fault::host("paths", path.as_str(), e),
     })?;
-    Ok(Source { path: path.clone(), tree, name, stat, direct: Some(fd), upper: None })
+    Ok(Source { path: path.clone(), tree, name, stat, direct: Some(fd), upper: None, own: None })
 }
 
 /// Opens a directory, or the directory of a file, by the name that its descriptor has, and the name in it. What is found

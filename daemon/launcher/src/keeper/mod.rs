@@ -6,6 +6,7 @@ mod commands;
 mod egress;
 mod ending;
 mod execs;
+mod leftovers;
 mod limits;
 mod link;
 mod network;
@@ -35,6 +36,7 @@ use crate::command::NotRun;
 use crate::init::{FromInit, Network};
 use commands::Commands;
 use egress::{DATAGRAMS, WayOut};
+pub use leftovers::Leftovers;
 use limits::Limits;
 use link::Link;
 use network::Denials;
@@ -82,6 +84,8 @@ pub struct Parts<'a> {
     pub mounts: Option<OwnedFd>,
     /// What looks at the size of the session's overlays, and what it tells that by.
     pub disk: Option<(Child, OwnedFd)>,
+    /// What is done about what it leaves behind.
+    pub leftovers: Leftovers,
     /// The session's network.
     pub network: Network,
     /// The site's blocklists, if the session has a way out.
@@ -123,6 +127,9 @@ pub struct Keeper {
     execs: ExecWatch,
     mounts: Option<OwnedFd>,
     denials: Denials,
+    leftovers: Leftovers,
+    /// Whether only that keeps its end from being told.
+    end_waits: bool,
     signals: SignalFd,
     processes: Processes,
     spool: Spool,
@@ -150,6 +157,7 @@ const METER: u64 = 11;
 const LISTENER: u64 = 12;
 const RELAY_SAYS: u64 = 13;
 const SIGNALS: u64 = 14;
+const LEFTOVERS: u64 = 15;
 const PROCESS: u64 = 1 << 32;
 
 impl Keeper {
@@ -202,6 +210,8 @@ impl Keeper {
             execs: parts.execs,
             mounts: parts.mounts,
             denials,
+            leftovers: parts.leftovers,
+            end_waits: false,
             signals: parts.signals,
             spool: Spool::default(),
             epoll,
@@ -261,6 +271,7 @@ impl Keeper {
             LISTENER => self.accept()?,
             INIT_SAYS => self.init_says()?,
             RELAY_SAYS => self.relay_says()?,
+            LEFTOVERS => self.leftovers_say(),
             INIT_ENDED => self.init_ended()?,
             RELAY_ENDED => self.relay_ended()?,
             EXECS => self.execs()?,
@@ -298,6 +309,9 @@ impl Keeper {
         match message {
             FromInit::Running => {
                 self.spool.push(EventBody::Started);
+                for event in self.leftovers.known() {
+                    self.spool.push(event);
+                }
                 self.tell_early();
             }
             FromInit::Exited(status) => self.main_ended(status)?,
@@ -364,6 +378,8 @@ impl Keeper {
         if let Some(way_out) = &mut self.way_out {
             way_out.told.flush_older(now, &mut self.spool);
         }
+        self.leftovers.expire(now, self.epoll.as_fd(), &mut self.spool);
+        self.leftovers_looked_at();
         self.look_at_the_end(now);
         Ok(())
     }
@@ -377,6 +393,7 @@ impl Keeper {
             self.limits.due().filter(|_| self.end.is_none()),
             self.spool.due().filter(|_| self.service.is_some()),
             self.end_due(),
+            self.leftovers.due(),
             self.silence,
         ];
         let now = Instant::now();

@@ -64,6 +64,8 @@ struct Session {
     /// The workspaces that it has in mode direct.
     places: Vec<AbsPath>,
     placeholders: Vec<Placeholder>,
+    /// By it the keeper of a session that it built says that no process of it is left.
+    link: Option<Packets>,
     /// Its mount namespace, which goes when everything else has gone.
     root: Option<OwnedFd>,
     errors: Vec<String>,
@@ -310,6 +312,7 @@ impl Session {
             killed: false,
             places: Vec::new(),
             placeholders: Vec::new(),
+            link: None,
             root: None,
             errors: Vec::new(),
         }

@@ -56,7 +56,7 @@ impl Sessions {
             self.left.push(offer);
             return Err(refusal);
         }
-        if self.must_wait(request.caller.uid, &places(&request.plan), Instant::now()) {
+        if self.must_wait(&places(&request.plan), Instant::now()) {
             if self.deferred.len() >= MAX_DEFERRED {
                 self.left.push(offer);
                 let mend = "try again in a moment";
@@ -72,7 +72,7 @@ impl Sessions {
     pub(super) fn start_deferred(&mut self, cx: &Context, now: Instant) -> Vec<Message> {
         let mut messages = Vec::new();
         for deferred in std::mem::take(&mut self.deferred) {
-            if self.must_wait(deferred.request.caller.uid, &places(&deferred.request.plan), now) {
+            if self.must_wait(&places(&deferred.request.plan), now) {
                 self.deferred.push_back(deferred);
                 continue;
             }
