@@ -13,6 +13,7 @@ const JSON: &[&str] = &[
     "DnsDetail",
     "HttpDetail",
     "PolicyDetail",
+    "FileDetail",
     "Session",
     "Exit",
     "VersionReply",

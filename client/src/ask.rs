@@ -56,7 +56,8 @@ impl Question {
         let Account { user, home, shell } = Account::of(uid)?;
         let caller = CallerFacts { uid, user, home, shell, root_callers: site.root_callers };
         let profile = profile::resolve(asked.profile.as_deref(), site)?;
-        let spec = spec(asked, &profile)?;
+        let profile_places = profile::places(asked.profile.as_deref())?;
+        let spec = RunSpec { profile_places, ..spec(asked, &profile)? };
         let request = agentd_request::parse(spec.clone(), unnamed()?)?;
         let upstream = upstream(site);
         let permit = decide(&request, &profile, &site.bounds, &upstream, &caller)?;

@@ -28,6 +28,7 @@ const KINDS: &[&str] = &[
     "file.changed",
     "file.applied",
     "file.discarded",
+    "file.denied",
     "net.connect",
     "net.closed",
     "net.denied",
@@ -172,6 +173,12 @@ fn detail(event: &Event) -> String {
         let _ = write!(out, " {}", policy.change);
         if let Some(user) = &policy.user {
             let _ = write!(out, " by {}", word(user));
+        }
+    }
+    if let Some(file) = &event.file {
+        let _ = write!(out, " {}: {}", file.path, file.finding);
+        if file.more > 0 {
+            let _ = write!(out, ", and {} more", file.more);
         }
     }
     if let Some(limit) = &event.limit {

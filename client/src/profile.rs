@@ -4,7 +4,8 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Component, Path, PathBuf};
 
 use agentd_policy::library::{Library, Text};
 use agentd_policy::names::ProfileName;
@@ -16,6 +17,7 @@ use serde_json::json;
 use crate::cli::ProfileNameArgs;
 use crate::connect::Socket;
 use crate::failure::Failure;
+use crate::offer::utf8;
 use crate::show::{clean, clean_lines, json, print};
 use crate::side::Side;
 use crate::site_profiles;
@@ -94,6 +96,43 @@ fn find_in(own: Option<&Path>, name: &OsStr) -> Result<Found, Failure> {
     Ok(Found { name, files })
 }
 
+/// Absolute paths of the files that decide on a session with the profile `name`, by every name that leads to them, and of
+/// the directory of the user's own: no such session may write there.
+///
+/// # Errors
+/// As [`resolve`].
+pub fn places(name: Option<&OsStr>) -> Result<Vec<String>, Failure> {
+    let own = own_directory();
+    let found = find_in(own.as_deref(), name.unwrap_or(OsStr::new(DEFAULT)))?;
+    places_of(found.files.iter().map(|file| PathBuf::from(&file.label)).chain(own))
+}
+
+fn places_of(paths: impl Iterator<Item = PathBuf>) -> Result<Vec<String>, Failure> {
+    let mut places: Vec<String> = paths
+        .flat_map(|path| [std::path::absolute(&path).ok().map(|path| plain(&path)), path.canonicalize().ok()])
+        .flatten()
+        .map(|path| utf8(&path))
+        .collect::<Result<_, _>>()?;
+    places.sort();
+    places.dedup();
+    Ok(places)
+}
+
+/// An absolute path without `..`, which leads to where its links lead.
+fn plain(path: &Path) -> PathBuf {
+    let mut out = PathBuf::new();
+    for component in path.components() {
+        match component {
+            Component::ParentDir => {
+                out = out.canonicalize().unwrap_or(out);
+                out.pop();
+            }
+            component => out.push(component),
+        }
+    }
+    out
+}
+
 /// Adds the user's other profiles, which the first may extend; one that cannot be read is left out, and
 /// missed if it is needed.
 fn add_others(own: &Path, meant: &Path, files: &mut Vec<Text>) {
@@ -119,7 +158,7 @@ fn add_others(own: &Path, meant: &Path, files: &mut Vec<Text>) {
 
 /// Reads one file, which must be a regular one of at most 1 MiB of UTF-8.
 fn read(path: &Path) -> Result<Text, Failure> {
-    let label = path.display();
+    let label = utf8(path)?;
     let unreadable = |error: std::io::Error| {
         let mend = "name a file that exists and that you may read";
         Failure::refused(format!("profile {label}: {error}"), "profile.open", mend)
@@ -133,6 +172,14 @@ fn read(path: &Path) -> Result<Text, Failure> {
             format!("profile {label}"),
             "profile.type",
             "name a regular file; a profile by name has no slash and no .toml",
+        ));
+    }
+    // By another name a session could write it.
+    if metadata.nlink() > 1 && metadata.uid() == rustix::process::geteuid().as_raw() {
+        return Err(Failure::refused(
+            format!("profile {label}, a file with {} names", metadata.nlink()),
+            "profile.links",
+            "make it a file of its own: cp it, and mv the copy over it",
         ));
     }
     let too_long = |bytes: u64| {
@@ -149,7 +196,7 @@ fn read(path: &Path) -> Result<Text, Failure> {
     }
     let toml = String::from_utf8(bytes)
         .map_err(|_| Failure::refused(format!("profile {label}"), "profile.utf8", "write it in UTF-8"))?;
-    Ok(Text { label: label.to_string(), toml })
+    Ok(Text { label, toml })
 }
 
 /// `agentctl profile check`.

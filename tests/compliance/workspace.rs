@@ -6,19 +6,20 @@ use std::path::{Path, PathBuf};
 use std::process::Child;
 use std::time::Duration;
 
-use agentd_tests::harness::{Named, World, text_at, wait_for_exit, within};
+use agentd_tests::harness::{Named, Session, World, text_at, wait_for_exit, within};
 
 pub const TESTS: &[Named] = &[
     ("overlay_leaves_the_directory_as_it_is", overlay),
     ("direct_writes_as_the_caller", direct),
     ("ro_refuses_writes", ro),
     ("what_the_caller_may_not_read_the_agent_may_not", unreadable),
-    ("masked_names_are_empty", masked),
+    ("masked_names_cannot_be_opened", masked),
     ("masked_names_that_are_missing_cannot_be_made_in_direct", mask_missing),
     ("protected_names_are_read_only", protected),
     ("placeholders_are_taken_away", placeholders),
     ("a_covered_name_replaced_outside_ends_the_session", replaced),
     ("two_direct_sessions_share_placeholders", shared),
+    ("two_users_share_placeholders_in_direct", shared_by_users),
     ("nothing_is_made_in_the_callers_directories_for_scratch", scratch),
     ("a_link_on_the_way_to_a_mask_is_refused", mask_link),
     ("direct_with_a_socket_is_refused", socket),
@@ -108,10 +109,12 @@ fn masked(world: &World) {
 
 fn mask_missing(world: &World) {
     let dir = world.workspace(world.a());
-    let script = "echo leaked > .env; mkdir -p .git/hooks; echo x > .git/hooks/post-commit; cat .env; true";
+    let script = "echo leaked > .env; mkdir .env; cat .env; mkdir -p .git/hooks; echo x > .git/hooks/post-commit; true";
     let output = world.session_in(&dir).options(["--workspace", ".:direct"]).bash(script).expect_code(0);
     assert_eq!(output.text(), "");
-    assert!(!dir.join(".git/hooks/post-commit").exists());
+    assert!(!dir.join(".env").exists(), "gone before `run` returns");
+    // A repository that is made is no repository of the user's: it is told of.
+    assert!(output.stderr.contains("/.git (a new repository)"), "{}", output.stderr);
 }
 
 fn protected(world: &World) {
@@ -130,15 +133,12 @@ fn placeholders(world: &World) {
     holds_one_file_only(&dir);
 }
 
-/// Placeholders go at once, but after the client.
+/// Placeholders are gone before `run` returns.
 #[track_caller]
 fn holds_one_file_only(dir: &Path) {
-    let left = || {
-        let names: Vec<_> =
-            std::fs::read_dir(dir).expect("the workspace").flatten().map(|e| e.file_name()).collect();
-        if names.len() == 1 { Ok(()) } else { Err(names) }
-    };
-    assert_eq!(within(Duration::from_secs(2), left), Ok(()), "held names are given back");
+    let names: Vec<_> =
+        std::fs::read_dir(dir).expect("the workspace").flatten().map(|e| e.file_name()).collect();
+    assert_eq!(names.len(), 1, "held names are given back: {names:?}");
 }
 
 fn end_of(child: &mut Child) -> Option<i32> {
@@ -168,9 +168,7 @@ fn shared(world: &World) {
     let session = || world.session_in(&dir).options(["--workspace", ".:direct"]);
     let (first, second) = (session(), session());
     let mut one = first.spawn_ready("echo ready; read");
-    let script =
-        "echo ready; read; (mkdir -p .git/hooks; echo x > .git/hooks/post-commit) 2>/dev/null; exit 7";
-    let mut two = second.spawn_ready(script);
+    let mut two = second.spawn_ready("echo ready; read; (echo x > .env; rm .env) 2>/dev/null; exit 7");
     drop(one.stdin.take());
     assert_eq!(end_of(&mut one), Some(1), "the end of its input");
     // The first session's placeholders would be gone by now.
@@ -178,8 +176,48 @@ fn shared(world: &World) {
     std::thread::sleep(Duration::from_millis(500));
     drop(two.stdin.take());
     assert_eq!(end_of(&mut two), Some(7), "the second lives on");
-    assert!(!dir.join(".git/hooks/post-commit").exists());
     holds_one_file_only(&dir);
+}
+
+/// The end of one user's session neither ends nor uncovers another's, whoever of them made the placeholders.
+fn shared_by_users(world: &World) {
+    use std::os::unix::fs::PermissionsExt as _;
+    let dir = std::env::temp_dir().join(world.unique("shared"));
+    world.a().write(dir.join("README"), "x");
+    std::fs::set_permissions(&dir, std::fs::Permissions::from_mode(0o777)).expect("its mode");
+    for (first, second) in [(world.a(), world.b()), (world.b(), world.a())] {
+        let session = |user| Session::new(world, user, &dir).options(["--workspace", ".:direct"]);
+        let (one, two) = (session(first), session(second));
+        let mut first_child = one.spawn_ready("echo ready; read");
+        let mut second_child =
+            two.spawn_ready("echo ready; read; cat .env; (echo x > .env; rm .env) 2>/dev/null; exit 7");
+        drop(first_child.stdin.take());
+        assert_eq!(end_of(&mut first_child), Some(1), "the end of its input");
+        let gone = || match world.agentctl(first, ["rm", one.name()]).code {
+            Some(0) => Ok(()),
+            code => Err(code),
+        };
+        assert_eq!(within(Duration::from_secs(5), gone), Ok(()));
+        assert!(dir.join(".env").exists(), "the second session covers it");
+        // It was made while the session runs: still nobody in it reads it.
+        std::fs::write(dir.join(".env"), "SECRET\n").expect("the placeholder");
+        drop(second_child.stdin.take());
+        assert_eq!(end_of(&mut second_child), Some(7), "the second lives on");
+        let said = std::io::read_to_string(second_child.stdout.take().expect("a pipe")).expect("text");
+        assert!(!said.contains("SECRET"), "{said}");
+        std::fs::remove_file(dir.join(".env")).expect("what was written to it stays");
+        // And of one that stays empty nothing is left.
+        let (one, two) = (session(first), session(second));
+        let mut first_child = one.spawn_ready("echo ready; read");
+        let mut second_child = two.spawn_ready("echo ready; read");
+        drop(first_child.stdin.take());
+        assert_eq!(end_of(&mut first_child), Some(1));
+        drop(second_child.stdin.take());
+        assert_eq!(end_of(&mut second_child), Some(1));
+        let left = || if dir.join(".env").exists() { Err(()) } else { Ok(()) };
+        assert_eq!(within(Duration::from_secs(5), left), Ok(()), "it was the first user's to take away");
+    }
+    std::fs::remove_dir_all(&dir).expect("the shared directory");
 }
 
 fn scratch(world: &World) {

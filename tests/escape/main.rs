@@ -1,8 +1,10 @@
 //! What a hostile agent tries: every case of the probe, inside a session, where it must fail with the error
 //! that its table names and leave the event that it names; and outside, where it must work.
 
+mod direct;
 mod fixture;
 mod inside;
+mod masks;
 mod outside;
 mod record;
 mod steering;
@@ -25,7 +27,7 @@ fn main() -> ExitCode {
     for case in cases().filter(|case| !matches!(case.outside, Outside::Nowhere(_))) {
         tests.push((format!("outside::{}", case.name), Box::new(move |world| outside::check(world, case))));
     }
-    let more: [Named; 7] = [
+    let more: [Named; 16] = [
         ("the_table_is_well_formed", inside::table),
         ("double_fork_dies_with_it", inside::double_fork),
         ("another_of_the_same_user_is_out_of_reach", inside::other_session),
@@ -33,6 +35,15 @@ fn main() -> ExitCode {
         ("hostile_output_stays_data", inside::hostile_output),
         ("what_remains_of_the_host_in_usr", inside::remains),
         ("what_it_stops_on_its_way_holds_nothing_up", steering::stopped_on_the_way),
+        ("git_outside_runs_nothing_of_the_agents", direct::held),
+        ("what_git_outside_would_run_is_told_of", direct::found),
+        ("files_that_other_programs_run_are_held_or_told_of", direct::tools),
+        ("placeholders_are_never_committed", direct::placeholders_are_never_committed),
+        ("a_repository_can_be_made_in_direct", direct::a_repository_can_be_made),
+        ("the_profile_of_a_session_is_read_only_in_it", direct::its_profile_is_read_only),
+        ("what_is_masked_stays_so_when_it_appears_later", masks::late),
+        ("keys_are_masked_at_any_depth", masks::anywhere),
+        ("every_name_of_a_masked_file_is_masked", masks::links),
     ];
     tests.extend(named("session", &more));
     tests.extend(named("record", record::TESTS));

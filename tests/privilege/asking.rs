@@ -95,7 +95,15 @@ pub fn open_dir(user: &User, path: &Path) -> OwnedFd {
 
 /// The workspace `path` as descriptor `descriptor`.
 pub fn workspace(path: &Path, descriptor: u16, mode: Mode) -> Workspace {
-    Workspace { path: abs(path), descriptor, mode, mask: vec![], protect: vec![], sockets: vec![] }
+    Workspace {
+        path: abs(path),
+        descriptor,
+        mode,
+        mask: vec![],
+        mask_anywhere: vec![],
+        protect: vec![],
+        sockets: vec![],
+    }
 }
 
 /// A checked path.

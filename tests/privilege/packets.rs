@@ -68,6 +68,7 @@ fn paths(world: &'static World) {
             world.a(),
             vec![Workspace {
                 mask: vec![name("mask/zz/a")],
+                mask_anywhere: vec![],
                 protect: vec![name("keep/zz/a")],
                 sockets: vec![name("sock/zz/a")],
                 ..workspace("/srv/zz/a".as_ref(), 0, Mode::Ro)

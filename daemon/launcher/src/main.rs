@@ -21,6 +21,7 @@ mod log;
 mod offers;
 mod open_files;
 mod scope;
+mod scout;
 mod server;
 mod service;
 mod sessions;

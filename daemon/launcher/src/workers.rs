@@ -10,6 +10,7 @@ use agentd_policy::names::{AbsPath, SessionId};
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, RenameFlags, ResolveFlags};
 
 use crate::build::Owner;
+use crate::build::covers::COMMON_DIR;
 use crate::log;
 
 /// How deep a tree is gone into. What is deeper is moved up first: an agent can make it as deep as it likes.
@@ -164,7 +165,7 @@ pub enum Place {
     },
 }
 
-/// Takes a session's placeholders away again, as its caller, where they are still empty.
+/// Takes a session's placeholders away again, as who made them, where they are still as they were made.
 pub fn remove_placeholders(
     token: SingleThreaded,
     (session, caller): (Option<&SessionId>, Owner),
@@ -172,13 +173,14 @@ pub fn remove_placeholders(
 ) -> std::io::Result<Child> {
     process::spawn(token, Birth::default(), || {
         session.into_iter().for_each(log::belong_to);
+        let groups: Vec<u32> = caller.groups.iter().collect();
         let open = placeholders.iter().filter_map(|(place, _)| match place {
             Place::Open { dir, .. } => Some(dir.as_fd()),
             Place::Named { .. } => None,
         });
         let own =
             process::close_all_but(&open.collect::<Vec<_>>()).map_err(|e| e.to_string()).and_then(|()| {
-                creds::become_ids(caller.uid, caller.gid)
+                creds::become_member(caller.uid, caller.gid, &groups)
                     .and_then(|()| creds::drop_all_capabilities())
                     .and_then(|()| creds::no_new_privs())
                     .map_err(|e| e.to_string())
@@ -214,7 +216,8 @@ fn find(path: &AbsPath, dev: u64, ino: u64) -> rustix::io::Result<OwnedFd> {
     }
 }
 
-/// Removes `name` below `workspace` if it is an empty file or directory, following no link.
+/// Removes `name` below `workspace` if it is an empty file or directory, or what stands for a repository's common
+/// directory, following no link.
 pub fn remove_if_empty(workspace: BorrowedFd<'_>, name: &str) -> rustix::io::Result<()> {
     let (parent, last) = name.rsplit_once('/').unwrap_or((".", name));
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
@@ -226,13 +229,26 @@ pub fn remove_if_empty(workspace: BorrowedFd<'_>, name: &str) -> rustix::io::Res
         Err(errno) => return Err(errno),
     };
     match FileType::from_raw_mode(stat.st_mode) {
-        FileType::RegularFile if stat.st_size == 0 => rustix::fs::unlinkat(&dir, last, AtFlags::empty()),
+        FileType::RegularFile if stat.st_size == 0 || says_where_it_is(dir.as_fd(), last) => {
+            rustix::fs::unlinkat(&dir, last, AtFlags::empty())
+        }
         FileType::Directory => match rustix::fs::unlinkat(&dir, last, AtFlags::REMOVEDIR) {
             Err(rustix::io::Errno::NOTEMPTY) => Ok(()),
             other => other,
         },
         _ => Ok(()),
     }
+}
+
+fn says_where_it_is(dir: BorrowedFd<'_>, name: &str) -> bool {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let mut bytes = [0; COMMON_DIR.len() + 1];
+    let mut read = || {
+        let file = rustix::fs::openat(dir, name, flags, Mode::empty())?;
+        rustix::io::read(&file, &mut bytes)
+    };
+    let count = if name == "commondir" { read().unwrap_or(0) } else { 0 };
+    bytes.get(..count) == Some(COMMON_DIR)
 }
 
 #[cfg(test)]

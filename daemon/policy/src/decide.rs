@@ -4,6 +4,7 @@ use crate::config::Bounds;
 use crate::consent::Digest;
 use crate::names::{AbsPath, RelPath, SessionId, UserName};
 use crate::network::{self, Change, Upstream};
+use crate::pattern::NamePattern;
 use crate::plan::{Input, Limits, Mode, Plan, Role, Scratch, WindowSize, Workspace};
 use crate::profile::{self, Profile, WorkspaceMode};
 use crate::publish::Publish;
@@ -28,6 +29,8 @@ pub struct Request {
     pub read: Vec<AbsPath>,
     /// More to mask, below each workspace.
     pub mask: Vec<String>,
+    /// The files of the profile that was given, and of those that it may extend, by every name that led to them.
+    pub profile_files: Vec<AbsPath>,
     /// More to let pass, and to deny.
     pub network: Change,
     /// More to publish.
@@ -155,6 +158,7 @@ pub fn decide(
     for workspace in &workspaces {
         overlap::not_the_home(&workspace.path, &caller.home)?;
     }
+    protect_profiles(&request.profile_files, &mut workspaces)?;
     overlap::check(&mut workspaces, &inputs, &scratch, &caller.home)?;
     let cwd = cwd_inside(cwd, &workspaces, &inputs, &scratch, &caller.home);
     let limits = limits(request, profile, bounds);
@@ -239,17 +243,20 @@ fn workspaces(request: &Request, profile: &Profile, here: &Here<'_>) -> Result<V
             path,
             descriptor: 0,
             mode: mode.unwrap_or_else(|| mode_of(entry)),
-            mask: names("mask", &entry.mask)?,
+            mask: names("mask", &literal(&entry.mask))?,
+            mask_anywhere: patterns(&entry.mask)?,
             protect: names("protect", &entry.protect)?,
             sockets: names("sockets", &entry.sockets)?,
         });
     }
     if let Some((path, mode)) = flag {
         let mode = mode.unwrap_or(Mode::Overlay);
-        all.push(Workspace { path, descriptor: 0, mode, mask: vec![], protect: vec![], sockets: vec![] });
+        let (mask, mask_anywhere, protect, sockets) = Default::default();
+        all.push(Workspace { path, descriptor: 0, mode, mask, mask_anywhere, protect, sockets });
     }
-    let more = names("mask", &request.mask)?;
-    if all.is_empty() && !more.is_empty() {
+    let more = names("mask", &literal(&request.mask))?;
+    let more_anywhere = patterns(&request.mask)?;
+    if all.is_empty() && !request.mask.is_empty() {
         return Err(Refusal::new(
             "a mask without a workspace",
             "mask.workspace",
@@ -258,6 +265,7 @@ fn workspaces(request: &Request, profile: &Profile, here: &Here<'_>) -> Result<V
     }
     for (workspace, number) in all.iter_mut().zip(0..) {
         workspace.mask.extend(more.iter().cloned());
+        workspace.mask_anywhere.extend(more_anywhere.iter().cloned());
         workspace.descriptor = number;
     }
     Ok(all)
@@ -272,6 +280,47 @@ fn mode_of(entry: &profile::Workspace) -> Mode {
     }
 }
 
+/// The masks that are names below a workspace.
+fn literal(masks: &[String]) -> Vec<String> {
+    masks.iter().filter(|text| !NamePattern::is_meant_by(text)).cloned().collect()
+}
+
+/// Those that are meant at any depth.
+fn patterns(masks: &[String]) -> Result<Vec<NamePattern>, Refusal> {
+    let meant = masks.iter().filter(|text| NamePattern::is_meant_by(text));
+    meant
+        .map(|text| {
+            NamePattern::parse(text).ok_or_else(|| {
+                Refusal::new(
+                    format!("mask {text:?}"),
+                    "mask.glob",
+                    "this version takes `**/NAME`, with at most one `*` in the last name, and literal names",
+                )
+            })
+        })
+        .collect()
+}
+
+/// A profile that the agent could change would be its next session's.
+fn protect_profiles(files: &[AbsPath], workspaces: &mut [Workspace]) -> Result<(), Refusal> {
+    for workspace in workspaces.iter_mut().filter(|w| w.mode != Mode::Ro) {
+        for file in files {
+            match file.below(&workspace.path) {
+                Some(Some(name)) => workspace.protect.push(name),
+                Some(None) => {
+                    return Err(Refusal::new(
+                        format!("workspace {} holds the profiles of its own session", workspace.path),
+                        "workspace.profiles",
+                        "choose another workspace, or mode ro",
+                    ));
+                }
+                None => {}
+            }
+        }
+    }
+    Ok(())
+}
+
 /// Literal names below a workspace.
 fn names(key: &str, texts: &[String]) -> Result<Vec<RelPath>, Refusal> {
     texts
@@ -281,7 +330,7 @@ fn names(key: &str, texts: &[String]) -> Result<Vec<RelPath>, Refusal> {
                 return Err(Refusal::new(
                     format!("{key} {text:?}"),
                     format!("{key}.glob"),
-                    "this version takes literal names only: name each file, such as `.env`",
+                    "this version takes literal names such as `.env`, and `**/NAME` in masks",
                 ));
             }
             let literal = text.strip_prefix("./").unwrap_or(text).trim_end_matches('/');

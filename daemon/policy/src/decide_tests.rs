@@ -19,6 +19,7 @@ fn request() -> Request {
         workspace: None,
         read: vec![],
         mask: vec![],
+        profile_files: vec![],
         network: Change::default(),
         publish: vec![],
         memory: None,
@@ -135,9 +136,13 @@ fn what_cannot_be_enforced_is_refused_by_name() {
         assert!(refusal.what.contains(key), "{refusal}");
     }
     assert!(plan(&request(), &toml("[network]\ndefault = 'deny'\ndeny = ['x.example']")).is_ok());
-    for glob in ["**/.env", "*.pem", "a?", "[ab]"] {
+    for glob in ["**/a/*/b", "**/*", "*.pem", "a?", "[ab]"] {
         assert_eq!(rule(&Request { mask: vec![glob.into()], ..request() }, &default()), "mask.glob");
     }
+    let anywhere = plan(&Request { mask: vec!["**/.env.*".into()], ..request() }, &toml("")).unwrap_err();
+    assert_eq!(anywhere.rule, "mask.workspace");
+    let anywhere = plan(&Request { mask: vec!["**/*.pem".into()], ..request() }, &default()).unwrap();
+    assert!(anywhere.workspaces[0].mask_anywhere.iter().any(|pattern| pattern.to_string() == "**/*.pem"));
     let protect = toml("[[filesystem.workspace]]\npath = '.'\nprotect = ['*.toml']");
     assert_eq!(rule(&request(), &protect), "protect.glob");
     assert_eq!(rule(&Request { mask: vec!["../x".into()], ..request() }, &default()), "mask.name");
@@ -279,6 +284,22 @@ fn an_inner_workspace_uncovers_nothing() {
     assert_eq!(rule(&request(), &nested("b/x", "ro")), "mask.uncovered");
     assert_eq!(rule(&request(), &nested("c/x", "direct")), "mask.uncovered");
     assert!(plan(&request(), &nested("c/x", "ro")).is_ok());
+}
+
+#[test]
+fn the_profiles_of_a_session_are_read_only_in_it() {
+    let files = vec![path("/home/alice/p/agent.toml"), path("/etc/x.toml")];
+    let with = |mode| Request {
+        workspace: Some((path("/home/alice/p"), Some(mode))),
+        profile_files: files.clone(),
+        ..request()
+    };
+    for (mode, protected) in [(Mode::Direct, true), (Mode::Overlay, true), (Mode::Ro, false)] {
+        let made = plan(&with(mode), &default()).unwrap();
+        assert_eq!(text(&made.workspaces[0].protect).contains(&"agent.toml"), protected);
+    }
+    let whole = Request { profile_files: vec![path("/home/alice/p")], ..with(Mode::Direct) };
+    assert_eq!(rule(&whole, &default()), "workspace.profiles");
 }
 
 #[test]

@@ -93,6 +93,15 @@ pub enum EventBody {
         /// Its value.
         limit: u64,
     },
+    /// Something in a workspace that its owner should know of.
+    File {
+        /// Its path.
+        path: String,
+        /// What about it.
+        finding: Finding,
+        /// How many more there are that are not told by name.
+        more: u64,
+    },
     /// Events that found no room.
     Dropped {
         /// How many.
@@ -111,6 +120,49 @@ pub enum ExecResult {
     Failed,
     /// The process was gone before it could be read, or what it ran cannot be told from something else.
     Unknown,
+}
+
+/// What there is to know about a file in a workspace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Finding {
+    /// A repository that is new, or leads elsewhere than before.
+    Repository,
+    /// A file that git follows, new or changed.
+    Git,
+    /// A program among git's hooks, new or changed.
+    Hook,
+    /// An index entry that makes git look into another repository.
+    Gitlink,
+    /// An index entry under a name that is covered.
+    Index,
+    /// A commit or stash with a name that is covered.
+    Commit,
+    /// A rebase that was begun: going on with it runs commands.
+    Rebase,
+    /// A file that other programs run or follow, new or changed.
+    RunsLater,
+    /// It could not be searched.
+    Unsearched,
+    /// A masked or protected file has this many names that were not found.
+    Links(u64),
+}
+
+impl Finding {
+    /// In a few words.
+    pub fn as_text(self) -> String {
+        match self {
+            Self::Repository => "a new repository".into(),
+            Self::Git => "followed by git".into(),
+            Self::Hook => "a git hook".into(),
+            Self::Gitlink => "leads git into another repository".into(),
+            Self::Index => "a covered name in git's index".into(),
+            Self::Commit => "a covered name in a commit or stash".into(),
+            Self::Rebase => "an unfinished rebase".into(),
+            Self::RunsLater => "run by other programs".into(),
+            Self::Unsearched => "could not be searched".into(),
+            Self::Links(count) => format!("has {count} more names that were not found"),
+        }
+    }
 }
 
 /// How a process ended.

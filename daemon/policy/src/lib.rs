@@ -22,6 +22,7 @@ pub mod names;
 pub mod network;
 pub mod offer;
 mod overlap;
+pub mod pattern;
 pub mod plan;
 pub mod profile;
 pub mod publish;

@@ -55,7 +55,10 @@ pub(crate) fn not_the_home(path: &AbsPath, home: &AbsPath) -> Result<(), Refusal
 /// What follows compares everything with everything: first, that there is not too much.
 fn countable(workspaces: &[Workspace], inputs: &[Input], scratch: &[Scratch]) -> Result<(), Refusal> {
     let most = workspaces.len().max(inputs.len()).max(scratch.len());
-    let names = workspaces.iter().map(|w| w.mask.len() + w.protect.len() + w.sockets.len()).max();
+    let names = workspaces
+        .iter()
+        .map(|w| w.mask.len() + w.mask_anywhere.len() + w.protect.len() + w.sockets.len())
+        .max();
     if most > MAX_MOUNTS {
         return Err(Refusal::new(
             format!("{most} mounts of one kind"),
@@ -76,7 +79,10 @@ fn countable(workspaces: &[Workspace], inputs: &[Input], scratch: &[Scratch]) ->
 /// An input inside a workspace must not show what the workspace masks.
 fn not_over_a_mask(workspace: &Workspace, input: &AbsPath) -> Result<(), Refusal> {
     let Some(Some(inside)) = input.below(&workspace.path) else { return Ok(()) };
-    match workspace.mask.iter().find(|mask| inside.is_in(mask) || mask.is_in(&inside)) {
+    let literal = workspace.mask.iter().find(|mask| inside.is_in(mask) || mask.is_in(&inside));
+    let names = || inside.components().map(str::as_bytes);
+    let pattern = workspace.mask_anywhere.iter().find(|pattern| pattern.matches(names()));
+    match literal.map(ToString::to_string).or(pattern.map(ToString::to_string)) {
         Some(mask) => Err(Refusal::new(
             format!("input {input} over the mask {mask} of {}", workspace.path),
             "mask.uncovered",
@@ -102,6 +108,7 @@ fn hand_on(workspaces: &mut [Workspace]) -> Result<(), Refusal> {
             }
             inner.mask.extend(outer.mask.iter().filter_map(|name| name.below(&inside)));
             inner.protect.extend(outer.protect.iter().filter_map(|name| name.below(&inside)));
+            inner.mask_anywhere.extend(outer.mask_anywhere.iter().cloned());
         }
     }
     Ok(())
@@ -110,6 +117,8 @@ fn hand_on(workspaces: &mut [Workspace]) -> Result<(), Refusal> {
 /// Leaves out names that another one covers: a mask covers all below it, and wins over a protection.
 fn tidy(workspace: &mut Workspace) {
     outermost(&mut workspace.mask);
+    workspace.mask_anywhere.sort();
+    workspace.mask_anywhere.dedup();
     outermost(&mut workspace.protect);
     let mask = &workspace.mask;
     workspace.protect.retain(|name| !mask.iter().any(|m| name.is_in(m)));

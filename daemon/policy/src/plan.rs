@@ -11,6 +11,7 @@ use crate::consent::Digest;
 use crate::egress::Egress;
 use crate::names::{AbsPath, RelPath, SessionId, UserName};
 use crate::overlap;
+use crate::pattern::NamePattern;
 
 /// How a workspace is given to the agent, from the least to the most.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -114,6 +115,8 @@ pub struct Workspace {
     pub mode: Mode,
     /// Names below it that appear empty and read-only.
     pub mask: Vec<RelPath>,
+    /// Files that are masked wherever they are below it.
+    pub mask_anywhere: Vec<NamePattern>,
     /// Names below it that are read-only.
     pub protect: Vec<RelPath>,
     /// Unix sockets below it that the profile accepts by name (mode `direct`).
@@ -349,7 +352,7 @@ impl Workspace {
                 "the administrator forbids this mode; choose another",
             ));
         }
-        let names = self.mask.len() + self.protect.len() + self.sockets.len();
+        let names = self.mask.len() + self.mask_anywhere.len() + self.protect.len() + self.sockets.len();
         if names > MAX_NAMES {
             return Err(Refusal::new(
                 format!("{names} mask and protect names for {}", self.path),
@@ -424,6 +427,7 @@ pub(crate) mod tests {
                 descriptor: 0,
                 mode: Mode::Overlay,
                 mask: vec![],
+                mask_anywhere: vec![],
                 protect: vec![],
                 sockets: vec![],
             }],

@@ -40,6 +40,7 @@ pub fn parse(spec: RunSpec, session: SessionId) -> Result<Request, Refusal> {
         ("workspaces", spec.workspace.len(), 1),
         ("paths to read", spec.read.len(), MAX_MOUNTS),
         ("masks", spec.mask.len(), MAX_NAMES),
+        ("places of profiles", spec.profile_places.len(), MAX_NAMES),
         ("rules of the network", spec.allow.len() + spec.deny.len(), MAX_RULES),
         ("published ports", spec.publish.len(), MAX_LOCAL),
     ] {
@@ -64,6 +65,11 @@ pub fn parse(spec: RunSpec, session: SessionId) -> Result<Request, Refusal> {
         workspace,
         read: spec.read.iter().map(|path| abs("path to read", path)).collect::<Result<_, _>>()?,
         mask: spec.mask,
+        profile_files: spec
+            .profile_places
+            .iter()
+            .map(|path| abs("profile", path))
+            .collect::<Result<_, _>>()?,
         network: Change::parse(&spec.allow, &spec.deny)?,
         publish: spec.publish.iter().map(|text| Publish::parse(text)).collect::<Result<_, _>>()?,
         memory: spec.memory,

@@ -2,13 +2,14 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use agentd_policy::event::{self, End, EventBody, ExecResult, ExitStatus, SourceEvent};
+use agentd_policy::event::{self, End, EventBody, ExecResult, ExitStatus, Finding, SourceEvent};
 use agentd_policy::names::SessionId;
 use agentd_proto::v1::{
-    Actor, DroppedDetail, Event, ExecDetail, Exit, ExitDetail, LimitDetail, NetDetail, PolicyDetail,
-    SessionDetail,
+    Actor, DroppedDetail, Event, ExecDetail, Exit, ExitDetail, FileDetail, LimitDetail, NetDetail,
+    PolicyDetail, SessionDetail,
 };
 
+use crate::left::Left;
 use crate::record::micros;
 use crate::store::Line;
 
@@ -72,12 +73,14 @@ pub struct Numbering {
     /// The keeper's own number of its last event.
     last: u64,
     program: String,
+    /// What was found at the end of the session, for the line that its user reads.
+    left: Left,
 }
 
 impl Numbering {
     /// Of a session whose events an earlier service numbered up to `seq`, and its keeper up to `last`.
     pub fn new(session: SessionId, program: String, seq: u64, last: u64) -> Self {
-        Self { session, seq, last, program }
+        Self { session, seq, last, program, left: Left::default() }
     }
 
     /// Where it stands.
@@ -135,7 +138,7 @@ impl Numbering {
         }
         self.last = source.number;
         let exit = match &source.body {
-            EventBody::Ended(end) => Some(exit(end, &self.program)),
+            EventBody::Ended(end) => Some(self.left.noted(exit(end, &self.program), &self.session)),
             _ => None,
         };
         let event = match &exit {
@@ -217,6 +220,14 @@ impl Numbering {
                 limit: Some(LimitDetail { name: bounded(&name), limit: Some(limit) }),
                 ..new("limit.hit")
             },
+            EventBody::File { path, finding, more } => {
+                self.left.add(&path, finding, more);
+                let links = matches!(finding, Finding::Links(_));
+                let file = FileDetail { path: bounded(&path), finding: finding.as_text(), more };
+                let (kind, rule) =
+                    if links { ("file.denied", "mask.links") } else { ("file.changed", "direct.left") };
+                Event { file: Some(file), rule: Some(rule.into()), ..self.event(kind, time) }
+            }
             EventBody::Dropped { count } => {
                 Event { dropped: Some(DroppedDetail { count }), ..new("audit.dropped") }
             }

@@ -14,6 +14,7 @@ mod exec;
 mod host;
 mod hub;
 mod launcher;
+mod left;
 mod link;
 mod log;
 mod logs;

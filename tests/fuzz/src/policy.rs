@@ -224,6 +224,7 @@ fn request() -> Request {
         workspace: None,
         read: Vec::new(),
         mask: Vec::new(),
+        profile_files: Vec::new(),
         network: Change::default(),
         publish: Vec::new(),
         memory: None,

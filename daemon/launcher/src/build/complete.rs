@@ -7,20 +7,35 @@ use agentd_kernel::mount;
 use agentd_kernel::nsfs::Handle;
 use agentd_kernel::packets::Packets;
 use agentd_kernel::process::Child;
+use agentd_policy::event::Finding;
 use agentd_policy::plan::{DiskForm, Mode as WorkspaceMode, Plan};
 use agentd_policy::wire::encode;
 
+use super::covers;
 use super::fault::{self, At, Fault};
 use super::fs_ids::FsIds;
 use super::hand_over::Ready;
 use super::prepare::Prepared;
 use super::root::Root;
 use super::steps::Steps;
-use super::workspace::{self, Placer};
+use super::workspace::Placer;
 use super::{Builder, Received, etc, paths, stdio, watch};
 use crate::disk::{Meter, Reserve, Usage};
 use crate::init::ToInit;
-use crate::keeper::Keeper;
+use crate::keeper::{Keeper, Leftovers};
+use crate::scout::Scout;
+
+/// What came of placing the callers' paths.
+struct Placed {
+    /// Names that were covered in directories that are given as they are.
+    covered: Vec<String>,
+    /// What searches those again in the end.
+    scouts: Vec<Scout>,
+    /// What is to be told of them already.
+    found: Vec<(String, Finding)>,
+    /// Names that stand for missing ones.
+    stand_ins: Vec<String>,
+}
 
 impl Builder<'_> {
     /// Makes a prepared session one request's, up to where it is confined.
@@ -76,18 +91,23 @@ impl Builder<'_> {
         };
         fault::here("streams")?;
         let placeholders = paths::Placeholders(&self.launcher);
-        let covered =
+        let Placed { covered, scouts, found, stand_ins } =
             self.place_paths(&plan, &mut root, &sources, (writable.as_fd(), users.as_fd()), placeholders)?;
         etc::write_own(root.directory("/etc")?.as_fd(), &plan, self.owner)?;
+        let home = root.directory(plan.home.as_str())?;
+        if knows_git(&plan) {
+            etc::write_ignored(home.as_fd(), self.lease.agent.get(), &plan, &stand_ins)?;
+        }
         root.seal()?;
         fault::here("workspace")?;
         steps.done("workspace");
         let execs = watch::every_mount(proc, self.lease.keeper.get())?;
         fault::here("exec-watch")?;
         steps.done("exec-watch");
-        let mounts = covered_directly(&plan).then(|| watch::mounts(proc)).transpose()?;
+        // A mount goes with the name that it covers, if that is replaced or removed from outside.
+        let mounts = (!covered.is_empty()).then(|| watch::mounts(proc)).transpose()?;
         let agent = FsIds::assume(self.lease.agent.get());
-        workspace::verify_covered(&covered)?;
+        covers::verify_covered(&covered)?;
         drop(agent);
         go(&to_init, &plan, std::mem::take(&mut root.access), &inside)?;
         fault::here("go")?;
@@ -121,6 +141,7 @@ impl Builder<'_> {
             execs,
             mounts,
             disk,
+            leftovers: Leftovers::new(scouts, found),
             network,
             blocklist,
             trust,
@@ -141,7 +162,7 @@ impl Builder<'_> {
         sources: &paths::Sources,
         (writable, owners): (BorrowedFd<'_>, BorrowedFd<'_>),
         placeholders: paths::Placeholders<'_>,
-    ) -> Result<Vec<String>, Fault> {
+    ) -> Result<Placed, Fault> {
         enum Item<'a> {
             Scratch(u64, bool),
             Workspace(&'a agentd_policy::plan::Workspace, &'a paths::Source),
@@ -162,6 +183,13 @@ impl Builder<'_> {
             lease: &self.lease,
             covered: Vec::new(),
             placeholders,
+            host: self.host,
+            helpers: self.helpers.directory(),
+            token: self.token,
+            scouts: Vec::new(),
+            found: Vec::new(),
+            made: Vec::new(),
+            stand_ins: Vec::new(),
         };
         for (path, item) in items {
             match item {
@@ -170,13 +198,13 @@ impl Builder<'_> {
                 Item::Input(source) => placer.input(source)?,
             }
         }
-        let covered = placer.covered;
+        let Placer { covered, scouts, found, stand_ins, .. } = placer;
         for input in &plan.inputs {
             if let Some(link) = &input.link {
                 root.link(link.as_str(), input.path.as_str())?;
             }
         }
-        Ok(covered)
+        Ok(Placed { covered, scouts, found, stand_ins })
     }
 
     /// Starts what looks at the size of the session's overlays.
@@ -202,11 +230,12 @@ impl Builder<'_> {
     }
 }
 
-/// Whether names of a directory that others change too are covered: a mount goes with the name that it covers,
-/// if that is replaced or removed from outside.
-fn covered_directly(plan: &Plan) -> bool {
-    let covered = |w: &agentd_policy::plan::Workspace| !w.mask.is_empty() || !w.protect.is_empty();
-    plan.workspaces.iter().any(|w| w.mode == WorkspaceMode::Direct && covered(w))
+/// Whether git may meet placeholders or masks: a listing of an overlay shows no placeholder as a file.
+fn knows_git(plan: &Plan) -> bool {
+    plan.workspaces.iter().any(|w| {
+        let git = || mount::place(&format!("{}/.git", w.path)).is_ok();
+        w.mode == WorkspaceMode::Direct || git()
+    })
 }
 
 /// Tells init that its root is complete.

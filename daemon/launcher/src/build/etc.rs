@@ -1,13 +1,16 @@
 //! The session's /etc: a few generated files, copies of public ones of the host, and directories of it.
 
 use std::io::Write as _;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd as _, BorrowedFd};
 
+use agentd_policy::names::RelPath;
+use agentd_policy::pattern::EXAMPLES;
 use agentd_policy::plan::Plan;
 use rustix::fs::{Mode, OFlags};
 
 use super::Owner;
 use super::fault::{At, Fault};
+use super::fs_ids::FsIds;
 
 /// Small public files that programs expect, copied when the launcher starts.
 const COPIED: &[&str] = &[
@@ -88,6 +91,52 @@ pub fn write_own(etc: BorrowedFd<'_>, plan: &Plan, owner: Owner) -> Result<(), F
         file(etc, name, text.as_bytes())?;
     }
     Ok(())
+}
+
+/// Has git pass over names that are covered, wherever they are: what covers them is no file to add. (What is tracked it
+/// refuses to add, by name.) A home that has files of the caller's in that place keeps them.
+pub fn write_ignored(home: BorrowedFd<'_>, agent: u32, plan: &Plan, made: &[String]) -> Result<(), Fault> {
+    let masks = plan.workspaces.iter().flat_map(|w| w.mask.iter().map(RelPath::as_str));
+    let literal = masks.chain(made.iter().map(String::as_str));
+    let mut lines: Vec<String> = literal.filter_map(ignored).collect();
+    lines.extend(plan.workspaces.iter().flat_map(|w| w.mask_anywhere.iter().map(ToString::to_string)));
+    if lines.is_empty() {
+        return Ok(());
+    }
+    lines.sort();
+    lines.dedup();
+    lines.extend(EXAMPLES.iter().map(|end| format!("!**/*{end}")));
+    let _agent = FsIds::assume(agent);
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let mut dir = home.try_clone_to_owned().at("home", "git")?;
+    for name in [".config", "git"] {
+        // Where an input of the caller's is, nothing is made: then git refuses by name instead.
+        let made = rustix::fs::mkdirat(&dir, name, Mode::from_raw_mode(0o755));
+        if made.is_err_and(|errno| errno != rustix::io::Errno::EXIST) {
+            return Ok(());
+        }
+        let Ok(below) = rustix::fs::openat(&dir, name, flags, Mode::empty()) else { return Ok(()) };
+        dir = below;
+    }
+    if let Err(Fault(refusal)) = file(dir.as_fd(), "ignore", (lines.join("\n") + "\n").as_bytes()) {
+        tracing::debug!(error = %refusal, "git is not told of covered names");
+    }
+    Ok(())
+}
+
+/// A name as gitignore(5) has it.
+fn ignored(name: &str) -> Option<String> {
+    if name.contains('\n') {
+        return None;
+    }
+    let mut line = String::from("**/");
+    for c in name.chars() {
+        if matches!(c, '*' | '?' | '[' | ']' | '\\' | ' ') {
+            line.push('\\');
+        }
+        line.push(c);
+    }
+    Some(line)
 }
 
 /// The files that speak of the session alone.

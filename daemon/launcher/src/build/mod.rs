@@ -4,6 +4,7 @@
 
 pub mod access;
 mod complete;
+pub mod covers;
 pub mod etc;
 mod fault;
 mod fs_ids;
@@ -132,6 +133,8 @@ pub enum Reply {
         /// A handle of its user namespace, if this kernel has such.
         users: Option<(i32, [u8; Handle::SIZE])>,
     },
+    /// Of a keeper: no process of the session is left, so that what was made in directories of the caller's can go.
+    Emptied,
     /// It was not built.
     Refused(Refusal),
 }
@@ -167,8 +170,8 @@ impl<'a> Builder<'a> {
             Err(fault) => Err(fault),
         };
         match handed_over {
-            Ok(keeper) => {
-                drop(launcher);
+            Ok(mut keeper) => {
+                keeper.tell_when_empty(launcher);
                 keeper.run()
             }
             Err(Fault(refusal)) => {

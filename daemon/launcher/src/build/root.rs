@@ -12,10 +12,14 @@ use super::fs_ids::FsIds;
 
 /// Where empty things to cover others with are kept, and layers while an overlay is made.
 pub const PRIVATE: &str = "/run/agentd";
-/// An empty directory and an empty file below [`PRIVATE`].
+/// An empty directory below [`PRIVATE`].
 pub const EMPTY_DIR: &str = "/run/agentd/empty";
-/// See [`EMPTY_DIR`].
+/// An empty file beside it.
 pub const EMPTY_FILE: &str = "/run/agentd/empty-file";
+/// What masks a directory: an empty one that nobody may open.
+pub const MASKED_DIR: &str = "/run/agentd/masked";
+/// What masks a file: a socket that nobody listens at, nor may connect to.
+pub const MASKED_FILE: &str = "/run/agentd/masked-file";
 
 /// A read-only view of files.
 pub const READ_ONLY: Attributes =
@@ -56,7 +60,11 @@ impl Root {
             root.directory(dir)?;
         }
         rustix::fs::symlink("../tmp", "/var/tmp").at("root", "/var/tmp")?;
-        super::etc::file(root.directory(PRIVATE)?.as_fd(), "empty-file", b"")?;
+        let private = root.directory(PRIVATE)?;
+        super::etc::file(private.as_fd(), "empty-file", b"")?;
+        rustix::fs::mkdirat(&private, "masked", Mode::empty()).at("root", MASKED_DIR)?;
+        rustix::fs::mknodat(&private, "masked-file", FileType::Socket, Mode::empty(), 0)
+            .at("root", MASKED_FILE)?;
         Ok(root)
     }
 

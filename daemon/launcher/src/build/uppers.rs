@@ -38,6 +38,8 @@ pub struct Upper {
     pub tree: Tree,
     /// Where in it; empty, or with a slash first.
     pub path: String,
+    /// The directory in which both lie, which is root's.
+    pub directory: OwnedFd,
 }
 
 impl Builder<'_> {
@@ -70,7 +72,7 @@ impl Uppers {
             Lies::AtTop(image) => (image.mount(WORKSHOP), format!("/{name}")),
             Lies::Below(device, path) => (disk::projects::mount(device, WORKSHOP), format!("{path}/{name}")),
         };
-        Ok(Upper { tree: tree.at("overlay", path_of_lower)?, path })
+        Ok(Upper { tree: tree.at("overlay", path_of_lower)?, path, directory: made })
     }
 }
 

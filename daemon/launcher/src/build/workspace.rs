@@ -1,25 +1,27 @@
 //! The caller's directories in the session: direct, read-only or copy-on-write, with names masked and
 //! protected in them.
 
-use std::collections::BTreeSet;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use agentd_kernel::mount::{self, Tree};
+use agentd_kernel::process::SingleThreaded;
+use agentd_policy::event::Finding;
 use agentd_policy::lease::Lease;
-use agentd_policy::names::RelPath;
 use agentd_policy::plan::{Mode as WorkspaceMode, Workspace};
-use rustix::fs::{FileType, Mode, OFlags};
 
 use super::Owner;
 use super::access::Access;
-use super::fault::{self, At, Fault};
+use super::fault::{At, Fault};
 use super::fs_ids::FsIds;
 use super::paths::{Placeholders, Source};
-use super::root::{EMPTY_DIR, EMPTY_FILE, PROGRAMS, READ_ONLY, Root, WORKSHOP, open_beneath};
+use super::root::{PROGRAMS, Root, WORKSHOP};
 use super::view::{self, cannot_layer, cannot_map};
+use crate::host::Host;
+use crate::scout::{Commission, FromScout, Report, Scout};
 
-/// How often a name is looked at again that goes at the moment in which it is covered.
-const TRIES: u32 = 8;
+/// The file in an overlay's own directory, beside upper and work directory, that names what agentd made in the upper:
+/// a version, then paths, each ended by NUL.
+const MADE_LIST: &str = "placeholders";
 
 /// What places callers' directories.
 pub struct Placer<'a> {
@@ -37,6 +39,20 @@ pub struct Placer<'a> {
     pub covered: Vec<String>,
     /// Whom names are told to that are made in directories of the caller.
     pub placeholders: Placeholders<'a>,
+    /// What a search needs of the host.
+    pub host: &'a Host,
+    /// Where it is accounted.
+    pub helpers: BorrowedFd<'a>,
+    /// That fork is sound.
+    pub token: SingleThreaded,
+    /// What searches again in the end.
+    pub scouts: Vec<Scout>,
+    /// What is known before the session begins: covered files whose other names were not found.
+    pub found: Vec<(String, Finding)>,
+    /// Names that were made in the workspace that is being covered.
+    pub made: Vec<String>,
+    /// Those of all workspaces that are no directories on the way to others.
+    pub stand_ins: Vec<String>,
 }
 
 impl Placer<'_> {
@@ -66,7 +82,54 @@ impl Placer<'_> {
         if workspace.mode != WorkspaceMode::Ro && mount::is_read_only(path).at("workspace", path)? {
             return Err(Fault::host("workspace", path, "the kernel mounted it read-only"));
         }
-        self.cover(workspace, source)
+        let report = self.search(workspace)?;
+        for (name, count) in &report.unfound {
+            self.found.push((format!("{path}/{name}"), Finding::Links(*count)));
+        }
+        self.made.clear();
+        self.cover(workspace, source, &report)?;
+        match &source.upper {
+            Some(upper) => self.list_made(&upper.directory),
+            None => Ok(()),
+        }
+    }
+
+    /// Looks for what is to be covered besides the names of the plan.
+    fn search(&mut self, workspace: &Workspace) -> Result<Report, Fault> {
+        let direct = workspace.mode == WorkspaceMode::Direct;
+        if !direct && workspace.mask.is_empty() && workspace.mask_anywhere.is_empty() {
+            return Ok(Report::default());
+        }
+        let path = workspace.path.as_str();
+        let tree = Tree::copy_of(mount::place(path).at("search", path)?.as_fd()).at("search", path)?;
+        let groups: Vec<u32> =
+            self.lease.groups(&self.owner.groups).iter().map(|(_, leased)| leased.get()).collect();
+        let commission = Commission {
+            workspace,
+            groups: &groups,
+            tree: &tree,
+            agent: self.lease.agent.get(),
+            cgroup: self.helpers,
+            empty_root: self.host.empty_root.as_fd(),
+            filter: &self.host.keeper_filter,
+            token: self.token,
+        };
+        let (said, scout) = commission.run().at("search", path)?;
+        self.scouts.extend(scout);
+        match said {
+            FromScout::Report(report) => Ok(report),
+            FromScout::Refused(refusal) => Err(Fault(refusal)),
+            FromScout::Found(..) => Err(Fault::host("search", path, "an unexpected answer")),
+        }
+    }
+
+    /// Writes down, where only root does, what is no change of the agent's.
+    fn list_made(&self, own: &OwnedFd) -> Result<(), Fault> {
+        let list: Vec<u8> = std::iter::once("1")
+            .chain(self.made.iter().map(String::as_str))
+            .flat_map(|name| name.bytes().chain([0]))
+            .collect();
+        super::etc::file(own.as_fd(), MADE_LIST, &list)
     }
 
     /// A directory or file to read.
@@ -105,167 +168,4 @@ impl Placer<'_> {
         mount::detach(&upper).at("overlay", &upper)?;
         overlay
     }
-
-    /// Covers the masked and protected names. Every ancestor of such a name becomes a mount point itself, so
-    /// that no rename gets around it (`EBUSY`).
-    fn cover(&mut self, workspace: &Workspace, source: &Source) -> Result<(), Fault> {
-        // With the agent's rights over files: what it could not see must not be told by how this ends.
-        let _agent = FsIds::assume(self.lease.agent.get());
-        let mut points = BTreeSet::new();
-        let names =
-            workspace.mask.iter().map(|n| (n, true)).chain(workspace.protect.iter().map(|n| (n, false)));
-        for (name, mask) in names {
-            let full = format!("{}/{name}", workspace.path);
-            let mut tries = 0;
-            while let Some(place) = self.descend((workspace, source), name, mask, &mut points)? {
-                let covered = if mask { cover_empty(&place) } else { cover_read_only(&place) };
-                // Another session's placeholder, taken away at that moment: look again.
-                let gone = rustix::fs::fstat(&place).is_ok_and(|stat| stat.st_nlink == 0);
-                tries += 1;
-                if covered.is_err() && gone && tries < TRIES {
-                    continue;
-                }
-                covered.at(if mask { "mask" } else { "protect" }, &full)?;
-                if workspace.mode == WorkspaceMode::Direct {
-                    self.covered.push(full);
-                }
-                break;
-            }
-        }
-        Ok(())
-    }
-
-    /// Goes down to `name`, making mount points of the directories on the way; what is to be covered. `None`
-    /// if there is nothing to cover: in an overlay, what appears later is looked at in review.
-    fn descend(
-        &mut self,
-        (workspace, source): (&Workspace, &Source),
-        name: &RelPath,
-        mask: bool,
-        points: &mut BTreeSet<String>,
-    ) -> Result<Option<OwnedFd>, Fault> {
-        let top = workspace.path.as_str();
-        let mut dir = mount::place(top).at("workspace", top)?;
-        let mut walked = String::new();
-        let mut components = name.components().peekable();
-        while let Some(component) = components.next() {
-            let last = components.peek().is_none();
-            walked = if walked.is_empty() { component.to_owned() } else { format!("{walked}/{component}") };
-            let place = match open_beneath(dir.as_fd(), component) {
-                Ok(place) => place,
-                Err(rustix::io::Errno::NOENT) => {
-                    let held = match workspace.mode {
-                        WorkspaceMode::Ro => false,
-                        WorkspaceMode::Overlay => last && !mask,
-                        WorkspaceMode::Direct => true,
-                    };
-                    if !held {
-                        return Ok(None);
-                    }
-                    if workspace.mode == WorkspaceMode::Direct {
-                        self.placeholders.announce(source, &walked)?;
-                    }
-                    match self.placeholder(dir.as_fd(), component, last) {
-                        // Another session was faster.
-                        Ok(()) | Err(rustix::io::Errno::EXIST) => {}
-                        Err(errno) => return Err(placeholder_fault(top, &walked, &errno)),
-                    }
-                    fault::here("placeholder")?;
-                    open_beneath(dir.as_fd(), component).at("placeholder", &walked)?
-                }
-                // Its owner could open it again and find what was to be covered.
-                Err(rustix::io::Errno::ACCESS) => {
-                    return Err(Fault::caller(
-                        format!("{top}/{walked} cannot be looked at"),
-                        "workspace.closed",
-                        "make the directories on the way to masked and protected names searchable",
-                    ));
-                }
-                Err(rustix::io::Errno::LOOP) => {
-                    return Err(Fault::caller(
-                        format!("{top}/{walked} is a symbolic link"),
-                        "workspace.symlink",
-                        "masked and protected names must not lead through links; replace it by what it names",
-                    ));
-                }
-                Err(errno) => return Err(Fault::host("workspace", &walked, errno)),
-            };
-            let kind = FileType::from_raw_mode(rustix::fs::fstat(&place).at("workspace", &walked)?.st_mode);
-            if last || kind != FileType::Directory {
-                return Ok(Some(place));
-            }
-            if points.insert(walked.clone()) {
-                let own = Tree::copy_of(place.as_fd()).at("protect", &walked)?;
-                own.attach(place.as_fd()).at("protect", &walked)?;
-            }
-            dir = open_beneath(dir.as_fd(), component).at("protect", &walked)?;
-        }
-        Ok(None)
-    }
-
-    /// Makes a missing name, with no more rights than the caller has: an empty file, or a directory on the
-    /// way to one.
-    fn placeholder(&self, dir: BorrowedFd<'_>, name: &str, last: bool) -> rustix::io::Result<()> {
-        if last {
-            let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-            rustix::fs::openat(dir, name, flags, Mode::from_raw_mode(0o644)).map(drop)
-        } else {
-            rustix::fs::mkdirat(dir, name, Mode::from_raw_mode(0o755))
-        }
-    }
-}
-
-fn placeholder_fault(top: &str, name: &str, errno: &rustix::io::Errno) -> Fault {
-    Fault::caller(
-        format!("{top}/{name} does not exist and cannot be held free: {errno}"),
-        "workspace.placeholder",
-        "create it, or use a workspace that you may write to",
-    )
-}
-
-/// Covers `place` by itself, read-only.
-fn cover_read_only(place: &OwnedFd) -> Result<(), String> {
-    let stat = rustix::fs::fstat(place).map_err(|e| e.to_string())?;
-    let directory = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
-    let attributes = if directory { PROGRAMS } else { READ_ONLY };
-    let cover = Tree::copy_of(place.as_fd()).map_err(|e| e.to_string())?;
-    cover.restrict(attributes, None).and_then(|()| cover.attach(place.as_fd())).map_err(|e| e.to_string())
-}
-
-/// What was covered for `path`: itself, or the file that stands where a directory on the way would be.
-fn covered_place(path: &str) -> std::io::Result<OwnedFd> {
-    match (mount::place(path), path.rsplit_once('/')) {
-        (Err(error), Some((parent, _))) if error.kind() == std::io::ErrorKind::NotADirectory => {
-            covered_place(parent)
-        }
-        (place, _) => place,
-    }
-}
-
-/// Whether every cover in a directory that others change too is still there: what went before anybody watched
-/// went unseen.
-pub fn verify_covered(covered: &[String]) -> Result<(), Fault> {
-    use rustix::fs::{AtFlags, StatxAttributes, StatxFlags};
-    for path in covered {
-        let place = covered_place(path).at("protect", path)?;
-        let stat = rustix::fs::statx(&place, "", AtFlags::EMPTY_PATH, StatxFlags::BASIC_STATS)
-            .at("protect", path)?;
-        if !stat.stx_attributes.contains(StatxAttributes::MOUNT_ROOT) {
-            return Err(Fault::caller(
-                format!("{path} was replaced while the session was built"),
-                "workspace.changed",
-                "ask again",
-            ));
-        }
-    }
-    Ok(())
-}
-
-/// Covers `place` by something empty and read-only of its own kind.
-fn cover_empty(place: &OwnedFd) -> Result<(), String> {
-    let stat = rustix::fs::fstat(place).map_err(|e| e.to_string())?;
-    let directory = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
-    let empty = mount::place(if directory { EMPTY_DIR } else { EMPTY_FILE }).map_err(|e| e.to_string())?;
-    let cover = Tree::copy_of(empty.as_fd()).map_err(|e| e.to_string())?;
-    cover.restrict(READ_ONLY, None).and_then(|()| cover.attach(place.as_fd())).map_err(|e| e.to_string())
 }

@@ -1,5 +1,6 @@
 //! How a session ends: why, what is told of it, and what is waited for.
 
+use std::os::fd::AsFd as _;
 use std::time::{Duration, Instant};
 
 use agentd_policy::event::{End, EventBody, ExitStatus};
@@ -63,6 +64,7 @@ impl Keeper {
         }
         self.denials.read(&mut self.spool)?;
         self.denials.flush(&mut self.spool);
+        self.leftovers.begin(self.epoll.as_fd(), &mut self.spool);
         // Connections that ended with it are still to be told of.
         self.silence = Some(Instant::now() + SILENCE);
         if self.way_out.is_none() || self.relay.is_none() {
@@ -73,7 +75,11 @@ impl Keeper {
 
     /// Nothing more will be told of the session but its end.
     pub(super) fn say_the_end(&mut self) {
-        if self.silence.take().is_none() {
+        if self.silence.take().is_none() && !self.end_waits {
+            return;
+        }
+        self.end_waits = !self.leftovers.is_done();
+        if self.end_waits {
             return;
         }
         if let Some(way_out) = &mut self.way_out {
@@ -133,7 +139,8 @@ impl Keeper {
     /// Ends a session that was never handed over, and waits for its processes.
     pub fn abandon(mut self) {
         self.finish(End::Killed);
-        let Self { init, relay, control, service, limits, .. } = self;
+        let Self { init, relay, control, service, limits, leftovers, .. } = self;
+        leftovers.abandon();
         // Without these the relay and the meter end.
         drop((control, service));
         let (meter, over) = limits.disk.unzip();

@@ -7,6 +7,7 @@ mod commands;
 mod egress;
 mod ending;
 mod execs;
+mod leftovers;
 mod limits;
 mod link;
 mod network;
@@ -39,6 +40,7 @@ use crate::command::NotRun;
 use crate::init::{FromInit, Network};
 use commands::Commands;
 use egress::{DATAGRAMS, WayOut};
+pub use leftovers::Leftovers;
 use limits::Limits;
 use link::Link;
 use network::Denials;
@@ -88,6 +90,8 @@ pub struct Parts<'a> {
     pub mounts: Option<OwnedFd>,
     /// What looks at the size of the session's overlays, and what it tells that by.
     pub disk: Option<(Child, OwnedFd)>,
+    /// What is done about what it leaves behind.
+    pub leftovers: Leftovers,
     /// The session's network.
     pub network: Network,
     /// The site's blocklists, if the session has a way out.
@@ -129,6 +133,9 @@ pub struct Keeper {
     execs: ExecWatch,
     mounts: Option<OwnedFd>,
     denials: Denials,
+    leftovers: Leftovers,
+    /// Whether only that keeps its end from being told.
+    end_waits: bool,
     signals: SignalFd,
     processes: Processes,
     spool: Spool,
@@ -157,6 +164,7 @@ const LISTENER: u64 = 12;
 const RELAY_SAYS: u64 = 13;
 const SIGNALS: u64 = 14;
 const CLOSES: u64 = 15;
+const LEFTOVERS: u64 = 16;
 const PROCESS: u64 = 1 << 32;
 
 impl Keeper {
@@ -210,6 +218,8 @@ impl Keeper {
             execs: parts.execs,
             mounts: parts.mounts,
             denials,
+            leftovers: parts.leftovers,
+            end_waits: false,
             signals: parts.signals,
             spool: Spool::default(),
             epoll,
@@ -269,6 +279,7 @@ impl Keeper {
             LISTENER => self.accept()?,
             INIT_SAYS => self.init_says()?,
             RELAY_SAYS => self.relay_says()?,
+            LEFTOVERS => self.leftovers_say(),
             INIT_ENDED => self.init_ended()?,
             RELAY_ENDED => self.relay_ended()?,
             EXECS => self.execs()?,
@@ -307,6 +318,9 @@ impl Keeper {
         match message {
             FromInit::Running => {
                 self.spool.push(EventBody::Started);
+                for event in self.leftovers.known() {
+                    self.spool.push(event);
+                }
                 self.tell_early();
             }
             FromInit::Exited(status) => self.main_ended(status)?,
@@ -373,6 +387,8 @@ impl Keeper {
         if let Some(way_out) = &mut self.way_out {
             way_out.told.flush_older(now, &mut self.spool);
         }
+        self.leftovers.expire(now, self.epoll.as_fd(), &mut self.spool);
+        self.leftovers_looked_at();
         self.look_at_the_end(now);
         Ok(())
     }
@@ -386,6 +402,7 @@ impl Keeper {
             self.limits.due().filter(|_| self.end.is_none()),
             self.spool.due().filter(|_| self.service.is_some()),
             self.end_due(),
+            self.leftovers.due(),
             self.silence,
         ];
         let now = Instant::now();

@@ -53,6 +53,7 @@ impl Keeper {
         if let Some((meter, over)) = &self.limits.disk {
             keep.extend([meter.pidfd.as_fd(), over.as_fd()]);
         }
+        keep.extend(self.leftovers.descriptors());
         keep.extend(self.watch.descriptors());
         keep.extend(self.denials.descriptors());
         keep.extend(self.processes.descriptors());

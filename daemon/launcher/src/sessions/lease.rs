@@ -96,8 +96,8 @@ pub struct Record {
     pub places: Vec<AbsPath>,
     /// Directories with placeholders: path, file system, number.
     pub dirs: Vec<(AbsPath, u64, u64)>,
-    /// Placeholders: which of the directories, and the name.
-    pub placeholders: Vec<(u32, String)>,
+    /// Placeholders: which of the directories, the name, and who made it.
+    pub placeholders: Vec<(u32, String, (u32, u32))>,
 }
 
 impl Record {
@@ -112,7 +112,8 @@ impl Record {
                 dirs.push(dir);
                 dirs.len() - 1
             });
-            placeholders.push((u32::try_from(index).unwrap_or(u32::MAX), placeholder.name.clone()));
+            let index = u32::try_from(index).unwrap_or(u32::MAX);
+            placeholders.push((index, placeholder.name.clone(), placeholder.owner));
         }
         Some(Self {
             session: session.id.clone()?,
@@ -133,10 +134,10 @@ impl Record {
     /// The placeholders, to be found by path.
     pub fn placeholders(&self) -> Vec<Placeholder> {
         let dir = |index: u32| self.dirs.get(usize::try_from(index).ok()?);
-        let found = self.placeholders.iter().filter_map(|(index, name)| {
+        let found = self.placeholders.iter().filter_map(|(index, name, owner)| {
             let (path, dev, ino) = dir(*index)?.clone();
             let place = Place::Named { path: path.clone(), dev, ino };
-            Some(Placeholder { workspace: path, place, name: name.clone() })
+            Some(Placeholder { workspace: path, place, name: name.clone(), owner: *owner })
         });
         found.collect()
     }
@@ -165,7 +166,7 @@ impl Record {
             Err(_) => return Found::Nothing,
         };
         let known = |index: &u32| usize::try_from(*index).is_ok_and(|index| index < record.dirs.len());
-        match record.placeholders.iter().all(|(index, _)| known(index)) {
+        match record.placeholders.iter().all(|(index, ..)| known(index)) {
             true => Found::Record(Box::new(record)),
             false => Found::Nothing,
         }
@@ -274,7 +275,7 @@ mod tests {
             buried: false,
             places: vec![path.clone()],
             dirs: vec![(path, 7, 8)],
-            placeholders: names.into_iter().map(|name| (0, name)).collect(),
+            placeholders: names.into_iter().map(|name| (0, name, (7, 8))).collect(),
         }
     }
 
@@ -330,7 +331,7 @@ mod tests {
     #[test]
     fn a_placeholder_in_no_directory_is_nonsense() {
         let mut record = record(vec![".env".into()]);
-        record.placeholders = vec![(1, ".env".into())];
+        record.placeholders[0].0 = 1;
         assert_eq!(Record::parse(&record.to_bytes().unwrap()), Found::Nothing);
     }
 

@@ -47,9 +47,13 @@ impl Sessions {
     /// One message of a builder's; `None` if there is none, or none to expect.
     fn hear(&mut self, cx: &Context, number: u32, messages: &mut Vec<Message>) -> Option<Said> {
         let session = self.all.get_mut(&number)?;
-        let (request, builder) = match &session.state {
-            State::Building { request, builder, .. } => (*request, builder),
-            State::Waiting { builder, .. } => (None, builder),
+        let (request, builder) = match (&session.state, &session.link) {
+            (State::Building { request, builder, .. }, _) => (*request, builder),
+            (State::Waiting { builder, .. }, _) => (None, builder),
+            (State::Running, Some(_)) => {
+                self.keeper_says(cx, number);
+                return None;
+            }
             _ => return None,
         };
         let packet = match builder.receive(MAX_PACKET, MAX_MOUNTS) {
@@ -67,7 +71,10 @@ impl Sessions {
                 return Some(Said::Placed);
             }
             Ok(Reply::Built { timings, users }) => {
-                session.state = State::Running;
+                if let State::Building { builder, .. } = std::mem::replace(&mut session.state, State::Running)
+                {
+                    session.link = Some(builder);
+                }
                 (session.ran, session.users) = (true, users.map(|(kind, bytes)| Handle { kind, bytes }));
                 let mut descriptors = packet.descriptors;
                 session.root = if descriptors.len() == 3 { descriptors.pop() } else { None };
@@ -89,6 +96,10 @@ impl Sessions {
                 self.wanted = Some((owner, Instant::now() + REST));
                 messages.push((FromLauncher::Built { request, timings }, descriptors));
             }
+            Ok(Reply::Emptied) => {
+                session.errors.push("builder: a keeper's message".into());
+                session.kill_all();
+            }
             Ok(Reply::Refused(refusal)) => {
                 tracing::info!(session = session.label(), rule = refusal.rule, error = %refusal, "session not built");
                 if request.is_none() {
@@ -102,6 +113,28 @@ impl Sessions {
             }
         }
         Some(Said::Last)
+    }
+
+    /// A keeper says that no process of its session is left, once; or it is gone.
+    fn keeper_says(&mut self, cx: &Context, number: u32) {
+        let Some(mut session) = self.all.remove(&number) else { return };
+        let link = session.link.take();
+        let packet = link.as_ref().map(|link| link.receive(MAX_PACKET, 0));
+        match packet {
+            Some(Err(PacketError::WouldBlock)) => session.link = link,
+            Some(Ok(Some(packet))) => {
+                let emptied = matches!(decode(&packet.bytes), Ok(Reply::Emptied));
+                // A keeper's word alone uncovers nothing.
+                if emptied && session.has_ended() {
+                    self.release_placeholders(cx, &mut session, link);
+                }
+            }
+            _ => {}
+        }
+        self.all.insert(number, session);
+        if let Err(error) = self.record(cx, number) {
+            tracing::error!(lease = number, error, "placeholders that went are still on record");
+        }
     }
 
     /// A keeper (or builder) has ended: whatever it left is ended too.
@@ -217,7 +250,7 @@ impl Sessions {
             }
         }
         self.leave_user(session.owner.uid);
-        let unlinking = self.release_placeholders(cx, &mut session);
+        let unlinking = self.release_placeholders(cx, &mut session, None);
         let id = session.id.clone();
         if let Some(id) = &id {
             session.errors.extend(cx.directories.remove_keeper_socket(id.as_str()).err());

@@ -75,6 +75,8 @@ struct Session {
     terminals: u32,
     /// Its user namespace, if the kernel tells whether that is still there.
     users: Option<Handle>,
+    /// By it the keeper of a session that it built says that no process of it is left.
+    link: Option<Packets>,
     /// Its mount namespace, which goes when everything else has gone.
     root: Option<OwnedFd>,
     errors: Vec<String>,
@@ -367,6 +369,7 @@ impl Session {
             placeholders: Vec::new(),
             terminals: 0,
             users: None,
+            link: None,
             root: None,
             errors: Vec::new(),
         }

@@ -1,14 +1,18 @@
 //! Names that were made in callers' directories to be covered, and how they go again.
 
+use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use agentd_kernel::packets::Packets;
 use agentd_kernel::process::Child;
+use agentd_policy::lease::Groups;
 use agentd_policy::names::AbsPath;
 use agentd_policy::plan::{Mode, Plan};
 
 use super::{Message, Session, Sessions};
+use crate::build::Owner;
 use crate::context::Context;
 use crate::workers::{self, Place};
 
@@ -25,6 +29,8 @@ pub struct Placeholder {
     pub place: Place,
     /// The name in it.
     pub name: String,
+    /// Uid and gid of who made it: nobody else may be able to take it away.
+    pub owner: (u32, u32),
 }
 
 impl Placeholder {
@@ -41,6 +47,8 @@ pub struct Unlinking {
     child: Child,
     /// Whose they were.
     uid: u32,
+    /// Whoever waits for its end sees this closed.
+    link: Option<Rc<Packets>>,
     /// From where.
     places: Vec<AbsPath>,
     /// Until when a request for one of those places waits.
@@ -52,8 +60,8 @@ pub struct Unlinking {
 }
 
 impl Unlinking {
-    fn new(child: Child, uid: u32, places: Vec<AbsPath>, now: Instant) -> Self {
-        Self { child, uid, places, until: now + UNLINKING, end: now + PATIENCE, news: None }
+    fn new(child: Child, uid: u32, places: Vec<AbsPath>, link: Option<Rc<Packets>>, now: Instant) -> Self {
+        Self { child, uid, places, link, until: now + UNLINKING, end: now + PATIENCE, news: None }
     }
 
     /// Whether it is over; one that takes too long is ended.
@@ -67,6 +75,9 @@ impl Unlinking {
         !matches!(self.child.try_wait(), Ok(None))
     }
 }
+
+/// What one user made: in which workspaces, and the names.
+type Names = (Vec<AbsPath>, Vec<(Place, String)>);
 
 /// The directories that a plan gives as they are.
 pub fn places(plan: &Plan) -> Vec<AbsPath> {
@@ -91,30 +102,38 @@ impl Session {
             _ => None,
         });
         let place = Place::Open { dir: known.unwrap_or_else(|| Rc::new(dir)), dev, ino };
-        self.placeholders.push(Placeholder { workspace, place, name });
+        self.placeholders.push(Placeholder {
+            workspace,
+            place,
+            name,
+            owner: (self.owner.uid, self.owner.gid),
+        });
     }
 }
 
 impl Sessions {
-    /// Takes placeholders away, or leaves them to another session of the same user that may have covered them:
-    /// unlinking a name takes every mount from it, in every namespace (`detach_mounts`). Another user's session could
-    /// neither take them away later nor keep their owner from doing so.
-    /// Whether a child was started for it, the last of `unlinking`.
-    pub(super) fn release_placeholders(&mut self, cx: &Context, session: &mut Session) -> bool {
-        let mut mine = Vec::new();
-        let mut places = Vec::new();
+    /// Takes placeholders away, each as who made it, or leaves them to another session that may have covered them,
+    /// whosever it is: unlinking a name takes every mount from it, in every namespace (`detach_mounts`).
+    /// `link` is closed once they are gone. Whether a child was started for it, the last of `unlinking`.
+    pub(super) fn release_placeholders(
+        &mut self,
+        cx: &Context,
+        session: &mut Session,
+        link: Option<Packets>,
+    ) -> bool {
+        let mut mine: BTreeMap<(u32, u32), Names> = BTreeMap::new();
         let mut heirs = Vec::new();
         for placeholder in session.placeholders.drain(..) {
             let place = std::slice::from_ref(&placeholder.workspace);
-            let uid = session.owner.uid;
-            match self.all.iter_mut().find(|(_, s)| s.owner.uid == uid && share(&s.places, place)) {
+            match self.all.iter_mut().find(|(_, s)| share(&s.places, place)) {
                 Some((number, heir)) => {
                     heir.placeholders.push(placeholder);
                     heirs.push(*number);
                 }
                 None => {
+                    let (places, names) = mine.entry(placeholder.owner).or_default();
                     places.push(placeholder.workspace);
-                    mine.push((placeholder.place, placeholder.name));
+                    names.push((placeholder.place, placeholder.name));
                 }
             }
         }
@@ -124,25 +143,28 @@ impl Sessions {
                 session.errors.push(format!("placeholders: {error}"));
             }
         }
-        if mine.is_empty() {
-            return false;
-        }
-        places.dedup();
-        match workers::remove_placeholders(cx.token, (session.id.as_ref(), session.owner), &mine) {
-            Ok(child) => {
-                self.unlinking.push(Unlinking::new(child, session.owner.uid, places, Instant::now()));
-                true
+        let link = link.map(Rc::new);
+        let mut started = false;
+        for ((uid, gid), (mut places, names)) in mine {
+            places.dedup();
+            let owner = match session.owner {
+                own if own.uid == uid => own,
+                _ => Owner { uid, gid, groups: Groups::default() },
+            };
+            match workers::remove_placeholders(cx.token, (session.id.as_ref(), owner), &names) {
+                Ok(child) => {
+                    self.unlinking.push(Unlinking::new(child, uid, places, link.clone(), Instant::now()));
+                    started = true;
+                }
+                Err(error) => session.errors.push(format!("placeholders: {error}")),
             }
-            Err(error) => {
-                session.errors.push(format!("placeholders: {error}"));
-                false
-            }
         }
+        started
     }
 
-    /// Whether names of `uid` are being taken away where a session would cover them: it would lose the mounts.
-    pub(super) fn must_wait(&self, uid: u32, places: &[AbsPath], now: Instant) -> bool {
-        self.unlinking.iter().any(|u| u.uid == uid && u.until > now && share(&u.places, places))
+    /// Whether names are being taken away where a session would cover them: it would lose the mounts.
+    pub(super) fn must_wait(&self, places: &[AbsPath], now: Instant) -> bool {
+        self.unlinking.iter().any(|u| u.until > now && share(&u.places, places))
     }
 
     /// Takes up the ends of children that take placeholders away, and starts what waited for them.
@@ -150,6 +172,7 @@ impl Sessions {
         let mut messages = Vec::new();
         self.unlinking.retain_mut(|unlinking| {
             let over = unlinking.is_over(now);
+            drop(unlinking.link.take_if(|_| over));
             messages.extend(unlinking.news.take_if(|_| over));
             !over
         });

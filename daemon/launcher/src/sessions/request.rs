@@ -62,7 +62,7 @@ impl Sessions {
             self.left.push(offer);
             return Err(refusal);
         }
-        if self.must_wait(request.caller.uid, &places(&request.plan), Instant::now()) {
+        if self.must_wait(&places(&request.plan), Instant::now()) {
             let account = cx.accounts.of(request.caller.uid);
             let own = self.deferred.iter().filter(|d| cx.accounts.of(d.request.caller.uid) == account);
             if own.count() >= MAX_DEFERRED {
@@ -114,7 +114,7 @@ impl Sessions {
                 return messages;
             };
             // A session of the same directory may have ended meanwhile.
-            if self.must_wait(request.caller.uid, &places(&request.plan), Instant::now()) {
+            if self.must_wait(&places(&request.plan), Instant::now()) {
                 self.deferred.push_back(Deferred { request, offer });
                 continue;
             }
@@ -129,7 +129,7 @@ impl Sessions {
     pub(super) fn start_deferred(&mut self, cx: &Context, now: Instant) -> Vec<Message> {
         let mut messages = Vec::new();
         for deferred in std::mem::take(&mut self.deferred) {
-            if self.must_wait(deferred.request.caller.uid, &places(&deferred.request.plan), now) {
+            if self.must_wait(&places(&deferred.request.plan), now) {
                 self.deferred.push_back(deferred);
                 continue;
             }

@@ -333,6 +333,7 @@ impl Service {
                 descriptor: 0,
                 mode,
                 mask: if direct { vec![RelPath::parse(".env").unwrap()] } else { vec![] },
+                mask_anywhere: vec![],
                 protect: vec![],
                 sockets: vec![],
             }],

@@ -15,7 +15,7 @@ async fn refusals_name_what_rule_and_mend() {
     assert_eq!(refused(RunSpec { cwd: "/home/alice".into(), ..spec() }).await, "workspace.home");
     assert_eq!(refused(RunSpec { cwd: "x".into(), ..spec() }).await, "request.path");
     assert_eq!(refused(RunSpec { command: vec![], ..spec() }).await, "command.empty");
-    assert_eq!(refused(RunSpec { mask: vec!["**/.env".into()], ..spec() }).await, "mask.glob");
+    assert_eq!(refused(RunSpec { mask: vec!["*/.env".into()], ..spec() }).await, "mask.glob");
     let extending = "schema = 1\nextends = ['base']".to_owned();
     assert_eq!(refused(RunSpec { profile: extending, ..spec() }).await, "request.profile");
     assert_eq!(refused(RunSpec { profile: String::new(), ..spec() }).await, "profile.form");

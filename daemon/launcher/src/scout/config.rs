@@ -1,0 +1,127 @@
+//! What a repository's configuration leads to: other files of configuration, hooks, programs (git-config(1)).
+
+/// The most variables that are read.
+const MAX_VALUES: usize = 10_000;
+
+/// A variable of git's.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Variable {
+    /// Its section, in lower case.
+    pub section: String,
+    /// Its key, in lower case.
+    pub key: String,
+    /// Its value; empty for one without.
+    pub value: String,
+}
+
+/// The variables in `text`. `None` if there are more than anybody has.
+pub fn parse(text: &[u8]) -> Option<Vec<Variable>> {
+    let text = String::from_utf8_lossy(text);
+    let mut all = Vec::new();
+    let mut section = String::new();
+    let mut lines = text.lines();
+    while let Some(line) = lines.next() {
+        let mut rest = line.trim_start_matches('\u{feff}').trim();
+        if let Some(head) = rest.strip_prefix('[') {
+            // `]` may stand in the quoted name of a subsection.
+            let (name, after) = header(head);
+            section = name;
+            rest = after.trim();
+        }
+        if rest.is_empty() || rest.starts_with(['#', ';']) {
+            continue;
+        }
+        let (key, value) = rest.split_once('=').unwrap_or((rest, ""));
+        let mut raw = value.trim().to_owned();
+        // A line that ends in a backslash goes on.
+        while raw.ends_with('\\') && !raw.ends_with("\\\\") {
+            raw.pop();
+            match lines.next() {
+                Some(more) => raw.push_str(more),
+                None => break,
+            }
+        }
+        all.push(Variable {
+            section: section.clone(),
+            key: key.trim().to_ascii_lowercase(),
+            value: unquote(&raw),
+        });
+        if all.len() > MAX_VALUES {
+            return None;
+        }
+    }
+    Some(all)
+}
+
+fn header(head: &str) -> (String, &str) {
+    let mut quoted = false;
+    let mut escaped = false;
+    let end = head.find(|c| {
+        let closes = c == ']' && !quoted;
+        match c {
+            _ if escaped => escaped = false,
+            '\\' if quoted => escaped = true,
+            '"' => quoted = !quoted,
+            _ => {}
+        }
+        closes
+    });
+    let (inside, after) = end.map_or((head, ""), |end| (&head[..end], &head[end + 1..]));
+    let name = inside.split(['"', ' ', '\t', '.']).next().unwrap_or_default();
+    (name.to_ascii_lowercase(), after)
+}
+
+fn unquote(raw: &str) -> String {
+    let mut out = String::with_capacity(raw.len());
+    let (mut quoted, mut chars) = (false, raw.chars());
+    while let Some(c) = chars.next() {
+        match c {
+            '"' => quoted = !quoted,
+            '#' | ';' if !quoted => break,
+            '\\' => match chars.next() {
+                Some('n') => out.push('\n'),
+                Some('t') => out.push('\t'),
+                Some(other) => out.push(other),
+                None => {}
+            },
+            c => out.push(c),
+        }
+    }
+    out.trim_end().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn values(text: &str) -> Vec<(String, String, String)> {
+        parse(text.as_bytes()).unwrap().into_iter().map(|v| (v.section, v.key, v.value)).collect()
+    }
+
+    fn triple(section: &str, key: &str, value: &str) -> (String, String, String) {
+        (section.into(), key.into(), value.into())
+    }
+
+    #[test]
+    fn what_git_reads_is_read() {
+        let text = "# x\n[core]\n\thooksPath = .husky/_ ; why\n[includeIf \"gitdir:a]b\"] path = \"../x y\"\n\
+                    [Alias]\n\tst = !./run \\\n  more\n[filter.lfs]\n\tclean=git-lfs clean \"a # b\"\n bare\n";
+        assert_eq!(
+            values(text),
+            [
+                triple("core", "hookspath", ".husky/_"),
+                triple("includeif", "path", "../x y"),
+                triple("alias", "st", "!./run   more"),
+                triple("filter", "clean", "git-lfs clean a # b"),
+                triple("filter", "bare", ""),
+            ]
+        );
+    }
+
+    #[test]
+    fn nonsense_is_bounded() {
+        assert_eq!(parse(&b"a=b\n".repeat(MAX_VALUES + 1)), None);
+        assert!(parse(b"[\n[\"\\\n=\\").is_some());
+        assert!(parse(&[0xff; 1000]).is_some());
+    }
+}

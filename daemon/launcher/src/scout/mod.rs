@@ -1,0 +1,200 @@
+//! What looks for names in a workspace, at the session's start and, in mode `direct`, at its end: a process of its own
+//! with the agent's ids and no right besides, because all that it reads may have been written by an agent. It runs no
+//! program.
+
+mod config;
+mod history;
+mod index;
+mod objects;
+mod report;
+mod repository;
+mod search;
+mod tools;
+mod trouble;
+mod walk;
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use agentd_kernel::mount::{self, Tree};
+use agentd_kernel::packets::{PacketError, Packets};
+use agentd_kernel::process::{self, Birth, Child, SingleThreaded};
+use agentd_kernel::{creds, seccomp};
+use agentd_policy::event::Finding;
+use agentd_policy::names::AbsPath;
+use agentd_policy::plan::{Mode as WorkspaceMode, Workspace};
+use agentd_policy::wire::{MAX_PACKET, decode, encode};
+
+pub use report::{FromScout, Missing, Report};
+use search::{Search, State};
+
+/// The most that is told at the end by name.
+const MAX_FOUND: usize = 64;
+/// The longest path that is told.
+const MAX_PATH: usize = 512;
+
+/// What a scout is sent out with.
+pub struct Commission<'a> {
+    /// What is searched.
+    pub workspace: &'a Workspace,
+    /// Its directory, without what covers it for the agent.
+    pub tree: &'a Tree,
+    /// Whose rights it has.
+    pub agent: u32,
+    /// And by which groups.
+    pub groups: &'a [u32],
+    /// Where it is accounted.
+    pub cgroup: BorrowedFd<'a>,
+    /// An empty root.
+    pub empty_root: BorrowedFd<'a>,
+    /// What it may ask of the kernel.
+    pub filter: &'a seccomp::Filter,
+    /// That fork is sound.
+    pub token: SingleThreaded,
+}
+
+/// One that waits for the end.
+#[derive(Debug)]
+pub struct Scout {
+    /// What it searches.
+    pub workspace: AbsPath,
+    /// The process. It ends once it has answered, or its socket is closed.
+    pub child: Child,
+    /// To it.
+    pub socket: Packets,
+}
+
+impl Commission<'_> {
+    /// Sends it out and waits for what it says. In mode `direct` it stays for the end.
+    pub fn run(&self) -> Result<(FromScout, Option<Scout>), String> {
+        let text = |e: &dyn std::fmt::Display| e.to_string();
+        let (socket, own) = Packets::pair().map_err(|e| text(&e))?;
+        let birth = Birth { cgroup: Some(self.cgroup), ..Birth::default() };
+        let child = process::spawn(self.token, birth, || match self.search(&own) {
+            Ok(()) => 0,
+            Err(error) => {
+                tracing::error!(workspace = %self.workspace.path, error, "a workspace cannot be searched");
+                1
+            }
+        })
+        .map_err(|e| text(&e))?;
+        drop(own);
+        let scout = Scout { workspace: self.workspace.path.clone(), child, socket };
+        let said = scout.hear().map_err(|e| text(&e));
+        match &said {
+            Ok(Some(FromScout::Report(_))) if self.workspace.mode == WorkspaceMode::Direct => {}
+            _ => {
+                scout.end();
+                return said?.map(|said| (said, None)).ok_or_else(|| "it ended without an answer".to_owned());
+            }
+        }
+        let said = said?.ok_or_else(|| "it ended without an answer".to_owned())?;
+        Ok((said, Some(scout)))
+    }
+
+    fn search(&self, socket: &Packets) -> Result<(), String> {
+        let text = |e: &dyn std::fmt::Display| e.to_string();
+        let top = self.give_up(socket)?;
+        let (answer, before) = self.first(&top);
+        let answer = encode(&answer).map_err(|e| text(&e))?;
+        socket.send(&answer, &[]).map_err(|e| text(&e))?;
+        let Some(before) = before.filter(|_| self.workspace.mode == WorkspaceMode::Direct) else {
+            return Ok(());
+        };
+        // Without a keeper there is nobody to tell.
+        if socket.receive(1, 0).map_err(|e| text(&e))?.is_none() {
+            return Ok(());
+        }
+        let found = encode(&self.last(&top, &before)).map_err(|e| text(&e))?;
+        socket.send(&found, &[]).map_err(|e| text(&e))
+    }
+
+    /// The agent's ids, an empty root, no right, nothing but the directory.
+    fn give_up(&self, socket: &Packets) -> Result<OwnedFd, String> {
+        let text = |e: &dyn std::fmt::Display| e.to_string();
+        process::set_title(c"agentd-scout").map_err(|e| text(&e))?;
+        let flags = walk::DIRECTORY;
+        let top =
+            rustix::fs::openat(self.tree, ".", flags, rustix::fs::Mode::empty()).map_err(|e| text(&e))?;
+        mount::enter_namespace(self.empty_root).map_err(|e| text(&e))?;
+        // The mount of a tree that is attached nowhere goes with its descriptor.
+        process::close_all_but(&[top.as_fd(), self.tree.as_fd(), socket.as_fd()]).map_err(|e| text(&e))?;
+        creds::become_member(self.agent, self.agent, self.groups).map_err(|e| text(&e))?;
+        creds::drop_all_capabilities().map_err(|e| text(&e))?;
+        creds::no_new_privs().map_err(|e| text(&e))?;
+        creds::not_dumpable().map_err(|e| text(&e))?;
+        creds::parent_death_signal().map_err(|e| text(&e))?;
+        seccomp::install(self.filter).map(drop).map_err(|e| text(&e))?;
+        Ok(top)
+    }
+
+    fn first(&self, top: &OwnedFd) -> (FromScout, Option<State>) {
+        let mut search = Search::of(self.workspace, None);
+        let report = search.run(top, self.agent).and_then(|()| search.report());
+        match report {
+            Ok(report) => (FromScout::Report(report), Some(search.state)),
+            Err(trouble) => (FromScout::Refused(trouble.refusal(self.workspace.path.as_str())), None),
+        }
+    }
+
+    /// What is there now that was not, or was otherwise.
+    fn last(&self, top: &OwnedFd, before: &State) -> FromScout {
+        let mut search = Search::of(self.workspace, Some(before));
+        let mut found: Vec<(String, Finding)> = Vec::new();
+        if let Err(trouble) = search.run(top, self.agent) {
+            tracing::debug!(?trouble, "the search at the end stopped");
+            found.push((String::new(), Finding::Unsearched));
+        }
+        let now = &search.state;
+        let files = now.files.iter().filter(|(path, known)| before.files.get(*path) != Some(known));
+        let entries = now.entries.iter().filter(|(path, known)| before.entries.get(*path) != Some(known));
+        // A repository that is new is one thing to look at.
+        let repositories: Vec<&[u8]> = now
+            .files
+            .iter()
+            .filter(|(path, (what, _))| *what == Finding::Repository && !before.files.contains_key(*path))
+            .map(|(path, _)| path.as_slice())
+            .collect();
+        let in_new = |path: &[u8], what: Finding| {
+            what == Finding::Git
+                && repositories.iter().any(|new| {
+                    new.is_empty() || path.strip_prefix(*new).is_some_and(|rest| rest.starts_with(b"/"))
+                })
+        };
+        let all = files
+            .map(|(path, (what, _))| (path, *what))
+            .chain(entries.map(|(path, (what, ..))| (path, *what)));
+        let mut more = 0;
+        for (path, what) in all.filter(|(path, what)| !in_new(path, *what)) {
+            if found.len() < MAX_FOUND {
+                let text: String = String::from_utf8_lossy(path).chars().take(MAX_PATH).collect();
+                found.push((text, what));
+            } else {
+                more += 1;
+            }
+        }
+        FromScout::Found(found, more)
+    }
+}
+
+impl Scout {
+    /// Its next message; `None` if it is gone.
+    pub fn hear(&self) -> Result<Option<FromScout>, PacketError> {
+        Ok(self.socket.receive(MAX_PACKET, 0)?.and_then(|packet| decode(&packet.bytes).ok()))
+    }
+
+    /// Has it search once more.
+    pub fn ask(&self) -> Result<(), PacketError> {
+        self.socket.send(&[0], &[])
+    }
+
+    /// Ends it. A keeper has no right to: then it ends by itself, without a socket, and at the latest with its keeper.
+    pub fn end(self) {
+        let Self { child, socket, .. } = self;
+        let killed = child.kill().is_ok();
+        drop(socket);
+        let waited = if killed { child.wait().map(drop) } else { child.try_wait().map(drop) };
+        if let Err(error) = waited {
+            tracing::error!(%error, "a search of a workspace cannot be waited for");
+        }
+    }
+}

@@ -1,0 +1,74 @@
+//! Why a workspace cannot be searched in full. What is not searched would not be covered: the session is refused.
+
+use agentd_policy::Refusal;
+use rustix::io::Errno;
+
+/// What kept the search from its end, and where.
+#[derive(Debug)]
+pub enum Trouble {
+    /// More names than the budget.
+    TooLarge(usize),
+    /// A directory deeper than the budget.
+    TooDeep(Vec<u8>),
+    /// More names to cover than there may be mounts.
+    TooMany,
+    /// A directory of the caller's that is closed to the agent, which could open it again.
+    Closed(Vec<u8>),
+    /// A name to cover that is not UTF-8.
+    NotUtf8(Vec<u8>),
+    /// A name to cover that is a link.
+    Link(Vec<u8>),
+    /// A file of git's that cannot be read as git would.
+    Unreadable(Vec<u8>, String),
+    /// The kernel refused something.
+    Host(Vec<u8>, Errno),
+}
+
+impl Trouble {
+    /// For the caller; `top` is the workspace.
+    pub fn refusal(self, top: &str) -> Refusal {
+        let at = |path: &[u8]| format!("{top}/{}", String::from_utf8_lossy(path));
+        match self {
+            Self::TooLarge(most) => Refusal::new(
+                format!(
+                    "{top} has more than {most} files, too many to find the names that are masked or protected in it"
+                ),
+                "workspace.large",
+                "use a smaller directory, or a profile whose masks are literal names (and mode overlay)",
+            ),
+            Self::TooDeep(path) => Refusal::new(
+                format!("{} is too deep to be searched", at(&path)),
+                "workspace.large",
+                "move it away, or use a smaller directory",
+            ),
+            Self::TooMany => Refusal::new(
+                format!("{top} has too many names to mask and protect"),
+                "workspace.names",
+                "use a smaller directory, or mode overlay",
+            ),
+            Self::Closed(path) => Refusal::new(
+                format!("{} cannot be searched for names to mask and protect", at(&path)),
+                "workspace.closed",
+                "make it readable, or move it away",
+            ),
+            Self::NotUtf8(path) => Refusal::new(
+                format!("{} is to be covered and is not UTF-8", at(&path)),
+                "workspace.utf8",
+                "rename it, or move it away",
+            ),
+            Self::Link(path) => Refusal::new(
+                format!("{} is a symbolic link", at(&path)),
+                "workspace.symlink",
+                "masked and protected names must not lead through links; replace it by what it names",
+            ),
+            Self::Unreadable(path, why) => Refusal::new(
+                format!("{}: {why}", at(&path)),
+                "workspace.git",
+                "mend it, or use mode overlay: what git would follow from there cannot be told",
+            ),
+            Self::Host(path, errno) => {
+                Refusal::new(format!("{}: {errno}", at(&path)), "build.search", "see the launcher's log")
+            }
+        }
+    }
+}
