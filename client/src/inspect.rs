@@ -193,7 +193,7 @@ mod tests {
         for shown in [text(&reply), json(&reply).unwrap()] {
             assert!(!shown.contains(|c: char| (c.is_control() && c != '\n') || c == '\u{202e}'), "{shown:?}");
         }
-        assert_eq!(text(&reply).lines().count(), 27, "{}", text(&reply));
+        assert_eq!(text(&reply).lines().count(), 29, "{}", text(&reply));
         assert!(text(&reply).contains(", 2 at a time, 10M sent in all\n"), "{}", text(&reply));
     }
 }

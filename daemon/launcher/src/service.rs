@@ -213,7 +213,7 @@ mod tests {
             pauses.push((due - now).as_secs());
             now = due;
         }
-        assert_eq!(pauses[..8], [0, 0, 0, 0, 1, 2, 4, 0]);
+        assert_eq!(pauses[..8], [0, 0, 0, 0, 1, 2, 4, 8]);
         assert!(pauses.iter().all(|pause| *pause <= REST.1.as_secs()));
     }
 }
