@@ -47,7 +47,7 @@ pub fn asked(args: RunArgs) -> Result<Asked, Failure> {
         env: args.env.into_iter().map(env_flag).filter_map(Result::transpose).collect::<Result<_, _>>()?,
         cwd: utf8(&cwd)?,
         workspace,
-        read: args.read.iter().map(|path| absolute("input", Path::new(path))).collect::<Result<_, _>>()?,
+        read: inputs(&args.read)?,
         mask: args.mask,
         allow: args.allow,
         deny: args.deny,
@@ -103,6 +103,32 @@ fn mistyped(text: &OsStr) -> Option<&OsStr> {
     let dir = if dir.is_empty() { OsStr::new(".") } else { OsStr::from_bytes(dir) };
     let is_mode = !word.as_bytes().contains(&b'/') && Path::new(dir).is_dir();
     (is_mode && Path::new(text).symlink_metadata().is_err()).then_some(word)
+}
+
+/// The names of inputs as they were given: a link appears under its own name as well.
+fn inputs(given: &[OsString]) -> Result<Vec<String>, Failure> {
+    let (mut names, mut real) = (Vec::new(), Vec::new());
+    for path in given {
+        let found = absolute("input", Path::new(path))?;
+        let name = own_name(Path::new(path)).unwrap_or_else(|| found.clone());
+        // Another name of what has one: it can be at one place only.
+        if names.contains(&name) || !real.contains(&found) {
+            names.push(name);
+            real.push(found);
+        }
+    }
+    Ok(names)
+}
+
+/// `path` from the root on, with its links. Where it has `..`, which leads elsewhere behind a link, the last name alone is
+/// kept; nothing if that is none, or one that the API cannot carry.
+fn own_name(path: &Path) -> Option<String> {
+    let mut whole = std::path::absolute(path).ok()?;
+    if whole.components().any(|component| component == std::path::Component::ParentDir) {
+        whole = whole.parent()?.canonicalize().ok()?.join(whole.file_name()?);
+    }
+    let text = whole.to_str()?.trim_end_matches('/');
+    (!text.is_empty()).then(|| text.to_owned())
 }
 
 /// The kernel's name for `path`.

@@ -131,7 +131,7 @@ fn another_session(world: &'static World) {
     let secret = world.a().home.join(".ssh/id_test");
     type Change<'a> = &'a dyn Fn(&mut Plan);
     let changes: &[(&str, Change<'_>)] = &[
-        ("consent.files", &|p| p.inputs = vec![Input { path: abs(&secret), descriptor: 1 }]),
+        ("consent.files", &|p| p.inputs = vec![Input { path: abs(&secret), link: None, descriptor: 1 }]),
         ("consent.files", &|p| p.workspaces[0].path = abs("/srv/elsewhere")),
         ("consent.files", &|p| p.workspaces[0].mode = Mode::Direct),
         ("consent.files", &|p| p.workspaces[0].mode = Mode::Ro),

@@ -142,7 +142,9 @@ fn bounds(world: &'static World) {
         ("plan.reserved", &|p| p.home = abs("/")),
         ("plan.reserved", &|p| p.scratch = vec![place("/etc")]),
         ("plan.reserved", &|p| p.scratch = vec![place("/proc/sys")]),
-        ("plan.reserved", &|p| p.inputs = vec![Input { path: abs("/usr/bin/su"), descriptor: 0 }]),
+        ("plan.reserved", &|p| {
+            p.inputs = vec![Input { path: abs("/usr/bin/su"), link: None, descriptor: 0 }]
+        }),
         ("plan.reserved", &|p| p.workspaces = vec![ro("/dev/shm/x")]),
         ("plan.egress", &|p| p.egress = Some(Egress { nets: vec![net(vec![]); 1025], ..Egress::default() })),
         ("plan.egress", &|p| p.egress = Some(Egress { nets: vec![net(vec![80; 65])], ..Egress::default() })),
@@ -186,7 +188,7 @@ fn ten_thousand_mounts(world: &'static World) {
     let many = 0..10_000_u16;
     let workspaces =
         many.clone().map(|n| Workspace { path: path(n), ..workspace("/m".as_ref(), n, Mode::Ro) }).collect();
-    let inputs = many.clone().map(|n| Input { path: path(n), descriptor: n }).collect();
+    let inputs = many.clone().map(|n| Input { path: path(n), link: None, descriptor: n }).collect();
     let scratch = many.map(|n| Scratch { path: path(n), size: 4096, exec: true }).collect();
     for wanted in [
         Plan { workspaces, ..plan(world.a()) },

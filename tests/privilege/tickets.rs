@@ -115,7 +115,7 @@ fn above_the_grant(world: &'static World) {
     }
     let input = plan_with(user, vec![workspace(&dir, 0, Mode::Ro)]);
     stage.refused(Role::Input, Mode::Direct, fd(), input, "offer.mode");
-    let wanted = Plan { inputs: vec![Input { path: abs(&dir), descriptor: 0 }], ..plan(user) };
+    let wanted = Plan { inputs: vec![Input { path: abs(&dir), link: None, descriptor: 0 }], ..plan(user) };
     stage.refused(Role::Workspace, Mode::Direct, fd(), wanted, "offer.mode");
     stage.end();
 }
@@ -132,8 +132,10 @@ fn indices(world: &'static World) {
     let below = dir.join("below");
     let twice = plan_with(user, vec![one(0), workspace(&below, 0, Mode::Ro)]);
     stage.refused(Role::Workspace, Mode::Ro, fd(), twice, "offer.missing");
-    let both =
-        Plan { inputs: vec![Input { path: abs(&below), descriptor: 0 }], ..plan_with(user, vec![one(0)]) };
+    let both = Plan {
+        inputs: vec![Input { path: abs(&below), link: None, descriptor: 0 }],
+        ..plan_with(user, vec![one(0)])
+    };
     stage.refused(Role::Workspace, Mode::Ro, fd(), both, "offer.missing");
     // No ticket at all, or one for nothing.
     stage.service.refused(stage.client.number, None, plan_with(user, vec![one(0)]), "offer.missing");
@@ -215,7 +217,8 @@ fn kinds(world: &'static World) {
     stage.workspace_refused(socket, &dir, "path.kind");
     // As an input, a FIFO and a device are no better.
     for (fd, path) in [(open(&fifo), fifo.as_path()), (open("/dev/zero".as_ref()), &dir)] {
-        let wanted = Plan { inputs: vec![Input { path: abs(path), descriptor: 0 }], ..plan(user) };
+        let wanted =
+            Plan { inputs: vec![Input { path: abs(path), link: None, descriptor: 0 }], ..plan(user) };
         stage.refused(Role::Input, Mode::Ro, fd, wanted, "path.kind");
     }
     stage.end();
@@ -232,7 +235,7 @@ fn unreadable(world: &'static World) {
     let file = dir.join("file");
     user.write(&file, "x");
     let write_only = rustix::fs::open(&file, OFlags::WRONLY | OFlags::CLOEXEC, Bits::empty()).expect("ours");
-    let wanted = Plan { inputs: vec![Input { path: abs(&file), descriptor: 0 }], ..plan(user) };
+    let wanted = Plan { inputs: vec![Input { path: abs(&file), link: None, descriptor: 0 }], ..plan(user) };
     stage.refused(Role::Input, Mode::Ro, write_only, wanted, "offer.unreadable");
     stage.end();
 }
@@ -305,7 +308,8 @@ fn spoofed_file(world: &'static World) {
     let flags = OFlags::CREATE | OFlags::RDWR | OFlags::CLOEXEC;
     let fd = rustix::fs::openat(&own.dir, "file", flags, Bits::from_raw_mode(0o644)).expect("a new file");
     assert_eq!(name_of(&fd), file);
-    let wanted = Plan { inputs: vec![Input { path: abs(&file), descriptor: 0 }], ..plan(world.a()) };
+    let wanted =
+        Plan { inputs: vec![Input { path: abs(&file), link: None, descriptor: 0 }], ..plan(world.a()) };
     stage.refused(Role::Input, Mode::Ro, fd, wanted, "path.namespace");
     // One that was replaced has the name of the new one.
     let old: OwnedFd = std::fs::File::open(&file).expect("the user's own").into();
@@ -314,7 +318,8 @@ fn spoofed_file(world: &'static World) {
     std::fs::hard_link(&file, dir.join("file (deleted)")).expect("a second name");
     let label = dir.join("file (deleted)");
     assert_eq!(name_of(&old), label);
-    let wanted = Plan { inputs: vec![Input { path: abs(&label), descriptor: 0 }], ..plan(world.a()) };
+    let wanted =
+        Plan { inputs: vec![Input { path: abs(&label), link: None, descriptor: 0 }], ..plan(world.a()) };
     stage.refused(Role::Input, Mode::Ro, old, wanted, "offer.moved");
     stage.end();
 }
@@ -330,7 +335,7 @@ fn covered(world: &'static World) {
     assert_eq!(name_of(&fd), real);
     stage.workspace_refused(fd, &real, "offer.moved");
     let path = real.join("hidden");
-    let wanted = Plan { inputs: vec![Input { path: abs(&path), descriptor: 0 }], ..plan(user) };
+    let wanted = Plan { inputs: vec![Input { path: abs(&path), link: None, descriptor: 0 }], ..plan(user) };
     stage.refused(Role::Input, Mode::Ro, file.into(), wanted, "offer.moved");
     drop(cover);
     stage.end();

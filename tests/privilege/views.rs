@@ -17,6 +17,7 @@ pub const TESTS: &[Member] = &[
     ("a_single_file_runs_if_it_is_a_program", single_program),
     ("the_top_of_a_view_is_the_sources", top),
     ("what_a_mount_hides_stays_hidden", submounts),
+    ("a_link_has_its_own_name_and_its_targets", own_names),
     ("inspect_says_when_opt_has_changed", opt_changes),
     ("access_that_a_group_denies_stays_denied", denied_by_group),
     ("more_groups_than_there_are_gids_for_are_refused", many_groups),
@@ -258,4 +259,29 @@ fn opt_changes(world: &'static World) {
     // One that begins now sees it as it is.
     let output = world.session().bash(&format!("ls {}; true", dir.display())).expect_code(0);
     assert!(output.stderr.contains("No such file"), "{}", output.stderr);
+}
+
+fn own_names(world: &'static World) {
+    let (user, home) = (world.a(), world.workspace(world.a()));
+    user.write(home.join("real/notes"), "notes\n");
+    symlink(home.join("real"), home.join("link")).expect("a new link");
+    symlink("real/notes", home.join("single")).expect("a new link");
+    let cwd = world.workspace(user);
+    for (given, names) in [
+        ("link", ["link/notes", "real/notes"]),
+        ("single", ["single", "real/notes"]),
+        ("link/notes", ["link/notes", "real/notes"]),
+        ("real/../single", ["single", "real/notes"]),
+    ] {
+        let [one, other] = names.map(|name| text(&home.join(name)).to_owned());
+        let given = home.join(given);
+        // Named twice, it is one.
+        let reads = ["--read", text(&given), "--read", text(&given)];
+        let output = world.session_in(&cwd).options(reads).run(["cat", &one, &other]).expect_code(0);
+        assert_eq!(output.text(), "notes\nnotes\n", "{}", given.display());
+    }
+    // Nothing is made in a directory of the caller's.
+    let given = ["--workspace", &format!("{}:ro", text(&home)), "--read", text(&home.join("single"))];
+    world.session_in(&home).options(given).run(["true"]).expect_code(0);
+    assert!(home.join("single").is_symlink() && std::fs::read_dir(&home).expect("ours").count() == 3);
 }

@@ -174,7 +174,7 @@ mod tests {
             ("consent.files", |p| p.workspaces[0].mask = vec![RelPath::parse("a").unwrap()]),
             ("consent.files", |p| p.workspaces[0].sockets = vec![RelPath::parse("a").unwrap()]),
             ("consent.files", |p| {
-                p.inputs = vec![Input { path: AbsPath::parse("/srv").unwrap(), descriptor: 1 }];
+                p.inputs = vec![Input { path: AbsPath::parse("/srv").unwrap(), link: None, descriptor: 1 }];
             }),
             ("consent.files", |p| p.home = AbsPath::parse("/home/b").unwrap()),
             ("consent.files", |p| p.remove = true),

@@ -306,7 +306,7 @@ fn inputs(
         .into_iter()
         .enumerate()
         .map(|(i, path)| match u16::try_from(before + i) {
-            Ok(descriptor) => Ok(Input { path, descriptor }),
+            Ok(descriptor) => Ok(Input { path, link: None, descriptor }),
             Err(_) => Err(Refusal::new("more than 65535 paths", "plan.mounts", "name fewer")),
         })
         .collect()
@@ -337,6 +337,9 @@ fn settle(
             "request.paths",
             "offer the workspaces and then the inputs that the request asks for, in its order",
         ));
+    }
+    for (input, offered) in inputs.iter_mut().zip(offered.iter().skip(workspaces.len())) {
+        input.link = Some(input.path.clone()).filter(|asked| *asked != offered.path);
     }
     let places = workspaces.iter_mut().map(|w| &mut w.path).chain(inputs.iter_mut().map(|i| &mut i.path));
     for (place, offered) in places.zip(offered) {

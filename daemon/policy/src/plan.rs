@@ -125,6 +125,8 @@ pub struct Workspace {
 pub struct Input {
     /// Where it appears: its own path.
     pub path: AbsPath,
+    /// The name that it was asked for by, if that leads through symbolic links: it is a link to the path.
+    pub link: Option<AbsPath>,
     /// Which of the offered descriptors it is.
     pub descriptor: u16,
 }
@@ -268,6 +270,7 @@ impl Plan {
             .iter()
             .map(|w| &w.path)
             .chain(self.inputs.iter().map(|i| &i.path))
+            .chain(self.inputs.iter().filter_map(|i| i.link.as_ref()))
             .chain(self.scratch.iter().map(|s| &s.path))
             .chain([&self.home]);
         for path in places {

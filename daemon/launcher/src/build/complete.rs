@@ -153,7 +153,13 @@ impl Builder<'_> {
                 Item::Input(source) => placer.input(source)?,
             }
         }
-        Ok(placer.covered)
+        let covered = placer.covered;
+        for input in &plan.inputs {
+            if let Some(link) = &input.link {
+                root.link(link.as_str(), input.path.as_str())?;
+            }
+        }
+        Ok(covered)
     }
 
     /// Starts what looks at the size of the session's overlays.

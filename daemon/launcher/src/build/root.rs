@@ -92,6 +92,32 @@ impl Root {
         Ok(dir)
     }
 
+    /// Makes `path` a symbolic link to `target`, if the directory that it is in is ours and has no such name.
+    pub fn link(&self, path: &str, target: &str) -> Result<(), Fault> {
+        let mut dir = self.tree.as_fd().try_clone_to_owned().at("link", path)?;
+        let mut components = path.split('/').filter(|c| !c.is_empty()).peekable();
+        while let Some(name) = components.next() {
+            if !self.own.contains(&rustix::fs::fstat(&dir).at("link", path)?.st_dev) {
+                return Ok(());
+            }
+            let last = components.peek().is_none();
+            dir = match open_beneath(dir.as_fd(), name) {
+                Ok(next) => next,
+                Err(rustix::io::Errno::NOENT) if last => {
+                    return rustix::fs::symlinkat(target, &dir, name).at("link", path);
+                }
+                Err(rustix::io::Errno::NOENT) => {
+                    Kind::Directory.make(dir.as_fd(), name, path)?;
+                    open_beneath(dir.as_fd(), name).at("link", path)?
+                }
+                // Another link on the way, or a file.
+                Err(rustix::io::Errno::LOOP | rustix::io::Errno::NOTDIR) => return Ok(()),
+                Err(errno) => return Err(errno).at("link", path),
+            };
+        }
+        Ok(())
+    }
+
     /// Attaches `tree` at `path`, making the place for it, and notes what may be done there.
     pub fn attach(&mut self, path: &str, tree: &Tree, is_dir: bool, access: Access) -> Result<(), Fault> {
         self.cover(path, tree, is_dir)?;
