@@ -105,31 +105,30 @@ fn mistyped(text: &OsStr) -> Option<&OsStr> {
     (is_mode && Path::new(text).symlink_metadata().is_err()).then_some(word)
 }
 
-/// The names of inputs as they were given: a link appears under its own name as well. What is named twice is one.
+/// The names of inputs as they were given: a link appears under its own name as well.
 fn inputs(given: &[OsString]) -> Result<Vec<String>, Failure> {
     let (mut names, mut real) = (Vec::new(), Vec::new());
     for path in given {
         let found = absolute("input", Path::new(path))?;
-        if real.contains(&found) {
-            continue;
+        let name = own_name(Path::new(path)).unwrap_or_else(|| found.clone());
+        // Another name of what has one: it can be at one place only.
+        if names.contains(&name) || !real.contains(&found) {
+            names.push(name);
+            real.push(found);
         }
-        names.push(own_name(Path::new(path)).unwrap_or_else(|| found.clone()));
-        real.push(found);
     }
     Ok(names)
 }
 
-/// `path` from the root on, with its links; nothing if it has `..`, which leads elsewhere behind a link, or a name that
-/// the API cannot carry.
+/// `path` from the root on, with its links. Where it has `..`, which leads elsewhere behind a link, the last name alone is
+/// kept; nothing if that is none, or one that the API cannot carry.
 fn own_name(path: &Path) -> Option<String> {
-    let whole = std::path::absolute(path).ok()?;
-    let parent = whole.components().any(|component| component == std::path::Component::ParentDir);
-    whole
-        .to_str()
-        .filter(|_| !parent)
-        .map(|text| text.trim_end_matches('/'))
-        .filter(|t| !t.is_empty())
-        .map(str::to_owned)
+    let mut whole = std::path::absolute(path).ok()?;
+    if whole.components().any(|component| component == std::path::Component::ParentDir) {
+        whole = whole.parent()?.canonicalize().ok()?.join(whole.file_name()?);
+    }
+    let text = whole.to_str()?.trim_end_matches('/');
+    (!text.is_empty()).then(|| text.to_owned())
 }
 
 /// The kernel's name for `path`.

@@ -271,6 +271,7 @@ fn own_names(world: &'static World) {
         ("link", ["link/notes", "real/notes"]),
         ("single", ["single", "real/notes"]),
         ("link/notes", ["link/notes", "real/notes"]),
+        ("real/../single", ["single", "real/notes"]),
     ] {
         let [one, other] = names.map(|name| text(&home.join(name)).to_owned());
         let given = home.join(given);
