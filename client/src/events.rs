@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use agentd_proto::v1::{Event, EventsRequest};
+use agentd_proto::v1::{Event, EventsRequest, ExecDetail};
 
 use crate::cli::{Decision, EventsArgs};
 use crate::connect::Socket;
@@ -121,9 +121,19 @@ fn detail(event: &Event) -> String {
             let claimed = if exec.argv_claimed { " claims" } else { "" };
             let _ = write!(out, "{claimed} {:?}", exec.argv);
         }
-        if !exec.interpreters.is_empty() {
-            let _ = write!(out, " by {}", exec.interpreters.join(", "));
+        let interpreters = interpreters(exec);
+        if !interpreters.is_empty() {
+            let _ = write!(out, " by {}", interpreters.join(", "));
         }
+        if let Some(image) = exec.image.as_ref().filter(|image| !interpreters.contains(image)) {
+            let _ = write!(out, " now {image}");
+        }
+        match exec.result.as_deref() {
+            Some("failed") if event.decision.as_deref() != Some("deny") => out.push_str(" failed"),
+            Some("unknown") => out.push_str(" ended before it was known whether it ran"),
+            _ => {}
+        }
+        out.push_str(&times(exec.count.unwrap_or(1)));
     }
     if let Some(exit) = &event.exit {
         out.push_str(&ending(exit.code, exit.signal));
@@ -188,6 +198,16 @@ fn detail(event: &Event) -> String {
     out
 }
 
+/// The interpreters of a script. The ELF loader, which comes after the program that runs, is the record's alone.
+fn interpreters(exec: &ExecDetail) -> &[String] {
+    let program = match (&exec.image, exec.result.as_deref()) {
+        (Some(image), _) => exec.interpreters.iter().position(|interpreter| interpreter == image),
+        (None, Some("ran")) => None,
+        (None, _) => exec.interpreters.len().checked_sub(1),
+    };
+    program.map_or(&[], |program| &exec.interpreters[..=program])
+}
+
 fn times(count: u64) -> String {
     if count > 1 { format!(" {count} times") } else { String::new() }
 }
@@ -203,7 +223,7 @@ fn ending(code: Option<i32>, signal: Option<i32>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use agentd_proto::v1::{Actor, DnsDetail, ExecDetail, HttpDetail, NetDetail, PolicyDetail};
+    use agentd_proto::v1::{Actor, DnsDetail, HttpDetail, NetDetail, PolicyDetail};
 
     fn event() -> Event {
         Event {
@@ -285,6 +305,36 @@ mod tests {
         for text in [line(&event, false), json(&event).unwrap()] {
             assert!(!text.contains(|c: char| c.is_control() || c == '\u{202e}'), "{text:?}");
         }
+    }
+
+    #[test]
+    fn a_loader_is_no_news_and_what_became_of_an_exec_is() {
+        let of = |exec: &ExecDetail| detail(&Event { exec: Some(exec.clone()), ..Event::default() });
+        let loader = "/usr/lib/ld.so".to_owned();
+        let program = ExecDetail {
+            path: "/usr/bin/git".into(),
+            interpreters: vec![loader.clone()],
+            result: Some("ran".into()),
+            ..ExecDetail::default()
+        };
+        assert_eq!(of(&program), " /usr/bin/git");
+        let script = ExecDetail {
+            path: "/w/run".into(),
+            interpreters: vec!["/w/outer".into(), "/usr/bin/dash".into(), loader],
+            image: Some("/usr/bin/dash".into()),
+            ..program.clone()
+        };
+        assert_eq!(of(&script), " /w/run by /w/outer, /usr/bin/dash");
+        let renamed = ExecDetail { image: Some("/w/other".into()), ..program.clone() };
+        assert_eq!(of(&renamed), " /usr/bin/git now /w/other");
+        let (interpreters, result) = (vec![], Some("failed".into()));
+        let failed = ExecDetail { interpreters, result, count: Some(3), ..program.clone() };
+        assert_eq!(of(&failed), " /usr/bin/git failed 3 times");
+        let unknown = ExecDetail { result: Some("unknown".into()), ..failed };
+        assert_eq!(
+            of(&ExecDetail { count: None, ..unknown }),
+            " /usr/bin/git ended before it was known whether it ran"
+        );
     }
 
     #[test]

@@ -4,6 +4,7 @@
 mod fixture;
 mod inside;
 mod outside;
+mod record;
 mod steering;
 
 use std::process::ExitCode;
@@ -34,5 +35,6 @@ fn main() -> ExitCode {
         ("what_it_stops_on_its_way_holds_nothing_up", steering::stopped_on_the_way),
     ];
     tests.extend(named("session", &more));
+    tests.extend(named("record", record::TESTS));
     run_tests("escape", tests, |_| fixture::remove())
 }

@@ -49,8 +49,9 @@ pub fn denied(bytes: &[u8]) {
 /// `/proc/PID/status` and `/proc/PID/stat`: a process's name does not change what is read behind it.
 pub fn proc(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
-    let _ = (procfs::parse_ids(&text), procfs::parse_image(&text));
+    let _ = (procfs::parse_ids(&text), procfs::parse_memory(&text), procfs::parse_thread_state(&text));
     let fields: Vec<String> = (3..=52).map(|number| number.to_string()).collect();
     let name: String = text.chars().take(64).collect();
-    assert_eq!(procfs::parse_image(&format!("7 ({name}) {}", fields.join(" "))), [26, 28, 48]);
+    let memory = procfs::parse_memory(&format!("7 ({name}) {}", fields.join(" ")));
+    assert_eq!(memory.map(|memory| memory.places), Some([26, 28, 48]));
 }

@@ -2,6 +2,7 @@
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
+use rustix::event::{PollFd, PollFlags};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions};
 
 use agentd_policy::event::ExitStatus;
@@ -177,6 +178,13 @@ pub enum PidfdExit {
     NotReaped,
     /// The kernel is older than 6.15 and does not tell.
     Unsupported,
+}
+
+/// Whether the process has ended, reaped or not.
+pub fn has_ended(pidfd: BorrowedFd<'_>) -> bool {
+    let mut fds = [PollFd::from_borrowed_fd(pidfd, PollFlags::IN)];
+    let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
+    matches!(rustix::event::poll(&mut fds, Some(&now)), Ok(1..))
 }
 
 /// How a process ended that need not be a child (`PIDFD_GET_INFO`, Linux 6.15).

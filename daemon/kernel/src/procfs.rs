@@ -3,7 +3,7 @@
 use std::io::{Read as _, Write as _};
 use std::os::fd::{BorrowedFd, OwnedFd};
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::process::Pid;
 
 /// The most that is read of any file here.
@@ -19,6 +19,8 @@ pub struct Ids {
     pub pid: u32,
     /// Its parent, as the reader sees it.
     pub parent: u32,
+    /// Its thread group, as the reader sees it: the process's number.
+    pub group: u32,
 }
 
 /// Opens the host's /proc.
@@ -52,6 +54,7 @@ pub(crate) fn parse_ids(status: &str) -> Ids {
     Ids {
         pid: number(field("NSpid:").and_then(|line| line.split_whitespace().next_back())),
         parent: number(field("PPid:")),
+        group: number(field("Tgid:")),
     }
 }
 
@@ -113,22 +116,109 @@ pub fn spare_from_oom(proc: BorrowedFd<'_>) -> std::io::Result<bool> {
     }
 }
 
-/// Where the image of `pid` keeps its arguments: changes whenever the image does.
+/// A file, whatever its names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct FileId {
+    /// Of its file system.
+    pub device: u64,
+    /// On it.
+    pub inode: u64,
+}
+
+impl FileId {
+    /// The file that `fd` is open on.
+    ///
+    /// # Errors
+    /// As `fstat(2)`.
+    pub fn of(fd: BorrowedFd<'_>) -> std::io::Result<Self> {
+        Ok(Self::from(rustix::fs::fstat(fd)?))
+    }
+}
+
+impl From<rustix::fs::Stat> for FileId {
+    fn from(stat: rustix::fs::Stat) -> Self {
+        Self { device: stat.st_dev, inode: stat.st_ino }
+    }
+}
+
+/// The file that `pid` runs. The kernel sets it with the image; a process without capabilities cannot change it.
+///
+/// # Errors
+/// `ENOENT` once it is gone, `EACCES` if the reader may not know.
+pub fn running(proc: BorrowedFd<'_>, pid: i32) -> std::io::Result<FileId> {
+    Ok(FileId::from(rustix::fs::statat(proc, format!("{pid}/exe"), AtFlags::empty())?))
+}
+
+/// A process's image, as far as one can be told from another of the same file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Memory {
+    /// When the process began, in ticks since boot: tells it from another that had its number.
+    pub began: u64,
+    /// Whether it was forked and has had no image of its own since (`PF_FORKNOEXEC`).
+    pub forked: bool,
+    /// Where code and stack begin and the arguments are.
+    pub places: [u64; 3],
+}
+
+/// The memory of `pid`.
 ///
 /// # Errors
 /// `ENOENT` or `ESRCH` once it is gone.
-pub fn image(proc: BorrowedFd<'_>, pid: i32) -> std::io::Result<[u64; 3]> {
+pub fn memory(proc: BorrowedFd<'_>, pid: i32) -> std::io::Result<Memory> {
     let text = read(proc, format!("{pid}/stat"))?;
-    Ok(parse_image(&String::from_utf8_lossy(&text)))
+    parse_memory(&String::from_utf8_lossy(&text))
+        .ok_or_else(|| std::io::Error::other("/proc/PID/stat is short"))
 }
 
-/// `startcode`, `startstack` and `arg_start` of proc_pid_stat(5), which follow a name that may hold
-/// anything, so they are counted from its closing parenthesis.
-pub(crate) fn parse_image(stat: &str) -> [u64; 3] {
-    let after = stat.rfind(')').map_or("", |at| &stat[at + 1..]);
+/// `flags`, `starttime`, `startcode`, `startstack` and `arg_start` of proc_pid_stat(5), which follow a name that may
+/// hold anything, so they are counted from its closing parenthesis.
+pub(crate) fn parse_memory(stat: &str) -> Option<Memory> {
+    const PF_FORKNOEXEC: u64 = 0x40;
+    let after = &stat[stat.rfind(')')? + 1..];
     let fields: Vec<&str> = after.split_whitespace().collect();
     // The first field behind the name is number 3.
-    [26, 28, 48].map(|n| fields.get(n - 3).and_then(|f| f.parse().ok()).unwrap_or(0))
+    let number = |n: usize| fields.get(n - 3)?.parse::<u64>().ok();
+    Some(Memory {
+        began: number(22)?,
+        forked: number(9)? & PF_FORKNOEXEC != 0,
+        places: [number(26)?, number(28)?, number(48)?],
+    })
+}
+
+/// What a thread does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ThreadState {
+    /// It waits in `execve(2)` or `execveat(2)`.
+    InExec,
+    /// It waits elsewhere.
+    Elsewhere,
+    /// It runs, so /proc does not tell.
+    Running,
+    /// There is none of that number in the process.
+    Gone,
+}
+
+/// What thread `thread` of process `pid` does (proc_pid_syscall(5)).
+///
+/// # Errors
+/// `EPERM` if the reader may not know.
+pub fn thread_state(proc: BorrowedFd<'_>, pid: i32, thread: i32) -> std::io::Result<ThreadState> {
+    let text = match read(proc, format!("{pid}/task/{thread}/syscall")) {
+        Ok(text) => text,
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESRCH)) => {
+            return Ok(ThreadState::Gone);
+        }
+        Err(error) => return Err(error),
+    };
+    Ok(parse_thread_state(&String::from_utf8_lossy(&text)))
+}
+
+pub(crate) fn parse_thread_state(syscall: &str) -> ThreadState {
+    match syscall.split_whitespace().next().map(str::parse::<i64>) {
+        Some(Ok(libc::SYS_execve | libc::SYS_execveat)) => ThreadState::InExec,
+        Some(Ok(_)) => ThreadState::Elsewhere,
+        Some(Err(_)) | None => ThreadState::Running,
+    }
 }
 
 /// The arguments as the process has them in its memory: a claim.
@@ -163,7 +253,13 @@ mod tests {
         let proc = open().unwrap();
         let own = std::process::id();
         assert_eq!(ids(proc.as_fd(), own as i32).unwrap().pid, own);
-        assert!(image(proc.as_fd(), own as i32).unwrap().iter().all(|n| *n != 0));
+        let now = memory(proc.as_fd(), own as i32).unwrap();
+        assert!(now.places.iter().all(|n| *n != 0) && !now.forked && now.began != 0);
+        let exe = std::fs::File::open("/proc/self/exe").unwrap();
+        assert_eq!(running(proc.as_fd(), own as i32).unwrap(), FileId::of(exe.as_fd()).unwrap());
+        let thread = rustix::thread::gettid().as_raw_nonzero().get();
+        assert_eq!(thread_state(proc.as_fd(), own as i32, thread).unwrap(), ThreadState::Running);
+        assert_eq!(thread_state(proc.as_fd(), own as i32, 1).unwrap(), ThreadState::Gone);
         assert!(!arguments(proc.as_fd(), own as i32).unwrap().is_empty());
         assert!(link(proc.as_fd(), "self", "exe").unwrap().starts_with('/'));
         assert!(ids(proc.as_fd(), i32::MAX).is_err());
@@ -180,8 +276,22 @@ mod tests {
         let mut fields: Vec<String> = (3..=52).map(|n| n.to_string()).collect();
         fields[0] = "S".into();
         let stat = format!("7 (a ) 1 2 3) {}", fields.join(" "));
-        assert_eq!(parse_image(&stat), [26, 28, 48]);
-        assert_eq!(parse_image(""), [0; 3]);
-        assert_eq!(parse_ids("Name:\tx\nPPid:\t5\nNSpid:\t900\t7\n"), Ids { pid: 7, parent: 5 });
+        let memory = Memory { began: 22, forked: false, places: [26, 28, 48] };
+        assert_eq!(parse_memory(&stat), Some(memory));
+        let forked = stat.replacen(" 9 ", " 73 ", 1);
+        assert_eq!(parse_memory(&forked), Some(Memory { forked: true, ..memory }));
+        assert_eq!((parse_memory(""), parse_memory("7 (x) S 1")), (None, None));
+        let ids = Ids { pid: 7, parent: 5, group: 9 };
+        assert_eq!(parse_ids("Name:\tx\nTgid:\t9\nPPid:\t5\nNSpid:\t900\t7\n"), ids);
+    }
+
+    #[test]
+    fn where_a_thread_is() {
+        assert_eq!(parse_thread_state("running\n"), ThreadState::Running);
+        assert_eq!(parse_thread_state("59 0x7f 0x7f 0x7f 0x0 0x0 0x0 0x7f 0x7f\n"), ThreadState::InExec);
+        assert_eq!(parse_thread_state("322 0x7f\n"), ThreadState::InExec);
+        assert_eq!(parse_thread_state("-1 0x7f 0x7f\n"), ThreadState::Elsewhere);
+        assert_eq!(parse_thread_state("61 0x7f 0x7f\n"), ThreadState::Elsewhere);
+        assert_eq!(parse_thread_state(""), ThreadState::Running);
     }
 }

@@ -40,10 +40,17 @@ pub enum EventBody {
         actor: Actor,
         /// The file that was opened for it.
         path: String,
-        /// What was opened after it for the same exec: a script's interpreter, the ELF loader.
+        /// What the same call certainly opened after it: a script's interpreter, the ELF loader.
         interpreters: Vec<String>,
-        /// What the process then said its arguments are; `None` if it was gone too soon.
+        /// What the process then said its arguments are; `None` if it did not run or was gone too soon.
         argv: Option<Vec<String>>,
+        /// What became of it.
+        result: ExecResult,
+        /// What the process runs since, if the kernel names it otherwise: a script's interpreter, a file that was
+        /// renamed.
+        image: Option<String>,
+        /// How many calls that failed, of the same file by the same process, one after the other.
+        count: u64,
     },
     /// An exec that was refused because it could not be told in full.
     ExecRefused {
@@ -93,6 +100,17 @@ pub enum EventBody {
     },
     /// The session is over.
     Ended(End),
+}
+
+/// What became of an attempt to run a program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ExecResult {
+    /// The process's image was read after the change: it is this program's.
+    Ran,
+    /// The call is over and the image is another.
+    Failed,
+    /// The process was gone before it could be read, or what it ran cannot be told from something else.
+    Unknown,
 }
 
 /// How a process ended.

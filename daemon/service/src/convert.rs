@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use agentd_policy::event::{self, End, EventBody, ExitStatus, SourceEvent};
+use agentd_policy::event::{self, End, EventBody, ExecResult, ExitStatus, SourceEvent};
 use agentd_policy::names::SessionId;
 use agentd_proto::v1::{
     Actor, DroppedDetail, Event, ExecDetail, Exit, ExitDetail, LimitDetail, NetDetail, PolicyDetail,
@@ -162,7 +162,7 @@ impl Numbering {
         let mut new = |kind: &str| self.event(kind, time);
         match body {
             EventBody::Started => new("session.started"),
-            EventBody::Exec { actor: who, path, interpreters, argv } => Event {
+            EventBody::Exec { actor: who, path, interpreters, argv, result, image, count } => Event {
                 decision: Some("allow".into()),
                 actor: Some(actor(&who)),
                 exec: Some(ExecDetail {
@@ -170,6 +170,9 @@ impl Numbering {
                     argv_claimed: argv.is_some(),
                     argv: arguments(&argv.unwrap_or_default()),
                     interpreters: arguments(&interpreters),
+                    result: Some(exec_result(result).into()),
+                    image: image.as_deref().map(bounded),
+                    count: (count > 1).then_some(count),
                 }),
                 ..new("process.exec")
             },
@@ -177,7 +180,11 @@ impl Numbering {
                 decision: Some("deny".into()),
                 rule: Some(rule),
                 actor: Some(actor(&who)),
-                exec: Some(ExecDetail { path: bounded(&path), ..ExecDetail::default() }),
+                exec: Some(ExecDetail {
+                    path: bounded(&path),
+                    result: Some(exec_result(ExecResult::Failed).into()),
+                    ..ExecDetail::default()
+                }),
                 ..new("process.exec")
             },
             EventBody::Exit { actor: who, status } => Event {
@@ -215,6 +222,14 @@ impl Numbering {
             }
             EventBody::Ended(_) => new("session.ended"),
         }
+    }
+}
+
+fn exec_result(result: ExecResult) -> &'static str {
+    match result {
+        ExecResult::Ran => "ran",
+        ExecResult::Failed => "failed",
+        ExecResult::Unknown => "unknown",
     }
 }
 
@@ -314,7 +329,8 @@ mod tests {
     fn what_a_session_says_is_bounded() {
         let argv = Some(vec!["ü".repeat(3000); 1000]);
         let who = event::Actor { pid: 1, ppid: None, exe: Some("x".repeat(9000)) };
-        let body = EventBody::Exec { actor: who, path: "p".repeat(9000), interpreters: vec![], argv };
+        let (path, image, result) = ("p".repeat(9000), Some("i".repeat(9000)), ExecResult::Ran);
+        let body = EventBody::Exec { actor: who, path, interpreters: vec![], argv, result, image, count: 1 };
         let (events, _) = numbering().take(source(1, body));
         assert!(serde_json::to_string(&events[0].event).unwrap().len() < 40 << 10);
     }

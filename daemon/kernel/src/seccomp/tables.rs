@@ -13,7 +13,8 @@ use super::{Match, Options, Rule, Table, Verdict, Word};
 pub const AGENT: Table = Table { rules: agent, denied: Verdict::Errno(EPERM as u16) };
 /// `agentd-relay`: it works on descriptors that it has.
 pub const RELAY: Table = Table { rules: relay, denied: Verdict::Kill };
-/// The keeper: as the relay, and it waits, signals, reads /proc, is connected to, and makes pairs of sockets.
+/// The keeper: as the relay, and it waits, signals, reads /proc, is connected to, makes pairs of sockets, and has the
+/// closes of files reported.
 pub const KEEPER: Table = Table { rules: keeper, denied: Verdict::Errno(EPERM as u16) };
 /// The keeper of a session that has a way out: it dials, too.
 pub const DIALLER: Table = Table { rules: dialler, denied: Verdict::Errno(EPERM as u16) };
@@ -312,10 +313,19 @@ fn keeper(options: Options) -> BTreeMap<u32, Rule> {
     rules.extend(each(&[
         (SYS_openat, only_without(2, writes, ALLOW, PERM)),
         (SYS_ioctl, equal(1, &ioctls, ALLOW, PERM)),
+        // Closes of files that sessions run, and nothing that could hold others up: a mark is for all of the host.
+        (SYS_fanotify_mark, closes()),
         // Streams between relay and service.
         (SYS_socketpair, equal(0, &[AF_UNIX as u32], ALLOW, PERM)),
     ]));
     rules
+}
+
+/// `FAN_CLOSE_NOWRITE` of one file, to add or to remove.
+fn closes() -> Rule {
+    let flags = equal(1, &[FAN_MARK_ADD, FAN_MARK_REMOVE], ALLOW, PERM);
+    let low = by(Word::Low(2), u32::MAX, vec![(vec![FAN_CLOSE_NOWRITE as u32], flags)], PERM);
+    by(Word::High(2), u32::MAX, vec![(vec![0], low)], PERM)
 }
 
 fn dialler(options: Options) -> BTreeMap<u32, Rule> {

@@ -304,6 +304,20 @@ fn neither_relay_nor_keeper_gets_further() {
             assert_eq!(verdict(table, AGENT_OPTIONS, &with((PROT_READ | PROT_EXEC) as u64)), PERM);
         }
     }
+    // A mark is for every process of the host: one that asks for permission would hold all of them up.
+    let mark = |flags: u32, mask: u64| Call::native(SYS_fanotify_mark, [3, flags.into(), mask, 4, 0, 0]);
+    for flags in [FAN_MARK_ADD, FAN_MARK_REMOVE] {
+        assert_eq!(verdict(&KEEPER, AGENT_OPTIONS, &mark(flags, FAN_CLOSE_NOWRITE)), ALLOW);
+        assert_eq!(verdict(&RELAY, AGENT_OPTIONS, &mark(flags, FAN_CLOSE_NOWRITE)), Verdict::Kill);
+        for mask in [FAN_OPEN_PERM, FAN_OPEN_EXEC_PERM, FAN_ACCESS_PERM, FAN_CLOSE_WRITE, HIGH, 0] {
+            for mask in [mask, mask | HIGH, mask | FAN_CLOSE_NOWRITE | HIGH] {
+                assert_eq!(verdict(&KEEPER, AGENT_OPTIONS, &mark(flags, mask)), PERM, "{mask:x}");
+            }
+        }
+    }
+    for flags in [FAN_MARK_FLUSH, FAN_MARK_ADD | FAN_MARK_MOUNT, FAN_MARK_ADD | FAN_MARK_FILESYSTEM] {
+        assert_eq!(verdict(&KEEPER, AGENT_OPTIONS, &mark(flags, FAN_CLOSE_NOWRITE)), PERM);
+    }
     let open = |flags: i32| Call::native(SYS_openat, [0, 0, flags as u64, 0, 0, 0]);
     assert_eq!(verdict(&RELAY, AGENT_OPTIONS, &open(O_RDONLY)), PERM);
     assert_eq!(verdict(&KEEPER, AGENT_OPTIONS, &open(O_RDONLY | O_CLOEXEC | O_DIRECTORY)), ALLOW);

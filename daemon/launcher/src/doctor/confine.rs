@@ -186,7 +186,7 @@ fn watch_exec(host: &Host) -> Result<String, String> {
     .map_err(text)?;
     let answered = if ready(watch.as_fd(), PATIENCE) {
         let attempts = watch.read(host.proc.as_fd()).map_err(text)?.attempts;
-        attempts.into_iter().try_for_each(|attempt| watch.answer(attempt, false)).map_err(text)
+        attempts.into_iter().try_for_each(|attempt| watch.answer(&attempt, false)).map_err(text)
     } else {
         Err("no event came".to_owned())
     };

@@ -57,7 +57,8 @@ impl Keeper {
         self.tell_early();
         // With pid 1 the kernel has ended every process of the session (pid_namespaces(7)).
         self.commands_are_over();
-        for event in self.processes.all_ended() {
+        self.closes()?;
+        for event in self.processes.all_ended(&self.execs) {
             self.spool.push(event);
         }
         self.denials.read(&mut self.spool)?;

@@ -1,9 +1,9 @@
-//! Execs of the session: each is asked about, and let through if it can be told in full.
+//! Execs of the session: each is asked about, and let through if it can be recorded in full.
 
 use std::os::fd::AsFd;
 
 use agentd_kernel::exec_watch::Attempt;
-use agentd_policy::event::EventBody;
+use agentd_policy::event::{EventBody, ExecResult};
 use rustix::event::epoll::{self, EventData, EventFlags};
 
 use super::processes::{Ended, Met};
@@ -17,41 +17,62 @@ impl Keeper {
         }
         self.limits.active();
         for attempt in attempts.attempts {
-            // What cannot be told in full is refused: no room, a file without a name, a process without a pidfd.
-            let room = self.spool.has_room();
-            let allow = room && self.follow(&attempt);
-            if !allow {
-                let actor = self.processes.actor(attempt.pid);
+            // Whatever a thread closed before it opens another file is reported by now.
+            self.closes()?;
+            // An exec that cannot be recorded is refused: no room, a file without a name, a process without a pidfd.
+            let room = self.spool.has_room_for(self.processes.unsettled() + 1);
+            let met = if room { self.follow(&attempt) } else { Met::Unknown };
+            if met == Met::Unknown {
+                let actor = self.processes.actor(attempt.thread);
                 let path = attempt.path.clone().unwrap_or_else(|| "(unnameable)".into());
                 let rule = if room { "audit.unnameable" } else { "audit.room" }.into();
                 self.spool.push(EventBody::ExecRefused { actor, path, rule });
             }
-            self.execs.answer(attempt, allow).map_err(|e| format!("fanotify: {e}"))?;
+            let allow = !matches!(met, Met::Unknown | Met::Gone);
+            self.execs.answer(&attempt, allow).map_err(|e| format!("fanotify: {e}"))?;
+            if allow {
+                self.processes.let_through(attempt);
+            }
         }
         Ok(())
     }
 
     /// Remembers who runs what; whether that could be done.
-    fn follow(&mut self, attempt: &Attempt) -> bool {
-        let Some(path) = &attempt.path else { return false };
-        let (known, event) = self.processes.attempt(attempt.pid, path);
-        if let Some(event) = event {
-            self.tell(event);
-        }
-        match known {
-            Met::New => {
-                let data = EventData::new_u64(PROCESS | u64::from(attempt.pid.unsigned_abs()));
-                let pidfd = self.processes.pidfd(attempt.pid);
-                pidfd.is_some_and(|pidfd| epoll::add(&self.epoll, pidfd, data, EventFlags::IN).is_ok())
+    fn follow(&mut self, attempt: &Attempt) -> Met {
+        let (met, events) = self.processes.attempt(&self.execs, attempt);
+        events.into_iter().for_each(|event| self.tell(event));
+        match met {
+            Met::New(pid) => {
+                let data = EventData::new_u64(PROCESS | u64::from(pid.unsigned_abs()));
+                let pidfd = self.processes.pidfd(pid);
+                let followed =
+                    pidfd.is_some_and(|pidfd| epoll::add(&self.epoll, pidfd, data, EventFlags::IN).is_ok());
+                if followed { met } else { Met::Unknown }
             }
-            Met::Known => true,
-            Met::Unknown => false,
+            Met::Gone => {
+                // It was killed while it waited: nothing runs.
+                let actor = self.processes.actor(attempt.thread);
+                let path = attempt.path.clone().unwrap_or_else(|| "(unnameable)".into());
+                let (result, count) = (ExecResult::Failed, 1);
+                let (interpreters, argv, image) = Default::default();
+                self.tell(EventBody::Exec { actor, path, interpreters, argv, result, image, count });
+                met
+            }
+            Met::Known | Met::Unknown => met,
         }
+    }
+
+    /// Files that were to be run were closed.
+    pub(super) fn closes(&mut self) -> Result<(), String> {
+        let closes = self.execs.closes().map_err(|e| format!("fanotify: {e}"))?;
+        let events = self.processes.closed(&self.execs, &closes);
+        events.into_iter().for_each(|event| self.tell(event));
+        Ok(())
     }
 
     pub(super) fn process_ended(&mut self, token: u64) -> Result<(), String> {
         let pid = i32::try_from(token & (PROCESS - 1)).map_err(|e| e.to_string())?;
-        match self.processes.ended(pid) {
+        match self.processes.ended(&self.execs, pid) {
             Ended::Done(events) => events.into_iter().for_each(|e| self.tell(e)),
             Ended::NotReaped => {
                 // Hang-ups, the sign that it was reaped, are reported without being asked for.

@@ -2,6 +2,7 @@
 //! namespace, sees its execs, answers the kernel, passes signals and further commands on, and ends it. It needs
 //! neither launcher nor service: what a service has not taken waits for the next.
 
+mod calls;
 mod commands;
 mod egress;
 mod ending;
@@ -11,8 +12,10 @@ mod link;
 mod network;
 mod outbox;
 mod processes;
+mod repeats;
 mod rights;
 mod spool;
+mod watched;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -150,6 +153,7 @@ const METER: u64 = 11;
 const LISTENER: u64 = 12;
 const RELAY_SAYS: u64 = 13;
 const SIGNALS: u64 = 14;
+const CLOSES: u64 = 15;
 const PROCESS: u64 = 1 << 32;
 
 impl Keeper {
@@ -162,12 +166,13 @@ impl Keeper {
         // cgroup files are always readable; only their priority data says that something changed.
         let memory =
             if parts.watch.memory_is_eventfd() { EventFlags::PRI | EventFlags::IN } else { EventFlags::PRI };
-        let sources: [(BorrowedFd<'_>, u64, EventFlags); 8] = [
+        let sources: [(BorrowedFd<'_>, u64, EventFlags); 9] = [
             (parts.signals.as_fd(), SIGNALS, EventFlags::IN),
             (parts.listener.as_fd(), LISTENER, EventFlags::IN),
             (parts.init.pidfd.as_fd(), INIT_ENDED, EventFlags::IN),
             (parts.relay.pidfd.as_fd(), RELAY_ENDED, EventFlags::IN),
             (parts.execs.as_fd(), EXECS, EventFlags::IN),
+            (parts.execs.closes_fd(), CLOSES, EventFlags::IN),
             (denials.as_fd(), PACKETS, EventFlags::IN),
             (parts.watch.pids_fd(), PIDS, EventFlags::PRI),
             (parts.watch.memory_fd(), MEMORY, memory),
@@ -264,6 +269,7 @@ impl Keeper {
             INIT_ENDED => self.init_ended()?,
             RELAY_ENDED => self.relay_ended()?,
             EXECS => self.execs()?,
+            CLOSES => self.closes()?,
             PACKETS => self.denials.read(&mut self.spool)?,
             SIGNALS => self.asked_to_end(),
             PIDS => self.pids_limit()?,
@@ -357,7 +363,7 @@ impl Keeper {
         if self.end.is_none() {
             self.look_at_limits(now)?;
         }
-        for event in self.processes.look(now) {
+        for event in self.processes.look(&self.execs, now) {
             self.tell(event);
         }
         self.denials.flush_older(now, &mut self.spool);

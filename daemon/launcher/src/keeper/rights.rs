@@ -42,6 +42,7 @@ impl Keeper {
             self.to_init.socket.as_fd(),
             self.listener.as_fd(),
             self.execs.as_fd(),
+            self.execs.closes_fd(),
             self.epoll.as_fd(),
             self.signals.as_fd(),
         ]);

@@ -132,8 +132,8 @@ impl Spool {
 /// How many bytes of an event the agent has chosen.
 fn weight(body: &EventBody) -> usize {
     match body {
-        EventBody::Exec { actor, path, interpreters, argv } => {
-            let exe = actor.exe.as_ref().map_or(0, String::len);
+        EventBody::Exec { actor, path, interpreters, argv, image, .. } => {
+            let exe = [&actor.exe, image].into_iter().flatten().map(String::len).sum::<usize>();
             exe + path.len() + all(interpreters) + argv.as_deref().map_or(0, all)
         }
         EventBody::ExecRefused { actor, path, .. } => actor.exe.as_ref().map_or(0, String::len) + path.len(),
@@ -228,6 +228,9 @@ mod tests {
             path: "/".repeat(4096),
             interpreters: vec!["/".repeat(4096); 8],
             argv: Some(vec!["x".into(); 16 << 10]),
+            result: agentd_policy::event::ExecResult::Ran,
+            image: None,
+            count: 1,
         };
         let mut spool = Spool::default();
         while spool.has_room() {

@@ -237,7 +237,8 @@ fn source(number: u64, body: EventBody) -> Vec<u8> {
 
 fn exec() -> EventBody {
     let actor = Actor { pid: 3, ppid: Some(2), exe: None };
-    EventBody::Exec { actor, path: "/usr/bin/echo".into(), interpreters: vec![], argv: None }
+    let (path, result) = ("/usr/bin/echo".into(), agentd_policy::event::ExecResult::Ran);
+    EventBody::Exec { actor, path, interpreters: vec![], argv: None, result, image: None, count: 1 }
 }
 
 impl Played {
