@@ -61,27 +61,31 @@ pub struct Before {
 
 /// The calls of one process since its image was last known.
 #[derive(Debug, Default)]
-pub struct Calls(Vec<Opened>);
+pub struct Calls {
+    opened: Vec<Opened>,
+    /// One of them may have run unseen: the program that ran before, once more.
+    doubt: bool,
+}
 
 impl Calls {
     /// How many files are in question.
     pub fn len(&self) -> usize {
-        self.0.len()
+        self.opened.len()
     }
 
     /// Whether none is.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.opened.is_empty()
     }
 
     /// Whether `thread` has opened one.
     pub fn has(&self, thread: i32) -> bool {
-        self.0.iter().any(|opened| opened.thread == thread)
+        self.opened.iter().any(|opened| opened.thread == thread)
     }
 
     /// The threads that did.
     pub fn threads(&self) -> Vec<i32> {
-        let mut threads: Vec<i32> = self.0.iter().map(|opened| opened.thread).collect();
+        let mut threads: Vec<i32> = self.opened.iter().map(|opened| opened.thread).collect();
         threads.sort_unstable();
         threads.dedup();
         threads
@@ -89,7 +93,7 @@ impl Calls {
 
     /// Whether `file` is in question: an image of it may be a new one.
     pub fn includes(&self, file: FileId) -> bool {
-        self.0.iter().any(|opened| opened.file == file)
+        self.opened.iter().any(|opened| opened.file == file)
     }
 
     /// A thread waits to open another file, while the image is as it was `before` as far as can be seen. What is
@@ -102,14 +106,14 @@ impl Calls {
         marked: bool,
         before: Before,
     ) -> Vec<Outcome> {
-        let unchanged = before.forked || before.exe.is_some_and(|exe| !self.includes(exe));
-        let link = match self.0.iter().rfind(|opened| opened.thread == thread) {
+        let unchanged = !self.doubt && !self.may_hide(before);
+        let link = match self.opened.iter().rfind(|opened| opened.thread == thread) {
             None => Link::Another,
             Some(last) if last.over => Link::Another,
             Some(last) if last.watched && unchanged => Link::Same,
             Some(_) => Link::Unclear,
         };
-        self.0.push(Opened {
+        self.opened.push(Opened {
             thread,
             file,
             path: path.to_owned(),
@@ -124,7 +128,7 @@ impl Calls {
         if of_thread.len() > MAX_OPENED {
             let result = if unchanged { self.over(&[first], before) } else { ExecResult::Unknown };
             outcomes.push(self.outcome(&[first], result));
-            self.0.remove(first);
+            self.opened.remove(first);
         }
         outcomes
     }
@@ -132,7 +136,7 @@ impl Calls {
     /// A thread closed a file: the call that opened it is over.
     pub fn closed(&mut self, thread: i32, file: FileId) {
         let mut found = false;
-        for opened in self.0.iter_mut().filter(|o| o.thread == thread && o.file == file) {
+        for opened in self.opened.iter_mut().filter(|o| o.thread == thread && o.file == file) {
             (opened.over, found) = (true, true);
         }
         if !found {
@@ -143,13 +147,13 @@ impl Calls {
 
     /// The calls of a thread are over: it is seen to do something else.
     pub fn left(&mut self, thread: i32) {
-        self.0.iter_mut().filter(|o| o.thread == thread).for_each(|opened| opened.over = true);
+        self.opened.iter_mut().filter(|o| o.thread == thread).for_each(|opened| opened.over = true);
     }
 
     /// Closes were lost, of one thread or of all.
     pub fn doubt(&mut self, thread: Option<i32>) {
         let concerned = |o: &&mut Opened| thread.is_none_or(|thread| o.thread == thread);
-        self.0.iter_mut().filter(concerned).for_each(|opened| {
+        self.opened.iter_mut().filter(concerned).for_each(|opened| {
             opened.watched = false;
             if opened.link == Link::Same {
                 opened.link = Link::Unclear;
@@ -157,31 +161,29 @@ impl Calls {
         });
     }
 
-    /// The image is as it was `before`, or another of the same file: what is certain of the calls that are over.
+    /// The image is as it was `before`: what is certain of the calls that are over. If it may be another of the same
+    /// file, none of them is, nor of those that follow until that is known.
     pub fn unchanged(&mut self, before: Before) -> Vec<Outcome> {
-        let doubt = !before.forked && before.exe.is_some_and(|exe| self.includes(exe));
-        let before = if doubt { Before::default() } else { before };
-        let mut outcomes = Vec::new();
-        let mut gone = Vec::new();
-        for call in self.calls() {
-            if call.iter().any(|at| self.0[*at].over) {
-                outcomes.push((call[0], self.outcome(&call, self.over(&call, before))));
-                gone.extend(call);
-            }
-        }
+        let over = |call: &Vec<usize>| call.iter().any(|at| self.opened[*at].over);
+        let done: Vec<_> = self.calls().into_iter().filter(over).collect();
+        self.doubt |= !done.is_empty() && self.may_hide(before);
+        let outcomes = done.iter().map(|call| (call[0], self.outcome(call, self.over(call, before)))).collect();
+        let mut gone: Vec<usize> = done.into_iter().flatten().collect();
         gone.sort_unstable();
-        gone.into_iter().rev().for_each(|at| drop(self.0.remove(at)));
+        gone.into_iter().rev().for_each(|at| drop(self.opened.remove(at)));
+        self.doubt &= !self.is_empty();
         in_order(outcomes)
     }
 
     /// The image is a new one, of the file `exe` if the kernel says which. Whether one of the outcomes is the call that
     /// made it, with the rest of what is certain.
     pub fn changed(&mut self, exe: Option<FileId>, before: Before) -> (bool, Vec<Outcome>) {
+        self.doubt |= self.may_hide(before);
         let found = exe.and_then(|exe| self.program(exe));
         let ran = found.map(|(program, loader)| self.call_of(program, loader, before)).unwrap_or_default();
-        let program = found.map(|(program, _)| self.0[program].path.clone());
+        let program = found.map(|(program, _)| self.opened[program].path.clone());
         let doubtful = match ran.first() {
-            Some(first) => self.calls_until(self.0[*first].thread, Some(*first)),
+            Some(first) => self.calls_until(self.opened[*first].thread, Some(*first)),
             None => self.last_calls(),
         };
         let last = self.last_calls();
@@ -191,7 +193,7 @@ impl Calls {
         }
         for call in self.calls() {
             let is_last = last.contains(&call);
-            let alike = exe.is_none_or(|exe| call.iter().any(|at| self.0[*at].file == exe));
+            let alike = exe.is_none_or(|exe| call.iter().any(|at| self.opened[*at].file == exe));
             let result = match doubtful.contains(&call) || (alike && (is_last || !before.forked)) {
                 true => ExecResult::Unknown,
                 false => self.over(&call, before),
@@ -203,29 +205,35 @@ impl Calls {
             let result = if after { ExecResult::Unknown } else { result };
             outcomes.extend(rest.first().map(|first| (*first, self.outcome(&rest, result))));
         }
-        self.0.clear();
+        (self.opened, self.doubt) = (Vec::new(), false);
         (!ran.is_empty(), in_order(outcomes))
     }
 
     /// The process is gone, and with it every sign of what it ran last.
     pub fn gone(&mut self, before: Before) -> Vec<Outcome> {
+        self.doubt |= self.may_hide(before);
         let last = self.last_calls();
         let mut outcomes = Vec::new();
         for call in self.calls() {
             let result = if last.contains(&call) { ExecResult::Unknown } else { self.over(&call, before) };
             outcomes.push((call[0], self.outcome(&call, result)));
         }
-        self.0.clear();
+        (self.opened, self.doubt) = (Vec::new(), false);
         in_order(outcomes)
     }
 
+    /// Whether an image of one of the files would look like the one `before`.
+    fn may_hide(&self, before: Before) -> bool {
+        !before.forked && before.exe.is_none_or(|exe| self.includes(exe))
+    }
+
     fn same_thread(&self, one: usize, other: usize) -> bool {
-        self.0[one].thread == self.0[other].thread
+        self.opened[one].thread == self.opened[other].thread
     }
 
     /// The positions of a thread's files.
     fn of(&self, thread: i32) -> Vec<usize> {
-        (0..self.0.len()).filter(|at| self.0[*at].thread == thread).collect()
+        (0..self.opened.len()).filter(|at| self.opened[*at].thread == thread).collect()
     }
 
     /// Files that were certainly opened by one call, of all threads.
@@ -235,7 +243,7 @@ impl Calls {
             let mut begun = false;
             for at in self.of(thread) {
                 match calls.last_mut() {
-                    Some(call) if begun && self.0[at].link == Link::Same => call.push(at),
+                    Some(call) if begun && self.opened[at].link == Link::Same => call.push(at),
                     _ => calls.push(vec![at]),
                 }
                 begun = true;
@@ -251,59 +259,63 @@ impl Calls {
 
     /// Those of a thread that may be one with its last call, or with the one that begins at `end`, which is left out.
     fn calls_until(&self, thread: i32, end: Option<usize>) -> Vec<Vec<usize>> {
-        let calls = self.calls().into_iter().filter(|call| self.0[call[0]].thread == thread);
-        let mut linked = end.is_none_or(|end| self.0[end].link != Link::Another);
+        let calls = self.calls().into_iter().filter(|call| self.opened[call[0]].thread == thread);
+        let mut linked = end.is_none_or(|end| self.opened[end].link != Link::Another);
         let mut all = Vec::new();
         for call in calls.rev().filter(|call| end.is_none_or(|end| call[0] < end)) {
             if !linked {
                 break;
             }
-            linked = self.0[call[0]].link != Link::Another;
+            linked = self.opened[call[0]].link != Link::Another;
             all.push(call);
         }
         all
     }
 
     /// Where the program is whose file became the image, and its loader: the last of a thread's files, or the one
-    /// before. Of several the one whose call is not known to be over, then the latest.
+    /// before. None if several calls were for the same file, whose names may differ: which of them ran is not known.
     fn program(&self, exe: FileId) -> Option<(usize, Option<usize>)> {
         let mut found = Vec::new();
         for thread in self.threads() {
             let of_thread = self.of(thread);
             let last = of_thread.len() - 1;
-            if last > 0 && self.0[of_thread[last]].link != Link::Another {
+            if last > 0 && self.opened[of_thread[last]].link != Link::Another {
                 found.push((of_thread[last - 1], Some(of_thread[last])));
             }
             found.push((of_thread[last], None));
         }
-        found.retain(|(program, _)| self.0[*program].file == exe);
-        found.into_iter().max_by_key(|(program, _)| (!self.0[*program].over, *program))
+        found.retain(|(program, _)| self.opened[*program].file == exe);
+        let (last, _) = *found.last()?;
+        let one = |(program, _): &(usize, _)| {
+            *program == last || self.same_thread(*program, last) && self.opened[last].link == Link::Same
+        };
+        found.iter().all(one).then(|| found[found.len() - 1])
     }
 
     /// The call that ran `program`: what is certainly a part of it. A loader that came after is, unless `program` may
     /// have been the image by then.
     fn call_of(&self, program: usize, loader: Option<usize>, before: Before) -> Vec<usize> {
-        let of_thread = self.of(self.0[program].thread);
+        let of_thread = self.of(self.opened[program].thread);
         let at = of_thread.iter().position(|i| *i == program).unwrap_or(0);
         let mut first = at;
-        while first > 0 && self.0[of_thread[first]].link == Link::Same {
+        while first > 0 && self.opened[of_thread[first]].link == Link::Same {
             first -= 1;
         }
         let mut call = of_thread[first..=at].to_vec();
-        let not_yet = before.forked || before.exe.is_some_and(|exe| exe != self.0[program].file);
-        call.extend(loader.filter(|loader| not_yet || self.0[*loader].link == Link::Same));
+        let not_yet = before.forked || before.exe.is_some_and(|exe| exe != self.opened[program].file);
+        call.extend(loader.filter(|loader| not_yet || self.opened[*loader].link == Link::Same));
         call
     }
 
     /// What is certain of a call that is over and did not make the image: it may have made the one before.
     fn over(&self, call: &[usize], before: Before) -> ExecResult {
-        let other = before.exe.is_some_and(|exe| call.iter().all(|at| self.0[*at].file != exe));
-        if before.forked || other { ExecResult::Failed } else { ExecResult::Unknown }
+        let other = before.exe.is_some_and(|exe| call.iter().all(|at| self.opened[*at].file != exe));
+        if before.forked || other && !self.doubt { ExecResult::Failed } else { ExecResult::Unknown }
     }
 
     fn outcome(&self, call: &[usize], result: ExecResult) -> Outcome {
-        let mut paths = call.iter().map(|at| self.0[*at].path.clone());
-        let marked = call.iter().map(|at| &self.0[*at]).filter(|o| o.marked).map(|o| o.file);
+        let mut paths = call.iter().map(|at| self.opened[*at].path.clone());
+        let marked = call.iter().map(|at| &self.opened[*at]).filter(|o| o.marked).map(|o| o.file);
         Outcome {
             path: paths.next().unwrap_or_default(),
             interpreters: paths.collect(),
