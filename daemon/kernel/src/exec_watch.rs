@@ -94,7 +94,7 @@ impl ExecWatch {
     /// As `fanotify_mark(2)`.
     pub fn mark_file(&self, dir: BorrowedFd<'_>, name: &OsStr) -> std::io::Result<()> {
         let flags = MarkFlags::FAN_MARK_ADD | MarkFlags::FAN_MARK_MOUNT | MarkFlags::FAN_MARK_DONT_FOLLOW;
-        Ok(self.0.mark(flags, MaskFlags::FAN_OPEN_EXEC_PERM, dir, Some(name))?)
+        Ok(self.execs.mark(flags, MaskFlags::FAN_OPEN_EXEC_PERM, dir, Some(name))?)
     }
 
     /// The attempts that wait, none if there are none. `proc` is the host's /proc.
