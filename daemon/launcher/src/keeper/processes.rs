@@ -113,6 +113,8 @@ pub struct Processes {
     proc: OwnedFd,
     known: BTreeMap<i32, Known>,
     files: WatchedFiles,
+    /// Our own program, which init's children run until they exec: its name is the host's.
+    ours: Exe,
 }
 
 /// Whether a process is known.
@@ -142,7 +144,8 @@ pub enum Ended {
 impl Processes {
     /// None yet; `proc` is the host's /proc.
     pub fn new(proc: OwnedFd) -> Self {
-        Self { proc, known: BTreeMap::new(), files: WatchedFiles::default() }
+        let ours = Exe::of(proc.as_fd(), std::process::id().cast_signed());
+        Self { proc, known: BTreeMap::new(), files: WatchedFiles::default(), ours }
     }
 
     /// A thread waits to run a file: remembers it while the kernel holds it still. Whether its process is known, and
@@ -211,6 +214,7 @@ impl Processes {
         // A process that was forked runs what its parent runs.
         let path = match parent.filter(|parent| exe.file().is_some() && parent.exe == exe) {
             Some(parent) => parent.path.clone(),
+            None if exe == self.ours => None,
             None => procfs::link(proc, &pid.to_string(), "exe").ok(),
         };
         let parent = match parent {
