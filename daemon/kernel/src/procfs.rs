@@ -1,13 +1,15 @@
 //! What /proc tells of a process, through a directory descriptor: no path, no current root.
 
-use std::io::{Read as _, Write as _};
+use std::io::Write as _;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
 use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::process::Pid;
 
 /// The most that is read of any file here.
-const MAX: u64 = 64 << 10;
+const MAX: usize = 64 << 10;
+/// What is read at first.
+const FIRST: usize = 4096;
 
 /// The least that an `oom_score_adj` can be.
 const OOM_NEVER: i32 = -1000;
@@ -34,8 +36,19 @@ pub fn open() -> std::io::Result<OwnedFd> {
 
 fn read(proc: BorrowedFd<'_>, path: String) -> std::io::Result<Vec<u8>> {
     let file = rustix::fs::openat(proc, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
-    let mut bytes = Vec::new();
-    std::fs::File::from(file).take(MAX).read_to_end(&mut bytes)?;
+    let mut bytes = vec![0; FIRST];
+    let mut filled = 0;
+    // Most files come as a whole; the kernel makes up some of them anew for each read.
+    while filled < MAX {
+        if filled == bytes.len() {
+            bytes.resize((2 * filled).min(MAX), 0);
+        }
+        match rustix::io::retry_on_intr(|| rustix::io::read(&file, &mut bytes[filled..]))? {
+            0 => break,
+            read => filled += read,
+        }
+    }
+    bytes.truncate(filled);
     Ok(bytes)
 }
 

@@ -87,14 +87,19 @@ impl Known {
         Before { exe: self.exe.file(), forked: self.memory.forked }
     }
 
-    /// Looks at the image. Of the same file it is a new one if it lies elsewhere, or is the first of its own.
-    fn change(&self, proc: BorrowedFd<'_>, pid: i32, now: Option<Memory>) -> (Change, Exe, Memory) {
+    /// Looks at the image. One of the same file is new if it lies elsewhere, or is the first of its own: asked only if
+    /// such a file was opened.
+    fn change(&self, proc: BorrowedFd<'_>, pid: i32, memory: Option<Memory>) -> (Change, Exe, Memory) {
         let exe = Exe::of(proc, pid);
-        let memory = now.or_else(|| procfs::memory(proc, pid).ok());
+        let alike = exe == self.exe;
+        if alike && memory.is_none() && exe.file().is_some_and(|file| !self.calls.includes(file)) {
+            return (Change::None, exe, self.memory);
+        }
+        let memory = memory.or_else(|| procfs::memory(proc, pid).ok());
         let (Some(memory), false) = (memory, exe == Exe::Gone) else {
             return (Change::Gone, exe, self.memory);
         };
-        let another = exe != self.exe
+        let another = !alike
             || (self.memory.forked && !memory.forked)
             || (exe != Exe::Hidden && memory.places != self.memory.places);
         let complete = exe == Exe::Hidden || memory.places.iter().all(|place| *place != 0);
