@@ -78,6 +78,11 @@ impl Calls {
         self.opened.is_empty()
     }
 
+    /// Whether a call is over.
+    pub fn has_over(&self) -> bool {
+        self.opened.iter().any(|opened| opened.over)
+    }
+
     /// Whether `thread` has opened one.
     pub fn has(&self, thread: i32) -> bool {
         self.opened.iter().any(|opened| opened.thread == thread)
@@ -167,7 +172,8 @@ impl Calls {
         let over = |call: &Vec<usize>| call.iter().any(|at| self.opened[*at].over);
         let done: Vec<_> = self.calls().into_iter().filter(over).collect();
         self.doubt |= !done.is_empty() && self.may_hide(before);
-        let outcomes = done.iter().map(|call| (call[0], self.outcome(call, self.over(call, before)))).collect();
+        let outcomes =
+            done.iter().map(|call| (call[0], self.outcome(call, self.over(call, before)))).collect();
         let mut gone: Vec<usize> = done.into_iter().flatten().collect();
         gone.sort_unstable();
         gone.into_iter().rev().for_each(|at| drop(self.opened.remove(at)));

@@ -88,11 +88,12 @@ impl Known {
     }
 
     /// Looks at the image. One of the same file is new if it lies elsewhere, or is the first of its own: asked only if
-    /// such a file was opened.
+    /// such a file was opened, or before a call is said to have failed.
     fn change(&self, proc: BorrowedFd<'_>, pid: i32, memory: Option<Memory>) -> (Change, Exe, Memory) {
         let exe = Exe::of(proc, pid);
         let alike = exe == self.exe;
-        if alike && memory.is_none() && exe.file().is_some_and(|file| !self.calls.includes(file)) {
+        let plain = !self.calls.has_over() && exe.file().is_some_and(|file| !self.calls.includes(file));
+        if alike && memory.is_none() && plain {
             return (Change::None, exe, self.memory);
         }
         let memory = memory.or_else(|| procfs::memory(proc, pid).ok());
