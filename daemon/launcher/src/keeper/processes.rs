@@ -285,7 +285,7 @@ impl Processes {
 
     /// Looks at one process's image: what is certain of its calls now.
     fn look_at(&mut self, watch: &ExecWatch, pid: i32, memory: Option<Memory>) -> Vec<EventBody> {
-        let Self { proc, known, files } = self;
+        let Self { proc, known, files, .. } = self;
         let Some(known) = known.get_mut(&pid).filter(|known| !known.calls.is_empty()) else {
             return Vec::new();
         };
