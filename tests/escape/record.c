@@ -35,8 +35,9 @@ static void fail(const char *path) {
 static void check(const char *path) { syscall(SYS_execveat, AT_FDCWD, path, good, none, AT_EXECVE_CHECK); }
 
 static void *decoy(void *unused) {
+    char *plain[] = {"id", 0};
     pthread_barrier_wait(&start);
-    execve("/usr/bin/id", good, none);
+    execve("/usr/bin/id", plain, none);
     return 0;
 }
 

@@ -96,7 +96,9 @@ impl Known {
         if alike && memory.is_none() && plain {
             return (Change::None, exe, self.memory);
         }
-        let memory = memory.or_else(|| procfs::memory(proc, pid).ok());
+        let memory = memory.filter(|_| alike).or_else(|| procfs::memory(proc, pid).ok());
+        // Between the two the image may have changed: then the next look sees one that is whole.
+        let exe = if Exe::of(proc, pid) == exe { exe } else { return (Change::Begun, exe, self.memory) };
         let (Some(memory), false) = (memory, exe == Exe::Gone) else {
             return (Change::Gone, exe, self.memory);
         };
