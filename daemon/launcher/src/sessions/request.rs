@@ -193,7 +193,6 @@ impl Sessions {
         let Some(session) = self.all.get_mut(&number) else {
             return Err(("order", "the builder is gone".into()));
         };
-        let Request { number: answer, caller, plan, began_ns, .. } = request;
         let Request { number: answer, caller, bounds: own, plan, began_ns, .. } = request;
         let limits = Limits {
             memory: plan.limits.memory,
