@@ -91,7 +91,7 @@ mod tests {
             rustix::fs::mkdirat(&dir, "d", Mode::RWXU).unwrap();
             dir = rustix::fs::openat(&dir, "d", OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty()).unwrap();
         }
-        agentd_kernel::rlimits::Limits { open_files: 65_536 }.apply().unwrap();
+        agentd_kernel::rlimits::Limits { open_files: 65_536 }.apply().map(drop).unwrap();
         assert_eq!(usage(open().as_fd(), ALL).unwrap().bytes, u64::MAX);
         let parent = rustix::fs::open(std::env::temp_dir(), OFlags::RDONLY, Mode::empty()).unwrap();
         crate::workers::delete_tree(parent.as_fd(), base.file_name().unwrap().to_str().unwrap()).unwrap();
