@@ -22,7 +22,7 @@ pub const CASES: &[Case] = &[
     case("other_users_home", list, &["{other_home}"], GONE, Outside::Root, "another user's files"),
     case("root_home", list, &["/root"], GONE, Outside::Root, "root's files"),
     case("shadow", read, &["/etc/shadow"], GONE, Outside::Root, "password hashes"),
-    case("host_var", list, &["/var/lib"], GONE, Outside::User, "the state of the host's services"),
+    case("host_var", list, &["/var/log"], GONE, Outside::User, "what the host's services wrote down"),
     case(
         "host_run",
         list,

@@ -176,7 +176,7 @@ fn everybody_is_told_what_the_host_offers_and_nobody_else_what_was_left() {
     service.say(&FromService::Examine { request, caller, leaks: true, clean: false });
     let (FromLauncher::Examined { leaks, .. }, _) = service.next() else { panic!("no answer") };
     assert!(leaks.is_empty(), "{leaks:?}");
-    assert!(rig.roots().iter().all(|root| !root.join("agents/u777").exists()));
+    assert!(rig.roots().iter().all(|root| !root.join("agents/u777/800").exists()));
     assert!(rig.state.join(format!("overlays/u{CALLER}/{kept}")).exists());
     service.finish(&live.id);
 }

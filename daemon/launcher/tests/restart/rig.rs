@@ -33,6 +33,14 @@ pub struct Rig {
     pub launcher: Option<Child>,
 }
 
+/// Whether `lease` is of a session of which nothing is left, and waits until nothing is counted for its ids either: its
+/// record, behind length and sum, ends with that and three empty lists.
+fn is_at_rest(lease: &Path) -> bool {
+    let bytes = std::fs::read(lease).unwrap_or_default();
+    let length = bytes.first_chunk::<4>().map_or(0, |length| u32::from_le_bytes(*length) as usize);
+    bytes.get(12..12 + length).is_some_and(|record| record.ends_with(&[1, 0, 0, 0]))
+}
+
 /// A service's connection, and what a client needs.
 pub struct Service {
     pub packets: Packets,
@@ -160,7 +168,8 @@ impl Rig {
             (self.state.join(format!("overlays/u{CALLER}")), "overlay"),
         ] {
             let Ok(entries) = std::fs::read_dir(dir) else { continue };
-            found.extend(entries.map(|e| format!("{kind} {}", e.unwrap().file_name().display())));
+            let entries = entries.map(|entry| entry.unwrap()).filter(|entry| !is_at_rest(&entry.path()));
+            found.extend(entries.map(|entry| format!("{kind} {}", entry.file_name().display())));
         }
         let placeholder = self.base.join("work/.env");
         found.extend(placeholder.exists().then(|| "placeholder".to_owned()));
@@ -170,11 +179,12 @@ impl Rig {
         found
     }
 
-    /// Groups of the caller's sessions, in whatever hierarchy.
+    /// Groups of the caller's sessions, in whatever hierarchy. The caller's own stays while something is charged to it.
     pub fn groups(&self) -> Vec<PathBuf> {
         let kinds =
             self.roots().into_iter().flat_map(|root| ["agents", "helpers"].map(|kind| root.join(kind)));
-        kinds.map(|kind| kind.join(format!("u{CALLER}"))).filter(|path| path.exists()).collect()
+        let users = kinds.filter_map(|kind| std::fs::read_dir(kind.join(format!("u{CALLER}"))).ok());
+        users.flatten().flatten().map(|entry| entry.path()).filter(|path| path.is_dir()).collect()
     }
 
     /// The daemon's own groups.
