@@ -283,7 +283,11 @@ mod tests {
         }
         let default = resolve(&[], &[], "default").unwrap();
         let mask = &default.filesystem.workspace[0].mask;
-        assert!([".env", "**/.env", "**/.env.*", "**/id_ed25519"].iter().all(|name| mask.iter().any(|m| m == name)));
+        assert!(
+            [".env", "**/.env", "**/.env.*", "**/id_ed25519"]
+                .iter()
+                .all(|name| mask.iter().any(|m| m == name))
+        );
         assert_eq!(default.filesystem.scratch[0].size, Some(Size(512 << 20)));
         assert_eq!(default.limits.timeout, Some(Span(8 * 3_600_000)));
     }
