@@ -170,7 +170,7 @@ fn admission(world: &World) {
     let place = world.daemon().state().join("host");
     let file = std::fs::File::create(&place).expect("a new file");
     let free = || {
-        let stat = rustix::fs::statvfs(&world.daemon().state()).expect("statvfs");
+        let stat = rustix::fs::statvfs(world.daemon().state()).expect("statvfs");
         stat.f_bavail * stat.f_frsize
     };
     rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, free() - (4 << 20)).expect("room");

@@ -130,7 +130,9 @@ fn limits_of_the_user_and_of_the_host_are_in_force() {
     let service = rig.start();
     let session = service.run(1, Mode::Overlay);
     let limit = |file: &str, of: fn(&std::path::Path) -> &std::path::Path| {
-        let agents = rig.groups().into_iter().filter(|path| path.parent().unwrap().ends_with("agents"));
+        let users =
+            rig.groups().into_iter().filter_map(|path| path.parent().map(std::path::Path::to_path_buf));
+        let agents = users.filter(|path| path.parent().unwrap().ends_with("agents"));
         let mut values = agents.filter_map(|path| std::fs::read_to_string(of(&path).join(file)).ok());
         values.next().unwrap_or_default().trim().to_owned()
     };
