@@ -64,7 +64,7 @@ pub fn run(
 pub fn size(limit: Usage) -> u64 {
     let bytes = limit.bytes.saturating_add(limit.bytes / PART).saturating_add(FIXED);
     let all = bytes.saturating_add(limit.inodes.saturating_mul(INODE)).saturating_add(journal(limit) << 20);
-    all.next_multiple_of(BLOCK.into())
+    all.checked_next_multiple_of(BLOCK.into()).unwrap_or(u64::MAX - u64::from(BLOCK) + 1)
 }
 
 fn journal(limit: Usage) -> u64 {
