@@ -1,6 +1,9 @@
-//! Limits above a session's own: the user's, the host's, the idle one; and a hundred sessions at once.
+//! Limits above a session's own: the user's, the host's, the idle one; a hundred sessions at once; and what outlives a
+//! session.
 
+mod counters;
 mod hundred;
+mod outlives;
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
@@ -38,6 +41,15 @@ fn main() -> ExitCode {
     let mut all: Vec<Alone> = tests.into_iter().map(named).collect();
     let many = "[bounds]\nmax_sessions_per_user = 200\nuser_requests = 20000";
     all.push(alone("limits::a_hundred_sessions_at_once", Setup::with(many), hundred::at_once));
+    all.push(alone("limits::three_sessions_leave_the_host_enough", Setup::default(), counters::all_kinds));
+    let sockets = alone("limits::socket_buffers_of_three_sessions", Setup::default(), counters::sockets);
+    all.push(sockets.unless(counters::no_socket_limit()));
+    all.push(alone("limits::open_files_of_three_sessions", Setup::default(), counters::files));
+    all.push(alone("limits::helpers_spend_what_their_session_has", Setup::default(), counters::helpers));
+    let few = Setup::with("spares = 0").leases(6);
+    all.push(alone("limits::a_lease_rests_while_something_is_left", few, outlives::leases));
+    let memory = "spares = 0\n[bounds]\nuser_memory = \"300M\"\nhost_memory = \"1G\"";
+    all.push(alone("limits::memory_that_a_descriptor_holds", Setup::with(memory), outlives::memory));
     run_alone("limits", Some(2), all)
 }
 

@@ -37,6 +37,8 @@ pub mod nflog;
 #[cfg(feature = "session")]
 pub mod nft;
 pub mod notify;
+#[cfg(feature = "session")]
+pub mod nsfs;
 pub mod packets;
 #[cfg(feature = "session")]
 pub mod peer;
@@ -53,3 +55,5 @@ pub mod seccomp;
 pub mod stderr;
 #[cfg(feature = "session")]
 pub mod transparent;
+#[cfg(feature = "session")]
+pub mod uids;

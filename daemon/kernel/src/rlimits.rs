@@ -6,6 +6,8 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 const MEMLOCK: u64 = 8 << 20;
 /// POSIX message queues of a user.
 const MSGQUEUE: u64 = 819_200;
+/// Signals that wait, and timers, of all its processes together.
+const SIGPENDING: u64 = 16_384;
 /// The stack's soft limit; the hard one stays as it is.
 const STACK: u64 = 8 << 20;
 
@@ -47,12 +49,14 @@ impl Limits {
     /// [`RlimitError`]; some may be set.
     pub fn apply(self) -> Result<Enforced, RlimitError> {
         let hard = |value| Rlimit { current: Some(value), maximum: Some(value) };
-        // 0 would still start a core handler that is a pipe; 1 starts none and writes nothing.
+        // 0 would still start a core handler that is a pipe; 1 starts none and writes nothing. The agent's filter
+        // keeps it.
         lower("RLIMIT_CORE", Resource::Core, hard(1))?;
         // No real-time scheduling, whatever the launcher was given.
         lower("RLIMIT_RTPRIO", Resource::Rtprio, hard(0))?;
         lower("RLIMIT_MEMLOCK", Resource::Memlock, hard(MEMLOCK))?;
         lower("RLIMIT_MSGQUEUE", Resource::Msgqueue, hard(MSGQUEUE))?;
+        lower("RLIMIT_SIGPENDING", Resource::Sigpending, hard(SIGPENDING))?;
         lower("RLIMIT_STACK", Resource::Stack, Rlimit { current: Some(STACK), maximum: None })?;
         let open_files = lower("RLIMIT_NOFILE", Resource::Nofile, hard(self.open_files))?;
         Ok(Enforced { open_files })

@@ -119,3 +119,12 @@ fn held(
         error => Err(format!("{kind} namespace: {}", String::from_utf8_lossy(error))),
     }
 }
+
+/// The host's memory in bytes.
+pub fn memory() -> Result<u64, String> {
+    let path = "/proc/meminfo";
+    let text = std::fs::read_to_string(path).map_err(|e| format!("{path}: {e}"))?;
+    let total = text.lines().find_map(|line| line.strip_prefix("MemTotal:"));
+    let kib = total.and_then(|rest| rest.split_whitespace().next()?.parse::<u64>().ok());
+    kib.and_then(|kib| kib.checked_mul(1024)).ok_or_else(|| format!("{path}: no MemTotal"))
+}

@@ -17,6 +17,7 @@ mod link;
 mod log;
 mod meter;
 mod offers;
+mod open_files;
 mod scope;
 mod server;
 mod service;
@@ -78,6 +79,9 @@ fn run() -> Result<(), String> {
     rlimits::Limits { open_files: OPEN_FILES }.apply().map(drop).map_err(|e| e.to_string())?;
     let settings = settings::Settings::read(&file)?;
     log::begin(&settings.config.log);
+    if let Err(error) = open_files::lift() {
+        tracing::warn!(error, "sessions can use up the open files of this host");
+    }
     // Before anything is started that would inherit them.
     let sockets = activation::Sockets::take(&settings)?;
     let directories = directories::Directories::prepare(&settings)?;

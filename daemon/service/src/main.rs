@@ -20,6 +20,7 @@ mod logs;
 mod metrics;
 mod net_events;
 mod output_log;
+mod pace;
 mod policy;
 mod profiles;
 mod rate;

@@ -17,6 +17,7 @@ use crate::exec::Start;
 use crate::host::lock;
 use crate::hub::{Hub, Stage};
 use crate::output_log::OutputLog;
+use crate::pace::Pace;
 use crate::policy::{self, Asked};
 use crate::record::{self, Record};
 use crate::store::Log;
@@ -150,9 +151,9 @@ impl Session {
             created_at: record.created_at(),
             remove: record.remove,
             overlay: record.overlay,
+            hub: Hub::new(Some(output), stage, Arc::new(Pace::new(record.limits.cpus))),
             record,
             log,
-            hub: Hub::new(Some(output), stage),
             kill: CancellationToken::new(),
             killer: Mutex::new(None),
             gone: CancellationToken::new(),

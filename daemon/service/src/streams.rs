@@ -82,13 +82,15 @@ impl Reader {
         loop {
             self.keep(false);
             let room = hub.has_room() && hub.end() - self.written < UNWRITTEN;
+            let due = hub.pace.due(Instant::now());
             let patience = if room { None } else { hub.patience() };
             tokio::select! {
-                ready = stream.readable(), if room => {
+                ready = stream.readable(), if room && due.is_none() => {
                     if ready.is_err() || !self.fill(stream) {
                         return Ok(false);
                     }
                 }
+                () = at(due), if room => {}
                 () = hub.room.notified(), if !room => {}
                 () = at(patience) => hub.cut_stuck(Instant::now()),
                 () = over.cancelled(), if !room && !over.is_cancelled() => {}
@@ -118,7 +120,10 @@ impl Reader {
             self.buffer.reserve(READ);
         }
         match stream.try_read_buf(&mut self.buffer) {
-            Ok(read) => read > 0,
+            Ok(read) => {
+                self.hub.pace.took(read, Instant::now());
+                read > 0
+            }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 if self.buffer.is_empty() {
                     self.buffer = BytesMut::new();

@@ -18,6 +18,8 @@ use super::users::{ADMINS, GROUP, SERVICE, User};
 /// Pools of tests begin here; each daemon takes a range of its own.
 const FIRST_UID: u32 = 1_950_000_000;
 const POOL: u32 = 1 << 16;
+/// How many of them a session takes.
+const LEASE: u32 = 35;
 /// Longer than any start or stop takes.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -28,6 +30,7 @@ pub struct Setup {
     units: bool,
     env: Vec<(String, String)>,
     network: Option<PathBuf>,
+    leases: Option<u32>,
 }
 
 impl Setup {
@@ -47,6 +50,12 @@ impl Setup {
     pub fn env(mut self, key: &str, value: &str) -> Self {
         self.env.push((key.into(), value.into()));
         self
+    }
+
+    /// With so many leases in its pool.
+    #[must_use]
+    pub fn leases(self, count: u32) -> Self {
+        Self { leases: Some(count), ..self }
     }
 
     /// In the network namespace `path`.
@@ -128,7 +137,7 @@ impl Daemon {
         }
         place(&binaries().join("probe"), &dir.join("probe/probe"));
         let (slot, first_uid) = pool();
-        std::fs::write(dir.join("agentd.toml"), config_text(&dir, first_uid, &setup.config))
+        std::fs::write(dir.join("agentd.toml"), config_text(&dir, first_uid, &setup, &setup.config))
             .expect("a new file");
         let daemon = Self { dir, first_uid, setup, running: Mutex::default(), _slot: slot };
         match daemon.setup.units {
@@ -246,8 +255,11 @@ impl Daemon {
 
     /// Replaces what is in its `agentd.toml` besides what all tests have. It has to be told.
     pub fn configure(&self, config: &str) {
-        std::fs::write(self.dir.join("agentd.toml"), config_text(&self.dir, self.first_uid, config))
-            .expect("its file");
+        std::fs::write(
+            self.dir.join("agentd.toml"),
+            config_text(&self.dir, self.first_uid, &self.setup, config),
+        )
+        .expect("its file");
     }
 
     /// Has a part of it read its configuration again, and waits for what it says of that. Only for units.
@@ -451,11 +463,11 @@ fn pool() -> (OwnedFd, u32) {
     panic!("64 daemons of tests run on this host");
 }
 
-fn config_text(dir: &Path, first_uid: u32, more: &str) -> String {
+fn config_text(dir: &Path, first_uid: u32, setup: &Setup, more: &str) -> String {
     let dir = dir.display();
     // A client that is killed shall not keep a test waiting, unless that is the test.
     let grace = if more.contains("client_grace") { "" } else { "client_grace = \"300ms\"" };
-    let last_uid = first_uid + POOL - 1;
+    let last_uid = first_uid + setup.leases.map_or(POOL, |leases| leases * LEASE) - 1;
     format!(
         r#"socket = "{dir}/run/agentd.sock"
 runtime_dir = "{dir}/run"

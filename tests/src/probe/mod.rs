@@ -7,6 +7,7 @@
 mod apart;
 mod bombs;
 pub mod case;
+mod counters;
 mod files;
 mod identity;
 mod kernel;
@@ -26,7 +27,7 @@ pub use case::{Act, Case, Outside, Refused, Seen};
 
 /// Every case, in the order in which they are tried.
 pub fn cases() -> impl Iterator<Item = &'static Case> {
-    let groups: [&'static [Case]; 11] = [
+    let groups: [&'static [Case]; 12] = [
         files::CASES,
         names::CASES,
         identity::CASES,
@@ -38,6 +39,7 @@ pub fn cases() -> impl Iterator<Item = &'static Case> {
         terminal::CASES,
         bombs::CASES,
         views::CASES,
+        counters::CASES,
     ];
     groups.into_iter().flatten()
 }

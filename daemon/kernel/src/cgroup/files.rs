@@ -55,6 +55,11 @@ pub(super) fn read_at(dir: BorrowedFd<'_>, name: &str) -> Result<String, CgroupE
     Ok(text)
 }
 
+pub(super) fn number_at(dir: BorrowedFd<'_>, name: &str) -> Result<u64, CgroupError> {
+    let text = read_at(dir, name)?;
+    text.trim().parse().map_err(|e| failed(format!("read {name}"))(std::io::Error::other(e)))
+}
+
 pub(super) fn write_at(dir: BorrowedFd<'_>, name: &str, value: &str) -> Result<(), CgroupError> {
     std::fs::File::from(open_at(dir, name, OFlags::WRONLY)?)
         .write_all(value.as_bytes())

@@ -20,6 +20,9 @@ pub struct Limits {
     pub pids: u64,
     /// CPUs' worth of time; `None` for all.
     pub cpus: Option<f64>,
+    /// Bytes in the buffers of TCP and UDP, of which the host has so many for everybody. A v1 hierarchy bounds them;
+    /// in cgroup2 they count as memory, and nothing else bounds them.
+    pub sockets: u64,
 }
 
 /// One group, as directories of every hierarchy.
@@ -63,6 +66,10 @@ impl Group {
     /// If one of them cannot be set.
     pub fn limit_others(&self, limits: &Limits) -> Result<(), CgroupError> {
         self.limit_pids(limits.pids)?;
+        // They are charged to a v1 group only where this is set.
+        self.v1_of(Controller::Memory).try_for_each(|dir| {
+            write_optional(dir, "memory.kmem.tcp.limit_in_bytes", &limits.sockets.to_string())
+        })?;
         self.limit_cpus(limits.cpus)
     }
 
@@ -126,6 +133,25 @@ impl Group {
         self.limit_memory(memory)
     }
 
+    /// The bytes in it, and in what is or was below it, that the kernel cannot take back: of processes and shared memory,
+    /// and in cgroup2 of the kernel's own.
+    ///
+    /// # Errors
+    /// If they cannot be read.
+    pub fn unreclaimable(&self) -> Result<u64, CgroupError> {
+        let v1 = self.v1_of(Controller::Memory).next();
+        let text = read_at(v1.unwrap_or(self.v2.as_fd()), "memory.stat")?;
+        let of = |name: &str| -> u64 {
+            let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+            value.and_then(|value| value.trim().parse().ok()).unwrap_or(0)
+        };
+        if v1.is_some() {
+            return Ok(of("total_rss") + of("total_shmem"));
+        }
+        let kernel = of("kernel").saturating_sub(of("slab_reclaimable"));
+        Ok(of("anon") + of("shmem") + of("sock") + kernel)
+    }
+
     fn limit_memory(&self, memory: u64) -> Result<(), CgroupError> {
         let bytes = memory.to_string();
         if self.v2_controllers.contains(&Controller::Memory) {
@@ -138,8 +164,6 @@ impl Group {
             write_at(dir, "memory.swappiness", "0")?;
             write_at(dir, "memory.limit_in_bytes", &bytes)?;
             write_optional(dir, "memory.memsw.limit_in_bytes", &bytes)?;
-            // Buffers of TCP sockets are charged to a v1 group only where this is set.
-            write_optional(dir, "memory.kmem.tcp.limit_in_bytes", &bytes)?;
         }
         Ok(())
     }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{AtFlags, Mode, OFlags};
 
-use super::files::{enable, make_dir, open_dir, open_dir_path, read_at, write_at};
+use super::files::{enable, make_dir, number_at, open_dir, open_dir_path, read_at, write_at};
 use super::{CONTROLLERS, CgroupError, Controller, Group, failed};
 
 /// How long processes that were killed may take to be gone.
@@ -233,6 +233,25 @@ impl Hierarchies {
 
     fn roots(&self) -> impl Iterator<Item = &OwnedFd> {
         std::iter::once(&self.v2).chain(self.v1.iter().map(|h| &h.root))
+    }
+
+    /// The bytes that are charged to the group at `path` and to what is or was below it; `None` if there is no such group.
+    ///
+    /// # Errors
+    /// If they cannot be read.
+    pub fn charge(&self, path: &str) -> Result<Option<u64>, CgroupError> {
+        let v1 = self.v1.iter().find(|h| h.controllers.contains(&Controller::Memory));
+        let (root, name) = match v1 {
+            Some(hierarchy) => (&hierarchy.root, "memory.usage_in_bytes"),
+            None => (&self.v2, "memory.current"),
+        };
+        match open_dir(root.as_fd(), path) {
+            Ok(dir) => number_at(dir.as_fd(), name).map(Some),
+            Err(CgroupError::File { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// Removes the group at `path` from every hierarchy; what is not there is no error.

@@ -94,8 +94,7 @@ const AGENTS: &[c_long] = &[
     SYS_sync_file_range, SYS_syncfs, SYS_tee, SYS_truncate, SYS_umask, SYS_unlink, SYS_unlinkat,
     SYS_utime, SYS_utimensat, SYS_utimes, SYS_vmsplice, SYS_write, SYS_writev, SYS_CACHESTAT,
     SYS_SETXATTRAT, SYS_GETXATTRAT, SYS_LISTXATTRAT, SYS_REMOVEXATTRAT, SYS_inotify_add_watch,
-    SYS_inotify_init, SYS_inotify_init1, SYS_inotify_rm_watch, SYS_io_cancel, SYS_io_destroy,
-    SYS_io_getevents, SYS_IO_PGETEVENTS, SYS_io_setup, SYS_io_submit, SYS_ioprio_get, SYS_ioprio_set,
+    SYS_inotify_init, SYS_inotify_init1, SYS_inotify_rm_watch, SYS_ioprio_get, SYS_ioprio_set,
     // Waiting.
     SYS_epoll_create, SYS_epoll_create1, SYS_epoll_ctl, SYS_epoll_pwait, SYS_epoll_pwait2, SYS_epoll_wait,
     SYS_eventfd, SYS_eventfd2, SYS_pause, SYS_pipe, SYS_pipe2, SYS_poll, SYS_ppoll, SYS_pselect6,
@@ -103,10 +102,9 @@ const AGENTS: &[c_long] = &[
     // Sockets.
     SYS_accept, SYS_accept4, SYS_bind, SYS_connect, SYS_getpeername, SYS_getsockname, SYS_getsockopt,
     SYS_listen, SYS_recvfrom, SYS_recvmmsg, SYS_recvmsg, SYS_sendmmsg, SYS_sendmsg, SYS_sendto,
-    SYS_setsockopt, SYS_shutdown,
+    SYS_shutdown,
     // Memory.
-    SYS_brk, SYS_madvise, SYS_mincore, SYS_mlock, SYS_mlock2, SYS_mlockall, SYS_mmap, SYS_mprotect,
-    SYS_mremap, SYS_msync, SYS_munlock, SYS_munlockall, SYS_munmap, SYS_pkey_alloc, SYS_pkey_free,
+    SYS_brk, SYS_madvise, SYS_mincore, SYS_mlock, SYS_mlock2, SYS_mlockall, SYS_mprotect, SYS_mremap, SYS_msync, SYS_munlock, SYS_munlockall, SYS_munmap, SYS_pkey_alloc, SYS_pkey_free,
     SYS_pkey_mprotect, SYS_remap_file_pages, SYS_mseal, SYS_MAP_SHADOW_STACK,
     // Processes. ptrace(2) and process_vm_*: the kernel's own checks keep them to the agent's processes.
     SYS_arch_prctl, SYS_capget, SYS_capset, SYS_execve, SYS_execveat, SYS_exit, SYS_exit_group, SYS_fork,
@@ -114,14 +112,14 @@ const AGENTS: &[c_long] = &[
     SYS_getcpu, SYS_getegid, SYS_geteuid, SYS_getgid, SYS_getgroups, SYS_getpgid, SYS_getpgrp, SYS_getpid,
     SYS_getppid, SYS_getpriority, SYS_getrandom, SYS_getresgid, SYS_getresuid, SYS_getrlimit,
     SYS_getrusage, SYS_getsid, SYS_gettid, SYS_getuid, SYS_kill, SYS_landlock_add_rule,
-    SYS_landlock_create_ruleset, SYS_landlock_restrict_self, SYS_membarrier, SYS_modify_ldt,
+    SYS_landlock_create_ruleset, SYS_landlock_restrict_self, SYS_membarrier,
     SYS_pidfd_open, SYS_pidfd_send_signal, SYS_prctl, SYS_process_mrelease,
     SYS_process_vm_readv, SYS_process_vm_writev, SYS_ptrace, SYS_rseq, SYS_sched_get_priority_max,
     SYS_sched_get_priority_min, SYS_sched_getaffinity, SYS_sched_getattr, SYS_sched_getparam,
     SYS_sched_getscheduler, SYS_sched_rr_get_interval, SYS_sched_setaffinity, SYS_sched_setattr,
     SYS_sched_setparam, SYS_sched_setscheduler, SYS_sched_yield, SYS_seccomp, SYS_set_robust_list,
     SYS_set_tid_address, SYS_setfsgid, SYS_setfsuid, SYS_setgid, SYS_setgroups, SYS_setpgid,
-    SYS_setpriority, SYS_setregid, SYS_setresgid, SYS_setresuid, SYS_setreuid, SYS_setrlimit, SYS_setsid,
+    SYS_setpriority, SYS_setregid, SYS_setresgid, SYS_setresuid, SYS_setreuid, SYS_setsid,
     SYS_setuid, SYS_sysinfo, SYS_times, SYS_uname, SYS_vfork, SYS_wait4, SYS_waitid, SYS_URETPROBE,
     // Signals and time.
     SYS_alarm, SYS_clock_getres, SYS_clock_gettime, SYS_clock_nanosleep, SYS_getitimer, SYS_gettimeofday,
@@ -135,9 +133,17 @@ const AGENTS: &[c_long] = &[
     SYS_shmat, SYS_shmctl, SYS_shmdt, SYS_shmget,
 ];
 
-/// What the agent's libraries do without, as on an older kernel: their arguments lie in memory, where no
-/// filter sees them, or in rings.
+/// What the agent's libraries do without, as on a kernel that lacks it: arguments that lie in memory, where no filter
+/// sees them, or in rings; contexts of asynchronous I/O, which one program can take all of from the whole host
+/// (`fs.aio-max-nr`); segments that only 16-bit code needs.
 const WITHOUT: &[c_long] = &[
+    SYS_io_setup,
+    SYS_io_destroy,
+    SYS_io_submit,
+    SYS_io_cancel,
+    SYS_io_getevents,
+    SYS_IO_PGETEVENTS,
+    SYS_modify_ldt,
     SYS_clone3,
     SYS_openat2,
     SYS_io_uring_setup,
@@ -163,6 +169,8 @@ const UNSHARED: u32 =
 /// Obsolete, and with an inet family a packet socket still.
 const SOCK_PACKET: u32 = 10;
 const TIOCLINUX: u32 = 0x541c;
+/// Succeeds, and does nothing.
+const PRETEND: Verdict = Verdict::Errno(0);
 const PER_LINUX32: u32 = 8;
 const UNAME26: u32 = 0x2_0000;
 const ADDR_NO_RANDOMIZE: u32 = 0x4_0000;
@@ -171,7 +179,8 @@ fn agent(options: Options) -> BTreeMap<u32, Rule> {
     let mut rules = all(AGENTS, ALLOW);
     rules.extend(all(WITHOUT, NOSYS));
     if options.memfd_create {
-        rules.extend(all(&[SYS_memfd_create], ALLOW));
+        let huge = only_without(1, MFD_HUGETLB, ALLOW, NOSYS);
+        rules.extend(each(&[(SYS_memfd_create, huge)]));
     }
     // umode_t, so only its low bits count.
     let mode = |argument| only_without(argument, SETID, ALLOW, PERM);
@@ -198,11 +207,15 @@ fn agent(options: Options) -> BTreeMap<u32, Rule> {
         (SYS_clone, only_without(0, NEW_NAMESPACES, ALLOW, PERM)),
         (SYS_unshare, unshare()),
         (SYS_personality, personality()),
-        (SYS_prlimit64, limits_of_others()),
+        (SYS_prlimit64, limits()),
+        (SYS_setrlimit, equal(0, &[RLIMIT_CORE], PRETEND, ALLOW)),
+        // The host's huge pages are charged to no group: a host without them says the same.
+        (SYS_mmap, only_without(3, MAP_HUGETLB as u32, ALLOW, Verdict::Errno(ENOMEM as u16))),
+        (SYS_setsockopt, options_of_sockets()),
         (SYS_socket, socket()),
         (SYS_socketpair, equal(0, &[AF_UNIX as u32], ALLOW, Verdict::Errno(EAFNOSUPPORT as u16))),
-        // TIOCSTI and TIOCLINUX put bytes into a terminal's input.
-        (SYS_ioctl, equal(1, &[TIOCSTI as u32, TIOCLINUX], PERM, ALLOW)),
+        // TIOCSTI and TIOCLINUX put bytes into a terminal's input. TIOCSETD loads modules, and names in memory which.
+        (SYS_ioctl, equal(1, &[TIOCSTI as u32, TIOCLINUX, TIOCSETD as u32], PERM, ALLOW)),
     ]));
     rules
 }
@@ -215,10 +228,26 @@ fn unshare() -> Rule {
 
 /// Others' limits may be read. pid 1 has the agent's ids: with its limits lowered it could not start what `exec`
 /// asks for, and would end.
-fn limits_of_others() -> Rule {
-    let null = |word, rule: Rule| by(word, u32::MAX, vec![(vec![0], rule)], PERM);
-    let reads = null(Word::Low(2), null(Word::High(2), ALLOW.into()));
-    by(Word::Low(0), u32::MAX, vec![(vec![0], ALLOW.into())], reads)
+///
+/// `RLIMIT_CORE` stays what it is: 0, which many programs set, would start a handler of the host's that is a pipe, where
+/// 1 does not (core(5)). They are told that it is set, unless they ask for what it was in the same call.
+fn limits() -> Rule {
+    let null = |argument, then: Rule, otherwise: Rule| {
+        let high = by(Word::High(argument), u32::MAX, vec![(vec![0], then)], otherwise.clone());
+        by(Word::Low(argument), u32::MAX, vec![(vec![0], high)], otherwise)
+    };
+    let core = null(2, ALLOW.into(), null(3, PRETEND.into(), PERM.into()));
+    let own = by(Word::Low(1), u32::MAX, vec![(vec![RLIMIT_CORE], core)], ALLOW);
+    by(Word::Low(0), u32::MAX, vec![(vec![0], own)], null(2, ALLOW.into(), PERM.into()))
+}
+
+/// All but filters: their code takes from what the host has for all programs' (`net.core.bpf_jit_limit`), and is
+/// charged to no group.
+fn options_of_sockets() -> Rule {
+    let filters = [SO_ATTACH_FILTER, SO_ATTACH_BPF, SO_ATTACH_REUSEPORT_CBPF, SO_ATTACH_REUSEPORT_EBPF]
+        .map(|o| o as u32);
+    let of_socket = equal(2, &filters, PERM, ALLOW);
+    by(Word::Low(1), u32::MAX, vec![(vec![SOL_SOCKET as u32], of_socket)], ALLOW)
 }
 
 /// The values that container runtimes allow, and the one that gdb starts programs with.

@@ -4,6 +4,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use agentd_kernel::mount;
+use agentd_kernel::nsfs::Handle;
 use agentd_kernel::packets::Packets;
 use agentd_kernel::process::Child;
 use agentd_policy::plan::{Mode as WorkspaceMode, Plan};
@@ -113,7 +114,8 @@ impl Builder<'_> {
         .at("keeper", "set-up")?;
         fault::here("keeper")?;
         steps.done("keeper");
-        Ok(Ready { keeper, steps, service, relay: relay.service, session_root })
+        let users = Handle::of(users.as_fd()).at("keeper", "user namespace")?;
+        Ok(Ready { keeper, steps, service, relay: relay.service, session_root, users })
     }
 
     /// Home, scratch, inputs and workspaces, from the outermost path inwards.

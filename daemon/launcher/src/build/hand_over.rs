@@ -2,6 +2,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use agentd_kernel::nsfs::Handle;
 use agentd_kernel::packets::Packets;
 use agentd_policy::wire::encode;
 
@@ -23,17 +24,20 @@ pub struct Ready {
     pub relay: OwnedFd,
     /// The session's mount namespace: whoever holds it last takes it apart, which shall not be init.
     pub session_root: OwnedFd,
+    /// A handle of its user namespace, if this kernel has such.
+    pub users: Option<Handle>,
 }
 
 impl Ready {
     /// Gives up every right, waits until init has done the same, and tells the launcher. What goes wrong ends the
     /// session.
     pub fn hand_over(self, launcher: &Packets, host: &Host) -> Result<Keeper, Fault> {
-        let Self { mut keeper, mut steps, service, relay, session_root } = self;
+        let Self { mut keeper, mut steps, service, relay, session_root, users } = self;
         let answer = [service.as_fd(), relay.as_fd(), session_root.as_fd()];
         let confined = confine(&mut keeper, &mut steps, &answer, launcher, host);
         let told = confined.and_then(|()| {
-            let built = encode(&Reply::Built { timings: steps.finish() }).at("keeper", "answer")?;
+            let users = users.map(|users| (users.kind, users.bytes));
+            let built = encode(&Reply::Built { timings: steps.finish(), users }).at("keeper", "answer")?;
             launcher.send(&built, &answer).at("keeper", "answer")?;
             fault::here("answer")
         });

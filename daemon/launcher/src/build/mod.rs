@@ -27,6 +27,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use agentd_kernel::cgroup::Group;
+use agentd_kernel::nsfs::Handle;
 use agentd_kernel::packets::{MAX_DESCRIPTORS, Packets};
 use agentd_kernel::process::{self, Child, SingleThreaded};
 use agentd_policy::Refusal;
@@ -70,6 +71,8 @@ pub struct Builder<'a> {
     pub agents: &'a Group,
     /// Where keeper and relay live.
     pub helpers: &'a Group,
+    /// How many terminals the session may have.
+    pub terminals: u32,
     /// What the launcher prepared.
     pub host: &'a Host,
     /// To the launcher.
@@ -116,6 +119,8 @@ pub enum Reply {
     Built {
         /// How long each step took.
         timings: Vec<Timing>,
+        /// A handle of its user namespace, if this kernel has such.
+        users: Option<(i32, [u8; Handle::SIZE])>,
     },
     /// It was not built.
     Refused(Refusal),

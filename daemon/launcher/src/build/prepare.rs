@@ -125,7 +125,7 @@ impl Builder<'_> {
         system.place(&mut root, self.host.system.as_fd())?;
         fault::here("prepare.system")?;
         self.host.etc.write(root.directory("/etc")?.as_fd())?;
-        let terminals = stdio::terminals(self.lease.agent.get())?;
+        let terminals = stdio::terminals(self.lease.agent.get(), self.terminals)?;
         root.place_devices(&terminals)?;
         fault::here("prepare.devices")?;
         proc::finish(&helper)?;

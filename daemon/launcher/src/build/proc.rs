@@ -16,9 +16,12 @@ use super::root::{EMPTY_DIR, EMPTY_FILE, READ_ONLY};
 const MASKED: &[&str] = &[
     "acpi",
     "asound",
+    "buddyinfo",
+    "bus",
     "cmdline",
     "config.gz",
     "diskstats",
+    "fs",
     "interrupts",
     "iomem",
     "ioports",
@@ -33,19 +36,23 @@ const MASKED: &[&str] = &[
     "latency_stats",
     "modules",
     "mtrr",
+    "pagetypeinfo",
     "partitions",
     "pressure",
     "sched_debug",
     "scsi",
     "slabinfo",
     "softirqs",
+    "swaps",
     "sysrq-trigger",
     "timer_list",
     "timer_stats",
     "vmallocinfo",
+    "vmstat",
+    "zoneinfo",
 ];
 /// What programs read but nothing may write.
-const READ_ONLY_PARTS: &[&str] = &["bus", "driver", "fs", "irq", "sys"];
+const READ_ONLY_PARTS: &[&str] = &["driver", "irq", "sys"];
 
 /// Starts the helper. `pidfd` is init's, `own` the builder's own pid namespace. The new root must be the
 /// builder's root.

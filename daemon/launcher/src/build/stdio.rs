@@ -31,13 +31,13 @@ pub enum Outside {
     Pipes([OwnedFd; 3]),
 }
 
-/// A devpts of the session's own. Terminals in it belong to the agent.
-pub fn terminals(agent: u32) -> Result<Tree, Fault> {
-    let agent = agent.to_string();
+/// A devpts of the session's own, for `most` terminals. They belong to the agent.
+pub fn terminals(agent: u32, most: u32) -> Result<Tree, Fault> {
+    let (agent, most) = (agent.to_string(), most.to_string());
     let options = [
         ("ptmxmode", "0666"),
         ("mode", "0620"),
-        ("max", "1024"),
+        ("max", most.as_str()),
         ("uid", agent.as_str()),
         ("gid", agent.as_str()),
     ];

@@ -1,16 +1,25 @@
 //! The cgroups: `agents/u<UID>/<lease>` and `helpers/u<UID>/<lease>`. Above a session's limits stand those of its
 //! user, on `agents/u<UID>`, and those of the host, on `agents`: no OOM there can pick a helper.
 
+use std::time::{Duration, Instant};
+
 use agentd_kernel::cgroup::{Group, Hierarchies, Limits};
 use agentd_policy::config::Bounds;
 
-use super::{HELPERS, Sessions, bounds};
+use super::{HELPERS, Sessions, bounds, sockets};
 use crate::context::Context;
 
 /// The path of a session's group of this kind.
 pub fn path(kind: &str, uid: u32, lease: u32) -> String {
     format!("{kind}/u{uid}/{lease}")
 }
+
+/// How long after a look that found a user's memory in use the next one comes.
+const AGAIN: Duration = Duration::from_secs(60);
+/// Memory without which a session is not worth starting.
+const LEAST: u64 = 32 << 20;
+/// What helpers have at least, in processors: a keystroke shall be answered.
+const LEAST_CPUS: f64 = 0.05;
 
 /// The kinds of groups.
 pub const KINDS: [&str; 2] = ["agents", "helpers"];
@@ -20,7 +29,8 @@ impl Sessions {
     /// limits; until then there is an init that waits.
     pub(super) fn groups(&mut self, cx: &Context, uid: u32, lease: u32) -> Result<(Group, Group), String> {
         self.limit(cx, uid)?;
-        let first = Limits { cpus: cpus(16.0, bounds(cx)), ..HELPERS };
+        let sockets = sockets::of_session()?;
+        let first = Limits { cpus: cpus(16.0, bounds(cx)), sockets, ..HELPERS };
         let made =
             make(&self.hierarchies, &path("agents", uid, lease), &first).and_then(|agents| {
                 match make(&self.hierarchies, &path("helpers", uid, lease), &HELPERS) {
@@ -49,31 +59,91 @@ impl Sessions {
             let path = format!("agents/u{uid}");
             self.hierarchies
                 .ensure(&path)
-                .and_then(|g| g.limit(&of_user(bounds(cx))))
+                .map_err(|e| e.to_string())
+                .and_then(|g| g.limit(&of_user(bounds(cx))?).map_err(|e| e.to_string()))
                 .map_err(|e| format!("{path}: {e}"))?;
             self.limited.insert(uid);
         }
         Ok(())
     }
 
-    /// Removes the groups of a user who has no session any more.
+    /// Removes the groups of a user who has no session any more. What is charged to the agents' counts for the user's
+    /// next sessions, so it stays until nothing is: a descriptor that left its session may hold memory.
     pub fn leave_user(&mut self, uid: u32) {
         if self.all.values().any(|s| s.owner.uid == uid) {
             return;
         }
-        self.limited.remove(&uid);
         self.over.remove(&Some(uid));
-        for kind in KINDS {
-            if let Err(error) = self.hierarchies.remove(&format!("{kind}/u{uid}")) {
-                tracing::error!(user = uid, %error, "a cgroup stays");
+        let agents = format!("agents/u{uid}");
+        let charged = match self.hierarchies.charge(&agents) {
+            Ok(charge) => charge.is_some_and(|bytes| bytes > 0),
+            Err(error) => {
+                tracing::error!(user = uid, %error, "what is charged to a user is not known");
+                true
+            }
+        };
+        match charged {
+            true => drop(self.held.insert(uid, Instant::now() + AGAIN)),
+            false => {
+                self.held.remove(&uid);
+                self.limited.remove(&uid);
+                self.remove_group(uid, &agents);
+            }
+        }
+        self.remove_group(uid, &format!("helpers/u{uid}"));
+    }
+
+    fn remove_group(&self, uid: u32, path: &str) {
+        if let Err(error) = self.hierarchies.remove(path) {
+            tracing::error!(user = uid, %error, "a cgroup stays");
+        }
+    }
+
+    /// Looks again at users whose memory was in use when they were last looked at.
+    pub(super) fn tick_held(&mut self, now: Instant) {
+        let due: Vec<u32> = self.held.iter().filter(|(_, next)| **next <= now).map(|(uid, _)| *uid).collect();
+        for uid in due {
+            self.held.remove(&uid);
+            self.leave_user(uid);
+        }
+    }
+
+    /// Whether what ended sessions of `uid` left in use leaves room for one more that wants `memory`.
+    pub(super) fn has_memory(&self, uid: u32, memory: u64, bounds: &Bounds) -> Result<bool, String> {
+        let path = format!("agents/u{uid}");
+        let Some(charge) = self.hierarchies.charge(&path).map_err(|e| e.to_string())? else {
+            return Ok(true);
+        };
+        let least = memory.min(LEAST);
+        if charge.saturating_add(least) <= bounds.user_memory {
+            return Ok(true);
+        }
+        // What sessions that run have is theirs, and what can be taken back is nobody's.
+        let live = self.all.values().filter(|s| s.owner.uid == uid);
+        let live =
+            live.map(|s| s.agents.unreclaimable()).sum::<Result<u64, _>>().map_err(|e| e.to_string())?;
+        let all =
+            self.hierarchies.ensure(&path).and_then(|g| g.unreclaimable()).map_err(|e| e.to_string())?;
+        Ok(all.saturating_sub(live).saturating_add(least) <= bounds.user_memory)
+    }
+
+    /// Helpers of sessions that have begun get what their session pays for: with what they do for it, it has at most half
+    /// as much again as its own limit of processors.
+    pub(super) fn limit_helpers(&mut self) {
+        for number in std::mem::take(&mut self.uncapped) {
+            let Some(session) = self.all.get(&number) else { continue };
+            let Some(planned) = session.cpus else { continue };
+            if let Err(error) = session.helpers.limit_cpus(Some((planned / 2.0).max(LEAST_CPUS))) {
+                tracing::error!(session = session.label(), %error, "limits");
             }
         }
     }
 }
 
 /// What all sessions of a user may use up.
-pub fn of_user(bounds: &Bounds) -> Limits {
-    Limits { memory: bounds.user_memory, pids: bounds.user_pids, cpus: Some(bounds.user_cpus) }
+pub fn of_user(bounds: &Bounds) -> Result<Limits, String> {
+    let Bounds { user_memory: memory, user_pids: pids, user_cpus, .. } = *bounds;
+    Ok(Limits { memory, pids, cpus: Some(user_cpus), sockets: sockets::of_user()? })
 }
 
 /// What a session may have of the processors: no more than its user. A v1 hierarchy refuses a group more than the
@@ -114,7 +184,7 @@ pub fn of_host(bounds: &Bounds) -> Result<Limits, String> {
             number("/proc/sys/kernel/pid_max")?.min(number("/proc/sys/kernel/threads-max")?) / 2
         }
     };
-    Ok(Limits { memory, pids, cpus: None })
+    Ok(Limits { memory, pids, cpus: None, sockets: sockets::of_host()? })
 }
 
 fn seven_eighths(meminfo: &str) -> Option<u64> {

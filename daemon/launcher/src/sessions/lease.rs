@@ -2,6 +2,7 @@
 
 use std::os::fd::OwnedFd;
 
+use agentd_kernel::nsfs::Handle;
 use agentd_policy::lease::{Lease, Pool};
 use agentd_policy::names::{AbsPath, SessionId};
 use agentd_policy::wire::{MAX_PACKET, decode, encode};
@@ -33,6 +34,12 @@ pub struct Record {
     /// As in [`Session`].
     pub ran: bool,
     /// As in [`Session`].
+    pub terminals: u32,
+    /// As in [`Session`]: what the handle's bytes are, and they.
+    pub users: Option<(i32, [u8; Handle::SIZE])>,
+    /// Whether nothing but the lease is left of it.
+    pub buried: bool,
+    /// As in [`Session`].
     pub places: Vec<AbsPath>,
     /// Directories with placeholders: path, file system, number.
     pub dirs: Vec<(AbsPath, u64, u64)>,
@@ -61,6 +68,9 @@ impl Record {
             uppers: session.uppers,
             remove: session.remove,
             ran: session.ran,
+            terminals: session.terminals,
+            users: session.users.map(|users| (users.kind, users.bytes)),
+            buried: false,
             places: session.places.clone(),
             dirs,
             placeholders,
@@ -76,6 +86,11 @@ impl Record {
             Some(Placeholder { workspace: path, place, name: name.clone() })
         });
         found.collect()
+    }
+
+    /// As in [`Session`].
+    pub fn users(&self) -> Option<Handle> {
+        self.users.map(|(kind, bytes)| Handle { kind, bytes })
     }
 
     fn to_bytes(&self) -> Result<Vec<u8>, String> {
@@ -142,15 +157,18 @@ impl Sessions {
     ) -> Result<(Lease, OwnedFd), String> {
         for _ in 0..pool.leases() {
             let number = self.next_lease % pool.leases();
-            self.next_lease = number + 1;
-            if self.all.contains_key(&number) {
+            self.next_lease = number.wrapping_add(1);
+            if self.all.contains_key(&number) || self.resting.has(number) {
                 continue;
             }
             if let (Some(lease), Some(lock)) = (pool.lease(number), directories.lock_lease(number)?) {
                 return Ok((lease, lock));
             }
         }
-        Err(format!("all {} leases of the pool are taken", pool.leases()))
+        Err(format!(
+            "all {} leases of the pool are taken, or at rest: something of their sessions is left",
+            pool.leases()
+        ))
     }
 
     /// Writes down what is known of session `number`.
@@ -177,6 +195,9 @@ mod tests {
             uppers: true,
             remove: false,
             ran: true,
+            terminals: 36,
+            users: Some((241, [7; Handle::SIZE])),
+            buried: false,
             places: vec![path.clone()],
             dirs: vec![(path, 7, 8)],
             placeholders: names.into_iter().map(|name| (0, name)).collect(),

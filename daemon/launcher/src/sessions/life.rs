@@ -2,14 +2,16 @@
 
 use std::time::{Duration, Instant};
 
+use agentd_kernel::nsfs::Handle;
 use agentd_kernel::packets::PacketError;
 use agentd_policy::Refusal;
 use agentd_policy::event::ExitStatus;
 use agentd_policy::plan::MAX_MOUNTS;
 use agentd_policy::wire::{FromLauncher, MAX_PACKET, decode};
 
+use super::lease::Record;
 use super::spares::{REST, SPARE};
-use super::{DEADLINE, Message, PATIENCE, Sessions, State};
+use super::{DEADLINE, Message, PATIENCE, Session, Sessions, State};
 use crate::build::Reply;
 use crate::context::Context;
 
@@ -64,9 +66,9 @@ impl Sessions {
                 }
                 return Some(Said::Placed);
             }
-            Ok(Reply::Built { timings }) => {
+            Ok(Reply::Built { timings, users }) => {
                 session.state = State::Running;
-                session.ran = true;
+                (session.ran, session.users) = (true, users.map(|(kind, bytes)| Handle { kind, bytes }));
                 let mut descriptors = packet.descriptors;
                 session.root = if descriptors.len() == 3 { descriptors.pop() } else { None };
                 let owner = session.owner;
@@ -83,6 +85,7 @@ impl Sessions {
                     return Some(Said::Last);
                 };
                 tracing::debug!(session = session.label(), user = owner.uid, lease = number, "session built");
+                self.uncapped.push(number);
                 self.wanted = Some((owner, Instant::now() + REST));
                 messages.push((FromLauncher::Built { request, timings }, descriptors));
             }
@@ -131,6 +134,9 @@ impl Sessions {
     /// What is due by the clock: builds over their deadline, groups that may be empty by now.
     pub fn tick(&mut self, cx: &Context, now: Instant) -> Vec<Message> {
         self.tick_limits(cx, now);
+        self.tick_resting(cx, now);
+        self.tick_held(now);
+        self.limit_helpers();
         let mut messages = self.reap_workers();
         let numbers: Vec<u32> = self.all.keys().copied().collect();
         for number in numbers {
@@ -171,8 +177,27 @@ impl Sessions {
         });
         // The signal of a child's end wakes the loop.
         let children = (!self.workers.is_empty() || !self.unlinking.is_empty()).then(|| now + LOOK);
-        let own = [self.next_deferred(), self.next_limit(), self.wanted.map(|(_, due)| due)];
+        let own = [
+            self.next_deferred(),
+            self.next_limit(),
+            self.wanted.map(|(_, due)| due),
+            self.resting.next(),
+            self.held.values().min().copied(),
+        ];
         due.chain(children).chain(own.into_iter().flatten()).min()
+    }
+
+    /// A lease that nobody asked for is free. Another rests, and its record says so to a later launcher.
+    fn bury_lease(&mut self, cx: &Context, number: u32, session: &Session) -> Result<(), String> {
+        match Record::of(session) {
+            Some(record) => {
+                self.rest(cx, number, session.users);
+                let nothing = (Vec::new(), Vec::new(), Vec::new());
+                let (places, dirs, placeholders) = nothing;
+                Record { buried: true, places, dirs, placeholders, ..record }.write(&cx.directories, number)
+            }
+            None => cx.directories.remove_lease(number),
+        }
     }
 
     /// Removes the last traces of a session that has no process left.
@@ -195,7 +220,7 @@ impl Sessions {
                 session.errors.push(error);
             }
         }
-        session.errors.extend(cx.directories.remove_lease(number).err());
+        session.errors.extend(self.bury_lease(cx, number, &session).err());
         for error in &session.errors {
             tracing::warn!(session = session.label(), error, "not all went well with a session");
         }

@@ -9,13 +9,17 @@ mod placeholders;
 mod recover;
 mod relimit;
 mod request;
+mod rest;
+mod sockets;
 mod spares;
+mod terminals;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use agentd_kernel::cgroup::{Group, Hierarchies, Limits};
+use agentd_kernel::nsfs::Handle;
 use agentd_kernel::packets::Packets;
 use agentd_kernel::process::Child;
 use agentd_policy::Refusal;
@@ -34,11 +38,12 @@ use deletion::Worker;
 use placeholders::{Placeholder, Unlinking};
 use relimit::{Lowering, Whose};
 use request::Deferred;
+use rest::Resting;
 
 /// How long a build may take before it is killed.
 const DEADLINE: Duration = Duration::from_secs(20);
 /// What keeper and relay of one session may use up.
-const HELPERS: Limits = Limits { memory: 512 << 20, pids: 32, cpus: Some(16.0) };
+const HELPERS: Limits = Limits { memory: 512 << 20, pids: 32, cpus: Some(16.0), sockets: 512 << 20 };
 /// How long a builder that has nothing to do any more may take to end.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -64,6 +69,10 @@ struct Session {
     /// The workspaces that it has in mode direct.
     places: Vec<AbsPath>,
     placeholders: Vec<Placeholder>,
+    /// How many terminals it may have.
+    terminals: u32,
+    /// Its user namespace, if the kernel tells whether that is still there.
+    users: Option<Handle>,
     /// Its mount namespace, which goes when everything else has gone.
     root: Option<OwnedFd>,
     errors: Vec<String>,
@@ -99,6 +108,9 @@ pub struct Sessions {
     hierarchies: Hierarchies,
     all: BTreeMap<u32, Session>,
     next_lease: u32,
+    resting: Resting,
+    /// Users without a session whose memory is still in use, and when to look again.
+    held: BTreeMap<u32, Instant>,
     /// Whether the limit of all sessions together is in force.
     host_limited: bool,
     /// Users whose limit is.
@@ -111,6 +123,8 @@ pub struct Sessions {
     next_limit: Option<Instant>,
     /// For whom to prepare a session, and when.
     wanted: Option<(Owner, Instant)>,
+    /// Sessions that have just begun, whose helpers may still have what a build needs.
+    uncapped: Vec<u32>,
     /// Builders whose descriptors nobody watches yet.
     unwatched: Vec<u32>,
     /// Children that delete, to be reaped.
@@ -137,18 +151,25 @@ pub struct Seen {
 pub type Message = (FromLauncher, Vec<OwnedFd>);
 
 impl Sessions {
-    /// None yet.
+    /// None yet. The first lease is any: what a launcher gave before this one rests.
     pub fn new(hierarchies: Hierarchies) -> Self {
+        let mut random = [0; 4];
+        // Without randomness they begin at the first.
+        let _ = rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::NONBLOCK);
+        let next_lease = u32::from_ne_bytes(random);
         Self {
             hierarchies,
             all: BTreeMap::new(),
-            next_lease: 0,
+            next_lease,
+            resting: Resting::default(),
+            held: BTreeMap::new(),
             host_limited: false,
             limited: BTreeSet::new(),
             over: BTreeSet::new(),
             lowering: Vec::new(),
             next_limit: None,
             wanted: None,
+            uncapped: Vec::new(),
             unwatched: Vec::new(),
             workers: Vec::new(),
             unlinking: Vec::new(),
@@ -169,7 +190,8 @@ impl Sessions {
     }
 
     fn is_idle(&self) -> bool {
-        self.workers.is_empty() && self.unlinking.is_empty() && self.deferred.is_empty()
+        let children = self.workers.is_empty() && self.unlinking.is_empty() && self.resting.is_idle();
+        children && self.deferred.is_empty()
     }
 
     /// The ids of the sessions that run.
@@ -211,7 +233,7 @@ impl Sessions {
     /// What is in use now.
     pub fn seen_now(&self) -> Seen {
         let ids = self.all.values().filter_map(|s| s.id.as_ref()).map(ToString::to_string).collect();
-        Seen { leases: self.all.keys().copied().collect(), ids }
+        Seen { leases: self.all.keys().copied().chain(self.resting.numbers()).collect(), ids }
     }
 
     /// What was noted; nothing is any more.
@@ -310,6 +332,8 @@ impl Session {
             killed: false,
             places: Vec::new(),
             placeholders: Vec::new(),
+            terminals: 0,
+            users: None,
             root: None,
             errors: Vec::new(),
         }

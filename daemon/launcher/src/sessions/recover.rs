@@ -5,6 +5,7 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::time::Instant;
 
 use agentd_kernel::cgroup::Group;
+use agentd_kernel::nsfs::Handle;
 use agentd_kernel::process::Child;
 use agentd_kernel::procfs;
 use agentd_policy::lease::Groups;
@@ -62,6 +63,7 @@ impl Sessions {
         let Some(file) = cx.directories.lease_file(number)? else { return Ok(None) };
         let held = is_held(&file).map_err(|e| e.to_string())?;
         match Record::read(&file) {
+            Some(record) if record.buried && !has_groups && !held => self.rest(cx, number, record.users()),
             Some(record) => {
                 let keeper = if held && record.ran { self.keeper(cx, number, &record) } else { None };
                 let session = keeper.as_ref().map(|_| record.session.to_string());
@@ -71,7 +73,8 @@ impl Sessions {
             // Prepared, or put on record by halves: its groups say the rest.
             None if has_groups => {}
             None if held => return Err("it is held, and nothing else is known of it".into()),
-            None => self.give_back(cx, number),
+            // It may have been torn.
+            None => self.rest(cx, number, None),
         }
         Ok(None)
     }
@@ -88,7 +91,7 @@ impl Sessions {
     }
 
     /// Users and leases that have a group.
-    fn groups_left(&self) -> Result<BTreeSet<(u32, u32)>, String> {
+    fn groups_left(&mut self) -> Result<BTreeSet<(u32, u32)>, String> {
         let mut left = BTreeSet::new();
         for kind in KINDS {
             for user in self.hierarchies.names(kind).map_err(|e| e.to_string())? {
@@ -99,9 +102,12 @@ impl Sessions {
                         left.insert((uid, lease));
                     }
                 }
-                // An empty one goes at once; the others with their last session.
+                // An empty one goes once nothing is charged to it; the others with their last session.
                 if self.hierarchies.names(&path).is_ok_and(|names| names.is_empty()) {
-                    self.hierarchies.remove(&path).map_err(|e| e.to_string())?;
+                    match uid.filter(|_| kind == "agents") {
+                        Some(uid) => drop(self.held.insert(uid, Instant::now())),
+                        None => self.hierarchies.remove(&path).map_err(|e| e.to_string())?,
+                    }
                 }
             }
         }
@@ -135,6 +141,8 @@ impl Sessions {
             uppers: record.uppers,
             remove: record.remove,
             ran: record.ran,
+            terminals: record.terminals,
+            users: record.users.map(|(kind, bytes)| Handle { kind, bytes }),
             places: record.places,
             root,
             cpus,

@@ -63,7 +63,7 @@ impl Sessions {
             }
             let limits = match whose {
                 None => of_host(bounds(cx)),
-                Some(_) => Ok(of_user(bounds(cx))),
+                Some(_) => of_user(bounds(cx)),
             };
             if let Err(error) = limits.and_then(|limits| self.limit_one(cx, whose, &limits, now)) {
                 tracing::error!(path = path(whose), error, "limits");

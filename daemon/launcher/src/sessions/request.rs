@@ -130,6 +130,19 @@ impl Sessions {
                 "end some first (agentctl ps, agentctl kill)",
             ));
         }
+        match self.has_memory(caller.uid, plan.limits.memory, bounds) {
+            Ok(true) => {}
+            Ok(false) => {
+                return Err(Refusal::new(
+                    "one more session, while what ended sessions left in use is all the memory that there is",
+                    "bounds.user_memory",
+                    "close what still holds descriptors of theirs",
+                ));
+            }
+            Err(error) => {
+                return Err(Refusal::new(error, "bounds.user_memory", "see the launcher's log"));
+            }
+        }
         let known = self.all.values().filter_map(|s| s.id.as_ref());
         let mut taken = known.chain(self.deferred.iter().map(|d| &d.request.plan.session));
         if taken.any(|id| *id == plan.session) {
@@ -196,6 +209,7 @@ impl Sessions {
             memory: plan.limits.memory,
             pids: plan.limits.pids,
             cpus: cpus(plan.limits.cpus, bounds(cx)),
+            sockets: super::sockets::of_session().map_err(|e| ("cgroup", e))?,
         };
         session.agents.limit(&limits).map_err(|e| ("cgroup", e.to_string()))?;
         session.id = Some(plan.session.clone());

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use agentd_kernel::packets::Packets;
 use agentd_kernel::process::{self, Birth};
 
-use super::{Keeper, Session, Sessions, State};
+use super::{Keeper, Session, Sessions, State, terminals};
 use crate::build::{Builder, Owner};
 use crate::context::Context;
 
@@ -22,9 +22,12 @@ impl Sessions {
         let pool = cx.settings.config.pool.uids;
         let (lease, lock) = self.lease(&pool, &cx.directories).map_err(|e| ("lease", e))?;
         let number = lease.number;
-        let made = self.groups(cx, owner.uid, number).map_err(|e| ("cgroup", e));
-        let (agents, helpers) = match made {
-            Ok(groups) => groups,
+        let made = self.terminals().map_err(|e| ("terminals", e)).and_then(|terminals| {
+            let groups = self.groups(cx, owner.uid, number).map_err(|e| ("cgroup", e))?;
+            Ok((groups, terminals))
+        });
+        let ((agents, helpers), terminals) = match made {
+            Ok(made) => made,
             Err(error) => {
                 drop(lock);
                 self.give_back(cx, number);
@@ -42,6 +45,7 @@ impl Sessions {
                 lock,
                 agents: &agents,
                 helpers: &helpers,
+                terminals,
                 host: &cx.host,
                 launcher: theirs,
                 token: cx.token,
@@ -64,10 +68,18 @@ impl Sessions {
             }
         };
         let state = State::Waiting { builder, since: Instant::now() };
-        let session = Session { keeper: Some(keeper), ..Session::of_groups(owner, agents, helpers, state) };
+        let session =
+            Session { keeper: Some(keeper), terminals, ..Session::of_groups(owner, agents, helpers, state) };
         self.insert(number, session);
         self.unwatched.push(number);
         Ok(number)
+    }
+
+    /// How many terminals one more session may have.
+    fn terminals(&self) -> Result<u32, String> {
+        let given = self.all.values().map(|s| s.terminals).sum();
+        let share = terminals::Host::read()?.share(given);
+        share.ok_or_else(|| "the host has none left for one more session: raise kernel.pty.max".to_owned())
     }
 
     /// A lease that nobody holds any more.

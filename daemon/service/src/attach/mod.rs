@@ -167,7 +167,7 @@ async fn run(
         return Err(exec::ended());
     }
     let terminal = command.terminal.is_some();
-    let hub = Hub::new(None, Stage::Waiting);
+    let hub = Hub::new(None, Stage::Waiting, session.hub.pace.clone());
     let seat = hub.join(false, From::Kept)?;
     let (answer, answered) = oneshot::channel();
     let (exit, exited) = oneshot::channel();

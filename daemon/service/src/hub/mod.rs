@@ -18,6 +18,7 @@ use self::seat::Client;
 pub use self::seat::{Next, Seat};
 use crate::host::lock;
 use crate::output_log::{Frame, OutputLog};
+use crate::pace::Pace;
 
 /// What may wait for a client before its command waits as well, in bytes.
 const HELD: usize = 128 << 10;
@@ -82,6 +83,8 @@ pub enum From {
 pub struct Hub {
     /// Where its output is kept; that of further commands is not.
     pub log: Option<OutputLog>,
+    /// How fast output is taken, of all commands of its session.
+    pub pace: Arc<Pace>,
     inner: Mutex<Inner>,
     stage: watch::Sender<Stage>,
     /// Somebody took something, came or went.
@@ -119,11 +122,12 @@ struct Inner {
 }
 
 impl Hub {
-    pub fn new(log: Option<OutputLog>, stage: Stage) -> Arc<Self> {
+    pub fn new(log: Option<OutputLog>, stage: Stage, pace: Arc<Pace>) -> Arc<Self> {
         let (input, inputs) = mpsc::channel(INPUT);
         let (controls, control) = mpsc::channel(CONTROLS);
         Arc::new(Self {
             log,
+            pace,
             inner: Mutex::default(),
             stage: watch::Sender::new(stage),
             room: Notify::new(),

@@ -2,7 +2,7 @@ use super::*;
 use agentd_policy::wire::frame;
 
 fn hub() -> Arc<Hub> {
-    Hub::new(None, Stage::Live)
+    Hub::new(None, Stage::Live, Arc::new(Pace::new(1.0)))
 }
 
 fn out(hub: &Hub, len: usize) {
