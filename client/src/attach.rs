@@ -107,7 +107,7 @@ pub async fn attach(
             return Err(failure);
         }
     };
-    carrier.finish(signals, matches!(ended, Ended::Detached)).await?;
+    carrier.finish(signals).await?;
     Ok(Outcome { ended, id, attached, further: matches!(target, Target::Command(_)) })
 }
 

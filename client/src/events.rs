@@ -7,7 +7,7 @@ use agentd_proto::v1::{Event, EventsRequest};
 use crate::cli::{Decision, EventsArgs};
 use crate::connect::Socket;
 use crate::failure::Failure;
-use crate::show::{clean, colours, json, print};
+use crate::show::{clean, colours, json, print, word, words};
 
 const RED: &str = "\x1b[31m";
 const GREEN: &str = "\x1b[32m";
@@ -101,7 +101,7 @@ fn line(event: &Event, colours: bool) -> String {
     out
 }
 
-/// What it is about; not yet escaped.
+/// What it is about. What is not agentctl's own is quoted, if it could be taken for that.
 fn detail(event: &Event) -> String {
     let mut out = String::new();
     if let Some(actor) = &event.actor {
@@ -112,17 +112,17 @@ fn detail(event: &Event) -> String {
             let _ = write!(out, " of {ppid}");
         }
         if let (Some(exe), None) = (&actor.exe, &event.exec) {
-            let _ = write!(out, " {exe}");
+            let _ = write!(out, " {}", word(exe));
         }
     }
     if let Some(exec) = &event.exec {
-        let _ = write!(out, " {}", exec.path);
+        let _ = write!(out, " {}", word(&exec.path));
         if !exec.argv.is_empty() {
             let claimed = if exec.argv_claimed { " claims" } else { "" };
             let _ = write!(out, "{claimed} {:?}", exec.argv);
         }
         if !exec.interpreters.is_empty() {
-            let _ = write!(out, " by {}", exec.interpreters.join(", "));
+            let _ = write!(out, " by {}", words(&exec.interpreters));
         }
     }
     if let Some(exit) = &event.exit {
@@ -130,7 +130,7 @@ fn detail(event: &Event) -> String {
     }
     if let Some(net) = &event.net {
         let from = if net.direction.as_deref() == Some("in") { " from" } else { "" };
-        let _ = write!(out, " {}{from} {}", net.protocol, net.address);
+        let _ = write!(out, " {}{from} {}", word(&net.protocol), word(&net.address));
         if let Some(port) = net.port {
             let _ = write!(out, " port {port}");
         }
@@ -138,7 +138,7 @@ fn detail(event: &Event) -> String {
             let _ = write!(out, " to port {port}");
         }
         if let Some(name) = &net.name {
-            let _ = write!(out, " {name}");
+            let _ = write!(out, " {}", word(name));
         }
         if let (Some(sent), Some(received), Some(ms)) = (net.sent, net.received, net.duration_ms) {
             let _ = write!(out, " sent {sent} received {received} bytes in {ms} ms");
@@ -149,30 +149,30 @@ fn detail(event: &Event) -> String {
         out.push_str(&times(net.count));
     }
     if let Some(http) = &event.http {
-        let _ = write!(out, " {} {}", http.method, http.host);
+        let _ = write!(out, " {} {}", word(&http.method), word(&http.host));
     }
     if let Some(dns) = &event.dns {
-        let _ = write!(out, " {} {}", dns.r#type, dns.name);
+        let _ = write!(out, " {} {}", word(&dns.r#type), word(&dns.name));
         if !dns.answers.is_empty() {
-            let _ = write!(out, " is {}", dns.answers.join(", "));
+            let _ = write!(out, " is {}", words(&dns.answers));
         }
         out.push_str(&times(dns.count));
     }
     if let Some(policy) = &event.policy {
         let _ = write!(out, " {}", policy.change);
         if let Some(user) = &policy.user {
-            let _ = write!(out, " by {user}");
+            let _ = write!(out, " by {}", word(user));
         }
     }
     if let Some(limit) = &event.limit {
-        let _ = write!(out, " {}", limit.name);
+        let _ = write!(out, " {}", word(&limit.name));
         if let Some(value) = limit.limit {
             let _ = write!(out, " {value}");
         }
     }
     if let Some(lifecycle) = &event.lifecycle {
         for text in [&lifecycle.user, &lifecycle.profile, &lifecycle.reason].into_iter().flatten() {
-            let _ = write!(out, " {text}");
+            let _ = write!(out, " {}", word(text));
         }
         out.push_str(&ending(lifecycle.code, lifecycle.signal));
         if !lifecycle.command.is_empty() {

@@ -13,12 +13,16 @@ use crate::modes::Modes;
 const ESC: u8 = 0x1b;
 const BEL: u8 = 0x07;
 const ENQ: u8 = 0x05;
+const SO: u8 = 0x0e;
+const SI: u8 = 0x0f;
 /// The most intermediate bytes of an escape sequence, and one; those in use have one or two.
 const MAX_ESCAPE: usize = 8;
 /// The longest control sequence; the longest in use have some 60 bytes.
 const MAX_CSI: usize = 256;
 /// The longest operating system command; a hyperlink has up to 2083 bytes.
 const MAX_OSC: usize = 4096;
+/// The most modes of one sequence: terminals take 16 parameters or more.
+const MAX_PARAMETERS: usize = 16;
 const REPLACEMENT: &[u8] = "\u{fffd}".as_bytes();
 
 /// Where in a sequence the stream is.
@@ -63,7 +67,9 @@ impl Filter {
 
     /// What of `bytes`, and of what was held before, may pass.
     pub fn pass(&mut self, bytes: Bytes) -> Bytes {
-        if self.state == State::Ground && bytes.iter().all(|b| b.is_ascii() && !matches!(*b, ESC | ENQ)) {
+        if self.state == State::Ground
+            && bytes.iter().all(|b| b.is_ascii() && !matches!(*b, ESC | ENQ | SO | SI))
+        {
             return bytes;
         }
         let mut out = Vec::with_capacity(bytes.len() + 16);
@@ -73,7 +79,7 @@ impl Filter {
         out.into()
     }
 
-    /// The stream ends in the middle: what brings the terminal back to what it was.
+    /// The stream ends: what brings the terminal back to what it was.
     pub fn undo(&mut self) -> Bytes {
         self.begin(State::Ground);
         self.modes.undo()
@@ -121,8 +127,16 @@ impl Filter {
             ENQ => {}
             0x80..=0x9f => out.extend(REPLACEMENT),
             0xc2..=0xf4 => self.state = State::First(byte),
-            _ => out.push(byte),
+            _ => self.control(byte, out),
         }
+    }
+
+    /// What a terminal acts on at once, and text.
+    fn control(&mut self, byte: u8, out: &mut Vec<u8>) {
+        if matches!(byte, SO | SI) {
+            self.modes.note_shift(byte == SO);
+        }
+        out.push(byte);
     }
 
     /// The second byte of a UTF-8 character decides whether it is one, and no control character.
@@ -157,7 +171,7 @@ impl Filter {
             0x18 | 0x1a => self.begin(State::Ground),
             ENQ | 0x7f => {}
             // The terminal acts on these at once and goes on with the sequence.
-            0x00..=0x1f => out.push(byte),
+            0x00..=0x1f => self.control(byte, out),
             0x80.. => {
                 self.begin(State::Ground);
                 self.ground(byte, out);
@@ -180,6 +194,7 @@ impl Filter {
             (b'P' | b'X' | b'^' | b'_' | b'k', []) => self.begin(State::Lost(false)),
             (_, held) => {
                 if held.len() < MAX_ESCAPE && escape_passes(held, byte) {
+                    self.modes.note_escape(held, byte);
                     out.push(ESC);
                     out.extend(held);
                     out.push(byte);
@@ -220,6 +235,7 @@ impl Filter {
 
     fn end_osc(&mut self, end: &[u8], out: &mut Vec<u8>) {
         if osc_passes(&self.held) {
+            self.modes.note_osc(&self.held);
             out.extend([ESC, b']']);
             out.extend(&self.held);
             out.extend(end);
@@ -261,15 +277,29 @@ fn csi_passes(held: &[u8], last: u8) -> bool {
             (Some(b'?'), [], b'u' | b'm' | b'S') => false,
             // Modes, checksums of the screen, presentation, locator, extent, colours, rendition.
             (_, [b'$'], b'p' | b'w' | b'u') | (_, [b'*'], b'y') | (_, [b'\''], b'|') => false,
+            // The level of conformance: with it come 8-bit answers.
+            (_, [b'"'], b'p') => false,
             (_, [b'"'], b'v') | (_, [b'&'], b'u') | (_, [b'#'], b'R' | b'|') => false,
             // The window: its size, place and title; the printer.
             (_, [], b't' | b'i') | (Some(b'>'), [], b'T') => false,
             // VT52 and Tektronix, which have other sequences.
-            (Some(b'?'), [], b'l') => !names(b"2"),
+            (Some(b'?'), [], b'l') => modes_are_clear(parameters) && !names(b"2"),
             // With 2048 the terminal reports its size at once.
-            (Some(b'?'), [], b'h') => !names(b"38") && !names(b"2048"),
+            (Some(b'?'), [], b'h') => modes_are_clear(parameters) && !names(b"38") && !names(b"2048"),
+            (Some(b'?'), [], b'r' | b's') | (None, [], b'h' | b'l') => modes_are_clear(parameters),
             _ => true,
         }
+}
+
+/// Whether every terminal reads the same modes in `parameters`: no more than all of them take, without parts, and each
+/// within 16 bits. What one terminal would switch on and we did not see, nobody would switch off.
+fn modes_are_clear(parameters: &[u8]) -> bool {
+    let mut modes = parameters.split(|b| *b == b';');
+    let plain = |mode: &[u8]| {
+        let digits = trim(mode);
+        digits.is_empty() || std::str::from_utf8(digits).is_ok_and(|digits| digits.parse::<u16>().is_ok())
+    };
+    modes.clone().count() <= MAX_PARAMETERS && modes.all(plain)
 }
 
 /// A number without its leading zeros.

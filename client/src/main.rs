@@ -3,6 +3,7 @@
 
 mod ask;
 mod attach;
+mod breadth;
 mod canary;
 mod carry;
 mod cli;

@@ -8,6 +8,7 @@ use agentd_proto::v1::{CreateReply, CreateRequest, Event, EventsRequest, Exit, K
 
 use crate::ask::Question;
 use crate::attach::{Ended, Outcome, Target, attach};
+use crate::breadth;
 use crate::cli::RunArgs;
 use crate::connect::{Client, Socket};
 use crate::failure::{Failure, say};
@@ -32,6 +33,8 @@ pub async fn run(socket: &Socket, args: RunArgs, started: Instant) -> Result<i32
     steps.mark("read");
     let question = Question::new(socket, asked)?;
     steps.mark("decide");
+    let reach = question.plan().egress.iter().flat_map(|egress| egress.rules());
+    breadth::warnings(reach).iter().for_each(|line| say(line));
     if dry_run {
         print_plan(question.plan(), as_json)?;
         return Ok(0);
@@ -158,7 +161,7 @@ fn ending(exit: &Exit) -> (i32, Option<String>) {
 
 /// The plan for a person to read: texts instead of bytes, and no identity yet.
 fn print_plan(plan: &Plan, as_json: bool) -> Result<(), Failure> {
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let text = agentd_policy::text::from_bytes;
     let value = serde_json::json!({
         "user": plan.user,
         "home": plan.home,

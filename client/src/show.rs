@@ -18,6 +18,21 @@ pub fn clean_lines(text: &str) -> Cow<'_, str> {
     clean_but(text, &['\n', '\t'])
 }
 
+/// `text` as one word of a line of several: in quotes, with what is in it escaped, unless it is plain. So no name can
+/// be read as more than one word, or as a word of agentctl's own.
+pub fn word(text: &str) -> Cow<'_, str> {
+    let plain = |c: char| c.is_alphanumeric() || (c.is_ascii_graphic() && !matches!(c, '"' | '\'' | '\\'));
+    match !text.is_empty() && text.chars().all(|c| plain(c) && !steers(c)) {
+        true => Cow::Borrowed(text),
+        false => Cow::Owned(clean(&format!("{text:?}")).into_owned()),
+    }
+}
+
+/// Several of them, with commas between.
+pub fn words<'a>(texts: impl IntoIterator<Item = &'a String>) -> String {
+    texts.into_iter().map(|text| word(text)).collect::<Vec<_>>().join(", ")
+}
+
 fn clean_but<'a>(text: &'a str, fine: &[char]) -> Cow<'a, str> {
     let bad = |c: char| steers(c) && !fine.contains(&c);
     if !text.contains(bad) {
@@ -34,11 +49,19 @@ fn clean_but<'a>(text: &'a str, fine: &[char]) -> Cow<'a, str> {
     Cow::Owned(out)
 }
 
-/// Control characters, line separators, and characters that reorder (Trojan Source, CVE-2021-42574).
+/// What must not reach a terminal as it is: control characters, line separators, characters that reorder (Trojan Source,
+/// CVE-2021-42574), and those that show nothing, by which two texts that differ look alike: Unicode's default ignorable
+/// code points (`DerivedCoreProperties.txt`), fillers that are blank, annotations and noncharacters.
 fn steers(c: char) -> bool {
     c.is_control()
         || matches!(c,
-            '\u{200e}' | '\u{200f}' | '\u{061c}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+            '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}'
+            | '\u{180b}'..='\u{180f}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}' | '\u{2800}' | '\u{3164}' | '\u{fe00}'..='\u{fe0f}' | '\u{feff}'
+            | '\u{ffa0}' | '\u{fff0}'..='\u{fffb}' | '\u{1bca0}'..='\u{1bca3}' | '\u{1d159}'
+            | '\u{1d173}'..='\u{1d17a}' | '\u{e0000}'..='\u{e0fff}')
+        || u32::from(c) & 0xfffe == 0xfffe
+        || matches!(c, '\u{fdd0}'..='\u{fdef}')
 }
 
 /// `value` as JSON on one line; what steers a terminal is escaped as JSON does it.
@@ -54,7 +77,9 @@ pub fn json(value: &impl Serialize) -> Result<String, Failure> {
     let mut out = String::with_capacity(plain.len() + 16);
     for c in plain.chars() {
         if steers(c) {
-            let _ = write!(out, "\\u{:04x}", u32::from(c));
+            for unit in c.encode_utf16(&mut [0; 2]) {
+                let _ = write!(out, "\\u{unit:04x}");
+            }
         } else {
             out.push(c);
         }
@@ -124,6 +149,48 @@ mod tests {
     }
 
     #[test]
+    fn what_shows_nothing_is_shown() {
+        for hidden in [
+            '\u{ad}',
+            '\u{115f}',
+            '\u{200b}',
+            '\u{200d}',
+            '\u{2060}',
+            '\u{2800}',
+            '\u{3164}',
+            '\u{fe0f}',
+            '\u{feff}',
+            '\u{ffa0}',
+            '\u{ffff}',
+            '\u{e0041}',
+            '\u{e0100}',
+            '\u{10ffff}',
+        ] {
+            let name = format!("a{hidden}b");
+            assert_eq!(clean(&name), format!("a\\u{{{:x}}}b", u32::from(hidden)));
+            assert_eq!(serde_json::from_str::<String>(&json(&name).unwrap()).unwrap(), name);
+            assert!(json(&name).unwrap().is_ascii() && !word(&name).contains(hidden));
+        }
+    }
+
+    #[test]
+    fn a_name_is_one_word() {
+        for plain in ["/usr/bin/gcc-12", "x=[1,2](3)", "größe", "--flag", "a:b"] {
+            assert_eq!(word(plain), plain);
+        }
+        for (name, shown) in [
+            ("x claims [\"a\"] by", r#""x claims [\"a\"] by""#),
+            ("", r#""""#),
+            ("a\u{a0}b", "\"a\\u{a0}b\""),
+            ("\"", r#""\"""#),
+            (r"a\x", r#""a\\x""#),
+        ] {
+            assert_eq!(word(name), shown, "{name:?}");
+        }
+        assert_eq!(words(&["a".to_owned(), "b, c".to_owned()]), "a, \"b, c\"");
+    }
+
+    #[test]
     fn tables_line_up_and_are_cut() {
         let rows = [["a".to_owned(), "long command".to_owned()], ["bcdef".to_owned(), "x".to_owned()]];
         assert_eq!(table(["ID", "CMD"], &rows, Some(16)), "ID     CMD\na      long com…\nbcdef  x\n");
@@ -136,6 +203,18 @@ mod tests {
             let line = json(&text).unwrap();
             prop_assert!(!line.contains(steers));
             prop_assert_eq!(serde_json::from_str::<String>(&line).unwrap(), text);
+        }
+
+        #[test]
+        fn words_do_not_come_apart(text in any::<String>()) {
+            let word = word(&text);
+            prop_assert!(!word.contains(steers));
+            prop_assert!(!word.contains(char::is_whitespace) || (word.starts_with('"') && word.ends_with('"')));
+        }
+
+        #[test]
+        fn different_names_are_different_words(a in "[ab\\\\\"u{}x1 \u{200b}]{0,6}", b in "[ab\\\\\"u{}x1 \u{200b}]{0,6}") {
+            prop_assert_eq!(word(&a) == word(&b), a == b);
         }
 
         #[test]

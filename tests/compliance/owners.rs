@@ -4,12 +4,13 @@ use std::io::{BufRead, BufReader};
 use std::process::Child;
 use std::time::Duration;
 
-use agentd_tests::harness::{Named, Session, User, World, wait_for_exit};
+use agentd_tests::harness::{Named, Session, User, World, objects, text_at, wait_for_exit, within};
 
 pub const TESTS: &[Named] = &[
     ("another_user_sees_and_steers_nothing", other),
     ("an_admin_sees_and_steers_all", admin),
     ("names_of_two_users_do_not_meet", same_name),
+    ("what_a_user_removes_stays_on_record", removed),
 ];
 
 fn running<'a>(world: &'a World, user: &'a User) -> (Session<'a>, Child) {
@@ -70,5 +71,41 @@ fn same_name(world: &World) {
             .current_dir(dir);
         let output = agentctl.output().expect("setpriv");
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+}
+
+/// By `rm` and by `--rm`: gone for its user, and on record for admins.
+fn removed(world: &World) {
+    let script = "/usr/bin/env true; exec /bin/sleep 0.2";
+    let kept = Session::new(world, world.a(), world.workspace(world.a())).bash(script).expect_code(0);
+    let id = text_at(&world.all_events(world.a(), &kept.name)[0], "/session");
+    world.agentctl(world.a(), ["rm", &kept.name]).expect_code(0);
+    let flag =
+        Session::new(world, world.a(), world.workspace(world.a())).option("--rm").bash(script).expect_code(0);
+    let find = |user: &User, key: &str, value: &str| {
+        let listed = world.agentctl(user, ["ps", "-a", "--json"]).expect_code(0).text();
+        objects(&listed).into_iter().find(|session| session[key] == value)
+    };
+    let flag = text_at(&find(world.admin(), "name", &flag.name).expect("it is on record"), "/id");
+    for id in [id.as_str(), &flag] {
+        let listed = |user| find(user, "id", id);
+        let soon = within(Duration::from_secs(10), || match listed(world.a()) {
+            None => Ok(()),
+            Some(session) => Err(format!("{session}")),
+        });
+        assert_eq!(soon, Ok(()), "it is gone for its user");
+        world.agentctl(world.a(), ["events", id]).expect_code(3);
+        world.agentctl(world.a(), ["inspect", id]).expect_code(3);
+        assert!(!world.agentctl(world.a(), ["events", "--json"]).expect_code(0).text().contains(id));
+        assert_eq!(text_at(&listed(world.admin()).expect("it is on record"), "/state"), "removed");
+        for args in [&["events", "--json", id][..], &["events", "--json"]] {
+            let events = objects(&world.agentctl(world.admin(), args).expect_code(0).text());
+            let of_it: Vec<_> = events.iter().filter(|event| event["session"] == id).collect();
+            let has = |kind: &str| of_it.iter().any(|event| event["kind"] == kind);
+            assert!(has("session.created") && has("process.exec") && has("session.ended"), "{of_it:#?}");
+        }
+        // Nobody steers it, or removes it a second time.
+        world.agentctl(world.admin(), ["rm", id]).expect_code(3);
+        world.agentctl(world.admin(), ["logs", id]).expect_code(3);
     }
 }

@@ -2,7 +2,8 @@
 """Shows what the demo's agent says, and beside each of its attempts the event that tells of it.
 
 Usage: narrate.py EVENTS <AGENT-OUTPUT. EVENTS is what `agentctl events -f --json` writes to.
-Ends with 1 if an attempt succeeded or left no event."""
+Ends with 1 if an attempt succeeded or left no event. For some the refusal itself is on record; of the others, which
+the kernel refuses by an error of the system call, it is the program that tried."""
 
 import json
 import os
@@ -58,6 +59,11 @@ def short(event):
     return ""
 
 
+def is_refusal(event):
+    """Whether it says that something was refused, and not only what ran."""
+    return event is not None and (event.get("decision") == "deny" or event["kind"] == "limit.hit")
+
+
 def tell(event):
     if event is None:
         return paint("31", "no event")
@@ -67,7 +73,7 @@ def tell(event):
 
 def main():
     events = Events(sys.argv[1])
-    bad = tried = 0
+    bad = tried = denied = 0
     for line in sys.stdin:
         line = line.rstrip("\n")
         if not line.startswith("\t"):
@@ -81,10 +87,13 @@ def main():
         held = status != "0"
         tried += 1
         bad += not held or event is None
+        denied += held and is_refusal(event)
         sign = paint("32", "refused") if held else paint("1;31", "REACHED")
         print(f"  {sign} {what:26} {output[-90:] or 'exit ' + status}")
         print(f"          {tell(event)}", flush=True)
-    print(paint("1", f"\n  {tried} attempts, {tried - bad} refused and on record"), flush=True)
+    good = tried - bad
+    print(paint("1", f"\n  {tried} attempts, {good} refused"), flush=True)
+    print(f"  on record: {denied} refusals; of the other {good - denied} the program that tried, not the refusal", flush=True)
     sys.exit(1 if bad or not tried else 0)
 
 

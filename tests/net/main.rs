@@ -3,6 +3,7 @@
 
 mod around;
 mod caps;
+mod ceiling;
 mod dials;
 mod endurance;
 mod lists;
@@ -38,6 +39,7 @@ fn main() -> ExitCode {
     tests.extend(named("dials", dials::TESTS));
     tests.extend(named("publish", publish::TESTS));
     tests.extend(named("lists", lists::TESTS));
+    tests.extend(named("ceiling", ceiling::TESTS));
     tests.extend(named("restarts", restarts::TESTS));
     tests.extend(named("endurance", endurance::TESTS));
     tests.extend(named("over_tls", over_tls::TESTS));

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use agentd_policy::addresses::Net;
 use agentd_policy::egress::{Egress, NetRule};
+use agentd_policy::hosts::{HostPattern, HostRule, HostRules};
 use agentd_policy::names::{AbsPath, RelPath};
 use agentd_policy::plan::{Input, MAX_ARGS, Mode, Plan, Role, Scratch, Workspace};
 use agentd_policy::profile::Protocol;
@@ -25,6 +26,8 @@ pub const TESTS: &[Member] = &[
     ("a_forged_caller_number_gets_nothing", forged_numbers),
     ("root_and_leased_uids_get_no_session", root_and_leased),
     ("every_bound_holds_whoever_made_the_plan", bounds),
+    ("the_ceiling_holds_whoever_made_the_plan", ceiling),
+    ("bounds_of_a_group_are_for_its_members", groups),
     ("ten_thousand_mounts_are_refused", ten_thousand_mounts),
     ("ten_thousand_mount_points_for_deep_names_are_refused", deep_names),
     ("quotas_hold_for_each_user_and_for_the_host", quotas),
@@ -173,6 +176,94 @@ fn bounds(world: &'static World) {
         let mut wanted = plan(world.a());
         change(&mut wanted);
         service.refused(client.number, None, wanted, rule);
+    }
+    launcher.assert_clean(&before);
+}
+
+/// An egress of these rules, as a service that was taken over makes it.
+fn reaching(hosts: &[&str], nets: &[&str], local: &[u16]) -> Option<Egress> {
+    let rule = |host: &&str| HostRule {
+        host: HostPattern::parse(host).expect("a pattern"),
+        ports: vec![443],
+        protocol: Protocol::Tcp,
+    };
+    let net = |net: &&str| NetRule {
+        net: Net::parse(net).expect("a network"),
+        ports: vec![443],
+        protocol: Protocol::Tcp,
+    };
+    let hosts = HostRules { allow: hosts.iter().map(rule).collect(), deny: vec![] };
+    Some(Egress { hosts, nets: nets.iter().map(net).collect(), local: local.to_vec(), ..Egress::default() })
+}
+
+/// What an agent would gain otherwise: a way to any server, by a service that does not look.
+fn ceiling(world: &'static World) {
+    let config = "[bounds]\nlocal = false\nhosts = [\"*.example.org\", \"192.0.2.0/24\"]\n\
+                  hosts_denied = [\"evil.example.org\", \"192.0.2.128/25\"]";
+    let launcher = Launcher::start(world, config);
+    let service = Played::connect(&launcher);
+    let client = service.client(&launcher, world.a());
+    let before = launcher.traces();
+    for (egress, rule) in [
+        (reaching(&["*.com"], &[], &[]), "bounds.hosts"),
+        (reaching(&["example.org"], &[], &[]), "bounds.hosts"),
+        (reaching(&[], &["0.0.0.0/0"], &[]), "bounds.hosts"),
+        (reaching(&[], &["198.51.100.1"], &[]), "bounds.hosts"),
+        (reaching(&["evil.example.org"], &[], &[]), "bounds.hosts_denied"),
+        (reaching(&[], &["192.0.2.200"], &[]), "bounds.hosts_denied"),
+        // It does not deny what the site denies.
+        (reaching(&["*.example.org"], &[], &[]), "bounds.hosts_denied"),
+        (reaching(&[], &[], &[5432]), "bounds.local"),
+    ] {
+        service.refused(client.number, None, Plan { egress, ..plan(world.a()) }, rule);
+    }
+    let mut egress = reaching(&["*.example.org"], &["192.0.2.0/25"], &[]);
+    if let Some(egress) = &mut egress {
+        egress.hosts.deny.push(HostPattern::parse("evil.example.org").expect("a pattern"));
+    }
+    let good = Plan { egress, ..plan(world.a()) };
+    let id = good.session.clone();
+    drop(service.build(client.number, None, good).expect("it is below the ceiling"));
+    service.end(&id);
+    launcher.assert_clean(&before);
+}
+
+/// By what the kernel says of the peer, and by the account database where a process has dropped the group.
+fn groups(world: &'static World) {
+    let (a, admins) = (world.a(), agentd_tests::harness::ADMINS);
+    let config = format!(
+        "[bounds]\nmemory = \"1G\"\nhosts = []\n[bounds.group.{}]\nmemory = \"2G\"\nhosts = [\"*\"]\n\
+         [bounds.group.{admins}]\nmemory = \"512M\"\nhosts = [\"a.example.org\"]",
+        a.name
+    );
+    let launcher = Launcher::start(world, &config);
+    let service = Played::connect(&launcher);
+    let before = launcher.traces();
+    let any = || reaching(&[], &["0.0.0.0/0"], &[]);
+    let one = || reaching(&["a.example.org"], &[], &[]);
+    let (b, admin) = (world.b(), world.admin());
+    // What is checked last: nothing is built, whatever the bounds allow.
+    let within = "plan.reserved";
+    for (uid, gid, memory, egress, rule) in [
+        (b.uid, b.gid, 1 << 30, None, within),
+        (b.uid, b.gid, 2 << 30, None, "bounds.memory"),
+        (b.uid, b.gid, 1 << 30, one(), "bounds.hosts"),
+        // Its first group.
+        (a.uid, a.gid, 2 << 30, any(), within),
+        (a.uid, a.gid, 3 << 30, None, "bounds.memory"),
+        // What the account database says counts as well: who left the group behind has its bounds still.
+        (admin.uid, b.gid, 512 << 20, one(), within),
+        (admin.uid, b.gid, 1 << 30, None, "bounds.memory"),
+        (admin.uid, b.gid, 1 << 20, any(), "bounds.hosts"),
+        // Of several the most generous.
+        (admin.uid, a.gid, 2 << 30, any(), within),
+        (admin.uid, a.gid, 3 << 30, None, "bounds.memory"),
+    ] {
+        let client = service.client_of(&launcher, uid, gid);
+        let mut wanted = Plan { egress, home: abs("/"), ..plan(world.a()) };
+        wanted.limits.memory = memory;
+        service.refused(client.number, None, wanted, rule);
+        service.tell(&FromService::Forget { caller: client.number });
     }
     launcher.assert_clean(&before);
 }

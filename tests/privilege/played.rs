@@ -149,7 +149,7 @@ impl Played {
     /// What the launcher tells of the next client.
     pub fn next_caller(&self) -> (CallerNumber, Peer, OwnedFd) {
         match self.hear() {
-            Some((FromLauncher::Caller { number, peer }, mut descriptors)) => {
+            Some((FromLauncher::Caller { number, peer, .. }, mut descriptors)) => {
                 self.callers.borrow_mut().insert(number.0, peer);
                 (number, peer, descriptors.pop().expect("the connection"))
             }

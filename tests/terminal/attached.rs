@@ -3,7 +3,7 @@
 use std::process::Command;
 use std::time::Duration;
 
-use agentd_tests::harness::{Named, Part, Tmux, World, kill, text_at, within};
+use agentd_tests::harness::{Named, Part, Pty, Tmux, World, kill, text_at, within};
 use serde_json::Value;
 
 use crate::programs::start_vi;
@@ -18,6 +18,7 @@ pub(crate) const TESTS: &[Named] = &[
     ("a_killed_client_of_a_detached_session", detached_lives),
     ("detach_keys_can_be_typed", typed_keys),
     ("exec_has_a_terminal_of_its_own", exec),
+    ("at_its_end_the_terminal_is_as_before", put_back),
 ];
 
 const SOON: Duration = Duration::from_secs(5);
@@ -243,4 +244,46 @@ fn exec(world: &World) {
     sides.same("here.");
     sides.types("exit 2\r");
     sides.end(2);
+}
+
+/// All that a program switched on and left on is undone at its end, whatever it has invented besides.
+fn put_back(world: &World) {
+    let script = r#"for n in $(seq 3000 3999); do printf '\033[?%dh' $n; done
+        printf '\033[?1049;1003;1006;1004;2004;1;6;69h\033[?25;7l\033[2;4h\033[12l\033=\033[>4;2m\033[>5u\033[5 q'
+        printf '\033[3;9r\033(0\016\033[31m\033]8;;http://example.org\033\\\033]11;#102030\033\\left'"#;
+    let mut pty = Pty::open();
+    let mut child = pty.spawn(&world.session().command(["bash", "-c", script]));
+    let shown = String::from_utf8_lossy(&pty.read_to_end(&mut child)).into_owned();
+    let (_, undone) = shown.split_once("left").unwrap_or_else(|| panic!("{shown:?}"));
+    for undo in [
+        "\u{1b}[?1003l",
+        "\u{1b}[?1006l",
+        "\u{1b}[?1004l",
+        "\u{1b}[?2004l",
+        "\u{1b}[?1l",
+        "\u{1b}[?6l",
+        "\u{1b}[?69l",
+        "\u{1b}[?25h",
+        "\u{1b}[?7h",
+        "\u{1b}[?1049l",
+        "\u{1b}[2l",
+        "\u{1b}[4l",
+        "\u{1b}[12h",
+        "\u{1b}>",
+        "\u{1b}[>4m",
+        "\u{1b}[<1u",
+        "\u{1b}[0 q",
+        "\u{1b}[r",
+        "\u{1b}(B",
+        "\u{f}",
+        "\u{1b}[m",
+        "\u{1b}]8;;\u{1b}\\",
+        "\u{1b}]111\u{1b}\\",
+    ] {
+        assert!(undone.contains(undo), "{undo:?} is not in {undone:?}");
+    }
+    assert!(pty.is_cooked());
+    // What changes nothing gets nothing.
+    let mut child = pty.spawn(&world.session().command(["printf", "\\033[1mplain\\033[0m"]));
+    assert_eq!(String::from_utf8_lossy(&pty.read_to_end(&mut child)), "\u{1b}[1mplain\u{1b}[0m");
 }

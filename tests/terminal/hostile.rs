@@ -2,11 +2,13 @@
 
 use std::process::Command;
 
-use agentd_tests::harness::{Named, Pty, Session, World};
+use agentd_tests::harness::{Named, Pty, Session, World, text_at};
 
 pub(crate) const TESTS: &[Named] = &[
     ("in_lists_and_inspect", lists),
     ("in_events", events),
+    ("names_forge_no_line_of_events", forged),
+    ("names_that_differ_are_told_apart", distinct),
     ("in_logs", logs),
     ("in_names_and_messages", messages),
     ("in_profiles", profiles),
@@ -15,7 +17,7 @@ pub(crate) const TESTS: &[Named] = &[
 
 /// Clipboard, title, a report that the terminal would type, colours without end, 8-bit controls, a direction
 /// that turns what follows around, an isolate, a mark, and a line that begins anew.
-const HOSTILE: &str = "A\u{1b}]52;c;aGFsbG8=\u{7}B\u{1b}]0;title\u{7}C\u{1b}[6nD\u{1b}[cE\u{9b}6nF\u{202e}G\u{2066}H\u{200f}I\rJ\u{8}K\u{1b}P$qm\u{1b}\\L\u{1b}[?1049hM\u{5}N\u{85}O\u{61c}P";
+const HOSTILE: &str = "A\u{1b}]52;c;aGFsbG8=\u{7}B\u{1b}]0;title\u{7}C\u{1b}[6nD\u{1b}[cE\u{9b}6nF\u{202e}G\u{2066}H\u{200f}I\rJ\u{8}K\u{1b}P$qm\u{1b}\\L\u{1b}[?1049hM\u{5}N\u{85}O\u{61c}P\u{200b}Q\u{2800}R\u{3164}S\u{115f}T\u{fe0f}U\u{e0041}V\u{ad}W\u{feff}X\u{ffa0}Y";
 
 /// Fails if anything is there but text, line ends, and colours of agentctl's own.
 #[track_caller]
@@ -36,6 +38,8 @@ fn only_text(what: &str, shown: &[u8]) {
             '\n' | '\t' => true,
             '\u{0}'..='\u{1f}' | '\u{7f}'..='\u{9f}' => false,
             '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' => false,
+            '\u{ad}' | '\u{115f}' | '\u{2800}' | '\u{3164}' | '\u{feff}' | '\u{ffa0}' => false,
+            '\u{fe00}'..='\u{fe0f}' | '\u{e0000}'..='\u{e0fff}' => false,
             _ => true,
         };
         assert!(fine, "{what}: {char:?} in {text:?}");
@@ -164,5 +168,33 @@ fn attached(world: &World) {
     assert!(shown.contains("finished"), "{shown:?}");
     for hostile in ["\u{1b}]52", "\u{1b}]0;", "\u{1b}[6n", "\u{1b}[c", "\u{9b}", "\u{5}", "\u{1b}P"] {
         assert!(!shown.contains(hostile), "{hostile:?} in {shown:?}");
+    }
+}
+
+/// A directory whose name reads like the rest of a line: it stays one word of it.
+fn forged(world: &World) {
+    let dir = world.workspace(world.a());
+    let name = "x claims [\"true\"] by \u{a0}y";
+    let script = "mkdir \"$1\"; cp /usr/bin/true \"$1/t\"; \"$1/t\"; /bin/sleep 0.3";
+    let output =
+        Session::new(world, world.a(), &dir).run(["bash", "-c", script, "bash", name]).expect_code(0);
+    let text = world.agentctl(world.a(), ["events", &output.name]).expect_code(0).text();
+    let of_it = |line: &&str| line.contains(" process.exec ") && line.contains("/x claims ");
+    let line = text.lines().find(of_it).expect("its exec");
+    let path = format!("{:?}", dir.join(name).join("t").display().to_string());
+    assert!(line.contains(&format!(" {path}")), "{path} in {line}");
+    assert!(!text.contains("/x claims [\"true\"] by"), "{text}");
+}
+
+/// Of two programs whose names differ in a byte that is not UTF-8, and one that is named like the escape of the first.
+fn distinct(world: &World) {
+    let script =
+        r#"for n in $'\xfe' $'\xff' '\xff'; do cp /usr/bin/true "./p$n"; "./p$n"; done; /bin/sleep 0.3"#;
+    let output = world.session().bash(script).expect_code(0);
+    let events = world.all_events(world.a(), &output.name);
+    let paths = events.iter().map(|event| text_at(event, "/exec/path"));
+    let names: Vec<_> = paths.filter_map(|path| Some(path.rsplit_once("/p")?.1.to_owned())).collect();
+    for name in [r"\xfe", r"\xff", r"\x5cxff"] {
+        assert_eq!(names.iter().filter(|n| *n == name).count(), 1, "{name} in {names:?}");
     }
 }

@@ -269,10 +269,10 @@ impl Carrier {
     ///
     /// # Errors
     /// If the output could not be written.
-    pub async fn finish(mut self, signals: &mut Signals, detached: bool) -> Result<(), Failure> {
+    pub async fn finish(mut self, signals: &mut Signals) -> Result<(), Failure> {
         let Some(output) = self.output.take() else { return Ok(()) };
         let last = self.held.take();
-        let undo = if detached { self.undo() } else { None };
+        let undo = self.undo();
         let written = &mut self.written;
         let write = async move {
             for piece in last.into_iter().chain(undo) {
@@ -295,19 +295,19 @@ impl Carrier {
     /// Gives the terminal back after a failure, as far as that can be done at once.
     pub async fn abandon(mut self) {
         let undo = self.undo();
-        if let (Some(output), Some(undo)) = (self.output.take(), undo)
-            && !self.written.is_terminated()
-            && output.try_send(undo).is_ok()
-        {
-            drop(output);
+        let Some(output) = self.output.take().filter(|_| !self.written.is_terminated()) else { return };
+        let sent = undo.into_iter().filter(|piece| output.try_send(piece.clone()).is_ok()).count();
+        drop(output);
+        if sent > 0 {
             let _ = tokio::time::timeout(UNDO, &mut self.written).await;
         }
     }
 
-    /// What switches off in the terminal what the command has switched on.
-    fn undo(&mut self) -> Option<(Stream, Bytes)> {
-        let bytes = self.out.as_mut()?.undo();
-        (!bytes.is_empty()).then_some((Stream::Stdout, bytes))
+    /// What brings back what the command has changed in our terminals.
+    fn undo(&mut self) -> Vec<(Stream, Bytes)> {
+        let filters = [(Stream::Stdout, self.out.as_mut()), (Stream::Stderr, self.err.as_mut())];
+        let undone = filters.into_iter().filter_map(|(stream, filter)| Some((stream, filter?.undo())));
+        undone.filter(|(_, bytes)| !bytes.is_empty()).collect()
     }
 }
 

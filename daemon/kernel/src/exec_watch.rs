@@ -84,7 +84,7 @@ impl ExecWatch {
                 out.overflow = true;
                 continue;
             };
-            let path = procfs::link(proc, "self", &format!("fd/{}", fd.as_raw_fd())).ok();
+            let path = procfs::link_text(proc, "self", &format!("fd/{}", fd.as_raw_fd())).ok();
             let path = path.filter(|path| path.len() <= MAX_PATH);
             out.attempts.push(Attempt { pid: event.pid(), path, event });
         }

@@ -3,6 +3,7 @@
 use std::io::{Read as _, Write as _};
 use std::os::fd::{BorrowedFd, OwnedFd};
 
+use agentd_policy::text;
 use rustix::fs::{Mode, OFlags};
 use rustix::process::Pid;
 
@@ -141,7 +142,16 @@ pub fn arguments(proc: BorrowedFd<'_>, pid: i32) -> std::io::Result<Vec<String>>
     if bytes.is_empty() {
         return Ok(Vec::new());
     }
-    Ok(bytes.split(|b| *b == 0).map(|a| String::from_utf8_lossy(a).into_owned()).collect())
+    Ok(bytes.split(|b| *b == 0).map(text::from_bytes).collect())
+}
+
+/// What `link` (`exe`, `fd/7`) of `pid` (a number or `self`) points to, as events have it: [`text::from_bytes`].
+///
+/// # Errors
+/// As `readlinkat(2)`.
+pub fn link_text(proc: BorrowedFd<'_>, pid: &str, link: &str) -> std::io::Result<String> {
+    let target = rustix::fs::readlinkat(proc, format!("{pid}/{link}"), Vec::with_capacity(256))?;
+    Ok(text::from_bytes(target.as_bytes()))
 }
 
 /// What `link` (`exe`, `fd/7`) of `pid` (a number or `self`) points to.

@@ -5,6 +5,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use agentd_policy::config::{self, Config};
+use agentd_policy::wire::Peer;
 
 /// The configuration with its names resolved.
 #[derive(Clone, Debug)]
@@ -23,6 +24,38 @@ pub struct Settings {
     pub admin_gid: u32,
     /// Who may ask for numbers.
     pub metrics_gid: u32,
+    /// Those with bounds of their own.
+    pub groups: Vec<BoundGroup>,
+}
+
+/// A group with bounds of its own.
+#[derive(Clone, Debug)]
+pub struct BoundGroup {
+    name: String,
+    gid: u32,
+    /// Whom the account database lists: a process may have dropped the group.
+    members: Vec<u32>,
+}
+
+/// The most members of a group with bounds of its own.
+const MAX_MEMBERS: usize = 16_384;
+
+impl BoundGroup {
+    fn find(name: &str) -> Result<Self, String> {
+        let key = format!("[bounds.group.{name}]");
+        let group = nix::unistd::Group::from_name(name)
+            .map_err(|errno| format!("{key}: {errno}"))?
+            .ok_or_else(|| format!("{key}: no group {name}"))?;
+        if group.mem.len() > MAX_MEMBERS {
+            return Err(format!("{key}: {} members, of which {MAX_MEMBERS} are taken", group.mem.len()));
+        }
+        let mut members = Vec::with_capacity(group.mem.len());
+        for member in &group.mem {
+            let user = nix::unistd::User::from_name(member).map_err(|e| format!("{key}: {member}: {e}"))?;
+            members.extend(user.map(|user| user.uid.as_raw()));
+        }
+        Ok(Self { name: name.to_owned(), gid: group.gid.as_raw(), members })
+    }
 }
 
 impl Settings {
@@ -57,8 +90,23 @@ impl Settings {
             socket_gid: group("socket_group", &config.socket_group)?,
             admin_gid: group("admin_group", &config.admin_group)?,
             metrics_gid: group("metrics.group", config.metrics_group())?,
+            groups: config
+                .bounds
+                .group
+                .keys()
+                .map(|name| BoundGroup::find(name))
+                .collect::<Result<_, _>>()
+                .map_err(|e| fail(&e))?,
             file: file.to_owned(),
             config,
         })
+    }
+
+    /// The groups with bounds of their own that `peer` is in, whose supplementary groups these are.
+    pub fn groups_of(&self, peer: &Peer, supplementary: &[u32]) -> Vec<String> {
+        let is_in = |group: &&BoundGroup| {
+            group.gid == peer.gid || supplementary.contains(&group.gid) || group.members.contains(&peer.uid)
+        };
+        self.groups.iter().filter(is_in).map(|group| group.name.clone()).collect()
     }
 }

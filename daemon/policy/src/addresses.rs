@@ -269,6 +269,17 @@ fn embedded(address: IpAddr, kind: Kind, named: &Net) -> Option<Vec<Ipv4Addr>> {
     })
 }
 
+/// `address`, and every IPv4 address that it may carry.
+pub fn forms(address: IpAddr) -> impl Iterator<Item = IpAddr> {
+    const LENGTHS: [u8; 4] = [48, 56, 64, 96];
+    let inner = special(address).into_iter().flat_map(move |(_, kind)| {
+        let of = |length| embedded(address, kind, &Net { address, length }).unwrap_or_default();
+        let lengths = if kind == Kind::Nat64Local { &LENGTHS[..] } else { &LENGTHS[..1] };
+        lengths.iter().flat_map(move |length| of(*length)).collect::<Vec<_>>()
+    });
+    std::iter::once(address).chain(inner.map(IpAddr::V4))
+}
+
 /// The range that `address` is special by. The first in the tables counts.
 fn special(address: IpAddr) -> Option<(Net, Kind)> {
     let find = |table: &[(Net, Kind)]| table.iter().find(|(net, _)| net.contains(address)).copied();

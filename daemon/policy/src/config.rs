@@ -1,5 +1,6 @@
 //! `agentd.toml`: what the site decides. Read by the launcher and by the service, each for itself.
 
+mod groups;
 mod network;
 mod telling;
 
@@ -7,9 +8,11 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Deserializer, Serialize};
 
+use crate::ceiling::{Ceiling, Hosts};
 use crate::lease::Pool;
 use crate::names::AbsPath;
 use crate::size;
+pub use groups::GroupBounds;
 pub use network::{Egress, MAX_AUTHORITIES, Resolvers, Trust};
 pub(crate) use telling::MetricsSocket;
 pub use telling::{Format, Level, Log, Metrics};
@@ -120,6 +123,14 @@ pub struct Bounds {
     pub modes_forbidden: Vec<crate::plan::Mode>,
     /// Whether ports of sessions may appear on the host's loopback.
     pub publish: bool,
+    /// Whether sessions may reach ports of the host's loopback.
+    pub local: bool,
+    /// The names and networks that a session may ever be allowed.
+    pub hosts: Vec<Hosts>,
+    /// Those that none ever reaches.
+    pub hosts_denied: Vec<Hosts>,
+    /// What stands in the place of these for the members of a group, by its name.
+    pub group: BTreeMap<String, GroupBounds>,
 }
 
 /// How long events are kept.
@@ -184,6 +195,22 @@ impl Default for Bounds {
             timeout: 30 * 86_400_000,
             modes_forbidden: Vec::new(),
             publish: true,
+            local: true,
+            hosts: vec![Hosts::All],
+            hosts_denied: Vec::new(),
+            group: BTreeMap::new(),
+        }
+    }
+}
+
+impl Bounds {
+    /// What sessions may reach at most.
+    pub fn ceiling(&self) -> Ceiling {
+        Ceiling {
+            hosts: self.hosts.clone(),
+            denied: self.hosts_denied.clone(),
+            local: self.local,
+            publish: self.publish,
         }
     }
 }
@@ -203,12 +230,14 @@ impl Config {
         if text.len() > MAX_BYTES {
             return Err(ConfigError(format!("is longer than {MAX_BYTES} bytes")));
         }
-        toml::from_str(text).map_err(|e| {
+        let config: Self = toml::from_str(text).map_err(|e| {
             let line = e.span().map_or(1, |at| {
                 text.as_bytes()[..at.start.min(text.len())].iter().filter(|b| **b == b'\n').count() + 1
             });
             ConfigError(format!("line {line}: {}", e.message().replace('\n', "; ")))
-        })
+        })?;
+        config.bounds.check_lists().map_err(ConfigError)?;
+        Ok(config)
     }
 
     /// The socket on which the launcher takes descriptors from clients: beside the gRPC socket, where a client finds it
@@ -257,7 +286,7 @@ pub(crate) fn bytes<'de, D: Deserializer<'de>>(d: D) -> Result<u64, D::Error> {
 }
 
 /// The same, if it is there.
-fn optional_bytes<'de, D: Deserializer<'de>>(d: D) -> Result<Option<u64>, D::Error> {
+pub(crate) fn optional_bytes<'de, D: Deserializer<'de>>(d: D) -> Result<Option<u64>, D::Error> {
     if !d.is_human_readable() {
         return Option::deserialize(d);
     }

@@ -152,7 +152,10 @@ pub fn decide(
     overlap::check(&mut workspaces, &inputs, &scratch, &caller.home)?;
     let cwd = cwd_inside(cwd, &workspaces, &inputs, &scratch, &caller.home);
     let limits = limits(request, profile, bounds);
-    let egress = network::egress(&profile.network, (&request.network, &request.publish), upstream)?;
+    let mut egress = network::egress(&profile.network, (&request.network, &request.publish), upstream)?;
+    if let Some(egress) = &mut egress {
+        egress.deny(bounds.ceiling().denied_names());
+    }
     let plan = Plan {
         session: request.session.clone(),
         profile: Digest::of(&profile.to_toml()?)?,

@@ -125,6 +125,9 @@ pub enum Denial {
     /// It is none of the plan's published ports.
     #[error("publish.unknown")]
     Publish,
+    /// The site lets no session reach it: the entry of its list.
+    #[error("bounds.hosts_denied {0}")]
+    Ceiling(String),
 }
 
 impl Egress {

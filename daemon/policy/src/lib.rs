@@ -7,6 +7,7 @@
 pub mod addresses;
 pub mod blocklist;
 pub mod caps;
+pub mod ceiling;
 pub mod config;
 pub mod consent;
 pub mod decide;
@@ -28,6 +29,7 @@ pub mod refusal;
 pub mod reload;
 pub mod resolver;
 pub mod size;
+pub mod text;
 pub mod wire;
 
 pub use refusal::Refusal;

@@ -97,7 +97,8 @@ impl Egress {
         self.allow(&change.allow)
     }
 
-    fn deny(&mut self, patterns: &[HostPattern]) {
+    /// Adds names that nothing can allow.
+    pub(crate) fn deny<'a>(&mut self, patterns: impl IntoIterator<Item = &'a HostPattern>) {
         for pattern in patterns {
             if !self.hosts.deny.contains(pattern) {
                 self.hosts.deny.push(pattern.clone());

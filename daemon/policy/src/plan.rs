@@ -306,14 +306,7 @@ impl Plan {
 
 fn check_network(egress: &Egress, bounds: &Bounds) -> Result<(), Refusal> {
     egress.check()?;
-    match egress.publish.first() {
-        Some(publish) if !bounds.publish => Err(Refusal::new(
-            format!("publish {publish}"),
-            "bounds.publish",
-            "the administrator forbids it: nothing of a session appears on this host's loopback",
-        )),
-        _ => Ok(()),
-    }
+    bounds.ceiling().check(egress)
 }
 
 impl Workspace {

@@ -18,8 +18,8 @@ use crate::plan::{Plan, WindowSize};
 use crate::profile::Protocol;
 use crate::publish::Publish;
 
-/// Of all messages here; the first two bytes of each packet.
-pub const VERSION: u16 = 1;
+/// The format of all messages here, and of what the launcher keeps of a lease; the first two bytes of each packet.
+pub const VERSION: u16 = 2;
 /// The longest packet, in bytes: a plan with its longest command line.
 pub const MAX_PACKET: usize = 192 << 10;
 /// The longest packet that a keeper and a service exchange.
@@ -76,6 +76,15 @@ pub fn decode<T: DeserializeOwned>(packet: &[u8]) -> Result<T, WireError> {
     Ok(message)
 }
 
+/// The first of what a packet of any version holds, whatever follows it.
+///
+/// # Errors
+/// If that is out of form.
+pub fn prefix<T: DeserializeOwned>(packet: &[u8]) -> Result<T, WireError> {
+    let body = packet.get(2..).ok_or(WireError::Version(0))?;
+    postcard::take_from_bytes(body).map(|(first, _)| first).map_err(WireError::Form)
+}
+
 /// A connection that the launcher accepted. Never used twice in a launcher's life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct CallerNumber(pub u64);
@@ -116,6 +125,8 @@ pub enum FromLauncher {
         number: CallerNumber,
         /// Who it is.
         peer: Peer,
+        /// Of the groups that have bounds of their own, those that it is in.
+        groups: Vec<String>,
     },
     /// A session runs. Descriptors: the keeper's socket (packets), the relay's (frames).
     Built {
@@ -316,7 +327,8 @@ pub enum ToKeeper {
         /// Which.
         command: CommandNumber,
     },
-    /// The session may reach something else from now on. Answered by an event, [`EventBody::Policy`].
+    /// The session may reach something else from now on. Answered by an event, [`EventBody::Policy`], or by
+    /// [`FromKeeper::Unchanged`].
     ///
     /// [`EventBody::Policy`]: crate::event::EventBody::Policy
     Policy {
@@ -363,6 +375,15 @@ pub enum FromKeeper {
         step: String,
         /// The error number.
         errno: i32,
+    },
+    /// [`ToKeeper::Policy`] asks for what the session may not have.
+    Unchanged {
+        /// As it was asked for.
+        change: String,
+        /// Why not.
+        refusal: Refusal,
+        /// What it may reach, as before.
+        egress: Box<Egress>,
     },
     /// A further command ended.
     Exited {

@@ -108,7 +108,7 @@ pub async fn finish(host: &Arc<Host>, session: &Arc<Session>) {
         let mut status = session.watch();
         let told = status.wait_for(|status| status.told || status.detached);
         let _ = tokio::time::timeout(FAREWELL, told).await;
-        forget(host, session).await;
+        remove(host, session).await;
         return;
     }
     if session.hub.log.as_ref().is_some_and(|log| log.size() > 0) {
@@ -116,13 +116,13 @@ pub async fn finish(host: &Arc<Host>, session: &Arc<Session>) {
     }
 }
 
-/// Nothing is to be known of the session any more but its events.
-pub async fn forget(host: &Arc<Host>, session: &Arc<Session>) {
-    host.registry.remove(&session.id);
+/// Deletes what the session left, and keeps what is on record of it: for its user it is gone, for admins it is not.
+pub async fn remove(host: &Arc<Host>, session: &Arc<Session>) {
+    host.registry.retire(session);
     let hub = session.hub.clone();
     // A panic in it leaves files behind, which the store deletes.
     let _ = tokio::task::spawn_blocking(move || hub.log.as_ref().map(OutputLog::remove)).await;
-    host.store.forget(&session.id).await;
+    host.store.retire(&session.id).await;
 }
 
 fn open(built: Built) -> Result<(Link, UnixStream, Vec<Timing>), Refusal> {

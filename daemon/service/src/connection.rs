@@ -26,6 +26,8 @@ const SILENCE: Duration = Duration::from_secs(10);
 #[derive(Clone)]
 pub struct Caller {
     pub peer: Peer,
+    /// Of the groups that have bounds of their own, those that it is in, as the launcher says.
+    pub groups: Arc<[String]>,
     /// Cancelled when the connection is gone.
     pub gone: CancellationToken,
     /// What the launcher knows it by.
@@ -71,14 +73,14 @@ impl Connection {
         socket: OwnedFd,
         number: CallerNumber,
         launcher: u64,
-        peer: Peer,
+        (peer, groups): (Peer, Vec<String>),
     ) -> io::Result<Self> {
         let line = Arc::new(Line { number, launcher, host: host.clone() });
         let slot = host.connections.take(peer.uid).ok_or_else(|| {
             io::Error::other(format!("uid {} has {} already", peer.uid, host.connections.each()))
         })?;
         let stream = nonblocking(socket)?;
-        let caller = Caller { peer, gone: CancellationToken::new(), line };
+        let caller = Caller { peer, groups: groups.into(), gone: CancellationToken::new(), line };
         Ok(Self { stream, caller, _slot: slot, silence: Some(Box::pin(sleep(SILENCE))) })
     }
 }

@@ -9,6 +9,7 @@ use agentd_policy::Refusal;
 use agentd_policy::event::{End, ExitStatus};
 use agentd_policy::names::{AbsPath, SessionId};
 use agentd_policy::plan::{MAX_ARGC, MAX_ARGS};
+use agentd_policy::text;
 use agentd_policy::wire::{self, Command, CommandNumber, MAX_COMMANDS, MAX_KEEPER_PACKET, ToKeeper};
 use agentd_proto::v1::{ExecOpen, Exit};
 use tokio::sync::{Semaphore, oneshot};
@@ -80,7 +81,7 @@ fn too_long(size: usize) -> Refusal {
 
 /// argv of `command` as events show it.
 pub fn shown(command: &Command) -> Vec<String> {
-    arguments(&command.argv.iter().map(|word| String::from_utf8_lossy(word).into_owned()).collect::<Vec<_>>())
+    arguments(&command.argv.iter().map(|word| text::from_bytes(word)).collect::<Vec<_>>())
 }
 
 struct Entry {

@@ -60,6 +60,7 @@ impl Host {
     pub fn new(site: Site, launcher: Launcher, store: Store) -> Self {
         let bounds = &site.config.bounds;
         let registry = Registry::new(bounds);
+        registry.keep(site.config.audit.retain);
         let sessions = bounds.max_sessions_per_user;
         let connections = Slots::new(sessions.saturating_add(SPARE));
         let rate = Rate::new(bounds.user_requests);
@@ -92,6 +93,7 @@ impl Host {
         let bounds = &site.config.bounds;
         let sessions = bounds.max_sessions_per_user;
         self.registry.bound(bounds);
+        self.registry.keep(site.config.audit.retain);
         self.rate.set(bounds.user_requests);
         self.connections.set(sessions.saturating_add(SPARE));
         self.watchers.set(sessions.saturating_add(WATCHERS));

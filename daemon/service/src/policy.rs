@@ -88,6 +88,14 @@ impl Changes {
         self.0.push(asked);
     }
 
+    /// A change that its keeper refused, and who asked for it hears so.
+    pub fn refused(&mut self, change: &str, refusal: Refusal) {
+        let same = |asked: &Asked| asked.change.to_string() == change;
+        if let Some(at) = self.0.iter().position(same) {
+            self.0.remove(at).answer(Err(refusal));
+        }
+    }
+
     /// The changes that these events say are in force, and who asked for them, which the events then tell.
     pub fn in_force(&mut self, lines: &mut [Line]) -> Vec<(String, Option<Asked>)> {
         let told = lines.iter_mut().filter_map(|line| line.event.policy.as_mut());

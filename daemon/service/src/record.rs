@@ -10,14 +10,17 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use agentd_policy::egress::Egress;
 use agentd_policy::names::{AbsPath, SessionId, SessionName, UserName};
 use agentd_policy::plan::{Mode, Plan};
+use agentd_policy::text;
 use agentd_proto::v1::{Exit, Limits, Mount};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::convert::arguments;
 use crate::log::session_of;
 
-/// Of the form below.
-const VERSION: u32 = 1;
+/// The format below.
+pub const VERSION: u32 = 2;
 /// The longest record, in bytes: more than the most mounts and arguments need.
 const MAX_BYTES: u64 = 2 << 20;
 
@@ -58,13 +61,15 @@ pub struct Record {
     /// All of its output had come.
     pub whole: bool,
     pub exit: Option<Exit>,
+    /// The format that it was read from, if that is not ours.
+    #[serde(skip)]
+    pub foreign: Option<u64>,
 }
 
 impl Record {
     /// Of a session that is about to be built.
     pub fn new(plan: &Plan, name: Option<SessionName>, uid: u32, profile: String, detached: bool) -> Self {
-        let words: Vec<_> =
-            plan.command.iter().map(|word| String::from_utf8_lossy(word).into_owned()).collect();
+        let words: Vec<_> = plan.command.iter().map(|word| text::from_bytes(word)).collect();
         let limits = &plan.limits;
         Self {
             version: VERSION,
@@ -98,6 +103,7 @@ impl Record {
             output: 0,
             whole: false,
             exit: None,
+            foreign: None,
         }
     }
 
@@ -134,6 +140,11 @@ pub fn time(micros: u64) -> SystemTime {
 /// The record's file.
 pub fn path(dir: &Path, id: &SessionId) -> PathBuf {
     dir.join(format!("{id}.json"))
+}
+
+/// The file of its record once it was removed.
+pub fn removed(dir: &Path, id: &SessionId) -> PathBuf {
+    dir.join(format!("{id}.removed"))
 }
 
 /// Writes `bytes` beside the file at `path`, to take its place.
@@ -183,6 +194,22 @@ pub fn load(dir: &Path) -> io::Result<Vec<Record>> {
     Ok(records)
 }
 
+/// All records of sessions that were removed, the oldest first.
+pub fn load_removed(dir: &Path) -> io::Result<Vec<Record>> {
+    let mut records = Vec::new();
+    for entry in std::fs::read_dir(dir)? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "removed") {
+            match read(&path) {
+                Ok(record) => records.push(record),
+                Err(why) => set_aside(&path, &why),
+            }
+        }
+    }
+    records.sort_by_key(|record| record.created_us);
+    Ok(records)
+}
+
 /// Renames what nobody can make sense of.
 pub fn set_aside(path: &Path, why: &str) {
     let aside = path.with_extension("broken");
@@ -193,14 +220,19 @@ pub fn set_aside(path: &Path, why: &str) {
     }
 }
 
-fn read(path: &Path) -> Result<Record, String> {
+/// The record in the file at `path`.
+pub fn read(path: &Path) -> Result<Record, String> {
     let file = File::open(path).map_err(|e| e.to_string())?;
     let mut text = String::new();
     file.take(MAX_BYTES).read_to_string(&mut text).map_err(|e| e.to_string())?;
-    let record: Record = serde_json::from_str(&text).map_err(|e| e.to_string())?;
-    if record.version != VERSION {
-        return Err(format!("record of version {}, not {VERSION}", record.version));
-    }
+    let value: Value = serde_json::from_str(&text).map_err(|e| e.to_string())?;
+    let record = match value.get("version").and_then(Value::as_u64) {
+        Some(version) if version == u64::from(VERSION) => {
+            serde_json::from_value::<Record>(value).map_err(|e| e.to_string())?
+        }
+        Some(version) => translate(&value, version)?,
+        None => return Err("a record without a version".into()),
+    };
     if path.file_stem().and_then(|stem| stem.to_str()) != Some(record.id.as_str()) {
         return Err(format!("it is of session {}", record.id));
     }
@@ -208,6 +240,44 @@ fn read(path: &Path) -> Result<Record, String> {
         return Err("an end without a time, or a time without an end".into());
     }
     Ok(record)
+}
+
+/// What a record of another format says, as far as it is understood: whose session it was, and its history.
+fn translate(value: &Value, version: u64) -> Result<Record, String> {
+    fn part<T: DeserializeOwned>(value: &Value, key: &str) -> Option<T> {
+        serde_json::from_value(value.get(key)?.clone()).ok()
+    }
+    let needed =
+        |key: &str| format!("a record of format {version}, without a {key} that format {VERSION} knows");
+    let flag = |key: &str| part(value, key).unwrap_or(false);
+    let number = |key: &str| part(value, key).unwrap_or(0);
+    let exit: Option<Exit> = part(value, "exit");
+    Ok(Record {
+        version: VERSION,
+        id: part(value, "id").ok_or_else(|| needed("id"))?,
+        name: part(value, "name"),
+        uid: part(value, "uid").ok_or_else(|| needed("uid"))?,
+        user: part(value, "user").ok_or_else(|| needed("user"))?,
+        profile: part(value, "profile").unwrap_or_default(),
+        command: part(value, "command").unwrap_or_default(),
+        cwd: part(value, "cwd").or_else(|| AbsPath::parse("/").ok()).ok_or_else(|| needed("cwd"))?,
+        terminal: flag("terminal"),
+        mounts: part(value, "mounts").unwrap_or_default(),
+        limits: part(value, "limits").unwrap_or_default(),
+        egress: part(value, "egress"),
+        change: None,
+        remove: flag("remove"),
+        overlay: flag("overlay"),
+        created_us: number("created_us"),
+        started_us: part(value, "started_us"),
+        ended_us: part(value, "ended_us").filter(|_| exit.is_some()),
+        detached: flag("detached"),
+        stop_us: None,
+        output: number("output"),
+        whole: flag("whole"),
+        exit: exit.filter(|_| part::<u64>(value, "ended_us").is_some()),
+        foreign: Some(version),
+    })
 }
 
 #[cfg(test)]
@@ -234,6 +304,27 @@ pub mod tests {
     }
 
     #[test]
+    fn what_another_version_wrote_stays_readable() {
+        let dir = dir("foreign");
+        let record = crate::session::tests::session("aa0000000001", Some("web"), 1000).record();
+        let mut value = serde_json::to_value(&record).unwrap();
+        let fields = value.as_object_mut().unwrap();
+        // Of a format with other fields, and others in them.
+        fields.insert("version".into(), 1.into());
+        fields.insert("more".into(), 1.into());
+        fields.insert("limits".into(), "none".into());
+        fields.remove("mounts");
+        std::fs::write(path(&dir, &record.id), value.to_string()).unwrap();
+        let read = load(&dir).unwrap();
+        assert_eq!((read.len(), read[0].foreign, read[0].version), (1, Some(1), VERSION));
+        assert_eq!((&read[0].id, read[0].uid, &read[0].command), (&record.id, 1000, &record.command));
+        value.as_object_mut().unwrap().remove("uid");
+        std::fs::write(path(&dir, &record.id), value.to_string()).unwrap();
+        assert!(load(&dir).unwrap().is_empty());
+        std::fs::remove_dir_all(dir).unwrap();
+    }
+
+    #[test]
     fn what_is_not_a_record_is_set_aside() {
         let dir = dir("broken");
         let record = crate::session::tests::session("aa0000000001", None, 1000).record();
@@ -241,7 +332,7 @@ pub mod tests {
         let broken = [
             ("aa0000000002.json", whole.clone()),
             ("aa0000000003.json", whole[..whole.len() - 9].to_owned()),
-            ("aa0000000001.json", whole.replace("\"version\":1", "\"version\":2")),
+            ("aa0000000001.json", whole.replace("\"version\":2", "\"version\":true")),
             ("x.json", whole.replacen('{', "{\"more\":1,", 1)),
             ("x.tmp", whole),
         ];

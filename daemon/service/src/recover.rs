@@ -35,6 +35,11 @@ pub fn take_up(host: &Arc<Host>) -> Result<(), StoreError> {
             host.store.set_aside(&id, &why);
         }
     }
+    for record in host.store.all_removed()? {
+        if let Some(session) = host.store.of_record(record) {
+            host.registry.adopt(&session);
+        }
+    }
     let host = host.clone();
     tokio::spawn(async move {
         for uid in users {

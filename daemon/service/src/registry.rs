@@ -1,8 +1,9 @@
 //! The sessions that there are, and who may see them.
 
 use std::collections::{BTreeMap, HashSet};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime};
 
 use agentd_policy::Refusal;
 use agentd_policy::config::Bounds;
@@ -21,6 +22,8 @@ const OUTPUT: u64 = 256 << 20;
 pub struct Registry {
     total: AtomicUsize,
     each: AtomicUsize,
+    /// How long what was removed is on record, in milliseconds.
+    retain: AtomicU64,
     sessions: Mutex<BTreeMap<SessionId, Arc<Session>>>,
 }
 
@@ -34,7 +37,11 @@ pub enum Wish {
 }
 
 fn may(peer: &Peer, session: &Session, wish: Wish) -> bool {
-    session.uid == peer.uid || peer.admin || (peer.uid == 0 && wish == Wish::Look)
+    let audits = peer.admin || peer.uid == 0;
+    if session.is_removed() {
+        return audits && wish == Wish::Look;
+    }
+    session.uid == peer.uid || peer.admin || (audits && wish == Wish::Look)
 }
 
 /// Whether there may be one more besides `sessions`. Those that have ended do not count, since their clients have been
@@ -50,8 +57,12 @@ fn has_room<'a>(sessions: impl Iterator<Item = &'a Arc<Session>>, most: usize) -
 
 impl Registry {
     pub fn new(bounds: &Bounds) -> Self {
-        let registry =
-            Self { total: AtomicUsize::default(), each: AtomicUsize::default(), sessions: Mutex::default() };
+        let registry = Self {
+            total: AtomicUsize::default(),
+            each: AtomicUsize::default(),
+            retain: AtomicU64::new(u64::MAX),
+            sessions: Mutex::default(),
+        };
         registry.bound(bounds);
         registry
     }
@@ -62,13 +73,44 @@ impl Registry {
         self.each.store(bounds.max_sessions_per_user as usize, Ordering::Relaxed);
     }
 
-    /// Takes a session up that an earlier service had.
-    pub fn adopt(&self, session: &Arc<Session>) {
-        lock(&self.sessions).insert(session.id.clone(), session.clone());
+    /// From now on what was removed is on record for so long, in milliseconds.
+    pub fn keep(&self, retain_ms: u64) {
+        self.retain.store(retain_ms, Ordering::Relaxed);
     }
 
-    /// Takes a session up that is about to be built. Then there may be one that is to be forgotten for it.
-    pub fn insert(&self, session: &Arc<Session>) -> Result<Option<SessionId>, Refusal> {
+    /// Takes a session up that an earlier service had.
+    pub fn adopt(&self, session: &Arc<Session>) {
+        let mut sessions = lock(&self.sessions);
+        sessions.insert(session.id.clone(), session.clone());
+        self.bound_removed(&mut sessions, session.uid);
+    }
+
+    /// A session was removed: from now on only admins see it.
+    pub fn retire(&self, session: &Session) {
+        let mut sessions = lock(&self.sessions);
+        session.change(|status| status.removed = true);
+        self.bound_removed(&mut sessions, session.uid);
+    }
+
+    /// Forgets those that were removed and are not on record any more, and of a user's more than [`KEPT`] the oldest:
+    /// they are on record still, and found by their id.
+    fn bound_removed(&self, sessions: &mut BTreeMap<SessionId, Arc<Session>>, uid: u32) {
+        let retain = Duration::from_millis(self.retain.load(Ordering::Relaxed));
+        let oldest = SystemTime::now().checked_sub(retain).unwrap_or(SystemTime::UNIX_EPOCH);
+        sessions.retain(|_, session| !session.is_removed() || session.ended_at() >= oldest);
+        let removed = || sessions.values().filter(|session| session.uid == uid && session.is_removed());
+        let more = removed().count().saturating_sub(KEPT);
+        if more > 0 {
+            let mut ids: Vec<_> = removed().map(|session| (session.created_at, session.id.clone())).collect();
+            ids.sort_unstable();
+            for (_, id) in ids.into_iter().take(more) {
+                sessions.remove(&id);
+            }
+        }
+    }
+
+    /// Takes a session up that is about to be built. Then there may be one that was removed for it.
+    pub fn insert(&self, session: &Arc<Session>) -> Result<Option<Arc<Session>>, Refusal> {
         let mut sessions = lock(&self.sessions);
         let (total, each) = (self.total.load(Ordering::Relaxed), self.each.load(Ordering::Relaxed));
         let own = || sessions.values().filter(|s| s.uid == session.uid);
@@ -91,29 +133,30 @@ impl Registry {
         if sessions.contains_key(&session.id) {
             return Err(Refusal::new("a session id that is taken", "session.id", "try again"));
         }
-        let mut forgotten = None;
-        if own().count() >= KEPT {
+        let kept = || own().filter(|session| !session.is_removed());
+        let mut removed = None;
+        if kept().count() >= KEPT {
             let oldest =
-                own().filter(|s| s.phase() == Phase::Over && !s.overlay).min_by_key(|s| s.created_at);
-            forgotten = oldest.map(|s| s.id.clone());
-            let Some(oldest) = &forgotten else {
+                kept().filter(|s| s.phase() == Phase::Over && !s.overlay).min_by_key(|s| s.created_at);
+            removed = oldest.cloned();
+            if removed.is_none() {
                 return Err(Refusal::new(
                     format!("one more than {KEPT} sessions that were kept"),
                     "sessions.kept",
                     "remove ended ones with `agentctl rm`",
                 ));
-            };
-            sessions.remove(oldest);
+            }
         }
         sessions.insert(session.id.clone(), session.clone());
-        Ok(forgotten)
+        Ok(removed)
     }
 
     /// Deletes the oldest output of a user's ended sessions if there is too much of it.
     pub async fn bound_output(&self, uid: u32) {
         let mut ended: Vec<_> = {
             let sessions = lock(&self.sessions);
-            sessions.values().filter(|s| s.uid == uid && s.phase() == Phase::Over).cloned().collect()
+            let ended = |s: &&Arc<Session>| s.uid == uid && s.phase() == Phase::Over && !s.is_removed();
+            sessions.values().filter(ended).cloned().collect()
         };
         ended.sort_by_key(|session| std::cmp::Reverse(session.created_at));
         // A panic in it leaves files behind that the next end of a session looks at again.
@@ -134,7 +177,7 @@ impl Registry {
     pub fn live(&self, named: &HashSet<SessionId>) -> Vec<SessionId> {
         let sessions = lock(&self.sessions);
         for session in sessions.values() {
-            let built = !matches!(session.phase(), Phase::Creating | Phase::Over);
+            let built = !matches!(session.phase(), Phase::Creating | Phase::Over) && !session.is_removed();
             if built && !named.contains(&session.id) {
                 session.gone.cancel();
             }
@@ -142,7 +185,7 @@ impl Registry {
         named.iter().filter(|id| !sessions.contains_key(id)).cloned().collect()
     }
 
-    /// Forgets a session.
+    /// Forgets a session that never was.
     pub fn remove(&self, id: &SessionId) {
         lock(&self.sessions).remove(id);
     }
@@ -207,6 +250,9 @@ impl Registry {
         };
         if may(peer, found, wish) {
             return Ok(found.clone());
+        }
+        if found.is_removed() {
+            return Err(unknown(text));
         }
         Err(Refusal::new(
             format!("session {text} of another user"),
@@ -312,11 +358,41 @@ mod tests {
     }
 
     #[test]
+    fn what_was_removed_is_for_admins() {
+        let removed = session("aa0000000001", Some("web"), 1000);
+        removed.change(|status| {
+            (status.phase, status.ended_us) = (Phase::Over, Some(crate::record::micros(SystemTime::now())))
+        });
+        let registry = registry(&Bounds::default(), &[removed.clone(), session("ab0000000001", None, 1000)]);
+        registry.keep(1 << 40);
+        registry.retire(&removed);
+        let find = |text, uid, admin, wish| registry.find(text, &peer(uid, admin), wish).map_err(|r| r.rule);
+        for text in ["aa0000000001", "aa", "web"] {
+            assert_eq!(
+                find(text, 1000, false, Wish::Look).err().as_deref(),
+                Some("session.unknown"),
+                "{text}"
+            );
+        }
+        assert!(find("aa0000000001", 1001, true, Wish::Look).is_ok());
+        assert!(find("aa0000000001", 0, false, Wish::Look).is_ok());
+        assert!(find("a", 1001, true, Wish::Look).is_ok_and(|found| found.id.as_str() == "ab0000000001"));
+        assert_eq!(find("aa0000000001", 1001, true, Wish::Steer).err().as_deref(), Some("session.unknown"));
+        assert_eq!(registry.visible(&peer(1000, false)).len(), 1);
+        assert_eq!(registry.visible(&peer(1001, true)).len(), 2);
+        // The name is free, and what was kept long enough goes.
+        registry.insert(&session("ac0000000001", Some("web"), 1000)).unwrap();
+        registry.keep(0);
+        registry.adopt(&session("ad0000000001", None, 1000));
+        assert!(find("aa0000000001", 0, false, Wish::Look).is_err());
+    }
+
+    #[test]
     fn caps_and_names_hold() {
         let bounds = Bounds { max_sessions: 2, max_sessions_per_user: 1, ..Bounds::default() };
         let first = session("aa0000000001", Some("a"), 1);
         let registry = registry(&bounds, std::slice::from_ref(&first));
-        let insert = |id, name, uid| registry.insert(&session(id, name, uid)).map_err(|r| r.rule);
+        let insert = |id, name, uid| registry.insert(&session(id, name, uid)).map(drop).map_err(|r| r.rule);
         assert_eq!(insert("aa0000000002", None, 1).unwrap_err(), "bounds.max_sessions_per_user");
         insert("aa0000000003", Some("a"), 2).unwrap();
         assert_eq!(insert("aa0000000004", None, 3).unwrap_err(), "bounds.max_sessions");

@@ -55,6 +55,8 @@ pub struct Status {
     pub detached: bool,
     /// Its exit was told to somebody who was attached.
     pub told: bool,
+    /// Its files were deleted, and only admins see what is on record of it.
+    pub removed: bool,
     /// The place of its last event.
     pub events: u64,
     /// Further commands that run.
@@ -138,6 +140,7 @@ impl Session {
             visited: false,
             detached: record.detached,
             told: false,
+            removed: false,
             events: 0,
             commands: 0,
             egress: record.egress.clone().map(Arc::new),
@@ -206,9 +209,19 @@ impl Session {
         self.hub.end().max(self.record.output)
     }
 
-    /// Whether it has ended and is to be removed: only whoever has its whole id, to take its exit, still finds it.
+    /// Whether it has ended and is to be removed, or was: only whoever has its whole id still finds it.
     pub fn is_forgotten(&self) -> bool {
-        self.remove && self.phase() >= Phase::Ended
+        self.is_removed() || (self.remove && self.phase() >= Phase::Ended)
+    }
+
+    /// Whether it was removed: for its user it is gone.
+    pub fn is_removed(&self) -> bool {
+        self.status.borrow().removed
+    }
+
+    /// When it ended; when it was asked for, if that is not known.
+    pub fn ended_at(&self) -> SystemTime {
+        self.status.borrow().ended_us.map_or(self.created_at, record::time)
     }
 
     /// How it ended, once it has.
@@ -264,6 +277,7 @@ impl Session {
             exit.message = cut(&exit.message, room.min(SHOWN));
         }
         let state = match status.phase {
+            _ if status.removed => "removed",
             Phase::Creating => "creating",
             Phase::Running => "running",
             Phase::Stopping => "stopping",

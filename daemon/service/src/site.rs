@@ -121,11 +121,13 @@ fn accounts(config: &Config) -> Vec<String> {
         Ok(None) => mistakes.push(format!("service_user: no account {}", config.service_user)),
         Err(errno) => mistakes.push(format!("service_user: {errno}")),
     }
-    for (key, name) in [
-        ("socket_group", config.socket_group.as_str()),
-        ("admin_group", &config.admin_group),
-        ("metrics.group", config.metrics_group()),
-    ] {
+    let bounds = config.bounds.group.keys().map(|name| (format!("[bounds.group.{name}]"), name.as_str()));
+    let groups = [
+        ("socket_group".to_owned(), config.socket_group.as_str()),
+        ("admin_group".to_owned(), &config.admin_group),
+        ("metrics.group".to_owned(), config.metrics_group()),
+    ];
+    for (key, name) in groups.into_iter().chain(bounds) {
         match Group::from_name(name) {
             Ok(Some(_)) => {}
             Ok(None) => mistakes.push(format!("{key}: no group {name}")),

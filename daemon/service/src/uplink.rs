@@ -144,8 +144,8 @@ impl Taken<'_> {
         let host = self.host;
         let mut descriptors = packet.descriptors.into_iter();
         match (wire::decode(&packet.bytes)?, descriptors.next(), descriptors.next()) {
-            (FromLauncher::Caller { number, peer }, Some(socket), None) => {
-                match Connection::new(host, socket, number, self.launcher, peer) {
+            (FromLauncher::Caller { number, peer, groups }, Some(socket), None) => {
+                match Connection::new(host, socket, number, self.launcher, (peer, groups)) {
                     // Nobody accepts any more, or a thousand wait: it is closed.
                     Ok(connection) => drop(self.clients.try_send(Ok(connection))),
                     Err(error) => {

@@ -147,6 +147,12 @@ impl Internet {
         World::of(Setup::with(&config).in_network(&self.host.path()))
     }
 
+    /// The same, on a site with these keys in `[bounds]`.
+    pub fn world_within(&self, bounds: &str) -> World {
+        let config = format!("{CONFIG}[bounds]\n{bounds}");
+        World::of(Setup::with(&config).in_network(&self.host.path()))
+    }
+
     /// Another daemon, which asks this resolver, as `agentd.toml` has it, or several with commas, and believes the
     /// authorities in `trust`.
     pub fn world_asking(&self, resolvers: &str, trust: &Path) -> World {

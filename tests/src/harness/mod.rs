@@ -28,6 +28,6 @@ pub use pty::Pty;
 pub use run::{RunOutput, Session, complete, objects, text_at};
 pub use tmux::Tmux;
 pub use trials::{Alone, Named, Test, alone, named, not_tried, run_alone, run_in, run_one_by_one, run_tests};
-pub use users::User;
+pub use users::{ADMINS, User};
 pub use wait::{long, patience, wait_for_exit};
 pub use world::World;

@@ -24,7 +24,8 @@ use crate::meter::Meter;
 impl Builder<'_> {
     /// Makes a prepared session one request's, up to where it is confined.
     pub(super) fn complete(&self, prepared: Prepared, order: Received) -> Result<Ready, Fault> {
-        let Received { plan, began, listener, service_uid, offered, uppers, blocklist, trust } = order;
+        let Received { plan, ceiling, began, listener, service_uid, offered, uppers, blocklist, trust } =
+            order;
         let Prepared {
             mut root,
             session_root,
@@ -90,6 +91,7 @@ impl Builder<'_> {
         let (service, keeper_end) = Packets::pair().at("keeper", "socket")?;
         let keeper = Keeper::new(crate::keeper::Parts {
             plan: &plan,
+            ceiling,
             owner: self.owner.uid,
             lease: self.lease,
             lock: self.lock.try_clone().at("keeper", "lease")?,

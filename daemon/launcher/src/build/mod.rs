@@ -30,6 +30,7 @@ use agentd_kernel::cgroup::Group;
 use agentd_kernel::packets::{MAX_DESCRIPTORS, Packets};
 use agentd_kernel::process::{self, Child, SingleThreaded};
 use agentd_policy::Refusal;
+use agentd_policy::ceiling::Ceiling;
 use agentd_policy::lease::{Groups, Lease, Pool};
 use agentd_policy::names::AbsPath;
 use agentd_policy::offer::{Grant, MAX_OFFER, Offer};
@@ -84,6 +85,8 @@ pub struct Builder<'a> {
 pub struct Order {
     /// What to build.
     pub plan: Plan,
+    /// What it may reach at most, however it is changed later.
+    pub ceiling: Ceiling,
     /// When the launcher read the request: nanoseconds of `CLOCK_MONOTONIC`.
     pub began_ns: u64,
     /// Whether a directory for uppers does.
@@ -124,6 +127,7 @@ pub enum Reply {
 /// An order with its descriptors.
 struct Received {
     plan: Plan,
+    ceiling: Ceiling,
     began: Instant,
     /// Where a service finds the keeper.
     listener: OwnedFd,
@@ -218,10 +222,10 @@ impl<'a> Builder<'a> {
         let offered = offered(&Packets::from_fd(offer))?;
         let ago = Duration::from_nanos(monotonic_ns().saturating_sub(order.began_ns));
         let began = Instant::now().checked_sub(ago).unwrap_or_else(Instant::now);
-        let Order { plan, service_uid, .. } = order;
+        let Order { plan, ceiling, service_uid, .. } = order;
         log::belong_to(&plan.session);
         fault::arm_by(&plan);
-        Ok(Some(Received { plan, began, listener, service_uid, offered, uppers, blocklist, trust }))
+        Ok(Some(Received { plan, ceiling, began, listener, service_uid, offered, uppers, blocklist, trust }))
     }
 }
 

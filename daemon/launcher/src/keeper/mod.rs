@@ -21,6 +21,7 @@ use agentd_kernel::cgroup::Watch;
 use agentd_kernel::exec_watch::ExecWatch;
 use agentd_kernel::packets::{MAX_DESCRIPTORS, PacketError, Packets};
 use agentd_kernel::process::Child;
+use agentd_policy::ceiling::Ceiling;
 use agentd_policy::event::{End, EventBody};
 use agentd_policy::lease::Lease;
 use agentd_policy::names::SessionId;
@@ -52,6 +53,8 @@ const MAX_STREAMS: usize = 3;
 pub struct Parts<'a> {
     /// The plan, for its limits.
     pub plan: &'a Plan,
+    /// What the site lets it reach at most.
+    pub ceiling: Ceiling,
     /// Its ids.
     pub lease: Lease,
     /// The lock on them.
@@ -194,7 +197,7 @@ impl Keeper {
             relay: Some(parts.relay),
             control: Some(Outbox::new(parts.control, epoll.as_fd(), RELAY_SAYS)?.patient()),
             way_out: match &parts.plan.egress {
-                Some(egress) => Some(WayOut::new(egress.clone(), parts.blocklist)?),
+                Some(egress) => Some(WayOut::new(egress.clone(), parts.ceiling, parts.blocklist)?),
                 None => None,
             },
             trust: parts.trust,

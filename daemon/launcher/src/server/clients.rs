@@ -4,8 +4,10 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use agentd_kernel::packets::Packets;
 use agentd_kernel::peer;
+use agentd_policy::Refusal;
+use agentd_policy::config::Bounds;
 use agentd_policy::offer::Site;
-use agentd_policy::wire::{CallerNumber, FromLauncher};
+use agentd_policy::wire::{CallerNumber, FromLauncher, Peer};
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::net::SocketFlags;
 
@@ -22,6 +24,13 @@ impl Server {
             return;
         }
         let Ok(own) = socket.try_clone() else { return };
+        let groups = match self.groups_of(&peer, own.as_fd()) {
+            Ok(groups) => groups,
+            Err(error) => {
+                tracing::warn!(user = peer.uid, pid = peer.pid, %error, "connection refused: its groups are not known");
+                return;
+            }
+        };
         let number = self.callers.add(peer, own);
         // A second handle is kept for its hang-up alone: the data is the service's.
         let own = self.callers.socket(number);
@@ -31,7 +40,25 @@ impl Server {
             self.callers.remove(number);
             return;
         }
-        self.tell((FromLauncher::Caller { number, peer }, vec![socket]));
+        self.tell((FromLauncher::Caller { number, peer, groups }, vec![socket]));
+    }
+
+    /// The groups with bounds of their own that the peer of `socket` is in.
+    fn groups_of(&self, peer: &Peer, socket: BorrowedFd<'_>) -> std::io::Result<Vec<String>> {
+        let settings = &self.context.settings;
+        match settings.groups.is_empty() {
+            true => Ok(Vec::new()),
+            false => Ok(settings.groups_of(peer, &peer::groups(socket)?)),
+        }
+    }
+
+    /// The bounds of a caller's sessions, by the configuration as it is now.
+    pub(super) fn bounds_of(&self, number: CallerNumber) -> Result<Bounds, Refusal> {
+        let unknown = || Refusal::new("the caller", "caller.unknown", "connect again");
+        let peer = self.callers.get(number).ok_or_else(unknown)?;
+        let socket = self.callers.socket(number).ok_or_else(unknown)?;
+        let groups = self.groups_of(&peer, socket.as_fd()).map_err(|_| unknown())?;
+        Ok(self.context.settings.config.bounds.of_groups(&groups))
     }
 
     pub(super) fn forget(&mut self, number: CallerNumber) {
@@ -55,7 +82,14 @@ impl Server {
             tracing::warn!(user = peer.uid, pid = peer.pid, "offer refused: too many of one user");
             return;
         }
-        let site = Site::of(&self.context.settings.config);
+        let mut site = Site::of(&self.context.settings.config);
+        match self.groups_of(&peer, socket.as_fd()) {
+            Ok(groups) => site.bounds = site.bounds.of_groups(&groups),
+            Err(error) => {
+                tracing::warn!(user = peer.uid, pid = peer.pid, %error, "offer refused: its groups are not known");
+                return;
+            }
+        }
         let Some(number) = self.offers.add(peer, Packets::from_fd(socket), site) else { return };
         let flags = EventFlags::IN | EventFlags::RDHUP;
         let watched = self.offers.socket(number).map(|s| self.watch(s.as_fd(), Source::Offer, number, flags));

@@ -184,6 +184,7 @@ impl Server {
         if self.closing.is_some() {
             return Err(Refusal::new("a new session", "host.closing", "agentd is shutting down; try later"));
         }
+        let bounds = self.bounds_of(caller)?;
         let unknown = || Refusal::new("the caller", "caller.unknown", "connect again");
         let socket = self.callers.socket(caller).ok_or_else(unknown)?;
         let listed = peer::groups(socket.as_fd()).map_err(|e| {
@@ -199,6 +200,7 @@ impl Server {
         })?;
         let (offer, consent) = self.offers.take(ticket, &caller)?;
         self.unwatch(offer.as_fd());
-        self.sessions.build(&self.context, Request { number, caller, groups, plan, consent, began_ns }, offer)
+        let request = Request { number, caller, groups, bounds, plan, consent, began_ns };
+        self.sessions.build(&self.context, request, offer)
     }
 }

@@ -2,9 +2,9 @@
 
 use std::os::fd::OwnedFd;
 
-use agentd_policy::lease::{Lease, Pool};
+use agentd_policy::lease::{Groups, Lease, Pool};
 use agentd_policy::names::{AbsPath, SessionId};
-use agentd_policy::wire::{MAX_PACKET, decode, encode};
+use agentd_policy::wire::{MAX_PACKET, VERSION, WireError, decode, encode, prefix};
 use serde::{Deserialize, Serialize};
 
 use super::placeholders::Placeholder;
@@ -17,7 +17,57 @@ use crate::workers::Place;
 /// What is written before the body: its length and its sum.
 const HEADER: usize = 12;
 
-/// What a later launcher must know of a session.
+/// What a lease's file holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// Nothing, or what was torn.
+    Nothing,
+    /// What another version wrote.
+    Foreign(Foreign),
+    /// The session of a lease.
+    Record(Box<Record>),
+}
+
+/// All that is known of a session from a record of another format.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Foreign {
+    /// The format's number.
+    pub version: u16,
+    /// Which session.
+    pub session: SessionId,
+    /// Whose.
+    pub uid: u32,
+    /// With this first group.
+    pub gid: u32,
+}
+
+impl Foreign {
+    /// Why it cannot go on.
+    pub fn reason(&self) -> String {
+        format!(
+            "its record is of format {}, and this launcher's of format {VERSION}: it was started by another version of \
+             agentd, and is ended",
+            self.version
+        )
+    }
+
+    /// What is to be cleared away: its overlay stays for its user.
+    pub fn record(&self) -> Record {
+        Record {
+            session: self.session.clone(),
+            owner: Owner { uid: self.uid, gid: self.gid, groups: Groups::default() },
+            keeper: 0,
+            uppers: true,
+            remove: false,
+            ran: true,
+            places: Vec::new(),
+            dirs: Vec::new(),
+            placeholders: Vec::new(),
+        }
+    }
+}
+
+/// What a later launcher must know of a session. In every format it begins with the session, the owner's uid and gid.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
     /// Which.
@@ -87,18 +137,20 @@ impl Record {
         Ok(bytes)
     }
 
-    /// `None` unless all of it is there: what was torn counts as not written. Behind it may be the end of a longer
+    /// Nothing unless all of it is there: what was torn counts as not written. Behind it may be the end of a longer
     /// one that it was written over.
-    fn parse(bytes: &[u8]) -> Option<Self> {
-        let (length, rest) = bytes.split_first_chunk::<4>()?;
-        let (expected, body) = rest.split_first_chunk::<8>()?;
-        let body = body.get(..usize::try_from(u32::from_le_bytes(*length)).ok()?)?;
-        if u64::from_le_bytes(*expected) != sum(body) {
-            return None;
-        }
-        let record: Self = decode(body).ok()?;
+    fn parse(bytes: &[u8]) -> Found {
+        let Some(body) = whole(bytes) else { return Found::Nothing };
+        let record: Self = match decode(body) {
+            Ok(record) => record,
+            Err(WireError::Version(version)) => return foreign(version, body).unwrap_or(Found::Nothing),
+            Err(_) => return Found::Nothing,
+        };
         let known = |index: &u32| usize::try_from(*index).is_ok_and(|index| index < record.dirs.len());
-        record.placeholders.iter().all(|(index, _)| known(index)).then_some(record)
+        match record.placeholders.iter().all(|(index, _)| known(index)) {
+            true => Found::Record(Box::new(record)),
+            false => Found::Nothing,
+        }
     }
 
     /// Writes it to lease `number`'s file, over what was there: a launcher that is killed leaves one or the other.
@@ -113,18 +165,38 @@ impl Record {
     }
 
     /// Reads it from a lease's file.
-    pub fn read(file: &OwnedFd) -> Option<Self> {
-        let mut bytes = vec![0; HEADER + MAX_PACKET + 1];
-        let mut count = 0;
-        while count < bytes.len() {
-            let offset = u64::try_from(count).ok()?;
-            match rustix::io::pread(file, bytes.get_mut(count..)?, offset).ok()? {
-                0 => break,
-                more => count += more,
-            }
-        }
-        Self::parse(bytes.get(..count)?)
+    pub fn read(file: &OwnedFd) -> Found {
+        content(file).map_or(Found::Nothing, |bytes| Self::parse(&bytes))
     }
+}
+
+/// All that may be a record, and one byte more.
+fn content(file: &OwnedFd) -> Option<Vec<u8>> {
+    let mut bytes = vec![0; HEADER + MAX_PACKET + 1];
+    let mut count = 0;
+    while count < bytes.len() {
+        let offset = u64::try_from(count).ok()?;
+        match rustix::io::pread(file, bytes.get_mut(count..)?, offset).ok()? {
+            0 => break,
+            more => count += more,
+        }
+    }
+    bytes.truncate(count);
+    Some(bytes)
+}
+
+/// The body of a record that is there as a whole.
+fn whole(bytes: &[u8]) -> Option<&[u8]> {
+    let (length, rest) = bytes.split_first_chunk::<4>()?;
+    let (expected, body) = rest.split_first_chunk::<8>()?;
+    let body = body.get(..usize::try_from(u32::from_le_bytes(*length)).ok()?)?;
+    (u64::from_le_bytes(*expected) == sum(body)).then_some(body)
+}
+
+/// What can be read of a record of another format.
+fn foreign(version: u16, body: &[u8]) -> Option<Found> {
+    let (session, uid, gid) = prefix(body).ok()?;
+    Some(Found::Foreign(Foreign { version, session, uid, gid }))
 }
 
 /// FNV-1a: it finds what was torn, not what was forged; only root writes here.
@@ -165,7 +237,6 @@ impl Sessions {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use agentd_policy::lease::Groups;
     use proptest::prelude::*;
 
     fn record(names: Vec<String>) -> Record {
@@ -187,7 +258,7 @@ mod tests {
         #[test]
         fn it_comes_back_as_it_was_written(names in proptest::collection::vec(".{0,40}", 0..20)) {
             let record = record(names);
-            prop_assert_eq!(Record::parse(&record.to_bytes().unwrap()), Some(record));
+            prop_assert_eq!(Record::parse(&record.to_bytes().unwrap()), Found::Record(Box::new(record)));
         }
 
         #[test]
@@ -195,38 +266,55 @@ mod tests {
             let bytes = record(vec![".env".into(), "a".repeat(200)]).to_bytes().unwrap();
             // The end is missing, or was never written over what a truncation left.
             let torn = &bytes[..keep.min(bytes.len() - 1)];
-            prop_assert_eq!(Record::parse(torn), None);
+            prop_assert_eq!(Record::parse(torn), Found::Nothing);
             let mut holes = bytes.clone();
             let end = holes.len();
             holes[at.min(end - 1)..].fill(0);
-            prop_assert!(holes == bytes || Record::parse(&holes).is_none());
+            prop_assert!(holes == bytes || Record::parse(&holes) == Found::Nothing);
         }
 
         #[test]
         fn a_longer_one_may_have_been_there_before(rest in proptest::collection::vec(any::<u8>(), 0..300)) {
             let record = record(vec![".env".into()]);
             let bytes = [record.to_bytes().unwrap(), rest].concat();
-            prop_assert_eq!(Record::parse(&bytes), Some(record));
+            prop_assert_eq!(Record::parse(&bytes), Found::Record(Box::new(record)));
         }
 
         #[test]
         fn nonsense_is_none(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
-            prop_assert_eq!(Record::parse(&bytes), None);
+            prop_assert_eq!(Record::parse(&bytes), Found::Nothing);
         }
+    }
+
+    #[test]
+    fn one_of_another_format_says_whose_it_is() {
+        let record = record(vec![".env".into()]);
+        let mut bytes = record.to_bytes().unwrap();
+        bytes[HEADER..HEADER + 2].copy_from_slice(&1u16.to_le_bytes());
+        // What followed the first two fields then is anybody's guess.
+        let length = bytes.len() - 3;
+        bytes.truncate(length);
+        bytes[..4].copy_from_slice(&u32::try_from(length - HEADER).unwrap().to_le_bytes());
+        let checked = sum(&bytes[HEADER..]);
+        bytes[4..HEADER].copy_from_slice(&checked.to_le_bytes());
+        let Found::Foreign(foreign) = Record::parse(&bytes) else { panic!() };
+        assert_eq!((foreign.version, &foreign.session), (1, &record.session));
+        assert_eq!((foreign.uid, foreign.gid), (record.owner.uid, record.owner.gid));
+        assert!(foreign.reason().contains("format 1,") && foreign.record().ran);
     }
 
     #[test]
     fn a_placeholder_in_no_directory_is_nonsense() {
         let mut record = record(vec![".env".into()]);
         record.placeholders = vec![(1, ".env".into())];
-        assert_eq!(Record::parse(&record.to_bytes().unwrap()), None);
+        assert_eq!(Record::parse(&record.to_bytes().unwrap()), Found::Nothing);
     }
 
     #[test]
     fn an_empty_file_has_none() {
         let path = std::env::temp_dir().join(format!("agentd-record-{}", std::process::id()));
         let file = OwnedFd::from(std::fs::File::create_new(&path).unwrap());
-        assert_eq!(Record::read(&file), None);
+        assert_eq!(Record::read(&file), Found::Nothing);
         std::fs::remove_file(&path).unwrap();
     }
 }

@@ -13,7 +13,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::process::{Pid, PidfdFlags};
 
 use super::groups::{KINDS, path};
-use super::lease::Record;
+use super::lease::{Found, Record};
 use super::{Keeper, Session, Sessions, State};
 use crate::build::Owner;
 use crate::context::Context;
@@ -62,16 +62,24 @@ impl Sessions {
         let Some(file) = cx.directories.lease_file(number)? else { return Ok(None) };
         let held = is_held(&file).map_err(|e| e.to_string())?;
         match Record::read(&file) {
-            Some(record) => {
+            Found::Record(record) => {
                 let keeper = if held && record.ran { self.keeper(cx, number, &record) } else { None };
                 let session = keeper.as_ref().map(|_| record.session.to_string());
-                self.take_up(number, record, keeper)?;
+                self.take_up(number, *record, keeper)?;
                 return Ok(session);
             }
+            Found::Foreign(foreign) => {
+                let reason = foreign.reason();
+                tracing::error!(lease = number, session = %foreign.session, error = reason, "a session is ended");
+                self.take_up(number, foreign.record(), None)?;
+                if let Some(session) = self.all.get_mut(&number) {
+                    session.errors.push(reason);
+                }
+            }
             // Prepared, or put on record by halves: its groups say the rest.
-            None if has_groups => {}
-            None if held => return Err("it is held, and nothing else is known of it".into()),
-            None => self.give_back(cx, number),
+            Found::Nothing if has_groups => {}
+            Found::Nothing if held => return Err("it is held, and nothing else is known of it".into()),
+            Found::Nothing => self.give_back(cx, number),
         }
         Ok(None)
     }

@@ -6,7 +6,7 @@ use std::time::Instant;
 use agentd_kernel::cgroup::Limits;
 use agentd_kernel::packets::Packets;
 use agentd_policy::Refusal;
-use agentd_policy::config::Config;
+use agentd_policy::config::{Bounds, Config};
 use agentd_policy::consent::Consent;
 use agentd_policy::egress::Egress;
 use agentd_policy::lease::Groups;
@@ -32,6 +32,8 @@ pub struct Request {
     pub caller: Peer,
     /// Its groups.
     pub groups: Groups,
+    /// What its sessions may have at most.
+    pub bounds: Bounds,
     /// What.
     pub plan: Plan,
     /// What the caller agreed to, which is the plan or nothing.
@@ -118,7 +120,7 @@ impl Sessions {
         if leased(caller.uid) || leased(caller.gid) || request.groups.iter().any(leased) {
             return Err(Refusal::new("a session for a leased uid", "caller.pool", "sessions ask for none"));
         }
-        plan.check(bounds)?;
+        plan.check(&request.bounds)?;
         request.consent.check(plan)?;
         plan.egress.as_ref().map_or(Ok(()), |egress| egress.check_site(&config.egress))?;
         self.check_count(None, bounds.max_sessions, "bounds.max_sessions")?;
@@ -191,7 +193,7 @@ impl Sessions {
         let Some(session) = self.all.get_mut(&number) else {
             return Err(("order", "the builder is gone".into()));
         };
-        let Request { number: answer, caller, plan, began_ns, .. } = request;
+        let Request { number: answer, caller, bounds: own, plan, began_ns, .. } = request;
         let limits = Limits {
             memory: plan.limits.memory,
             pids: plan.limits.pids,
@@ -228,6 +230,7 @@ impl Sessions {
         };
         let blocklist = cx.blocklist.as_ref().filter(|_| plan.egress.is_some());
         let order = Order {
+            ceiling: own.ceiling(),
             plan,
             began_ns,
             uppers: uppers.is_some(),

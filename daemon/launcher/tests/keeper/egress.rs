@@ -52,6 +52,12 @@ fn played() -> std::path::PathBuf {
 }
 
 impl Rig {
+    /// Gives the site bounds.
+    pub fn bound(&self, keys: &str) {
+        let config = std::fs::read_to_string(&self.config).unwrap();
+        std::fs::write(&self.config, config.replace("[bounds]\n", &format!("[bounds]\n{keys}\n"))).unwrap();
+    }
+
     /// Gives the site a blocklist.
     pub fn list(&self, lines: &str) {
         let list = self.base.join("ads.hosts");
@@ -237,5 +243,41 @@ fn a_session_without_a_network_has_nothing_of_it() {
     let nothing = "/proc/net/tcp:1\n/proc/net/udp:1\nnameserver 10.200.0.1\noptions timeout:1 attempts:1\n";
     assert_eq!(out.rest(), nothing);
     peer.until(|event| matches!(event, EventBody::Ended(_)));
+    peer.say(&ToKeeper::Ack(peer.last.get()));
+}
+
+#[test]
+fn a_service_that_was_taken_over_widens_no_session_beyond_the_ceiling() {
+    let Some(_turn) = turn() else { return };
+    let mut rig = Rig::new(44);
+    rig.bound("local = false\nhosts = [\"*.example\", \"10.0.0.0/8\"]\nhosts_denied = [\"denied.example\", \"10.2.0.0/16\"]");
+    let service = rig.start();
+    let net = |net: &str| NetRule { net: Net::parse(net).unwrap(), ports: vec![80], protocol: Protocol::Tcp };
+    let deny = vec![HostPattern::parse("denied.example").unwrap()];
+    let hosts = HostRules { deny, allow: vec![rule("allowed.example")] };
+    let before = Egress { hosts, nets: vec![net("10.1.2.3")], local: vec![], ..egress() };
+    let planned = before.clone();
+    let (peer, _out) = Peer::start(&service, 1, &["sleep", "600"], |plan| plan.egress = Some(planned));
+    let with = |hosts: &[&str], nets: &[&str]| {
+        let mut egress = before.clone();
+        egress.hosts.allow.extend(hosts.iter().map(|host| rule(host)));
+        egress.nets.extend(nets.iter().map(|text| net(text)));
+        Box::new(egress)
+    };
+    for (egress, rule) in [
+        (with(&["*.com"], &[]), "bounds.hosts"),
+        (with(&[], &["0.0.0.0/0"]), "bounds.hosts"),
+        (with(&["denied.example"], &[]), "bounds.hosts_denied"),
+        (with(&[], &["11.2.3.4"]), "bounds.hosts"),
+    ] {
+        peer.say(&ToKeeper::Policy { egress, change: "wider".into() });
+        let unchanged = peer.unchanged();
+        assert_eq!((unchanged.0.as_str(), unchanged.1.rule.as_str()), ("wider", rule));
+        assert_eq!(unchanged.2, before);
+    }
+    peer.say(&ToKeeper::Policy { egress: with(&["other.example"], &[]), change: "more".into() });
+    peer.until(|event| *event == EventBody::Policy { change: "more".into() });
+    peer.say(&ToKeeper::Kill);
+    peer.until(|event| *event == EventBody::Ended(End::Killed));
     peer.say(&ToKeeper::Ack(peer.last.get()));
 }

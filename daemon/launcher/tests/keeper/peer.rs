@@ -8,6 +8,8 @@ use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use agentd_kernel::packets::{PacketError, Packets};
+use agentd_policy::Refusal;
+use agentd_policy::egress::Egress;
 use agentd_policy::event::{EventBody, ExitStatus};
 use agentd_policy::names::SessionId;
 use agentd_policy::plan::{Mode, Plan, WindowSize};
@@ -165,6 +167,13 @@ impl Peer {
         let fits = |m: &FromKeeper| matches!(m, FromKeeper::Exited { command, .. } if *command == number);
         let FromKeeper::Exited { status, .. } = self.find(fits).0 else { unreachable!() };
         status
+    }
+
+    /// A change of its policy that the keeper refuses, why, and what it may reach.
+    pub fn unchanged(&self) -> (String, Refusal, Egress) {
+        let found = self.find(|message| matches!(message, FromKeeper::Unchanged { .. })).0;
+        let FromKeeper::Unchanged { change, refusal, egress } = found else { unreachable!() };
+        (change, refusal, *egress)
     }
 
     pub fn not_run(&self, number: u32) -> (String, i32) {

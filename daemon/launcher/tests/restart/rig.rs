@@ -270,7 +270,9 @@ impl Service {
     /// One more client.
     pub fn client(&mut self, uid: u32) -> CallerNumber {
         let client = dial(&self.base.join("run/agentd.sock"), SocketType::STREAM, uid);
-        let (FromLauncher::Caller { number, peer }, connection) = self.next() else { panic!("no caller") };
+        let (FromLauncher::Caller { number, peer, .. }, connection) = self.next() else {
+            panic!("no caller")
+        };
         assert_eq!(peer.uid, uid);
         self.clients.push(client);
         self.clients.extend(connection);

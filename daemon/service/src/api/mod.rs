@@ -76,10 +76,24 @@ impl Api {
         let host = &self.0;
         let site = host.site();
         let facts = host.users.facts(caller.peer.uid, site.config.root_callers).await?;
+        let bounds = site.config.bounds.of_groups(&caller.groups);
         let (profile, spec) = resolved(spec).await?;
         let mut request = agentd_request::parse(spec, self.new_id()?)?;
         request.offered = Some(agentd_request::offered(offered)?);
-        Ok((decide(&request, &profile, &site.config.bounds, &site.upstream, &facts)?, profile))
+        Ok((decide(&request, &profile, &bounds, &site.upstream, &facts)?, profile))
+    }
+
+    /// A session that is known, or for admins one that only its record tells of.
+    async fn of_record(&self, text: &str, peer: &Peer) -> Result<Arc<Session>, Refusal> {
+        let found = self.0.registry.find(text, peer, Wish::Look);
+        match (found, SessionId::parse(text)) {
+            (Err(refusal), Ok(id)) if refusal.rule == "session.unknown" && (peer.admin || peer.uid == 0) => {
+                let host = self.0.clone();
+                let read = tokio::task::spawn_blocking(move || host.store.removed(&id)).await;
+                read.ok().flatten().ok_or(refusal)
+            }
+            (found, _) => found,
+        }
     }
 
     fn new_id(&self) -> Result<SessionId, Refusal> {
@@ -106,10 +120,10 @@ impl Api {
         let record = Record::new(&plan, name, caller.peer.uid, profile, detach);
         let (session, asks) = Session::new(record, log, output);
         match host.registry.insert(&session) {
-            Ok(Some(forgotten)) => {
+            Ok(Some(removed)) => {
                 // That may wait for the disk, and nobody for it.
                 let host = host.clone();
-                tokio::spawn(async move { host.store.forget(&forgotten).await });
+                tokio::spawn(async move { build::remove(&host, &removed).await });
             }
             Ok(None) => {}
             Err(refusal) => {
@@ -269,10 +283,13 @@ impl Sessions for Api {
     }
 
     async fn list(&self, request: Request<ListRequest>) -> Result<Response<ListReply>, Status> {
-        let visible = self.0.registry.visible(&caller(&request)?.peer);
+        let peer = caller(&request)?.peer;
+        let visible = self.0.registry.visible(&peer);
         let all = request.into_inner().all;
-        let shown: Vec<_> =
-            visible.iter().filter(|s| s.phase() < Phase::Ended || all && !s.is_forgotten()).collect();
+        let audits = peer.admin || peer.uid == 0;
+        let is_listed =
+            |s: &&Arc<Session>| s.phase() < Phase::Ended || (all && (audits || !s.is_forgotten()));
+        let shown: Vec<_> = visible.iter().filter(is_listed).collect();
         // However many there are, and whatever others wrote into theirs, it fits into one message.
         let each = LISTED / shown.len().max(1);
         Ok(Response::new(ListReply { sessions: shown.iter().map(|s| s.show(each)).collect() }))
@@ -295,7 +312,7 @@ impl Sessions for Api {
         let filter = deny(Filter::parse(&request))?;
         let scope = match request.id.as_str() {
             "" => Scope::All(peer),
-            id => Scope::One(deny(self.0.registry.find(id, &peer, Wish::Look))?),
+            id => Scope::One(deny(self.of_record(id, &peer).await)?),
         };
         let slot = deny(take(&self.0.followers, &caller, "streams of events and logs"))?;
         let (to, stream) = mpsc::channel(EVENTS);

@@ -60,7 +60,7 @@ impl Api {
             Refusal::new(format!("session {}", session.id), "session.ending", mend)
         };
         tokio::time::timeout(ENDING, removing).await.unwrap_or_else(|_| Err(ending()))?;
-        build::forget(host, &session).await;
+        build::remove(host, &session).await;
         Ok(RemoveReply { id: session.id.to_string() })
     }
 

@@ -90,8 +90,14 @@ impl Stage {
 
     /// The service dies as if by SIGKILL, and another one starts.
     fn restart(&mut self) {
+        self.restart_after(|| {});
+    }
+
+    /// The same, with something done in between.
+    fn restart_after(&mut self, between: impl FnOnce()) {
         self.service.take().unwrap().shutdown_background();
         std::thread::sleep(Duration::from_millis(50));
+        between();
         let (launcher, sender, host, service) = start(&self.root, &self.more);
         (self.launcher, self.sender, self.host, self.service) = (launcher, sender, host, Some(service));
     }
@@ -103,7 +109,7 @@ impl Stage {
     async fn channel(&mut self, peer: Peer) -> Channel {
         let (ours, theirs) = UnixStream::pair().unwrap();
         self.next += 1;
-        let caller = FromLauncher::Caller { number: CallerNumber(self.next), peer };
+        let caller = FromLauncher::Caller { number: CallerNumber(self.next), peer, groups: vec![] };
         self.sender.send(&wire::encode(&caller).unwrap(), &[theirs.as_fd()]).unwrap();
         let mut stream = Some(ours);
         let connector = tower::service_fn(move |_| {

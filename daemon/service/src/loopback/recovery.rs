@@ -214,7 +214,7 @@ async fn output_that_comes_after_the_end_is_not_lost_with_the_service() {
         stage.say(&FromLauncher::Removed { request, refusal });
     }
     removing.await.unwrap().unwrap();
-    assert!(stage.host.registry.visible(&ADMIN).is_empty());
+    assert!(stage.host.registry.visible(&ALICE).is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -271,4 +271,54 @@ async fn a_keeper_that_takes_no_connection_holds_up_no_start() {
     let client = stage.connect(ALICE).await;
     let told = all(events(&client, &played.id, true).await).await;
     assert_eq!(told.last().unwrap().lifecycle.clone().unwrap().reason.as_deref(), Some("failed"));
+}
+
+/// After an upgrade: it is said by name, its events stay, and nothing of it goes on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_of_another_format_is_ended_by_name() {
+    let mut stage = Stage::new("format");
+    let client = stage.connect(ALICE).await;
+    let played = stage.run(&client, RunSpec { detach: true, ..spec() }).await;
+    played.say(1, EventBody::Started).await;
+    played.say(2, exec()).await;
+    while played.acknowledged().await < 2 {}
+    let record = stage.root.join(format!("audit/{}.json", played.id));
+    let ours = std::fs::read_to_string(&record).unwrap();
+    stage.restart_after(|| {
+        // As an earlier version wrote it, which knew less.
+        let mut value: serde_json::Value = serde_json::from_str(&ours).unwrap();
+        value["version"] = 1.into();
+        value.as_object_mut().unwrap().remove("limits");
+        std::fs::write(&record, value.to_string()).unwrap();
+    });
+    let client = stage.connect(ALICE).await;
+    stage.live(&[&played]);
+    let keeper = accept(&played.name).await;
+    let hello = FromKeeper::Hello {
+        session: played.plan.session.clone(),
+        uid: ALICE.uid,
+        acknowledged: 2,
+        started: true,
+        commands: vec![],
+    };
+    let mut packet = wire::encode(&hello).unwrap();
+    packet[..2].copy_from_slice(&1u16.to_le_bytes());
+    keeper.send(&packet, &[]).unwrap();
+    assert!(matches!(stage.heard().await, FromService::End { session } if session.as_str() == played.id));
+    played.gone(&stage);
+    let mut watched =
+        client.clone().watch(WatchRequest { id: played.id.clone() }).await.unwrap().into_inner();
+    let exit = loop {
+        let shown = watched.message().await.unwrap().expect("its end");
+        if let Some(exit) = shown.exit {
+            break exit;
+        }
+    };
+    assert_eq!(exit.reason, "failed");
+    assert!(exit.message.contains("keeper has format 1 where this one's has format 2"), "{}", exit.message);
+    let events = all(events(&client, &played.id, false).await).await;
+    let kinds: Vec<_> = events.iter().map(|event| event.kind.as_str()).collect();
+    assert_eq!(kinds, ["session.created", "session.started", "process.exec", "session.ended"]);
+    let last = events.last().and_then(|event| event.lifecycle.as_ref()).expect("its end");
+    assert!(last.message.as_deref().is_some_and(|message| message.contains("format 1")), "{last:?}");
 }

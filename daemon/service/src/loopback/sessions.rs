@@ -66,10 +66,34 @@ async fn a_session_from_its_start_to_its_end() {
     };
     let (removed, ()) = tokio::join!(removed, asked);
     assert_eq!(removed.unwrap().into_inner().id, played.id);
-    assert!(stage.host.registry.visible(&ADMIN).is_empty());
+    assert!(stage.host.registry.visible(&ALICE).is_empty());
     let left = std::fs::read_dir(stage.root.join("audit")).unwrap();
-    let left: Vec<_> = left.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
-    assert_eq!(left, [format!("{id}.jsonl", id = played.id)], "the events stay");
+    let mut left: Vec<_> = left.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    left.sort_unstable();
+    let record = ["jsonl", "removed"].map(|end| format!("{id}.{end}", id = played.id));
+    assert_eq!(left, record, "events and record stay");
+    // For its user it is gone, for admins it is on record, with this service and the next.
+    for restarts in 0..2 {
+        if restarts > 0 {
+            stage.restart();
+        }
+        let (client, admin) = (stage.connect(ALICE).await, stage.connect(ADMIN).await);
+        let list = |mut client: Client| async move {
+            client.list(ListRequest { all: true }).await.unwrap().into_inner().sessions
+        };
+        assert!(list(client.clone()).await.is_empty());
+        let listed = list(admin.clone()).await;
+        assert_eq!((listed.len(), listed[0].state.as_str(), &listed[0].id), (1, "removed", &played.id));
+        let of = |mut client: Client, id: &str| {
+            let request = EventsRequest { id: id.to_owned(), ..EventsRequest::default() };
+            async move { client.events(request).await }
+        };
+        assert_eq!(of(client, &played.id).await.unwrap_err().code(), Code::NotFound);
+        for id in ["", &played.id] {
+            let events = all(of(admin.clone(), id).await.unwrap().into_inner()).await;
+            assert_eq!(events.len(), 5, "{id:?}");
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -134,12 +158,13 @@ async fn a_session_to_be_removed_is_forgotten_with_its_last_trace() {
     tokio::time::sleep(Duration::from_millis(50)).await;
     played.gone(&stage);
     let mut tries = 0;
-    while !stage.host.registry.visible(&ADMIN).is_empty() {
+    while !stage.host.registry.visible(&ALICE).is_empty() {
         tries += 1;
         assert!(tries < 500);
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    assert!(stage.host.registry.visible(&ADMIN).is_empty());
+    let on_record = stage.host.registry.visible(&ADMIN);
+    assert!(on_record.len() == 1 && on_record[0].is_removed());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

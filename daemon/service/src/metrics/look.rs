@@ -30,6 +30,9 @@ impl Metrics {
     fn look(&self, host: &Host) {
         let (mut counts, mut unsynced) = ([0; 5], 0);
         for session in host.registry.all() {
+            if session.is_removed() {
+                continue;
+            }
             counts[session.phase() as usize] += 1;
             unsynced += session.log.written().saturating_sub(session.log.committed());
         }

@@ -44,6 +44,13 @@ pub(super) struct Grown {
     pub(super) created: bool,
 }
 
+/// A session whose output is to be deleted, and its record, unless that is to be kept.
+struct Forgotten {
+    session: SessionId,
+    keep: bool,
+    done: oneshot::Sender<()>,
+}
+
 /// What the disk is to take.
 #[derive(Default)]
 struct Batch {
@@ -52,7 +59,7 @@ struct Batch {
     created: HashMap<SessionId, Arc<File>>,
     /// Records that take the place of others.
     replaced: HashMap<SessionId, Vec<u8>>,
-    forgotten: Vec<(SessionId, oneshot::Sender<()>)>,
+    forgotten: Vec<Forgotten>,
     /// Somebody waits for it.
     urgent: bool,
     /// Nothing more will come.
@@ -116,9 +123,9 @@ impl Disk {
         self.ask(true, |batch| drop(batch.replaced.insert(session, record)));
     }
 
-    /// A session's record and output are to be deleted.
-    pub(super) fn forget(&self, session: SessionId, done: oneshot::Sender<()>) {
-        self.ask(true, |batch| batch.forgotten.push((session, done)));
+    /// A session's output is to be deleted, and its record, unless that is to be kept.
+    pub(super) fn forget(&self, session: SessionId, keep: bool, done: oneshot::Sender<()>) {
+        self.ask(true, |batch| batch.forgotten.push(Forgotten { session, keep, done }));
     }
 
     /// Somebody waits for what was written.
@@ -161,7 +168,9 @@ impl Disk {
     }
 
     fn settle(&self, mut batch: Batch) {
-        for (session, done) in std::mem::take(&mut batch.forgotten) {
+        let (kept, forgotten): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut batch.forgotten).into_iter().partition(|one| one.keep);
+        for Forgotten { session, done, .. } in forgotten {
             batch.created.remove(&session);
             batch.replaced.remove(&session);
             remove(&record::path(&self.dir, &session));
@@ -177,6 +186,11 @@ impl Disk {
                 "the disk failed: no event is acknowledged and no session started any more until agentd starts anew"
             );
         }
+        // Their last record is written by now.
+        for Forgotten { session, done, .. } in kept {
+            self.retire(&session);
+            let _ = done.send(());
+        }
         for grown in batch.logs.values() {
             match done {
                 Ok(true) => grown.log.commit(grown.end),
@@ -185,6 +199,15 @@ impl Disk {
         }
         if !batch.logs.is_empty() {
             self.told.send_replace(());
+        }
+    }
+
+    /// Keeps a session's record under the name of those that were removed, and deletes its output.
+    fn retire(&self, session: &SessionId) {
+        OutputLog::new(&self.dir, session).remove();
+        let (path, removed) = (record::path(&self.dir, session), record::removed(&self.dir, session));
+        if let Err(error) = std::fs::rename(&path, &removed) {
+            tracing::error!(%session, path = %path.display(), %error, "a record is not kept");
         }
     }
 

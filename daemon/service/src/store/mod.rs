@@ -32,6 +32,7 @@ use crate::host::lock;
 use crate::log::session_of;
 use crate::output_log::OutputLog;
 use crate::record::{self, Record};
+use crate::session::Session;
 use crate::tail::Tail;
 
 /// The longest file of a session, in bytes.
@@ -136,6 +137,29 @@ impl Store {
         !self.jobs.is_closed()
     }
 
+    /// A session that was removed, from its record; none if that tells of no end.
+    pub fn of_record(&self, record: Record) -> Option<Arc<Session>> {
+        record.exit.as_ref()?;
+        let log = self.log(&record.id);
+        let tail = log.take_up(true, &self.disk);
+        log.close();
+        let (events, output) = (tail.ok()?.seq, self.output(&record.id));
+        let (session, _) = Session::new(record, log, output);
+        session.change(|status| (status.events, status.removed) = (events, true));
+        Some(session)
+    }
+
+    /// The one of that identity, if it was removed and is on record.
+    pub fn removed(&self, session: &SessionId) -> Option<Arc<Session>> {
+        self.of_record(record::read(&record::removed(&self.dir, session)).ok()?)
+    }
+
+    /// The records of sessions that were removed, the oldest first.
+    pub fn all_removed(&self) -> Result<Vec<Record>, StoreError> {
+        let fail = |source| StoreError::File { path: self.dir.clone(), source };
+        record::load_removed(&self.dir).map_err(fail)
+    }
+
     /// The records that there are.
     pub fn records(&self) -> Result<Vec<Record>, StoreError> {
         record::load(&self.dir).map_err(|source| StoreError::File { path: self.dir.clone(), source })
@@ -213,7 +237,8 @@ impl Store {
 
     /// Whether a session of this identity left something here.
     pub fn has(&self, session: &SessionId) -> bool {
-        self.dir.join(format!("{session}.jsonl")).exists() || record::path(&self.dir, session).exists()
+        let record = [record::path(&self.dir, session), record::removed(&self.dir, session)];
+        self.dir.join(format!("{session}.jsonl")).exists() || record.iter().any(|path| path.exists())
     }
 
     /// Appends events, and returns when they are written, with where the file ends then. The log says how far it is
@@ -257,11 +282,18 @@ impl Store {
         }
     }
 
-    /// Deletes a session's record and its output. Its events stay as long as all events.
+    /// Deletes the record of a session that never was.
     pub async fn forget(&self, session: &SessionId) {
         let (done, forgotten) = oneshot::channel();
-        self.disk.forget(session.clone(), done);
+        self.disk.forget(session.clone(), false, done);
         let _ = forgotten.await;
+    }
+
+    /// Deletes a session's output. Its record and its events stay as long as all events.
+    pub async fn retire(&self, session: &SessionId) {
+        let (done, retired) = oneshot::channel();
+        self.disk.forget(session.clone(), true, done);
+        let _ = retired.await;
     }
 
     /// Wakes whenever more of any file is on disk.
@@ -341,7 +373,7 @@ fn sweep(dir: &Path, live: &Live, retain: Duration) {
     for entry in entries.flatten() {
         let name = entry.file_name();
         let Some((id, end)) = name.to_str().and_then(|name| name.split_once('.')) else { continue };
-        let ours = matches!(end, "jsonl" | "broken" | "out0" | "out1");
+        let ours = matches!(end, "jsonl" | "broken" | "removed" | "out0" | "out1");
         let lives = SessionId::parse(id).is_ok_and(|id| lock(live).contains(&id));
         let old = entry.metadata().and_then(|m| m.modified()).is_ok_and(|at| at < oldest);
         if ours && old && !lives {

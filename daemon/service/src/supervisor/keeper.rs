@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use agentd_kernel::packets::{Packet, PacketError};
 use agentd_policy::event::{EventBody, SourceEvent};
 use agentd_policy::names::SessionId;
-use agentd_policy::wire::{self, FromKeeper, ToKeeper};
+use agentd_policy::wire::{self, FromKeeper, ToKeeper, WireError};
 use tokio::time::timeout;
 
 use super::{BATCH, BATCH_BYTES, LAST_WORDS, OUTBOX, Supervisor};
@@ -37,7 +37,12 @@ impl Supervisor<'_> {
                     exit = exit.or(end);
                 }
                 Some(Ok((other, descriptor))) => lost |= !self.told(other, descriptor),
-                Some(Err(())) => lost = true,
+                Some(Err(version)) => {
+                    lost = true;
+                    if let Some(version) = version {
+                        self.upgrade = Some(other_format("keeper", version.into(), wire::VERSION.into()));
+                    }
+                }
                 None => break,
             }
             room -= 1;
@@ -110,6 +115,10 @@ impl Supervisor<'_> {
                     self.tell_keeper(&ToKeeper::End { command });
                 }
                 self.count();
+                true
+            }
+            (FromKeeper::Unchanged { change, refusal, egress }, None) => {
+                self.policy_refused(&change, refusal, *egress);
                 true
             }
             (FromKeeper::NotRun { command, step, errno }, None) => {
@@ -198,25 +207,40 @@ fn started_at(event: &SourceEvent) -> Option<u64> {
     matches!(event.body, EventBody::Started).then_some(event.time_us)
 }
 
-/// What is in a packet; nothing if there is no packet yet, an error if there will be none that is right.
+/// What is in a packet; nothing if there is no packet yet, an error if there will be none that is right: the format that it
+/// has, if that is another than ours.
 type Message = (FromKeeper, Option<OwnedFd>);
 
-fn message(session: &SessionId, packet: Result<Option<Packet>, PacketError>) -> Option<Result<Message, ()>> {
+fn message(
+    session: &SessionId,
+    packet: Result<Option<Packet>, PacketError>,
+) -> Option<Result<Message, Option<u16>>> {
     match packet {
         Ok(Some(packet)) => match wire::decode(&packet.bytes) {
             Ok(message) => Some(Ok((message, packet.descriptors.into_iter().next()))),
             Err(error) => {
                 tracing::error!(%session, %error, "a keeper sent what is no message");
-                Some(Err(()))
+                Some(Err(match error {
+                    WireError::Version(version) => Some(version),
+                    _ => None,
+                }))
             }
         },
-        Ok(None) => Some(Err(())),
+        Ok(None) => Some(Err(None)),
         Err(PacketError::WouldBlock) => None,
         Err(error) => {
             tracing::error!(%session, %error, "a keeper cannot be heard");
-            Some(Err(()))
+            Some(Err(None))
         }
     }
+}
+
+/// Why a session does not go on that another version of agentd has started.
+pub(super) fn other_format(of: &str, theirs: u64, ours: u64) -> String {
+    format!(
+        "it was started by another version of agentd, whose {of} has format {theirs} where this one's has format {ours}: \
+         the upgrade ended it"
+    )
 }
 
 pub(super) async fn receive(keeper: Option<&Link>) -> Result<Option<Packet>, PacketError> {

@@ -22,7 +22,7 @@ use crate::hub::Stage;
 use crate::link::Link;
 use crate::metrics::{Depth, metrics};
 use crate::policy::Changes;
-use crate::record::micros;
+use crate::record::{self, micros};
 use crate::session::{Asks, Killer, Phase, Session};
 use crate::state::{Action, Input, State};
 use crate::store::{Line, StoreError};
@@ -82,6 +82,8 @@ pub struct Supervisor<'a> {
     /// Why it is ended, if its keeper does not know.
     note: Option<String>,
     by: Option<String>,
+    /// It cannot go on because another version has started it: what is said of its end.
+    upgrade: Option<String>,
 }
 
 impl<'a> Supervisor<'a> {
@@ -113,6 +115,7 @@ impl<'a> Supervisor<'a> {
             changes: Changes::default(),
             note: None,
             by: None,
+            upgrade: None,
         }
     }
 
@@ -132,7 +135,10 @@ impl<'a> Supervisor<'a> {
             // What is left of the time that it had.
             _ => session.status().stop_us.map(|at| now + left(at)),
         };
-        Self { found, recovered: true, deadline, end, state, ..Self::new(host, session, keeper, numbering) }
+        let foreign = session.facts().foreign.filter(|_| keeper.is_none());
+        let upgrade = foreign.map(|format| keeper::other_format("record", format, record::VERSION.into()));
+        let new = Self::new(host, session, keeper, numbering);
+        Self { found, recovered: true, deadline, end, state, upgrade, ..new }
     }
 }
 
@@ -243,6 +249,9 @@ impl Supervisor<'_> {
 
     /// The message of who ended it, where its keeper has none.
     fn noted(&self, mut exit: Exit) -> Exit {
+        if let Some(upgrade) = self.upgrade.as_ref().filter(|_| exit.reason == "failed") {
+            exit.message.clone_from(upgrade);
+        }
         if let Some(note) = &self.note
             && exit.message.is_empty()
             && exit.reason != "exited"

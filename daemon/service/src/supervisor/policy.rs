@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use agentd_policy::Refusal;
+use agentd_policy::egress::Egress;
 use agentd_policy::wire::ToKeeper;
 
 use super::Supervisor;
@@ -33,6 +35,13 @@ impl Supervisor<'_> {
         if let (Some(egress), Some(change)) = (status.egress, status.change) {
             self.tell_keeper(&ToKeeper::Policy { egress: Box::new((*egress).clone()), change });
         }
+    }
+
+    /// The keeper refused a change: what it enforces is what the session may reach.
+    pub(super) fn policy_refused(&mut self, change: &str, refusal: Refusal, egress: Egress) {
+        self.session.change(|status| (status.egress, status.change) = (Some(Arc::new(egress)), None));
+        self.save();
+        self.changes.refused(change, refusal);
     }
 
     /// Changes are in force, and their events are written.

@@ -50,7 +50,10 @@ impl Keeper {
             let (protocol, name) = (protocol_name(protocol).into(), name.map(ToString::to_string));
             NetPeer { protocol, address: to.ip(), port: to.port(), name, rule }
         };
-        let judged = way_out.egress.dial(purpose, to, protocol, pinned);
+        let judged = way_out
+            .egress
+            .dial(purpose, to, protocol, pinned)
+            .and_then(|()| way_out.below_ceiling(purpose, to.ip()));
         let judged = match judged {
             Ok(()) if is_own(&way_out.routes, to.ip())? => way_out.egress.own(purpose, to, protocol),
             judged => judged,

@@ -17,11 +17,12 @@ use agentd_kernel::memfd::Sealed;
 use agentd_kernel::nft::{NftError, Ruleset};
 use agentd_kernel::route::Routes;
 use agentd_policy::blocklist::Blocklist;
+use agentd_policy::ceiling::Ceiling;
 use agentd_policy::egress::{Denial, Egress, MAX_ADDRESSES, MAX_PIN, MIN_PIN, Purpose};
 use agentd_policy::event::{End, EventBody, NetEvent};
 use agentd_policy::hosts::HostName;
 use agentd_policy::network::MAX_TEXT;
-use agentd_policy::wire::{FromRelay, ToRelay};
+use agentd_policy::wire::{FromKeeper, FromRelay, ToRelay};
 
 use super::Keeper;
 use crate::init::way_out;
@@ -45,6 +46,8 @@ const TOLD: usize = 3;
 #[derive(Debug)]
 pub struct WayOut {
     egress: Egress,
+    /// The site's, as it was when the session began.
+    ceiling: Ceiling,
     listed: Option<Listed>,
     /// Of the host's network.
     routes: Routes,
@@ -85,9 +88,11 @@ struct Pinned {
 
 impl WayOut {
     /// As planned, with the table of the site's blocklists; nothing is pinned. In the host's network.
-    pub fn new(egress: Egress, blocklist: Option<OwnedFd>) -> Result<Self, String> {
+    pub fn new(egress: Egress, ceiling: Ceiling, blocklist: Option<OwnedFd>) -> Result<Self, String> {
+        ceiling.check(&egress).map_err(|refusal| refusal.to_string())?;
         Ok(Self {
             egress,
+            ceiling,
             listed: blocklist.map(Listed::open).transpose()?,
             routes: Routes::open().map_err(|e| format!("routes: {e}"))?,
             pins: Pins::default(),
@@ -102,6 +107,15 @@ impl WayOut {
     /// Those that it needs.
     pub fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         self.listed.iter().map(|listed| listed.table.as_fd()).chain([self.routes.as_fd()])
+    }
+
+    /// Whether the ceiling lets a connection to `to` be dialled, however the rules read.
+    fn below_ceiling(&self, purpose: &Purpose, to: IpAddr) -> Result<(), Denial> {
+        match purpose {
+            Purpose::Name(name) => self.ceiling.name(name).and_then(|()| self.ceiling.address(to)),
+            Purpose::Net => self.ceiling.address(to),
+            Purpose::Local | Purpose::Resolver | Purpose::Publish(_) => Ok(()),
+        }
     }
 
     /// Whether no blocklist has `name`. One that has it is never pinned, and so never dialled.
@@ -188,9 +202,10 @@ impl Keeper {
         }
         let lasts = Duration::from_secs(ttl.clamp(MIN_PIN, MAX_PIN).into());
         let mut pinned = Pinned::default();
-        let unlisted = way_out.unlisted(name);
+        let unlisted = way_out.unlisted(name).and_then(|()| way_out.ceiling.name(name));
         for address in addresses.iter().take(MAX_ADDRESSES) {
-            match unlisted.clone().and_then(|()| way_out.egress.pin(name, *address)) {
+            let below = unlisted.clone().and_then(|()| way_out.ceiling.address(*address));
+            match below.and_then(|()| way_out.egress.pin(name, *address)) {
                 Ok(()) => pinned.addresses.push(*address),
                 Err(denial) => {
                     pinned.refused.push(*address);
@@ -234,8 +249,11 @@ impl Keeper {
             tracing::error!("a way out is changed that the session has not");
             return;
         };
-        if let Err(refusal) = way_out.egress.may_become(&egress) {
-            tracing::error!(%refusal, "a change of the session's way out is not possible");
+        let possible = way_out.egress.may_become(&egress).and_then(|()| way_out.ceiling.check(&egress));
+        if let Err(refusal) = possible {
+            tracing::warn!(%refusal, "a change of the session's way out is refused");
+            let (change, egress) = (told::clean(change, MAX_TEXT), Box::new(way_out.egress.clone()));
+            self.say(&FromKeeper::Unchanged { change, refusal, egress }, vec![]);
             return;
         }
         let table = self.denials.table();
