@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use agentd_proto::v1::InspectRequest;
+use agentd_proto::v1::{InspectRequest, VersionRequest};
 use agentd_tests::harness::{Alone, Api, Setup, User, World, alone, within};
 use tonic::{Code, Status};
 
@@ -90,7 +90,13 @@ impl Caller {
 }
 
 fn callers(world: &World) -> Vec<Caller> {
-    let caller = |user: &User, admin| Caller { user: user.clone(), api: world.api(user), admin };
+    // A connection that asks nothing for long is cut off.
+    let connected = |user: &User| {
+        let api = world.api(user);
+        api.ask(api.client().version(VersionRequest {})).expect("an answer");
+        api
+    };
+    let caller = |user: &User, admin| Caller { user: user.clone(), api: connected(user), admin };
     vec![
         caller(world.a(), false),
         caller(world.b(), false),
