@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use crate::host::lock;
 
 /// Bytes a second for each processor that the session has: what the service needs a small part of one for.
-const RATE: f64 = (128 << 20) as f64;
+const RATE: f64 = (96 << 20) as f64;
 /// What may be taken at once after a pause.
 const BURST: f64 = (4 << 20) as f64;
 
