@@ -8,10 +8,13 @@ use std::time::Duration;
 use agentd_kernel::packets::{PacketError, Packets};
 use agentd_policy::names::{RelPath, SessionId};
 use agentd_policy::plan::{Mode, Workspace};
-use agentd_policy::wire::{CallerNumber, FromService, MAX_PACKET, RequestNumber, Ticket, encode};
+use agentd_policy::wire::{
+    CallerNumber, FromLauncher, FromService, MAX_PACKET, RequestNumber, Ticket, encode,
+};
 use agentd_tests::harness::World;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::sockopt::set_socket_send_buffer_size;
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
 
 use crate::Member;
 use crate::asking::{abs, as_user, plan, plan_with, seqpacket, workspace};
@@ -25,7 +28,7 @@ pub const TESTS: &[Member] = &[
     ("other_versions_and_broken_packets_cut_the_link", broken),
     ("descriptors_from_the_service_are_not_taken", descriptors),
     ("nobody_but_the_service_is_the_service", impostors),
-    ("a_service_that_asks_and_never_reads_is_cut_off", never_reads),
+    ("a_service_that_asks_and_never_reads_waits", never_reads),
 ];
 
 /// Sends `packet` as the service, which must cost it its link; then a new one works as if nothing had been.
@@ -191,7 +194,7 @@ fn impostors(world: &'static World) {
     launcher.assert_clean(&before);
 }
 
-/// Its answers are kept up to a number, and then it has no link any more.
+/// Its answers are kept up to a number, and then nothing more is read of it; it keeps its link.
 fn never_reads(world: &'static World) {
     let launcher = Launcher::start(world, "");
     let before = launcher.traces();
@@ -202,13 +205,16 @@ fn never_reads(world: &'static World) {
         encode(&FromService::Build { request, caller, ticket: Ticket([0; 32]), plan: wanted.clone() })
             .expect("a message")
     };
+    set_socket_timeout(service.link(), Timeout::Send, Some(Duration::from_secs(2))).expect("a socket option");
     let refused = (0..20_000).map(ask).find_map(|packet| service.say(&packet).err());
     let error = refused.expect("the launcher does not listen for ever");
-    assert!(matches!(error, PacketError::Socket(_)), "cut off, and not merely slow: {error}");
+    assert!(matches!(error, PacketError::WouldBlock), "it waits, and is not cut off: {error}");
     let memory = std::fs::read_to_string(format!("/proc/{}/status", launcher.pid())).expect("it runs");
     let resident = memory.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("VmHWM");
     let kilobytes: u64 = resident.trim().trim_end_matches(" kB").parse().expect("a number");
     assert!(kilobytes < 100_000, "{kilobytes} kB");
+    let answer = service.hear().expect("it is still the service");
+    assert!(matches!(answer.0, FromLauncher::Refused { .. }), "{:?}", answer.0);
     drop(service);
     let again = Played::connect(&launcher);
     let client = again.client(&launcher, world.b());

@@ -98,7 +98,8 @@ fn requests(world: &World, kind: Kind) {
         })
         .collect();
     for (step, mut child) in started {
-        let ended = wait_for_exit(&mut child, Duration::from_secs(40));
+        // Of one account a few are built at a time, whether they hang or not.
+        let ended = wait_for_exit(&mut child, Duration::from_secs(120));
         let status = ended.unwrap_or_else(|| panic!("{step} {kind:?} does not end"));
         let mut stderr = String::new();
         std::io::Read::read_to_string(&mut child.stderr.take().expect("a pipe"), &mut stderr)
