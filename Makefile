@@ -8,7 +8,7 @@ MAKEFLAGS += --no-print-directory
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 RUST := 1.88
-TEST_MINUTES := 20
+TEST_MINUTES := 25
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
 
 # To build and run; to run the tests and the demo besides; to compare with.
@@ -94,6 +94,7 @@ test: setup-test
 	export CARGO_TARGET_$${host}_RUNNER="$(if $(SUDO),sudo -E --)"
 	[ -n "$(SUDO)" ] || unset CARGO_TARGET_$${host}_RUNNER
 	cargo build --workspace
+	cargo test --workspace --no-run
 	timeout -k 10 $(TEST_MINUTES)m cargo test --workspace --no-fail-fast -- $(TEST_ARGS) 2>&1 | tee $$log || status=1
 	awk -v took=$$((SECONDS - began)) '
 	    /^test .* FAILED$$/ { print "failed: " $$2 }
