@@ -14,6 +14,7 @@ const JSON: &[&str] = &[
     "HttpDetail",
     "PolicyDetail",
     "FileDetail",
+    "ConfineDetail",
     "Session",
     "Exit",
     "VersionReply",

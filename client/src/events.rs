@@ -175,6 +175,11 @@ fn detail(event: &Event) -> String {
             let _ = write!(out, " by {}", word(user));
         }
     }
+    if let Some(confine) = &event.confine {
+        let argument = confine.argument.as_deref().unwrap_or_default();
+        let _ = write!(out, " {}({argument})", word(&confine.call));
+        out.push_str(&times(confine.count));
+    }
     if let Some(file) = &event.file {
         let _ = write!(out, " {}: {}", file.path, file.finding);
         if file.more > 0 {

@@ -75,7 +75,7 @@ pub enum FromInit {
     /// The session's way out, if it has one; it comes before [`FromInit::Confined`]. Descriptors: as in
     /// [`ToRelay::Network`](agentd_policy::wire::ToRelay::Network).
     Sockets,
-    /// Every layer is applied and was verified.
+    /// Every layer is applied and was verified. Descriptor: what hears of calls that are refused.
     Confined {
         /// The Landlock ABI in force.
         landlock_abi: u32,
@@ -183,9 +183,10 @@ impl Init<'_> {
             let sockets: Vec<_> = sockets.iter().map(AsFd::as_fd).collect();
             self.tell(&FromInit::Sockets, &sockets).step("message")?;
         }
-        let landlock_abi = self.confine(&plan, &access)?;
+        // Kept open here as well: whatever becomes of the keeper, these calls wait for it or end with us.
+        let (landlock_abi, refused) = self.confine(&plan, &access)?;
         let signals = child_signals().step("signals")?;
-        self.tell(&FromInit::Confined { landlock_abi }, &[]).step("message")?;
+        self.tell(&FromInit::Confined { landlock_abi }, &[refused.as_fd()]).step("message")?;
         let main = match Starting::fork(self.token, &plan, &stdio).and_then(Starting::outcome) {
             Ok(main) => {
                 self.tell(&FromInit::Running, &[]).step("message")?;
@@ -208,7 +209,7 @@ impl Init<'_> {
     }
 
     /// Takes everything away, in the order in which each step still can be done, and verifies each.
-    fn confine(&self, plan: &Plan, access: &[(String, Access)]) -> Result<u32, Failure> {
+    fn confine(&self, plan: &Plan, access: &[(String, Access)]) -> Result<(u32, OwnedFd), Failure> {
         rlimits::Limits { open_files: plan.limits.open_files }.apply().map(drop).step("rlimits")?;
         let groups: Vec<u32> = self.owner.groups.iter().collect();
         creds::become_member(self.owner.uid, self.owner.gid, &groups).step("ids")?;
@@ -221,9 +222,9 @@ impl Init<'_> {
             rules.add(place, access.class());
         }
         let enforced = landlock::enforce(rules, plan.landlock_abi).step("landlock")?;
-        seccomp::install(self.filter).map(drop).step("seccomp")?;
+        let (_, refused) = seccomp::install_told(self.filter).step("seccomp")?;
         creds::parent_death_signal().step("parent-death signal")?;
-        Ok(enforced.abi)
+        Ok((enforced.abi, refused))
     }
 
     /// Does what the keeper asks for and reaps, until the first command ends or the keeper does.

@@ -61,6 +61,17 @@ pub enum EventBody {
         /// By which rule: `"audit.room"`, or `"audit.unnameable"` for a file or process that cannot be told of.
         rule: String,
     },
+    /// The session's filter refused a call.
+    CallRefused {
+        /// Who made it.
+        actor: Actor,
+        /// Its name, or its number.
+        call: String,
+        /// What of its arguments it was refused for.
+        argument: Option<String>,
+        /// How many, of the same call with the same argument by the same program.
+        count: u64,
+    },
     /// A process that had been seen to exec ended.
     Exit {
         /// Who.

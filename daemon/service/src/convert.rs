@@ -5,8 +5,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use agentd_policy::event::{self, End, EventBody, ExecResult, ExitStatus, Finding, SourceEvent};
 use agentd_policy::names::SessionId;
 use agentd_proto::v1::{
-    Actor, DroppedDetail, Event, ExecDetail, Exit, ExitDetail, FileDetail, LimitDetail, NetDetail,
-    PolicyDetail, SessionDetail,
+    Actor, ConfineDetail, DroppedDetail, Event, ExecDetail, Exit, ExitDetail, FileDetail, LimitDetail,
+    NetDetail, PolicyDetail, SessionDetail,
 };
 
 use crate::left::Left;
@@ -189,6 +189,17 @@ impl Numbering {
                     ..ExecDetail::default()
                 }),
                 ..new("process.exec")
+            },
+            EventBody::CallRefused { actor: who, call, argument, count } => Event {
+                decision: Some("deny".into()),
+                rule: Some("confine.call".into()),
+                actor: Some(actor(&who)),
+                confine: Some(ConfineDetail {
+                    call: bounded(&call),
+                    argument: argument.as_deref().map(bounded),
+                    count,
+                }),
+                ..new("confine.denied")
             },
             EventBody::Exit { actor: who, status } => Event {
                 actor: Some(actor(&who)),

@@ -69,7 +69,7 @@ impl Snapshot {
             last = now;
             if same { Ok(()) } else { Err(()) }
         });
-        assert_eq!(settled, Ok(()), "no clean host to begin with: {last:#?}");
+        assert_eq!(settled, Ok(()), "no clean host to begin with: {last:#?}\n{}", about(daemon));
         last
     }
 
@@ -191,6 +191,20 @@ fn processes(daemon: &Daemon) -> (Vec<u32>, BTreeSet<String>) {
     };
     let names = pids.iter().map(name).collect();
     (pids, names)
+}
+
+/// What its processes wait for, and the last lines of its log: for whoever reads of a failure.
+fn about(daemon: &Daemon) -> String {
+    let mut text = String::new();
+    for pid in processes(daemon).0 {
+        let read = |name: &str| std::fs::read_to_string(format!("/proc/{pid}/{name}")).unwrap_or_default();
+        let state =
+            read("status").lines().find(|line| line.starts_with("State:")).unwrap_or_default().to_owned();
+        text += &format!("{pid} {} {state} syscall {}{}", comm(pid), read("syscall"), read("stack"));
+    }
+    let log = daemon.log();
+    let lines: Vec<&str> = log.lines().collect();
+    text + &lines[lines.len().saturating_sub(30)..].join("\n")
 }
 
 fn mounts(daemon: &Daemon) -> BTreeSet<String> {

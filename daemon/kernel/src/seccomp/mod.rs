@@ -11,15 +11,19 @@
 compile_error!("the tables of system calls are those of x86_64");
 
 mod bpf;
+mod names;
 mod tables;
 #[cfg(test)]
 mod tests;
+mod told;
 
 use std::collections::BTreeMap;
+use std::os::fd::{FromRawFd as _, OwnedFd};
 
 use rustix::thread::SecureComputingMode;
 
 pub use tables::{AGENT, DIALLER, KEEPER, METER, RELAY};
+pub use told::{Asked, Call, Listener};
 
 /// What becomes of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -28,6 +32,8 @@ pub enum Verdict {
     Allow,
     /// It fails with this errno.
     Errno(u16),
+    /// The same, and whoever [listens](Listener) is told. Without a listener it fails with `ENOSYS`.
+    Told(u16),
     /// The process ends with `SIGSYS`.
     Kill,
 }
@@ -114,6 +120,25 @@ pub fn compile(table: &Table, options: Options) -> Filter {
 /// # Errors
 /// [`SeccompError`]; only after [`SeccompError::NotInForce`] may anything have changed.
 pub fn install(filter: &Filter) -> Result<Enforced, SeccompError> {
+    put(filter, 0).map(|_| Enforced { instructions: filter.0.len() })
+}
+
+/// The same, with what hears of calls whose verdict is [`Verdict::Told`]. As long as one descriptor of it is open
+/// they wait for its answer; a signal that does not kill waits with them (Linux 5.19).
+///
+/// # Errors
+/// As [`install`].
+pub fn install_told(filter: &Filter) -> Result<(Enforced, OwnedFd), SeccompError> {
+    let flags = libc::SECCOMP_FILTER_FLAG_NEW_LISTENER | libc::SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV;
+    let listener = put(filter, flags)?;
+    let listener = i32::try_from(listener).map_err(|_| SeccompError::NotInForce)?;
+    // SAFETY: with NEW_LISTENER the call returns a new descriptor (close-on-exec), which nothing else knows of.
+    let listener = unsafe { OwnedFd::from_raw_fd(listener) };
+    Ok((Enforced { instructions: filter.0.len() }, listener))
+}
+
+/// What `seccomp(2)` returned.
+fn put(filter: &Filter, flags: libc::c_ulong) -> Result<libc::c_long, SeccompError> {
     if !rustix::thread::no_new_privs().map_err(|e| SeccompError::Install(e.into()))? {
         return Err(SeccompError::NewPrivs);
     }
@@ -123,14 +148,14 @@ pub fn install(filter: &Filter) -> Result<Enforced, SeccompError> {
     // SAFETY: the program and its description live across the call, which only reads them; `len` is its
     // length.
     let result = unsafe {
-        libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, std::ptr::from_ref(&argument))
+        libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, std::ptr::from_ref(&argument))
     };
-    if result != 0 {
+    if result < 0 {
         return Err(SeccompError::Install(std::io::Error::last_os_error()));
     }
     // Every table allows this question.
     match rustix::thread::secure_computing_mode() {
-        Ok(SecureComputingMode::Filter) => Ok(Enforced { instructions: filter.0.len() }),
+        Ok(SecureComputingMode::Filter) => Ok(result),
         _ => Err(SeccompError::NotInForce),
     }
 }

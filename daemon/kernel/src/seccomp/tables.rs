@@ -9,8 +9,9 @@ use libc::*;
 
 use super::{Match, Options, Rule, Table, Verdict, Word};
 
-/// The command of a session and all that it starts.
-pub const AGENT: Table = Table { rules: agent, denied: Verdict::Errno(EPERM as u16) };
+/// The command of a session and all that it starts. What is refused outright is [told](super::Listener) of; what libraries
+/// do without is not.
+pub const AGENT: Table = Table { rules: agent, denied: TOLD };
 /// `agentd-relay`: it works on descriptors that it has.
 pub const RELAY: Table = Table { rules: relay, denied: Verdict::Kill };
 /// The keeper: as the relay, and it waits, signals, reads /proc, is connected to, makes pairs of sockets, and has the
@@ -28,6 +29,7 @@ pub(super) const KNOWN: [std::ops::RangeInclusive<u32>; 2] = [0..=335, 424..=469
 pub(super) const UNKNOWN: Verdict = Verdict::Errno(ENOSYS as u16);
 
 const PERM: Verdict = Verdict::Errno(EPERM as u16);
+const TOLD: Verdict = Verdict::Told(EPERM as u16);
 const NOSYS: Verdict = Verdict::Errno(ENOSYS as u16);
 const ALLOW: Verdict = Verdict::Allow;
 
@@ -128,7 +130,7 @@ const AGENTS: &[c_long] = &[
     SYS_process_vm_readv, SYS_process_vm_writev, SYS_ptrace, SYS_rseq, SYS_sched_get_priority_max,
     SYS_sched_get_priority_min, SYS_sched_getaffinity, SYS_sched_getattr, SYS_sched_getparam,
     SYS_sched_getscheduler, SYS_sched_rr_get_interval, SYS_sched_setaffinity, SYS_sched_setattr,
-    SYS_sched_setparam, SYS_sched_setscheduler, SYS_sched_yield, SYS_seccomp, SYS_set_robust_list,
+    SYS_sched_setparam, SYS_sched_setscheduler, SYS_sched_yield, SYS_set_robust_list,
     SYS_set_tid_address, SYS_setfsgid, SYS_setfsuid, SYS_setgid, SYS_setgroups, SYS_setpgid,
     SYS_setpriority, SYS_setregid, SYS_setresgid, SYS_setresuid, SYS_setreuid, SYS_setsid,
     SYS_setuid, SYS_sysinfo, SYS_times, SYS_uname, SYS_vfork, SYS_wait4, SYS_waitid, SYS_URETPROBE,
@@ -194,10 +196,10 @@ fn agent(options: Options) -> BTreeMap<u32, Rule> {
         rules.extend(each(&[(SYS_memfd_create, huge)]));
     }
     // umode_t, so only its low bits count.
-    let mode = |argument| only_without(argument, SETID, ALLOW, PERM);
+    let mode = |argument| only_without(argument, SETID, ALLOW, TOLD);
     let made = |argument| {
         let devices = vec![S_IFCHR, S_IFBLK];
-        by(Word::Low(argument), S_IFMT, vec![(devices, PERM.into())], mode(argument))
+        by(Word::Low(argument), S_IFMT, vec![(devices, TOLD.into())], mode(argument))
     };
     let opened = |flags| {
         let creates = (O_CREAT | (O_TMPFILE & !O_DIRECTORY)) as u32;
@@ -215,7 +217,13 @@ fn agent(options: Options) -> BTreeMap<u32, Rule> {
         (SYS_mknodat, made(2)),
         (SYS_open, opened(1)),
         (SYS_openat, opened(2)),
-        (SYS_clone, only_without(0, NEW_NAMESPACES, ALLOW, PERM)),
+        // Of two listeners the later one is asked, and may let the call through (seccomp_unotify(2)): there is one. The
+        // kernel says the same of a second.
+        (
+            SYS_seccomp,
+            only_without(1, SECCOMP_FILTER_FLAG_NEW_LISTENER as u32, ALLOW, Verdict::Told(EBUSY as u16)),
+        ),
+        (SYS_clone, only_without(0, NEW_NAMESPACES, ALLOW, TOLD)),
         (SYS_unshare, unshare()),
         (SYS_personality, personality()),
         (SYS_prlimit64, limits()),
@@ -224,17 +232,17 @@ fn agent(options: Options) -> BTreeMap<u32, Rule> {
         (SYS_mmap, only_without(3, MAP_HUGETLB as u32, ALLOW, Verdict::Errno(ENOMEM as u16))),
         (SYS_setsockopt, options_of_sockets()),
         (SYS_socket, socket()),
-        (SYS_socketpair, equal(0, &[AF_UNIX as u32], ALLOW, Verdict::Errno(EAFNOSUPPORT as u16))),
+        (SYS_socketpair, equal(0, &[AF_UNIX as u32], ALLOW, Verdict::Told(EAFNOSUPPORT as u16))),
         // TIOCSTI and TIOCLINUX put bytes into a terminal's input. TIOCSETD loads modules, and names in memory which.
-        (SYS_ioctl, equal(1, &[TIOCSTI as u32, TIOCLINUX, TIOCSETD as u32], PERM, ALLOW)),
+        (SYS_ioctl, equal(1, &[TIOCSTI as u32, TIOCLINUX, TIOCSETD as u32], TOLD, ALLOW)),
     ]));
     rules
 }
 
 /// An `unsigned long`: all of it must be known flags.
 fn unshare() -> Rule {
-    let low = only_without(0, !UNSHARED, ALLOW, PERM);
-    by(Word::High(0), u32::MAX, vec![(vec![0], low)], PERM)
+    let low = only_without(0, !UNSHARED, ALLOW, TOLD);
+    by(Word::High(0), u32::MAX, vec![(vec![0], low)], TOLD)
 }
 
 /// Others' limits may be read. pid 1 has the agent's ids: with its limits lowered it could not start what `exec`
@@ -247,9 +255,9 @@ fn limits() -> Rule {
         let high = by(Word::High(argument), u32::MAX, vec![(vec![0], then)], otherwise.clone());
         by(Word::Low(argument), u32::MAX, vec![(vec![0], high)], otherwise)
     };
-    let core = null(2, ALLOW.into(), null(3, PRETEND.into(), PERM.into()));
+    let core = null(2, ALLOW.into(), null(3, PRETEND.into(), TOLD.into()));
     let own = by(Word::Low(1), u32::MAX, vec![(vec![RLIMIT_CORE], core)], ALLOW);
-    by(Word::Low(0), u32::MAX, vec![(vec![0], own)], null(2, ALLOW.into(), PERM.into()))
+    by(Word::Low(0), u32::MAX, vec![(vec![0], own)], null(2, ALLOW.into(), TOLD.into()))
 }
 
 /// All but filters: their code takes from what the host has for all programs' (`net.core.bpf_jit_limit`), and is
@@ -257,14 +265,14 @@ fn limits() -> Rule {
 fn options_of_sockets() -> Rule {
     let filters = [SO_ATTACH_FILTER, SO_ATTACH_BPF, SO_ATTACH_REUSEPORT_CBPF, SO_ATTACH_REUSEPORT_EBPF]
         .map(|o| o as u32);
-    let of_socket = equal(2, &filters, PERM, ALLOW);
+    let of_socket = equal(2, &filters, TOLD, ALLOW);
     by(Word::Low(1), u32::MAX, vec![(vec![SOL_SOCKET as u32], of_socket)], ALLOW)
 }
 
 /// The values that container runtimes allow, and the one that gdb starts programs with.
 fn personality() -> Rule {
     let values = [0, PER_LINUX32, UNAME26, UNAME26 | PER_LINUX32, ADDR_NO_RANDOMIZE, u32::MAX];
-    equal(0, &values, ALLOW, PERM)
+    equal(0, &values, ALLOW, TOLD)
 }
 
 /// Streams and datagrams of unix, inet and inet6, and the one netlink family that libc asks for addresses.
@@ -274,19 +282,19 @@ fn socket() -> Rule {
         [SOCK_STREAM, SOCK_DGRAM, SOCK_RAW, SOCK_SEQPACKET].map(|kind| kind as u32);
     // The kernel's SOCK_TYPE_MASK.
     let kind =
-        |arms: Vec<(Vec<u32>, Rule)>| by(Word::Low(1), 0xf, arms, Verdict::Errno(ESOCKTNOSUPPORT as u16));
-    let no_protocol = Verdict::Errno(EPROTONOSUPPORT as u16);
+        |arms: Vec<(Vec<u32>, Rule)>| by(Word::Low(1), 0xf, arms, Verdict::Told(ESOCKTNOSUPPORT as u16));
+    let no_protocol = Verdict::Told(EPROTONOSUPPORT as u16);
     let internet = equal(2, &[0, IPPROTO_TCP as u32, IPPROTO_UDP as u32], ALLOW, no_protocol);
     let route = equal(2, &[NETLINK_ROUTE as u32], ALLOW, no_protocol);
     let arms = vec![
         (vec![unix], kind(vec![(vec![stream, datagram, packets], ALLOW.into())])),
         (
             vec![inet, inet6],
-            kind(vec![(vec![stream, datagram], internet), (vec![raw, SOCK_PACKET], PERM.into())]),
+            kind(vec![(vec![stream, datagram], internet), (vec![raw, SOCK_PACKET], TOLD.into())]),
         ),
         (vec![netlink], kind(vec![(vec![raw, datagram], route)])),
     ];
-    by(Word::Low(0), u32::MAX, arms, Verdict::Errno(EAFNOSUPPORT as u16))
+    by(Word::Low(0), u32::MAX, arms, Verdict::Told(EAFNOSUPPORT as u16))
 }
 
 /// The relay: what it shares with the keeper, and connections of others.
@@ -348,7 +356,9 @@ fn keeper(options: Options) -> BTreeMap<u32, Rule> {
     let mut rules = helper(options);
     rules.extend(all(KEEPING, ALLOW));
     let writes = (O_ACCMODE | O_CREAT | O_TRUNC | O_TMPFILE & !O_DIRECTORY) as u32;
-    let ioctls = [FIONBIO as u32, PIDFD_GET_INFO as u32];
+    // The last three hear of refused calls and answer them. What the answer is no filter sees.
+    let hearing = [SECCOMP_IOCTL_NOTIF_RECV, SECCOMP_IOCTL_NOTIF_ID_VALID, SECCOMP_IOCTL_NOTIF_SEND];
+    let ioctls: Vec<u32> = [FIONBIO, PIDFD_GET_INFO].into_iter().chain(hearing).map(|i| i as u32).collect();
     rules.extend(each(&[
         (SYS_openat, only_without(2, writes, ALLOW, PERM)),
         (SYS_ioctl, equal(1, &ioctls, ALLOW, PERM)),

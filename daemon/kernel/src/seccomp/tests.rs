@@ -8,28 +8,9 @@ use crate::lockdown::testing::in_child;
 
 const AGENT_OPTIONS: Options = Options { memfd_create: false };
 
-/// What the kernel hands to a filter.
-#[derive(Clone, Copy, Debug)]
-struct Call {
-    arch: u32,
-    number: u32,
-    arguments: [u64; 6],
-}
-
 impl Call {
     fn native(number: libc::c_long, arguments: [u64; 6]) -> Self {
         Self { arch: bpf::X86_64, number: number as u32, arguments }
-    }
-
-    fn word(&self, offset: u32) -> u32 {
-        match offset {
-            bpf::NUMBER => self.number,
-            bpf::ARCH => self.arch,
-            offset => {
-                let argument = self.arguments[(offset as usize - 16) / 8];
-                if offset % 8 == 0 { argument as u32 } else { (argument >> 32) as u32 }
-            }
-        }
     }
 }
 
@@ -54,38 +35,21 @@ fn interpret(program: &[libc::sock_filter], call: &Call) -> (u32, usize) {
     unreachable!()
 }
 
-/// What a table says, without any compiling.
-fn judge(rules: &BTreeMap<u32, Rule>, denied: Verdict, call: &Call) -> Verdict {
-    if call.arch != bpf::X86_64 {
-        return tables::UNKNOWN;
-    }
-    let mut rule = match rules.get(&call.number) {
-        Some(rule) => rule,
-        None if tables::KNOWN.iter().any(|known| known.contains(&call.number)) => return denied,
-        None => return tables::UNKNOWN,
-    };
-    loop {
-        let decision = match rule {
-            Rule::Always(verdict) => return *verdict,
-            Rule::Match(decision) => decision,
-        };
-        let bits = call.word(bpf::offset(decision.word)) & decision.mask;
-        let arm = decision.arms.iter().find(|(values, _)| values.contains(&bits));
-        rule = arm.map_or(&decision.otherwise, |(_, rule)| rule);
-    }
-}
-
 fn verdict(table: &Table, options: Options, call: &Call) -> Verdict {
     let filter = compile(table, options);
-    let expected = judge(&(table.rules)(options), table.denied, call);
+    let expected = call.judge(&(table.rules)(options), table.denied);
     assert_eq!(interpret(&filter.0, call).0, bpf::action(expected), "{call:x?}");
     expected
 }
 
+/// What the caller sees: a call that is told of fails as any other.
 fn agent(number: libc::c_long, arguments: &[u64]) -> Verdict {
     let mut six = [0; 6];
     six[..arguments.len()].copy_from_slice(arguments);
-    verdict(&AGENT, AGENT_OPTIONS, &Call::native(number, six))
+    match verdict(&AGENT, AGENT_OPTIONS, &Call::native(number, six)) {
+        Verdict::Told(errno) => Verdict::Errno(errno),
+        other => other,
+    }
 }
 
 const ALLOW: Verdict = Verdict::Allow;
@@ -106,6 +70,66 @@ fn the_agents_filter_is_the_reviewed_one() {
             "if it is meant, run the test with UPDATE_GOLDEN=1 and review the difference"
         );
     }
+}
+
+#[test]
+fn what_is_refused_is_told_of_by_name() {
+    let silent = [libc::ENOSYS, libc::ENOMEM, 0].map(|errno| Verdict::Errno(errno as u16));
+    let mut told = 0;
+    for number in 0..600 {
+        for arguments in [[0; 6], [1; 6], [0o4755; 6], [u64::MAX; 6], [0x7000_0000; 6], [1, 1, 26, 0, 0, 0]] {
+            let call = Call::native(number, arguments);
+            match verdict(&AGENT, AGENT_OPTIONS, &call) {
+                Verdict::Told(errno) => {
+                    told += 1;
+                    assert!(errno != 0 && names::name(call.number).is_some(), "{call:?}");
+                    assert_eq!(
+                        Listener::new(std::fs::File::open("/dev/null").unwrap().into(), AGENT, AGENT_OPTIONS)
+                            .errno(&call),
+                        errno
+                    );
+                }
+                Verdict::Allow => {}
+                other => assert!(silent.contains(&other), "{call:?}: {other:?}"),
+            }
+        }
+    }
+    assert!(told > 300, "{told}");
+    for table in [&RELAY, &KEEPER, &DIALLER, &METER] {
+        let rules = (table.rules)(AGENT_OPTIONS);
+        let told = |number| {
+            matches!(Call::native(number, [u64::MAX; 6]).judge(&rules, table.denied), Verdict::Told(_))
+        };
+        assert!(!(0..600).any(told), "nobody listens to ours");
+    }
+}
+
+#[test]
+fn what_was_asked_is_said_in_the_words_of_manual_pages() {
+    let said = |number: libc::c_long, arguments: &[u64]| {
+        let mut six = [0; 6];
+        six[..arguments.len()].copy_from_slice(arguments);
+        let call = Call::native(number, six);
+        (call.name(), call.argument().unwrap_or_default())
+    };
+    let of = |name: &str, argument: &str| (name.to_owned(), argument.to_owned());
+    assert_eq!(said(libc::SYS_mount, &[1, 2, 3]), of("mount", ""));
+    assert_eq!(said(libc::SYS_unshare, &[HIGH | 0x1002_0000]), of("unshare", "CLONE_NEWNS|CLONE_NEWUSER"));
+    assert_eq!(said(libc::SYS_unshare, &[1 << 37]), of("unshare", "flags 0x2000000000"));
+    assert_eq!(said(libc::SYS_fchmodat, &[0, 0, HIGH | 0o4755]), of("fchmodat", "mode 4755"));
+    assert_eq!(
+        said(libc::SYS_socket, &[17, 3 | 0x80000, 768]),
+        of("socket", "AF_PACKET, SOCK_RAW, protocol 768")
+    );
+    assert_eq!(said(libc::SYS_ioctl, &[0, 0x5412]), of("ioctl", "TIOCSTI"));
+    assert_eq!(said(999, &[]), of("999", ""));
+}
+
+#[test]
+fn no_listener_is_made() {
+    let flags = |flags: u64| agent(libc::SYS_seccomp, &[1, flags]);
+    assert_eq!((flags(0), flags(HIGH | 1)), (ALLOW, ALLOW));
+    assert_eq!((flags(8), flags(HIGH | 0x28)), (Verdict::Errno(16), Verdict::Errno(16)));
 }
 
 #[test]
@@ -185,7 +209,7 @@ fn every_number_has_its_tables_verdict() {
                 for arch in [bpf::X86_64, 0x4000_0003, 0xc000_00b7, 0] {
                     for arguments in [[0; 6], [1; 6], [u64::MAX; 6], [HIGH; 6]] {
                         let call = Call { arch, number, arguments };
-                        let expected = bpf::action(judge(&rules, table.denied, &call));
+                        let expected = bpf::action(call.judge(&rules, table.denied));
                         assert_eq!(interpret(&filter.0, &call).0, expected, "{call:x?}");
                     }
                 }
@@ -520,7 +544,7 @@ proptest! {
     ) {
         let program = bpf::program(&ranges(rules.clone(), Verdict::Kill));
         for call in &calls {
-            let expected = bpf::action(judge(&rules, Verdict::Kill, call));
+            let expected = bpf::action(call.judge(&rules, Verdict::Kill));
             prop_assert_eq!(interpret(&program, call).0, expected, "{:x?}", call);
         }
     }
@@ -530,7 +554,7 @@ proptest! {
         for table in [&AGENT, &RELAY, &KEEPER, &DIALLER, &METER] {
             let (filter, rules) = (compile(table, AGENT_OPTIONS), (table.rules)(AGENT_OPTIONS));
             for call in &calls {
-                let expected = bpf::action(judge(&rules, table.denied, call));
+                let expected = bpf::action(call.judge(&rules, table.denied));
                 prop_assert_eq!(interpret(&filter.0, call).0, expected, "{:x?}", call);
             }
         }
@@ -634,30 +658,74 @@ fn the_programs_that_people_use_run() {
     std::fs::remove_dir_all(&directory).unwrap();
 }
 
+/// Makes a call with arguments that touch no memory: null pointers, or it is refused. Its errno.
+fn try_call(number: libc::c_long, arguments: [libc::c_long; 4]) -> Option<i32> {
+    let [a, b, c, d] = arguments;
+    // SAFETY: see above.
+    let result = unsafe { libc::syscall(number, a, b, c, d) };
+    if result < 0 { std::io::Error::last_os_error().raw_os_error() } else { None }
+}
+
 #[test]
 fn the_kernel_agrees() {
-    let filter = compile(&AGENT, AGENT_OPTIONS);
-    in_child(move || {
+    in_child(|| {
+        // A filter is for the thread that installs it: this one answers.
+        let (hand, taken) = std::sync::mpsc::channel::<OwnedFd>();
+        let answering = std::thread::spawn(move || {
+            let listener = Listener::new(taken.recv().unwrap(), AGENT, AGENT_OPTIONS);
+            let mut told = Vec::new();
+            loop {
+                let mut due = [rustix::event::PollFd::new(&listener, rustix::event::PollFlags::IN)];
+                rustix::event::poll(&mut due, None).unwrap();
+                // Nobody is under the filter any more.
+                if due[0].revents().contains(rustix::event::PollFlags::HUP) {
+                    return told;
+                }
+                while let Some(asked) = listener.next().unwrap() {
+                    told.push((asked.thread, asked.call.name()));
+                    listener.refuse(&asked).unwrap();
+                }
+            }
+        });
+        let filtered = std::thread::spawn(move || {
+            let filter = compile(&AGENT, AGENT_OPTIONS);
+            creds::no_new_privs().unwrap();
+            let (enforced, listener) = install_told(&filter).unwrap();
+            assert_eq!(enforced.instructions, filter.0.len());
+            hand.send(listener).unwrap();
+            assert_eq!(try_call(libc::SYS_getpid | 0x4000_0000, [0; 4]), Some(libc::ENOSYS));
+            assert_eq!(try_call(libc::SYS_clone3, [0; 4]), Some(libc::ENOSYS));
+            assert_eq!(try_call(libc::SYS_unshare, [libc::CLONE_NEWUSER.into(), 0, 0, 0]), Some(libc::EPERM));
+            assert_eq!(try_call(libc::SYS_mount, [0; 4]), Some(libc::EPERM));
+            let packet = [libc::AF_PACKET.into(), libc::SOCK_RAW.into(), 0, 0];
+            assert_eq!(try_call(libc::SYS_socket, packet), Some(libc::EAFNOSUPPORT));
+            let mptcp = [libc::AF_INET.into(), libc::SOCK_STREAM.into(), libc::IPPROTO_MPTCP.into(), 0];
+            assert_eq!(try_call(libc::SYS_socket, mptcp), Some(libc::EPROTONOSUPPORT));
+            assert_eq!(try_call(libc::SYS_fchmod, [-1, 0o4755, 0, 0]), Some(libc::EPERM));
+            assert_eq!(try_call(libc::SYS_fchmod, [-1, 0o755, 0, 0]), Some(libc::EBADF));
+            // The upper half of an int is noise to the kernel, and must be to the filter.
+            let sti = [-1, (1 << 40) | libc::TIOCSTI as libc::c_long, 0, 0];
+            assert_eq!(try_call(libc::SYS_ioctl, sti), Some(libc::EPERM));
+            // A second listener would be asked before the first.
+            assert_eq!(try_call(libc::SYS_seccomp, [1, 8, 0, 0]), Some(libc::EBUSY));
+            rustix::thread::gettid().as_raw_nonzero().get()
+        });
+        let thread = filtered.join().unwrap();
+        let told = answering.join().unwrap();
+        assert!(told.iter().all(|(who, _)| *who == thread), "{told:?}");
+        let calls: Vec<&str> = told.iter().map(|(_, call)| call.as_str()).collect();
+        assert_eq!(calls, ["unshare", "mount", "socket", "socket", "fchmod", "ioctl", "seccomp"]);
+    });
+}
+
+#[test]
+fn without_a_listener_it_is_refused_all_the_same() {
+    in_child(|| {
         creds::no_new_privs().unwrap();
-        assert_eq!(install(&filter).unwrap().instructions, filter.0.len());
-        let try_call = |number: libc::c_long, arguments: [libc::c_long; 4]| {
-            let [a, b, c, d] = arguments;
-            // SAFETY: none of these calls touches memory: their pointers are null, or they are refused.
-            let result = unsafe { libc::syscall(number, a, b, c, d) };
-            if result < 0 { std::io::Error::last_os_error().raw_os_error() } else { None }
-        };
-        assert_eq!(try_call(libc::SYS_getpid | 0x4000_0000, [0; 4]), Some(libc::ENOSYS));
-        assert_eq!(try_call(libc::SYS_clone3, [0; 4]), Some(libc::ENOSYS));
-        assert_eq!(try_call(libc::SYS_unshare, [libc::CLONE_NEWUSER.into(), 0, 0, 0]), Some(libc::EPERM));
-        assert_eq!(try_call(libc::SYS_mount, [0; 4]), Some(libc::EPERM));
-        let packet = [libc::AF_PACKET.into(), libc::SOCK_RAW.into(), 0, 0];
-        assert_eq!(try_call(libc::SYS_socket, packet), Some(libc::EAFNOSUPPORT));
-        let mptcp = [libc::AF_INET.into(), libc::SOCK_STREAM.into(), libc::IPPROTO_MPTCP.into(), 0];
-        assert_eq!(try_call(libc::SYS_socket, mptcp), Some(libc::EPROTONOSUPPORT));
-        assert_eq!(try_call(libc::SYS_fchmod, [-1, 0o4755, 0, 0]), Some(libc::EPERM));
-        assert_eq!(try_call(libc::SYS_fchmod, [-1, 0o755, 0, 0]), Some(libc::EBADF));
-        // The upper half of an int is noise to the kernel, and must be to the filter.
-        let sti = [-1, (1 << 40) | libc::TIOCSTI as libc::c_long, 0, 0];
-        assert_eq!(try_call(libc::SYS_ioctl, sti), Some(libc::EPERM));
+        let filter = compile(&AGENT, AGENT_OPTIONS);
+        drop(install_told(&filter).unwrap());
+        assert_eq!(try_call(libc::SYS_mount, [0; 4]), Some(libc::ENOSYS));
+        // Nor can one be made in its place.
+        assert_eq!(try_call(libc::SYS_seccomp, [1, 8, 0, 0]), Some(libc::ENOSYS));
     });
 }

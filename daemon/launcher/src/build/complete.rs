@@ -146,12 +146,13 @@ impl Builder<'_> {
             blocklist,
             trust,
             signals,
+            root: session_root,
         })
         .at("keeper", "set-up")?;
         fault::here("keeper")?;
         steps.done("keeper");
         let users = Handle::of(users.as_fd()).at("keeper", "user namespace")?;
-        Ok(Ready { keeper, steps, service, relay: relay.service, session_root, users })
+        Ok(Ready { keeper, steps, service, relay: relay.service, users })
     }
 
     /// Home, scratch, inputs and workspaces, from the outermost path inwards.

@@ -22,8 +22,6 @@ pub struct Ready {
     pub service: Packets,
     /// And of the relay's.
     pub relay: OwnedFd,
-    /// The session's mount namespace: whoever holds it last takes it apart, which shall not be init.
-    pub session_root: OwnedFd,
     /// A handle of its user namespace, if this kernel has such.
     pub users: Option<Handle>,
 }
@@ -32,8 +30,8 @@ impl Ready {
     /// Gives up every right, waits until init has done the same, and tells the launcher. What goes wrong ends the
     /// session.
     pub fn hand_over(self, launcher: &Packets, host: &Host) -> Result<Keeper, Fault> {
-        let Self { mut keeper, mut steps, service, relay, session_root, users } = self;
-        let answer = [service.as_fd(), relay.as_fd(), session_root.as_fd()];
+        let Self { mut keeper, mut steps, service, relay, users } = self;
+        let answer = [service.as_fd(), relay.as_fd()];
         let confined = confine(&mut keeper, &mut steps, &answer, launcher, host);
         let told = confined.and_then(|()| {
             let users = users.map(|users| (users.kind, users.bytes));
@@ -41,7 +39,7 @@ impl Ready {
             launcher.send(&built, &answer).at("keeper", "answer")?;
             fault::here("answer")
         });
-        drop((service, relay, session_root));
+        drop((service, relay));
         match told {
             Ok(()) => Ok(keeper),
             Err(fault) => {

@@ -126,7 +126,7 @@ pub enum Reply {
         ino: u64,
     },
     /// The session is confined and its command starts. Descriptors: the service's ends of the keeper's and
-    /// of the relay's socket, and the session's mount namespace.
+    /// of the relay's socket.
     Built {
         /// How long each step took.
         timings: Vec<Timing>,

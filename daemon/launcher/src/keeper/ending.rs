@@ -8,6 +8,7 @@ use nix::libc::{SIGHUP as HUP, SIGPIPE as PIPE};
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::event::{PollFd, PollFlags, Timespec};
 
+use super::refused::Refused;
 use super::{Keeper, METER};
 
 /// How long the relay may take to deliver to a service that is there what the command left behind.
@@ -59,6 +60,9 @@ impl Keeper {
         // With pid 1 the kernel has ended every process of the session (pid_namespaces(7)).
         self.commands_are_over();
         self.closes()?;
+        for event in self.refused.take().map(Refused::flush).unwrap_or_default() {
+            self.spool.push(event);
+        }
         for event in self.processes.all_ended(&self.execs) {
             self.spool.push(event);
         }

@@ -1,13 +1,15 @@
 //! Execs of the session: each is asked about, and let through if it can be recorded in full.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::Instant;
 
 use agentd_kernel::exec_watch::Attempt;
 use agentd_policy::event::{EventBody, ExecResult};
 use rustix::event::epoll::{self, EventData, EventFlags};
 
 use super::processes::{Ended, Met};
-use super::{Keeper, PROCESS};
+use super::refused::Refused;
+use super::{Keeper, PROCESS, REFUSED};
 
 impl Keeper {
     pub(super) fn execs(&mut self) -> Result<(), String> {
@@ -66,6 +68,23 @@ impl Keeper {
     pub(super) fn closes(&mut self) -> Result<(), String> {
         let closes = self.execs.closes().map_err(|e| format!("fanotify: {e}"))?;
         let events = self.processes.closed(&self.execs, &closes);
+        events.into_iter().for_each(|event| self.tell(event));
+        Ok(())
+    }
+
+    /// From now on calls that the filter refuses are heard of.
+    pub(super) fn hear_refused(&mut self, listener: OwnedFd) -> Result<(), String> {
+        epoll::add(&self.epoll, &listener, EventData::new_u64(REFUSED), EventFlags::IN)
+            .map_err(|e| format!("epoll: {e}"))?;
+        self.refused = Some(Refused::new(listener));
+        Ok(())
+    }
+
+    pub(super) fn calls_refused(&mut self) -> Result<(), String> {
+        let Some(refused) = &mut self.refused else { return Ok(()) };
+        let heard = refused.hear(&self.processes, Instant::now());
+        let (events, lost) = heard.map_err(|e| format!("seccomp: {e}"))?;
+        self.spool.lost(lost);
         events.into_iter().for_each(|event| self.tell(event));
         Ok(())
     }

@@ -13,6 +13,7 @@ mod link;
 mod network;
 mod outbox;
 mod processes;
+mod refused;
 mod repeats;
 mod rights;
 mod spool;
@@ -46,6 +47,7 @@ use link::Link;
 use network::Denials;
 use outbox::Outbox;
 use processes::Processes;
+use refused::Refused;
 use spool::Spool;
 
 /// How many messages of the service's or the relay's are taken in one turn: what is left is reported again, and one that
@@ -100,6 +102,9 @@ pub struct Parts<'a> {
     pub trust: Option<OwnedFd>,
     /// What [`signals`] gave.
     pub signals: SignalFd,
+    /// The session's mount namespace. Whoever holds it last takes it apart and waits for what an overlay has to write:
+    /// that shall be neither init, whose end others wait for, nor the launcher.
+    pub root: OwnedFd,
 }
 
 /// Has SIGTERM, by which a service manager asks everything in the sessions' cgroup to end, come by a descriptor.
@@ -133,10 +138,14 @@ pub struct Keeper {
     execs: ExecWatch,
     mounts: Option<OwnedFd>,
     denials: Denials,
+    /// From when init is confined until it has ended.
+    refused: Option<Refused>,
     leftovers: Leftovers,
     /// Whether only that keeps its end from being told.
     end_waits: bool,
     signals: SignalFd,
+    /// Held to the end.
+    root: OwnedFd,
     processes: Processes,
     spool: Spool,
     epoll: OwnedFd,
@@ -165,6 +174,7 @@ const RELAY_SAYS: u64 = 13;
 const SIGNALS: u64 = 14;
 const CLOSES: u64 = 15;
 const LEFTOVERS: u64 = 16;
+const REFUSED: u64 = 17;
 const PROCESS: u64 = 1 << 32;
 
 impl Keeper {
@@ -218,9 +228,11 @@ impl Keeper {
             execs: parts.execs,
             mounts: parts.mounts,
             denials,
+            refused: None,
             leftovers: parts.leftovers,
             end_waits: false,
             signals: parts.signals,
+            root: parts.root,
             spool: Spool::default(),
             epoll,
             early: Some(Vec::new()),
@@ -280,6 +292,7 @@ impl Keeper {
             INIT_SAYS => self.init_says()?,
             RELAY_SAYS => self.relay_says()?,
             LEFTOVERS => self.leftovers_say(),
+            REFUSED => self.calls_refused()?,
             INIT_ENDED => self.init_ended()?,
             RELAY_ENDED => self.relay_ended()?,
             EXECS => self.execs()?,
@@ -363,7 +376,13 @@ impl Keeper {
                         self.open_way_out(packet.descriptors).map_err(failed)?;
                         opened = true;
                     }
-                    Ok(FromInit::Confined { landlock_abi }) if opened => return Ok(landlock_abi),
+                    Ok(FromInit::Confined { landlock_abi }) if opened => {
+                        let refused = packet.descriptors.into_iter().next();
+                        let refused =
+                            refused.ok_or_else(|| failed("nothing hears of refused calls".into()))?;
+                        self.hear_refused(refused).map_err(failed)?;
+                        return Ok(landlock_abi);
+                    }
                     Ok(FromInit::Failed { step, why }) => return Err((step, why)),
                     _ => return Err(failed("an unexpected answer".into())),
                 },
@@ -384,6 +403,9 @@ impl Keeper {
             self.tell(event);
         }
         self.denials.flush_older(now, &mut self.spool);
+        for event in self.refused.as_mut().map(|refused| refused.flush_older(now)).unwrap_or_default() {
+            self.tell(event);
+        }
         if let Some(way_out) = &mut self.way_out {
             way_out.told.flush_older(now, &mut self.spool);
         }
@@ -398,6 +420,7 @@ impl Keeper {
         let dues = [
             self.processes.next_look(),
             self.denials.next_flush(),
+            self.refused.as_ref().and_then(Refused::due),
             self.way_out.as_ref().and_then(|way_out| way_out.told.next_flush()),
             self.limits.due().filter(|_| self.end.is_none()),
             self.spool.due().filter(|_| self.service.is_some()),

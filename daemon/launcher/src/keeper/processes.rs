@@ -213,6 +213,22 @@ impl Processes {
         }
     }
 
+    /// The program that a thread runs which waits for us; `None` if it is gone.
+    pub fn caller(&self, thread: i32) -> Option<Actor> {
+        let proc = self.proc.as_fd();
+        let mut ids = procfs::ids(proc, thread).ok()?;
+        let pid = i32::try_from(ids.group).ok()?;
+        if pid != thread {
+            ids = procfs::ids(proc, pid).ok()?;
+        }
+        let exe = match Exe::of(proc, pid) {
+            exe if exe == self.ours => None,
+            _ => procfs::link(proc, &pid.to_string(), "exe").ok(),
+        };
+        let parent = i32::try_from(ids.parent).ok().and_then(|parent| self.known.get(&parent));
+        Some(Actor { pid: ids.pid, ppid: parent.map(|parent| parent.ids.pid), exe })
+    }
+
     fn meet(&self, pid: i32, memory: Memory) -> Option<Known> {
         let proc = self.proc.as_fd();
         let pidfd = rustix::process::pidfd_open(Pid::from_raw(pid)?, PidfdFlags::empty()).ok()?;

@@ -45,6 +45,7 @@ impl Keeper {
             self.execs.closes_fd(),
             self.epoll.as_fd(),
             self.signals.as_fd(),
+            self.root.as_fd(),
         ]);
         keep.extend(self.control.as_ref().map(|c| c.socket.as_fd()));
         keep.extend(self.mounts.as_ref().map(AsFd::as_fd));
@@ -56,6 +57,7 @@ impl Keeper {
         keep.extend(self.leftovers.descriptors());
         keep.extend(self.watch.descriptors());
         keep.extend(self.denials.descriptors());
+        keep.extend(self.refused.as_ref().map(AsFd::as_fd));
         keep.extend(self.processes.descriptors());
         keep.extend(self.service.as_ref().map(|s| s.outbox.socket.as_fd()));
         keep.extend(self.init.as_ref().map(|c| c.pidfd.as_fd()));

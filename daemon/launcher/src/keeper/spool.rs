@@ -137,6 +137,10 @@ fn weight(body: &EventBody) -> usize {
             exe + path.len() + all(interpreters) + argv.as_deref().map_or(0, all)
         }
         EventBody::ExecRefused { actor, path, .. } => actor.exe.as_ref().map_or(0, String::len) + path.len(),
+        EventBody::CallRefused { actor, call, argument, .. } => {
+            let text = |text: &Option<String>| text.as_ref().map_or(0, String::len);
+            text(&actor.exe) + call.len() + text(argument)
+        }
         EventBody::Net(event) => net_weight(event),
         EventBody::Policy { change } => change.len(),
         EventBody::Exit { actor, .. } => actor.exe.as_ref().map_or(0, String::len),

@@ -76,8 +76,6 @@ impl Sessions {
                     session.link = Some(builder);
                 }
                 (session.ran, session.users) = (true, users.map(|(kind, bytes)| Handle { kind, bytes }));
-                let mut descriptors = packet.descriptors;
-                session.root = if descriptors.len() == 3 { descriptors.pop() } else { None };
                 let owner = session.owner;
                 let recorded = self.record(cx, number);
                 let session = self.all.get_mut(&number)?;
@@ -94,7 +92,7 @@ impl Sessions {
                 tracing::debug!(session = session.label(), user = owner.uid, lease = number, "session built");
                 self.uncapped.push(number);
                 self.wanted = Some((owner, Instant::now() + REST));
-                messages.push((FromLauncher::Built { request, timings }, descriptors));
+                messages.push((FromLauncher::Built { request, timings }, packet.descriptors));
             }
             Ok(Reply::Emptied) => {
                 session.errors.push("builder: a keeper's message".into());

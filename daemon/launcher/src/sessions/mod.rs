@@ -77,8 +77,6 @@ struct Session {
     users: Option<Handle>,
     /// By it the keeper of a session that it built says that no process of it is left.
     link: Option<Packets>,
-    /// Its mount namespace, which goes when everything else has gone.
-    root: Option<OwnedFd>,
     errors: Vec<String>,
 }
 
@@ -370,7 +368,6 @@ impl Session {
             terminals: 0,
             users: None,
             link: None,
-            root: None,
             errors: Vec::new(),
         }
     }

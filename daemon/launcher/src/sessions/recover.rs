@@ -1,7 +1,7 @@
 //! What an earlier launcher left: sessions that go on are adopted, everything else of it is ended and removed.
 
 use std::collections::BTreeSet;
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::AsFd as _;
 use std::time::Instant;
 
 use agentd_kernel::cgroup::Group;
@@ -9,8 +9,6 @@ use agentd_kernel::nsfs::Handle;
 use agentd_kernel::process::Child;
 use agentd_kernel::procfs;
 use agentd_policy::lease::Groups;
-use agentd_policy::names::AbsPath;
-use rustix::fs::{Mode, OFlags};
 use rustix::process::{Pid, PidfdFlags};
 
 use super::groups::{KINDS, path};
@@ -141,7 +139,6 @@ impl Sessions {
     /// Takes a session up where its record says that it is: it runs, or what is left of it is to go.
     fn take_up(&mut self, number: u32, record: Record, keeper: Option<Keeper>) -> Result<(), String> {
         let (agents, helpers) = self.existing(record.owner.uid, number)?;
-        let root = first_mount_namespace(&agents);
         let cpus = agents.cpus().map_err(|e| e.to_string())?;
         let runs = keeper.is_some();
         let state = if runs { State::Running } else { State::emptying(None) };
@@ -155,7 +152,6 @@ impl Sessions {
             terminals: record.terminals,
             users: record.users.map(|(kind, bytes)| Handle { kind, bytes }),
             places: record.places,
-            root,
             cpus,
             ..Session::of_groups(record.owner, agents, helpers, state)
         };
@@ -203,12 +199,4 @@ fn tell(result: Result<(), String>) {
     if let Err(error) = result {
         tracing::error!(error, "something that an earlier launcher left stays");
     }
-}
-
-/// The mount namespace that the group's processes are in: whoever holds it last takes it apart, which shall not be
-/// one of them.
-fn first_mount_namespace(agents: &Group) -> Option<OwnedFd> {
-    let first = agents.processes().ok()?.into_iter().next()?;
-    let path = AbsPath::parse(&format!("/proc/{}/ns/mnt", first.as_raw_nonzero())).ok()?;
-    rustix::fs::open(path.as_str(), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()
 }

@@ -187,8 +187,10 @@ impl Metrics {
         self.events.get_or_create(&kind).inc();
         if event.decision.as_deref() == Some("deny") {
             // One event stands for several packets to the same place, or questions for the same name.
-            let count = event.net.as_ref().map(|net| net.count).or(event.dns.as_ref().map(|dns| dns.count));
-            let acts = count.map_or(1, |count| count.max(1));
+            let net = event.net.as_ref().map(|net| net.count);
+            let dns = event.dns.as_ref().map(|dns| dns.count);
+            let calls = event.confine.as_ref().map(|confine| confine.count);
+            let acts = net.or(dns).or(calls).map_or(1, |count| count.max(1));
             self.denied_acts.get_or_create(&kind).inc_by(acts);
         }
     }

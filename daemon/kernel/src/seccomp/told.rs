@@ -1,0 +1,178 @@
+//! Calls that are refused and told of (`seccomp_unotify(2)`): who made them, and the answer, which is always a refusal.
+
+use std::cell::OnceCell;
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
+
+use rustix::event::{PollFd, PollFlags, Timespec};
+
+use super::{Options, Rule, Table, Verdict, bpf, names, tables};
+
+/// What hears of the calls of one session.
+#[derive(Debug)]
+pub struct Listener {
+    fd: OwnedFd,
+    table: Table,
+    options: Options,
+    /// Made when it is first asked: most sessions never need it.
+    rules: OnceCell<BTreeMap<u32, Rule>>,
+}
+
+/// A call, as a filter sees it: what pointers lead to is not known, and could change after it was read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Call {
+    /// `AUDIT_ARCH_*`.
+    pub arch: u32,
+    /// Its number.
+    pub number: u32,
+    /// Its arguments.
+    pub arguments: [u64; 6],
+}
+
+/// A call whose caller waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Asked {
+    id: u64,
+    /// The caller: a thread, by the number that it has for us. It is this thread's for certain only if
+    /// [`Listener::is_waiting`] says so after everything was read.
+    pub thread: i32,
+    /// What it called.
+    pub call: Call,
+}
+
+impl Listener {
+    /// What [`install_told`](super::install_told) gave for a filter of `table` with `options`.
+    pub fn new(fd: OwnedFd, table: Table, options: Options) -> Self {
+        Self { fd, table, options, rules: OnceCell::new() }
+    }
+
+    /// The next call; `None` if none waits. Never blocks, as long as nobody else takes calls from it.
+    ///
+    /// # Errors
+    /// Those of the ioctl.
+    pub fn next(&self) -> io::Result<Option<Asked>> {
+        loop {
+            // To ask for a call that is not there would block.
+            let mut due = [PollFd::new(&self.fd, PollFlags::IN)];
+            rustix::event::poll(&mut due, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }))?;
+            if !due[0].revents().contains(PollFlags::IN) {
+                return Ok(None);
+            }
+            // SAFETY: all of its fields are integers, for which zero is a value; the kernel demands zeros.
+            let mut asked: libc::seccomp_notif = unsafe { std::mem::zeroed() };
+            // SAFETY: `asked` is of the type and size that the request names, and lives across the call.
+            let result = unsafe {
+                libc::ioctl(
+                    self.fd.as_raw_fd(),
+                    libc::SECCOMP_IOCTL_NOTIF_RECV,
+                    std::ptr::from_mut(&mut asked),
+                )
+            };
+            if result == 0 {
+                let libc::seccomp_data { nr, arch, args, .. } = asked.data;
+                let call = Call { arch, number: nr.cast_unsigned(), arguments: args };
+                return Ok(Some(Asked { id: asked.id, thread: asked.pid.cast_signed(), call }));
+            }
+            match io::Error::last_os_error() {
+                error if error.raw_os_error() == Some(libc::EINTR) => {}
+                // Its caller was killed in between: the next one.
+                error if error.raw_os_error() == Some(libc::ENOENT) => {}
+                error => return Err(error),
+            }
+        }
+    }
+
+    /// Whether its caller still waits: what was read of it is about it.
+    pub fn is_waiting(&self, asked: &Asked) -> bool {
+        // SAFETY: the kernel reads the eight bytes of the id, which lives across the call.
+        let result = unsafe {
+            libc::ioctl(
+                self.fd.as_raw_fd(),
+                libc::SECCOMP_IOCTL_NOTIF_ID_VALID,
+                std::ptr::from_ref(&asked.id),
+            )
+        };
+        result == 0
+    }
+
+    /// Lets the call fail as the filter's table wants it, whatever was read of it. A caller that was killed meanwhile is
+    /// no error.
+    ///
+    /// # Errors
+    /// Those of the ioctl.
+    pub fn refuse(&self, asked: &Asked) -> io::Result<()> {
+        let errno = i32::from(self.errno(&asked.call));
+        let answer = libc::seccomp_notif_resp { id: asked.id, val: 0, error: -errno, flags: 0 };
+        // SAFETY: `answer` is of the type and size that the request names, and lives across the call, which only reads it.
+        let result = unsafe {
+            libc::ioctl(self.fd.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_SEND, std::ptr::from_ref(&answer))
+        };
+        match io::Error::last_os_error() {
+            error if result != 0 && error.raw_os_error() != Some(libc::ENOENT) => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// With which errno a call fails that was told of.
+    pub fn errno(&self, call: &Call) -> u16 {
+        let rules = self.rules.get_or_init(|| (self.table.rules)(self.options));
+        match call.judge(rules, self.table.denied) {
+            Verdict::Errno(errno) | Verdict::Told(errno) if errno != 0 => errno,
+            // Told of is only what fails.
+            _ => libc::EPERM as u16,
+        }
+    }
+}
+
+impl AsFd for Listener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+impl Call {
+    /// What is at `offset` of `struct seccomp_data`.
+    pub(super) fn word(&self, offset: u32) -> u32 {
+        match offset {
+            bpf::NUMBER => self.number,
+            bpf::ARCH => self.arch,
+            offset => {
+                let argument = self.arguments[(offset as usize - 16) / 8];
+                if offset % 8 == 0 { argument as u32 } else { (argument >> 32) as u32 }
+            }
+        }
+    }
+
+    /// What rules say of it, without any compiling.
+    pub(super) fn judge(&self, rules: &BTreeMap<u32, Rule>, denied: Verdict) -> Verdict {
+        if self.arch != bpf::X86_64 {
+            return tables::UNKNOWN;
+        }
+        let mut rule = match rules.get(&self.number) {
+            Some(rule) => rule,
+            None if tables::KNOWN.iter().any(|known| known.contains(&self.number)) => return denied,
+            None => return tables::UNKNOWN,
+        };
+        loop {
+            let decision = match rule {
+                Rule::Always(verdict) => return *verdict,
+                Rule::Match(decision) => decision,
+            };
+            let bits = self.word(bpf::offset(decision.word)) & decision.mask;
+            let arm = decision.arms.iter().find(|(values, _)| values.contains(&bits));
+            rule = arm.map_or(&decision.otherwise, |(_, rule)| rule);
+        }
+    }
+
+    /// Its name; its number, if agentd knows none.
+    pub fn name(&self) -> String {
+        names::name(self.number).map_or_else(|| self.number.to_string(), str::to_owned)
+    }
+
+    /// What of its arguments it was refused for, in the words of its manual page; `None` if it is refused whatever they
+    /// are, and they are pointers.
+    pub fn argument(&self) -> Option<String> {
+        names::argument(self)
+    }
+}
