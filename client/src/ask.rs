@@ -18,11 +18,10 @@ use agentd_policy::resolver::Resolver;
 use agentd_proto::v1::{CreateRequest, RunSpec};
 use prost::bytes::Bytes;
 
-use crate::connect::Socket;
 use crate::failure::Failure;
 use crate::offer;
 use crate::profile;
-use crate::side::{Held, Side};
+use crate::side::{Begun, Held, Side};
 use crate::spec::{Asked, bounded, bytes};
 
 /// The system's resolvers, where the site names none.
@@ -43,12 +42,12 @@ pub struct Question {
 }
 
 impl Question {
-    /// Decides what `asked` comes to at the daemon behind `socket`.
+    /// Decides what `asked` comes to at the daemon that `side` is of.
     ///
     /// # Errors
     /// The first rule that it breaks. Nothing was opened then.
-    pub fn new(socket: &Socket, asked: Asked) -> Result<Self, Failure> {
-        let side = Side::connect(socket)?;
+    pub fn new(side: Begun, asked: Asked) -> Result<Self, Failure> {
+        let side = side.hear()?;
         let site = &side.site;
         let uid = rustix::process::geteuid().as_raw();
         // Before anything of root's is read.

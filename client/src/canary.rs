@@ -18,6 +18,7 @@ use crate::doctor::check;
 use crate::failure::Failure;
 use crate::offer::utf8;
 use crate::run::make;
+use crate::side::Begun;
 use crate::signals::Signals;
 use crate::spec::Asked;
 use crate::steps::Steps;
@@ -112,7 +113,8 @@ async fn perform(socket: &Socket) -> Result<(String, Vec<Event>), Failure> {
         true => None,
         false => Some(Workspace::new()?),
     };
-    let question = Question::new(socket, asked(workspace.as_ref().map(|dir| dir.0.as_path()))?)?;
+    let question =
+        Question::new(Begun::connect(socket)?, asked(workspace.as_ref().map(|dir| dir.0.as_path()))?)?;
     let mut client = socket.connect().await?;
     let mut signals = Signals::take_over()?;
     let mut steps = Steps::new(std::time::Instant::now());

@@ -13,6 +13,7 @@ use crate::cli::RunArgs;
 use crate::connect::{Client, Socket};
 use crate::failure::{Failure, say};
 use crate::show::{clean, clean_lines, json, print};
+use crate::side::Begun;
 use crate::signals::Signals;
 use crate::spec::asked;
 use crate::steps::Steps;
@@ -29,18 +30,22 @@ pub async fn run(socket: &Socket, args: RunArgs, started: Instant) -> Result<i32
     let mut steps = Steps::new(started);
     let (dry_run, as_json, timings, detach) = (args.dry_run, args.json, args.timings, args.detach);
     let keys = args.detach_keys.clone().unwrap_or_default();
+    // Both ends of the daemon take connections up while this reads and decides. What is wrong with the question is said
+    // before what is wrong with the daemon.
+    let side = Begun::connect(socket);
+    let client = if dry_run { None } else { Some(socket.connect().await) };
+    steps.mark("connect");
     let asked = asked(args)?;
     steps.mark("read");
-    let question = Question::new(socket, asked)?;
+    let question = Question::new(side?, asked)?;
     steps.mark("decide");
     let reach = question.plan().egress.iter().flat_map(|egress| egress.rules());
     breadth::warnings(reach).iter().for_each(|line| say(line));
-    if dry_run {
+    let Some(client) = client else {
         print_plan(question.plan(), as_json)?;
         return Ok(0);
-    }
-    let client = socket.connect().await?;
-    steps.mark("connect");
+    };
+    let client = client?;
     let mut signals = Signals::take_over()?;
     let created = make(&client, question, &mut signals, &mut steps).await?;
     if detach {

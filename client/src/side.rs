@@ -20,6 +20,13 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// The name of the launcher's socket, beside the gRPC socket.
 const NAME: &str = "offer.sock";
 
+/// A connection to a launcher that may not have spoken yet.
+#[derive(Debug)]
+pub struct Begun {
+    path: PathBuf,
+    packets: Packets,
+}
+
 /// A connection to a launcher.
 #[derive(Debug)]
 pub struct Side {
@@ -37,20 +44,38 @@ pub struct Held {
     _socket: Packets,
 }
 
-impl Side {
-    /// Connects to the launcher beside the daemon's `socket`, and takes what it says of the daemon.
+impl Begun {
+    /// Connects to the launcher beside the daemon's `socket`. It speaks first, and meanwhile there is more to do.
     ///
     /// # Errors
-    /// If nothing listens there, if root does not, or if it is of another version.
+    /// If nothing listens there, or root does not.
     pub fn connect(socket: &Socket) -> Result<Self, Failure> {
         let path = socket.path().with_file_name(NAME);
         let fd = open(&path).map_err(|error| unreachable(&path, &error))?;
         is_roots(&fd, &path)?;
-        let packets = Packets::from_fd(fd);
+        Ok(Self { path, packets: Packets::from_fd(fd) })
+    }
+
+    /// Takes what it says of the daemon.
+    ///
+    /// # Errors
+    /// If it does not speak, or is of another version.
+    pub fn hear(self) -> Result<Side, Failure> {
+        let Self { path, packets } = self;
         match receive(&packets, &path)? {
-            ToClient::Site(site) => Ok(Self { path, packets, site: *site }),
+            ToClient::Site(site) => Ok(Side { path, packets, site: *site }),
             other => Err(failed(&path, &format!("the launcher begins with {other:?}"))),
         }
+    }
+}
+
+impl Side {
+    /// Connects to the launcher beside the daemon's `socket`, and takes what it says of the daemon.
+    ///
+    /// # Errors
+    /// As [`Begun::connect`] and [`Begun::hear`].
+    pub fn connect(socket: &Socket) -> Result<Self, Failure> {
+        Begun::connect(socket)?.hear()
     }
 
     /// Hands `opened` over, with what was agreed to.

@@ -45,9 +45,9 @@ attempt "steer docker" "process.exec docker.sock" \
 attempt "leave a git hook for you" "process.exec /usr/bin/touch" touch .git/hooks/pre-commit
 attempt "swap .git for its own" "process.exec /usr/bin/mv" mv .git .git-old
 attempt "become root" "process.exec setuid" py 'import os; os.setuid(0)'
-attempt "leave a setuid shell" "process.exec /usr/bin/chmod" sh -c 'cp /bin/sh ./sh; chmod u+s ./sh || { rm ./sh; false; }'
-attempt "mount over /etc" "process.exec /usr/bin/mount" mount -t tmpfs none /etc
-attempt "a user namespace" "process.exec /usr/bin/unshare" unshare --user --map-root-user true
+attempt "leave a setuid shell" "confine.denied mode 4755 /usr/bin/chmod" sh -c 'cp /bin/sh ./sh; chmod u+s ./sh || { rm ./sh; false; }'
+attempt "mount over /etc" "confine.denied /usr/bin/mount" mount -t tmpfs none /etc
+attempt "a user namespace" "confine.denied CLONE_NEWUSER /usr/bin/unshare" unshare --user --map-root-user true
 attempt "read pid 1's memory" "process.exec /usr/bin/head" head -c 1 /proc/1/mem
 attempt "find the daemon in /proc" "process.exec /usr/bin/grep" grep -ls agentd-launcher /proc/[1-9]*/comm
 attempt "fill the memory" "limit.hit memory" py 'x = [bytearray(b"x" * 1048576) for _ in range(1024)]'

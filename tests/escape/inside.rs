@@ -63,6 +63,13 @@ fn judge(world: &World, case: &Case, place: &Place, output: &RunOutput) {
     let ran = of("process.exec").iter().any(|e| text_at(e, "/exec/path") == probe);
     assert!(ran, "no event of the probe's own start: {events:#?}");
     place.assert_unharmed(world);
+    if let Some(call) = case.told {
+        let found = of("confine.denied").iter().any(|event| {
+            let of_probe = text_at(event, "/actor/exe") == probe && event["decision"] == "deny";
+            of_probe && text_at(event, "/confine/call") == call
+        });
+        assert!(found, "{call} was refused and is not on record: {events:#?}");
+    }
     if let Some(seen) = &case.seen {
         let found = of(seen.kind).iter().any(|event| {
             seen.fields.iter().all(|(pointer, wanted)| text_at(event, pointer) == place.fill(wanted))

@@ -7,6 +7,7 @@ mod inside;
 mod masks;
 mod outside;
 mod record;
+mod refused;
 mod steering;
 
 use std::process::ExitCode;
@@ -47,5 +48,6 @@ fn main() -> ExitCode {
     ];
     tests.extend(named("session", &more));
     tests.extend(named("record", record::TESTS));
+    tests.extend(named("refused", refused::TESTS));
     run_tests("escape", tests, |_| fixture::remove())
 }

@@ -1,6 +1,7 @@
 //! Masked names that are made while a session runs, that lie anywhere, or that a file has besides.
 
 use std::io::{BufRead as _, BufReader, Write as _};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use agentd_tests::harness::{World, text_at, wait_for_exit};
@@ -56,13 +57,21 @@ pub fn late(world: &World) {
         assert_eq!(status.code(), Some(0), "{mode}");
         assert_eq!(std::fs::read_to_string(dir.join(".env")).ok().as_deref(), Some("SECRET\n"), "{mode}");
         if mode == "overlay" {
-            // Root's own list says that these are none of the agent's changes.
+            // Root knows that these are none of the agent's changes: by the file that they are, or by a list of its own.
             let id = text_at(&world.all_events(world.a(), session.name())[0], "/session");
-            let list =
-                world.daemon().state().join(format!("overlays/u{}/{id}/0/placeholders", world.a().uid));
-            let list = std::fs::read_to_string(&list).expect("root's list");
+            let overlays = world.daemon().state().join("overlays");
+            let own = overlays.join(format!("u{}/{id}/0", world.a().uid));
+            let list = std::fs::read_to_string(own.join("placeholders")).expect("root's list");
             let listed: Vec<_> = list.split_terminator('\0').collect();
-            assert_eq!(listed, ["1", ".env", "a", "a/b", "a/b/c", "conf", "conf/secret", "keys"]);
+            assert_eq!(listed, ["1", "a", "a/b", "a/b/c", "conf", "conf/secret"]);
+            let inode = |path: &Path| std::fs::symlink_metadata(path).expect("a placeholder").ino();
+            for name in [".env", "keys"] {
+                assert_eq!(
+                    inode(&own.join("upper").join(name)),
+                    inode(&overlays.join("placeholder")),
+                    "{name}"
+                );
+            }
         }
     }
 }

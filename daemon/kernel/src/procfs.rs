@@ -44,9 +44,12 @@ fn read(proc: BorrowedFd<'_>, path: String) -> std::io::Result<Vec<u8>> {
         if filled == bytes.len() {
             bytes.resize((2 * filled).min(MAX), 0);
         }
-        match rustix::io::retry_on_intr(|| rustix::io::read(&file, &mut bytes[filled..]))? {
-            0 => break,
-            read => filled += read,
+        let room = bytes.len() - filled;
+        let read = rustix::io::retry_on_intr(|| rustix::io::read(&file, &mut bytes[filled..]))?;
+        filled += read;
+        // Those that are read here are made as a whole (single_open() in the kernel): what leaves room is all.
+        if read < room {
+            break;
         }
     }
     bytes.truncate(filled);

@@ -9,10 +9,13 @@ use agentd_kernel::{idmap, procfs};
 use agentd_policy::lease::Pool;
 use agentd_policy::plan::DiskForm;
 use nix::sched::CloneFlags;
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{FileType, Mode, OFlags};
 
 use crate::build::etc::Template;
 use crate::disk::image;
+
+/// Its name in the directory of overlays.
+const PLACEHOLDER: &str = "placeholder";
 
 /// Handles that every build uses.
 #[derive(Debug)]
@@ -29,6 +32,8 @@ pub struct Host {
     pub relay: OwnedFd,
     /// What makes the file systems of images, if sessions have such.
     pub mke2fs: Option<OwnedFd>,
+    /// What stands for missing names in overlays: another name of it needs no file of its own, and says whose it is.
+    pub placeholder: OwnedFd,
     /// What the host gives to each /etc.
     pub etc: Template,
     /// The filter of everything that runs in a session, compiled once.
@@ -44,12 +49,18 @@ pub struct Host {
 impl Host {
     /// Every descriptor of it.
     pub fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
-        let all = [&self.proc, &self.empty_root, &self.empty_net, &self.system, &self.relay];
+        let all =
+            [&self.proc, &self.empty_root, &self.empty_net, &self.system, &self.relay, &self.placeholder];
         all.into_iter().chain(&self.mke2fs).map(AsFd::as_fd).collect()
     }
 
-    /// Prepares everything.
-    pub fn prepare(token: SingleThreaded, pool: &Pool, form: DiskForm) -> Result<Self, String> {
+    /// Prepares everything. `overlays` is the directory of all overlays.
+    pub fn prepare(
+        token: SingleThreaded,
+        pool: &Pool,
+        form: DiskForm,
+        overlays: BorrowedFd<'_>,
+    ) -> Result<Self, String> {
         let proc = procfs::open().map_err(|e| format!("/proc: {e}"))?;
         let ids = idmap::system(pool);
         let system = idmap::namespace(token, proc.as_fd(), &ids, &ids)
@@ -81,6 +92,7 @@ impl Host {
             mke2fs: (form == DiskForm::Image)
                 .then(|| image::program(image::PROGRAM, "e2fsprogs"))
                 .transpose()?,
+            placeholder: placeholder(overlays).map_err(|e| format!("overlays/{PLACEHOLDER}: {e}"))?,
             etc: Template::read(),
             agent_filter: seccomp::compile(&seccomp::AGENT, seccomp::Options { memfd_create: memfd_noexec }),
             keeper_filter: seccomp::compile(&seccomp::KEEPER, seccomp::Options { memfd_create: false }),
@@ -89,6 +101,16 @@ impl Host {
             proc,
         })
     }
+}
+
+/// The socket at [`PLACEHOLDER`], which nobody listens at and nobody but root may open.
+fn placeholder(overlays: BorrowedFd<'_>) -> Result<OwnedFd, rustix::io::Errno> {
+    match rustix::fs::mknodat(overlays, PLACEHOLDER, FileType::Socket, Mode::empty(), 0) {
+        Ok(()) | Err(rustix::io::Errno::EXIST) => {}
+        Err(errno) => return Err(errno),
+    }
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    rustix::fs::openat(overlays, PLACEHOLDER, flags, Mode::empty())
 }
 
 /// Opens the program `name` that lies beside this one.

@@ -97,7 +97,8 @@ fn run() -> Result<(), String> {
     let (cgroups, hierarchies) = cgroups(token, &settings.config)?;
     let signals = signals().map_err(|e| format!("signals: {e}"))?;
     let disk = disk::Disk::prepare(token, &settings.config, &mut directories)?;
-    let host = host::Host::prepare(token, &settings.config.pool.uids, disk.form)?;
+    let host =
+        host::Host::prepare(token, &settings.config.pool.uids, disk.form, directories.overlays.as_fd())?;
     let blocklist = blocklists::read(token, &settings)?;
     let mut accounts = accounts::Accounts::default();
     accounts.refresh(std::time::Instant::now());

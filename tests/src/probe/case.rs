@@ -73,6 +73,8 @@ pub struct Case {
     pub refused: &'static [i32],
     /// The event that must be there.
     pub seen: Option<Seen>,
+    /// The system call that must be on record as refused.
+    pub told: Option<&'static str>,
     /// Where it is shown to work.
     pub outside: Outside,
     /// Other arguments there: a harmless amount of the same.
@@ -102,6 +104,7 @@ pub const fn case(
         args,
         refused,
         seen: None,
+        told: None,
         outside,
         outside_args: None,
         host_may_lack: false,
@@ -120,6 +123,12 @@ impl Case {
     /// Expects an event.
     pub const fn seen(mut self, kind: &'static str, fields: &'static [(&'static str, &'static str)]) -> Self {
         self.seen = Some(Seen { kind, fields });
+        self
+    }
+
+    /// Expects `confine.denied` for this call.
+    pub const fn told(mut self, call: &'static str) -> Self {
+        self.told = Some(call);
         self
     }
 

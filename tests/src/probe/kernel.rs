@@ -17,7 +17,7 @@ pub const CASES: &[Case] = &[
     case("io_uring", io_uring, &[], NO, Outside::User, "system calls that no filter sees")
         .origin("CVE-2022-29582, CVE-2023-2598")
         .host_may_lack(),
-    case("add_key", add_key, &[], NO, Outside::User, KEYS).host_may_lack(),
+    case("add_key", add_key, &[], NO, Outside::User, KEYS).told("add_key").host_may_lack(),
     case(
         "request_key",
         request_key,
@@ -26,12 +26,18 @@ pub const CASES: &[Case] = &[
         Outside::Root,
         "a helper program that the kernel starts on the host",
     )
+    .told("request_key")
     .host_may_lack(),
-    case("keyctl", keyctl, &[], NO, Outside::User, KEYS).origin("CVE-2016-0728").host_may_lack(),
+    case("keyctl", keyctl, &[], NO, Outside::User, KEYS)
+        .told("keyctl")
+        .origin("CVE-2016-0728")
+        .host_may_lack(),
     case("bpf", bpf, &[], NO, Outside::Root, "code in the kernel")
+        .told("bpf")
         .origin("CVE-2017-16995, CVE-2021-3490")
         .host_may_lack(),
     case("perf", perf, &[], NO, Outside::Root, "a look at other processes, and its bugs")
+        .told("perf_event_open")
         .origin("CVE-2013-2094")
         .host_may_lack(),
     case(
@@ -42,22 +48,30 @@ pub const CASES: &[Case] = &[
         Outside::Root,
         "a pause inside of kernel code: every race is won",
     )
+    .told("userfaultfd")
     .origin("used for CVE-2021-22555 and others")
     .host_may_lack(),
-    case("init_module", init_module, &[], NO, Outside::Nowhere(TWICE), "code in the kernel"),
-    case("finit_module", finit_module, &[], NO, Outside::Nowhere(TWICE), "code in the kernel"),
-    case("kexec", kexec, &[], NO, Outside::Nowhere(TWICE), "another kernel"),
-    case("reboot", reboot, &[], NO, Outside::Nowhere(TWICE), STEER),
-    case("swapon", swapon, &[], NO, Outside::Nowhere(TWICE), STEER),
-    case("acct", acct, &[], NO, Outside::Nowhere(TWICE), "a log of what the host runs"),
+    case("init_module", init_module, &[], NO, Outside::Nowhere(TWICE), "code in the kernel")
+        .told("init_module"),
+    case("finit_module", finit_module, &[], NO, Outside::Nowhere(TWICE), "code in the kernel")
+        .told("finit_module"),
+    case("kexec", kexec, &[], NO, Outside::Nowhere(TWICE), "another kernel").told("kexec_load"),
+    case("reboot", reboot, &[], NO, Outside::Nowhere(TWICE), STEER).told("reboot"),
+    case("swapon", swapon, &[], NO, Outside::Nowhere(TWICE), STEER).told("swapon"),
+    case("acct", acct, &[], NO, Outside::Nowhere(TWICE), "a log of what the host runs").told("acct"),
     case("syslog", syslog, &[], NO, Outside::Root, "kernel messages: addresses, other tenants")
+        .told("syslog")
         .host_may_lack(),
-    case("iopl", iopl, &[], NO, Outside::Nowhere(TWICE), "the machine's ports"),
-    case("settime", settime, &[], NO, Outside::Nowhere(TWICE), "the host's clock"),
-    case("adjtime", adjtime, &[], NO, Outside::Nowhere(TWICE), "the host's clock"),
-    case("sethostname", sethostname, &[], NO, Outside::Apart, "another name of the session"),
-    case("quotactl", quotactl, &[], &[EPERM, ENOSYS], Outside::Nowhere(TWICE), "disk quotas"),
-    case("fanotify", fanotify, &[], NO, Outside::Root, "the exec watch of our own session").host_may_lack(),
+    case("iopl", iopl, &[], NO, Outside::Nowhere(TWICE), "the machine's ports").told("iopl"),
+    case("settime", settime, &[], NO, Outside::Nowhere(TWICE), "the host's clock").told("clock_settime"),
+    case("adjtime", adjtime, &[], NO, Outside::Nowhere(TWICE), "the host's clock").told("adjtimex"),
+    case("sethostname", sethostname, &[], NO, Outside::Apart, "another name of the session")
+        .told("sethostname"),
+    case("quotactl", quotactl, &[], &[EPERM, ENOSYS], Outside::Nowhere(TWICE), "disk quotas")
+        .told("quotactl"),
+    case("fanotify", fanotify, &[], NO, Outside::Root, "the exec watch of our own session")
+        .told("fanotify_init")
+        .host_may_lack(),
     case(
         "move_pages",
         move_pages,
@@ -66,6 +80,7 @@ pub const CASES: &[Case] = &[
         Outside::Apart,
         "where other processes' memory is",
     )
+    .told("move_pages")
     .host_may_lack(),
     case(
         "process_madvise",
@@ -75,6 +90,7 @@ pub const CASES: &[Case] = &[
         Outside::Apart,
         "other processes' memory, thrown out",
     )
+    .told("process_madvise")
     .host_may_lack(),
     case(
         "mseal_unknown",
@@ -84,6 +100,15 @@ pub const CASES: &[Case] = &[
         Outside::Nowhere("a number that no kernel has"),
         "calls that are newer than the filter",
     ),
+    case(
+        "seccomp_listener",
+        listener,
+        &[],
+        &[libc::EBUSY],
+        Outside::User,
+        "refused calls that our own listener lets through (seccomp_unotify(2))",
+    )
+    .told("seccomp"),
     case("x32", x32, &[], &[ENOSYS, EPERM], Outside::Nowhere("most kernels have no x32"), FOREIGN)
         .origin("CVE-2014-0038"),
     case("int80", int80, &[], &[ENOSYS, EPERM], Outside::User, FOREIGN)
@@ -118,8 +143,9 @@ pub const CASES: &[Case] = &[
         "writes to files that may only be read",
     )
     .origin("CVE-2016-5195"),
-    case("personality", personality, &[], NO, Outside::User, "memory that is readable and executable alike"),
-    case("vhangup", vhangup, &[], NO, Outside::Nowhere(TWICE), "others' terminals"),
+    case("personality", personality, &[], NO, Outside::User, "memory that is readable and executable alike")
+        .told("personality"),
+    case("vhangup", vhangup, &[], NO, Outside::Nowhere(TWICE), "others' terminals").told("vhangup"),
     case(
         "lookup_cookie",
         lookup_cookie,
@@ -127,7 +153,8 @@ pub const CASES: &[Case] = &[
         &[EPERM, ENOSYS],
         Outside::Nowhere("gone from newer kernels"),
         "paths by number",
-    ),
+    )
+    .told("lookup_dcookie"),
     case(
         "ptrace_seccomp",
         seccomp_dump,
@@ -287,6 +314,26 @@ fn process_madvise(args: &[String]) -> Act {
 fn unknown(_: &[String]) -> Act {
     sys::call(1023, [])?;
     Ok("?".into())
+}
+
+/// Hears of every mount(2) of its own from now on, and could let it go on.
+fn listener(_: &[String]) -> Act {
+    sys::call(libc::SYS_prctl, [libc::PR_SET_NO_NEW_PRIVS.into(), 1.into(), 0.into(), 0.into(), 0.into()])?;
+    let instruction = |code: u32, jumps: [u8; 2], k: u32| {
+        let [first, second] = (code as u16).to_ne_bytes();
+        [&[first, second], &jumps[..], &k.to_ne_bytes()[..]].concat()
+    };
+    let program = [
+        instruction(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, [0, 0], 0),
+        instruction(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, [0, 1], libc::SYS_mount as u32),
+        instruction(libc::BPF_RET | libc::BPF_K, [0, 0], libc::SECCOMP_RET_USER_NOTIF),
+        instruction(libc::BPF_RET | libc::BPF_K, [0, 0], libc::SECCOMP_RET_ALLOW),
+    ]
+    .concat();
+    // struct sock_fprog
+    let description: Vec<u8> = [4_u64.to_ne_bytes(), (program.as_ptr() as u64).to_ne_bytes()].concat();
+    let fd = sys::open_call(libc::SYS_seccomp, [1.into(), 8.into(), Arg::In(&description)])?;
+    Ok(format!("descriptor {}", fd.as_raw_fd()))
 }
 
 fn x32(_: &[String]) -> Act {

@@ -14,18 +14,25 @@ const NEW_API: &str = "the same, by calls that older filters do not know";
 const CHAIN: &str = "every capability in a user namespace of our own: most kernel exploits start there";
 
 pub const CASES: &[Case] = &[
-    case("mount_tmpfs", mount, &["tmpfs", "/tmp"], NO, Outside::Apart, "files of our own over any path"),
-    case("mount_proc", mount, &["proc", "/tmp"], NO, Outside::Apart, UNMASKED),
-    case("mount_sysfs", mount, &["sysfs", "/tmp"], NO, Outside::Apart, "a writable /sys"),
+    case("mount_tmpfs", mount, &["tmpfs", "/tmp"], NO, Outside::Apart, "files of our own over any path")
+        .told("mount"),
+    case("mount_proc", mount, &["proc", "/tmp"], NO, Outside::Apart, UNMASKED).told("mount"),
+    case("mount_sysfs", mount, &["sysfs", "/tmp"], NO, Outside::Apart, "a writable /sys").told("mount"),
     case("mount_cgroup", mount, &["cgroup2", "/tmp"], NO, Outside::Apart, "our own limits, release_agent")
+        .told("mount")
         .origin("CVE-2022-0492"),
-    case("mount_devpts", mount, &["devpts", "/tmp"], NO, Outside::Apart, "the host's terminals"),
+    case("mount_devpts", mount, &["devpts", "/tmp"], NO, Outside::Apart, "the host's terminals")
+        .told("mount"),
     case("mount_overlay", overlay, &[], NO, Outside::Apart, "copies of set-user-ID files")
+        .told("mount")
         .origin("CVE-2021-3493, CVE-2023-0386, CVE-2023-2640"),
-    case("mount_bind", bind, &["/usr", "/tmp"], NO, Outside::Apart, "a second way to what is covered"),
-    case("mount_remount", remount, &["/usr"], NO, Outside::Apart, "a writable /usr"),
-    case("mount_propagation", propagation, &[], NO, Outside::Apart, "mounts that appear on the host"),
-    case("mount_move", move_old, &["/proc", "/tmp"], NO, Outside::Apart, "what is below /proc's masks"),
+    case("mount_bind", bind, &["/usr", "/tmp"], NO, Outside::Apart, "a second way to what is covered")
+        .told("mount"),
+    case("mount_remount", remount, &["/usr"], NO, Outside::Apart, "a writable /usr").told("mount"),
+    case("mount_propagation", propagation, &[], NO, Outside::Apart, "mounts that appear on the host")
+        .told("mount"),
+    case("mount_move", move_old, &["/proc", "/tmp"], NO, Outside::Apart, "what is below /proc's masks")
+        .told("mount"),
     case(
         "umount_mask",
         umount,
@@ -33,14 +40,23 @@ pub const CASES: &[Case] = &[
         &[EPERM, ENOSYS, EACCES, EINVAL],
         Outside::Nowhere("apart nothing is masked"),
         UNMASKED,
-    ),
-    case("umount_proc", umount, &["/proc"], NO, Outside::Apart, "what is below /proc"),
-    case("fsopen", fsopen, &["tmpfs"], NO, Outside::Apart, NEW_API).origin("CVE-2022-0185"),
-    case("fspick", fspick, &["/tmp"], NO, Outside::Apart, NEW_API),
-    case("open_tree", open_tree, &["/usr"], NO, Outside::Apart, NEW_API).origin("CVE-2021-41133"),
-    case("open_tree_attr", open_tree_attr, &["/usr"], NO, Outside::Apart, NEW_API).host_may_lack(),
-    case("move_mount", move_mount, &["/proc", "/tmp"], NO, Outside::Apart, NEW_API).origin("CVE-2021-41133"),
-    case("mount_setattr", setattr, &["/usr"], NO, Outside::Apart, NEW_API).origin("CVE-2021-41133"),
+    )
+    .told("umount2"),
+    case("umount_proc", umount, &["/proc"], NO, Outside::Apart, "what is below /proc").told("umount2"),
+    case("fsopen", fsopen, &["tmpfs"], NO, Outside::Apart, NEW_API).told("fsopen").origin("CVE-2022-0185"),
+    case("fspick", fspick, &["/tmp"], NO, Outside::Apart, NEW_API).told("fspick"),
+    case("open_tree", open_tree, &["/usr"], NO, Outside::Apart, NEW_API)
+        .told("open_tree")
+        .origin("CVE-2021-41133"),
+    case("open_tree_attr", open_tree_attr, &["/usr"], NO, Outside::Apart, NEW_API)
+        .told("open_tree_attr")
+        .host_may_lack(),
+    case("move_mount", move_mount, &["/proc", "/tmp"], NO, Outside::Apart, NEW_API)
+        .told("move_mount")
+        .origin("CVE-2021-41133"),
+    case("mount_setattr", setattr, &["/usr"], NO, Outside::Apart, NEW_API)
+        .told("mount_setattr")
+        .origin("CVE-2021-41133"),
     case(
         "pivot_root",
         pivot_root,
@@ -48,7 +64,8 @@ pub const CASES: &[Case] = &[
         NO,
         Outside::Nowhere("would need a root to go to; chroot shows the capability"),
         "another root",
-    ),
+    )
+    .told("pivot_root"),
     case(
         "chroot",
         chroot,
@@ -57,26 +74,39 @@ pub const CASES: &[Case] = &[
         Outside::Apart,
         "a root of our own, with our /etc for set-user-ID programs",
     )
+    .told("chroot")
     .origin("CVE-2025-32463"),
     case("unshare_user", unshare, &["user"], &[EPERM], Outside::User, CHAIN)
+        .told("unshare")
         .origin("CVE-2022-0185")
         .host_may_lack(),
-    case("unshare_mount", unshare, &["mount"], &[EPERM], Outside::Apart, "a mount namespace of our own"),
+    case("unshare_mount", unshare, &["mount"], &[EPERM], Outside::Apart, "a mount namespace of our own")
+        .told("unshare"),
     case("unshare_net", unshare, &["net"], &[EPERM], Outside::Apart, "network code as its root")
+        .told("unshare")
         .origin("CVE-2023-32233"),
-    case("unshare_pid", unshare, &["pid"], &[EPERM], Outside::Apart, "processes out of sight"),
-    case("unshare_cgroup", unshare, &["cgroup"], &[EPERM], Outside::Apart, "another view of cgroups"),
-    case("unshare_uts", unshare, &["uts"], &[EPERM], Outside::Apart, "another name of the host"),
-    case("unshare_ipc", unshare, &["ipc"], &[EPERM], Outside::Apart, "ipc objects that nobody counts"),
-    case("unshare_time", unshare, &["time"], &[EPERM], Outside::Apart, "another clock").host_may_lack(),
+    case("unshare_pid", unshare, &["pid"], &[EPERM], Outside::Apart, "processes out of sight")
+        .told("unshare"),
+    case("unshare_cgroup", unshare, &["cgroup"], &[EPERM], Outside::Apart, "another view of cgroups")
+        .told("unshare"),
+    case("unshare_uts", unshare, &["uts"], &[EPERM], Outside::Apart, "another name of the host")
+        .told("unshare"),
+    case("unshare_ipc", unshare, &["ipc"], &[EPERM], Outside::Apart, "ipc objects that nobody counts")
+        .told("unshare"),
+    case("unshare_time", unshare, &["time"], &[EPERM], Outside::Apart, "another clock")
+        .told("unshare")
+        .host_may_lack(),
     case("clone_user", clone_user, &[], &[EPERM], Outside::User, CHAIN)
+        .told("clone")
         .origin("CVE-2023-2640")
         .host_may_lack(),
     case("clone3_user", clone3_user, &[], NO, Outside::User, "the same, in an argument that no filter sees")
         .origin("CVE-2021-41133")
         .host_may_lack(),
-    case("setns_mount", setns, &["/proc/1/ns/mnt"], NO, Outside::Apart, "init's mount namespace"),
-    case("setns_net", setns, &["/proc/1/ns/net"], NO, Outside::Apart, "init's network namespace"),
+    case("setns_mount", setns, &["/proc/1/ns/mnt"], NO, Outside::Apart, "init's mount namespace")
+        .told("setns"),
+    case("setns_net", setns, &["/proc/1/ns/net"], NO, Outside::Apart, "init's network namespace")
+        .told("setns"),
     case(
         "setns_own_user",
         setns,
@@ -84,9 +114,11 @@ pub const CASES: &[Case] = &[
         &[EPERM, EINVAL, ENOSYS, EACCES],
         Outside::Nowhere("a process cannot enter the user namespace that it is in"),
         "capabilities in our own user namespace",
-    ),
-    case("setns_own_net", setns, &["/proc/self/ns/net"], NO, Outside::Apart, "setns at all"),
-    case("setns_pidfd", setns_pidfd, &["1"], NO, Outside::Apart, "all of init's namespaces at once"),
+    )
+    .told("setns"),
+    case("setns_own_net", setns, &["/proc/self/ns/net"], NO, Outside::Apart, "setns at all").told("setns"),
+    case("setns_pidfd", setns_pidfd, &["1"], NO, Outside::Apart, "all of init's namespaces at once")
+        .told("setns"),
     case(
         "userns_parent",
         parent_namespace,

@@ -238,8 +238,10 @@ pub const CASES: &[Case] = &[
         Outside::User,
         "a program on the host's disk that runs as the user, for others",
     )
+    .told("chmod")
     .options(DIRECT),
     case("setuid_fchmod", fchmod, &["{ws}/own", "4755"], FILTERED, Outside::User, "the same, by descriptor")
+        .told("fchmod")
         .options(DIRECT),
     case(
         "setuid_fchmodat2",
@@ -249,11 +251,13 @@ pub const CASES: &[Case] = &[
         Outside::User,
         "the same, by a newer call",
     )
+    .told("fchmodat2")
     .options(DIRECT)
     .host_may_lack(),
     case("setuid_open", open_mode, &["{ws}/made", "4755"], FILTERED, Outside::User, "the same, from birth")
         .options(DIRECT),
     case("setuid_creat", creat, &["{ws}/made2", "6755"], FILTERED, Outside::User, "the same, by an old call")
+        .told("creat")
         .options(DIRECT),
     case(
         "setuid_openat2",
@@ -265,6 +269,7 @@ pub const CASES: &[Case] = &[
     )
     .options(DIRECT),
     case("setuid_mknod", mknod_file, &["{ws}/made4"], FILTERED, Outside::User, "the same, by mknod")
+        .told("mknod")
         .options(DIRECT),
     case(
         "setgid_mkdir",
@@ -274,6 +279,7 @@ pub const CASES: &[Case] = &[
         Outside::Nowhere("mkdir(2) drops the bit by itself"),
         "a directory whose files take its group",
     )
+    .told("mkdir")
     .options(DIRECT),
     case(
         "setuid_symlink_tmp",

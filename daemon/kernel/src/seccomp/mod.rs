@@ -23,7 +23,7 @@ use std::os::fd::{FromRawFd as _, OwnedFd};
 use rustix::thread::SecureComputingMode;
 
 pub use tables::{AGENT, DIALLER, KEEPER, METER, RELAY};
-pub use told::{Asked, Call, Listener};
+pub use told::{Asked, Call, Heard, Listener};
 
 /// What becomes of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -677,13 +677,13 @@ fn the_kernel_agrees() {
             loop {
                 let mut due = [rustix::event::PollFd::new(&listener, rustix::event::PollFlags::IN)];
                 rustix::event::poll(&mut due, None).unwrap();
-                // Nobody is under the filter any more.
-                if due[0].revents().contains(rustix::event::PollFlags::HUP) {
-                    return told;
-                }
-                while let Some(asked) = listener.next().unwrap() {
-                    told.push((asked.thread, asked.call.name()));
-                    listener.refuse(&asked).unwrap();
+                match listener.next().unwrap() {
+                    Heard::Call(asked) => {
+                        told.push((asked.thread, asked.call.name()));
+                        listener.refuse(&asked).unwrap();
+                    }
+                    Heard::Nothing => {}
+                    Heard::End => return told,
                 }
             }
         });

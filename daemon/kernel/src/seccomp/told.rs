@@ -41,23 +41,36 @@ pub struct Asked {
     pub call: Call,
 }
 
+/// What there is to hear.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Heard {
+    /// A call, to be answered by [`Listener::refuse`].
+    Call(Asked),
+    /// None waits.
+    Nothing,
+    /// No process is left that could make one.
+    End,
+}
+
 impl Listener {
     /// What [`install_told`](super::install_told) gave for a filter of `table` with `options`.
     pub fn new(fd: OwnedFd, table: Table, options: Options) -> Self {
         Self { fd, table, options, rules: OnceCell::new() }
     }
 
-    /// The next call; `None` if none waits. Never blocks, as long as nobody else takes calls from it.
+    /// The next call. Never blocks, as long as nobody else takes calls from it.
     ///
     /// # Errors
     /// Those of the ioctl.
-    pub fn next(&self) -> io::Result<Option<Asked>> {
+    pub fn next(&self) -> io::Result<Heard> {
         loop {
             // To ask for a call that is not there would block.
             let mut due = [PollFd::new(&self.fd, PollFlags::IN)];
             rustix::event::poll(&mut due, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }))?;
-            if !due[0].revents().contains(PollFlags::IN) {
-                return Ok(None);
+            match due[0].revents() {
+                ready if ready.contains(PollFlags::IN) => {}
+                ready if ready.contains(PollFlags::HUP) => return Ok(Heard::End),
+                _ => return Ok(Heard::Nothing),
             }
             // SAFETY: all of its fields are integers, for which zero is a value; the kernel demands zeros.
             let mut asked: libc::seccomp_notif = unsafe { std::mem::zeroed() };
@@ -72,7 +85,7 @@ impl Listener {
             if result == 0 {
                 let libc::seccomp_data { nr, arch, args, .. } = asked.data;
                 let call = Call { arch, number: nr.cast_unsigned(), arguments: args };
-                return Ok(Some(Asked { id: asked.id, thread: asked.pid.cast_signed(), call }));
+                return Ok(Heard::Call(Asked { id: asked.id, thread: asked.pid.cast_signed(), call }));
             }
             match io::Error::last_os_error() {
                 error if error.raw_os_error() == Some(libc::EINTR) => {}

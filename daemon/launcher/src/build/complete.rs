@@ -1,6 +1,7 @@
 //! What one request asks for: the caller's directories, scratch, the terminal, the relay; then init
 //! confines itself.
 
+use std::collections::BTreeSet;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use agentd_kernel::mount;
@@ -190,6 +191,7 @@ impl Builder<'_> {
             scouts: Vec::new(),
             found: Vec::new(),
             made: Vec::new(),
+            held: BTreeSet::new(),
             stand_ins: Vec::new(),
         };
         for (path, item) in items {

@@ -219,7 +219,8 @@ impl Placer<'_> {
                 Err(errno) => return Err(Fault::host("workspace", &walked, errno)),
             };
             if last || !is_directory(&place)? {
-                return Ok(Some(Found { place, made: made.contains(&walked) }));
+                let made = made.contains(&walked) || self.held.contains(&walked);
+                return Ok(Some(Found { place, made }));
             }
             if points.insert(walked.clone()) {
                 let own = Tree::copy_of(place.as_fd()).at("protect", &walked)?;

@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use agentd_kernel::mount::{self, Attributes, Tree};
 use agentd_policy::names::AbsPath;
-use rustix::fs::{FileType, Mode, OFlags};
+use rustix::fs::{FileType, Mode, OFlags, Stat};
 
 use super::access::Access;
 use super::fault::{At, Fault};
@@ -77,23 +77,24 @@ impl Root {
     /// same: root's would tell what is in directories that are closed to the caller.
     fn place(&self, path: &str, kind: Kind) -> Result<OwnedFd, Fault> {
         let mut dir = self.tree.as_fd().try_clone_to_owned().at("root", path)?;
+        let mut stat = rustix::fs::fstat(&dir).at("root", path)?;
         let mut components = path.split('/').filter(|c| !c.is_empty()).peekable();
         while let Some(name) = components.next() {
             let kind = if components.peek().is_some() { Kind::Directory } else { kind };
-            dir = if self.own.contains(&rustix::fs::fstat(&dir).at("root", path)?.st_dev) {
-                match open_beneath(dir.as_fd(), name) {
+            (dir, stat) = if self.own.contains(&stat.st_dev) {
+                match look_beneath(dir.as_fd(), name) {
                     Err(rustix::io::Errno::NOENT) => {
                         kind.make(dir.as_fd(), name, path)?;
-                        open_beneath(dir.as_fd(), name)
+                        look_beneath(dir.as_fd(), name)
                     }
                     other => other,
                 }
                 .at("root", path)?
             } else {
                 let _agent = FsIds::assume(self.agent);
-                open_beneath(dir.as_fd(), name).map_err(|_| nested(path))?
+                look_beneath(dir.as_fd(), name).map_err(|_| nested(path))?
             };
-            if !kind.is_of(&dir).at("root", path)? {
+            if !kind.is_of(&stat) {
                 return Err(nested(path));
             }
         }
@@ -209,9 +210,9 @@ fn nested(path: &str) -> Fault {
 
 impl Kind {
     /// Whether `place` can be covered by one of its kind.
-    fn is_of(self, place: &OwnedFd) -> rustix::io::Result<bool> {
-        let found = FileType::from_raw_mode(rustix::fs::fstat(place)?.st_mode);
-        Ok((found == FileType::Directory) == matches!(self, Self::Directory))
+    fn is_of(self, stat: &Stat) -> bool {
+        let found = FileType::from_raw_mode(stat.st_mode);
+        (found == FileType::Directory) == matches!(self, Self::Directory)
     }
 
     /// Makes it.
@@ -228,11 +229,15 @@ impl Kind {
 
 /// Opens `name` in `dir`, across mounts, but never through a symbolic link.
 pub fn open_beneath(dir: BorrowedFd<'_>, name: &str) -> rustix::io::Result<OwnedFd> {
+    look_beneath(dir, name).map(|(fd, _)| fd)
+}
+
+fn look_beneath(dir: BorrowedFd<'_>, name: &str) -> rustix::io::Result<(OwnedFd, Stat)> {
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let fd = rustix::fs::openat(dir, name, flags, Mode::empty())?;
     let stat = rustix::fs::fstat(&fd)?;
     if FileType::from_raw_mode(stat.st_mode) == FileType::Symlink {
         return Err(rustix::io::Errno::LOOP);
     }
-    Ok(fd)
+    Ok((fd, stat))
 }

@@ -1,26 +1,30 @@
 //! The caller's directories in the session: direct, read-only or copy-on-write, with names masked and
 //! protected in them.
 
+use std::collections::BTreeSet;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use agentd_kernel::mount::{self, Tree};
 use agentd_kernel::process::SingleThreaded;
 use agentd_policy::event::Finding;
 use agentd_policy::lease::Lease;
+use agentd_policy::names::RelPath;
 use agentd_policy::plan::{Mode as WorkspaceMode, Workspace};
+use rustix::fs::{AtFlags, linkat};
+use rustix::io::Errno;
 
 use super::Owner;
 use super::access::Access;
 use super::fault::{At, Fault};
 use super::fs_ids::FsIds;
 use super::paths::{Placeholders, Source};
-use super::root::{PROGRAMS, Root, WORKSHOP};
+use super::root::{PROGRAMS, Root, WORKSHOP, open_beneath};
 use super::view::{self, cannot_layer, cannot_map};
 use crate::host::Host;
-use crate::scout::{Commission, FromScout, Report, Scout};
+use crate::scout::{self, Commission, FromScout, Report, Scout};
 
-/// The file in an overlay's own directory, beside upper and work directory, that names what agentd made in the upper:
-/// a version, then paths, each ended by NUL.
+/// The file in an overlay's own directory, beside upper and work directory, that names what agentd made in the upper,
+/// if that is more than names of the host's placeholder: a version, then paths, each ended by NUL.
 const MADE_LIST: &str = "placeholders";
 
 /// What places callers' directories.
@@ -51,6 +55,8 @@ pub struct Placer<'a> {
     pub found: Vec<(String, Finding)>,
     /// Names that were made in the workspace that is being covered.
     pub made: Vec<String>,
+    /// Names in its upper directory that are the host's placeholder.
+    pub held: BTreeSet<String>,
     /// Those of all workspaces that are no directories on the way to others.
     pub stand_ins: Vec<String>,
 }
@@ -64,6 +70,7 @@ impl Placer<'_> {
             WorkspaceMode::Ro => Access::ReadExec,
             WorkspaceMode::Overlay | WorkspaceMode::Direct => Access::WriteExec,
         };
+        self.held.clear();
         let tree = match workspace.mode {
             WorkspaceMode::Direct => {
                 source.tree.restrict(WORKSHOP, Some(self.writable)).map_err(|e| cannot_map(path, &e))?;
@@ -73,7 +80,10 @@ impl Placer<'_> {
                 None
             }
             WorkspaceMode::Ro => Some(view::of(self.root, &source.tree, self.owners, path)?),
-            WorkspaceMode::Overlay => Some(self.overlay(source)?),
+            WorkspaceMode::Overlay => {
+                self.held = self.hold(workspace, source)?;
+                Some(self.overlay(source)?)
+            }
         };
         self.root.attach(path, tree.as_ref().unwrap_or(&source.tree), true, access)?;
         if let Some(parent) = workspace.path.parent().filter(|p| p.as_str() != "/") {
@@ -89,18 +99,25 @@ impl Placer<'_> {
         self.made.clear();
         self.cover(workspace, source, &report)?;
         match &source.upper {
-            Some(upper) => self.list_made(&upper.directory),
-            None => Ok(()),
+            Some(upper) if !self.made.is_empty() => self.list_made(&upper.directory),
+            _ => Ok(()),
         }
     }
 
     /// Looks for what is to be covered besides the names of the plan.
     fn search(&mut self, workspace: &Workspace) -> Result<Report, Fault> {
-        let direct = workspace.mode == WorkspaceMode::Direct;
-        if !direct && workspace.mask.is_empty() && workspace.mask_anywhere.is_empty() {
-            return Ok(Report::default());
-        }
         let path = workspace.path.as_str();
+        if workspace.mode != WorkspaceMode::Direct {
+            if workspace.mask.is_empty() && workspace.mask_anywhere.is_empty() {
+                return Ok(Report::default());
+            }
+            // Only names are looked at, by the agent's rights: that needs no process of its own.
+            let top = mount::place(path).at("search", path)?;
+            let agent = FsIds::assume(self.lease.agent.get());
+            let report = scout::names(workspace, top.as_fd(), self.lease.agent.get());
+            drop(agent);
+            return report.map_err(Fault);
+        }
         let tree = Tree::copy_of(mount::place(path).at("search", path)?.as_fd()).at("search", path)?;
         let groups: Vec<u32> =
             self.lease.groups(&self.owner.groups).iter().map(|(_, leased)| leased.get()).collect();
@@ -121,6 +138,24 @@ impl Placer<'_> {
             FromScout::Refused(refusal) => Err(Fault(refusal)),
             FromScout::Found(..) => Err(Fault::host("search", path, "an unexpected answer")),
         }
+    }
+
+    /// Gives masked names that are missing at the top of `source` to the host's placeholder, in the upper directory. Where
+    /// that cannot be (another file system or project, too many names), they are made when they are covered.
+    fn hold(&self, workspace: &Workspace, source: &Source) -> Result<BTreeSet<String>, Fault> {
+        let path = workspace.path.as_str();
+        let own = source.upper.as_ref().ok_or_else(|| Fault::host("overlay", path, "no upper"))?;
+        let agent = FsIds::assume(self.lease.agent.get());
+        let at_top = workspace.mask.iter().map(RelPath::as_str).filter(|name| !name.contains('/'));
+        let missing = |name: &&str| open_beneath(source.tree.as_fd(), name).err() == Some(Errno::NOENT);
+        let missing: Vec<_> = at_top.filter(missing).collect();
+        drop(agent);
+        let held = missing.into_iter().filter(|name| {
+            let name = format!("upper/{name}");
+            let linked = linkat(&self.host.placeholder, "", &own.directory, name, AtFlags::EMPTY_PATH);
+            linked.is_ok()
+        });
+        Ok(held.map(str::to_owned).collect())
     }
 
     /// Writes down, where only root does, what is no change of the agent's.

@@ -108,7 +108,8 @@ impl Watch<'_> {
     pub fn run(&self) -> Result<Option<Excess>, String> {
         let space = self.space()?;
         let mut known = Known::new(&space);
-        let (mut next, mut next_frozen) = (Instant::now(), Instant::now());
+        // It begins with nothing, and what it takes from now on shows in the file system's own number.
+        let (mut next, mut next_frozen) = (Instant::now() + PAUSE.0, Instant::now());
         loop {
             let space = self.space()?;
             let growth = known.growth(&space);

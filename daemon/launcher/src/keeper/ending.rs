@@ -8,7 +8,6 @@ use nix::libc::{SIGHUP as HUP, SIGPIPE as PIPE};
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::event::{PollFd, PollFlags, Timespec};
 
-use super::refused::Refused;
 use super::{Keeper, METER};
 
 /// How long the relay may take to deliver to a service that is there what the command left behind.
@@ -60,9 +59,7 @@ impl Keeper {
         // With pid 1 the kernel has ended every process of the session (pid_namespaces(7)).
         self.commands_are_over();
         self.closes()?;
-        for event in self.refused.take().map(Refused::flush).unwrap_or_default() {
-            self.spool.push(event);
-        }
+        self.refused_at_last();
         for event in self.processes.all_ended(&self.execs) {
             self.spool.push(event);
         }

@@ -83,10 +83,21 @@ impl Keeper {
     pub(super) fn calls_refused(&mut self) -> Result<(), String> {
         let Some(refused) = &mut self.refused else { return Ok(()) };
         let heard = refused.hear(&self.processes, Instant::now());
-        let (events, lost) = heard.map_err(|e| format!("seccomp: {e}"))?;
-        self.spool.lost(lost);
-        events.into_iter().for_each(|event| self.tell(event));
+        let turn = heard.map_err(|e| format!("seccomp: {e}"))?;
+        self.spool.lost(turn.lost);
+        turn.events.into_iter().for_each(|event| self.tell(event));
+        if turn.last {
+            self.refused_at_last();
+        }
         Ok(())
+    }
+
+    /// What was still being counted is told, and nothing more is heard.
+    pub(super) fn refused_at_last(&mut self) {
+        let Some(refused) = self.refused.take() else { return };
+        // Init may have it open for a moment yet. It may be gone from there by itself.
+        let _ = epoll::delete(&self.epoll, &refused);
+        refused.flush().into_iter().for_each(|event| self.tell(event));
     }
 
     pub(super) fn process_ended(&mut self, token: u64) -> Result<(), String> {

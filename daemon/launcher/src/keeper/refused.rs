@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use agentd_kernel::seccomp::{AGENT, Call, Listener, Options};
+use agentd_kernel::seccomp::{AGENT, Call, Heard, Listener, Options};
 use agentd_policy::event::{Actor, EventBody};
 
 use super::processes::Processes;
@@ -48,25 +48,31 @@ impl Refused {
         Self { listener: Listener::new(listener, AGENT, options), counted: BTreeMap::new() }
     }
 
-    /// Answers what waits, one turn of it: each call fails, whatever could be read of its caller. What is an event now,
-    /// and how many found no place.
+    /// Answers what waits, one turn of it: each call fails, whatever could be read of its caller.
     ///
     /// # Errors
     /// If nothing can be heard or answered any more.
-    pub fn hear(&mut self, processes: &Processes, now: Instant) -> io::Result<(Vec<EventBody>, u64)> {
-        let (mut events, mut lost) = (Vec::new(), 0);
+    pub fn hear(&mut self, processes: &Processes, now: Instant) -> io::Result<Turn> {
+        let mut turn = Turn::default();
         for _ in 0..TURN {
-            let Some(asked) = self.listener.next()? else { break };
+            let asked = match self.listener.next()? {
+                Heard::Call(asked) => asked,
+                Heard::Nothing => break,
+                Heard::End => {
+                    turn.last = true;
+                    break;
+                }
+            };
             let actor = processes.caller(asked.thread);
             // Otherwise the number may be another's by now.
             let actor = actor.filter(|_| self.listener.is_waiting(&asked));
             self.listener.refuse(&asked)?;
             match self.count(actor.unwrap_or(NOBODY), &asked.call, now) {
-                Ok(event) => events.extend(event),
-                Err(NoPlace) => lost += 1,
+                Ok(event) => turn.events.extend(event),
+                Err(NoPlace) => turn.lost += 1,
             }
         }
-        Ok((events, lost))
+        Ok(turn)
     }
 
     /// The event of a call, unless it is one more of the same.
@@ -116,6 +122,17 @@ impl AsFd for Refused {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.listener.as_fd()
     }
+}
+
+/// What came of one turn.
+#[derive(Debug, Default)]
+pub struct Turn {
+    /// What is an event now.
+    pub events: Vec<EventBody>,
+    /// How many calls found no place.
+    pub lost: u64,
+    /// No more will come.
+    pub last: bool,
 }
 
 /// Too many kinds of calls are counted.

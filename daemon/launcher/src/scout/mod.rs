@@ -1,6 +1,6 @@
-//! What looks for names in a workspace, at the session's start and, in mode `direct`, at its end: a process of its own
-//! with the agent's ids and no right besides, because all that it reads may have been written by an agent. It runs no
-//! program.
+//! What looks for names in a workspace, at the session's start and, in mode `direct`, at its end: there a process of its
+//! own with the agent's ids and no right besides, because what it reads of repositories may have been written by an agent.
+//! It runs no program. Elsewhere only [names] are looked at, and no file is opened.
 
 mod config;
 mod history;
@@ -19,9 +19,10 @@ use agentd_kernel::mount::{self, Tree};
 use agentd_kernel::packets::{PacketError, Packets};
 use agentd_kernel::process::{self, Birth, Child, SingleThreaded};
 use agentd_kernel::{creds, seccomp};
+use agentd_policy::Refusal;
 use agentd_policy::event::Finding;
 use agentd_policy::names::AbsPath;
-use agentd_policy::plan::{Mode as WorkspaceMode, Workspace};
+use agentd_policy::plan::Workspace;
 use agentd_policy::wire::{MAX_PACKET, decode, encode};
 
 pub use report::{FromScout, Missing, Report};
@@ -52,6 +53,17 @@ pub struct Commission<'a> {
     pub token: SingleThreaded,
 }
 
+/// What is to be covered in a workspace that is given as an overlay or read-only; `top` is its directory. Whoever calls it
+/// has the agent's rights over files.
+///
+/// # Errors
+/// What the caller is told.
+pub fn names(workspace: &Workspace, top: BorrowedFd<'_>, agent: u32) -> Result<Report, Refusal> {
+    let mut search = Search::of(workspace, None);
+    let report = search.run(top, agent).and_then(|()| search.report());
+    report.map_err(|trouble| trouble.refusal(workspace.path.as_str()))
+}
+
 /// One that waits for the end.
 #[derive(Debug)]
 pub struct Scout {
@@ -64,7 +76,7 @@ pub struct Scout {
 }
 
 impl Commission<'_> {
-    /// Sends it out and waits for what it says. In mode `direct` it stays for the end.
+    /// Sends it out and waits for what it says. It stays for the end.
     pub fn run(&self) -> Result<(FromScout, Option<Scout>), String> {
         let text = |e: &dyn std::fmt::Display| e.to_string();
         let (socket, own) = Packets::pair().map_err(|e| text(&e))?;
@@ -81,7 +93,7 @@ impl Commission<'_> {
         let scout = Scout { workspace: self.workspace.path.clone(), child, socket };
         let said = scout.hear().map_err(|e| text(&e));
         match &said {
-            Ok(Some(FromScout::Report(_))) if self.workspace.mode == WorkspaceMode::Direct => {}
+            Ok(Some(FromScout::Report(_))) => {}
             _ => {
                 scout.end();
                 return said?.map(|said| (said, None)).ok_or_else(|| "it ended without an answer".to_owned());
@@ -97,9 +109,7 @@ impl Commission<'_> {
         let (answer, before) = self.first(&top);
         let answer = encode(&answer).map_err(|e| text(&e))?;
         socket.send(&answer, &[]).map_err(|e| text(&e))?;
-        let Some(before) = before.filter(|_| self.workspace.mode == WorkspaceMode::Direct) else {
-            return Ok(());
-        };
+        let Some(before) = before else { return Ok(()) };
         // Without a keeper there is nobody to tell.
         if socket.receive(1, 0).map_err(|e| text(&e))?.is_none() {
             return Ok(());
@@ -129,7 +139,7 @@ impl Commission<'_> {
 
     fn first(&self, top: &OwnedFd) -> (FromScout, Option<State>) {
         let mut search = Search::of(self.workspace, None);
-        let report = search.run(top, self.agent).and_then(|()| search.report());
+        let report = search.run(top.as_fd(), self.agent).and_then(|()| search.report());
         match report {
             Ok(report) => (FromScout::Report(report), Some(search.state)),
             Err(trouble) => (FromScout::Refused(trouble.refusal(self.workspace.path.as_str())), None),
@@ -140,7 +150,7 @@ impl Commission<'_> {
     fn last(&self, top: &OwnedFd, before: &State) -> FromScout {
         let mut search = Search::of(self.workspace, Some(before));
         let mut found: Vec<(String, Finding)> = Vec::new();
-        if let Err(trouble) = search.run(top, self.agent) {
+        if let Err(trouble) = search.run(top.as_fd(), self.agent) {
             tracing::debug!(?trouble, "the search at the end stopped");
             found.push((String::new(), Finding::Unsearched));
         }

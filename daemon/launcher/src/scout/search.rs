@@ -1,7 +1,7 @@
 //! One search of a workspace: what is to be covered in it, and what there is that programs outside would run.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::os::fd::OwnedFd;
+use std::os::fd::BorrowedFd;
 
 use agentd_policy::event::Finding;
 use agentd_policy::names::{AbsPath, RelPath};
@@ -101,7 +101,7 @@ impl<'a> Search<'a> {
     }
 
     /// Searches the directory `top`; `own` is the agent's uid.
-    pub fn run(&mut self, top: &OwnedFd, own: u32) -> Result<(), Trouble> {
+    pub fn run(&mut self, top: BorrowedFd<'_>, own: u32) -> Result<(), Trouble> {
         let open = || openat(top, ".", DIRECTORY, Mode::empty()).map_err(|e| Trouble::Host(Vec::new(), e));
         walk(open()?, own, Inside::Nothing, |dir, inside| self.visit(dir, *inside))?;
         if !self.linked.is_empty() {

@@ -160,6 +160,8 @@ impl Sessions {
         };
         session.state = State::emptying(refused);
         session.kill_all();
+        let owner = session.owner;
+        self.hasten(owner);
     }
 
     /// What is due by the clock: builds over their deadline, groups that may be empty by now.

@@ -2,6 +2,8 @@
 //! up every connection on it suffers. Where a hierarchy bounds it for a group, sessions stay together below the least of
 //! what the kernel begins to save at.
 
+use std::sync::OnceLock;
+
 use crate::host;
 
 /// What the kernel counts in, on x86_64.
@@ -22,8 +24,16 @@ pub fn of_session() -> Result<u64, String> {
     Ok(of_host()? / 4)
 }
 
-/// The bytes from which on the kernel begins to save.
+/// The bytes from which on the kernel begins to save, when this was first asked.
 fn low() -> Result<u64, String> {
+    static LOW: OnceLock<u64> = OnceLock::new();
+    match LOW.get() {
+        Some(low) => Ok(*low),
+        None => read_low().map(|low| *LOW.get_or_init(|| low)),
+    }
+}
+
+fn read_low() -> Result<u64, String> {
     let mut least = u64::MAX;
     for path in ["/proc/sys/net/ipv4/tcp_mem", "/proc/sys/net/ipv4/udp_mem"] {
         let pages = match std::fs::read_to_string(path) {

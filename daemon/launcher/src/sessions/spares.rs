@@ -11,8 +11,10 @@ use crate::context::Context;
 
 /// How long a prepared session waits for a request.
 pub const SPARE: Duration = Duration::from_secs(300);
-/// How long after a session's start the next one is prepared: its command has the processors first.
-pub const REST: Duration = Duration::from_millis(2);
+/// How long after a session's start the next one is prepared, unless it ends before: it has the processors first.
+pub const REST: Duration = Duration::from_millis(25);
+/// Between two that are prepared one after the other.
+const PAUSE: Duration = Duration::from_millis(2);
 /// How many may wait for one user.
 const SPARES_PER_USER: usize = 2;
 
@@ -121,7 +123,14 @@ impl Sessions {
         }
         // One more while it is used up faster than it is made.
         if own + 1 < SPARES_PER_USER && spares > 1 {
-            self.wanted = Some((owner, now + REST));
+            self.wanted = Some((owner, now + PAUSE));
+        }
+    }
+
+    /// A session of `owner` has ended: the next one need not wait any more.
+    pub(super) fn hasten(&mut self, owner: Owner) {
+        if let Some((_, due)) = self.wanted.as_mut().filter(|(wanted, _)| *wanted == owner) {
+            *due = Instant::now();
         }
     }
 }

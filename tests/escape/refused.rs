@@ -1,0 +1,86 @@
+//! Calls that are refused are on record, and nothing that an agent does changes the answer.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::time::Duration;
+
+use agentd_tests::harness::{Named, World, signal, text_at, wait_for_exit, within};
+use rustix::process::Signal;
+use serde_json::Value;
+
+pub const TESTS: &[Named] = &[
+    ("the_program_that_asked_is_named", names),
+    ("a_flood_is_counted", flood),
+    ("a_keeper_that_stands_still_lets_nothing_through", still),
+];
+
+/// `mount(2)` of nothing to nowhere: it is refused before anybody looks at that.
+const MOUNT: &str = "syscall(165, 0, 0, 0, 0, 0)";
+
+fn refused(events: &[Value]) -> Vec<&Value> {
+    events.iter().filter(|event| event["kind"] == "confine.denied").collect()
+}
+
+/// A program under another name, a child of it that execs nothing, and a thread.
+fn names(world: &World) {
+    let dir = world.workspace(world.a());
+    let copy = dir.join("renamed");
+    std::fs::copy("/usr/bin/perl", &copy).expect("a copy");
+    world.a().own(&copy);
+    let script = format!(
+        "die if {MOUNT} != -1; my $e = $!; if (fork() == 0) {{ syscall(272, 0x10000000); exit 0 }} wait; print $e"
+    );
+    let output = world.session_in(&dir).run(["./renamed", "-e", &script]).expect_code(0);
+    assert_eq!(output.text(), "Operation not permitted");
+    let events = world.all_events(world.a(), &output.name);
+    let seen: Vec<_> = refused(&events)
+        .into_iter()
+        .map(|e| (text_at(e, "/confine/call"), text_at(e, "/confine/argument"), text_at(e, "/rule")))
+        .collect();
+    let of = |call: &str, argument: &str| (call.to_owned(), argument.to_owned(), "confine.call".to_owned());
+    assert_eq!(seen, [of("mount", ""), of("unshare", "CLONE_NEWUSER")], "{events:#?}");
+    for event in refused(&events) {
+        assert_eq!(text_at(event, "/actor/exe"), copy.display().to_string(), "{event}");
+    }
+    let pids: Vec<_> = refused(&events).into_iter().map(|event| event["actor"]["pid"].clone()).collect();
+    assert_ne!(pids[0], pids[1], "the child is another process");
+}
+
+/// Whoever asks without end costs few events, and each call is in a count.
+fn flood(world: &World) {
+    let script = format!("for (1..20000) {{ die if {MOUNT} != -1 }} exit 7");
+    let output = world.session().run(["perl", "-e", &script]).expect_code(7);
+    let events = world.all_events(world.a(), &output.name);
+    let told = refused(&events);
+    let count: u64 = told.iter().filter_map(|event| event["confine"]["count"].as_u64()).sum();
+    assert_eq!(count, 20_000, "{told:#?}");
+    assert!(told.len() < 100, "{} events", told.len());
+}
+
+/// The call waits for its keeper, and fails then as ever. Its caller can be killed meanwhile.
+fn still(world: &World) {
+    let session = world.session();
+    let script = format!("$| = 1; print \"ready\\n\"; <STDIN>; {MOUNT}; print $!");
+    let mut client = session.spawn(["perl", "-e", &script]);
+    let mut output = BufReader::new(client.stdout.take().expect("a pipe"));
+    let mut line = String::new();
+    output.read_line(&mut line).expect("a line");
+    assert_eq!(line, "ready\n");
+    let of_session = world.daemon().await_session(world.a(), session.name());
+    let keeper = of_session.keeper.expect("a keeper");
+    signal(keeper, Signal::STOP, false);
+    client.stdin.as_mut().expect("a pipe").write_all(b"go\n").expect("it reads");
+    let asks = |pid: &u32| {
+        let call = std::fs::read_to_string(format!("/proc/{pid}/syscall")).unwrap_or_default();
+        call.starts_with("165 ")
+    };
+    let waits = within(Duration::from_secs(10), || {
+        if of_session.agents.iter().any(asks) { Ok(()) } else { Err(of_session.agents.clone()) }
+    });
+    signal(keeper, Signal::CONT, false);
+    assert_eq!(waits, Ok(()), "nothing waits in mount(2)");
+    let mut rest = String::new();
+    output.read_to_string(&mut rest).expect("text");
+    assert_eq!(rest, "Operation not permitted");
+    let status = wait_for_exit(&mut client, Duration::from_secs(10)).expect("it ends");
+    assert_eq!(status.code(), Some(0));
+}
