@@ -36,7 +36,7 @@ if [ $${#missing[@]} != 0 ]; then
 fi
 endef
 
-.PHONY: build setup setup-test setup-bench setup-bench-net demo test test-vm lint bench bench-crowd bench-net soak fuzz fuzz-build fuzz-corpus install install-docs deb rpm package-deb package-rpm clean
+.PHONY: build setup setup-test setup-bench setup-bench-net demo test test-vm lint bench bench-pair bench-crowd bench-net soak fuzz fuzz-build fuzz-corpus install install-docs deb rpm package-deb package-rpm clean
 
 build: setup
 	cargo build --release --workspace
@@ -115,6 +115,11 @@ lint:
 # Beside bubblewrap, crun and runc. RUNS=50 is the number of tries of each.
 bench: build setup-bench
 	@$(SUDO) env RUNS=$(or $(RUNS),50) tests/demo/private-daemon tests/bench/bench.py
+
+# Starts of this build and of another one in turns: BASE=DIR has the other's programs. ROUNDS=300 of each.
+bench-pair: build setup-bench
+	@[ -n "$(BASE)" ] || { echo "bench-pair: BASE=DIR is missing: where the programs to compare with are" >&2; exit 2; }
+	$(SUDO) env ROUNDS=$(or $(ROUNDS),300) tests/bench/pair.py $(BASE) target/release
 
 # Starts beside loops of another user, LOOPS=8 of them that connect and close, RUNS=40 of each kind.
 bench-crowd: build setup-bench

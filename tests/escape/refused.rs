@@ -60,7 +60,7 @@ fn flood(world: &World) {
 fn still(world: &World) {
     let session = world.session();
     let script = format!("$| = 1; print \"ready\\n\"; <STDIN>; {MOUNT}; print $!");
-    let mut client = session.spawn(["perl", "-e", &script]);
+    let mut client = session.spawn(["perl", "-e", &script, session.name()]);
     let mut output = BufReader::new(client.stdout.take().expect("a pipe"));
     let mut line = String::new();
     output.read_line(&mut line).expect("a line");

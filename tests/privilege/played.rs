@@ -218,9 +218,15 @@ impl Played {
     pub fn remove(&self, caller: CallerNumber, owner: u32, session: &SessionId) -> Option<Refusal> {
         let request = self.request();
         self.tell(&FromService::Remove { request, caller, owner, session: session.clone() });
-        match self.hear() {
-            Some((FromLauncher::Removed { request: answered, refusal }, _)) if answered == request => refusal,
-            other => panic!("no answer to a removal: {other:?}"),
+        loop {
+            match self.hear() {
+                Some((FromLauncher::Removed { request: answered, refusal }, _)) if answered == request => {
+                    return refusal;
+                }
+                // Clients come when they like.
+                Some((FromLauncher::Caller { .. }, _)) => {}
+                other => panic!("no answer to a removal: {other:?}"),
+            }
         }
     }
 

@@ -269,7 +269,7 @@ pub const CASES: &[Case] = &[
     )
     .options(DIRECT),
     case("setuid_mknod", mknod_file, &["{ws}/made4"], FILTERED, Outside::User, "the same, by mknod")
-        .told("mknod")
+        .told("mknodat")
         .options(DIRECT),
     case(
         "setgid_mkdir",
@@ -279,7 +279,7 @@ pub const CASES: &[Case] = &[
         Outside::Nowhere("mkdir(2) drops the bit by itself"),
         "a directory whose files take its group",
     )
-    .told("mkdir")
+    .told("mkdirat")
     .options(DIRECT),
     case(
         "setuid_symlink_tmp",
