@@ -21,7 +21,8 @@ pub struct MountError {
 }
 
 impl MountError {
-    fn new(step: impl Into<String>, source: impl Into<std::io::Error>) -> Self {
+    /// What went wrong at `step`.
+    pub fn new(step: impl Into<String>, source: impl Into<std::io::Error>) -> Self {
         Self { step: step.into(), source: source.into() }
     }
 
@@ -113,8 +114,26 @@ impl Tree {
     /// # Errors
     /// What `fsopen(2)`, `fsconfig(2)` or `fsmount(2)` refuses, with the option's name.
     pub fn new(kind: &str, options: &[(&str, &str)], attributes: Attributes) -> Result<Self, MountError> {
+        Self::of_layers(kind, &[], options, attributes)
+    }
+
+    /// The same with open directories for some options, as an overlay takes its layers from Linux 6.13 on, and where their
+    /// mounts are attached nowhere from 6.15 on. Before, the answer is `EINVAL`.
+    ///
+    /// # Errors
+    /// As [`Tree::new`].
+    pub fn of_layers(
+        kind: &str,
+        layers: &[(&str, BorrowedFd<'_>)],
+        options: &[(&str, &str)],
+        attributes: Attributes,
+    ) -> Result<Self, MountError> {
         let fs = rustix::mount::fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)
             .map_err(|e| MountError::new(format!("fsopen {kind}"), e))?;
+        for (key, layer) in layers {
+            rustix::mount::fsconfig_set_fd(fs.as_fd(), *key, *layer)
+                .map_err(|e| MountError::new(format!("fsconfig {kind} {key}"), e))?;
+        }
         for (key, value) in options {
             let result = match *value {
                 "" => rustix::mount::fsconfig_set_flag(fs.as_fd(), *key),

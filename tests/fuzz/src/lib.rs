@@ -1,6 +1,7 @@
 //! Every reader of hostile bytes as a function of bytes, which asserts what the reader promises. `corpus/` has what each
 //! is to begin with, and what was found; `make fuzz` goes on from there, and the test `replay` needs no fuzzer.
 
+mod git;
 mod policy;
 mod terminal;
 
@@ -13,6 +14,22 @@ mod modes;
 #[allow(dead_code)]
 #[path = "../../../daemon/relay/src/screen.rs"]
 mod screen;
+// And the launcher.
+#[allow(dead_code)]
+#[path = "../../../daemon/launcher/src/scout/config.rs"]
+mod config;
+#[allow(dead_code)]
+#[path = "../../../daemon/launcher/src/scout/index.rs"]
+mod index;
+#[allow(dead_code)]
+#[path = "../../../daemon/launcher/src/scout/objects.rs"]
+mod objects;
+#[allow(dead_code)]
+#[path = "../../../daemon/launcher/src/scout/trouble.rs"]
+mod trouble;
+#[allow(dead_code)]
+#[path = "../../../daemon/launcher/src/scout/walk.rs"]
+mod walk;
 
 use agentd_kernel::exercise as kernel;
 use agentd_relay::exercise as relay;
@@ -38,6 +55,9 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("rules", policy::rules),
     ("profile", policy::profile),
     ("config", policy::config),
+    ("git_index", git::index),
+    ("git_config", git::config),
+    ("git_objects", git::objects),
     ("terminal_filter", terminal::filter),
     ("screen", terminal::screen),
 ];

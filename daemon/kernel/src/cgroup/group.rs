@@ -12,7 +12,7 @@ use super::{CgroupError, Controller};
 const PERIOD: u64 = 100_000;
 
 /// What a group may use up.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Limits {
     /// Bytes; swap is off.
     pub memory: u64,

@@ -3,8 +3,8 @@
 
 use std::os::fd::{AsFd, BorrowedFd};
 
-use agentd_kernel::mount::{self, MountError, Tree};
-use rustix::fs::{FileType, Stat};
+use agentd_kernel::mount::{self, Attributes, MountError, Tree};
+use rustix::fs::{FileType, Mode, OFlags, Stat};
 
 use super::fault::{At, Fault};
 use super::root::{EMPTY_DIR, PRIVATE, PROGRAMS, READ_ONLY, Root};
@@ -29,20 +29,36 @@ pub enum Over {
     Refused(MountError, Tree),
 }
 
+/// Every option that could give a layer's attributes a meaning, or make numbers of inodes unlike the layer's.
+const OPTIONS: [(&str, &str); 5] = [
+    ("xino", "on"),
+    ("redirect_dir", "nofollow"),
+    ("index", "off"),
+    ("metacopy", "off"),
+    ("nfs_export", "off"),
+];
+
+/// A view of `source` without a name of it. A single layer is refused; the first one is what the top looks like.
+fn of_descriptors(source: &Tree, attributes: Attributes) -> Result<Tree, MountError> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let open = |from: BorrowedFd<'_>, path: &str| {
+        rustix::fs::openat(from, path, flags, Mode::empty()).map_err(|e| MountError::new("open layer", e))
+    };
+    let (first, last) = (open(source.as_fd(), ".")?, open(rustix::fs::CWD, EMPTY_DIR)?);
+    let layers = [("lowerdir+", first.as_fd()), ("lowerdir+", last.as_fd())];
+    Tree::of_layers("overlay", &layers, &OPTIONS, attributes)
+}
+
 /// The same of a tree whose ids are mapped already.
 pub fn over(root: &Root, source: &Tree, path: &str) -> Result<Over, Fault> {
     let attributes = PROGRAMS.within(source.as_fd()).at("view", path)?;
+    if let Ok(view) = of_descriptors(source, attributes) {
+        return Ok(Over::View(view));
+    }
+    // An older kernel wants a name; what is wrong with the layer it says again.
     let lower = layer(root, "lower", source)?;
-    // A single layer is refused. The first one is what the top looks like.
     let layers = format!("{lower}:{EMPTY_DIR}");
-    let options = [
-        ("lowerdir", layers.as_str()),
-        ("xino", "on"),
-        ("redirect_dir", "nofollow"),
-        ("index", "off"),
-        ("metacopy", "off"),
-        ("nfs_export", "off"),
-    ];
+    let options: Vec<_> = std::iter::once(("lowerdir", layers.as_str())).chain(OPTIONS).collect();
     let made = match Tree::new("overlay", &options, attributes) {
         Ok(view) => Over::View(view),
         Err(error) => {

@@ -4,13 +4,13 @@
 use std::collections::BTreeSet;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use agentd_kernel::mount::{self, Tree};
+use agentd_kernel::mount::{self, Attributes, MountError, Tree};
 use agentd_kernel::process::SingleThreaded;
 use agentd_policy::event::Finding;
 use agentd_policy::lease::Lease;
 use agentd_policy::names::RelPath;
 use agentd_policy::plan::{Mode as WorkspaceMode, Workspace};
-use rustix::fs::{AtFlags, linkat};
+use rustix::fs::{AtFlags, Mode, OFlags, linkat};
 use rustix::io::Errno;
 
 use super::Owner;
@@ -19,6 +19,7 @@ use super::fault::{At, Fault};
 use super::fs_ids::FsIds;
 use super::paths::{Placeholders, Source};
 use super::root::{PROGRAMS, Root, WORKSHOP, open_beneath};
+use super::uppers::Upper;
 use super::view::{self, cannot_layer, cannot_map};
 use crate::host::Host;
 use crate::scout::{self, Commission, FromScout, Report, Scout};
@@ -186,6 +187,13 @@ impl Placer<'_> {
         source.tree.restrict(PROGRAMS, Some(self.writable)).map_err(|e| cannot_map(path, &e))?;
         own.tree.restrict(WORKSHOP, Some(self.writable)).map_err(|e| cannot_map(path, &e))?;
         let attributes = WORKSHOP.within(source.tree.as_fd()).at("overlay", path)?;
+        let mounter = FsIds::of_mounter(self.owner, self.lease.agent.get()).at("overlay", path)?;
+        let overlay = of_descriptors(source, own, attributes);
+        drop(mounter);
+        if let Ok(overlay) = overlay {
+            return Ok(overlay);
+        }
+        // An older kernel wants names; what is wrong with a layer it says again.
         let lower = view::layer(self.root, "lower", &source.tree)?;
         let upper = view::layer(self.root, "upper", &own.tree)?;
         let writes = format!("{upper}{}", own.path);
@@ -203,4 +211,16 @@ impl Placer<'_> {
         mount::detach(&upper).at("overlay", &upper)?;
         overlay
     }
+}
+
+/// An overlay over `source` that writes to `own`, without a name of either.
+fn of_descriptors(source: &Source, own: &Upper, attributes: Attributes) -> Result<Tree, MountError> {
+    let open = |tree: &Tree, path: &str| {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        rustix::fs::openat(tree, path, flags, Mode::empty()).map_err(|e| MountError::new("open layer", e))
+    };
+    let of_own = |name: &str| open(&own.tree, &format!(".{}/{name}", own.path));
+    let (lower, upper, work) = (open(&source.tree, ".")?, of_own("upper")?, of_own("work")?);
+    let layers = [("lowerdir+", lower.as_fd()), ("upperdir", upper.as_fd()), ("workdir", work.as_fd())];
+    Tree::of_layers("overlay", &layers, &[("userxattr", "")], attributes)
 }

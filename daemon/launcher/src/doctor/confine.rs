@@ -80,9 +80,9 @@ pub fn checks(token: SingleThreaded, host: &Host) -> Vec<Check> {
         verdict(
             "seccomp.notify",
             if seccomp::can_notify() { Ok("there".into()) } else { Err("not there".into()) },
-            Status::Reduced,
-            "nothing yet: sessions do not use it",
-            "use Linux 5.0 or later",
+            Status::Missing,
+            "no session runs: calls that it may not make could not be told of",
+            "use Linux 5.19 or later, with CONFIG_SECCOMP_FILTER",
         ),
         verdict(
             "fanotify",

@@ -27,14 +27,23 @@ pub const KINDS: [&str; 2] = ["agents", "helpers"];
 impl Sessions {
     /// The two groups of a new session of `uid`, with every limit above them in force. A request sets its own
     /// limits; until then there is an init that waits.
-    pub(super) fn groups(&mut self, cx: &Context, uid: u32, lease: u32) -> Result<(Group, Group), String> {
+    pub(super) fn groups(
+        &mut self,
+        cx: &Context,
+        uid: u32,
+        lease: u32,
+    ) -> Result<(Group, Group, Limits), String> {
         self.limit(cx, uid)?;
         let sockets = sockets::of_session()?;
-        let first = Limits { cpus: cpus(16.0, bounds(cx)), sockets, ..HELPERS };
+        // Most sessions of a user want what the last one wanted: then nothing is to be set when they are asked for.
+        let first = match self.likely {
+            Some((of, limits)) if of == uid => limits,
+            _ => Limits { cpus: cpus(16.0, bounds(cx)), sockets, ..HELPERS },
+        };
         let made =
             make(&self.hierarchies, &path("agents", uid, lease), &first).and_then(|agents| {
                 match make(&self.hierarchies, &path("helpers", uid, lease), &HELPERS) {
-                    Ok(helpers) => Ok((agents, helpers)),
+                    Ok(helpers) => Ok((agents, helpers, first)),
                     Err(error) => Err(then(error, self.hierarchies.remove(agents.path()))),
                 }
             });

@@ -58,6 +58,8 @@ struct Session {
     helpers: Group,
     keeper: Option<Keeper>,
     state: State,
+    /// The limits that its group was made with, until it has its own.
+    limits: Option<Limits>,
     /// The processors that it was to have, if that is known.
     cpus: Option<f64>,
     /// Whether it has a directory of uppers.
@@ -123,6 +125,8 @@ pub struct Sessions {
     lowering: Vec<Lowering>,
     /// When limits that are not in force are set again.
     next_limit: Option<Instant>,
+    /// Who asked last, and with which limits.
+    likely: Option<(u32, Limits)>,
     /// For whom to prepare a session, and when.
     wanted: Option<(Owner, Instant)>,
     /// Sessions that have just begun, whose helpers may still have what a build needs.
@@ -180,6 +184,7 @@ impl Sessions {
             over: BTreeSet::new(),
             lowering: Vec::new(),
             next_limit: None,
+            likely: None,
             wanted: None,
             uncapped: Vec::new(),
             unwatched: Vec::new(),
@@ -358,6 +363,7 @@ impl Session {
             helpers,
             keeper: None,
             state,
+            limits: None,
             cpus: None,
             uppers: false,
             remove: false,

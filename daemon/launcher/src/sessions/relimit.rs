@@ -39,6 +39,9 @@ impl Sessions {
         self.host_limited = false;
         self.limited.clear();
         self.over.clear();
+        // What was prepared is limited as it was.
+        self.likely = None;
+        self.all.values_mut().for_each(|session| session.limits = None);
         self.lowering.iter_mut().for_each(|lowering| lowering.stale = true);
         let most = bounds(cx).user_cpus;
         // A v1 hierarchy wants the groups below lowered first, and raised last.

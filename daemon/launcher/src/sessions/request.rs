@@ -278,7 +278,10 @@ impl Sessions {
             cpus: cpus(plan.limits.cpus, bounds(cx)),
             sockets: super::sockets::of_session().map_err(|e| ("cgroup", e))?,
         };
-        session.agents.limit(&limits).map_err(|e| ("cgroup", e.to_string()))?;
+        if session.limits.take() != Some(limits) {
+            session.agents.limit(&limits).map_err(|e| ("cgroup", e.to_string()))?;
+        }
+        self.likely = Some((caller.uid, limits));
         session.id = Some(plan.session.clone());
         session.cpus = Some(plan.limits.cpus);
         session.uppers = plan.workspaces.iter().any(|w| w.mode == Mode::Overlay);

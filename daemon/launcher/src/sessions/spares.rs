@@ -28,7 +28,7 @@ impl Sessions {
             let groups = self.groups(cx, owner.uid, number).map_err(|e| ("cgroup", e))?;
             Ok((groups, terminals))
         });
-        let ((agents, helpers), terminals) = match made {
+        let ((agents, helpers, limits), terminals) = match made {
             Ok(made) => made,
             Err(error) => {
                 drop(lock);
@@ -70,8 +70,13 @@ impl Sessions {
             }
         };
         let state = State::Waiting { builder, since: Instant::now() };
-        let session =
-            Session { keeper: Some(keeper), terminals, ..Session::of_groups(owner, agents, helpers, state) };
+        let keeper = Some(keeper);
+        let session = Session {
+            keeper,
+            terminals,
+            limits: Some(limits),
+            ..Session::of_groups(owner, agents, helpers, state)
+        };
         self.insert(number, session);
         self.unwatched.push(number);
         Ok(number)
