@@ -39,6 +39,11 @@ impl Doomed {
         Some(Self { owner, session: SessionId::parse(label).ok(), label: label.to_owned() })
     }
 
+    /// Those that are made for whoever gets lease `number`: to be deleted, unless they are taken.
+    pub fn ahead(owner: u32, number: u32) -> Self {
+        Self { owner, session: None, label: format!("lease-{number}") }
+    }
+
     /// What they are called in the directory of their user's.
     pub fn name(&self) -> String {
         format!("{}{DOOMED}", self.label)
@@ -174,10 +179,15 @@ impl Directories {
 
     /// A new directory for the uppers of a session.
     pub fn make_uppers(&self, uid: u32, session: &str) -> Result<OwnedFd, String> {
-        let user = sub(&self.overlays, &format!("u{uid}"), 0o700)?;
+        let user = self.ensure_user_overlays(uid)?;
         rustix::fs::mkdirat(&user, session, Mode::from_raw_mode(0o700))
             .map_err(|e| format!("overlays/u{uid}/{session}: {e}"))?;
         open(&user, session)
+    }
+
+    /// The directory of a user's overlays.
+    pub fn ensure_user_overlays(&self, uid: u32) -> Result<OwnedFd, String> {
+        sub(&self.overlays, &format!("u{uid}"), 0o700)
     }
 
     /// The directory of a user's overlays, if it ever had one.
@@ -257,7 +267,8 @@ fn own(dir: &OwnedFd, name: &str, mode: u32) -> Result<(), String> {
     rustix::fs::fchmod(dir, Mode::from_raw_mode(mode)).map_err(|e| format!("{name}: {e}"))
 }
 
-fn open(parent: &OwnedFd, name: &str) -> Result<OwnedFd, String> {
+/// Directory `name` in `parent`, which is no link.
+pub fn open(parent: &OwnedFd, name: &str) -> Result<OwnedFd, String> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     rustix::fs::openat(parent, name, flags, Mode::empty()).map_err(|e| format!("{name}: {e}"))
 }

@@ -82,18 +82,26 @@ impl From<Uppers> for OwnedFd {
     }
 }
 
-/// `N/upper` and `N/work` in the session's directory. The upper directory has the mode and owner of what it
+/// `N/upper` and `N/work` in the session's directory, unless they are there already. The upper directory has the mode and owner of what it
 /// lies over, because the merged one shows them.
 fn make(uppers: BorrowedFd<'_>, name: &str, lower: &Stat) -> rustix::io::Result<OwnedFd> {
-    rustix::fs::mkdirat(uppers, name, Mode::from_raw_mode(0o755))?;
+    ensure(uppers, name, 0o755)?;
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
     let home = rustix::fs::openat(uppers, name, flags, Mode::empty())?;
     let (uid, gid) = (Uid::from_raw(lower.st_uid), Gid::from_raw(lower.st_gid));
     for dir in ["upper", "work"] {
-        rustix::fs::mkdirat(&home, dir, Mode::from_raw_mode(0o700))?;
+        ensure(home.as_fd(), dir, 0o700)?;
         rustix::fs::chownat(&home, dir, Some(uid), Some(gid), rustix::fs::AtFlags::SYMLINK_NOFOLLOW)?;
         let mode = Mode::from_raw_mode(lower.st_mode & 0o1777);
         rustix::fs::chmodat(&home, dir, mode, rustix::fs::AtFlags::empty())?;
     }
     Ok(home)
+}
+
+/// Nobody but root reaches the place: what is there was made ahead.
+fn ensure(parent: BorrowedFd<'_>, name: &str, mode: u32) -> rustix::io::Result<()> {
+    match rustix::fs::mkdirat(parent, name, Mode::from_raw_mode(mode)) {
+        Err(rustix::io::Errno::EXIST) => Ok(()),
+        other => other,
+    }
 }

@@ -51,7 +51,7 @@ pub fn find(cx: &Context, sessions: &Sessions) -> Vec<Trace> {
         names(&cx.directories.keepers).map(|names| all.extend(names.into_iter().map(What::Socket))),
         cx.directories.all_overlays().map(|overlays| {
             let of_nobody = overlays.into_iter().filter(|(uid, name)| match Doomed::parse(*uid, name) {
-                Some(doomed) => !sessions.deletes(&doomed),
+                Some(doomed) => !sessions.deletes(&doomed) && !sessions.made_ahead(&doomed),
                 None => !cx.directories.may_have_record(name),
             });
             all.extend(of_nobody.map(|(uid, session)| What::Overlay { uid, session }));

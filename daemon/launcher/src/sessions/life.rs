@@ -11,7 +11,7 @@ use agentd_policy::wire::{FromLauncher, MAX_PACKET, decode};
 
 use super::lease::Record;
 use super::spares::{REST, SPARE};
-use super::{DEADLINE, Message, PATIENCE, Session, Sessions, State};
+use super::{DEADLINE, Message, PATIENCE, Session, Sessions, State, ahead};
 use crate::build::Reply;
 use crate::context::Context;
 
@@ -250,6 +250,9 @@ impl Sessions {
             }
         }
         self.leave_user(session.owner.uid);
+        if session.ahead {
+            session.errors.extend(ahead::remove(&cx.directories, session.owner.uid, number).err());
+        }
         let unlinking = self.release_placeholders(cx, &mut session, None);
         let id = session.id.clone();
         if let Some(id) = &id {

@@ -1,6 +1,7 @@
 //! The sessions that exist on this host: their leases, cgroups and processes, from the request to the last
 //! trace.
 
+mod ahead;
 mod deletion;
 mod groups;
 mod lease;
@@ -62,6 +63,8 @@ struct Session {
     limits: Option<Limits>,
     /// The processors that it was to have, if that is known.
     cpus: Option<f64>,
+    /// Whether directories of uppers were made for it ahead, and it has not taken them.
+    ahead: bool,
     /// Whether it has a directory of uppers.
     uppers: bool,
     /// Whether that goes with it; it does, too, if the session never ran.
@@ -365,6 +368,7 @@ impl Session {
             state,
             limits: None,
             cpus: None,
+            ahead: false,
             uppers: false,
             remove: false,
             ran: false,

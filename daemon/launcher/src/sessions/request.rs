@@ -18,7 +18,7 @@ use rustix::io::Errno;
 
 use super::groups::cpus;
 use super::placeholders::places;
-use super::{DEADLINE, Message, Session, Sessions, State, bounds};
+use super::{DEADLINE, Message, Session, Sessions, State, ahead, bounds};
 use crate::build::{Order, Owner};
 use crate::context::Context;
 use crate::disk::{self, Reserve, Usage};
@@ -259,6 +259,19 @@ impl Sessions {
         }
     }
 
+    /// The directory for a session's uppers: the one that was made ahead, or a new one.
+    fn uppers(&mut self, cx: &Context, number: u32, plan: &Plan) -> Result<OwnedFd, String> {
+        let Some(session) = self.all.get_mut(&number) else { return Err("the builder is gone".into()) };
+        let (owner, id) = (session.owner.uid, plan.session.as_str());
+        if session.ahead
+            && let Some(taken) = ahead::take(&cx.directories, owner, number, id)?
+        {
+            session.ahead = false;
+            return Ok(taken);
+        }
+        cx.directories.make_uppers(owner, id)
+    }
+
     /// Gives a waiting builder its order.
     fn order(
         &mut self,
@@ -298,8 +311,7 @@ impl Sessions {
         let listener = directories.keeper_socket(&plan.session, service_uid).map_err(|e| ("socket", e))?;
         let uppers = match overlays {
             true => {
-                let made = directories.make_uppers(caller.uid, plan.session.as_str());
-                let uppers = made.map_err(|e| ("overlay", e))?;
+                let uppers = self.uppers(cx, number, &plan).map_err(|e| ("overlay", e))?;
                 cx.disk.bound(&uppers, &plan).map_err(|e| ("disk", e))?;
                 Some(uppers)
             }

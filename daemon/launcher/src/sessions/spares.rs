@@ -4,10 +4,12 @@ use std::time::{Duration, Instant};
 
 use agentd_kernel::packets::Packets;
 use agentd_kernel::process::{self, Birth};
+use agentd_policy::plan::DiskForm;
 
-use super::{Keeper, Session, Sessions, State, terminals};
+use super::{Keeper, Session, Sessions, State, ahead, terminals};
 use crate::build::{Builder, Owner};
 use crate::context::Context;
+use crate::directories::Doomed;
 
 /// How long a prepared session waits for a request.
 pub const SPARE: Duration = Duration::from_secs(300);
@@ -123,13 +125,35 @@ impl Sessions {
             }
             return;
         }
-        if let Err((what, error)) = self.prepare(cx, owner) {
-            tracing::warn!(user = owner.uid, what, error, "no session was prepared");
+        match self.prepare(cx, owner) {
+            Ok(number) => self.make_ahead(cx, number),
+            Err((what, error)) => tracing::warn!(user = owner.uid, what, error, "no session was prepared"),
         }
         // One more while it is used up faster than it is made.
         if own + 1 < SPARES_PER_USER && spares > 1 {
             self.wanted = Some((owner, now + PAUSE));
         }
+    }
+
+    /// Makes directories for the overlay that a prepared session probably has. Where a project bounds them they are the
+    /// project's from the first on, which is known by its session.
+    fn make_ahead(&mut self, cx: &Context, number: u32) {
+        let Some(session) = self.all.get_mut(&number).filter(|_| cx.disk.form == DiskForm::Watch) else {
+            return;
+        };
+        // What was made in part is taken away with the session, too.
+        session.ahead = true;
+        if let Err(error) = ahead::make(&cx.directories, session.owner.uid, number) {
+            tracing::warn!(user = session.owner.uid, error, "no overlay was prepared");
+        }
+    }
+
+    /// Whether `doomed` is none that is to be deleted, but was made for a session that is prepared.
+    pub fn made_ahead(&self, doomed: &Doomed) -> bool {
+        let of = |(number, session): (&u32, &Session)| {
+            session.ahead && Doomed::ahead(session.owner.uid, *number) == *doomed
+        };
+        self.all.iter().any(of)
     }
 
     /// A session of `owner` has ended: the next one need not wait any more.
