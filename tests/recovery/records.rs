@@ -20,6 +20,11 @@ pub fn tests() -> Vec<Alone> {
         named("a_record_that_cannot_be_read_keeps_its_overlay", units(), torn),
         named("a_deletion_that_fails_is_tried_again", units(), again),
         named("a_deletion_is_taken_up_by_the_next_launcher", units(), taken_up),
+        named(
+            "directories_made_ahead_are_no_leak_and_go_with_their_launcher",
+            Setup::default().as_units(),
+            ahead,
+        ),
         named("a_service_that_dies_again_and_again_ends_no_session", Setup::with(UNPREPARED), dying),
     ]
 }
@@ -46,6 +51,31 @@ fn notes(dir: &Path) -> Vec<PathBuf> {
         }
     }
     found
+}
+
+/// What waits for a session that nobody has asked for yet.
+fn ahead(world: &World) {
+    let daemon = world.daemon();
+    let waiting = || -> Vec<String> {
+        let user = daemon.state().join(format!("overlays/u{}", world.a().uid));
+        let names = std::fs::read_dir(user).into_iter().flatten().flatten().map(|e| e.file_name());
+        let names = names.map(|name| name.to_string_lossy().into_owned());
+        names.filter(|name| name.starts_with("lease-")).collect()
+    };
+    let some = || within(AGAIN, || if waiting().is_empty() { Err(()) } else { Ok(waiting()) });
+    session_with(world, "first");
+    let before = some().expect("the next session is prepared");
+    let (_, overlay) = session_with(world, "second");
+    let gone = before.iter().find(|name| !waiting().contains(name));
+    assert!(gone.is_some(), "the second session, in {}, took none of {before:?}", overlay.display());
+    let admin = world.agentctl(world.admin(), ["doctor", "--leaks"]);
+    assert!(!admin.text().contains("lease-"), "{}", admin.text());
+    some().expect("one more is prepared");
+    daemon.kill(Part::Launcher);
+    daemon.begin(&[Part::Launcher]);
+    let left = within(AGAIN, || if waiting().is_empty() { Ok(()) } else { Err(waiting()) });
+    assert_eq!(left, Ok(()), "no session will ever take them");
+    assert_eq!(notes(&overlay).len(), 1, "what was written is still there");
 }
 
 fn torn(world: &World) {

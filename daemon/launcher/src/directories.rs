@@ -21,6 +21,8 @@ const SESSION_NAME: usize = 12;
 const RECORDS: [&str; 3] = ["json", "broken", "tmp"];
 /// What the name of an overlay ends with that is to be deleted. No session's does.
 const DOOMED: &str = ".deleted";
+/// And of those that wait for a session of a lease.
+const AHEAD: &str = "lease-";
 
 /// The uppers of a session that are being deleted.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,7 +43,12 @@ impl Doomed {
 
     /// Those that are made for whoever gets lease `number`: to be deleted, unless they are taken.
     pub fn ahead(owner: u32, number: u32) -> Self {
-        Self { owner, session: None, label: format!("lease-{number}") }
+        Self { owner, session: None, label: format!("{AHEAD}{number}") }
+    }
+
+    /// The lease that they were made for, if they are such.
+    pub fn lease(&self) -> Option<u32> {
+        self.label.strip_prefix(AHEAD)?.parse().ok()
     }
 
     /// What they are called in the directory of their user's.

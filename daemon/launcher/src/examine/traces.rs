@@ -51,7 +51,7 @@ pub fn find(cx: &Context, sessions: &Sessions) -> Vec<Trace> {
         names(&cx.directories.keepers).map(|names| all.extend(names.into_iter().map(What::Socket))),
         cx.directories.all_overlays().map(|overlays| {
             let of_nobody = overlays.into_iter().filter(|(uid, name)| match Doomed::parse(*uid, name) {
-                Some(doomed) => !sessions.deletes(&doomed) && !sessions.made_ahead(&doomed),
+                Some(doomed) => !sessions.deletes(&doomed),
                 None => !cx.directories.may_have_record(name),
             });
             all.extend(of_nobody.map(|(uid, session)| What::Overlay { uid, session }));
@@ -115,7 +115,11 @@ impl Trace {
             What::Cgroup { lease, .. } | What::Process { lease, .. } | What::Lease(lease) => {
                 seen.leases.contains(lease)
             }
-            What::Socket(session) | What::Overlay { session, .. } => seen.ids.contains(session),
+            What::Socket(session) => seen.ids.contains(session),
+            What::Overlay { uid, session } => {
+                let lease = Doomed::parse(*uid, session).and_then(|doomed| doomed.lease());
+                seen.ids.contains(session) || lease.is_some_and(|lease| seen.leases.contains(&lease))
+            }
         }
     }
 

@@ -9,7 +9,6 @@ use agentd_policy::plan::DiskForm;
 use super::{Keeper, Session, Sessions, State, ahead, terminals};
 use crate::build::{Builder, Owner};
 use crate::context::Context;
-use crate::directories::Doomed;
 
 /// How long a prepared session waits for a request.
 pub const SPARE: Duration = Duration::from_secs(300);
@@ -146,14 +145,6 @@ impl Sessions {
         if let Err(error) = ahead::make(&cx.directories, session.owner.uid, number) {
             tracing::warn!(user = session.owner.uid, error, "no overlay was prepared");
         }
-    }
-
-    /// Whether `doomed` is none that is to be deleted, but was made for a session that is prepared.
-    pub fn made_ahead(&self, doomed: &Doomed) -> bool {
-        let of = |(number, session): (&u32, &Session)| {
-            session.ahead && Doomed::ahead(session.owner.uid, *number) == *doomed
-        };
-        self.all.iter().any(of)
     }
 
     /// A session of `owner` has ended: the next one need not wait any more.
