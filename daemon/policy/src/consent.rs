@@ -96,7 +96,27 @@ impl Consent {
     /// # Errors
     /// If the plan cannot be digested.
     pub fn to(plan: &Plan) -> Result<Self, Refusal> {
-        let network = plan.egress.as_ref().map(|egress| Egress {
+        // Each by its name: what is added to a plan is agreed to, or left out on purpose.
+        let Plan {
+            session: _,
+            profile,
+            user,
+            home,
+            shell,
+            command,
+            env,
+            cwd,
+            terminal,
+            workspaces,
+            inputs,
+            scratch,
+            home_size,
+            limits,
+            landlock_abi,
+            remove,
+            egress,
+        } = plan;
+        let network = egress.as_ref().map(|egress| Egress {
             resolvers: Vec::new(),
             global_also: Vec::new(),
             ..egress.clone()
@@ -104,19 +124,12 @@ impl Consent {
         Ok(Self {
             version: VERSION.to_owned(),
             parts: [
-                plan.profile,
-                Digest::of(&(&plan.command, &plan.cwd, &plan.terminal))?,
-                Digest::of(&(&plan.env, &plan.user, &plan.shell))?,
-                Digest::of(&(
-                    &plan.workspaces,
-                    &plan.inputs,
-                    &plan.scratch,
-                    &plan.home,
-                    plan.home_size,
-                    plan.remove,
-                ))?,
+                *profile,
+                Digest::of(&(command, cwd, terminal))?,
+                Digest::of(&(env, user, shell))?,
+                Digest::of(&(workspaces, inputs, scratch, home, home_size, remove))?,
                 Digest::of(&network)?,
-                Digest::of(&(plan.limits, plan.landlock_abi))?,
+                Digest::of(&(limits, landlock_abi))?,
             ],
         })
     }
