@@ -10,6 +10,8 @@ use serde_json::Value;
 pub const TESTS: &[Named] = &[
     ("the_program_that_asked_is_named", names),
     ("a_flood_is_counted", flood),
+    ("calls_that_signals_interrupt_are_counted_and_hold_nothing_up", interrupted),
+    ("no_user_namespace_could_be_made_without_the_filter", namespaces),
     ("a_keeper_that_stands_still_lets_nothing_through", still),
 ];
 
@@ -54,6 +56,38 @@ fn flood(world: &World) {
     let count: u64 = told.iter().filter_map(|event| event["confine"]["count"].as_u64()).sum();
     assert_eq!(count, 20_000, "{told:#?}");
     assert!(told.len() < 100, "{} events", told.len());
+}
+
+/// A process whose calls are interrupted all the time cannot keep its keeper from its work: what it runs next is on record,
+/// and its time is over when it is.
+fn interrupted(world: &World) {
+    let script = r"import ctypes, os, signal, subprocess, time
+call = ctypes.CDLL(None).syscall
+signal.signal(signal.SIGUSR1, lambda *_: None)
+child = os.fork()
+if child == 0:
+    while os.getppid() != 1:
+        os.kill(os.getppid(), signal.SIGUSR1)
+end = time.monotonic() + 2
+while time.monotonic() < end:
+    call(165, 0, 0, 0, 0, 0)
+os.kill(child, signal.SIGKILL)
+os.waitpid(child, 0)
+subprocess.run(['/usr/bin/true'])
+time.sleep(60)";
+    let output = world.session().options(["--timeout", "5s"]).run(["python3", "-c", script]).expect_code(124);
+    let events = world.all_events(world.a(), &output.name);
+    let told: u64 = refused(&events).iter().filter_map(|event| event["confine"]["count"].as_u64()).sum();
+    assert!(told > 0, "{events:#?}");
+    assert!(events.iter().any(|event| text_at(event, "/exec/path") == "/usr/bin/true"), "{events:#?}");
+}
+
+/// What a keeper that was taken over could let through would still find none (`user_namespaces(7)`).
+fn namespaces(world: &World) {
+    let outside = std::fs::read_to_string("/proc/sys/user/max_user_namespaces").expect("a number");
+    assert_ne!(outside, "0\n", "this host has none for anybody");
+    let inside = world.session().run(["cat", "/proc/sys/user/max_user_namespaces"]).expect_code(0);
+    assert_eq!(inside.text(), "0\n");
 }
 
 /// The call waits for its keeper, and fails then as ever. Its caller can be killed meanwhile.

@@ -35,6 +35,22 @@ pub fn open() -> std::io::Result<OwnedFd> {
     Ok(rustix::fs::open("/proc", flags, Mode::empty())?)
 }
 
+/// Lets nobody in the caller's user namespace make one below it (`namespaces(7)`, `ENOSPC`), for good.
+///
+/// # Errors
+/// As `openat(2)` and `write(2)`; or if the limit is another afterwards.
+pub fn no_user_namespaces(proc: BorrowedFd<'_>) -> std::io::Result<()> {
+    let path = "sys/user/max_user_namespaces";
+    let file = rustix::fs::openat(proc, path, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
+    rustix::io::write(&file, b"0")?;
+    let mut text = [0; 16];
+    let count = rustix::io::pread(&file, &mut text, 0)?;
+    match text.get(..count) {
+        Some(b"0\n") => Ok(()),
+        _ => Err(std::io::Error::other("the limit of user namespaces is another after it was set")),
+    }
+}
+
 fn read(proc: BorrowedFd<'_>, path: String) -> std::io::Result<Vec<u8>> {
     let file = rustix::fs::openat(proc, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
     let mut bytes = vec![0; FIRST];

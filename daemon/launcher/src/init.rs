@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use agentd_kernel::packets::Packets;
 use agentd_kernel::process::{self, SingleThreaded};
-use agentd_kernel::{creds, landlock, loopback, nflog, nft, rlimits, seccomp};
+use agentd_kernel::{creds, landlock, loopback, nflog, nft, procfs, rlimits, seccomp};
 use agentd_policy::event::ExitStatus;
 use agentd_policy::plan::Plan;
 use agentd_policy::wire::{Command, CommandNumber, MAX_KEEPER_PACKET, MAX_PACKET, decode, encode};
@@ -128,6 +128,8 @@ pub enum FromInit {
 pub struct Init<'a> {
     /// Whose numbers the session sees.
     pub owner: Owner,
+    /// The host's /proc, for its first act.
+    pub proc: BorrowedFd<'a>,
     /// The filter of everything that runs in a session.
     pub filter: &'a seccomp::Filter,
     /// To the builder, later the keeper. Its end is ours.
@@ -169,6 +171,8 @@ impl Init<'_> {
     fn steps(&self) -> Result<(), Failure> {
         creds::not_dumpable().step("dumpable")?;
         process::set_title(c"agentd-init").step("title")?;
+        // Whatever becomes of filter and keeper: in a user namespace of its own the agent would have every capability.
+        procfs::no_user_namespaces(self.proc).step("user namespaces")?;
         process::close_all_but(&[self.socket.as_fd()]).step("descriptors")?;
         self.network()?;
         let Some((ToInit::Go { plan, access }, streams)) = self.hear(MAX_PACKET).step("message")? else {

@@ -682,7 +682,7 @@ fn the_kernel_agrees() {
                         told.push((asked.thread, asked.call.name()));
                         listener.refuse(&asked).unwrap();
                     }
-                    Heard::Nothing => {}
+                    Heard::Nothing | Heard::Less => {}
                     Heard::End => return told,
                 }
             }
@@ -727,5 +727,61 @@ fn without_a_listener_it_is_refused_all_the_same() {
         assert_eq!(try_call(libc::SYS_mount, [0; 4]), Some(libc::ENOSYS));
         // Nor can one be made in its place.
         assert_eq!(try_call(libc::SYS_seccomp, [1, 8, 0, 0]), Some(libc::ENOSYS));
+    });
+}
+
+/// Calls that a signal interrupts are counted, and asked for without end they hold nobody up.
+#[test]
+fn interrupted_calls_are_counted_and_hold_nobody_up() {
+    in_child(|| {
+        let (hand, taken) = std::sync::mpsc::channel::<OwnedFd>();
+        let (go, wait) = std::sync::mpsc::channel::<()>();
+        let filtered = std::thread::spawn(move || {
+            creds::no_new_privs().unwrap();
+            let (_, listener) = install_told(&compile(&AGENT, AGENT_OPTIONS)).unwrap();
+            hand.send(listener).unwrap();
+            let mut interrupted = 0;
+            // The first is answered, then nobody listens until all others were interrupted.
+            assert_eq!(try_call(libc::SYS_mount, [0; 4]), Some(libc::EPERM));
+            for _ in 0..50 {
+                interrupted += u64::from(try_call(libc::SYS_mount, [0; 4]) == Some(libc::EINTR));
+            }
+            go.send(()).unwrap();
+            assert_eq!(try_call(libc::SYS_mount, [0; 4]), Some(libc::EPERM));
+            interrupted
+        });
+        let listener = Listener::new(taken.recv().unwrap(), AGENT, AGENT_OPTIONS);
+        let answer = || loop {
+            match listener.next().unwrap() {
+                Heard::Call(asked) => {
+                    listener.refuse(&asked).unwrap();
+                    return asked;
+                }
+                Heard::End => panic!("it is gone"),
+                Heard::Less | Heard::Nothing => std::thread::yield_now(),
+            }
+        };
+        extern "C" fn nothing(_: libc::c_int) {}
+        // SAFETY: a handler that does nothing, without SA_RESTART, for a signal that nobody else here uses.
+        unsafe {
+            let mut action: libc::sigaction = std::mem::zeroed();
+            action.sa_sigaction = nothing as *const () as usize;
+            libc::sigaction(libc::SIGUSR1, &raw const action, std::ptr::null_mut());
+        }
+        assert_eq!(answer().missed, 0);
+        let thread = std::os::unix::thread::JoinHandleExt::as_pthread_t(&filtered);
+        while wait.try_recv().is_err() {
+            // SAFETY: the thread has not been joined.
+            unsafe { libc::pthread_kill(thread, libc::SIGUSR1) };
+            std::thread::yield_now();
+        }
+        let missed = answer().missed;
+        assert_eq!(missed, filtered.join().unwrap());
+        assert_eq!(missed, 50);
+        // What is left of them is asked for, and then nothing more: none of this waits.
+        let less =
+            std::iter::from_fn(|| Some(listener.next().unwrap())).take_while(|h| *h == Heard::Less).count();
+        assert!(less as u64 <= missed, "{less}");
+        assert_eq!(listener.next().unwrap(), Heard::End);
     });
 }

@@ -1,6 +1,6 @@
 //! Calls that are refused and told of (`seccomp_unotify(2)`): who made them, and the answer, which is always a refusal.
 
-use std::cell::OnceCell;
+use std::cell::{Cell, OnceCell};
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
@@ -9,10 +9,46 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 
 use super::{Options, Rule, Table, Verdict, bpf, names, tables};
 
+/// The most interrupted calls that are not caught up with.
+const MAX_STALE: u64 = 1 << 20;
+
+/// How many calls there were and how often one was asked for. The kernel counts a call that is made, and counts it down
+/// when somebody asks for one: not when a signal interrupts it before. That leaves a rest, and a rest that grows without
+/// end would make the kernel's counter run over.
+#[derive(Clone, Copy, Debug, Default)]
+struct Count {
+    /// The first call that was heard of, and the last. Their numbers follow each other.
+    ids: Option<(u64, u64)>,
+    /// Since the first, and with it.
+    asked: u64,
+}
+
+impl Count {
+    /// Calls that were interrupted: so often can be asked without waiting.
+    fn stale(&self) -> u64 {
+        self.ids
+            .map_or(0, |(first, last)| last.wrapping_sub(first).saturating_add(1).saturating_sub(self.asked))
+    }
+
+    /// One was asked for, and it was this; how many before it were interrupted that nobody heard of.
+    fn heard(&mut self, id: u64) -> u64 {
+        let missed = self.ids.map_or(0, |(_, last)| id.wrapping_sub(last).saturating_sub(1));
+        self.ids = Some((self.ids.map_or(id, |(first, _)| first), id));
+        self.asked += 1;
+        missed
+    }
+
+    /// One was asked for, and there was none any more.
+    fn missed(&mut self) {
+        self.asked += u64::from(self.ids.is_some());
+    }
+}
+
 /// What hears of the calls of one session.
 #[derive(Debug)]
 pub struct Listener {
     fd: OwnedFd,
+    count: Cell<Count>,
     table: Table,
     options: Options,
     /// Made when it is first asked: most sessions never need it.
@@ -34,6 +70,8 @@ pub struct Call {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Asked {
     id: u64,
+    /// How many calls before it were interrupted by a signal, or killed, and are not heard of.
+    pub missed: u64,
     /// The caller: a thread, by the number that it has for us. It is this thread's for certain only if
     /// [`Listener::is_waiting`] says so after everything was read.
     pub thread: i32,
@@ -46,6 +84,8 @@ pub struct Asked {
 pub enum Heard {
     /// A call, to be answered by [`Listener::refuse`].
     Call(Asked),
+    /// One that was interrupted: there may be more.
+    Less,
     /// None waits.
     Nothing,
     /// No process is left that could make one.
@@ -55,44 +95,49 @@ pub enum Heard {
 impl Listener {
     /// What [`install_told`](super::install_told) gave for a filter of `table` with `options`.
     pub fn new(fd: OwnedFd, table: Table, options: Options) -> Self {
-        Self { fd, table, options, rules: OnceCell::new() }
+        Self { fd, count: Cell::default(), table, options, rules: OnceCell::new() }
     }
 
     /// The next call. Never blocks, as long as nobody else takes calls from it.
     ///
     /// # Errors
-    /// Those of the ioctl.
+    /// Those of the ioctl; or if so many calls are interrupted that they cannot be caught up with.
     pub fn next(&self) -> io::Result<Heard> {
-        loop {
-            // To ask for a call that is not there would block.
-            let mut due = [PollFd::new(&self.fd, PollFlags::IN)];
-            rustix::event::poll(&mut due, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }))?;
-            match due[0].revents() {
-                ready if ready.contains(PollFlags::IN) => {}
-                ready if ready.contains(PollFlags::HUP) => return Ok(Heard::End),
-                _ => return Ok(Heard::Nothing),
+        let mut count = self.count.get();
+        let stale = count.stale();
+        if stale > MAX_STALE {
+            return Err(io::Error::other("too many refused calls are interrupted"));
+        }
+        // To ask for a call that is not there would block.
+        let mut due = [PollFd::new(&self.fd, PollFlags::IN)];
+        rustix::event::poll(&mut due, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }))?;
+        match due[0].revents() {
+            ready if ready.contains(PollFlags::IN) => {}
+            ready if ready.contains(PollFlags::HUP) => return Ok(Heard::End),
+            _ if stale == 0 => return Ok(Heard::Nothing),
+            _ => {}
+        }
+        // SAFETY: all of its fields are integers, for which zero is a value; the kernel demands zeros.
+        let mut asked: libc::seccomp_notif = unsafe { std::mem::zeroed() };
+        // SAFETY: `asked` is of the type and size that the request names, and lives across the call.
+        let result = unsafe {
+            libc::ioctl(self.fd.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_RECV, std::ptr::from_mut(&mut asked))
+        };
+        if result == 0 {
+            let missed = count.heard(asked.id);
+            self.count.set(count);
+            let libc::seccomp_data { nr, arch, args, .. } = asked.data;
+            let call = Call { arch, number: nr.cast_unsigned(), arguments: args };
+            return Ok(Heard::Call(Asked { id: asked.id, missed, thread: asked.pid.cast_signed(), call }));
+        }
+        match io::Error::last_os_error() {
+            error if error.raw_os_error() == Some(libc::EINTR) => Ok(Heard::Less),
+            error if error.raw_os_error() == Some(libc::ENOENT) => {
+                count.missed();
+                self.count.set(count);
+                Ok(Heard::Less)
             }
-            // SAFETY: all of its fields are integers, for which zero is a value; the kernel demands zeros.
-            let mut asked: libc::seccomp_notif = unsafe { std::mem::zeroed() };
-            // SAFETY: `asked` is of the type and size that the request names, and lives across the call.
-            let result = unsafe {
-                libc::ioctl(
-                    self.fd.as_raw_fd(),
-                    libc::SECCOMP_IOCTL_NOTIF_RECV,
-                    std::ptr::from_mut(&mut asked),
-                )
-            };
-            if result == 0 {
-                let libc::seccomp_data { nr, arch, args, .. } = asked.data;
-                let call = Call { arch, number: nr.cast_unsigned(), arguments: args };
-                return Ok(Heard::Call(Asked { id: asked.id, thread: asked.pid.cast_signed(), call }));
-            }
-            match io::Error::last_os_error() {
-                error if error.raw_os_error() == Some(libc::EINTR) => {}
-                // Its caller was killed in between: the next one.
-                error if error.raw_os_error() == Some(libc::ENOENT) => {}
-                error => return Err(error),
-            }
+            error => Err(error),
         }
     }
 

@@ -221,9 +221,12 @@ impl Processes {
         if pid != thread {
             ids = procfs::ids(proc, pid).ok()?;
         }
-        let exe = match Exe::of(proc, pid) {
-            exe if exe == self.ours => None,
-            _ => procfs::link(proc, &pid.to_string(), "exe").ok(),
+        // Of the thread: a process whose first one has ended has none. A file that was renamed since it was run is called
+        // what it was called then.
+        let exe = match (Exe::of(proc, thread), self.known.get(&pid)) {
+            (exe, _) if exe == self.ours => None,
+            (exe, Some(known)) if exe == known.exe && known.path.is_some() => known.path.clone(),
+            _ => procfs::link(proc, &thread.to_string(), "exe").ok(),
         };
         let parent = i32::try_from(ids.parent).ok().and_then(|parent| self.known.get(&parent));
         Some(Actor { pid: ids.pid, ppid: parent.map(|parent| parent.ids.pid), exe })

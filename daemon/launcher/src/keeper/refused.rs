@@ -14,6 +14,8 @@ use super::processes::Processes;
 const WAIT: Duration = Duration::from_secs(1);
 /// The most that are counted apart; what else there is meanwhile is on record as lost events.
 const KINDS: usize = 64;
+/// And of one process.
+const OF_ONE: usize = 8;
 /// The most calls that are answered in one turn.
 const TURN: usize = 64;
 
@@ -57,12 +59,14 @@ impl Refused {
         for _ in 0..TURN {
             let asked = match self.listener.next()? {
                 Heard::Call(asked) => asked,
+                Heard::Less => continue,
                 Heard::Nothing => break,
                 Heard::End => {
                     turn.last = true;
                     break;
                 }
             };
+            turn.lost += asked.missed;
             let actor = processes.caller(asked.thread);
             // Otherwise the number may be another's by now.
             let actor = actor.filter(|_| self.listener.is_waiting(&asked));
@@ -83,7 +87,8 @@ impl Refused {
             counted.more += 1;
             return Ok(None);
         }
-        if self.counted.len() >= KINDS {
+        let own = self.counted.keys().filter(|other| other.program.0 == actor.pid).count();
+        if self.counted.len() >= KINDS || own >= OF_ONE {
             return Err(NoPlace);
         }
         let event = denied(&kind, &actor, 1);
@@ -195,5 +200,9 @@ mod tests {
         assert_eq!((told, refused.counted.len()), (KINDS, KINDS));
         assert!(refused.flush_older(now + WAIT).is_empty() && refused.due().is_none());
         assert!(refused.count(actor(9999), &call(165), now).is_ok());
+        // One process leaves room for others.
+        let own = (0..64).filter(|number| refused.count(actor(7), &call(*number), now).is_ok()).count();
+        assert_eq!(own, OF_ONE);
+        assert!(refused.count(actor(8), &call(165), now).is_ok());
     }
 }

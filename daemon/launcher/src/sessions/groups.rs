@@ -18,6 +18,8 @@ pub fn path(kind: &str, uid: u32, lease: u32) -> String {
 const AGAIN: Duration = Duration::from_secs(60);
 /// Memory without which a session is not worth starting.
 const LEAST: u64 = 32 << 20;
+/// Processes without which none is prepared.
+const LEAST_PIDS: u64 = 32;
 /// What helpers have at least, in processors: a keystroke shall be answered.
 const LEAST_CPUS: f64 = 0.05;
 
@@ -37,7 +39,7 @@ impl Sessions {
         let sockets = sockets::of_session()?;
         // Most sessions of a user want what the last one wanted: then nothing is to be set when they are asked for.
         let first = match self.likely {
-            Some((of, limits)) if of == uid => limits,
+            Some((of, limits)) if of == uid && limits.memory >= LEAST && limits.pids >= LEAST_PIDS => limits,
             _ => Limits { cpus: cpus(16.0, bounds(cx)), sockets, ..HELPERS },
         };
         let made =
