@@ -762,12 +762,11 @@ fn interrupted_calls_are_counted_and_hold_nobody_up() {
             }
         };
         extern "C" fn nothing(_: libc::c_int) {}
+        // SAFETY: all of its fields are integers or null, for which zero is a value.
+        let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+        action.sa_sigaction = nothing as *const () as usize;
         // SAFETY: a handler that does nothing, without SA_RESTART, for a signal that nobody else here uses.
-        unsafe {
-            let mut action: libc::sigaction = std::mem::zeroed();
-            action.sa_sigaction = nothing as *const () as usize;
-            libc::sigaction(libc::SIGUSR1, &raw const action, std::ptr::null_mut());
-        }
+        unsafe { libc::sigaction(libc::SIGUSR1, &raw const action, std::ptr::null_mut()) };
         assert_eq!(answer().missed, 0);
         let thread = std::os::unix::thread::JoinHandleExt::as_pthread_t(&filtered);
         while wait.try_recv().is_err() {

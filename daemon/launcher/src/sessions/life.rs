@@ -17,6 +17,9 @@ use crate::context::Context;
 
 /// The longest pause between two looks at groups that do not become empty.
 const PAUSE: Duration = Duration::from_secs(1);
+/// How long a group may take to be empty once its keeper has said so, and when to look again.
+const EMPTIED: Duration = Duration::from_secs(1);
+const SOON: Duration = Duration::from_millis(1);
 /// How often children are looked at if the signal of their end was lost.
 const LOOK: Duration = Duration::from_secs(1);
 
@@ -122,16 +125,36 @@ impl Sessions {
             Some(Err(PacketError::WouldBlock)) => session.link = link,
             Some(Ok(Some(packet))) => {
                 let emptied = matches!(decode(&packet.bytes), Ok(Reply::Emptied));
-                // A keeper's word alone uncovers nothing.
-                if emptied && session.has_ended() {
-                    self.release_placeholders(cx, &mut session, link);
+                if emptied {
+                    (session.link, session.emptied) = (link, Some(Instant::now()));
                 }
             }
             _ => {}
         }
         self.all.insert(number, session);
-        if let Err(error) = self.record(cx, number) {
-            tracing::error!(lease = number, error, "placeholders that went are still on record");
+        self.look_at_emptied(cx, Instant::now());
+    }
+
+    /// A keeper's word alone uncovers nothing: the group has to be empty as well, which it is a moment after its last
+    /// process was reaped (Linux 6.18).
+    fn look_at_emptied(&mut self, cx: &Context, now: Instant) {
+        let told = |session: &Session| session.emptied.is_some();
+        let numbers: Vec<u32> = self.all.iter().filter(|(_, s)| told(s)).map(|(number, _)| *number).collect();
+        for number in numbers {
+            let Some(mut session) = self.all.remove(&number) else { continue };
+            let late = session.emptied.is_some_and(|since| since + EMPTIED <= now);
+            let ended = session.has_ended();
+            if ended || late {
+                session.emptied = None;
+                let link = session.link.take();
+                if ended {
+                    self.release_placeholders(cx, &mut session, link);
+                }
+            }
+            self.all.insert(number, session);
+            if ended && let Err(error) = self.record(cx, number) {
+                tracing::error!(lease = number, error, "placeholders that went are still on record");
+            }
         }
     }
 
@@ -170,6 +193,7 @@ impl Sessions {
         self.tick_resting(cx, now);
         self.tick_held(now);
         self.limit_helpers();
+        self.look_at_emptied(cx, now);
         let writing = self.all.values().filter(|s| s.uppers && s.ran);
         let writing = writing.filter_map(|s| s.id.as_ref().map(|id| (s.owner.uid, id)));
         self.squeeze.tick(cx, now, writing);
@@ -216,11 +240,13 @@ impl Sessions {
         // The signal of a child's end wakes the loop.
         let children = (!self.is_reaped() || !self.unlinking.is_empty()).then(|| now + LOOK);
         let wanted = self.wanted.map(|(_, due)| due);
+        let emptied = self.all.values().any(|s| s.emptied.is_some()).then(|| now + SOON);
         let own = [
             self.next_deferred(),
             self.next_limit(),
             self.next_deletion(),
             wanted,
+            emptied,
             self.resting.next(),
             self.held.values().min().copied(),
             self.squeeze.next(),

@@ -82,6 +82,8 @@ struct Session {
     users: Option<Handle>,
     /// By it the keeper of a session that it built says that no process of it is left.
     link: Option<Packets>,
+    /// Since when it has said so, and that is not seen yet.
+    emptied: Option<Instant>,
     errors: Vec<String>,
 }
 
@@ -378,6 +380,7 @@ impl Session {
             terminals: 0,
             users: None,
             link: None,
+            emptied: None,
             errors: Vec::new(),
         }
     }

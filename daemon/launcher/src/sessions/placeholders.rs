@@ -125,7 +125,8 @@ impl Sessions {
         let mut heirs = Vec::new();
         for placeholder in session.placeholders.drain(..) {
             let place = std::slice::from_ref(&placeholder.workspace);
-            match self.all.iter_mut().find(|(_, s)| share(&s.places, place)) {
+            // One that is only being cleared away needs them no more.
+            match self.all.iter_mut().find(|(_, s)| share(&s.places, place) && !s.has_ended()) {
                 Some((number, heir)) => {
                     heir.placeholders.push(placeholder);
                     heirs.push(*number);
