@@ -59,7 +59,7 @@ impl Snapshot {
     #[track_caller]
     pub fn settled(daemon: &Daemon) -> Self {
         let mut last = Self::take(daemon);
-        let settled = within(Duration::from_secs(10), || {
+        let settled = within(patience(Duration::from_secs(30)), || {
             std::thread::sleep(Duration::from_millis(100));
             let now = Self::take(daemon);
             let clean = now.cgroups.is_empty() && now.leases.is_empty() && now.uids.is_empty();
