@@ -124,7 +124,8 @@ pub fn install(filter: &Filter) -> Result<Enforced, SeccompError> {
 }
 
 /// The same, with what hears of calls whose verdict is [`Verdict::Told`]. As long as one descriptor of it is open
-/// they wait for its answer; a signal that does not kill waits with them (Linux 5.19).
+/// they wait for its answer. Until one was received a signal interrupts it (`EINTR`), from then on only one that kills
+/// (Linux 5.19).
 ///
 /// # Errors
 /// As [`install`].
