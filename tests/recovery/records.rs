@@ -25,6 +25,7 @@ pub fn tests() -> Vec<Alone> {
             Setup::default().as_units(),
             ahead,
         ),
+        named("a_session_of_another_format_is_ended_by_name", units(), of_another_format),
         named("a_service_that_dies_again_and_again_ends_no_session", Setup::with(UNPREPARED), dying),
     ]
 }
@@ -76,6 +77,50 @@ fn ahead(world: &World) {
     let left = within(AGAIN, || if waiting().is_empty() { Ok(()) } else { Err(waiting()) });
     assert_eq!(left, Ok(()), "no session will ever take them");
     assert_eq!(notes(&overlay).len(), 1, "what was written is still there");
+}
+
+/// A launcher that meets a lease of another version of agentd: the session is ended for that reason, what it wrote and
+/// what is on record of it stay.
+fn of_another_format(world: &World) {
+    let daemon = world.daemon();
+    let session = world.session();
+    let mut running = session.spawn_ready("mkdir d; echo word > d/note; echo ready; read line");
+    let parts = daemon.await_session(world.a(), session.name());
+    daemon.kill(Part::Service);
+    daemon.kill(Part::Launcher);
+    let file = daemon.runtime().join("leases").join(&parts.lease);
+    raise_format(&file);
+    daemon.begin(&[Part::Launcher, Part::Service]);
+    let ended = wait_for_exit(&mut running, Duration::from_secs(60)).expect("it ends");
+    assert_eq!(ended.code(), Some(125));
+    let text = world.agentctl(world.a(), ["inspect", session.name(), "--json"]).expect_code(0).text();
+    let row: Value = serde_json::from_str(&text).expect("an object");
+    let id = row["session"]["id"].as_str().expect("an id");
+    let overlay = daemon.state().join(format!("overlays/u{}", world.a().uid)).join(id);
+    assert_eq!(notes(&overlay).len(), 1, "what it wrote is gone");
+    let events = world.all_events(world.a(), session.name());
+    let kinds: Vec<_> = events.iter().filter_map(|event| event["kind"].as_str()).collect();
+    assert_eq!(kinds.first(), Some(&"session.created"), "{kinds:?}");
+    let last = events.last().expect("an event");
+    assert_eq!(last["kind"], "session.ended");
+    assert!(last.to_string().contains("another version of agentd"), "{last}");
+    world.session().run(["true"]).expect_code(0);
+    world.agentctl(world.a(), ["rm", session.name()]).expect_code(0);
+    assert!(!overlay.exists());
+}
+
+/// Gives the record in a lease's file the format after the one that it has.
+fn raise_format(file: &Path) {
+    const HEADER: usize = 12;
+    let mut bytes = std::fs::read(file).expect("the lease is on record");
+    let length = u32::from_le_bytes(bytes[..4].try_into().expect("four bytes"));
+    let body = &mut bytes[HEADER..HEADER + usize::try_from(length).expect("a length")];
+    let format = u16::from_le_bytes([body[0], body[1]]) + 1;
+    body[..2].copy_from_slice(&format.to_le_bytes());
+    let step = |sum: u64, byte: &u8| (sum ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3);
+    let sum = body.iter().fold(0xcbf2_9ce4_8422_2325, step);
+    bytes[4..HEADER].copy_from_slice(&u64::to_le_bytes(sum));
+    std::fs::write(file, bytes).expect("root may write it");
 }
 
 fn torn(world: &World) {
