@@ -194,6 +194,8 @@ impl Server {
             self.tell_all(answer);
             self.offers.expire(now);
             self.expire_reload(now);
+            let owner = self.context.settings.config.pool.uids.system().get();
+            self.context.host.etc.refresh(self.context.token, owner, now);
             if self.closing.is_none() {
                 self.sessions.refill(&self.context, now);
             }
@@ -293,6 +295,7 @@ impl Server {
             self.offers.next_expiry(),
             self.examiner.next_tick(),
             self.next_reload(),
+            self.context.host.etc.due(now),
             self.watchdog.as_ref().map(Watchdog::due),
             self.service.as_ref().and_then(Service::due),
             self.closing,
