@@ -15,7 +15,7 @@ pub const TESTS: &[Named] = &[
     ("what_the_caller_may_not_read_the_agent_may_not", unreadable),
     ("masked_names_cannot_be_opened", masked),
     ("masked_names_that_are_missing_cannot_be_made_in_direct", mask_missing),
-    ("protected_names_are_read_only", protected),
+    ("protected_names_stay_as_they_are", protected),
     ("placeholders_are_taken_away", placeholders),
     ("a_covered_name_replaced_outside_ends_the_session", replaced),
     ("two_direct_sessions_share_placeholders", shared),
@@ -119,10 +119,21 @@ fn mask_missing(world: &World) {
 
 fn protected(world: &World) {
     let dir = project(world);
+    world.a().write(dir.join(".git/info/attributes"), "* text\n");
+    let profile = dir.join("p.toml");
+    let text = "schema = 1\nname = 'p'\nextends = ['default']\n[[filesystem.workspace]]\npath = '.'\nprotect = ['conf/plain', 'README']\n";
+    world.a().write(&profile, text);
+    let config = || std::fs::read_to_string(dir.join(".git/config")).expect("a file");
     for mode in ["overlay", "direct"] {
-        let script = "echo evil >> .git/config; echo evil > .git/hooks/pre-commit; rm -rf .git/hooks; mv .git g; cat .git/config; ls .git/hooks | wc -l; echo ok > .git/HEAD && cat .git/HEAD";
-        let output = world.session_in(&dir).options(["--workspace", &format!(".:{mode}")]).bash(script);
-        assert_eq!(output.text(), "[core]\n0\nok\n", "{mode}: {}", output.stderr);
+        // What git follows may change inside, other names may not.
+        let script = "echo evil >> .git/config; echo evil > .git/hooks/pre-commit; tail -1 .git/config; echo ok > .git/HEAD; cat .git/HEAD
+            echo x > conf/plain; mv conf other; rm -f README; cat conf/plain README p.toml | wc -l; echo x >> p.toml; true";
+        let session = world.session_in(&dir).option("--profile").option(&profile);
+        let output = session.options(["--workspace", &format!(".:{mode}")]).bash(script).expect_code(0);
+        assert_eq!(output.text(), "evil\nok\n8\n", "{mode}: {}", output.stderr);
+        assert_eq!(config(), "[core]\n", "{mode}");
+        assert!(!dir.join(".git/hooks/pre-commit").exists(), "{mode}");
+        assert_eq!(std::fs::read_to_string(&profile).ok().as_deref(), Some(text), "{mode}");
     }
 }
 

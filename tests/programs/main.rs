@@ -2,6 +2,7 @@
 //! said.
 
 mod files;
+mod git;
 mod system;
 
 use std::path::Path;
@@ -10,7 +11,8 @@ use std::process::ExitCode;
 use agentd_tests::harness::{Named, RunOutput, Session, User, World, complete, named, run_tests};
 
 fn main() -> ExitCode {
-    let groups: [(&str, &[Named]); 2] = [("files", files::TESTS), ("system", system::TESTS)];
+    let groups: [(&str, &[Named]); 3] =
+        [("files", files::TESTS), ("git", git::TESTS), ("system", system::TESTS)];
     let tests = groups.iter().flat_map(|(group, tests)| named(group, tests));
     run_tests("programs", tests.collect(), |_| {})
 }

@@ -17,7 +17,6 @@ const OVERLAY: &[&str] = &["--workspace", "{ws}:overlay", "--mask", "conf/secret
 const BUSY: &[i32] = &[EBUSY, EXDEV, EACCES, EPERM, EROFS];
 const LOCKED: &[i32] = &[EROFS, EACCES, EPERM];
 const FILTERED: &[i32] = &[EPERM, ENOSYS];
-const HOOK: &str = "a git hook that runs as the user at the next commit";
 
 pub const CASES: &[Case] = &[
     case(
@@ -141,21 +140,6 @@ pub const CASES: &[Case] = &[
         "a masked file, by unmounting the mask",
     )
     .options(DIRECT),
-    case("protect_write", create, &["{ws}/.git/hooks/pre-commit"], LOCKED, Outside::User, HOOK)
-        .options(DIRECT)
-        .origin("CVE-2024-32002"),
-    case("protect_write_overlay", create, &["{ws}/.git/hooks/pre-commit"], LOCKED, Outside::User, HOOK)
-        .options(OVERLAY),
-    case(
-        "protect_config",
-        append,
-        &["{ws}/.git/config"],
-        LOCKED,
-        Outside::User,
-        "core.fsmonitor: a program that git runs as the user",
-    )
-    .options(DIRECT)
-    .origin("CVE-2022-24765"),
     case(
         "protect_config_replace",
         replace,
@@ -181,15 +165,6 @@ pub const CASES: &[Case] = &[
         BUSY,
         Outside::User,
         "the same, in one step",
-    )
-    .options(DIRECT),
-    case(
-        "protect_chmod",
-        chmod,
-        &["{ws}/.git/hooks", "777"],
-        LOCKED,
-        Outside::User,
-        "hooks that others may write",
     )
     .options(DIRECT),
     case(
@@ -388,11 +363,6 @@ fn mask_umount(args: &[String]) -> Act {
         sys::call(libc::SYS_umount2, [c(&args[0]).into(), flags.into()])?;
     }
     Ok("unmounted".into())
-}
-
-fn create(args: &[String]) -> Act {
-    OpenOptions::new().write(true).create(true).truncate(true).open(&args[0])?.write_all(b"#!/bin/sh\n")?;
-    Ok("written".into())
 }
 
 fn append(args: &[String]) -> Act {

@@ -195,6 +195,7 @@ impl Builder<'_> {
             found: Vec::new(),
             made: Vec::new(),
             held: BTreeSet::new(),
+            copies: None,
             stand_ins: Vec::new(),
         };
         for (path, item) in items {

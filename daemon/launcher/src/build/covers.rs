@@ -40,6 +40,8 @@ struct Name {
 /// The names to cover in `workspace`: what a mask or a protected directory covers needs nothing besides.
 fn names(workspace: &Workspace, report: &Report) -> BTreeMap<RelPath, Name> {
     let mut all = BTreeMap::new();
+    // What git follows in a copy leads nobody outside anywhere.
+    let in_copy = |name: &RelPath| workspace.mode == WorkspaceMode::Overlay && is_git(name.as_str());
     let held = match workspace.mode {
         WorkspaceMode::Ro => Missing::Leave,
         WorkspaceMode::Overlay | WorkspaceMode::Direct => Missing::File,
@@ -47,7 +49,7 @@ fn names(workspace: &Workspace, report: &Report) -> BTreeMap<RelPath, Name> {
     for guard in &report.protect {
         all.insert(guard.path.clone(), Name { cover: Cover::Protect, missing: guard.missing });
     }
-    for name in &workspace.protect {
+    for name in workspace.protect.iter().filter(|name| !in_copy(name)) {
         let missing = if workspace.mode == WorkspaceMode::Ro { Missing::Leave } else { kind_of(name) };
         all.entry(name.clone()).or_insert(Name { cover: Cover::Protect, missing });
     }
@@ -119,7 +121,17 @@ impl Placer<'_> {
             {
                 // A placeholder looks like nothing: git and others pass over it.
                 let empty = cover == Cover::Mask || (found.made && !is_git(name.as_str()));
-                let covered = if empty { cover_masked(&found.place) } else { cover_read_only(&found.place) };
+                let changeable = !empty && !found.made && is_git(name.as_str()) && {
+                    let root = FsIds::own();
+                    let covered = self.cover_changeable(&found.place, name.as_str());
+                    drop(root);
+                    covered?
+                };
+                let covered = match (empty, changeable) {
+                    (true, _) => cover_masked(&found.place),
+                    (false, true) => Ok(()),
+                    (false, false) => cover_read_only(&found.place),
+                };
                 // Another session's placeholder, taken away at that moment: look again.
                 let gone = rustix::fs::fstat(&found.place).is_ok_and(|stat| stat.st_nlink == 0);
                 tries += 1;
@@ -130,7 +142,7 @@ impl Placer<'_> {
                     self.stand_ins.push(name.as_str().to_owned());
                 }
                 covered.at(if cover == Cover::Mask { "mask" } else { "protect" }, &full)?;
-                if cover == Cover::Protect && is_directory(&found.place)? {
+                if cover == Cover::Protect && !changeable && is_directory(&found.place)? {
                     read_only.push(name.clone());
                 }
                 if workspace.mode == WorkspaceMode::Direct {

@@ -18,6 +18,13 @@ impl FsIds {
         Self::assume_both(id, id)
     }
 
+    /// Root's own for a while, where another's are assumed.
+    pub fn own() -> Restored {
+        let uid = nix::unistd::setfsuid(nix::unistd::Uid::from_raw(0));
+        let gid = nix::unistd::setfsgid(nix::unistd::Gid::from_raw(0));
+        Restored { uid, gid }
+    }
+
     fn assume_both(uid: u32, gid: u32) -> Self {
         nix::unistd::setfsgid(nix::unistd::Gid::from_raw(gid));
         nix::unistd::setfsuid(nix::unistd::Uid::from_raw(uid));
@@ -39,6 +46,20 @@ impl FsIds {
         rustix::thread::set_capabilities(None, less)?;
         assumed.rights = Some(rights);
         Ok(assumed)
+    }
+}
+
+/// As long as it lives, files are touched with root's ids; then with those of before.
+#[derive(Debug)]
+pub struct Restored {
+    uid: nix::unistd::Uid,
+    gid: nix::unistd::Gid,
+}
+
+impl Drop for Restored {
+    fn drop(&mut self) {
+        nix::unistd::setfsgid(self.gid);
+        nix::unistd::setfsuid(self.uid);
     }
 }
 

@@ -9,6 +9,7 @@ pub mod etc;
 mod fault;
 mod fs_ids;
 mod hand_over;
+mod inside;
 mod paths;
 #[cfg(debug_assertions)]
 mod points;

@@ -51,7 +51,8 @@ fn of_descriptors(source: &Tree, attributes: Attributes) -> Result<Tree, MountEr
     two_layers(source.as_fd(), empty.as_fd(), attributes)
 }
 
-fn open(from: BorrowedFd<'_>, path: &str) -> Result<OwnedFd, MountError> {
+/// A directory by name, to be a layer.
+pub fn open(from: BorrowedFd<'_>, path: &str) -> Result<OwnedFd, MountError> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     rustix::fs::openat(from, path, flags, Mode::empty()).map_err(|e| MountError::new("open layer", e))
 }

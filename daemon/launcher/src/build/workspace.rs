@@ -17,6 +17,7 @@ use super::Owner;
 use super::access::Access;
 use super::fault::{At, Fault};
 use super::fs_ids::FsIds;
+use super::inside::Copies;
 use super::paths::{Placeholders, Source};
 use super::root::{PROGRAMS, Root, WORKSHOP, open_beneath};
 use super::uppers::Upper;
@@ -62,6 +63,8 @@ pub struct Placer<'a> {
     pub made: Vec<String>,
     /// Names in its upper directory that are the host's placeholder.
     pub held: BTreeSet<String>,
+    /// Copies of what may be changed inside alone, if there are any.
+    pub copies: Option<Copies>,
     /// Those of all workspaces that are no directories on the way to others.
     pub stand_ins: Vec<String>,
 }

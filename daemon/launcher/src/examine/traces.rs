@@ -48,7 +48,11 @@ pub fn find(cx: &Context, sessions: &Sessions) -> Vec<Trace> {
         groups(sessions, &mut all),
         processes(cx, &mut all),
         leases(cx, &mut all),
-        names(&cx.directories.keepers).map(|names| all.extend(names.into_iter().map(What::Socket))),
+        names(&cx.directories.keepers).map(|names| {
+            // What is said of sessions that were ended for their format is no socket.
+            let sockets = names.into_iter().filter(|name| !name.contains('.'));
+            all.extend(sockets.map(What::Socket))
+        }),
         cx.directories.all_overlays().map(|overlays| {
             let of_nobody = overlays.into_iter().filter(|(uid, name)| match Doomed::parse(*uid, name) {
                 Some(doomed) => !sessions.deletes(&doomed),

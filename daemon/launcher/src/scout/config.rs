@@ -53,6 +53,52 @@ pub fn parse(text: &[u8]) -> Option<Vec<Variable>> {
     Some(all)
 }
 
+/// `text` without passwords in URLs and without headers that are sent along (`http.extraHeader`), which often hold a token.
+/// `None` if it is no text, or a line of it cannot be told from another.
+pub fn without_secrets(text: &[u8]) -> Option<Vec<u8>> {
+    let text = std::str::from_utf8(text).ok()?;
+    let mut out = String::with_capacity(text.len());
+    let mut dropped = false;
+    let mut goes_on = false;
+    for line in text.split_inclusive('\n') {
+        // The rest of a value goes where its beginning went.
+        dropped = if goes_on { dropped } else { is_header(line) };
+        goes_on = line.trim_end_matches(['\n', '\r']).ends_with('\\');
+        if !dropped {
+            out.push_str(&without_passwords(line));
+        }
+    }
+    Some(out.into_bytes())
+}
+
+/// Whether a line gives a header to send along; it may begin with its section.
+fn is_header(line: &str) -> bool {
+    let line = line.to_ascii_lowercase();
+    line.split(['=', ']']).any(|part| part.trim() == "extraheader")
+}
+
+/// Takes `user:password@` out of each URL of a line, but the user.
+fn without_passwords(line: &str) -> String {
+    let mut out = String::with_capacity(line.len());
+    let mut rest = line;
+    while let Some(at) = rest.find("://") {
+        let (before, after) = rest.split_at(at + 3);
+        out.push_str(before);
+        let end = after.find(|c: char| c == '/' || c.is_whitespace() || c == '"').unwrap_or(after.len());
+        let (authority, tail) = after.split_at(end);
+        match authority.rsplit_once('@') {
+            Some((user, host)) => {
+                let user = user.split(':').next().unwrap_or_default();
+                out.push_str(&format!("{user}@{host}"));
+            }
+            None => out.push_str(authority),
+        }
+        rest = tail;
+    }
+    out.push_str(rest);
+    out
+}
+
 fn header(head: &str) -> (String, &str) {
     let mut quoted = false;
     let mut escaped = false;
@@ -116,6 +162,20 @@ mod tests {
                 triple("filter", "bare", ""),
             ]
         );
+    }
+
+    #[test]
+    fn secrets_are_left_out() {
+        let text = "[remote \"o\"]\n\turl = https://user:pass@example.org/x.git\n\tpushurl=ssh://git@example.org/y\n\
+                    [http \"https://example.org/\"]\n\textraHeader = AUTHORIZATION: basic \\\n c2VjcmV0\n\tproxy = http://p:secret@proxy:1\n\
+                    [http] extraheader=X: secret\n[core]\n\tbare = false\n";
+        let left = String::from_utf8(without_secrets(text.as_bytes()).unwrap()).unwrap();
+        assert_eq!(
+            left,
+            "[remote \"o\"]\n\turl = https://user@example.org/x.git\n\tpushurl=ssh://git@example.org/y\n\
+             [http \"https://example.org/\"]\n\tproxy = http://p@proxy:1\n[core]\n\tbare = false\n"
+        );
+        assert_eq!(without_secrets(&[0xff]), None);
     }
 
     #[test]

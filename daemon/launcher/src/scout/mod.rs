@@ -25,6 +25,7 @@ use agentd_policy::names::AbsPath;
 use agentd_policy::plan::Workspace;
 use agentd_policy::wire::{MAX_PACKET, decode, encode};
 
+pub use config::without_secrets;
 pub use report::{FromScout, Missing, Report};
 use search::{Search, State};
 

@@ -1,0 +1,166 @@
+//! What may change inside a session and must not change outside: a repository's configuration and hooks in a workspace that
+//! is given as it is. A configuration is covered by a mount of a symbolic link into memory of the session's, which git's
+//! lock file follows; hooks are an overlay that writes there. What is real stays byte for byte.
+
+use std::io::{Read as _, Write as _};
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
+
+use agentd_kernel::mount::{self, Tree};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags};
+use rustix::process::{Gid, Uid};
+
+use super::access::Access;
+use super::fault::{At, Fault};
+use super::fs_ids::FsIds;
+use super::root::{READ_ONLY, Root, WORKSHOP};
+use super::view::{self, COPY_ON_WRITE};
+use super::workspace::Placer;
+use crate::scout::without_secrets;
+
+/// Where the copies are.
+const COPIES: &str = "/run/agentd/git";
+/// Where the links are that lead there.
+const LINKS: &str = "/run/agentd/links";
+/// What the copies of one session hold at most, in bytes.
+const SIZE: u64 = 16 << 20;
+/// The longest configuration that is copied, in bytes.
+const MAX_CONFIG: u64 = 1 << 20;
+
+/// The copies of one session.
+#[derive(Debug)]
+pub struct Copies {
+    top: OwnedFd,
+    links: OwnedFd,
+    count: usize,
+}
+
+impl Copies {
+    fn make(root: &mut Root, agent: u32) -> Result<Self, Fault> {
+        let tree = Tree::tmpfs(SIZE, agent, 0o700, WORKSHOP).at("git", COPIES)?;
+        root.attach(COPIES, &tree, true, Access::WriteExec)?;
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let top = rustix::fs::open(COPIES, flags, Mode::empty()).at("git", COPIES)?;
+        Ok(Self { top, links: root.directory(LINKS)?, count: 0 })
+    }
+
+    /// A new directory of the agent's, and its name.
+    fn directory(&mut self, agent: u32) -> Result<(OwnedFd, String), Fault> {
+        let name = self.count.to_string();
+        self.count += 1;
+        let dir = make_directory(self.top.as_fd(), &name, 0o700, (agent, agent))?;
+        Ok((dir, name))
+    }
+}
+
+impl Placer<'_> {
+    /// Covers `place`, which is git's and called `name`, by what may be changed; whether it did. What is neither a
+    /// configuration nor a directory of hooks, or cannot be copied, is left to be covered by itself.
+    pub(super) fn cover_changeable(&mut self, place: &OwnedFd, name: &str) -> Result<bool, Fault> {
+        let stat = rustix::fs::fstat(place).at("git", name)?;
+        match (FileType::from_raw_mode(stat.st_mode), name.rsplit('/').next()) {
+            (FileType::RegularFile, Some("config" | "config.worktree")) => self.cover_config(place, name),
+            (FileType::Directory, Some("hooks")) => self.cover_hooks(place, name),
+            _ => Ok(false),
+        }
+    }
+
+    fn copies(&mut self) -> Result<&mut Copies, Fault> {
+        if self.copies.is_none() {
+            // The agent's rights, which the caller of this has, are not enough.
+            self.copies = Some(Copies::make(self.root, self.lease.agent.get())?);
+        }
+        self.copies.as_mut().ok_or_else(|| Fault::host("git", COPIES, "no copies"))
+    }
+
+    fn cover_config(&mut self, place: &OwnedFd, name: &str) -> Result<bool, Fault> {
+        let agent = self.lease.agent.get();
+        let assumed = FsIds::assume(agent);
+        let text = read(self.host.proc.as_fd(), place);
+        drop(assumed);
+        let Some(text) = text.as_deref().and_then(without_secrets) else { return Ok(false) };
+        let copies = self.copies()?;
+        let (dir, number) = copies.directory(agent)?;
+        let assumed = FsIds::assume(agent);
+        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
+        let file = rustix::fs::openat(&dir, "config", flags, Mode::from_raw_mode(0o644)).at("git", name)?;
+        std::fs::File::from(file).write_all(&text).at("git", name)?;
+        drop(assumed);
+        rustix::fs::symlinkat(format!("{COPIES}/{number}/config"), &copies.links, &number).at("git", name)?;
+        let link = Tree::copy_of_name(copies.links.as_fd(), &number).at("git", name)?;
+        link.restrict(READ_ONLY, None).and_then(|()| link.attach(place.as_fd())).at("git", name)?;
+        Ok(true)
+    }
+
+    fn cover_hooks(&mut self, place: &OwnedFd, name: &str) -> Result<bool, Fault> {
+        let agent = self.lease.agent.get();
+        let lower = Tree::copy_of_one(place.as_fd()).at("git", name)?;
+        let stat = rustix::fs::fstat(place).at("git", name)?;
+        let owner = (stat.st_uid, stat.st_gid);
+        let copies = self.copies()?;
+        let (dir, number) = copies.directory(agent)?;
+        for below in ["upper", "work"] {
+            make_directory(dir.as_fd(), below, stat.st_mode & 0o777, owner)?;
+        }
+        let attributes = WORKSHOP.within(lower.as_fd()).at("git", name)?;
+        let mounter = FsIds::of_mounter(self.owner, agent).at("git", name)?;
+        let overlay = hooks(&lower, dir.as_fd(), attributes);
+        drop(mounter);
+        let overlay = match overlay {
+            Ok(overlay) => overlay,
+            Err(_) => {
+                let below = view::layer(self.root, "lower", &lower)?;
+                let own = format!("{COPIES}/{number}");
+                let (upper, work) = (format!("{own}/upper"), format!("{own}/work"));
+                let named = [("lowerdir", below.as_str()), ("upperdir", &upper), ("workdir", &work)];
+                let options: Vec<_> = named.into_iter().chain(COPY_ON_WRITE).collect();
+                let mounter = FsIds::of_mounter(self.owner, agent).at("git", name)?;
+                let made = Tree::new("overlay", &options, attributes);
+                drop(mounter);
+                mount::detach(&below).at("git", &below)?;
+                match made {
+                    Ok(overlay) => overlay,
+                    Err(error) if view::refused_by_overlay(&error) => return Ok(false),
+                    Err(error) => return Err(Fault::host("git", name, error)),
+                }
+            }
+        };
+        overlay.attach(place.as_fd()).at("git", name)?;
+        Ok(true)
+    }
+}
+
+/// An overlay over `lower` that writes to `own`.
+fn hooks(
+    lower: &Tree,
+    own: BorrowedFd<'_>,
+    attributes: mount::Attributes,
+) -> Result<Tree, mount::MountError> {
+    let (lower, upper) = (view::open(lower.as_fd(), ".")?, view::open(own, "upper")?);
+    let work = view::open(own, "work")?;
+    let layers = [("lowerdir+", lower.as_fd()), ("upperdir", upper.as_fd()), ("workdir", work.as_fd())];
+    Tree::of_layers("overlay", &layers, &COPY_ON_WRITE, attributes)
+}
+
+/// The file behind a handle, opened anew by the rights of now; nothing if it may not be read or is too long.
+fn read(proc: BorrowedFd<'_>, place: &OwnedFd) -> Option<Vec<u8>> {
+    let name = format!("self/fd/{}", place.as_raw_fd());
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = std::fs::File::from(rustix::fs::openat(proc, name, flags, Mode::empty()).ok()?);
+    let mut text = Vec::new();
+    let read = file.take(MAX_CONFIG + 1).read_to_end(&mut text).ok()?;
+    (u64::try_from(read).ok()? <= MAX_CONFIG).then_some(text)
+}
+
+fn make_directory(
+    parent: BorrowedFd<'_>,
+    name: &str,
+    mode: u32,
+    (uid, gid): (u32, u32),
+) -> Result<OwnedFd, Fault> {
+    rustix::fs::mkdirat(parent, name, Mode::from_raw_mode(0o700)).at("git", name)?;
+    let owner = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
+    rustix::fs::chownat(parent, name, owner.0, owner.1, AtFlags::SYMLINK_NOFOLLOW).at("git", name)?;
+    rustix::fs::chmodat(parent, name, Mode::from_raw_mode(mode), AtFlags::empty()).at("git", name)?;
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    rustix::fs::openat(parent, name, flags, Mode::empty()).at("git", name)
+}
