@@ -12,6 +12,7 @@ use nix::sched::CloneFlags;
 use rustix::fs::{FileType, Mode, OFlags};
 
 use crate::build::etc::Template;
+use crate::build::sysfs::Cpus;
 use crate::disk::image;
 
 /// Its name in the directory of overlays.
@@ -34,6 +35,8 @@ pub struct Host {
     pub mke2fs: Option<OwnedFd>,
     /// What stands for missing names in overlays: another name of it needs no file of its own, and says whose it is.
     pub placeholder: OwnedFd,
+    /// Whether and how sessions can see the CPUs.
+    pub cpus: Cpus,
     /// What the host gives to each /etc.
     pub etc: Template,
     /// The filter of everything that runs in a session, compiled once.
@@ -93,6 +96,7 @@ impl Host {
                 .then(|| image::program(image::PROGRAM, "e2fsprogs"))
                 .transpose()?,
             placeholder: placeholder(overlays).map_err(|e| format!("overlays/{PLACEHOLDER}: {e}"))?,
+            cpus: Cpus::find(proc.as_fd())?,
             etc: Template::read(),
             agent_filter: seccomp::compile(&seccomp::AGENT, seccomp::Options { memfd_create: memfd_noexec }),
             keeper_filter: seccomp::compile(&seccomp::KEEPER, seccomp::Options { memfd_create: false }),
