@@ -142,7 +142,7 @@ fn answered(world: &World) {
     let shown = pty.read_until("end\r\n");
     for answer in [
         r"$'\E[5;7'",
-        r"$'\E[5;10'",
+        r"$'\E[6;4'",
         r"$'\E[?62;22'",
         r"$'\E]11;rgb:0000/0000/0000'",
         r"$'\E]11;rgb:1010/2020/3030\E'",
