@@ -66,7 +66,7 @@ pub fn readable_size(bytes: u64) -> String {
         .into_iter()
         .find(|(shift, _)| bytes >> shift > 0);
     let Some((shift, unit)) = unit else { return format!("{bytes} bytes") };
-    let tenths = u128::from(bytes) * 10 >> shift;
+    let tenths = (u128::from(bytes) * 10) >> shift;
     match (tenths / 10, tenths % 10) {
         (whole, 0) => format!("{whole} {unit}"),
         (whole, tenth) => format!("{whole}.{tenth} {unit}"),
