@@ -244,7 +244,7 @@ impl Hierarchies {
 
     /// Every descriptor of it.
     pub fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
-        self.roots().chain(&self.bases).chain(&self.cpuset).map(AsFd::as_fd).collect()
+        self.roots().chain(&self.bases).map(AsFd::as_fd).collect()
     }
 
     /// Where the controllers of limits are, for people: `memory: v1`.
@@ -254,7 +254,7 @@ impl Hierarchies {
     }
 
     fn roots(&self) -> impl Iterator<Item = &OwnedFd> {
-        std::iter::once(&self.v2).chain(self.v1.iter().map(|h| &h.root))
+        std::iter::once(&self.v2).chain(self.v1.iter().map(|h| &h.root)).chain(&self.cpuset)
     }
 
     /// The bytes that are charged to the group at `path` and to what is or was below it; `None` if there is no such group.
