@@ -31,10 +31,11 @@ fn group(world: &World) {
     let script = "for f in $(find /sys/fs/cgroup -name cgroup.procs); do cat $f; done | sort -nu | head -1
         grep ' /sys/fs/cgroup' /proc/self/mountinfo | cut -d' ' -f4 | sort -u";
     let beside = world.session();
-    let _running = beside.spawn_ready("echo ready; exec sleep 20");
+    let mut running = beside.spawn_ready("echo ready; exec sleep 20");
     let output = world.session().bash(script).expect_code(0);
     assert_eq!(output.text(), "1\n/\n", "{}", output.stderr);
     world.agentctl(world.a(), ["kill", beside.name()]).expect_code(0);
+    running.wait().expect("our own child");
 }
 
 fn nothing_else(world: &World) {
@@ -101,7 +102,7 @@ fn spread(world: &World) {
     for name in &names {
         world.agentctl(world.a(), ["kill", name]).expect_code(0);
     }
-    assert!(seen.len() >= usize::from(host_cpus() > 1) + 1, "{seen:?}");
+    assert!(seen.len() > usize::from(host_cpus() > 1), "{seen:?}");
 }
 
 /// Whether the host has this program; what it lacks is not tried, and said.
