@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use agentd_policy::size::{format_size, readable_duration};
 use agentd_proto::v1::{Event, EventsRequest, ExecDetail};
 
 use crate::cli::{Decision, EventsArgs};
@@ -189,7 +190,11 @@ fn detail(event: &Event) -> String {
     if let Some(limit) = &event.limit {
         let _ = write!(out, " {}", word(&limit.name));
         if let Some(value) = limit.limit {
-            let _ = write!(out, " {value}");
+            let _ = match limit.name.as_str() {
+                "memory" | "disk" | "disk_reserve" => write!(out, " {}", format_size(value)),
+                "timeout" | "idle" => write!(out, " {}", readable_duration(value)),
+                _ => write!(out, " {value}"),
+            };
         }
     }
     if let Some(lifecycle) = &event.lifecycle {

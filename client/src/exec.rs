@@ -8,6 +8,7 @@ use crate::attach::{self, Target};
 use crate::cli::{AttachArgs, ExecArgs};
 use crate::connect::Socket;
 use crate::failure::Failure;
+use crate::habits;
 use crate::offer::utf8;
 use crate::run::code;
 use crate::signals::Signals;
@@ -39,6 +40,7 @@ pub async fn exec(socket: &Socket, args: ExecArgs) -> Result<i32, Failure> {
 }
 
 fn open(args: ExecArgs) -> Result<ExecOpen, Failure> {
+    habits::check(&args.command)?;
     let streams = Streams::look();
     let terminal = args.tty || (!args.no_tty && streams.stdin && streams.stdout);
     // The path is one of the session's; nothing here knows it.

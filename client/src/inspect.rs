@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use agentd_policy::size::readable_size;
 use agentd_proto::v1::{InspectReply, InspectRequest, Limits, Network, Session};
 
 use crate::cli::IdsArgs;
@@ -55,7 +56,7 @@ fn text(reply: &InspectReply) -> String {
     line("Started", &reply.started);
     line("Ended", &reply.ended);
     line("Events", &reply.events.to_string());
-    line("Output", &format!("{} bytes", reply.output));
+    line("Output", &readable_size(reply.output));
     line("Commands", &format!("{} besides its first", reply.commands));
     line(
         "At its end",

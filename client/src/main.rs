@@ -14,6 +14,7 @@ mod events;
 mod exec;
 mod failure;
 mod filter;
+mod habits;
 mod inspect;
 mod keys;
 mod logs;
@@ -52,6 +53,9 @@ fn main() {
         } else {
             // It quotes what was typed, which may steer a terminal.
             let _ = write!(std::io::stderr(), "{}", show::clean_lines(&error.render().to_string()));
+            if let Some(hint) = habits::hint(&error) {
+                failure::say(hint);
+            }
         }
         std::process::exit(match error.exit_code() {
             0 => 0,

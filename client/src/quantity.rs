@@ -38,6 +38,15 @@ pub fn duration_ms(text: &str) -> Result<u64, String> {
     number.checked_mul(unit).filter(|ms| *ms <= 100 * 366 * 86_400_000).ok_or_else(fail)
 }
 
+/// The same, and seconds where there is no unit.
+///
+/// # Errors
+/// A text for the user.
+pub fn seconds_or_duration_ms(text: &str) -> Result<u64, String> {
+    let seconds = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    if seconds { duration_ms(&format!("{text}s")) } else { duration_ms(text) }
+}
+
 /// A number of CPUs.
 ///
 /// # Errors
@@ -173,6 +182,8 @@ mod tests {
         for bad in ["", "8", "h", "1.5h", "-1s", "99999999999999d"] {
             assert!(duration_ms(bad).is_err(), "{bad}");
         }
+        assert_eq!([seconds_or_duration_ms("5"), seconds_or_duration_ms("5m")], [Ok(5_000), Ok(300_000)]);
+        assert!(seconds_or_duration_ms("").is_err());
         assert_eq!(cpus("1.5"), Ok(1.5));
         for bad in ["0", "-1", "nan", "inf", "x"] {
             assert!(cpus(bad).is_err(), "{bad}");

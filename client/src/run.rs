@@ -12,6 +12,7 @@ use crate::breadth;
 use crate::cli::RunArgs;
 use crate::connect::{Client, Socket};
 use crate::failure::{Failure, say};
+use crate::habits;
 use crate::show::{clean, clean_lines, json, print};
 use crate::side::Begun;
 use crate::signals::Signals;
@@ -20,6 +21,8 @@ use crate::steps::Steps;
 
 /// How long a session that is being made may still take once we have been asked to end.
 const GRACE: Duration = Duration::from_secs(3);
+/// The exit code of a command that is not there.
+const NOT_FOUND: i32 = 127;
 
 /// Runs a command in a new session. Returns its exit code; with `--detach` 0 once it runs, and only then its id
 /// is printed.
@@ -30,6 +33,8 @@ pub async fn run(socket: &Socket, args: RunArgs, started: Instant) -> Result<i32
     let mut steps = Steps::new(started);
     let (dry_run, as_json, timings, detach) = (args.dry_run, args.json, args.timings, args.detach);
     let keys = args.detach_keys.clone().unwrap_or_default();
+    habits::check(&args.command)?;
+    let line = habits::line(&args.command);
     // Both ends of the daemon take connections up while this reads and decides. What is wrong with the question is said
     // before what is wrong with the daemon.
     let side = Begun::connect(socket);
@@ -67,7 +72,11 @@ pub async fn run(socket: &Socket, args: RunArgs, started: Instant) -> Result<i32
         steps.mark("command");
     }
     steps.print(&created.timings, timings, as_json);
-    Ok(code(&outcome?))
+    let code = code(&outcome?);
+    if let Some(hint) = line.filter(|_| code == NOT_FOUND) {
+        say(&hint);
+    }
+    Ok(code)
 }
 
 /// The exit code of an attachment; says what does not speak for itself.
@@ -156,8 +165,8 @@ fn ending(exit: &Exit) -> (i32, Option<String>) {
     match (exit.reason.as_str(), exit.code, exit.signal) {
         ("exited", Some(code), _) => (code, message),
         ("signaled", _, Some(signal)) => (128 + signal, message),
-        ("timeout", ..) => (124, or("the session's time is over")),
-        ("oom", ..) => (137, or("the session was out of memory")),
+        ("timeout", ..) => (124, or("timed out (--timeout)")),
+        ("oom", ..) => (137, or("killed: over its limit of memory (--memory)")),
         ("killed", ..) => (137, message),
         ("failed", ..) => (125, or("the session failed")),
         (reason, ..) => (125, or(&format!("the session ended in a way that is not known: {reason:?}"))),

@@ -1,6 +1,6 @@
 //! Exit codes of `agentctl run` and of the other commands.
 
-use agentd_tests::harness::{Named, World};
+use agentd_tests::harness::{Named, World, complete};
 
 pub const TESTS: &[Named] = &[
     ("the_commands_own", own),
@@ -11,6 +11,7 @@ pub const TESTS: &[Named] = &[
     ("refused_is_125", refused),
     ("no_daemon_is_125_and_5", no_daemon),
     ("wrong_usage_is_2", usage),
+    ("habits_from_docker_and_ssh", habits),
     ("unknown_session_is_3", unknown),
     ("version_tells_three", version),
     ("profile_show_and_check", profile),
@@ -75,6 +76,31 @@ fn usage(world: &World) {
     world.agentctl(world.a(), ["run", "--no-such-flag", "true"]).expect_code(125);
     world.agentctl(world.a(), ["ps", "--no-such-flag"]).expect_code(2);
     world.agentctl(world.a(), ["no-such-command"]).expect_code(2);
+}
+
+/// What people type who come from there runs as they mean it, or says what to write.
+fn habits(world: &World) {
+    let run = |options: &[&str], command: &[&str]| {
+        let mut run = world.a().command(world.daemon().agentctl());
+        run.current_dir(world.workspace(world.a())).arg("--socket").arg(world.daemon().socket());
+        run.arg("run").args(options).args(command);
+        complete(&mut run, Vec::new(), String::new())
+    };
+    let output =
+        run(&["-i", "--rm", "-e", "WORD=said", "-m", "256m"], &["bash", "-c", "echo $WORD $0", "-x"]);
+    assert_eq!(output.expect_code(0).text(), "said -x\n");
+    // No terminal here, and still one inside.
+    let output = run(&["-it", "--rm"], &["bash", "-c", "test -t 0 -a -t 1 && echo terminal"]).expect_code(0);
+    assert!(output.text().contains("terminal"), "{output:?}");
+    for (options, command, code, said) in [
+        (&["--"][..], &["-x"][..], 125, "(command.option): options of agentctl stand before `--`"),
+        (&["-v", "/a:/b"], &["true"], 125, "agentctl: paths have their own names in a session: --workspace"),
+        (&["--network", "host"], &["true"], 125, "agentctl: a session reaches nothing but what --allow"),
+        (&[], &["cd /tmp && ls"], 127, "agentctl run -- sh -c 'LINE'"),
+    ] {
+        let output = run(options, command).expect_code(code);
+        assert!(output.stderr.contains(said), "{}", output.stderr);
+    }
 }
 
 fn unknown(world: &World) {

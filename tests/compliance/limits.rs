@@ -6,6 +6,9 @@ use agentd_tests::harness::{Named, World, patience, text_at, wait_for_exit};
 
 pub const TESTS: &[Named] = &[
     ("out_of_memory_ends_with_137", memory),
+    ("a_child_killed_for_memory_is_said_at_the_end", memory_of_a_child),
+    ("a_further_command_killed_for_memory_says_so", memory_of_a_further_command),
+    ("values_come_with_their_flags_and_units", values_are_for_people),
     ("processes_are_limited_and_told", pids),
     ("a_short_burst_over_the_limit_is_told", pids_burst),
     ("disk_is_limited_and_told", disk),
@@ -29,14 +32,46 @@ fn limit_event(world: &World, session: &str, name: &str) -> Option<String> {
 fn memory(world: &World) {
     let script = "a=x; while :; do a=$a$a; done";
     let output = world.session().options(["--memory", "64M"]).run(["bash", "-c", script]).expect_code(137);
-    assert!(output.stderr.contains("memory"), "{}", output.stderr);
+    assert_eq!(output.stderr, "agentctl: killed: over 64 MiB (--memory)\n");
     assert_eq!(limit_event(world, &output.name, "memory").as_deref(), Some("67108864"));
+}
+
+/// The command lives on, and what it says of its child explains nothing.
+fn memory_of_a_child(world: &World) {
+    let script = "bash -c 'a=x; while :; do a=$a$a; done' 2>/dev/null; echo \"ended with $?\" >&2; exit 3";
+    let output = world.session().options(["--memory", "64M"]).bash(script).expect_code(3);
+    assert!(output.stderr.contains("ended with 137\n"), "{}", output.stderr);
+    let last = output.stderr.lines().last();
+    assert_eq!(last, Some("agentctl: a process was killed: over 64 MiB (--memory)"), "{}", output.stderr);
+}
+
+/// The same of a further command.
+fn memory_of_a_further_command(world: &World) {
+    let name =
+        world.session().options(["--memory", "64M", "--detach"]).run(["sleep", "1000"]).expect_code(0).name;
+    let bomb = ["exec", &name, "--", "bash", "-c", "a=x; while :; do a=$a$a; done"];
+    let output = world.agentctl(world.a(), bomb).expect_code(137);
+    assert_eq!(output.stderr, "agentctl: a process was killed: over 64 MiB (--memory)\n");
+    world.agentctl(world.a(), ["kill", &name]).expect_code(0);
+}
+
+fn values_are_for_people(world: &World) {
+    let stderr = |options: [&str; 2]| {
+        let output = world.session().options(options).run(["sleep", "60"]);
+        (output.code, output.stderr)
+    };
+    let (code, idle) = stderr(["--idle", "1s"]);
+    assert_eq!((code, idle.as_str()), (Some(124), "agentctl: timed out: idle for 1s (--idle)\n"));
+    let (code, much) = stderr(["--memory", "100T"]);
+    let said = much.starts_with("agentctl: refused: memory 100T is more than this host allows (");
+    assert!(code == Some(125) && said && much.contains("G) (bounds.memory): ask for 1M to "), "{much}");
 }
 
 fn pids(world: &World) {
     let script = "for i in $(seq 100); do sleep 5 & done 2>/dev/null; sleep 1; echo alive";
     let output = world.session().options(["--pids", "20"]).bash(script);
     assert_eq!(limit_event(world, &output.name, "pids").as_deref(), Some("20"), "{}", output.stderr);
+    assert!(output.stderr.contains("new processes were refused: over 20 (--pids)"), "{}", output.stderr);
 }
 
 fn pids_burst(world: &World) {
@@ -49,7 +84,7 @@ fn disk(world: &World) {
     // At most some 50 MiB a second: what is written between two looks goes beyond the limit.
     let script = "for i in {1..2000}; do dd if=/dev/zero of=f$i bs=1M count=1 status=none; sleep 0.02; done";
     let output = world.session().options(["--disk", "8M"]).bash(script).expect_code(125);
-    assert!(output.stderr.contains("8388608 bytes"), "{}", output.stderr);
+    assert!(output.stderr.contains("more than 8 MiB to its workspace (--disk)"), "{}", output.stderr);
     assert_eq!(limit_event(world, &output.name, "disk").as_deref(), Some("8388608"));
     let id = text_at(&world.events(world.a(), &output.name)[0], "/session");
     let upper = world.daemon().state().join(format!("overlays/u{}/{id}/0/upper", world.a().uid));
@@ -65,6 +100,11 @@ fn timeout(world: &World) {
     let limit = format!("{}ms", patience(Duration::from_millis(500)).as_millis());
     let output = world.session().options(["--timeout", &limit]).bash(script).expect_code(124);
     assert_eq!(output.text(), "up\n", "what was written before stays");
+    assert!(
+        output.stderr.contains("timed out after ") && output.stderr.contains("s (--timeout)"),
+        "{}",
+        output.stderr
+    );
     assert!(start.elapsed() < patience(Duration::from_secs(5)), "took {:?}", start.elapsed());
 }
 

@@ -9,6 +9,7 @@ mod owners;
 mod programs;
 mod refusals;
 mod streams;
+mod sysfs;
 mod terminal;
 mod workspace;
 
@@ -17,13 +18,14 @@ use std::process::ExitCode;
 use agentd_tests::harness::{Named, named, run_tests};
 
 fn main() -> ExitCode {
-    let groups: [(&str, &[Named]); 11] = [
+    let groups: [(&str, &[Named]); 12] = [
         ("codes", codes::TESTS),
         ("streams", streams::TESTS),
         ("terminal", terminal::TESTS),
         ("identity", identity::TESTS),
         ("workspace", workspace::TESTS),
         ("limits", limits::TESTS),
+        ("sysfs", sysfs::TESTS),
         ("refusals", refusals::TESTS),
         ("owners", owners::TESTS),
         ("events", events::TESTS),

@@ -14,6 +14,7 @@ pub const TESTS: &[Named] = &[
     ("settings_come_back_after_a_kill", restored_after_kill),
     ("settings_come_back_after_a_signal", restored_after_signal),
     ("agents_cannot_ask_or_set_what_they_should_not", filtered),
+    ("what_programs_ask_is_answered", answered),
     ("end_of_file_key", eof),
     ("term_comes_along", term),
 ];
@@ -124,6 +125,35 @@ fn filtered(world: &World) {
         assert!(!shown.contains(hostile), "{hostile:?} in {shown:?}");
     }
     assert!(shown.contains("\x1b[1m"), "colours and the like pass: {shown:?}");
+    wait_for_exit(&mut child, LIMIT).expect("it ends");
+}
+
+/// By the screen that is kept of it, and not by the caller's terminal, which is asked nothing.
+fn answered(world: &World) {
+    let mut pty = Pty::open();
+    pty.resize(24, 80);
+    let script = r#"stty raw -echo
+        ask() { printf "$1"; IFS= read -rsd "$2" -t 20 reply; printf '%q\r\n' "$reply"; }
+        printf '\033[2J\033[5;7H'; ask '\033[6n' R; printf 'xyz'; ask '\033[6n' R
+        ask '\033[c' c; ask '\033[5n' n; ask '\033]11;?\007' $'\a'
+        printf '\033]11;#102030\007'; ask '\033]11;?\033\\' '\'
+        printf '\033]52;c;?\007\033[21t\033[>0q'; ask '\033[5n' n; stty sane; echo end"#;
+    let mut child = pty.spawn(&world.session().command(["bash", "-c", script]));
+    let shown = pty.read_until("end\r\n");
+    for answer in [
+        r"$'\E[5;7'",
+        r"$'\E[6;4'",
+        r"$'\E[?62;22'",
+        r"$'\E]11;rgb:0000/0000/0000'",
+        r"$'\E]11;rgb:1010/2020/3030\E'",
+    ] {
+        assert!(shown.contains(answer), "{answer} in {shown:?}");
+    }
+    // What has no answer is not in the way of what has.
+    assert_eq!(shown.matches(r"$'\E[0'").count(), 2, "{shown:?}");
+    for asked in ["\x1b[6n", "\x1b[c", "\x1b[5n", "11;?", "\x1b[21t", "\x1b]52"] {
+        assert!(!shown.contains(asked), "{asked:?} in {shown:?}");
+    }
     wait_for_exit(&mut child, LIMIT).expect("it ends");
 }
 

@@ -52,6 +52,7 @@ pub enum Command {
     /// Run one more command in a running session
     Exec(Box<ExecArgs>),
     /// List sessions
+    #[command(alias = "ls")]
     Ps(PsArgs),
     /// Show all that is known of sessions
     Inspect(IdsArgs),
@@ -97,6 +98,7 @@ Examples:
   agentctl run --publish 3000 -- npm run dev
   agentctl run --workspace . --workspace ../lib:ro --write ~/.cache/pip -- make
   agentctl run -T -- tar c . > copy.tar
+  agentctl run -it --rm -e DEBUG=1 bash
   agentctl run --detach --name nightly --idle 1h -- claude
   agentctl run --dry-run --json -- true
 
@@ -145,13 +147,13 @@ pub struct RunArgs {
     pub deny: Vec<String>,
     /// A TCP port of the session that appears on this host's loopback, under the same number or as HOSTPORT; anybody on
     /// this host can connect to it
-    #[arg(long, value_name = "[HOSTPORT:]PORT")]
+    #[arg(short, long, value_name = "[HOSTPORT:]PORT")]
     pub publish: Vec<String>,
     /// An environment variable; without a value, the caller's own
-    #[arg(long, value_name = "KEY[=VALUE]")]
+    #[arg(short, long, value_name = "KEY[=VALUE]")]
     pub env: Vec<OsString>,
     /// The most memory, such as 512M or 4G
-    #[arg(long, value_name = "SIZE", value_parser = quantity::size)]
+    #[arg(short, long, value_name = "SIZE", value_parser = quantity::size)]
     pub memory: Option<u64>,
     /// The most CPUs' worth of time, such as 1.5
     #[arg(long, value_name = "N", value_parser = quantity::cpus)]
@@ -170,11 +172,14 @@ pub struct RunArgs {
     #[arg(long, value_name = "DURATION", value_parser = quantity::duration_ms)]
     pub idle: Option<u64>,
     /// With a terminal [default: if standard input and output are one; with --detach, if standard input is]
-    #[arg(short = 't', long = "tty", overrides_with = "no_tty")]
+    #[arg(short = 't', long = "tty", overrides_with_all = ["tty", "no_tty"])]
     pub tty: bool,
     /// Without a terminal
-    #[arg(short = 'T', long = "no-tty", overrides_with = "tty")]
+    #[arg(short = 'T', long = "no-tty", overrides_with_all = ["tty", "no_tty"])]
     pub no_tty: bool,
+    /// Changes nothing: standard input is always read
+    #[arg(id = "interactive", short = 'i', long = "interactive", overrides_with = "interactive")]
+    pub _interactive: bool,
     /// The keys that detach from a terminal [default: ctrl-p,ctrl-q]
     #[arg(long, value_name = "KEYS", value_parser = keys::parse)]
     pub detach_keys: Option<Keys>,
@@ -229,17 +234,20 @@ pub struct ExecArgs {
     /// An id, a unique prefix of one, or a name
     pub id: String,
     /// An environment variable; without a value, the caller's own
-    #[arg(long, value_name = "KEY[=VALUE]")]
+    #[arg(short, long, value_name = "KEY[=VALUE]")]
     pub env: Vec<OsString>,
     /// Where the command starts, as an absolute path [default: as the session's]
-    #[arg(long, value_name = "DIR")]
+    #[arg(short = 'w', long, alias = "workdir", value_name = "DIR")]
     pub cwd: Option<OsString>,
     /// With a terminal [default: if standard input and output are one]
-    #[arg(short = 't', long = "tty", overrides_with = "no_tty")]
+    #[arg(short = 't', long = "tty", overrides_with_all = ["tty", "no_tty"])]
     pub tty: bool,
     /// Without a terminal
-    #[arg(short = 'T', long = "no-tty", overrides_with = "tty")]
+    #[arg(short = 'T', long = "no-tty", overrides_with_all = ["tty", "no_tty"])]
     pub no_tty: bool,
+    /// Changes nothing: standard input is always read
+    #[arg(id = "interactive", short = 'i', long = "interactive", overrides_with = "interactive")]
+    pub _interactive: bool,
     /// The keys that detach from a terminal [default: ctrl-p,ctrl-q]
     #[arg(long, value_name = "KEYS", value_parser = keys::parse)]
     pub detach_keys: Option<Keys>,
@@ -370,6 +378,23 @@ mod tests {
         assert!(run_args(&["-T", "-t", "x"]).tty);
         let args = run_args(&["-t", "-T", "x"]);
         assert!(args.no_tty && !args.tty);
+    }
+
+    #[test]
+    fn habits_from_docker_and_ssh_work() {
+        let args =
+            run_args(&["-it", "--rm", "-e", "A=b", "-eC", "-m", "2g", "-p", "8080:80", "sh", "-c", "x"]);
+        assert!(args.tty && args._interactive && args.rm);
+        assert_eq!((args.env.len(), args.memory, args.publish.len()), (2, Some(2 << 30), 1));
+        assert_eq!(args.command, ["sh", "-c", "x"]);
+        assert!(run_args(&["-tt", "x"]).tty && run_args(&["-i", "-i", "-dit", "x"]).detach);
+        assert_eq!(run_args(&["--", "-x"]).command, ["-x"]);
+        let line = ["agentctl", "exec", "-it", "-w", "/tmp", "-eA=b", "x", "bash", "-l"];
+        let Command::Exec(args) = Cli::try_parse_from(line).unwrap().command else { panic!() };
+        assert_eq!((args.id.as_str(), args.tty, args.command.len()), ("x", true, 2));
+        let line = ["agentctl", "stop", "-t", "5", "x"];
+        let Command::Stop(args) = Cli::try_parse_from(line).unwrap().command else { panic!() };
+        assert_eq!(args.time, Some(5_000));
     }
 
     #[test]

@@ -52,8 +52,8 @@ pub struct StopArgs {
     /// Ids, unique prefixes of them, or names
     #[arg(required = true, value_name = "ID")]
     pub ids: Vec<String>,
-    /// How long a session may take until it is ended [default: 10s]
-    #[arg(short, long, value_name = "DURATION", value_parser = quantity::duration_ms)]
+    /// How long a session may take until it is ended; a number alone is of seconds [default: 10s]
+    #[arg(short, long, value_name = "DURATION", value_parser = quantity::seconds_or_duration_ms)]
     pub time: Option<u64>,
     /// One JSON object a line
     #[arg(long)]

@@ -7,6 +7,8 @@
 #[cfg(feature = "account")]
 pub mod account;
 #[cfg(feature = "session")]
+pub mod affinity;
+#[cfg(feature = "session")]
 pub mod cgroup;
 #[cfg(feature = "lockdown")]
 pub mod creds;

@@ -63,6 +63,21 @@ impl Limits {
     }
 }
 
+/// Raises the hard limit of open descriptors to `count`, for a process that may, so that each that it starts can have as
+/// many. One that is higher stays.
+///
+/// # Errors
+/// If the host does not allow so many (`fs.nr_open`), or the process may not raise it.
+pub fn raise_open_files(count: u64) -> Result<(), RlimitError> {
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    if maximum.is_none_or(|maximum| maximum >= count) {
+        return Ok(());
+    }
+    let new = Rlimit { current, maximum: Some(count) };
+    setrlimit(Resource::Nofile, new)
+        .map_err(|e| RlimitError::Set { limit: "RLIMIT_NOFILE", source: e.into() })
+}
+
 /// Sets `wanted`, or the present hard limit where that is lower. Returns the soft limit.
 fn lower(limit: &'static str, resource: Resource, wanted: Rlimit) -> Result<u64, RlimitError> {
     let ceiling = getrlimit(resource).maximum.unwrap_or(u64::MAX);

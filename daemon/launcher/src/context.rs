@@ -23,6 +23,8 @@ pub struct Context {
     pub directories: Directories,
     /// What enforces the limits of overlays.
     pub disk: Disk,
+    /// Open files that this process may have, and each that it starts.
+    pub open_files: u64,
     /// Where sessions' cgroups are.
     pub cgroups: Cgroups,
     /// What every build uses.

@@ -11,6 +11,7 @@ use agentd_policy::plan::DiskForm;
 use nix::sched::CloneFlags;
 use rustix::fs::{FileType, Mode, OFlags};
 
+use crate::build::sysfs::Cpus;
 use crate::disk::image;
 use crate::public_etc::PublicEtc;
 
@@ -34,6 +35,8 @@ pub struct Host {
     pub mke2fs: Option<OwnedFd>,
     /// What stands for missing names in overlays: another name of it needs no file of its own, and says whose it is.
     pub placeholder: OwnedFd,
+    /// Whether and how sessions can see the CPUs.
+    pub cpus: Cpus,
     /// What the host gives to each /etc.
     pub etc: PublicEtc,
     /// The filter of everything that runs in a session, compiled once.
@@ -94,6 +97,7 @@ impl Host {
                 .transpose()?,
             placeholder: placeholder(overlays).map_err(|e| format!("overlays/{PLACEHOLDER}: {e}"))?,
             etc: PublicEtc::prepare(token, pool.system().get()),
+            cpus: Cpus::find(proc.as_fd())?,
             agent_filter: seccomp::compile(&seccomp::AGENT, seccomp::Options { memfd_create: memfd_noexec }),
             keeper_filter: seccomp::compile(&seccomp::KEEPER, seccomp::Options { memfd_create: false }),
             meter_filter: seccomp::compile(&seccomp::METER, seccomp::Options { memfd_create: false }),

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use agentd_kernel::packets::Packets;
 use agentd_kernel::process::{self, SingleThreaded};
-use agentd_kernel::{creds, landlock, loopback, nflog, nft, procfs, rlimits, seccomp};
+use agentd_kernel::{affinity, creds, landlock, loopback, nflog, nft, procfs, rlimits, seccomp};
 use agentd_policy::event::ExitStatus;
 use agentd_policy::plan::Plan;
 use agentd_policy::wire::{Command, CommandNumber, MAX_KEEPER_PACKET, MAX_PACKET, decode, encode};
@@ -128,6 +128,8 @@ pub enum FromInit {
 pub struct Init<'a> {
     /// Whose numbers the session sees.
     pub owner: Owner,
+    /// Which CPUs are its share: sessions take turns.
+    pub turn: u32,
     /// The host's /proc, for its first act.
     pub proc: BorrowedFd<'a>,
     /// The filter of everything that runs in a session.
@@ -215,6 +217,8 @@ impl Init<'_> {
 
     /// Takes everything away, in the order in which each step still can be done, and verifies each.
     fn confine(&self, plan: &Plan, access: &[(String, Access)]) -> Result<(u32, OwnedFd), Failure> {
+        // A float that is out of range becomes the nearest integer.
+        affinity::narrow(plan.limits.cpus.ceil() as usize, self.turn).step("affinity")?;
         rlimits::Limits { open_files: plan.limits.open_files }.apply().map(drop).step("rlimits")?;
         let groups: Vec<u32> = self.owner.groups.iter().collect();
         creds::become_member(self.owner.uid, self.owner.gid, &groups).step("ids")?;

@@ -45,7 +45,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use crate::context::{Cgroups, Context};
 use crate::scope::Scope;
 
-/// Connections, offered descriptors and sessions at their bounds.
+/// Connections, offered descriptors and sessions at their bounds; and what each process of a session is told to have.
 const OPEN_FILES: u64 = 65_536;
 
 /// Before what users run: all of them wait for it.
@@ -85,10 +85,15 @@ fn run() -> Result<(), String> {
     // Sessions' groups are none of ours, and files are for everyone to read unless a mode says otherwise.
     nix::unistd::setgroups(&[]).map_err(|e| format!("setgroups: {e}"))?;
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
-    rlimits::Limits { open_files: OPEN_FILES }.apply().map(drop).map_err(|e| e.to_string())?;
+    let raised = rlimits::raise_open_files(OPEN_FILES);
+    let open_files =
+        rlimits::Limits { open_files: OPEN_FILES }.apply().map_err(|e| e.to_string())?.open_files;
     let settings = settings::Settings::read(&file)?;
     log::begin(&settings.config.log);
     inheritance::prefer(NICE);
+    if let Err(error) = raised {
+        tracing::warn!(%error, open_files, "sessions have fewer open files than others");
+    }
     if let Err(error) = open_files::lift() {
         tracing::warn!(error, "sessions can use up the open files of this host");
     }
@@ -103,7 +108,8 @@ fn run() -> Result<(), String> {
     let blocklist = blocklists::read(token, &settings)?;
     let mut accounts = accounts::Accounts::default();
     accounts.refresh(std::time::Instant::now());
-    let context = Context { token, settings, accounts, directories, disk, cgroups, host, blocklist };
+    let context =
+        Context { token, settings, accounts, directories, disk, open_files, cgroups, host, blocklist };
     server::Server::new(context, hierarchies, signals, sockets)?.run(with_service)
 }
 

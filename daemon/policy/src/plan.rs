@@ -12,6 +12,7 @@ use crate::egress::Egress;
 use crate::names::{AbsPath, RelPath, SessionId, UserName};
 use crate::overlap;
 use crate::pattern::NamePattern;
+use crate::size::{format_size, readable_duration};
 
 /// How a workspace is given to the agent, from the least to the most.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -208,6 +209,8 @@ pub const MAX_SCRATCH: u64 = 1 << 40;
 pub const MIN_INODES: u64 = 64;
 /// Open files that a process may ask for.
 pub const MAX_OPEN_FILES: u64 = 1 << 20;
+/// The least share of a CPU.
+const MIN_CPUS: f64 = 0.01;
 
 impl Plan {
     /// Checks the plan against the site's bounds and against what any plan may hold, whoever made it.
@@ -251,23 +254,21 @@ impl Plan {
 
     fn check_limits(&self, bounds: &Bounds) -> Result<(), Refusal> {
         let limits = &self.limits;
-        at_most("memory", limits.memory, 1 << 20, bounds.memory)?;
-        at_most("pids", limits.pids, 1, bounds.pids)?;
-        at_most("disk", limits.disk, 0, bounds.disk)?;
-        at_most("inodes", limits.inodes, MIN_INODES, bounds.inodes)?;
-        at_most("timeout", limits.timeout_ms, 1, bounds.timeout)?;
-        at_most("idle", limits.idle_ms, 0, bounds.timeout)?;
-        at_most("open_files", limits.open_files, 16, MAX_OPEN_FILES)?;
-        at_most("home size", self.home_size, 1 << 12, MAX_SCRATCH)?;
+        let (size, time, count): (Unit, Unit, Unit) = (format_size, readable_duration, |n| n.to_string());
+        within("memory", size, limits.memory, 1 << 20, bounds.memory)?;
+        within("pids", count, limits.pids, 1, bounds.pids)?;
+        within("disk", size, limits.disk, 0, bounds.disk)?;
+        within("inodes", count, limits.inodes, MIN_INODES, bounds.inodes)?;
+        within("timeout", time, limits.timeout_ms, 1, bounds.timeout)?;
+        within("idle", time, limits.idle_ms, 0, bounds.timeout)?;
+        within("open_files", count, limits.open_files, 16, MAX_OPEN_FILES)?;
+        within("home size", size, self.home_size, 1 << 12, MAX_SCRATCH)?;
         for scratch in &self.scratch {
-            at_most("scratch size", scratch.size, 1 << 12, MAX_SCRATCH)?;
+            within("scratch size", size, scratch.size, 1 << 12, MAX_SCRATCH)?;
         }
-        if !(limits.cpus >= 0.01 && limits.cpus <= bounds.cpus) {
-            return Err(Refusal::new(
-                format!("cpus {}", limits.cpus),
-                "bounds.cpus",
-                format!("ask for 0.01 to {}", bounds.cpus),
-            ));
+        if !(limits.cpus >= MIN_CPUS && limits.cpus <= bounds.cpus) {
+            let [value, least, most] = [limits.cpus, MIN_CPUS, bounds.cpus].map(|cpus| cpus.to_string());
+            return Err(out_of_bounds("cpus", &value, limits.cpus > bounds.cpus, &least, &most));
         }
         Ok(())
     }
@@ -413,15 +414,34 @@ fn check_place(path: &AbsPath) -> Result<(), Refusal> {
     Ok(())
 }
 
-fn at_most(what: &str, value: u64, least: u64, most: u64) -> Result<(), Refusal> {
-    if value < least || value > most {
-        return Err(Refusal::new(
-            format!("{what} {value}"),
-            format!("bounds.{}", what.replace(' ', "_")),
-            format!("ask for {least} to {most}"),
-        ));
+/// How a number is written for people.
+type Unit = fn(u64) -> String;
+
+fn within(what: &str, unit: Unit, value: u64, least: u64, most: u64) -> Result<(), Refusal> {
+    match value < least || value > most {
+        false => Ok(()),
+        true => Err(out_of_bounds(what, &unit(value), value > most, &unit(least), &unit(most))),
     }
-    Ok(())
+}
+
+/// A value that is too large, or too small, with what sets it.
+fn out_of_bounds(what: &str, value: &str, large: bool, least: &str, most: &str) -> Refusal {
+    let compared = match large {
+        true => format!("more than this host allows ({most})"),
+        false => format!("less than a session can do with ({least})"),
+    };
+    let set_by = match what {
+        "memory" | "cpus" | "pids" | "disk" | "timeout" | "idle" => {
+            format!(": --{what}, or `{what}` in the profile's [limits]")
+        }
+        "inodes" => ": `inodes` in the profile's [limits]".to_owned(),
+        _ => String::new(),
+    };
+    Refusal::new(
+        format!("{what} {value} is {compared}"),
+        format!("bounds.{}", what.replace(' ', "_")),
+        format!("ask for {least} to {most}{set_by}"),
+    )
 }
 
 #[cfg(test)]
@@ -500,6 +520,11 @@ pub(crate) mod tests {
             change(&mut plan);
             assert_eq!(plan.check(&Bounds::default()).unwrap_err().rule, *rule);
         }
+        let mut large = plan();
+        large.limits.memory = 100 << 30;
+        let refusal = large.check(&Bounds { memory: 8 << 30, ..Bounds::default() }).unwrap_err();
+        assert_eq!(refusal.what, "memory 100G is more than this host allows (8G)");
+        assert!(refusal.mend.starts_with("ask for 1M to 8G: --memory"), "{}", refusal.mend);
         let bounds = Bounds { modes_forbidden: vec![Mode::Overlay], ..Bounds::default() };
         assert_eq!(plan().check(&bounds).unwrap_err().rule, "bounds.modes_forbidden");
     }

@@ -60,6 +60,28 @@ pub fn format_duration_ms(ms: u64) -> String {
         .map_or_else(|| format!("{ms}ms"), |(unit, name)| format!("{}{name}", ms / unit))
 }
 
+/// `bytes` for a sentence: `2 GiB`, `1.5 GiB`, `100 bytes`.
+pub fn readable_size(bytes: u64) -> String {
+    let unit = [(40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB")]
+        .into_iter()
+        .find(|(shift, _)| bytes >> shift > 0);
+    let Some((shift, unit)) = unit else { return format!("{bytes} bytes") };
+    let tenths = (u128::from(bytes) * 10) >> shift;
+    match (tenths / 10, tenths % 10) {
+        (whole, 0) => format!("{whole} {unit}"),
+        (whole, tenth) => format!("{whole}.{tenth} {unit}"),
+    }
+}
+
+/// `ms` for a sentence, as it was given: `30m`, `90s`; fractions of a second as `0.5s`.
+pub fn readable_duration(ms: u64) -> String {
+    if ms.is_multiple_of(1_000) && ms > 0 {
+        format_duration_ms(ms)
+    } else {
+        format!("{}s", ms as f64 / 1_000.0)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -82,6 +104,17 @@ mod tests {
         for bad in ["", "8", "h", "1.5h", "-1s", "8 h", "99999999999999d"] {
             assert!(parse_duration_ms(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn for_sentences() {
+        let sizes =
+            [0, 1023, 1 << 10, 64 << 20, 3 << 29, (2 << 30) + 1, 8_388_609, u64::MAX].map(readable_size);
+        let wanted =
+            ["0 bytes", "1023 bytes", "1 KiB", "64 MiB", "1.5 GiB", "2 GiB", "8 MiB", "16777215.9 TiB"];
+        assert_eq!(sizes, wanted);
+        let durations = [0, 500, 1_500, 90_000, 1_800_000, 7_200_000].map(readable_duration);
+        assert_eq!(durations, ["0s", "0.5s", "1.5s", "90s", "30m", "2h"]);
     }
 
     proptest! {

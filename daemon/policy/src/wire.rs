@@ -163,6 +163,8 @@ pub enum FromLauncher {
     Live {
         /// What enforces the limits of overlays here.
         disk: DiskForm,
+        /// How many open files a process of a session has at most, whatever its plan says: what the launcher may have.
+        open_files: u64,
         /// Which.
         sessions: Vec<SessionId>,
         /// Whether this is the last part.

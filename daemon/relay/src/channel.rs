@@ -163,6 +163,9 @@ impl Channel {
                 let io = |source| RelayError::Io { what: "read the command's output", source };
                 if let Ok(read) = ready.map_err(io)?.try_io(|fd| self.outputs.read(which, fd)) {
                     read.map_err(io)?;
+                    if let Some(screen) = &mut self.outputs.screen {
+                        self.inputs.answer(&screen.answers());
+                    }
                     self.control.active();
                 }
                 Ok(())

@@ -16,6 +16,8 @@ use crate::{Endpoint, RelayError};
 /// How many bytes wait for a command that does not read.
 #[expect(clippy::cast_possible_truncation, reason = "a constant that fits")]
 const QUEUE: usize = frame::INPUT_WINDOW as usize;
+/// The most bytes of answers that wait for a command that does not read.
+const ANSWERS: usize = 4 << 10;
 /// What a header and the longest payload that is not input need.
 const HEAD: usize = frame::HEADER + 8;
 
@@ -106,12 +108,22 @@ pub struct Inputs {
     eof_given: bool,
     /// The last byte that a terminal got.
     last: u8,
+    /// What the terminal itself answers, ahead of what is typed.
+    answers: Vec<u8>,
 }
 
 impl Inputs {
     /// For this command.
     pub fn new(sink: Sink) -> Self {
-        Self { sink, ring: Ring::new(QUEUE), received: 0, ended: false, eof_given: false, last: b'\n' }
+        let (ring, answers) = (Ring::new(QUEUE), Vec::new());
+        Self { sink, ring, received: 0, ended: false, eof_given: false, last: b'\n', answers }
+    }
+
+    /// Answers what the command has asked its terminal. For one that asks and does not read, no more is kept.
+    pub fn answer(&mut self, answers: &[u8]) {
+        if matches!(self.sink, Sink::Terminal(_)) && self.answers.len() + answers.len() <= ANSWERS {
+            self.answers.extend_from_slice(answers);
+        }
     }
 
     /// Whether frames can be read: not as long as there is no room for the input that comes next.
@@ -121,7 +133,7 @@ impl Inputs {
 
     /// Where input waits to go.
     pub fn waiting(&self) -> Option<&Endpoint> {
-        self.sink.endpoint().filter(|_| !self.ring.is_empty())
+        self.sink.endpoint().filter(|_| !self.ring.is_empty() || !self.answers.is_empty())
     }
 
     /// How many bytes of input the command took, or would not have.
@@ -208,6 +220,9 @@ impl Inputs {
 
     /// Writes once what waits.
     pub fn write(&mut self, fd: &impl std::os::fd::AsFd) -> io::Result<usize> {
+        if !self.answers.is_empty() {
+            return Ok(retry_on_intr(|| rustix::io::write(fd, &self.answers))?);
+        }
         let queued = self.ring.queued();
         Ok(retry_on_intr(|| rustix::io::writev(fd, &queued))?)
     }
@@ -215,6 +230,9 @@ impl Inputs {
     /// What came of that.
     pub fn written(&mut self, written: io::Result<usize>) -> Result<(), RelayError> {
         match written {
+            Ok(count) if !self.answers.is_empty() => {
+                self.last = self.answers.drain(..count).next_back().unwrap_or(self.last);
+            }
             Ok(count) => self.last = self.ring.consumed(count).unwrap_or(self.last),
             // Nobody reads any more; what else comes is thrown away.
             Err(error) if Errno::from_io_error(&error) == Some(Errno::PIPE) => {
@@ -223,6 +241,7 @@ impl Inputs {
             }
             // A terminal that nobody has open. A size can still be set.
             Err(error) if Errno::from_io_error(&error) == Some(Errno::IO) => {
+                self.answers.clear();
                 self.ring.consumed(self.ring.len());
             }
             Err(source) => return Err(RelayError::Io { what: "write the command's input", source }),

@@ -33,6 +33,7 @@ mod control;
 mod egress;
 mod inputs;
 mod outputs;
+mod queries;
 mod ring;
 mod screen;
 

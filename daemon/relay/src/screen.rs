@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 use rustix::time::{ClockId, clock_gettime};
 use vt100::Parser;
 
+use crate::queries::{self, Colours};
+
 /// The largest screen that is kept, whatever the terminal's size: rows, columns, and places.
 const MAX: (u16, u16) = (400, 800);
 /// See [`MAX`]. A place takes 32 bytes, and there are two screens.
@@ -28,6 +30,8 @@ const PRICE: u128 = 5;
 const PIECES: (usize, usize) = (8, 4 << 10);
 /// The longest escape sequence, and the longest that is passed on to the parser.
 const MAX_SEQUENCE: usize = 64;
+/// Queries that are answered at once, and in a second: each may need the screen as it is then.
+const ANSWERS: (u32, u32) = (64, 32);
 
 thread_local! {
     /// Whether a panic would be the parser's, of which nobody need hear.
@@ -53,6 +57,11 @@ pub struct Screen {
     pending: Vec<u8>,
     /// How many bytes may be parsed, at this time. Below zero if the last ones took long.
     credit: (i64, Instant),
+    colours: Colours,
+    /// What the program is to read.
+    answers: Vec<u8>,
+    /// How many more queries are answered, and since when that is so.
+    patience: (u32, Instant),
 }
 
 impl Screen {
@@ -65,6 +74,9 @@ impl Screen {
             scanner: Scanner::default(),
             pending: Vec::new(),
             credit: (BURST as i64, Instant::now()),
+            colours: Colours::default(),
+            answers: Vec::new(),
+            patience: (ANSWERS.0, Instant::now()),
         }
     }
 
@@ -87,12 +99,37 @@ impl Screen {
         if earned > 0 {
             self.credit = (credit, Instant::now());
         }
+        let before = self.pending.len();
         self.pending.extend_from_slice(bytes);
-        if self.pending.len() as i64 <= self.credit.0 {
+        if self.pending.len() as i64 <= self.credit.0 || self.is_asked(before) {
             self.parse();
         } else if self.pending.len() > BURST {
             let skipped: Vec<u8> = self.pending.drain(..self.pending.len() - BURST / 2).collect();
             self.feed(&skipped, is_mode);
+        }
+    }
+
+    /// The answers to what was asked since.
+    pub fn answers(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.answers)
+    }
+
+    /// Whether what was written behind `before` may ask something, and is to be parsed for it: whoever asks waits for the
+    /// answer, and may write nothing more before.
+    fn is_asked(&mut self, before: usize) -> bool {
+        let begun = before.saturating_sub(MAX_SEQUENCE);
+        let asked = self.scanner.at != At::Text || queries::may_be_in(&self.pending[begun..]);
+        self.renew_patience();
+        let answered = asked && self.patience.0 > 0;
+        self.patience.0 -= u32::from(answered);
+        answered
+    }
+
+    /// Counts the queries that may be answered since the last second.
+    fn renew_patience(&mut self) {
+        let (left, since) = self.patience;
+        if since.elapsed() >= Duration::from_secs(1) {
+            self.patience = (left.saturating_add(ANSWERS.1).min(ANSWERS.0), Instant::now());
         }
     }
 
@@ -110,11 +147,24 @@ impl Screen {
         let most = self.size.0.max(self.size.1);
         let start = processor_time();
         let mut over = false;
+        self.renew_patience();
+        let (mut colours, mut patience, mut answers) = (self.colours, self.patience.0, Vec::new());
         self.guarded(|parser, scanner| {
             let mut count = 0_usize;
             scanner.scan(bytes, most, |piece| {
                 if over || !wanted(piece) {
                     return;
+                }
+                if let Some(command) = piece.strip_prefix(b"\x1b]") {
+                    let answer = of_command(command, &mut colours).filter(|_| patience > 0);
+                    patience -= u32::from(answer.is_some());
+                    return answers.extend(answer.into_iter().flatten());
+                }
+                if patience > 0
+                    && let Some(answer) = queries::answer(piece, parser.screen())
+                {
+                    patience -= 1;
+                    return answers.extend(answer.bytes());
                 }
                 for part in piece.chunks(PIECES.1) {
                     parser.process(part);
@@ -128,6 +178,8 @@ impl Screen {
                 }
             });
         });
+        (self.colours, self.patience.0) = (colours, patience);
+        self.answers.extend(answers);
         let took = processor_time().saturating_sub(start).as_micros().saturating_mul(PRICE);
         let price = i64::try_from(took).unwrap_or(i64::MAX).saturating_sub(bytes.len() as i64).max(0);
         self.credit.0 = self.credit.0.saturating_sub(price);
@@ -201,6 +253,8 @@ struct Scanner {
     at: At,
     /// The sequence that has begun, or the beginning of the string.
     held: Vec<u8>,
+    /// What is in a string that may be about colours; `None` in others, and if it is too long.
+    command: Option<Vec<u8>>,
     /// The last bytes of the text before it.
     last: Vec<u8>,
 }
@@ -234,10 +288,21 @@ impl Scanner {
     }
 
     fn begin(&mut self, escape: u8) {
+        // The end of a string may follow: that decides whether it was one.
+        if self.at != At::String {
+            self.command = None;
+        }
         self.at = At::Escape;
         self.held.clear();
         self.held.push(escape);
         self.last.clear();
+    }
+
+    /// Passes a string about colours on, once it has its end.
+    fn end_command(&mut self, end: &[u8], pass: &mut impl FnMut(&[u8])) {
+        if let Some(command) = self.command.take() {
+            pass(&[b"\x1b]", command.as_slice(), end].concat());
+        }
     }
 
     /// One byte that is not text.
@@ -247,9 +312,20 @@ impl Scanner {
             (_, 0x1b) => return self.begin(byte),
             (_, 0x18 | 0x1a) | (At::String, 7) if self.at != At::String || byte != 7 || self.is_title() => {
                 (self.at, self.held) = (At::Text, Vec::new());
+                match byte {
+                    7 => self.end_command(&[7], pass),
+                    _ => self.command = None,
+                }
                 return;
             }
-            (At::String, _) => return,
+            (At::String, _) => {
+                if let Some(command) = self.command.as_mut().filter(|command| command.len() < MAX_SEQUENCE) {
+                    command.push(byte);
+                } else {
+                    self.command = None;
+                }
+                return;
+            }
             // As the parser has it: the one acts at once and the sequence goes on, the other is nothing.
             (_, 0..=0x1f) => return pass(&[byte]),
             (_, 0x7f..) => return,
@@ -261,11 +337,18 @@ impl Scanner {
         }
         match (self.at, byte) {
             (At::Escape, b'[') if self.held.len() == 2 => self.at = At::Control,
-            (At::Escape, b']' | b'P' | b'X' | b'^' | b'_') if self.held.len() == 2 => self.at = At::String,
+            (At::Escape, b']' | b'P' | b'X' | b'^' | b'_') if self.held.len() == 2 => {
+                self.at = At::String;
+                self.command = (byte == b']').then(Vec::new);
+            }
             (At::Escape, 0x20..=0x2f) | (At::Control, 0x20..=0x3f) => {}
             _ => {
                 let sequence = std::mem::take(&mut self.held);
                 self.at = At::Text;
+                if sequence == b"\x1b\\" {
+                    self.end_command(&sequence, pass);
+                }
+                self.command = None;
                 if sequence.len() < MAX_SEQUENCE {
                     pass(&limited(sequence, most));
                 }
@@ -282,6 +365,16 @@ impl Scanner {
     fn unfinished(&self) -> &[u8] {
         if self.at == At::Text { unfinished_char(&self.last) } else { &self.held }
     }
+}
+
+/// The answer to an operating system command, which ends as it does.
+fn of_command(command: &[u8], colours: &mut Colours) -> Option<Vec<u8>> {
+    let (command, end) = match command.strip_suffix(&[7]) {
+        Some(command) => (command, &b"\x07"[..]),
+        None => (command.strip_suffix(b"\x1b\\")?, &b"\x1b\\"[..]),
+    };
+    let answer = colours.command(std::str::from_utf8(command).ok()?)?;
+    Some([b"\x1b]", answer.as_bytes(), end].concat())
 }
 
 /// Whether a piece changes how a terminal behaves, whatever is on it.
@@ -441,6 +534,33 @@ mod tests {
         assert!(screen.parser.screen().bracketed_paste());
         assert!(screen.parser.screen().contents().ends_with("line 199999"));
         assert!(screen.pending.is_empty());
+    }
+
+    #[test]
+    fn queries_are_answered_in_whatever_pieces_and_not_without_end() {
+        let query = b"\x1b[3;4H\x1b[6n\x1b]11;?\x1b\\\x1b[5n";
+        let wanted = b"\x1b[3;4R\x1b]11;rgb:0000/0000/0000\x1b\\\x1b[0n";
+        for cut in 0..query.len() {
+            let mut screen = Screen::new(24, 80);
+            screen.write(&query[..cut]);
+            screen.write(&query[cut..]);
+            assert_eq!(screen.answers(), wanted, "{cut}");
+        }
+        // With no credit left what waits is parsed for a query's sake.
+        let mut screen = Screen::new(24, 80);
+        screen.write(&vec![b'x'; 2 << 20]);
+        assert!(!screen.pending.is_empty() && screen.answers().is_empty());
+        screen.write(b"\x1b[2;2H\x1b[6n");
+        assert_eq!(screen.answers(), b"\x1b[2;2R");
+        screen.write(&b"\x1b[5n".repeat(100_000));
+        assert!(screen.answers().len() <= 2 * ANSWERS.0 as usize * 4);
+        // A string that is not one, or too long, asks nothing.
+        let mut screen = Screen::new(24, 80);
+        let long = [&b"\x1b]11;"[..], &[b' '; 200], b"?\x07"].concat();
+        for other in [&b"\x1b]11;?\x1b[m\x1b\\"[..], b"\x1b]11;?\x18\x07", b"\x1bP11;?\x1b\\", &long] {
+            screen.write(other);
+            assert!(screen.answers().is_empty(), "{other:?}");
+        }
     }
 
     #[test]

@@ -85,8 +85,8 @@ pub async fn run(
         session.end(Killer { why: Some("its client is gone"), ..Killer::default() });
     }
     let facts = session.facts();
-    let program = facts.command.first().cloned().unwrap_or_default();
-    let numbering = Numbering::new(session.id.clone(), program, 0, 0);
+    let shown = (facts.command.first().cloned().unwrap_or_default(), facts.limits.clone());
+    let numbering = Numbering::new(session.id.clone(), shown, 0, 0);
     Supervisor::new(&host, &session, Some(keeper), numbering).supervise(creator, asks).await;
     finish(&host, &session).await;
 }

@@ -6,10 +6,11 @@ use agentd_policy::event::{self, End, EventBody, ExecResult, ExitStatus, Finding
 use agentd_policy::names::SessionId;
 use agentd_proto::v1::{
     Actor, ConfineDetail, DroppedDetail, Event, ExecDetail, Exit, ExitDetail, FileDetail, LimitDetail,
-    NetDetail, PolicyDetail, SessionDetail,
+    Limits, NetDetail, PolicyDetail, SessionDetail,
 };
 
 use crate::left::Left;
+use crate::reached::Reached;
 use crate::record::micros;
 use crate::store::Line;
 
@@ -75,12 +76,13 @@ pub struct Numbering {
     program: String,
     /// What was found at the end of the session, for the line that its user reads.
     left: Left,
+    reached: Reached,
 }
 
 impl Numbering {
     /// Of a session whose events an earlier service numbered up to `seq`, and its keeper up to `last`.
-    pub fn new(session: SessionId, program: String, seq: u64, last: u64) -> Self {
-        Self { session, seq, last, program, left: Left::default() }
+    pub fn new(session: SessionId, (program, limits): (String, Limits), seq: u64, last: u64) -> Self {
+        Self { session, seq, last, program, left: Left::default(), reached: Reached::new(limits) }
     }
 
     /// Where it stands.
@@ -91,6 +93,11 @@ impl Numbering {
     /// What came since was not written.
     pub fn back(&mut self, mark: Mark) {
         (self.seq, self.last) = (mark.seq, mark.last);
+    }
+
+    /// The limits that it has reached.
+    pub fn reached(&self) -> &Reached {
+        &self.reached
     }
 
     /// The place of the last event.
@@ -138,7 +145,10 @@ impl Numbering {
         }
         self.last = source.number;
         let exit = match &source.body {
-            EventBody::Ended(end) => Some(self.left.noted(exit(end, &self.program), &self.session)),
+            EventBody::Ended(end) => {
+                let exit = self.reached.noted(exit(end, &self.program, &self.reached));
+                Some(self.left.noted(exit, &self.session))
+            }
             _ => None,
         };
         let event = match &exit {
@@ -227,10 +237,11 @@ impl Numbering {
                 let policy = PolicyDetail { change: bounded(&change), user: None };
                 Event { policy: Some(policy), ..new("policy.changed") }
             }
-            EventBody::Limit { name, limit } => Event {
-                limit: Some(LimitDetail { name: bounded(&name), limit: Some(limit) }),
-                ..new("limit.hit")
-            },
+            EventBody::Limit { name, limit } => {
+                self.reached.note(&name);
+                let limit = LimitDetail { name: bounded(&name), limit: Some(limit) };
+                Event { limit: Some(limit), ..self.event("limit.hit", time) }
+            }
             EventBody::File { path, finding, more } => {
                 self.left.add(&path, finding, more);
                 let links = matches!(finding, Finding::Links(_));
@@ -260,7 +271,7 @@ fn actor(actor: &event::Actor) -> Actor {
 }
 
 /// How a session ended, as clients see it.
-pub fn exit(end: &End, program: &str) -> Exit {
+pub fn exit(end: &End, program: &str, reached: &Reached) -> Exit {
     let with =
         |reason: &str, code, signal, message: String| Exit { reason: reason.into(), code, signal, message };
     match end {
@@ -282,9 +293,9 @@ pub fn exit(end: &End, program: &str) -> Exit {
                 (step, _) => with("failed", None, None, bounded(&format!("{step}: {error}"))),
             }
         }
-        End::Timeout => with("timeout", None, None, "its time was over".into()),
-        End::Idle => with("timeout", None, None, "it was idle for too long".into()),
-        End::OutOfMemory => with("oom", None, None, "it was out of memory".into()),
+        End::Timeout => with("timeout", None, None, reached.timeout()),
+        End::Idle => with("timeout", None, None, reached.idle()),
+        End::OutOfMemory => with("oom", None, None, reached.memory()),
         End::Killed => with("killed", None, None, String::new()),
         End::Failed { what } => with("failed", None, None, bounded(what)),
     }
@@ -295,7 +306,7 @@ mod tests {
     use super::*;
 
     fn numbering() -> Numbering {
-        Numbering::new(SessionId::parse("0123456789ab").unwrap(), "x".into(), 0, 0)
+        Numbering::new(SessionId::parse("0123456789ab").unwrap(), ("x".into(), Limits::default()), 0, 0)
     }
 
     fn source(number: u64, body: EventBody) -> SourceEvent {
@@ -317,7 +328,8 @@ mod tests {
         let started = |seq, n| (seq, "session.started".to_owned(), None, Some(n));
         let dropped = (3, "audit.dropped".to_owned(), Some(2), Some(4));
         assert_eq!(seen, [started(1, 1), started(2, 2), dropped, started(4, 5)]);
-        let mut again = Numbering::new(SessionId::parse("0123456789ab").unwrap(), "x".into(), 4, 5);
+        let mut again =
+            Numbering::new(SessionId::parse("0123456789ab").unwrap(), ("x".into(), Limits::default()), 4, 5);
         assert!(again.take(source(5, EventBody::Started)).0.is_empty());
         assert_eq!(again.take(source(6, EventBody::Started)).0[0].event.seq, 5);
     }

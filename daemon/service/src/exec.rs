@@ -16,6 +16,7 @@ use tokio::sync::{Semaphore, oneshot};
 
 use crate::convert::{self, arguments};
 use crate::hub::{Hub, Inward, Stage};
+use crate::reached::Reached;
 use crate::{session, streams};
 
 /// Numbers for each second of a session's life: none is used twice, whichever service chose it.
@@ -169,7 +170,7 @@ impl Commands {
         };
         entry.hub.over.cancel();
         if let Some(exit) = entry.exit.take() {
-            drop(exit.send(convert::exit(&End::NotRun { step, errno }, &entry.program)));
+            drop(exit.send(convert::exit(&End::NotRun { step, errno }, &entry.program, &Reached::default())));
         }
         // With a stream the rest of its output still comes.
         if let Some(answer) = entry.answer.take() {
@@ -179,12 +180,14 @@ impl Commands {
     }
 
     /// Whether somebody is there who wants to know.
-    pub fn exited(&mut self, number: CommandNumber, status: ExitStatus) -> bool {
+    pub fn exited(&mut self, number: CommandNumber, status: ExitStatus, reached: &Reached) -> bool {
         let Some(entry) = self.entries.get_mut(&number) else { return false };
         entry.hub.over.cancel();
         entry.hub.room.notify_one();
         if let Some(exit) = entry.exit.take() {
-            drop(exit.send(convert::exit(&End::Command(status), &entry.program)));
+            let ended = convert::exit(&End::Command(status), &entry.program, reached);
+            let killed = matches!(status, ExitStatus::Signal(9) | ExitStatus::Code(137));
+            drop(exit.send(if killed { reached.noted(ended) } else { ended }));
         }
         true
     }

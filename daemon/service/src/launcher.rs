@@ -49,14 +49,23 @@ struct Uplink {
     late: mpsc::UnboundedSender<FromService>,
 }
 
+/// How limits are enforced on this host.
+#[derive(Clone, Copy, Debug)]
+pub struct Facts {
+    /// What enforces those of overlays.
+    pub disk: DiskForm,
+    /// The most open files of a process.
+    pub open_files: u64,
+}
+
 /// The launcher, or its place while there is none.
 pub struct Launcher {
     uplink: Mutex<Option<Arc<Uplink>>>,
     /// The present one's number; 0 for none.
     present: watch::Sender<u64>,
     next: AtomicU64,
-    /// What enforces the limits of overlays, as the launcher said last.
-    disk: Mutex<Option<DiskForm>>,
+    /// What the launcher sent last.
+    facts: Mutex<Option<Facts>>,
     pending: Mutex<HashMap<RequestNumber, oneshot::Sender<Answer>>>,
 }
 
@@ -66,19 +75,19 @@ impl Launcher {
             uplink: Mutex::default(),
             present: watch::Sender::new(0),
             next: AtomicU64::new(1),
-            disk: Mutex::default(),
+            facts: Mutex::default(),
             pending: Mutex::default(),
         }
     }
 
-    /// What enforces the limits of overlays.
-    pub fn disk_form(&self) -> Option<DiskForm> {
-        *lock(&self.disk)
+    /// How limits are enforced on this host, once a launcher was there.
+    pub fn facts(&self) -> Option<Facts> {
+        *lock(&self.facts)
     }
 
-    /// A launcher says what does.
-    pub fn has_disk_form(&self, form: DiskForm) {
-        *lock(&self.disk) = Some(form);
+    /// A launcher says how.
+    pub fn has_facts(&self, facts: Facts) {
+        *lock(&self.facts) = Some(facts);
     }
 
     /// Wakes with every launcher that comes, and when it goes: then with 0.

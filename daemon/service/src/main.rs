@@ -25,6 +25,7 @@ mod pace;
 mod policy;
 mod profiles;
 mod rate;
+mod reached;
 mod record;
 mod recover;
 mod registry;

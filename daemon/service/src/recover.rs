@@ -113,8 +113,9 @@ fn supervise(
     tail: Tail,
     state: State,
 ) {
-    let program = session.facts().command.first().cloned().unwrap_or_default();
-    let numbering = Numbering::new(session.id.clone(), program, tail.seq, tail.source);
+    let facts = session.facts();
+    let shown = (facts.command.first().cloned().unwrap_or_default(), facts.limits.clone());
+    let numbering = Numbering::new(session.id.clone(), shown, tail.seq, tail.source);
     let host = host.clone();
     tokio::spawn(async move {
         let nobody = CancellationToken::new();

@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::connection::Connection;
 use crate::host::Host;
-use crate::launcher::{Answer, Built, Late};
+use crate::launcher::{Answer, Built, Facts, Late};
 use crate::link::Link;
 
 /// How long the launcher may take to be there, at the start.
@@ -181,8 +181,8 @@ impl Taken<'_> {
                 }
                 host.registry.gone(&session);
             }
-            (FromLauncher::Live { disk, sessions, last }, None, None) => {
-                host.launcher.has_disk_form(disk);
+            (FromLauncher::Live { disk, open_files, sessions, last }, None, None) => {
+                host.launcher.has_facts(Facts { disk, open_files });
                 self.live.extend(sessions);
                 if last {
                     self.reconcile();

@@ -12,6 +12,9 @@ mod filter;
 #[path = "../../../client/src/modes.rs"]
 mod modes;
 #[allow(dead_code)]
+#[path = "../../../daemon/relay/src/queries.rs"]
+mod queries;
+#[allow(dead_code)]
 #[path = "../../../daemon/relay/src/screen.rs"]
 mod screen;
 // And the launcher.

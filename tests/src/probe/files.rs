@@ -3,7 +3,7 @@
 use std::fs::{File, OpenOptions};
 use std::io::Read;
 use std::os::fd::AsRawFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use libc::{EACCES, ENODATA, ENOENT, EPERM, EROFS};
 
@@ -229,6 +229,23 @@ pub const CASES: &[Case] = &[
     )
     .host_may_lack(),
     case(
+        "cgroup_write",
+        cgroup_write,
+        &[],
+        LOCKED,
+        Outside::Root,
+        "limits of the session, and the processes of others",
+    ),
+    case("cgroup_child", cgroup_child, &[], LOCKED, Outside::Apart, "a control group of its own"),
+    case(
+        "cgroup_others",
+        cgroup_others,
+        &[],
+        GONE,
+        Outside::User,
+        "control groups of other sessions and users",
+    ),
+    case(
         "release_agent",
         release_agent,
         &[],
@@ -325,6 +342,64 @@ fn process_of(args: &[String]) -> Act {
         }
     }
     Err(Refused::new(ENOENT, "no process of the host in sight"))
+}
+
+/// The directories of hierarchies, and of what is below them.
+fn cgroups(deep: usize) -> std::io::Result<Vec<PathBuf>> {
+    let mut found = vec![PathBuf::from("/sys/fs/cgroup")];
+    for _ in 0..deep {
+        for dir in found.clone() {
+            let below =
+                std::fs::read_dir(&dir)?.flatten().filter(|e| e.file_type().is_ok_and(|t| t.is_dir()));
+            found.extend(
+                below.map(|entry| entry.path()).filter(|path| !found.contains(path)).collect::<Vec<_>>(),
+            );
+        }
+    }
+    Ok(found)
+}
+
+fn cgroup_write(_: &[String]) -> Act {
+    let mut refused = Refused::new(ENOENT, "no file of a group");
+    for dir in cgroups(1)? {
+        for file in
+            ["cgroup.procs", "cgroup.kill", "memory.max", "memory.limit_in_bytes", "cpu.max", "pids.max"]
+        {
+            match OpenOptions::new().write(true).open(dir.join(file)) {
+                Ok(_) => return Ok(format!("{:?}", dir.join(file))),
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                Err(error) => refused = error.into(),
+            }
+        }
+    }
+    Err(refused)
+}
+
+fn cgroup_child(_: &[String]) -> Act {
+    let mut refused = Refused::new(ENOENT, "no group");
+    for dir in cgroups(1)? {
+        let child = dir.join(format!("agentd-test-{}", std::process::id()));
+        match std::fs::create_dir(&child) {
+            Ok(()) => {
+                std::fs::remove_dir(&child)?;
+                return Ok(format!("{child:?}"));
+            }
+            Err(error) => refused = error.into(),
+        }
+    }
+    Err(refused)
+}
+
+/// A group below the hierarchies' own, or above.
+fn cgroup_others(_: &[String]) -> Act {
+    for dir in cgroups(3)? {
+        if dir.join("cgroup.procs").exists()
+            && dir.parent().is_some_and(|up| up.join("cgroup.procs").exists())
+        {
+            return Ok(format!("{dir:?}"));
+        }
+    }
+    Err(Refused::new(ENOENT, "no group but its own"))
 }
 
 fn release_agent(_: &[String]) -> Act {

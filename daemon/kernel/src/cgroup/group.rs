@@ -30,8 +30,18 @@ pub struct Limits {
 pub struct Group {
     pub(super) path: String,
     pub(super) v2: OwnedFd,
-    pub(super) v1: Vec<(Vec<Controller>, OwnedFd)>,
+    pub(super) v1: Vec<V1Group>,
     pub(super) v2_controllers: Vec<Controller>,
+    pub(super) cpuset: Option<OwnedFd>,
+}
+
+/// The directory of a group in a v1 hierarchy.
+#[derive(Debug)]
+pub(super) struct V1Group {
+    pub(super) controllers: Vec<Controller>,
+    /// The hierarchy's controllers, of those that programs read.
+    pub(super) names: Vec<&'static str>,
+    pub(super) dir: OwnedFd,
 }
 
 impl Group {
@@ -42,7 +52,8 @@ impl Group {
 
     /// Every descriptor of it.
     pub fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
-        std::iter::once(&self.v2).chain(self.v1.iter().map(|(_, dir)| dir)).map(AsFd::as_fd).collect()
+        let v1 = self.v1.iter().map(|v1| &v1.dir);
+        std::iter::once(&self.v2).chain(v1).chain(&self.cpuset).map(AsFd::as_fd).collect()
     }
 
     /// The cgroup2 directory, for `CLONE_INTO_CGROUP`.
@@ -222,8 +233,8 @@ impl Group {
     }
 
     fn v1_of(&self, controller: Controller) -> impl Iterator<Item = BorrowedFd<'_>> {
-        let of = move |(controllers, _): &&(Vec<Controller>, OwnedFd)| controllers.contains(&controller);
-        self.v1.iter().filter(of).map(|(_, dir)| dir.as_fd())
+        let of = move |v1: &&V1Group| v1.controllers.contains(&controller);
+        self.v1.iter().filter(of).map(|v1| v1.dir.as_fd())
     }
 
     /// Moves `pid` into the v1 groups; cgroup2's it is born into. Costs milliseconds after idle time.
@@ -231,10 +242,29 @@ impl Group {
     /// # Errors
     /// If a hierarchy refuses.
     pub fn adopt_v1(&self, pid: Pid) -> Result<(), CgroupError> {
-        for (_, dir) in &self.v1 {
-            write_at(dir.as_fd(), "cgroup.procs", &pid.as_raw_nonzero().to_string())?;
+        for v1 in &self.v1 {
+            write_at(v1.dir.as_fd(), "cgroup.procs", &pid.as_raw_nonzero().to_string())?;
         }
         Ok(())
+    }
+
+    /// Moves `pid` into the cpuset of all sessions, if that is a v1 hierarchy.
+    ///
+    /// # Errors
+    /// If the hierarchy refuses.
+    pub fn adopt_cpuset(&self, pid: Pid) -> Result<(), CgroupError> {
+        self.cpuset
+            .as_ref()
+            .map_or(Ok(()), |dir| write_at(dir.as_fd(), "cgroup.procs", &pid.as_raw_nonzero().to_string()))
+    }
+
+    /// Its directories as a session shall see them, each with the controllers of its hierarchy; cgroup2's without any is
+    /// the first.
+    pub fn visible(&self) -> Vec<(&[&'static str], BorrowedFd<'_>)> {
+        const CPUSET: &[&str] = &["cpuset"];
+        let v1 = self.v1.iter().map(|v1| (v1.names.as_slice(), v1.dir.as_fd()));
+        let cpuset = self.cpuset.iter().map(|dir| (CPUSET, dir.as_fd()));
+        std::iter::once((&[][..], self.v2.as_fd())).chain(v1).chain(cpuset).collect()
     }
 
     /// The file that tells whether processes are left; it reports priority data when that changes.

@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use rustix::fs::{AtFlags, Mode, OFlags};
 
 use super::files::{enable, make_dir, number_at, open_dir, open_dir_path, read_at, write_at};
-use super::{CONTROLLERS, CgroupError, Controller, Group, failed};
+use super::group::V1Group;
+use super::{CONTROLLERS, CgroupError, Controller, Group, failed, visible};
 
 /// How long processes that were killed may take to be gone.
 const CLEARING: Duration = Duration::from_secs(5);
@@ -17,6 +18,7 @@ const CLEARING: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 struct V1 {
     controllers: Vec<Controller>,
+    names: Vec<&'static str>,
     root: OwnedFd,
 }
 
@@ -29,6 +31,8 @@ pub struct Hierarchies {
     v2: OwnedFd,
     v2_controllers: Vec<Controller>,
     v1: Vec<V1>,
+    /// Where cpuset is a v1 hierarchy: one group for all sessions.
+    cpuset: Option<OwnedFd>,
 }
 
 impl Hierarchies {
@@ -69,9 +73,25 @@ impl Hierarchies {
             if controller == Controller::Memory {
                 check_use_hierarchy(root.as_fd())?;
             }
-            v1.push(V1 { controllers: vec![controller], root });
+            v1.push(V1 { controllers: vec![controller], names: visible::names(&mount.options), root });
         }
-        Ok(Self { name: name.to_owned(), bases, v2, v2_controllers, v1 })
+        let mut cpuset = None;
+        if !v1.is_empty() {
+            let has = |v1: &[V1], name| v1.iter().any(|hierarchy| hierarchy.names.contains(&name));
+            if !has(&v1, "cpuacct")
+                && let Some((base, root)) = visible::accounting(&mounts, name)
+            {
+                bases.push(base);
+                v1.push(V1 { controllers: vec![], names: vec!["cpuacct"], root });
+            }
+            if !has(&v1, "cpuset")
+                && let Some((base, root)) = visible::cpuset(&mounts, name)
+            {
+                bases.push(base);
+                cpuset = Some(root);
+            }
+        }
+        Ok(Self { name: name.to_owned(), bases, v2, v2_controllers, v1, cpuset })
     }
 
     /// Kills everything in every group and removes the groups: the end of every session.
@@ -178,10 +198,12 @@ impl Hierarchies {
             v2,
             v1: Vec::with_capacity(self.v1.len()),
             v2_controllers: self.v2_controllers.clone(),
+            cpuset: self.cpuset.as_ref().map(OwnedFd::try_clone).transpose().map_err(failed("cpuset"))?,
         };
         for hierarchy in &self.v1 {
+            let (controllers, names) = (hierarchy.controllers.clone(), hierarchy.names.clone());
             match descend(&hierarchy.root, &[]) {
-                Ok(dir) => group.v1.push((hierarchy.controllers.clone(), dir)),
+                Ok(dir) => group.v1.push(V1Group { controllers, names, dir }),
                 Err(error) => {
                     if new {
                         let cleaned = self.remove(path);
@@ -232,7 +254,7 @@ impl Hierarchies {
     }
 
     fn roots(&self) -> impl Iterator<Item = &OwnedFd> {
-        std::iter::once(&self.v2).chain(self.v1.iter().map(|h| &h.root))
+        std::iter::once(&self.v2).chain(self.v1.iter().map(|h| &h.root)).chain(&self.cpuset)
     }
 
     /// The bytes that are charged to the group at `path` and to what is or was below it; `None` if there is no such group.
@@ -316,10 +338,10 @@ pub fn mount_point() -> Result<String, CgroupError> {
 
 /// One line of `mountinfo`, as far as it matters here.
 #[derive(Debug, PartialEq, Eq)]
-struct Mount {
-    point: String,
-    kind: String,
-    options: Vec<String>,
+pub(super) struct Mount {
+    pub(super) point: String,
+    pub(super) kind: String,
+    pub(super) options: Vec<String>,
 }
 
 fn parse_mounts(mountinfo: &str) -> Vec<Mount> {

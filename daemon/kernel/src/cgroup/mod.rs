@@ -6,6 +6,7 @@ mod files;
 mod freezer;
 mod group;
 mod hierarchies;
+mod visible;
 mod watch;
 
 pub use freezer::Freezer;

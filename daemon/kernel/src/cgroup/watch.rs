@@ -27,8 +27,8 @@ impl Group {
         let dir = |controller: Controller| {
             self.v1
                 .iter()
-                .find(|(controllers, _)| controllers.contains(&controller))
-                .map_or(self.v2.as_fd(), |(_, dir)| dir.as_fd())
+                .find(|v1| v1.controllers.contains(&controller))
+                .map_or(self.v2.as_fd(), |v1| v1.dir.as_fd())
         };
         let pids = open_at(dir(Controller::Pids), "pids.events", OFlags::RDONLY)?;
         let memory_dir = dir(Controller::Memory);

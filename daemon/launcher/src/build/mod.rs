@@ -20,6 +20,7 @@ mod root;
 mod sockets;
 pub mod stdio;
 mod steps;
+pub mod sysfs;
 mod system;
 mod uppers;
 mod view;

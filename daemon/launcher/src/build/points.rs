@@ -10,6 +10,7 @@ pub const PREPARE: &[&str] = &[
     "prepare.user-namespace",
     "prepare.idmap",
     "prepare.system",
+    "prepare.sys",
     "prepare.devices",
     "prepare.proc",
     "prepare.network",

@@ -14,6 +14,7 @@ use super::access::Access;
 use super::fault::{self, At, Fault};
 use super::relay::Started;
 use super::root::{Root, WRITABLE};
+use super::sysfs::Sysfs;
 use super::system::System;
 use super::{Builder, etc, hear, proc, stdio};
 use crate::command::Stdio;
@@ -85,6 +86,7 @@ impl Builder<'_> {
         let host_root = open_ns(proc, "mnt")?;
         let own_pids = open_ns(proc, "pid")?;
         let system = System::take(proc)?;
+        let sysfs = Sysfs::take(self.agents, self.host.cpus)?;
         let streams = stdio::pipes(self.lease.agent.get())?;
         fault::here("prepare.streams")?;
         let relay = self.start_relay(&streams.outside)?;
@@ -97,7 +99,7 @@ impl Builder<'_> {
         let init = self.bear(init_end)?;
         fault::here("prepare.init")?;
         // What init could not do is why the rest failed.
-        self.furnish(system, &init, own_pids.as_fd(), &to_init)
+        self.furnish((system, sysfs), &init, own_pids.as_fd(), &to_init)
             .map_err(|fault| told_by(&to_init).unwrap_or(fault))
             .map(|Furnished { root, users, writable, etc, terminals, network }| Prepared {
                 root,
@@ -118,7 +120,7 @@ impl Builder<'_> {
     /// The root around init: system directories, /etc, /dev and /proc.
     fn furnish(
         &self,
-        system: System,
+        (system, sysfs): (System, Sysfs<'_>),
         init: &Child,
         own_pids: BorrowedFd<'_>,
         to_init: &Packets,
@@ -133,6 +135,7 @@ impl Builder<'_> {
         }
         self.agents.adopt_v1(init.pid).at("cgroup", self.agents.path())?;
         let proc = self.host.proc.as_fd();
+        self.agents.adopt_cpuset(init.pid).at("cgroup", self.agents.path())?;
         let writable = self.writable_map()?;
         fault::here("prepare.idmap")?;
         let owner = self.pool.system().get();
@@ -140,6 +143,8 @@ impl Builder<'_> {
         let helper = proc::start(self.token, init.pidfd.as_fd(), own_pids)?;
         system.place(&mut root, self.host.system.as_fd())?;
         fault::here("prepare.system")?;
+        sysfs.place(&mut root)?;
+        fault::here("prepare.sys")?;
         let etc = etc::own(owner)?;
         etc::place(&root, &etc, self.host.etc.copy())?;
         root.access.push((etc::PATH.to_owned(), Access::Read));
@@ -169,7 +174,7 @@ impl Builder<'_> {
             Birth { cgroup: Some(self.agents.directory()), new_user_and_pid: true, ..Birth::default() };
         creds::effective_uid(self.lease.keeper.get()).at("init", "keeper's uid")?;
         let (owner, proc, filter) = (self.owner, self.host.proc.as_fd(), &self.host.agent_filter);
-        let init = Init { owner, proc, filter, socket, token: self.token };
+        let init = Init { owner, turn: self.lease.number, proc, filter, socket, token: self.token };
         let born = process::spawn(self.token, birth, || init.run());
         creds::effective_uid(0).at("init", "root's uid")?;
         ends_with_launcher()?;

@@ -121,6 +121,8 @@ impl Trial {
                 ),
             ));
         }
+        let all_v2 = places.iter().flatten().all(|(group, _)| *group == self.group);
+        checks.push(visible(&self.mounts, all_v2));
         checks.push(swap(places.first().and_then(|place| place.as_ref().ok()).map(|(dir, _)| dir)));
         checks
     }
@@ -241,6 +243,25 @@ fn place(
     };
     set(&group, &format!("{controller}.{v1_file}"), value)?;
     Ok((group, format!("in the v1 hierarchy {}", mount.point)))
+}
+
+/// Where programs in sessions find their limits.
+fn visible(mounts: &[Mount], all_v2: bool) -> Check {
+    let name = "cgroup.visible";
+    if all_v2 {
+        return fine(name, "programs read their limits in /sys/fs/cgroup, as version 2");
+    }
+    let has = |controller: &&str| {
+        mounts.iter().any(|m| m.kind == "cgroup" && m.options.iter().any(|option| option == *controller))
+    };
+    match ["cpuacct", "cpuset"].iter().find(|controller| !has(controller)) {
+        None => fine(name, "programs read their limits below /sys/fs/cgroup, as version 1"),
+        Some(controller) => {
+            let cost = "Java takes memory by the host's, not by its session's, and is killed";
+            let mend = "boot with systemd.unified_cgroup_hierarchy=1, or mount the hierarchy";
+            lack(name, Status::Reduced, format!("there is no hierarchy of {controller}"), cost, mend)
+        }
+    }
 }
 
 /// Whether memory limits count what is swapped out; `memory` is the trial's group of that controller.

@@ -163,6 +163,10 @@ impl Keeper {
         let known = self.commands.known.get_mut(&command);
         if let Some(known) = known.filter(|known| known.started && known.exited.is_none()) {
             known.exited = Some(status);
+            if status == ExitStatus::Signal(9) {
+                // What explains it is sent first. What cannot be asked has not changed; what cannot be sent waits.
+                let _ = self.memory_limit().and_then(|_| self.flush());
+            }
             self.commands.forget_if_done(command);
             self.say(&FromKeeper::Exited { command, status }, vec![]);
         }

@@ -7,6 +7,7 @@ use agentd_kernel::cgroup::Watch;
 use agentd_kernel::process::Child;
 use agentd_policy::event::{End, EventBody, ExitStatus};
 use agentd_policy::plan::Limits as Planned;
+use agentd_policy::size::readable_size;
 
 use super::Keeper;
 use crate::disk::{self, Excess, Notice};
@@ -157,8 +158,8 @@ impl Keeper {
         }
         let limit = self.limit_of(excess);
         let what = match excess {
-            Excess::Bytes => format!("it wrote more than {limit} bytes to its workspace"),
-            Excess::Inodes => format!("it made more than {limit} files in its workspace"),
+            Excess::Bytes => format!("it wrote more than {} to its workspace (--disk)", readable_size(limit)),
+            Excess::Inodes => format!("it made more than {limit} files in its workspace (limits.inodes)"),
             Excess::Reserve => "it went on to write when the host's disk was nearly full".into(),
         };
         self.spool.push(EventBody::Limit { name: excess.as_str().into(), limit });

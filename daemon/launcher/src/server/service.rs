@@ -63,13 +63,17 @@ impl Server {
     /// The first that a service hears: which sessions go on.
     fn tell_live(&mut self) {
         let (live, disk) = (self.sessions.live(), self.context.disk.form);
+        let open_files = self.context.open_files;
         let mut parts = live.chunks(MAX_LIVE).peekable();
         if parts.peek().is_none() {
-            self.tell((FromLauncher::Live { disk, sessions: Vec::new(), last: true }, Vec::new()));
+            self.tell((
+                FromLauncher::Live { disk, open_files, sessions: Vec::new(), last: true },
+                Vec::new(),
+            ));
         }
         while let Some(part) = parts.next() {
             let last = parts.peek().is_none();
-            self.tell((FromLauncher::Live { disk, sessions: part.to_vec(), last }, Vec::new()));
+            self.tell((FromLauncher::Live { disk, open_files, sessions: part.to_vec(), last }, Vec::new()));
         }
     }
 

@@ -118,8 +118,11 @@ impl Api {
         let (log, output) = (host.store.log(&plan.session), host.store.output(&plan.session));
         output.begin();
         let mut record = Record::new(&plan, name, caller.peer.uid, profile, detach);
-        if let Some(form) = host.launcher.disk_form().filter(|_| record.overlay) {
-            record.limits.disk_form = form.as_str().to_owned();
+        if let Some(facts) = host.launcher.facts() {
+            record.limits.open_files = record.limits.open_files.min(facts.open_files);
+            if record.overlay {
+                record.limits.disk_form = facts.disk.as_str().to_owned();
+            }
         }
         let (session, asks) = Session::new(record, log, output);
         match host.registry.insert(&session) {

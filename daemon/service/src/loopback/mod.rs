@@ -137,7 +137,7 @@ impl Stage {
 
     fn live(&self, sessions: &[&Played]) {
         let sessions = sessions.iter().map(|played| played.plan.session.clone()).collect();
-        self.say(&FromLauncher::Live { disk: DiskForm::Watch, sessions, last: true });
+        self.say(&FromLauncher::Live { disk: DiskForm::Watch, open_files: 1024, sessions, last: true });
     }
 
     /// Asks for a session and builds it.

@@ -150,7 +150,12 @@ async fn the_service_outlives_the_launcher() {
     stage.launcher = Link::new(launcher).unwrap();
     let stranger = agentd_policy::names::SessionId::parse("0000000000aa").unwrap();
     let sessions = vec![played.plan.session.clone(), stranger.clone()];
-    stage.say(&FromLauncher::Live { disk: agentd_policy::plan::DiskForm::Watch, sessions, last: true });
+    stage.say(&FromLauncher::Live {
+        disk: agentd_policy::plan::DiskForm::Watch,
+        open_files: 1024,
+        sessions,
+        last: true,
+    });
     // What it has and the service does not know is ended; what it does not have is gone.
     assert_eq!(stage.heard().await, FromService::End { session: stranger });
     let told = all(events(&client, &lost.id, true).await).await;

@@ -127,7 +127,7 @@ impl Supervisor<'_> {
                 true
             }
             (FromKeeper::Exited { command, status }, None) => {
-                if !self.commands.exited(command, status) {
+                if !self.commands.exited(command, status, self.numbering.reached()) {
                     self.tell_keeper(&ToKeeper::End { command });
                 }
                 self.count();

@@ -1,0 +1,105 @@
+//! Limits that a session reached: what its command's own error hides, in a line for whoever reads how it ended.
+
+use agentd_policy::size::{readable_duration, readable_size};
+use agentd_proto::v1::{Exit, Limits};
+
+/// What of its limits a session has reached so far.
+#[derive(Debug, Default)]
+pub struct Reached {
+    limits: Limits,
+    memory: bool,
+    pids: bool,
+    disk: bool,
+    inodes: bool,
+}
+
+impl Reached {
+    /// Nothing yet, of these.
+    pub fn new(limits: Limits) -> Self {
+        Self { limits, ..Self::default() }
+    }
+
+    /// The keeper has told of a limit; of names that are unknown nothing is kept.
+    pub fn note(&mut self, name: &str) {
+        match name {
+            "memory" => self.memory = true,
+            "pids" => self.pids = true,
+            "disk" => self.disk = true,
+            "inodes" => self.inodes = true,
+            _ => {}
+        }
+    }
+
+    /// Why a session ends that took too long.
+    pub fn timeout(&self) -> String {
+        format!("timed out after {} (--timeout)", readable_duration(self.limits.timeout_ms))
+    }
+
+    /// Why a session ends that did nothing for too long.
+    pub fn idle(&self) -> String {
+        format!("timed out: idle for {} (--idle)", readable_duration(self.limits.idle_ms))
+    }
+
+    /// Why a session ends whose command was killed for memory.
+    pub fn memory(&self) -> String {
+        format!("killed: over {} (--memory)", readable_size(self.limits.memory))
+    }
+
+    /// `exit` of a command that ended by itself, with what it met before.
+    pub fn noted(&self, mut exit: Exit) -> Exit {
+        if !matches!(exit.reason.as_str(), "exited" | "signaled") {
+            return exit;
+        }
+        let Limits { pids, disk, inodes, .. } = &self.limits;
+        let lines = [
+            self.memory.then(|| format!("a process was {}", self.memory())),
+            self.pids.then(|| format!("new processes were refused: over {pids} (--pids)")),
+            self.disk.then(|| format!("writes were refused: over {} (--disk)", readable_size(*disk))),
+            self.inodes.then(|| format!("new files were refused: over {inodes} (limits.inodes)")),
+        ];
+        let met = lines.into_iter().flatten();
+        let all: Vec<String> =
+            Some(exit.message.clone()).filter(|m| !m.is_empty()).into_iter().chain(met).collect();
+        exit.message = all.join("; ");
+        exit
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reached() -> Reached {
+        let limits =
+            Limits { memory: 2 << 30, pids: 20, timeout_ms: 1_800_000, idle_ms: 90_000, ..Limits::default() };
+        Reached::new(limits)
+    }
+
+    #[test]
+    fn what_a_command_met_is_said_at_its_end() {
+        let exit = |reason: &str, message: &str| Exit {
+            reason: reason.into(),
+            message: message.into(),
+            code: Some(1),
+            ..Exit::default()
+        };
+        let mut reached = reached();
+        assert_eq!(reached.noted(exit("exited", "")).message, "");
+        for name in ["memory", "memory", "unknown\n", "pids"] {
+            reached.note(name);
+        }
+        let both =
+            "a process was killed: over 2 GiB (--memory); new processes were refused: over 20 (--pids)";
+        assert_eq!(reached.noted(exit("exited", "")).message, both);
+        assert_eq!(reached.noted(exit("exited", "x: not found")).message, format!("x: not found; {both}"));
+        assert_eq!(reached.noted(exit("killed", "")).message, "");
+    }
+
+    #[test]
+    fn values_come_with_their_flags() {
+        let reached = reached();
+        assert_eq!(reached.timeout(), "timed out after 30m (--timeout)");
+        assert_eq!(reached.idle(), "timed out: idle for 90s (--idle)");
+        assert_eq!(reached.memory(), "killed: over 2 GiB (--memory)");
+    }
+}
