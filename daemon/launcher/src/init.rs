@@ -182,7 +182,7 @@ impl Init<'_> {
         // By now the builder has moved this process to where it belongs: that is the namespace's root.
         nix::sched::unshare(CloneFlags::CLONE_NEWCGROUP).step("cgroup namespace")?;
         nix::unistd::sethostname(plan.session.as_str()).step("hostname")?;
-        if let Some(egress) = plan.egress.as_ref().filter(|egress| !egress.is_closed()) {
+        if let Some(egress) = &plan.egress {
             let sockets = way_out::open(egress)?;
             let sockets: Vec<_> = sockets.iter().map(AsFd::as_fd).collect();
             self.tell(&FromInit::Sockets, &sockets).step("message")?;

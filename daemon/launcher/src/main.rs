@@ -20,6 +20,7 @@ mod link;
 mod log;
 mod offers;
 mod open_files;
+mod refusals;
 mod scope;
 mod scout;
 mod server;

@@ -69,6 +69,8 @@ pub struct Egress {
     pub wildcard_budget: u32,
     /// Whether programs are told of the explicit proxy (`HTTP_PROXY` and friends).
     pub announce_proxy: bool,
+    /// Whether nothing can be let out later either (`default = "none"`).
+    pub sealed: bool,
 }
 
 /// Addresses that may be connected to without a name.
@@ -104,6 +106,9 @@ pub enum Denial {
     /// No rule names it.
     #[error("default")]
     Default,
+    /// The session has no network: no rule lets anything out.
+    #[error("network.none")]
+    Closed,
     /// A deny names it: the pattern.
     #[error("deny {0}")]
     Denied(String),
@@ -141,10 +146,17 @@ impl Egress {
         self.resolvers.iter().any(|resolver| resolver.tls.is_some())
     }
 
-    /// How many sockets it has in the session's network: for TCP, DNS and the explicit proxy two each, and two for each
-    /// of [`Egress::udp_ports`] and of [`Egress::local`]; none if nothing is let out.
+    /// Whether the explicit proxy listens: nobody is told of it where nothing is let out, and its port is the
+    /// session's own.
+    pub fn has_proxy(&self) -> bool {
+        !self.is_closed()
+    }
+
+    /// How many sockets a session that begins with it has in its network: two each for TCP, for DNS, for the explicit
+    /// proxy if it listens, for each of [`Egress::udp_ports`] and for each of [`Egress::local`].
     pub fn sockets(&self) -> usize {
-        if self.is_closed() { 0 } else { 6 + 2 * (self.udp_ports().len() + self.local.len()) }
+        let kinds = 2 + usize::from(self.has_proxy()) + self.udp_ports().len() + self.local.len();
+        2 * kinds
     }
 
     /// UDP ports that some rule names, each once: the relay has a socket for each.
@@ -167,13 +179,18 @@ impl Egress {
         match self.hosts.resolve(name) {
             HostVerdict::Allowed(_) => {}
             HostVerdict::Denied(pattern) => return Err(Denial::Denied(pattern.to_string())),
-            HostVerdict::Unnamed => return Err(Denial::Default),
+            HostVerdict::Unnamed => return Err(self.unnamed()),
         }
         self.special(address, None).or_else(|denial| {
             let within =
                 |rule: &NetRule| rule.net.contains(address) && self.special(address, Some(rule.net)).is_ok();
             if self.nets.iter().any(within) { Ok(()) } else { Err(denial) }
         })
+    }
+
+    /// Why a name that no rule has is denied.
+    pub fn unnamed(&self) -> Denial {
+        if self.is_closed() { Denial::Closed } else { Denial::Default }
     }
 
     /// The rule that allows `name` to be resolved, as events name it.
@@ -297,6 +314,13 @@ impl Egress {
     /// # Errors
     /// The first rule that it breaks.
     pub fn check(&self) -> Result<(), Refusal> {
+        if let Some(rule) = self.rules().next().filter(|_| self.sealed) {
+            return Err(Refusal::new(
+                format!("allow {rule}, for a session without a network"),
+                "network.none",
+                "its profile has default = \"none\" in [network]: start one with another profile",
+            ));
+        }
         let rules = self.hosts.allow.len() + self.hosts.deny.len() + self.nets.len();
         let ports =
             self.hosts.allow.iter().map(|r| r.ports.len()).chain(self.nets.iter().map(|r| r.ports.len()));
@@ -397,7 +421,7 @@ impl Egress {
         next.check()?;
         let ports = self.udp_ports();
         for (same, what) in [
-            (!self.is_closed(), "anything to reach"),
+            (self.sealed == next.sealed, "another default"),
             (self.publish == next.publish, "other published ports"),
             (self.resolvers == next.resolvers, "other resolvers"),
             (self.dns_types == next.dns_types, "other types of records"),

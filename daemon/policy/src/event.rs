@@ -96,6 +96,8 @@ pub enum EventBody {
     Policy {
         /// What changed.
         change: String,
+        /// Who asked for it.
+        uid: u32,
     },
     /// A limit was reached.
     Limit {

@@ -187,6 +187,8 @@ pub enum NetworkDefault {
     Deny,
     /// Somebody is asked.
     Ask,
+    /// It is refused for as long as the session lives, whatever anybody allows later.
+    None,
 }
 
 /// `[[network.allow]]`: one of `host`, `cidr`, `local`.

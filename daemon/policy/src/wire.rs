@@ -14,12 +14,13 @@ use crate::egress::{Egress, Purpose};
 use crate::event::{ExitStatus, NetEvent, SourceEvent};
 use crate::hosts::HostName;
 use crate::names::{AbsPath, SessionId};
+use crate::network::Change;
 use crate::plan::{DiskForm, Plan, WindowSize};
 use crate::profile::Protocol;
 use crate::publish::Publish;
 
 /// The format of all messages here, and of what the launcher keeps of a lease; the first two bytes of each packet.
-pub const VERSION: u16 = 3;
+pub const VERSION: u16 = 4;
 /// The longest packet, in bytes: a plan with its longest command line.
 pub const MAX_PACKET: usize = 192 << 10;
 /// The longest packet that a keeper and a service exchange.
@@ -331,16 +332,26 @@ pub enum ToKeeper {
         /// Which.
         command: CommandNumber,
     },
-    /// The session may reach something else from now on. Answered by an event, [`EventBody::Policy`], or by
-    /// [`FromKeeper::Unchanged`].
-    ///
-    /// [`EventBody::Policy`]: crate::event::EventBody::Policy
-    Policy {
-        /// Everything that it may reach.
-        egress: Box<Egress>,
-        /// What changed, in one line: `allow example.org:443`.
-        change: String,
+}
+
+/// Launcher to keeper, on a connection of its own, which has one question. Whoever makes it has uid 0.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FromRoot {
+    /// The session may reach more or less from now on: the word of a caller that the launcher attested and that may
+    /// steer it. Answered by [`ToRoot::Changed`].
+    Change {
+        /// What is allowed and denied.
+        change: Box<Change>,
+        /// The caller's uid.
+        uid: u32,
     },
+}
+
+/// Keeper to launcher.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ToRoot {
+    /// The change is in force, or why not.
+    Changed(Result<(), Refusal>),
 }
 
 /// Keeper to service.
@@ -380,15 +391,8 @@ pub enum FromKeeper {
         /// The error number.
         errno: i32,
     },
-    /// [`ToKeeper::Policy`] asks for what the session may not have.
-    Unchanged {
-        /// As it was asked for.
-        change: String,
-        /// Why not.
-        refusal: Refusal,
-        /// What it may reach, as before.
-        egress: Box<Egress>,
-    },
+    /// What the session may reach: behind [`FromKeeper::Hello`], and again with each change.
+    Egress(Box<Egress>),
     /// A further command ended.
     Exited {
         /// Which.
@@ -421,9 +425,9 @@ pub enum ToRelay {
     },
     /// No command runs any more and none will: end once all output is delivered.
     Over,
-    /// The session has a way out, or ports that are published. Descriptors, all of them in the session's network
-    /// namespace, none if nothing is let out ([`Egress::sockets`]), in this order: transparent listeners for TCP, IPv4
-    /// and IPv6; sockets for DNS over UDP, likewise; listeners of the explicit proxy, likewise; two sockets for each of
+    /// What the session may reach, if it is only to be told that it may not. Descriptors, all of them in the session's
+    /// network namespace ([`Egress::sockets`]), in this order: transparent listeners for TCP, IPv4 and IPv6; sockets for
+    /// DNS over UDP, likewise; listeners of the explicit proxy, likewise, if [`Egress::has_proxy`]; two sockets for each of
     /// [`Egress::udp_ports`]; two listeners for each of [`Egress::local`]. Then the table of the site's blocklists, if
     /// it has any. Then, if [`Egress::asks_over_tls`], a file of the host's: certificates of authorities, as PEM.
     Network {

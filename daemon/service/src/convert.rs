@@ -223,7 +223,7 @@ impl Numbering {
                 ..new("net.denied")
             },
             EventBody::Net(event) => crate::net_events::convert(event, new),
-            EventBody::Policy { change } => {
+            EventBody::Policy { change, uid: _ } => {
                 let policy = PolicyDetail { change: bounded(&change), user: None };
                 Event { policy: Some(policy), ..new("policy.changed") }
             }

@@ -164,18 +164,12 @@ fn generated(plan: &Plan, owner: Owner) -> [(&'static str, String); 6] {
         ("hostname", format!("{id}\n")),
         ("hosts", format!("127.0.0.1 localhost\n::1 localhost ip6-localhost\n10.200.0.2 {id}\n")),
         ("nsswitch.conf", "passwd: files\ngroup: files\nhosts: files dns\nservices: files\n".to_owned()),
-        ("resolv.conf", resolvers(plan).to_owned()),
+        ("resolv.conf", RESOLVERS.to_owned()),
     ]
 }
 
-/// Whom programs ask for addresses: the relay, which needs a moment for what it has to ask for itself; or nobody, who
-/// refuses at once.
-fn resolvers(plan: &Plan) -> &'static str {
-    match plan.egress.as_ref().is_some_and(|egress| !egress.hosts.allow.is_empty()) {
-        true => "nameserver 127.0.0.1\noptions timeout:6 attempts:2\n",
-        false => "nameserver 10.200.0.1\noptions timeout:1 attempts:1\n",
-    }
-}
+/// Whom programs ask for addresses: the relay, which needs a moment for what it has to ask for itself.
+const RESOLVERS: &str = "nameserver 127.0.0.1\noptions timeout:6 attempts:2\n";
 
 /// A new file, readable by everyone.
 pub fn file(dir: BorrowedFd<'_>, name: &str, bytes: &[u8]) -> Result<(), Fault> {

@@ -40,6 +40,11 @@ impl Spool {
         self.last - self.waiting.len() as u64
     }
 
+    /// The number of the last event.
+    pub fn last(&self) -> u64 {
+        self.last
+    }
+
     /// Another service: what the one before did not acknowledge is sent again.
     pub fn start_over(&mut self) {
         self.sent = 0;
@@ -142,7 +147,7 @@ fn weight(body: &EventBody) -> usize {
             text(&actor.exe) + call.len() + text(argument)
         }
         EventBody::Net(event) => net_weight(event),
-        EventBody::Policy { change } => change.len(),
+        EventBody::Policy { change, .. } => change.len(),
         EventBody::Exit { actor, .. } => actor.exe.as_ref().map_or(0, String::len),
         _ => 0,
     }

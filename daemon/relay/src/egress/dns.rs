@@ -128,7 +128,7 @@ fn allowed(plan: &Egress, name: &HostName) -> Result<(), String> {
     match plan.hosts.resolve(name) {
         HostVerdict::Allowed(_) => Ok(()),
         HostVerdict::Denied(pattern) => Err(format!("deny {pattern}")),
-        HostVerdict::Unnamed => Err("default".into()),
+        HostVerdict::Unnamed => Err(plan.unnamed().to_string()),
     }
 }
 

@@ -114,7 +114,7 @@ impl Network {
         mut descriptors: Vec<OwnedFd>,
         control: Arc<Control>,
     ) -> Result<Self, RelayError> {
-        let (ports, locals) = (plan.udp_ports(), plan.local.clone());
+        let (ports, locals, proxy) = (plan.udp_ports(), plan.local.clone(), plan.has_proxy());
         // Last come a table of blocklists and then a file of authorities, if there are.
         let trust = if plan.asks_over_tls() { descriptors.pop() } else { None };
         let table = if blocklist { descriptors.pop() } else { None };
@@ -141,7 +141,7 @@ impl Network {
         let kinds = [Kind::Tcp(Entry::Transparent); 2]
             .into_iter()
             .chain([Kind::Dns; 2])
-            .chain([Kind::Tcp(Entry::Proxy); 2])
+            .chain([Kind::Tcp(Entry::Proxy); 2].into_iter().filter(|_| proxy))
             .chain(ports.into_iter().flat_map(twice).map(Kind::Udp))
             .chain(locals.into_iter().flat_map(twice).map(|_| Kind::Tcp(Entry::Local)));
         for (kind, descriptor) in kinds.zip(descriptors) {

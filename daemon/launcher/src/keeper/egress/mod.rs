@@ -14,18 +14,16 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use agentd_kernel::memfd::Sealed;
-use agentd_kernel::nft::{NftError, Ruleset};
+use agentd_kernel::nft::NftError;
 use agentd_kernel::route::Routes;
 use agentd_policy::blocklist::Blocklist;
 use agentd_policy::ceiling::Ceiling;
 use agentd_policy::egress::{Denial, Egress, MAX_ADDRESSES, MAX_PIN, MIN_PIN, Purpose};
-use agentd_policy::event::{End, EventBody, NetEvent};
+use agentd_policy::event::{End, NetEvent};
 use agentd_policy::hosts::HostName;
-use agentd_policy::network::MAX_TEXT;
-use agentd_policy::wire::{FromKeeper, FromRelay, ToRelay};
+use agentd_policy::wire::{FromRelay, ToRelay};
 
 use super::Keeper;
-use crate::init::way_out;
 use bucket::Bucket;
 use datagrams::Datagrams;
 pub use datagrams::FIRST as DATAGRAMS;
@@ -45,13 +43,13 @@ const TOLD: usize = 3;
 /// What it may reach, and what of that can be reached now.
 #[derive(Debug)]
 pub struct WayOut {
-    egress: Egress,
+    pub(super) egress: Egress,
     /// The site's, as it was when the session began.
-    ceiling: Ceiling,
+    pub(super) ceiling: Ceiling,
     listed: Option<Listed>,
     /// Of the host's network.
     routes: Routes,
-    pins: Pins,
+    pub(super) pins: Pins,
     dials: Bucket,
     asked: Bucket,
     datagrams: Datagrams,
@@ -125,9 +123,9 @@ impl WayOut {
 }
 
 impl Keeper {
-    /// Whether its session has a way out.
+    /// Whether its session has a way out, or may have one later.
     pub fn dials(&self) -> bool {
-        self.way_out.as_ref().is_some_and(|way_out| !way_out.egress.is_closed())
+        self.way_out.as_ref().is_some_and(|way_out| !way_out.egress.sealed)
     }
 
     /// Hands the sockets of the way out, which init has opened, to the relay, with what it needs besides, and those of
@@ -240,38 +238,8 @@ impl Keeper {
         }
     }
 
-    /// The service changes what may be reached. What is pinned and may not be any more goes before the relay hears.
-    pub(super) fn change_policy(&mut self, egress: Box<Egress>, change: &str) {
-        if self.end.is_some() {
-            return;
-        }
-        let Some(way_out) = &mut self.way_out else {
-            tracing::error!("a way out is changed that the session has not");
-            return;
-        };
-        let possible = way_out.egress.may_become(&egress).and_then(|()| way_out.ceiling.check(&egress));
-        if let Err(refusal) = possible {
-            tracing::warn!(%refusal, "a change of the session's way out is refused");
-            let (change, egress) = (told::clean(change, MAX_TEXT), Box::new(way_out.egress.clone()));
-            self.say(&FromKeeper::Unchanged { change, refusal, egress }, vec![]);
-            return;
-        }
-        let table = self.denials.table();
-        let done = table
-            .plan(&Ruleset::open(&way_out::passages(&egress)))
-            .and_then(|()| way_out.pins.judge_again(&egress, table, Instant::now()));
-        way_out.egress = (*egress).clone();
-        way_out.told.flush(&mut self.spool);
-        if let Err(error) = done {
-            self.network_failed(&error);
-            return;
-        }
-        self.spool.push(EventBody::Policy { change: told::clean(change, MAX_TEXT) });
-        self.ask_relay(&ToRelay::Policy { egress }, vec![]);
-    }
-
     /// What the kernel lets through is not what it should be.
-    fn network_failed(&mut self, error: &NftError) {
+    pub(super) fn network_failed(&mut self, error: &NftError) {
         self.finish(End::Failed { what: format!("its network: {error}") });
     }
 }
