@@ -14,8 +14,8 @@ use serde_json::json;
 use crate::cli::{AllowArgs, DenyArgs, KillArgs, PsArgs, RmArgs, StopArgs, VersionArgs};
 use crate::connect::{Socket, answer, answer_within};
 use crate::failure::Failure;
-use crate::side::Side;
 use crate::show::{clean, json, print, table};
+use crate::side::Side;
 use crate::terminal;
 
 /// SIGKILL: the whole session ends, not only its command.

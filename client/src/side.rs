@@ -86,14 +86,16 @@ impl Side {
     pub fn offer(self, consent: Consent, opened: &[(Grant, OwnedFd)]) -> Result<Held, Failure> {
         let Self { path, packets, .. } = self;
         let grants = opened.iter().map(|(grant, _)| *grant).collect();
-        let message = FromClient::Offer(Offer { consent, grants });
+        let message = FromClient::Offer(Box::new(Offer { consent, grants }));
         let packet = encode(&message).map_err(|error| failed(&path, &error))?;
         let descriptors: Vec<_> = opened.iter().map(|(_, fd)| fd.as_fd()).collect();
         packets.send(&packet, &descriptors).map_err(|error| failed(&path, &error))?;
         match receive(&packets, &path)? {
             ToClient::Held(ticket) => Ok(Held { ticket, _socket: packets }),
             ToClient::Refused(refusal) => Err(refusal.into()),
-            ToClient::Site(_) | ToClient::Steered => Err(failed(&path, &"the launcher answers something else")),
+            ToClient::Site(_) | ToClient::Steered => {
+                Err(failed(&path, &"the launcher answers something else"))
+            }
         }
     }
 
@@ -108,7 +110,9 @@ impl Side {
         match receive(&packets, &path)? {
             ToClient::Steered => Ok(()),
             ToClient::Refused(refusal) => Err(refusal.into()),
-            ToClient::Site(_) | ToClient::Held(_) => Err(failed(&path, &"the launcher answers something else")),
+            ToClient::Site(_) | ToClient::Held(_) => {
+                Err(failed(&path, &"the launcher answers something else"))
+            }
         }
     }
 }

@@ -1,9 +1,8 @@
 //! The calls, each as its name in the table.
 
 use agentd_proto::v1::{
-    AttachInput, AttachOpen, DoctorRequest, EventsRequest, ExecOpen, InspectRequest,
-    KillRequest, ListRequest, LogsRequest, RemoveRequest, StopRequest, VersionRequest, WatchRequest,
-    attach_input,
+    AttachInput, AttachOpen, DoctorRequest, EventsRequest, ExecOpen, InspectRequest, KillRequest,
+    ListRequest, LogsRequest, RemoveRequest, StopRequest, VersionRequest, WatchRequest, attach_input,
 };
 use agentd_tests::harness::{Api, User, World};
 use tokio_stream::StreamExt;

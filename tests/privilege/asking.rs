@@ -85,7 +85,7 @@ pub fn answer(socket: &Packets) -> ToClient {
 /// An offer in which somebody agrees to `plan`.
 pub fn packet(grants: Vec<Grant>, plan: &Plan) -> Vec<u8> {
     let consent = Consent::to(plan).expect("a plan");
-    encode(&FromClient::Offer(Offer { consent, grants })).expect("an offer within bounds")
+    encode(&FromClient::Offer(Box::new(Offer { consent, grants }))).expect("an offer within bounds")
 }
 
 /// Opens a directory as `user` would.

@@ -193,11 +193,8 @@ mod tests {
 
     #[test]
     fn answers_that_are_short_are_none() {
-        let ends = Ends {
-            tcp: false,
-            own: "127.0.0.1:1".parse().unwrap(),
-            far: "127.0.0.1:2".parse().unwrap(),
-        };
+        let ends =
+            Ends { tcp: false, own: "127.0.0.1:1".parse().unwrap(), far: "127.0.0.1:2".parse().unwrap() };
         let mut body = vec![0; INODE + 4];
         body[SPORT + 1] = 1;
         body[INODE] = 7;

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use agentd_kernel::packets::Packets;
 use agentd_kernel::process::{self, SingleThreaded};
-use agentd_kernel::{creds, landlock, loopback, nflog, nft, procfs, rlimits, seccomp};
+use agentd_kernel::{creds, landlock, loopback, nflog, nft, procfs, resets, rlimits, seccomp, sock_diag};
 use agentd_policy::event::ExitStatus;
 use agentd_policy::plan::Plan;
 use agentd_policy::wire::{Command, CommandNumber, MAX_KEEPER_PACKET, MAX_PACKET, decode, encode};
@@ -70,7 +70,7 @@ pub enum ToInit {
 /// Init to builder or keeper.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum FromInit {
-    /// The network namespace refuses everything but itself. Descriptors: nftables, NFLOG.
+    /// The network namespace refuses everything but itself. Descriptors: those of [`Network`], in its order.
     NetworkReady,
     /// The session's way out, if it has one; it comes before [`FromInit::Confined`]. Descriptors: as in
     /// [`ToRelay::Network`](agentd_policy::wire::ToRelay::Network).
@@ -209,7 +209,11 @@ impl Init<'_> {
         loopback::bring_up().step("loopback")?;
         let table = nft::Table::install(&nft::Ruleset::closed()).step("nftables")?;
         let log = nflog::Nflog::open(nft::LOG_GROUP).step("nflog")?;
-        self.tell(&FromInit::NetworkReady, &[table.as_fd(), log.as_fd()]).step("message")
+        let sockets = sock_diag::SockDiag::open().step("sock_diag")?;
+        let resets = resets::Resets::open().step("raw sockets")?;
+        let [four, six] = resets.descriptors();
+        let descriptors = [table.as_fd(), log.as_fd(), sockets.as_fd(), four, six];
+        self.tell(&FromInit::NetworkReady, &descriptors).step("message")
     }
 
     /// Takes everything away, in the order in which each step still can be done, and verifies each.
@@ -343,4 +347,13 @@ pub struct Network {
     pub nft: OwnedFd,
     /// The socket on which denied packets arrive.
     pub log: OwnedFd,
+    /// What tells whose a socket is.
+    pub sockets: OwnedFd,
+    /// Raw sockets for resets, of IPv4 and IPv6.
+    pub resets: [OwnedFd; 2],
+}
+
+impl Network {
+    /// How many descriptors those are.
+    pub const DESCRIPTORS: usize = 5;
 }

@@ -211,7 +211,7 @@ mod tests {
     fn packet(grants: usize) -> Vec<u8> {
         let consent = wire::decode::<Consent>(&wire::encode(&("0.1.0", [[1_u8; 32]; 6])).unwrap()).unwrap();
         let grants = vec![Grant { role: Role::Input, mode: Mode::Ro }; grants];
-        wire::encode(&FromClient::Offer(offer::Offer { consent, grants })).unwrap()
+        wire::encode(&FromClient::Offer(Box::new(offer::Offer { consent, grants }))).unwrap()
     }
 
     fn answer(client: &Packets) -> ToClient {

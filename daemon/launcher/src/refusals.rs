@@ -11,3 +11,12 @@ pub fn ended(session: &SessionId) -> Refusal {
         "it has ended already: start another with these rules",
     )
 }
+
+/// A session that has no network and never gets one.
+pub fn no_network(session: &SessionId) -> Refusal {
+    Refusal::new(
+        format!("a change of session {session}, which has no network"),
+        "network.none",
+        "its profile has default = \"none\" in [network]: start one with another profile",
+    )
+}

@@ -32,6 +32,8 @@ pub const MAX_PASSAGES: usize = 512;
 pub const PROXY_PORT: u16 = 3128;
 /// Where the session's questions for names are answered.
 const DNS: u16 = 53;
+/// Where servers of a host, or of a session, listen for itself.
+const LOOPBACKS: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
 /// TCP ports of the session's loopback that are not a program's: of what is let through, of DNS, of the proxy.
 pub(crate) const OWN_PORTS: [u16; 3] = [1, DNS, PROXY_PORT];
 /// The most addresses of one pin: of one answer.
@@ -63,6 +65,9 @@ pub struct Egress {
     pub resolvers: Vec<Resolver>,
     /// Types of records besides addresses that are answered for allowed names.
     pub dns_types: Vec<DnsType>,
+    /// Domains that its programs look for names in.
+    #[serde(default)]
+    pub search: Vec<HostName>,
     /// Special-purpose ranges that count as public ones.
     pub global_also: Vec<Net>,
     /// How many names a wildcard may stand for in one session.
@@ -70,6 +75,7 @@ pub struct Egress {
     /// Whether programs are told of the explicit proxy (`HTTP_PROXY` and friends).
     pub announce_proxy: bool,
     /// Whether nothing can be let out later either (`default = "none"`).
+    #[serde(default)]
     pub sealed: bool,
 }
 
@@ -238,12 +244,12 @@ impl Egress {
                 if known { Ok(()) } else { Err(Denial::Resolver) }
             }
             Purpose::Local => {
-                let own = to.ip() == IpAddr::V4(Ipv4Addr::LOCALHOST) && protocol == Protocol::Tcp;
+                let own = LOOPBACKS.contains(&to.ip()) && protocol == Protocol::Tcp;
                 if own && self.local.contains(&to.port()) { Ok(()) } else { Err(Denial::Default) }
             }
             Purpose::Publish(publish) => {
-                let own = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
-                let meant = own.contains(&to.ip()) && to.port() == publish.port && protocol == Protocol::Tcp;
+                let meant =
+                    LOOPBACKS.contains(&to.ip()) && to.port() == publish.port && protocol == Protocol::Tcp;
                 if meant && self.publish.contains(publish) { Ok(()) } else { Err(Denial::Publish) }
             }
             Purpose::Net => {
@@ -329,6 +335,7 @@ impl Egress {
             ("ports of one rule", ports.max().unwrap_or(0), MAX_PORTS),
             ("capped rules", self.caps.len(), MAX_RULES),
             ("resolvers", self.resolvers.len(), MAX_RESOLVERS),
+            ("domains to search", self.search.len(), config::MAX_SEARCH),
             ("types of records", self.dns_types.len(), DnsType::ALL.len()),
             ("ports of UDP", self.udp_ports().len(), MAX_UDP_PORTS),
             ("local ports", self.local.len(), MAX_LOCAL),
@@ -406,6 +413,11 @@ impl Egress {
         {
             return Err(Refusal::new(format!("resolver {other}"), "egress.resolver", reload));
         }
+        if let config::Search::List(list) = &site.search
+            && self.search != *list
+        {
+            return Err(Refusal::new("other domains to search than the site's", "egress.search", reload));
+        }
         if self.global_also != site.global_also {
             return Err(Refusal::new("other ranges than the site's", "egress.global_also", reload));
         }
@@ -424,6 +436,7 @@ impl Egress {
             (self.sealed == next.sealed, "another default"),
             (self.publish == next.publish, "other published ports"),
             (self.resolvers == next.resolvers, "other resolvers"),
+            (self.search == next.search, "other domains to search"),
             (self.dns_types == next.dns_types, "other types of records"),
             (self.global_also == next.global_also, "other ranges that count as public"),
             (self.wildcard_budget == next.wildcard_budget, "another budget for wildcards"),

@@ -14,7 +14,7 @@ use crate::addresses::Net;
 use crate::caps::{self, Capped, Caps};
 use crate::dns_type::DnsType;
 use crate::egress::{Egress, WILDCARD_BUDGET};
-use crate::hosts::{HostPattern, HostRule};
+use crate::hosts::{HostName, HostPattern, HostRule};
 use crate::profile;
 use crate::publish::Publish;
 use crate::resolver::Resolver;
@@ -40,6 +40,8 @@ pub struct Change {
 pub struct Upstream {
     /// Whom names are asked of.
     pub resolvers: Vec<Resolver>,
+    /// Domains that programs look for names in.
+    pub search: Vec<HostName>,
     /// Special-purpose ranges that count as public ones.
     pub global_also: Vec<Net>,
 }
@@ -76,7 +78,9 @@ impl Change {
     pub fn check(&self) -> Result<(), Refusal> {
         match self.allow.len() + self.deny.len() {
             0 => Err(Refusal::new("a change of nothing", "network.change", "name what to allow or deny")),
-            1..=MAX_CHANGE => self.allow.iter().try_for_each(|Capped { rule, caps }| caps::check(rule, *caps)),
+            1..=MAX_CHANGE => {
+                self.allow.iter().try_for_each(|Capped { rule, caps }| caps::check(rule, *caps))
+            }
             many => Err(Refusal::new(
                 format!("{many} changes at once"),
                 "network.change",
@@ -195,6 +199,7 @@ pub(crate) fn egress(
     let own = Change::of(network)?;
     let mut egress = Egress {
         resolvers: upstream.resolvers.clone(),
+        search: upstream.search.clone(),
         dns_types: dns_types(network)?,
         global_also: upstream.global_also.clone(),
         wildcard_budget: WILDCARD_BUDGET,

@@ -72,7 +72,7 @@ pub struct Grant {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum FromClient {
     /// For a session that it will ask the service for. With descriptors.
-    Offer(Offer),
+    Offer(Box<Offer>),
     /// About one that runs.
     Steer(Steer),
 }
@@ -121,7 +121,7 @@ impl Offer {
     /// As [`FromClient::decode`]; if it is something else.
     pub fn decode(packet: &[u8]) -> Result<Self, WireError> {
         match FromClient::decode(packet)? {
-            FromClient::Offer(offer) => Ok(offer),
+            FromClient::Offer(offer) => Ok(*offer),
             FromClient::Steer(_) => Err(WireError::TooLong(packet.len())),
         }
     }
@@ -151,10 +151,13 @@ mod tests {
     fn the_longest_offer_fits() {
         let grants = vec![Grant { role: Role::Workspace, mode: Mode::Direct }; MAX_GRANTS];
         let offer = Offer { consent: Consent::to(&plan()).unwrap(), grants };
-        let packet = wire::encode(&FromClient::Offer(offer.clone())).unwrap();
+        let packet = wire::encode(&FromClient::Offer(Box::new(offer.clone()))).unwrap();
         assert_eq!(Offer::decode(&packet).unwrap(), offer);
         let grants = vec![offer.grants[0]; MAX_GRANTS + 1];
-        assert!(Offer::decode(&wire::encode(&FromClient::Offer(Offer { grants, ..offer })).unwrap()).is_err());
+        assert!(
+            Offer::decode(&wire::encode(&FromClient::Offer(Box::new(Offer { grants, ..offer }))).unwrap())
+                .is_err()
+        );
     }
 
     #[test]

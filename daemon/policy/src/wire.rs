@@ -456,6 +456,19 @@ pub enum ToRelay {
         /// The addresses that can be reached now, of those that were asked for.
         addresses: Vec<IpAddr>,
     },
+    /// Answers [`FromRelay::Told`].
+    Recorded {
+        /// Its number.
+        number: u32,
+    },
+    /// Ask for a name anew, past what is known of it: something is to be connected to an address that it had. Answered by
+    /// [`FromRelay::Renewed`].
+    Renew {
+        /// The name.
+        name: HostName,
+        /// The type of the question: for addresses of IPv4 or IPv6.
+        question: u16,
+    },
     /// A port is published; it comes right after [`ToRelay::Network`]. Descriptors: one or two listeners on the host's
     /// loopback, for IPv4 and IPv6.
     Publish {
@@ -500,14 +513,43 @@ pub enum FromRelay {
         addresses: Vec<IpAddr>,
         /// For how long, in seconds.
         ttl: u32,
+        /// Who asked; `None` if it was the keeper, by [`ToRelay::Renew`].
+        client: Option<Client>,
     },
-    /// Something happened that needs no answer. A keeper without room counts it as dropped.
-    Told(NetEvent),
+    /// Something happened. A keeper without room counts it as dropped.
+    Told {
+        /// What.
+        event: NetEvent,
+        /// Whose connection or question it is about.
+        client: Option<Client>,
+        /// Answered by [`ToRelay::Recorded`], if it is a number: until then the client has not been answered, and can be
+        /// seen. The relay has at most [`MAX_DIALS`] without an answer. Without a number it is about what a client did
+        /// again that was told of before.
+        number: Option<u32>,
+    },
+    /// [`ToRelay::Renew`] is done, whatever came of it: what did has been asked for by [`FromRelay::Pin`] before.
+    Renewed {
+        /// The name.
+        name: HostName,
+        /// The type of the question.
+        question: u16,
+    },
     /// After [`ToRelay::Over`], of a session with a way out: everything that happened there has been told.
     Silent,
 }
 
-/// Dials and pins of a relay that wait for an answer.
+/// A program's socket in the session, as whoever it is connected to sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Client {
+    /// By which protocol.
+    pub protocol: Protocol,
+    /// Its own end: a claim, which finds the socket or nothing.
+    pub from: SocketAddr,
+    /// The end that it talks to.
+    pub to: SocketAddr,
+}
+
+/// Dials, pins and events of a relay that wait for an answer.
 pub const MAX_DIALS: usize = 256;
 /// Of dials, those to published ports: each is a question to the session's pid 1, which the agent can slow down.
 pub const MAX_INWARD: usize = 32;

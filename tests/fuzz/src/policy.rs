@@ -207,6 +207,7 @@ pub fn profile(bytes: &[u8]) {
     let Ok(profile) = library.resolve(&ProfileName::parse("default").unwrap()) else { return };
     let upstream = Upstream {
         resolvers: vec![agentd_policy::resolver::Resolver::plain(([192, 0, 2, 53], 53).into())],
+        search: Vec::new(),
         global_also: Vec::new(),
     };
     if let Ok(permit) = decide(&request(), &profile, &bounds, &upstream, &caller()) {

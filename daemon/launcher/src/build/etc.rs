@@ -164,12 +164,22 @@ fn generated(plan: &Plan, owner: Owner) -> [(&'static str, String); 6] {
         ("hostname", format!("{id}\n")),
         ("hosts", format!("127.0.0.1 localhost\n::1 localhost ip6-localhost\n10.200.0.2 {id}\n")),
         ("nsswitch.conf", "passwd: files\ngroup: files\nhosts: files dns\nservices: files\n".to_owned()),
-        ("resolv.conf", RESOLVERS.to_owned()),
+        ("resolv.conf", resolvers(plan)),
     ]
 }
 
 /// Whom programs ask for addresses: the relay, which needs a moment for what it has to ask for itself.
 const RESOLVERS: &str = "nameserver 127.0.0.1\noptions timeout:6 attempts:2\n";
+
+/// `resolv.conf(5)`.
+fn resolvers(plan: &Plan) -> String {
+    let search = plan.egress.iter().flat_map(|egress| &egress.search);
+    let search: Vec<String> = search.map(|domain| format!(" {domain}")).collect();
+    match search.is_empty() {
+        true => RESOLVERS.to_owned(),
+        false => format!("{RESOLVERS}search{}\n", search.concat()),
+    }
+}
 
 /// A new file, readable by everyone.
 pub fn file(dir: BorrowedFd<'_>, name: &str, bytes: &[u8]) -> Result<(), Fault> {

@@ -12,6 +12,7 @@ mod limits;
 mod link;
 mod network;
 mod outbox;
+mod owners;
 mod processes;
 mod refused;
 mod repeats;
@@ -187,7 +188,7 @@ impl Keeper {
     pub fn new(parts: Parts<'_>) -> Result<Self, String> {
         let text = |e: &dyn std::fmt::Display| e.to_string();
         let epoll = epoll::create(CreateFlags::CLOEXEC).map_err(|e| text(&e))?;
-        let denials = Denials::new(parts.network);
+        let denials = Denials::new(parts.network, parts.proc.as_fd());
         rustix::io::ioctl_fionbio(&parts.listener, true).map_err(|e| text(&e))?;
         // cgroup files are always readable; only their priority data says that something changed.
         let memory =
@@ -304,7 +305,7 @@ impl Keeper {
             RELAY_ENDED => self.relay_ended()?,
             EXECS => self.execs()?,
             CLOSES => self.closes()?,
-            PACKETS => self.denials.read(&mut self.spool)?,
+            PACKETS => self.packets_denied()?,
             SIGNALS => self.asked_to_end(),
             PIDS => self.pids_limit()?,
             MEMORY => self.memory_limit().map(drop)?,
@@ -406,6 +407,7 @@ impl Keeper {
         for event in self.processes.look(&self.execs, now) {
             self.tell(event);
         }
+        self.expire_renewals(now);
         self.denials.flush_older(now, &mut self.spool);
         for event in self.refused.as_mut().map(|refused| refused.flush_older(now)).unwrap_or_default() {
             self.tell(event);
@@ -427,6 +429,7 @@ impl Keeper {
             self.denials.next_flush(),
             self.refused.as_ref().and_then(Refused::due),
             self.way_out.as_ref().and_then(|way_out| way_out.told.next_flush()),
+            self.way_out.as_ref().and_then(|way_out| way_out.renewals.due()),
             self.limits.due().filter(|_| self.end.is_none()),
             self.spool.due().filter(|_| self.service.is_some()),
             self.end_due(),

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use agentd_kernel::nft::Ruleset;
 use agentd_kernel::packets::{PacketError, Packets};
 use agentd_policy::Refusal;
-use agentd_policy::network::Change;
 use agentd_policy::event::EventBody;
+use agentd_policy::network::Change;
 use agentd_policy::wire::{FromKeeper, FromRoot, MAX_KEEPER_PACKET, ToRelay, ToRoot, decode, encode};
 use rustix::event::epoll::{self, EventData, EventFlags};
 
@@ -111,6 +111,10 @@ impl Keeper {
         };
         if !self.spool.has_room() {
             return Err(busy());
+        }
+        // Nothing is to be denied where nothing is ever allowed, and this keeper's filter changes no table.
+        if way_out.egress.sealed {
+            return Err(refusals::no_network(session));
         }
         change.check()?;
         let egress = change.apply(&way_out.egress)?;

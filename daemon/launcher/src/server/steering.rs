@@ -62,7 +62,8 @@ impl Server {
             )
         };
         let keeper = self.context.directories.keeper(&session).map_err(failed)?;
-        let question = encode(&FromRoot::Change { change, uid: peer.uid }).map_err(|e| failed(e.to_string()))?;
+        let question =
+            encode(&FromRoot::Change { change, uid: peer.uid }).map_err(|e| failed(e.to_string()))?;
         keeper.send(&question, &[]).map_err(|e| failed(e.to_string()))?;
         self.watch(keeper.as_fd(), Source::Steering, number, EventFlags::IN).map_err(failed)?;
         let until = Instant::now() + ANSWER_TIMEOUT;

@@ -11,13 +11,13 @@ use agentd_policy::addresses::Net;
 use agentd_policy::egress::{Egress, NetRule};
 use agentd_policy::event::{End, EventBody, NetEvent, NetPeer};
 use agentd_policy::hosts::{HostPattern, HostRule, HostRules};
-use agentd_policy::profile::Protocol;
-use agentd_policy::publish::Publish;
-use agentd_policy::resolver::Resolver;
 use agentd_policy::names::SessionId;
 use agentd_policy::network::Change;
 use agentd_policy::offer::{FromClient, Steer, ToClient};
 use agentd_policy::plan::Plan;
+use agentd_policy::profile::Protocol;
+use agentd_policy::publish::Publish;
+use agentd_policy::resolver::Resolver;
 use agentd_policy::wire::{FromKeeper, FromRoot, MAX_PACKET, ToKeeper, decode, encode, frame};
 use rustix::net::SocketType;
 
@@ -246,7 +246,12 @@ fn steer(rig: &Rig, session: &SessionId, allow: &[&str], deny: &[&str]) -> Resul
     steer_as(rig, session, (allow, deny), CALLER)
 }
 
-fn steer_as(rig: &Rig, session: &SessionId, (allow, deny): (&[&str], &[&str]), uid: u32) -> Result<(), Refusal> {
+fn steer_as(
+    rig: &Rig,
+    session: &SessionId,
+    (allow, deny): (&[&str], &[&str]),
+    uid: u32,
+) -> Result<(), Refusal> {
     let side = Packets::from_fd(rig::dial(&rig.base.join("run/offer.sock"), SocketType::SEQPACKET, uid));
     let texts = |list: &[&str]| list.iter().map(ToString::to_string).collect::<Vec<_>>();
     let change = Box::new(Change::parse(&texts(allow), &texts(deny)).unwrap());
@@ -267,7 +272,8 @@ fn a_session_without_a_network_has_a_resolver_alone() {
     let service = rig.start();
     let script = "tail -qn +2 /proc/net/tcp /proc/net/udp | tr -s ' ' | cut -d ' ' -f 3; cat /etc/resolv.conf
         getent hosts any.example; echo $?";
-    let closed = |plan: &mut Plan| plan.egress = Some(Egress::default());
+    let nothing = Egress { hosts: HostRules::default(), nets: vec![], local: vec![], ..egress() };
+    let closed = |plan: &mut Plan| plan.egress = Some(nothing);
     let (peer, out) = Peer::start(&service, 1, &["sh", "-c", script], closed);
     // What connections are given to, and the resolver.
     let expected = "00000000:0001\n00000000:0035\nnameserver 127.0.0.1\noptions timeout:6 attempts:2\n2\n";

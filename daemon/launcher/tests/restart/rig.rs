@@ -300,7 +300,7 @@ impl Service {
         let side = Packets::from_fd(dial(&self.base.join("run/offer.sock"), SocketType::SEQPACKET, CALLER));
         let work = std::fs::File::open(self.base.join("work")).unwrap();
         let grants = vec![Grant { role: Role::Workspace, mode }];
-        let offer = FromClient::Offer(Offer { consent: Consent::to(plan).unwrap(), grants });
+        let offer = FromClient::Offer(Box::new(Offer { consent: Consent::to(plan).unwrap(), grants }));
         side.send(&encode(&offer).unwrap(), &[work.as_fd()]).unwrap();
         let hear = || decode(&side.receive(MAX_PACKET, 0).unwrap().unwrap().bytes).unwrap();
         assert!(matches!(hear(), ToClient::Site(_)));

@@ -40,6 +40,7 @@ use std::time::Duration;
 
 use agentd_policy::blocklist::Blocklist;
 use agentd_policy::egress::Egress;
+use agentd_policy::hosts::HostName;
 use agentd_policy::publish::Publish;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
@@ -104,6 +105,7 @@ pub struct Network {
     gate: Arc<Gate>,
     /// Aborted with it.
     listeners: JoinSet<()>,
+    renewals: JoinSet<()>,
 }
 
 impl Network {
@@ -154,7 +156,7 @@ impl Network {
         }
         let told = gate.clone();
         listeners.spawn(async move { told.names.told.run(&told.keeper).await });
-        Ok(Self { gate, listeners })
+        Ok(Self { gate, listeners, renewals: JoinSet::new() })
     }
 
     /// Lets in who comes by `descriptors`, which listen on the host's loopback.
@@ -182,9 +184,26 @@ impl Network {
         self.gate.keeper.pinned(number, addresses);
     }
 
+    /// The keeper has recorded something.
+    pub fn recorded(&self, number: u32) {
+        self.gate.keeper.recorded(number);
+    }
+
+    /// The keeper wants a name asked for anew.
+    pub fn renew(&mut self, name: HostName, question: u16) {
+        let gate = self.gate.clone();
+        // Those that are done make room; the keeper asks for so many at a time.
+        while self.renewals.try_join_next().is_some() {}
+        self.renewals.spawn(async move {
+            dns::renew(&gate, &name, question).await;
+            gate.keeper.renewed(name, question).await;
+        });
+    }
+
     /// The session is over: ends all.
     fn over(&mut self) {
         self.listeners.abort_all();
+        self.renewals.abort_all();
         self.gate.state.send_modify(|state| state.over = true);
     }
 

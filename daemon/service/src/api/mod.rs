@@ -12,10 +12,10 @@ use agentd_policy::profile::Profile;
 use agentd_policy::wire::{Peer, Ticket};
 use agentd_proto::v1::sessions_server::Sessions;
 use agentd_proto::v1::{
-    AttachInput, AttachOutput, CreateReply, CreateRequest,
-    DoctorReply, DoctorRequest, Event, EventsRequest, InspectReply, InspectRequest, KillReply, KillRequest,
-    ListReply, ListRequest, LogChunk, LogsRequest, OfferedPath, RemoveReply, RemoveRequest, RunSpec,
-    Session as Shown, StopReply, StopRequest, Timing, VersionReply, VersionRequest, WatchRequest,
+    AttachInput, AttachOutput, CreateReply, CreateRequest, DoctorReply, DoctorRequest, Event, EventsRequest,
+    InspectReply, InspectRequest, KillReply, KillRequest, ListReply, ListRequest, LogChunk, LogsRequest,
+    OfferedPath, RemoveReply, RemoveRequest, RunSpec, Session as Shown, StopReply, StopRequest, Timing,
+    VersionReply, VersionRequest, WatchRequest,
 };
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;

@@ -6,6 +6,7 @@ mod datagrams;
 mod dial;
 mod pins;
 mod publish;
+mod renewals;
 mod told;
 
 use std::net::IpAddr;
@@ -19,16 +20,17 @@ use agentd_kernel::route::Routes;
 use agentd_policy::blocklist::Blocklist;
 use agentd_policy::ceiling::Ceiling;
 use agentd_policy::egress::{Denial, Egress, MAX_ADDRESSES, MAX_PIN, MIN_PIN, Purpose};
-use agentd_policy::event::{End, NetEvent};
+use agentd_policy::event::{Actor, End, NetEvent};
 use agentd_policy::hosts::HostName;
-use agentd_policy::wire::{FromRelay, ToRelay};
+use agentd_policy::wire::{Client, FromRelay, ToRelay};
 
 use super::Keeper;
-use bucket::Bucket;
+pub use bucket::Bucket;
 use datagrams::Datagrams;
 pub use datagrams::FIRST as DATAGRAMS;
 use pins::Pins;
 use publish::Inward;
+use renewals::Renewals;
 pub use told::Told;
 
 /// Dials at once, and in every second after that. Each may leave the host a port in use for a minute (TIME_WAIT,
@@ -50,6 +52,7 @@ pub struct WayOut {
     /// Of the host's network.
     routes: Routes,
     pub(super) pins: Pins,
+    pub(super) renewals: Renewals,
     dials: Bucket,
     asked: Bucket,
     datagrams: Datagrams,
@@ -94,6 +97,7 @@ impl WayOut {
             listed: blocklist.map(Listed::open).transpose()?,
             routes: Routes::open().map_err(|e| format!("routes: {e}"))?,
             pins: Pins::default(),
+            renewals: Renewals::default(),
             dials: Bucket::new(DIALS.0, DIALS.1),
             asked: Bucket::new(PINS, PINS),
             datagrams: Datagrams::default(),
@@ -170,17 +174,34 @@ impl Keeper {
             FromRelay::Dial { number, purpose, to, protocol, .. } => {
                 self.dial(number, &purpose, to, protocol)
             }
-            FromRelay::Pin { number, name, question, addresses, ttl } => {
-                let addresses = self.pin(&name, question, &addresses, ttl);
+            FromRelay::Pin { number, name, question, addresses, ttl, client } => {
+                let actor = match client {
+                    Some(_) => self.who(client),
+                    None => self.way_out.as_ref().and_then(|way_out| way_out.renewals.actor(&name)),
+                };
+                let addresses = self.pin(&name, question, &addresses, ttl, actor);
                 self.ask_relay(&ToRelay::Pinned { number, addresses }, vec![]);
             }
-            FromRelay::Told(event) => {
+            FromRelay::Told { event, client, number } => {
+                let actor = match number {
+                    Some(_) => self.who(client),
+                    None => client.and_then(|client| self.denials.owners.known(&client)),
+                };
                 if let Some(way_out) = &mut self.way_out {
-                    way_out.told.hear(event, &mut self.spool);
+                    way_out.told.hear(event, actor, &mut self.spool);
+                }
+                if let Some(number) = number {
+                    self.ask_relay(&ToRelay::Recorded { number }, vec![]);
                 }
             }
+            FromRelay::Renewed { name, question } => self.renewed(&name, question),
             FromRelay::Active | FromRelay::Closed { .. } => {}
         }
+    }
+
+    /// Who has the relay's client.
+    fn who(&mut self, client: Option<Client>) -> Option<Actor> {
+        self.denials.owners.of_client(&client?, &self.processes, &self.watch)
     }
 
     /// Datagrams came by one of the pairs.
@@ -191,7 +212,14 @@ impl Keeper {
     }
 
     /// Makes addresses of a name reachable; those that are. What cannot be told of is not done.
-    fn pin(&mut self, name: &HostName, question: u16, addresses: &[IpAddr], ttl: u32) -> Vec<IpAddr> {
+    fn pin(
+        &mut self,
+        name: &HostName,
+        question: u16,
+        addresses: &[IpAddr],
+        ttl: u32,
+        actor: Option<Actor>,
+    ) -> Vec<IpAddr> {
         let now = Instant::now();
         let room = self.spool.has_room_for(TOLD) && self.end.is_none();
         let Some(way_out) = self.way_out.as_mut().filter(|_| room) else { return vec![] };
@@ -221,6 +249,7 @@ impl Keeper {
             allowed: allowed.clone().filter(|_| denied.is_none()),
             denied,
             addresses,
+            actor: actor.clone(),
             count: 1,
         };
         if let Some(denial) = pinned.denial {
