@@ -9,10 +9,10 @@ use agentd_policy::config::Resolvers;
 use agentd_policy::consent::Consent;
 use agentd_policy::decide::{CallerFacts, Request, Wanted, decide};
 use agentd_policy::environment::let_in;
-use agentd_policy::names::SessionId;
+use agentd_policy::names::{AbsPath, SessionId};
 use agentd_policy::network::Upstream;
 use agentd_policy::offer::Site;
-use agentd_policy::plan::Plan;
+use agentd_policy::plan::{Mode, Plan};
 use agentd_policy::profile::Profile;
 use agentd_policy::resolver::Resolver;
 use agentd_proto::v1::{CreateRequest, RunSpec};
@@ -62,6 +62,7 @@ impl Question {
         let permit = decide(&request, &profile, &site.bounds, &upstream, &caller)?;
         let wanted = permit.wanted().to_vec();
         let plan = permit.into_plan();
+        no_programs(&plan, &spec)?;
         Ok(Self { side, spec, request, profile, upstream, caller, wanted, plan })
     }
 
@@ -100,6 +101,31 @@ fn may_ask(uid: u32, site: &Site) -> Result<(), Refusal> {
             "ask as an ordinary user, or set `root_callers = true` in agentd.toml",
         )),
     }
+}
+
+/// Where the caller's shell looks for programs, nothing is written in mode direct: not in such a directory, nor, beside
+/// the workspace that was asked for, in one that holds it.
+fn no_programs(plan: &Plan, spec: &RunSpec) -> Result<(), Refusal> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let dirs = std::env::split_paths(&path).filter(|dir| dir.is_absolute());
+    let dirs: Vec<AbsPath> = dirs
+        .filter_map(|dir| dir.canonicalize().ok())
+        .filter_map(|dir| AbsPath::parse(dir.to_str()?).ok())
+        .collect();
+    for workspace in plan.workspaces.iter().filter(|workspace| workspace.mode == Mode::Direct) {
+        let place = workspace.path.as_str();
+        let besides = place != spec.cwd && spec.workspace.iter().all(|given| given.path != place);
+        let holds =
+            |dir: &&AbsPath| workspace.path.starts_with(dir) || besides && dir.starts_with(&workspace.path);
+        if let Some(dir) = dirs.iter().find(holds) {
+            return Err(Refusal::new(
+                format!("{place} to write to, in mode direct: {dir} is in your PATH"),
+                "workspace.path",
+                "use mode overlay, or name a directory that no program is run from",
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// What leaves this process: of the environment only what the profile lets in.

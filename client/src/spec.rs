@@ -37,17 +37,19 @@ pub fn asked(args: RunArgs) -> Result<Asked, Failure> {
     let streams = Streams::look();
     let both = streams.stdin && (streams.stdout || args.detach);
     let terminal = args.tty || (!args.no_tty && both);
-    let workspace = match &args.workspace {
-        Some(text) => vec![workspace(text)?],
-        None => vec![],
-    };
+    let workspace = args.workspace.iter().map(|text| workspace(text)).collect::<Result<_, _>>()?;
+    let mut read = inputs(&args.read)?;
+    if terminal && let Some(entry) = own_terminfo() {
+        read.push(entry);
+    }
     let spec = RunSpec {
         name: args.name.unwrap_or_default(),
         command: args.command.into_iter().map(bytes).collect(),
         env: args.env.into_iter().map(env_flag).filter_map(Result::transpose).collect::<Result<_, _>>()?,
         cwd: utf8(&cwd)?,
         workspace,
-        read: inputs(&args.read)?,
+        read,
+        write: args.write.iter().map(|path| absolute("write", Path::new(path))).collect::<Result<_, _>>()?,
         mask: args.mask,
         allow: args.allow,
         deny: args.deny,
@@ -62,6 +64,7 @@ pub fn asked(args: RunArgs) -> Result<Asked, Failure> {
         remove: args.rm,
         detach: args.detach,
         idle_ms: args.idle,
+        umask: Some(umask()),
         ..RunSpec::default()
     };
     Ok(Asked { profile: args.profile, environment: std::env::vars_os().collect(), spec })
@@ -70,6 +73,29 @@ pub fn asked(args: RunArgs) -> Result<Asked, Failure> {
 /// A text of the command line as the API carries it.
 pub fn bytes(text: OsString) -> Bytes {
     text.into_vec().into()
+}
+
+/// The caller's own description of the terminal (`terminfo(5)`), if the system has none.
+fn own_terminfo() -> Option<String> {
+    const SYSTEM: [&str; 3] = ["/etc/terminfo", "/lib/terminfo", "/usr/share/terminfo"];
+    let term = std::env::var("TERM").ok()?;
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_+.".contains(&byte);
+    let first = term.bytes().next().filter(|_| term.bytes().all(plain) && !term.starts_with('.'))?;
+    // In a directory that is called by the first letter, or by its number.
+    let below = [format!("{}/{term}", char::from(first)), format!("{first:x}/{term}")];
+    let entry = |dir: &Path| below.iter().map(|name| dir.join(name)).find(|path| path.is_file());
+    if SYSTEM.iter().any(|dir| entry(Path::new(dir)).is_some()) {
+        return None;
+    }
+    let own = entry(&PathBuf::from(std::env::var_os("HOME")?).join(".terminfo"))?;
+    absolute("input", &own).ok()
+}
+
+/// This process's (`umask(2)`). There is one thread yet.
+fn umask() -> u32 {
+    let own = rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
+    rustix::process::umask(own);
+    own.as_raw_mode()
 }
 
 /// `DIR[:MODE]`. What follows a colon and is no mode belongs to the directory's name, if there is one of that

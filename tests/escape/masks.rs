@@ -61,9 +61,13 @@ pub fn late(world: &World) {
             let id = text_at(&world.all_events(world.a(), session.name())[0], "/session");
             let overlays = world.daemon().state().join("overlays");
             let own = overlays.join(format!("u{}/{id}/0", world.a().uid));
-            let list = std::fs::read_to_string(own.join("placeholders")).expect("root's list");
+            let list = std::fs::read_to_string(own.join("about")).expect("root's list");
+            let top = std::fs::metadata(&dir).expect("the workspace");
+            let (path, device, inode) =
+                (dir.to_str().expect("UTF-8"), top.dev().to_string(), top.ino().to_string());
             let listed: Vec<_> = list.split_terminator('\0').collect();
-            assert_eq!(listed, ["1", "a", "a/b", "a/b/c", "conf", "conf/secret"]);
+            assert_eq!(listed[..4], ["2", path, &device, &inode]);
+            assert_eq!(listed[4..], ["a", "a/b", "a/b/c", "conf", "conf/secret"]);
             let inode = |path: &Path| std::fs::symlink_metadata(path).expect("a placeholder").ino();
             for name in [".env", "keys"] {
                 assert_eq!(

@@ -119,21 +119,25 @@ pub fn leases(world: &World) {
 
 /// Memory that a descriptor holds counts for the user whose session it was.
 pub fn memory(world: &World) {
-    let charge = || -> u64 {
+    let charged = || -> u64 {
         let group = format!("agents/u{}", world.a().uid);
         let text = super::setting(world.daemon(), &group, "memory.usage_in_bytes", "memory.current");
         text.and_then(|text| text.parse().ok()).unwrap_or(0) >> 20
     };
     let one = Holder::of(world, world.a(), "megabytes(100)");
-    assert!(charge() >= 100, "{} MiB are charged to a user for whom 100 are held", charge());
+    let held = charged();
+    assert!(held >= 100, "{held} MiB are charged to a user for whom 100 are held");
     let two = Holder::of(world, world.a(), "megabytes(100)");
-    assert!(charge() >= 200, "{} MiB are charged to a user for whom 200 are held", charge());
+    let held = charged();
+    assert!(held >= 200, "{held} MiB are charged to a user for whom 200 are held");
     // What is left of the user's memory is what the next session gets, whatever its own limit.
     let fill = "x = b'x' * (120 << 20)\nprint(len(x))";
     world.session().option("--rm").run(["/usr/bin/python3", "-c", fill]).expect_code(137);
     let three = Holder::of(world, world.a(), "megabytes(70)");
-    let refused = world.session().run(["true"]).expect_code(125);
-    assert!(refused.stderr.contains("(bounds.user_memory)"), "{}", refused.stderr);
+    let held = charged();
+    let refused = world.session().run(["true"]);
+    let so = refused.code == Some(125) && refused.stderr.contains("(bounds.user_memory)");
+    assert!(so, "{held} MiB are held: {:?} {}", refused.code, refused.stderr);
     // Nobody else pays.
     let other = Session::new(world, world.b(), world.workspace(world.b()));
     other.run(["/usr/bin/python3", "-c", "x = b'x' * (200 << 20)\nprint(len(x))"]).expect_code(0);

@@ -147,6 +147,7 @@ pub fn plan(user: &User) -> Plan {
         },
         landlock_abi: 2,
         remove: false,
+        umask: 0o022,
         egress: None,
     }
 }

@@ -84,7 +84,8 @@ fn ahead(world: &World) {
 fn of_another_format(world: &World) {
     let daemon = world.daemon();
     let session = world.session();
-    let mut running = session.spawn_ready("mkdir d; echo word > d/note; echo ready; read line");
+    let script = format!(": {}; mkdir d; echo word > d/note; echo ready; read line", session.name());
+    let mut running = session.spawn_ready(&script);
     let parts = daemon.await_session(world.a(), session.name());
     daemon.kill(Part::Service);
     daemon.kill(Part::Launcher);

@@ -95,6 +95,7 @@ Examples:
   agentctl run --allow api.example.org --allow '*.example.net:443' --deny ads.example.net -- claude
   agentctl run --allow 192.0.2.0/24:8080 --allow local:5432 -- ./test.sh
   agentctl run --publish 3000 -- npm run dev
+  agentctl run --workspace . --workspace ../lib:ro --write ~/.cache/pip -- make
   agentctl run -T -- tar c . > copy.tar
   agentctl run --detach --name nightly --idle 1h -- claude
   agentctl run --dry-run --json -- true
@@ -122,12 +123,15 @@ pub struct RunArgs {
     #[arg(long)]
     pub rm: bool,
     /// The directory to work in [default: the current one, in the profile's mode]; MODE is overlay, direct
-    /// or ro
+    /// or ro. The command starts in the first of several, unless it was called in another
     #[arg(long, value_name = "DIR[:MODE]")]
-    pub workspace: Option<OsString>,
+    pub workspace: Vec<OsString>,
     /// A file or directory that the command may read besides
     #[arg(long, value_name = "PATH")]
     pub read: Vec<OsString>,
+    /// A directory that the command may write to besides: what it does there is done at once, as in mode direct
+    #[arg(long, value_name = "DIR")]
+    pub write: Vec<OsString>,
     /// A name below the workspace that appears empty
     #[arg(long, value_name = "GLOB")]
     pub mask: Vec<String>,

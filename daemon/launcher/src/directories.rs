@@ -20,6 +20,8 @@ const SESSION_NAME: usize = 12;
 
 /// What the names of the service's records end with: whole, set aside, and being written.
 const RECORDS: [&str; 3] = ["json", "broken", "tmp"];
+/// What the name of a file ends with that says the format of a session's record.
+const FORMAT: &str = ".format";
 /// What the name of an overlay ends with that is to be deleted. No session's does.
 const DOOMED: &str = ".deleted";
 /// And of those that wait for a session of a lease.
@@ -154,6 +156,17 @@ impl Directories {
     pub fn remove_keeper_socket(&self, session: &str) -> Result<(), String> {
         gone(rustix::fs::unlinkat(&self.keepers, session, AtFlags::empty()))
             .map_err(|e| format!("keepers/{session}: {e}"))
+    }
+
+    /// Says, for the service, in which format the record of `session` was, which is ended for that. The next launcher
+    /// takes it away.
+    pub fn write_format(&self, session: &SessionId, format: u16) -> Result<(), String> {
+        let name = format!("{session}{FORMAT}");
+        let fail = |e: std::io::Error| format!("keepers/{name}: {e}");
+        let flags = OFlags::CREATE | OFlags::TRUNC | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = rustix::fs::openat(&self.keepers, &name, flags, Mode::from_raw_mode(0o644));
+        let file = std::fs::File::from(file.map_err(|e| fail(e.into()))?);
+        std::io::Write::write_all(&mut &file, format.to_string().as_bytes()).map_err(fail)
     }
 
     /// Every user who has overlays, and the names of those.

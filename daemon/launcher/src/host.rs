@@ -11,8 +11,8 @@ use agentd_policy::plan::DiskForm;
 use nix::sched::CloneFlags;
 use rustix::fs::{FileType, Mode, OFlags};
 
-use crate::build::etc::Template;
 use crate::disk::image;
+use crate::public_etc::PublicEtc;
 
 /// Its name in the directory of overlays.
 const PLACEHOLDER: &str = "placeholder";
@@ -35,7 +35,7 @@ pub struct Host {
     /// What stands for missing names in overlays: another name of it needs no file of its own, and says whose it is.
     pub placeholder: OwnedFd,
     /// What the host gives to each /etc.
-    pub etc: Template,
+    pub etc: PublicEtc,
     /// The filter of everything that runs in a session, compiled once.
     pub agent_filter: Filter,
     /// The filter of keepers.
@@ -51,7 +51,7 @@ impl Host {
     pub fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
         let all =
             [&self.proc, &self.empty_root, &self.empty_net, &self.system, &self.relay, &self.placeholder];
-        all.into_iter().chain(&self.mke2fs).map(AsFd::as_fd).collect()
+        all.into_iter().chain(&self.mke2fs).map(AsFd::as_fd).chain(self.etc.descriptor()).collect()
     }
 
     /// Prepares everything. `overlays` is the directory of all overlays.
@@ -93,7 +93,7 @@ impl Host {
                 .then(|| image::program(image::PROGRAM, "e2fsprogs"))
                 .transpose()?,
             placeholder: placeholder(overlays).map_err(|e| format!("overlays/{PLACEHOLDER}: {e}"))?,
-            etc: Template::read(),
+            etc: PublicEtc::prepare(token, pool.system().get()),
             agent_filter: seccomp::compile(&seccomp::AGENT, seccomp::Options { memfd_create: memfd_noexec }),
             keeper_filter: seccomp::compile(&seccomp::KEEPER, seccomp::Options { memfd_create: false }),
             meter_filter: seccomp::compile(&seccomp::METER, seccomp::Options { memfd_create: false }),

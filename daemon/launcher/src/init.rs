@@ -190,6 +190,7 @@ impl Init<'_> {
         // Kept open here as well: whatever becomes of the keeper, these calls wait for it or end with us.
         let (landlock_abi, refused) = self.confine(&plan, &access)?;
         let signals = child_signals().step("signals")?;
+        rustix::process::umask(rustix::fs::Mode::from_raw_mode(plan.umask & 0o777));
         self.tell(&FromInit::Confined { landlock_abi }, &[refused.as_fd()]).step("message")?;
         let main = match Starting::fork(self.token, &plan, &stdio).and_then(Starting::outcome) {
             Ok(main) => {

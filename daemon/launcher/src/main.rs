@@ -20,6 +20,7 @@ mod link;
 mod log;
 mod offers;
 mod open_files;
+mod public_etc;
 mod refusals;
 mod scope;
 mod scout;

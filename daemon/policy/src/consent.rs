@@ -115,6 +115,7 @@ impl Consent {
             limits,
             landlock_abi,
             remove,
+            umask,
             egress,
         } = plan;
         let network = egress.as_ref().map(|egress| Egress {
@@ -127,7 +128,7 @@ impl Consent {
             version: VERSION.to_owned(),
             parts: [
                 *profile,
-                Digest::of(&(command, cwd, terminal))?,
+                Digest::of(&(command, cwd, terminal, umask))?,
                 Digest::of(&(env, user, shell))?,
                 Digest::of(&(workspaces, inputs, scratch, home, home_size, remove))?,
                 Digest::of(&network)?,

@@ -4,11 +4,10 @@ use crate::config::Bounds;
 use crate::consent::Digest;
 use crate::names::{AbsPath, RelPath, SessionId, UserName};
 use crate::network::{self, Change, Upstream};
-use crate::pattern::NamePattern;
 use crate::plan::{Input, Limits, Mode, Plan, Role, Scratch, WindowSize, Workspace};
-use crate::profile::{self, Profile, WorkspaceMode};
+use crate::profile::Profile;
 use crate::publish::Publish;
-use crate::{Refusal, environment, overlap};
+use crate::{Refusal, environment, overlap, workspaces};
 
 /// What a caller asks for, in types that hold only what is in form.
 #[derive(Clone, Debug)]
@@ -23,8 +22,10 @@ pub struct Request {
     pub caller_env: Vec<(Vec<u8>, Vec<u8>)>,
     /// The caller's directory.
     pub cwd: AbsPath,
-    /// In place of the profile's workspace `"."`, and how.
-    pub workspace: Option<(AbsPath, Option<Mode>)>,
+    /// The first one in place of the profile's workspace `"."`, the others besides, and how.
+    pub workspace: Vec<(AbsPath, Option<Mode>)>,
+    /// Directories in mode `direct` besides.
+    pub write: Vec<AbsPath>,
     /// More to read.
     pub read: Vec<AbsPath>,
     /// More to mask, below each workspace.
@@ -51,6 +52,8 @@ pub struct Request {
     pub terminal: Option<WindowSize>,
     /// Whether what it wrote to overlays goes when it ends.
     pub remove: bool,
+    /// The caller's `umask(2)`.
+    pub umask: u32,
     /// What the caller opened for it, in the order that [`Permit::wanted`] gave; `None` before it did.
     pub offered: Option<Vec<Wanted>>,
 }
@@ -150,13 +153,14 @@ pub fn decide(
     }
     enforceable(profile)?;
     let here = Here { cwd: &request.cwd, home: &caller.home };
-    let mut workspaces = workspaces(request, profile, &here)?;
+    let mut workspaces = workspaces::of(request, profile, &here)?;
     let mut inputs = inputs(request, profile, &here, workspaces.len())?;
     let wanted = wanted(&workspaces, &inputs);
     let cwd = settle(request, &wanted, &mut workspaces, &mut inputs)?;
     let scratch = scratch(profile, &here)?;
     for workspace in &workspaces {
         overlap::not_the_home(&workspace.path, &caller.home)?;
+        workspaces::not_run_by_itself(workspace, &caller.home)?;
     }
     protect_profiles(&request.profile_files, &mut workspaces)?;
     overlap::check(&mut workspaces, &inputs, &scratch, &caller.home)?;
@@ -181,6 +185,7 @@ pub fn decide(
         limits,
         landlock_abi: profile.require.landlock_abi.map_or(LANDLOCK_ABI, |abi| abi.max(LANDLOCK_ABI)),
         remove: request.remove,
+        umask: request.umask & 0o777,
         egress: Some(egress),
     };
     plan.check(bounds)?;
@@ -199,13 +204,13 @@ fn enforceable(profile: &Profile) -> Result<(), Refusal> {
 }
 
 /// What `.` and `~` mean.
-struct Here<'a> {
-    cwd: &'a AbsPath,
-    home: &'a AbsPath,
+pub(crate) struct Here<'a> {
+    pub(crate) cwd: &'a AbsPath,
+    pub(crate) home: &'a AbsPath,
 }
 
 impl Here<'_> {
-    fn path(&self, key: &str, text: &str) -> Result<AbsPath, Refusal> {
+    pub(crate) fn path(&self, key: &str, text: &str) -> Result<AbsPath, Refusal> {
         let fail = |e: crate::names::NameError| {
             Refusal::new(
                 format!("{key} {text:?}: {e}"),
@@ -226,79 +231,6 @@ impl Here<'_> {
     }
 }
 
-fn workspaces(request: &Request, profile: &Profile, here: &Here<'_>) -> Result<Vec<Workspace>, Refusal> {
-    let mut all: Vec<Workspace> = Vec::new();
-    let mut flag = request.workspace.clone();
-    for entry in &profile.filesystem.workspace {
-        let (path, mode) = match (entry.path.as_str(), flag.take()) {
-            (".", Some((path, mode))) => (path, mode),
-            (other, kept) => {
-                flag = kept;
-                (here.path("filesystem.workspace.path", other)?, None)
-            }
-        };
-        all.push(Workspace {
-            path,
-            descriptor: 0,
-            mode: mode.unwrap_or_else(|| mode_of(entry)),
-            mask: names("mask", &literal(&entry.mask))?,
-            mask_anywhere: patterns(&entry.mask)?,
-            protect: names("protect", &entry.protect)?,
-            sockets: names("sockets", &entry.sockets)?,
-        });
-    }
-    if let Some((path, mode)) = flag {
-        let mode = mode.unwrap_or(Mode::Overlay);
-        let (mask, mask_anywhere, protect, sockets) = Default::default();
-        all.push(Workspace { path, descriptor: 0, mode, mask, mask_anywhere, protect, sockets });
-    }
-    let more = names("mask", &literal(&request.mask))?;
-    let more_anywhere = patterns(&request.mask)?;
-    if all.is_empty() && !request.mask.is_empty() {
-        return Err(Refusal::new(
-            "a mask without a workspace",
-            "mask.workspace",
-            "leave it out, or give a workspace: masks are names below one",
-        ));
-    }
-    for (workspace, number) in all.iter_mut().zip(0..) {
-        workspace.mask.extend(more.iter().cloned());
-        workspace.mask_anywhere.extend(more_anywhere.iter().cloned());
-        workspace.descriptor = number;
-    }
-    Ok(all)
-}
-
-fn mode_of(entry: &profile::Workspace) -> Mode {
-    match entry.mode {
-        Some(WorkspaceMode::Ro) => Mode::Ro,
-        Some(WorkspaceMode::Direct) => Mode::Direct,
-        // Worktrees were refused before.
-        Some(WorkspaceMode::Overlay | WorkspaceMode::Worktree) | None => Mode::Overlay,
-    }
-}
-
-/// The masks that are names below a workspace.
-fn literal(masks: &[String]) -> Vec<String> {
-    masks.iter().filter(|text| !NamePattern::is_meant_by(text)).cloned().collect()
-}
-
-/// Those that are meant at any depth.
-fn patterns(masks: &[String]) -> Result<Vec<NamePattern>, Refusal> {
-    let meant = masks.iter().filter(|text| NamePattern::is_meant_by(text));
-    meant
-        .map(|text| {
-            NamePattern::parse(text).ok_or_else(|| {
-                Refusal::new(
-                    format!("mask {text:?}"),
-                    "mask.glob",
-                    "this version takes `**/NAME`, with at most one `*` in the last name, and literal names",
-                )
-            })
-        })
-        .collect()
-}
-
 /// A profile that the agent could change would be its next session's.
 fn protect_profiles(files: &[AbsPath], workspaces: &mut [Workspace]) -> Result<(), Refusal> {
     for workspace in workspaces.iter_mut().filter(|w| w.mode != Mode::Ro) {
@@ -317,30 +249,6 @@ fn protect_profiles(files: &[AbsPath], workspaces: &mut [Workspace]) -> Result<(
         }
     }
     Ok(())
-}
-
-/// Literal names below a workspace.
-fn names(key: &str, texts: &[String]) -> Result<Vec<RelPath>, Refusal> {
-    texts
-        .iter()
-        .map(|text| {
-            if text.contains(['*', '?', '[']) {
-                return Err(Refusal::new(
-                    format!("{key} {text:?}"),
-                    format!("{key}.glob"),
-                    "this version takes literal names such as `.env`, and `**/NAME` in masks",
-                ));
-            }
-            let literal = text.strip_prefix("./").unwrap_or(text).trim_end_matches('/');
-            RelPath::parse(literal).map_err(|e| {
-                Refusal::new(
-                    format!("{key} {text:?}: {e}"),
-                    format!("{key}.name"),
-                    "give a name below the workspace",
-                )
-            })
-        })
-        .collect()
 }
 
 fn inputs(
@@ -417,7 +325,7 @@ fn scratch(profile: &Profile, here: &Here<'_>) -> Result<Vec<Scratch>, Refusal> 
             Ok(Scratch {
                 path: here.path("filesystem.scratch.path", &entry.path)?,
                 size: entry.size.map_or(SCRATCH, |size| size.0),
-                exec: entry.exec == Some(true),
+                exec: entry.exec != Some(false),
             })
         })
         .collect()

@@ -16,7 +16,8 @@ fn request() -> Request {
         env: vec![],
         caller_env: vec![],
         cwd: path("/home/alice/p"),
-        workspace: None,
+        workspace: vec![],
+        write: vec![],
         read: vec![],
         mask: vec![],
         profile_files: vec![],
@@ -30,6 +31,7 @@ fn request() -> Request {
         idle_ms: None,
         terminal: None,
         remove: false,
+        umask: 0o022,
         offered: None,
     }
 }
@@ -77,7 +79,7 @@ fn the_default_profile_gives_the_current_directory_as_an_overlay() {
     let plan = permit.into_plan();
     assert_eq!(text(&plan.workspaces[0].mask), [".env"]);
     assert_eq!(text(&plan.workspaces[0].protect), [".git/config", ".git/hooks"]);
-    assert_eq!(plan.scratch, [Scratch { path: path("/tmp"), size: 512 << 20, exec: false }]);
+    assert_eq!(plan.scratch, [Scratch { path: path("/tmp"), size: 512 << 20, exec: true }]);
     assert_eq!((plan.cwd, plan.limits.memory), (path("/home/alice/p"), 4 << 30));
 }
 
@@ -96,7 +98,7 @@ fn nobody_gets_a_home_or_the_root() {
 fn what_was_opened_takes_the_place_of_what_was_asked_for() {
     let offered = vec![Wanted { role: Role::Workspace, mode: Mode::Overlay, path: path("/data/p") }];
     let cwd = path("/home/alice/p/src");
-    let workspace = Some((path("/home/alice/p"), None));
+    let workspace = vec![(path("/home/alice/p"), None)];
     let asked = Request { offered: Some(offered.clone()), cwd, workspace, ..request() };
     let plan = plan(&asked, &default()).unwrap();
     assert_eq!((plan.workspaces[0].path.as_str(), plan.cwd.as_str()), ("/data/p", "/data/p/src"));
@@ -112,7 +114,7 @@ fn what_was_opened_takes_the_place_of_what_was_asked_for() {
 #[test]
 fn flags_replace_the_workspace_and_keep_its_masks() {
     let flagged =
-        |mode| Request { workspace: Some((path("/srv/x"), mode)), mask: vec!["key".into()], ..request() };
+        |mode| Request { workspace: vec![(path("/srv/x"), mode)], mask: vec!["key".into()], ..request() };
     let first = |request: &Request| plan(request, &default()).unwrap();
     let made = first(&flagged(Some(Mode::Direct)));
     assert_eq!((made.workspaces[0].path.as_str(), made.workspaces[0].mode), ("/srv/x", Mode::Direct));
@@ -306,7 +308,7 @@ fn an_inner_workspace_uncovers_nothing() {
 fn the_profiles_of_a_session_are_read_only_in_it() {
     let files = vec![path("/home/alice/p/agent.toml"), path("/etc/x.toml")];
     let with = |mode| Request {
-        workspace: Some((path("/home/alice/p"), Some(mode))),
+        workspace: vec![(path("/home/alice/p"), Some(mode))],
         profile_files: files.clone(),
         ..request()
     };
@@ -349,7 +351,7 @@ proptest! {
     ) {
         let mut profile = default();
         profile.filesystem.read = paths.clone();
-        profile.filesystem.workspace.extend(paths.iter().map(|p| profile::Workspace {
+        profile.filesystem.workspace.extend(paths.iter().map(|p| crate::profile::Workspace {
             path: p.clone(), mode: None, mask: masks.clone(), protect: masks.clone(), sockets: masks.clone(),
         }));
         profile.environment.allow = masks.clone();
@@ -366,4 +368,51 @@ proptest! {
             prop_assert_eq!(second.plan(), permit.plan());
         }
     }
+}
+
+#[test]
+fn several_workspaces_and_what_is_written_to_besides() {
+    let several = Request {
+        workspace: vec![(path("/srv/x"), None), (path("/srv/y"), Some(Mode::Ro))],
+        write: vec![path("/srv/z"), path("/srv/z")],
+        ..request()
+    };
+    let profile = default().overlaid(toml("[filesystem]\nwrite = ['~/out']"));
+    let made = plan(&several, &profile).unwrap();
+    let places: Vec<_> = made.workspaces.iter().map(|w| (w.path.as_str(), w.mode, w.descriptor)).collect();
+    assert_eq!(
+        places,
+        [
+            ("/srv/x", Mode::Overlay, 0),
+            ("/srv/y", Mode::Ro, 1),
+            ("/home/alice/out", Mode::Direct, 2),
+            ("/srv/z", Mode::Direct, 3),
+        ]
+    );
+    for workspace in &made.workspaces {
+        assert_eq!(text(&workspace.mask), [".env"], "{}", workspace.path);
+        assert!(text(&workspace.protect).contains(&".git/hooks"), "{}", workspace.path);
+    }
+    assert_eq!(made.cwd, path("/srv/x"));
+}
+
+#[test]
+fn what_runs_by_itself_is_not_written_to() {
+    let write = |text: &str| Request { write: vec![path(text)], ..request() };
+    for place in [
+        "/home/alice/.ssh",
+        "/home/alice/.ssh/keys",
+        "/home/alice/.config",
+        "/home/alice/.config/systemd/user",
+        "/home/alice/.config/agentd",
+        "/home/alice/.local",
+    ] {
+        assert_eq!(rule(&write(place), &default()), "workspace.startup", "{place}");
+    }
+    assert_eq!(rule(&write("/home/alice"), &default()), "workspace.home");
+    assert_eq!(rule(&write("/home"), &default()), "workspace.home");
+    assert!(plan(&write("/home/alice/.config/app"), &default()).is_ok());
+    // A copy can be changed.
+    let overlay = Request { workspace: vec![(path("/home/alice/.config"), None)], ..request() };
+    assert!(plan(&overlay, &default()).is_ok());
 }

@@ -93,7 +93,9 @@ pub(crate) fn of(
             put(name, value);
         }
     }
+    let runtime = format!("/run/user/{}", caller.uid);
     for (name, value) in [
+        ("XDG_RUNTIME_DIR", runtime.as_str()),
         ("HOME", caller.home.as_str()),
         ("USER", caller.user.as_str()),
         ("LOGNAME", caller.user.as_str()),

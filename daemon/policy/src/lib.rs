@@ -32,5 +32,6 @@ pub mod resolver;
 pub mod size;
 pub mod text;
 pub mod wire;
+mod workspaces;
 
 pub use refusal::Refusal;

@@ -178,6 +178,7 @@ impl Profile {
         self.extends = child.extends;
         replace(&mut self.filesystem.home, child.filesystem.home);
         add(&mut self.filesystem.read, child.filesystem.read);
+        add(&mut self.filesystem.write, child.filesystem.write);
         for workspace in child.filesystem.workspace {
             match self.filesystem.workspace.iter_mut().find(|w| w.path == workspace.path) {
                 Some(parent) => parent.overlay(workspace),

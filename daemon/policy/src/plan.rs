@@ -91,6 +91,8 @@ pub struct Plan {
     pub landlock_abi: u32,
     /// Whether what it wrote to overlays goes when it ends (`--rm`).
     pub remove: bool,
+    /// What files of its are made without (`umask(2)`).
+    pub umask: u32,
     /// Its way out; none at all if there is none.
     pub egress: Option<Egress>,
 }
@@ -300,12 +302,13 @@ impl Plan {
             .workspaces
             .iter()
             .map(|w| &w.path)
-            .chain(self.inputs.iter().map(|i| &i.path))
-            .chain(self.inputs.iter().filter_map(|i| i.link.as_ref()))
             .chain(self.scratch.iter().map(|s| &s.path))
             .chain([&self.home]);
         for path in places {
             check_place(path)?;
+        }
+        for path in self.inputs.iter().flat_map(|input| [Some(&input.path), input.link.as_ref()]).flatten() {
+            check_input(path)?;
         }
         if self.home.as_str().contains(':') || self.shell.as_str().contains(':') {
             return Err(Refusal::new(
@@ -381,6 +384,20 @@ const RESERVED: &[&str] = &[
     "/usr",
 ];
 
+/// Files of /etc that are made for each session.
+const GENERATED: &[&str] =
+    &["group", "hostname", "hosts", "machine-id", "mtab", "nsswitch.conf", "passwd", "resolv.conf"];
+
+/// What is read besides may be in /etc, where sessions have but a part of the host's.
+fn check_input(path: &AbsPath) -> Result<(), Refusal> {
+    let below = path.as_str().strip_prefix("/etc/");
+    let own = |below: &str| GENERATED.iter().any(|name| below.split('/').next() == Some(name));
+    match below {
+        Some(below) if !own(below) => Ok(()),
+        _ => check_place(path),
+    }
+}
+
 fn check_place(path: &AbsPath) -> Result<(), Refusal> {
     let reserved = RESERVED.iter().any(|r| {
         path.as_str() == *r
@@ -446,6 +463,7 @@ pub(crate) mod tests {
             },
             landlock_abi: 2,
             remove: false,
+            umask: 0o022,
             egress: None,
         }
     }

@@ -89,6 +89,9 @@ pub struct Filesystem {
     /// What may be read besides.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub read: Vec<String>,
+    /// Directories in mode `direct` besides.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub write: Vec<String>,
     /// Directories to work in.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub workspace: Vec<Workspace>,
@@ -461,6 +464,7 @@ impl Profile {
     fn text_lists(&self) -> impl Iterator<Item = (&'static str, &Vec<String>)> {
         let fixed = [
             ("filesystem.read", &self.filesystem.read),
+            ("filesystem.write", &self.filesystem.write),
             ("network.deny", &self.network.deny),
             ("network.dns_types", &self.network.dns_types),
             ("environment.allow", &self.environment.allow),

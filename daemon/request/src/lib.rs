@@ -11,6 +11,9 @@ use agentd_policy::profile::Profile;
 use agentd_policy::publish::Publish;
 use agentd_proto::v1::{self, OfferedPath, RunSpec};
 
+/// What files are made without, where the client does not say.
+const DEFAULT_UMASK: u32 = 0o022;
+
 /// A refusal of something that the API's own form does not allow.
 pub fn malformed(what: impl AsRef<str>, rule: &str) -> Refusal {
     Refusal::new(what, rule, "use an agentctl of the daemon's version")
@@ -37,7 +40,8 @@ pub fn parse(spec: RunSpec, session: SessionId) -> Result<Request, Refusal> {
         ("arguments", spec.command.len(), MAX_ARGC),
         ("variables", spec.env.len(), MAX_ARGC),
         ("variables of the caller", spec.caller_env.len(), 4 * MAX_ARGC),
-        ("workspaces", spec.workspace.len(), 1),
+        ("workspaces", spec.workspace.len(), MAX_MOUNTS),
+        ("paths to write to", spec.write.len(), MAX_MOUNTS),
         ("paths to read", spec.read.len(), MAX_MOUNTS),
         ("masks", spec.mask.len(), MAX_NAMES),
         ("places of profiles", spec.profile_places.len(), MAX_NAMES),
@@ -52,17 +56,15 @@ pub fn parse(spec: RunSpec, session: SessionId) -> Result<Request, Refusal> {
             ));
         }
     }
-    let workspace = match spec.workspace.into_iter().next() {
-        Some(given) => Some((abs("workspace", &given.path)?, flag_mode(&given.mode)?)),
-        None => None,
-    };
+    let workspace = |given: &v1::WorkspaceSpec| Ok((abs("workspace", &given.path)?, flag_mode(&given.mode)?));
     Ok(Request {
         session,
         command: spec.command.into_iter().map(Vec::from).collect(),
         env: spec.env.into_iter().map(pair).collect(),
         caller_env: spec.caller_env.into_iter().map(pair).collect(),
         cwd: abs("current directory", &spec.cwd)?,
-        workspace,
+        workspace: spec.workspace.iter().map(workspace).collect::<Result<_, Refusal>>()?,
+        write: spec.write.iter().map(|path| abs("path to write to", path)).collect::<Result<_, _>>()?,
         read: spec.read.iter().map(|path| abs("path to read", path)).collect::<Result<_, _>>()?,
         mask: spec.mask,
         profile_files: spec
@@ -80,8 +82,16 @@ pub fn parse(spec: RunSpec, session: SessionId) -> Result<Request, Refusal> {
         idle_ms: spec.idle_ms,
         terminal: terminal(spec.terminal, spec.window)?,
         remove: spec.remove,
+        umask: umask(spec.umask)?,
         offered: None,
     })
+}
+
+fn umask(given: Option<u32>) -> Result<u32, Refusal> {
+    match given.unwrap_or(DEFAULT_UMASK) {
+        mask if mask <= 0o777 => Ok(mask),
+        mask => Err(malformed(format!("umask {mask:o}"), "request.umask")),
+    }
 }
 
 /// The name that the session is to have.

@@ -124,9 +124,20 @@ fn supervise(
     });
 }
 
+/// Where the keeper of a session listens.
+fn keeper_path(host: &Host, session: &SessionId) -> String {
+    format!("{}/keepers/{session}", host.site().config.runtime_dir)
+}
+
+/// The format of the launcher's record of a session, if a launcher has ended the session because it is another than its
+/// own.
+pub fn foreign_format(host: &Host, session: &SessionId) -> Option<u64> {
+    std::fs::read_to_string(format!("{}.format", keeper_path(host, session))).ok()?.trim().parse().ok()
+}
+
 /// The keeper of a session, if there is one. It need not answer yet.
 fn keeper(host: &Host, session: &SessionId) -> Option<Link> {
-    let path = format!("{}/keepers/{session}", host.site().config.runtime_dir);
+    let path = keeper_path(host, session);
     let mut attempts = 0;
     let packets = loop {
         match to_name(&path) {

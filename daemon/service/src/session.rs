@@ -359,6 +359,7 @@ pub mod tests {
             },
             landlock_abi: 2,
             remove: false,
+            umask: 0o022,
             egress: None,
         };
         let root = std::env::temp_dir().join(format!("agentd-session-{}", std::process::id()));

@@ -229,7 +229,8 @@ fn request() -> Request {
         env: Vec::new(),
         caller_env: vec![(b"LANG".to_vec(), b"C.UTF-8".to_vec()), (b"HOME".to_vec(), b"/".to_vec())],
         cwd: AbsPath::parse("/home/user/work").unwrap(),
-        workspace: None,
+        workspace: Vec::new(),
+        write: Vec::new(),
         read: Vec::new(),
         mask: Vec::new(),
         profile_files: Vec::new(),
@@ -243,6 +244,7 @@ fn request() -> Request {
         idle_ms: None,
         terminal: None,
         remove: false,
+        umask: 0o022,
         offered: None,
     }
 }

@@ -24,14 +24,6 @@ pub const CASES: &[Case] = &[
     case("shadow", read, &["/etc/shadow"], GONE, Outside::Root, "password hashes"),
     case("host_var", list, &["/var/log"], GONE, Outside::User, "what the host's services wrote down"),
     case(
-        "host_run",
-        list,
-        &["/run/lock"],
-        GONE,
-        Outside::User,
-        "the host's runtime directory: sockets, locks",
-    ),
-    case(
         "daemon_state",
         list,
         &["{state}"],

@@ -1,5 +1,7 @@
 """The package: what it brings, how it is installed, upgraded and removed."""
 
+import json
+
 from . import check, need
 
 
@@ -121,15 +123,28 @@ def a_taken_pool_is_refused(run):
 
 @check
 def upgrade_keeps_sessions(run):
-    """From the previous package, while a session runs: it goes on, and its exit code arrives."""
+    """From the previous package, while one session runs and one is detached: both go on, their exit codes arrive, and
+    no event of them is lost."""
     vm = run.vm
     purge(vm)
     run.install(run.previous)
+    before = vm.sh("dpkg-query -W -f '${Version}' agentd")
     job = run.session("echo up; while [ ! -e go ]; do sleep 0.2; done; exit 7", mark="up", where="p/upgrade:direct")
+    script = "echo before; until [ -e go ]; do sleep 0.2; done; /usr/bin/env echo after; exit 9"
+    run.alice(f"mkdir -p detached; cd detached; agentctl run --detach --name kept --workspace .:direct -- bash -c '{script}'")
     old = vm.sh("systemctl show -P MainPID agentd-launcher").strip()
     said = run.install(run.deb)
     need(vm.sh("systemctl show -P MainPID agentd-launcher").strip() != old, f"the unit was not restarted: {said}")
-    vm.sh("su -l alice -c 'touch p/upgrade/go'")
+    run.alice("touch upgrade/go detached/go")
     result = job.wait()
     need(result.code == 7, f"the session did not outlive the upgrade: {result!r}")
-    return vm.sh("dpkg-query -W -f '${Version}' agentd")
+    ended = "until agentctl events kept --json | grep -q session.ended; do sleep 0.2; done; agentctl events kept --json"
+    events = [json.loads(line) for line in run.alice(f"timeout 60 bash -c '{ended}'").splitlines()]
+    need(events[-1]["lifecycle"].get("code") == 9, f"the detached session did not outlive the upgrade: {events[-1]}")
+    need([event["seq"] for event in events] == list(range(1, len(events) + 1)), "an event is missing")
+    need(any(event.get("exec", {}).get("path") == "/usr/bin/env" for event in events), "what ran after the upgrade is not on record")
+    logs = run.alice("agentctl logs kept").split()
+    need(logs == ["before", "after"], f"its output: {logs}")
+    after = vm.sh("dpkg-query -W -f '${Version}' agentd")
+    need(before != after, f"{after} is what there was before")
+    return f"{before} to {after}"

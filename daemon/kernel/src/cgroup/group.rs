@@ -134,22 +134,34 @@ impl Group {
     }
 
     /// The bytes in it, and in what is or was below it, that the kernel cannot take back: of processes and shared memory,
-    /// and in cgroup2 of the kernel's own.
+    /// and in cgroup2 of the kernel's own. The kernel's statistics may be seconds old where its counter is not
+    /// (`mem_cgroup_flush_stats`): it is what the counter says, less caches, or the statistics' sum if that is more.
     ///
     /// # Errors
     /// If they cannot be read.
     pub fn unreclaimable(&self) -> Result<u64, CgroupError> {
         let v1 = self.v1_of(Controller::Memory).next();
-        let text = read_at(v1.unwrap_or(self.v2.as_fd()), "memory.stat")?;
+        let dir = v1.unwrap_or(self.v2.as_fd());
+        let usage = read_at(dir, if v1.is_some() { "memory.usage_in_bytes" } else { "memory.current" })?;
+        let usage: u64 = usage.trim().parse().unwrap_or(u64::MAX);
+        let text = read_at(dir, "memory.stat")?;
         let of = |name: &str| -> u64 {
             let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
             value.and_then(|value| value.trim().parse().ok()).unwrap_or(0)
         };
-        if v1.is_some() {
-            return Ok(of("total_rss") + of("total_shmem"));
-        }
-        let kernel = of("kernel").saturating_sub(of("slab_reclaimable"));
-        Ok(of("anon") + of("shmem") + of("sock") + kernel)
+        let (sum, caches) = if v1.is_some() {
+            let files = of("total_cache").saturating_sub(of("total_shmem"));
+            // What of it can be taken back, there is no file for.
+            let kernel = read_at(dir, "memory.kmem.usage_in_bytes").ok();
+            let kernel: u64 = kernel.and_then(|text| text.trim().parse().ok()).unwrap_or(u64::MAX);
+            (of("total_rss") + of("total_shmem"), files.saturating_add(kernel))
+        } else {
+            let slab = of("slab_reclaimable");
+            let kernel = of("kernel").saturating_sub(slab);
+            let files = of("file").saturating_sub(of("shmem"));
+            (of("anon") + of("shmem") + of("sock") + kernel, files + slab)
+        };
+        Ok(usage.saturating_sub(caches).max(sum))
     }
 
     fn limit_memory(&self, memory: u64) -> Result<(), CgroupError> {

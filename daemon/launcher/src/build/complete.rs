@@ -62,6 +62,7 @@ impl Builder<'_> {
             to_init,
             users,
             writable,
+            etc,
             terminals,
             network,
             inside,
@@ -91,10 +92,12 @@ impl Builder<'_> {
             }
         };
         fault::here("streams")?;
+        let (system, public) = (self.pool.system().get(), self.host.etc.copy());
+        etc::place_again(&root, (&etc, system), public, (&plan, &sources))?;
         let placeholders = paths::Placeholders(&self.launcher);
         let Placed { covered, scouts, found, stand_ins } =
             self.place_paths(&plan, &mut root, &sources, (writable.as_fd(), users.as_fd()), placeholders)?;
-        etc::write_own(root.directory("/etc")?.as_fd(), &plan, self.owner)?;
+        etc::write_own(etc.as_fd(), &plan, self.owner)?;
         let home = root.directory(plan.home.as_str())?;
         if knows_git(&plan) {
             etc::write_ignored(home.as_fd(), self.lease.agent.get(), &plan, &stand_ins)?;

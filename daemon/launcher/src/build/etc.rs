@@ -1,94 +1,119 @@
-//! The session's /etc: a few generated files, copies of public ones of the host, and directories of it.
+//! The session's /etc: a few generated files, over a copy of what is public in the host's.
 
 use std::io::Write as _;
 use std::os::fd::{AsFd as _, BorrowedFd};
 
-use agentd_policy::names::RelPath;
+use agentd_kernel::mount::{self, Tree};
+use agentd_policy::names::{AbsPath, RelPath};
 use agentd_policy::pattern::EXAMPLES;
 use agentd_policy::plan::Plan;
 use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 
 use super::Owner;
 use super::fault::{At, Fault};
 use super::fs_ids::FsIds;
+use super::paths::Sources;
+use super::root::{EMPTY_DIR, READ_ONLY, Root, WRITABLE};
+use super::view;
 
-/// Small public files that programs expect, copied when the launcher starts.
-const COPIED: &[&str] = &[
-    "bash.bashrc",
-    "debian_version",
-    "gai.conf",
-    "host.conf",
-    "inputrc",
-    "ld.so.conf",
-    "mime.types",
-    "profile",
-    "protocols",
-    "services",
-    "shells",
-    "timezone",
-];
-/// Public links, copied as links.
-const LINKS: &[&str] = &["localtime", "mtab", "os-release", "redhat-release"];
-/// Directories and files that are mounted read-only where the host has them.
-pub const MOUNTED: &[&str] = &[
-    "/etc/alternatives",
-    "/etc/ca-certificates",
-    "/etc/fonts",
-    "/etc/java-17-openjdk",
-    "/etc/ld.so.cache",
-    "/etc/ld.so.conf.d",
-    "/etc/pki",
-    "/etc/ssl",
-    "/etc/terminfo",
-];
-/// The longest file that is copied, in bytes.
-const MAX_COPY: u64 = 64 << 10;
+/// Where it is.
+pub const PATH: &str = "/etc";
 
-/// What the host gives to every session's /etc.
-#[derive(Debug, Default)]
-pub struct Template {
-    files: Vec<(&'static str, Vec<u8>)>,
-    links: Vec<(&'static str, std::ffi::OsString)>,
+/// What is generated for each session.
+const GENERATED: [&str; 7] =
+    ["passwd", "group", "hostname", "hosts", "nsswitch.conf", "resolv.conf", "machine-id"];
+
+/// The session's own files, before anything is known of it: what they say is written later, through the same descriptor.
+/// `owner` is the id that shows as root's.
+pub fn own(owner: u32) -> Result<Tree, Fault> {
+    let tree = Tree::tmpfs(1 << 20, owner, 0o755, WRITABLE).at("etc", PATH)?;
+    let _owner = FsIds::assume(owner);
+    for name in GENERATED {
+        file(tree.as_fd(), name, b"")?;
+    }
+    Ok(tree)
 }
 
-impl Template {
-    /// Reads the host's files. What is not there, too long or no regular file is left out.
-    pub fn read() -> Self {
-        let mut template = Self::default();
-        for name in COPIED {
-            let path = format!("/etc/{name}");
-            if let Ok(meta) = std::fs::symlink_metadata(&path)
-                && meta.is_file()
-                && meta.len() <= MAX_COPY
-                && let Ok(bytes) = std::fs::read(&path)
-            {
-                template.files.push((name, bytes));
-            }
-        }
-        for name in LINKS {
-            if let Ok(target) = std::fs::read_link(format!("/etc/{name}")) {
-                template.links.push((name, target.into_os_string()));
-            }
-        }
-        template
-    }
-
-    /// Fills `etc`, an empty directory, with what is the same for all.
-    pub fn write(&self, etc: BorrowedFd<'_>) -> Result<(), Fault> {
-        for (name, bytes) in &self.files {
-            file(etc, name, bytes)?;
-        }
-        for (name, target) in &self.links {
-            rustix::fs::symlinkat(target.as_os_str(), etc, *name).at("etc", name)?;
-        }
-        Ok(())
-    }
+/// Places them, over the host's public files, at /etc. Where nothing of the host's was copied, over nothing.
+pub fn place(root: &Root, own: &Tree, public: Option<&Tree>) -> Result<(), Fault> {
+    let nothing = || Tree::copy_of_one(mount::place(EMPTY_DIR).at("etc", EMPTY_DIR)?.as_fd()).at("etc", PATH);
+    let own = Tree::copy_of_one(own.as_fd()).at("etc", PATH)?;
+    let public = match public {
+        Some(public) => Tree::copy_of_one(public.as_fd()).at("etc", PATH)?,
+        None => nothing()?,
+    };
+    let merged = view::merged(root, &own, &public, READ_ONLY)?;
+    root.cover(PATH, &merged, true)
 }
 
-/// Adds the files that speak of one session.
-pub fn write_own(etc: BorrowedFd<'_>, plan: &Plan, owner: Owner) -> Result<(), Fault> {
-    for (name, text) in generated(plan, owner) {
-        file(etc, name, text.as_bytes())?;
+/// Makes places for what the caller has in /etc itself, and lays all of it over what is there. `owner` is the id that
+/// shows as root's.
+pub fn place_again(
+    root: &Root,
+    (own, owner): (&Tree, u32),
+    public: Option<&Tree>,
+    (plan, sources): (&Plan, &Sources),
+) -> Result<(), Fault> {
+    let named = sources.inputs.iter().map(|input| {
+        let place = if input.name.is_some() { Place::File } else { Place::Directory };
+        (&input.path, place)
+    });
+    let links = plan.inputs.iter().filter_map(|input| Some((input.link.as_ref()?, Place::Link(&input.path))));
+    let inside: Vec<_> =
+        named.chain(links).filter_map(|(path, place)| Some((in_etc(path)?, place))).collect();
+    if inside.is_empty() {
+        return Ok(());
+    }
+    let assumed = FsIds::assume(owner);
+    for (name, place) in inside {
+        make_place(own.as_fd(), name, place)?;
+    }
+    drop(assumed);
+    place(root, own, public)
+}
+
+/// `path` relative to /etc, if it is below.
+fn in_etc(path: &AbsPath) -> Option<&str> {
+    path.as_str().strip_prefix(PATH)?.strip_prefix('/')
+}
+
+/// What is made for an input.
+enum Place<'a> {
+    Directory,
+    File,
+    Link(&'a AbsPath),
+}
+
+fn make_place(etc: BorrowedFd<'_>, name: &str, place: Place<'_>) -> Result<(), Fault> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let mut dir = etc.try_clone_to_owned().at("etc", name)?;
+    let mut components = name.split('/').peekable();
+    while let Some(component) = components.next() {
+        if components.peek().is_none() {
+            match &place {
+                Place::File => return file(dir.as_fd(), component, b""),
+                Place::Link(target) => {
+                    return rustix::fs::symlinkat(target.as_str(), &dir, component).at("etc", name);
+                }
+                Place::Directory => {}
+            }
+        }
+        match rustix::fs::mkdirat(&dir, component, Mode::from_raw_mode(0o755)) {
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(errno) => return Err(errno).at("etc", name),
+        }
+        dir = rustix::fs::openat(&dir, component, flags, Mode::empty()).at("etc", name)?;
+    }
+    Ok(())
+}
+
+/// Says in the files of `own` what they speak of.
+pub fn write_own(own: BorrowedFd<'_>, plan: &Plan, owner: Owner) -> Result<(), Fault> {
+    let flags = OFlags::WRONLY | OFlags::TRUNC | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    for (name, text) in GENERATED.into_iter().zip(generated(plan, owner)) {
+        let fd = rustix::fs::openat(own, name, flags, Mode::empty()).at("etc", name)?;
+        std::fs::File::from(fd).write_all(text.as_bytes()).at("etc", name)?;
     }
     Ok(())
 }
@@ -139,8 +164,8 @@ fn ignored(name: &str) -> Option<String> {
     Some(line)
 }
 
-/// The files that speak of the session alone.
-fn generated(plan: &Plan, owner: Owner) -> [(&'static str, String); 6] {
+/// What [`GENERATED`] says, in its order.
+fn generated(plan: &Plan, owner: Owner) -> [String; GENERATED.len()] {
     let (name, home, shell, id) = (&plan.user, &plan.home, &plan.shell, &plan.session);
     let Owner { uid, gid, groups } = owner;
     let mut passwd = format!("{name}:x:{uid}:{gid}::{home}:{shell}\n");
@@ -158,13 +183,16 @@ fn generated(plan: &Plan, owner: Owner) -> [(&'static str, String); 6] {
     }
     passwd.push_str("nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n");
     group.push_str("nogroup:x:65534:\n");
+    // As machine-id(5) has it, and no other session's nor the host's.
+    let machine: String = id.as_str().chars().cycle().take(32).collect();
     [
-        ("passwd", passwd),
-        ("group", group),
-        ("hostname", format!("{id}\n")),
-        ("hosts", format!("127.0.0.1 localhost\n::1 localhost ip6-localhost\n10.200.0.2 {id}\n")),
-        ("nsswitch.conf", "passwd: files\ngroup: files\nhosts: files dns\nservices: files\n".to_owned()),
-        ("resolv.conf", resolvers(plan)),
+        passwd,
+        group,
+        format!("{id}\n"),
+        format!("127.0.0.1 localhost\n::1 localhost ip6-localhost\n10.200.0.2 {id}\n"),
+        "passwd: files\ngroup: files\nhosts: files dns\nservices: files\nprotocols: files\n".to_owned(),
+        resolvers(plan),
+        format!("{machine}\n"),
     ]
 }
 

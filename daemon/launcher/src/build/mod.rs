@@ -44,6 +44,8 @@ use rustix::event::{PollFd, PollFlags};
 use serde::{Deserialize, Serialize};
 
 pub use fault::{At, Fault};
+pub use root::WRITABLE;
+pub use view::COPY_ON_WRITE;
 
 use crate::disk::{self, Reserve};
 use crate::host::Host;

@@ -7,14 +7,15 @@ use agentd_kernel::mount::{self, Tree};
 use agentd_kernel::packets::Packets;
 use agentd_kernel::process::{self, Birth, Child};
 use agentd_kernel::{creds, idmap, procfs};
+use nix::sched::{CloneFlags, setns};
 use rustix::fs::{Mode, OFlags};
 
 use super::access::Access;
 use super::fault::{self, At, Fault};
 use super::relay::Started;
-use super::root::Root;
+use super::root::{Root, WRITABLE};
 use super::system::System;
-use super::{Builder, hear, proc, stdio};
+use super::{Builder, etc, hear, proc, stdio};
 use crate::command::Stdio;
 use crate::init::{FromInit, Init, Network};
 
@@ -34,6 +35,8 @@ pub struct Prepared {
     pub users: OwnedFd,
     /// The id map of what can be written through.
     pub writable: OwnedFd,
+    /// The session's own files of /etc, still empty.
+    pub etc: Tree,
     /// The session's own devpts.
     pub terminals: Tree,
     /// Sockets of the session's network.
@@ -42,6 +45,16 @@ pub struct Prepared {
     pub inside: Stdio,
     /// What has their other ends.
     pub relay: Started,
+}
+
+/// What is around init.
+struct Furnished {
+    root: Root,
+    users: OwnedFd,
+    writable: OwnedFd,
+    etc: Tree,
+    terminals: Tree,
+    network: Network,
 }
 
 impl Prepared {
@@ -86,7 +99,7 @@ impl Builder<'_> {
         // What init could not do is why the rest failed.
         self.furnish(system, &init, own_pids.as_fd(), &to_init)
             .map_err(|fault| told_by(&to_init).unwrap_or(fault))
-            .map(|(root, users, writable, terminals, network)| Prepared {
+            .map(|Furnished { root, users, writable, etc, terminals, network }| Prepared {
                 root,
                 session_root,
                 host_root,
@@ -94,6 +107,7 @@ impl Builder<'_> {
                 to_init,
                 users,
                 writable,
+                etc,
                 terminals,
                 network,
                 inside: streams.inside,
@@ -108,7 +122,7 @@ impl Builder<'_> {
         init: &Child,
         own_pids: BorrowedFd<'_>,
         to_init: &Packets,
-    ) -> Result<(Root, OwnedFd, OwnedFd, Tree, Network), Fault> {
+    ) -> Result<Furnished, Fault> {
         let users = self.user_namespace(init)?;
         fault::here("prepare.user-namespace")?;
         // Born from what the OOM killer spares: the agent shall not be.
@@ -118,15 +132,21 @@ impl Builder<'_> {
             set => set.at("init", "oom_score_adj")?,
         }
         self.agents.adopt_v1(init.pid).at("cgroup", self.agents.path())?;
+        let proc = self.host.proc.as_fd();
         let writable = self.writable_map()?;
         fault::here("prepare.idmap")?;
-        let mut root = Root::new(self.lease.agent.get())?;
+        let owner = self.pool.system().get();
+        let mut root = Root::new(self.lease.agent.get(), owner)?;
         let helper = proc::start(self.token, init.pidfd.as_fd(), own_pids)?;
         system.place(&mut root, self.host.system.as_fd())?;
         fault::here("prepare.system")?;
-        self.host.etc.write(root.directory("/etc")?.as_fd())?;
+        let etc = etc::own(owner)?;
+        etc::place(&root, &etc, self.host.etc.copy())?;
+        root.access.push((etc::PATH.to_owned(), Access::Read));
+        fault::here("prepare.etc")?;
         let terminals = stdio::terminals(self.lease.agent.get(), self.terminals)?;
         root.place_devices(&terminals)?;
+        root.place_run(self.owner.uid)?;
         fault::here("prepare.devices")?;
         proc::finish(&helper)?;
         fault::here("prepare.proc")?;
@@ -140,8 +160,9 @@ impl Builder<'_> {
             }
             _ => return Err(Fault::host("network", "init", "an unexpected answer")),
         };
+        root.place_queues(&queues(proc, init)?)?;
         fault::here("prepare.network")?;
-        Ok((root, users, writable, terminals, network))
+        Ok(Furnished { root, users, writable, etc, terminals, network })
     }
 
     /// Makes init: pid 1 of a new pid namespace, in a user namespace that the keeper's uid owns.
@@ -173,6 +194,15 @@ impl Builder<'_> {
         let gids = idmap::writable_groups(self.owner.gid, &self.owner.groups, &self.lease, &self.pool);
         idmap::namespace(self.token, self.host.proc.as_fd(), &uids, &gids).at("idmap", "user namespace")
     }
+}
+
+/// The message queues of init's IPC namespace. Only from within can they be mounted.
+fn queues(proc: BorrowedFd<'_>, init: &Child) -> Result<Tree, Fault> {
+    let own = open_ns(proc, "ipc")?;
+    setns(&init.pidfd, CloneFlags::CLONE_NEWIPC).at("queues", "IPC namespace")?;
+    let tree = Tree::new("mqueue", &[], WRITABLE).at("queues", "/dev/mqueue");
+    setns(&own, CloneFlags::CLONE_NEWIPC).at("queues", "own IPC namespace")?;
+    tree
 }
 
 /// Until its rights go, a builder is the launcher's: it ends with it, wherever it hangs. Each change of ids takes that

@@ -1,10 +1,12 @@
 //! The session's root, built from nothing in the builder's new mount namespace.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 
 use agentd_kernel::mount::{self, Attributes, Tree};
 use agentd_policy::names::AbsPath;
-use rustix::fs::{FileType, Mode, OFlags, Stat};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
+use rustix::process::{Gid, Uid};
 
 use super::access::Access;
 use super::fault::{At, Fault};
@@ -33,6 +35,8 @@ pub const WRITABLE: Attributes =
 /// Files to write and programs to build.
 pub const WORKSHOP: Attributes =
     Attributes { read_only: false, no_exec: false, devices: false, no_symlinks: false };
+/// What /run holds at most, in bytes.
+const RUN_SIZE: u64 = 16 << 20;
 /// The root itself and /dev: nothing runs from there.
 const DEVICES: Attributes = Attributes { read_only: false, no_exec: true, devices: true, no_symlinks: false };
 
@@ -44,23 +48,31 @@ pub struct Root {
     own: Vec<u64>,
     /// Whose rights count in what is not ours.
     agent: u32,
+    /// Whose all is that nobody else has: what shows as root's.
+    owner: u32,
     /// For Landlock.
     pub access: Vec<(String, Access)>,
 }
 
 impl Root {
-    /// Makes an empty root and enters it. `agent` is the agent's id.
-    pub fn new(agent: u32) -> Result<Self, Fault> {
+    /// Makes an empty root and enters it. `agent` is the agent's id, `owner` the one that shows as root's.
+    pub fn new(agent: u32, owner: u32) -> Result<Self, Fault> {
         let attributes = Attributes { read_only: false, no_exec: true, devices: false, no_symlinks: false };
-        let tree = Tree::tmpfs(32 << 20, 0, 0o755, attributes).at("root", "/")?;
+        let tree = Tree::tmpfs(32 << 20, owner, 0o755, attributes).at("root", "/")?;
         mount::become_root(&tree).at("root", "/")?;
         let own = vec![rustix::fs::fstat(&tree).at("root", "/")?.st_dev];
-        let root = Self { tree, own, agent, access: vec![("/".into(), Access::List)] };
-        for dir in ["/dev", "/etc", "/proc", "/run", "/tmp", "/var", PRIVATE, EMPTY_DIR] {
+        let mut root = Self { tree, own, agent, owner, access: vec![("/".into(), Access::List)] };
+        let run = Tree::tmpfs(RUN_SIZE, owner, 0o755, WRITABLE).at("run", "/run")?;
+        root.own.push(rustix::fs::fstat(&run).at("run", "/run")?.st_dev);
+        root.cover("/run", &run, true)?;
+        for dir in ["/dev", "/etc", "/proc", "/tmp", "/var", PRIVATE, EMPTY_DIR] {
             root.directory(dir)?;
         }
-        rustix::fs::symlink("../tmp", "/var/tmp").at("root", "/var/tmp")?;
         let private = root.directory(PRIVATE)?;
+        let _owner = FsIds::assume(owner);
+        for (name, target) in [("/var/tmp", "../tmp"), ("/var/run", "/run"), ("/var/lock", "/run/lock")] {
+            rustix::fs::symlink(target, name).at("root", name)?;
+        }
         super::etc::file(private.as_fd(), "empty-file", b"")?;
         rustix::fs::mkdirat(&private, "masked", Mode::empty()).at("root", MASKED_DIR)?;
         rustix::fs::mknodat(&private, "masked-file", FileType::Socket, Mode::empty(), 0)
@@ -85,6 +97,7 @@ impl Root {
                 match look_beneath(dir.as_fd(), name) {
                     Err(rustix::io::Errno::NOENT) => {
                         kind.make(dir.as_fd(), name, path)?;
+                        belongs_as(dir.as_fd(), &stat, name, path)?;
                         look_beneath(dir.as_fd(), name)
                     }
                     other => other,
@@ -102,21 +115,24 @@ impl Root {
     }
 
     /// Makes `path` a symbolic link to `target`, if the directory that it is in is ours and has no such name.
-    pub fn link(&self, path: &str, target: &str) -> Result<(), Fault> {
+    pub fn link(&self, path: &str, target: impl AsRef<Path>) -> Result<(), Fault> {
         let mut dir = self.tree.as_fd().try_clone_to_owned().at("link", path)?;
         let mut components = path.split('/').filter(|c| !c.is_empty()).peekable();
         while let Some(name) = components.next() {
-            if !self.own.contains(&rustix::fs::fstat(&dir).at("link", path)?.st_dev) {
+            let stat = rustix::fs::fstat(&dir).at("link", path)?;
+            if !self.own.contains(&stat.st_dev) {
                 return Ok(());
             }
             let last = components.peek().is_none();
             dir = match open_beneath(dir.as_fd(), name) {
                 Ok(next) => next,
                 Err(rustix::io::Errno::NOENT) if last => {
-                    return rustix::fs::symlinkat(target, &dir, name).at("link", path);
+                    rustix::fs::symlinkat(target.as_ref(), &dir, name).at("link", path)?;
+                    return belongs_as(dir.as_fd(), &stat, name, path);
                 }
                 Err(rustix::io::Errno::NOENT) => {
                     Kind::Directory.make(dir.as_fd(), name, path)?;
+                    belongs_as(dir.as_fd(), &stat, name, path)?;
                     open_beneath(dir.as_fd(), name).at("link", path)?
                 }
                 // Another link on the way, or a file.
@@ -142,7 +158,7 @@ impl Root {
 
     /// A minimal /dev; `terminals` is the session's own devpts.
     pub fn place_devices(&mut self, terminals: &Tree) -> Result<(), Fault> {
-        let dev = Tree::tmpfs(1 << 20, 0, 0o755, DEVICES).at("dev", "/dev")?;
+        let dev = Tree::tmpfs(1 << 20, self.owner, 0o755, DEVICES).at("dev", "/dev")?;
         self.own.push(rustix::fs::fstat(&dev).at("dev", "/dev")?.st_dev);
         for (name, major, minor) in [
             ("null", 1, 3),
@@ -153,6 +169,8 @@ impl Root {
             ("tty", 5, 0),
         ] {
             mount::device(dev.as_fd(), name, major, minor).at("dev", name)?;
+            let owner = (Some(Uid::from_raw(self.owner)), Some(Gid::from_raw(self.owner)));
+            rustix::fs::chownat(&dev, name, owner.0, owner.1, AtFlags::SYMLINK_NOFOLLOW).at("dev", name)?;
         }
         for (name, target) in [
             ("fd", "/proc/self/fd"),
@@ -166,13 +184,39 @@ impl Root {
         self.attach("/dev", &dev, true, Access::Device)?;
         self.attach("/dev/pts", terminals, true, Access::Device)?;
         self.directory("/dev/shm")?;
+        self.directory("/dev/mqueue")?;
         mount::seal(dev.as_fd()).at("dev", "/dev")
+    }
+
+    /// What programs expect in /run: places where everybody may make locks and sockets, and the user's own. `uid` is the
+    /// agent's number in the session.
+    pub fn place_run(&mut self, uid: u32) -> Result<(), Fault> {
+        let run = self.directory("/run")?;
+        for name in ["lock", "screen"] {
+            self.directory(&format!("/run/{name}"))?;
+            let mode = Mode::from_raw_mode(0o1777);
+            rustix::fs::chmodat(&run, name, mode, AtFlags::empty()).at("run", name)?;
+        }
+        let user = format!("/run/user/{uid}");
+        let own = self.directory(&user)?;
+        let owner = (Some(Uid::from_raw(self.agent)), Some(Gid::from_raw(self.agent)));
+        rustix::fs::chownat(&own, "", owner.0, owner.1, AtFlags::EMPTY_PATH).at("run", &user)?;
+        let user_dir = self.directory("/run/user")?;
+        rustix::fs::chmodat(&user_dir, uid.to_string(), Mode::RWXU, AtFlags::empty()).at("run", &user)?;
+        let places = ["/run/lock".to_owned(), "/run/screen".to_owned(), user];
+        self.access.extend(places.map(|place| (place, Access::Write)));
+        Ok(())
+    }
+
+    /// The session's POSIX message queues (`mq_overview(7)`), which Landlock knows by this mount alone.
+    pub fn place_queues(&mut self, queues: &Tree) -> Result<(), Fault> {
+        self.attach("/dev/mqueue", queues, true, Access::Write)
     }
 
     /// Shared memory of the agent's own.
     pub fn place_shared_memory(&mut self, size: u64, agent: u32) -> Result<(), Fault> {
-        let shared = Tree::tmpfs(size, agent, 0o1777, WRITABLE).at("dev", "/dev/shm")?;
-        self.attach("/dev/shm", &shared, true, Access::Write)
+        let shared = Tree::tmpfs(size, agent, 0o1777, WORKSHOP).at("dev", "/dev/shm")?;
+        self.attach("/dev/shm", &shared, true, Access::WriteExec)
     }
 
     /// A directory in memory that belongs to the agent.
@@ -225,6 +269,15 @@ impl Kind {
             }
         }
     }
+}
+
+/// Gives what was made in `dir` the owner of that: on the way to an input, in the scratch home, it is the agent's.
+fn belongs_as(dir: BorrowedFd<'_>, of_dir: &Stat, name: &str, path: &str) -> Result<(), Fault> {
+    if (of_dir.st_uid, of_dir.st_gid) == (0, 0) {
+        return Ok(());
+    }
+    let owner = (Some(Uid::from_raw(of_dir.st_uid)), Some(Gid::from_raw(of_dir.st_gid)));
+    rustix::fs::chownat(dir, name, owner.0, owner.1, AtFlags::SYMLINK_NOFOLLOW).at("root", path)
 }
 
 /// Opens `name` in `dir`, across mounts, but never through a symbolic link.

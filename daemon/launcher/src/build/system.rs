@@ -10,18 +10,15 @@ use agentd_kernel::mountinfo::Mounts;
 use rustix::fs::FileType;
 
 use super::access::Access;
-use super::etc::MOUNTED;
 use super::fault::{At, Fault};
-use super::root::{PROGRAMS, READ_ONLY, Root};
+use super::root::{PROGRAMS, Root};
 use super::view::{self, Over};
 
 /// Directories whose files packages replace while sessions run. A bind shows one state of them, a view would mix old
 /// and new libraries.
 const BOUND: &[&str] = &["/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32"];
 /// Directories that are views.
-const VIEWED: &[&str] = &["/opt"];
-/// Where public data is that sessions see a part of.
-const ETC: &str = "/etc";
+const VIEWED: &[&str] = &["/opt", "/var/lib/dpkg", "/var/lib/rpm"];
 const ROOT: &str = "/";
 
 /// One system directory, before it has its place.
@@ -46,11 +43,9 @@ impl System {
         let mut entries = Vec::with_capacity(BOUND.len() + VIEWED.len());
         // One view for all that is on one mount: each is a file system of its own, to be made and taken apart.
         let mut tops: Vec<(&'static str, u64, Vec<&'static str>)> = vec![(ROOT, mount_of(ROOT)?, Vec::new())];
-        for path in BOUND.iter().chain(VIEWED).chain(MOUNTED) {
-            // A view would show what lies under the mounts below it, or under a file that is one.
-            let bound = BOUND.contains(path)
-                || mounts.below(Path::new(path)).is_some()
-                || is_etc(path) && mounts.at(Path::new(path)).is_some();
+        for path in BOUND.iter().chain(VIEWED) {
+            // A view would show what lies under the mounts below it.
+            let bound = BOUND.contains(path) || mounts.below(Path::new(path)).is_some();
             match look(path)? {
                 None => {}
                 Some(Found::Link(target)) => entries.push(Entry::Link(path, target)),
@@ -59,10 +54,7 @@ impl System {
                     let mount = mount_of(path)?;
                     match tops.iter_mut().find(|(_, of, _)| *of == mount) {
                         Some((_, _, paths)) => paths.push(path),
-                        None => {
-                            let top = if is_etc(path) { ETC } else { path };
-                            tops.push((top, mount, vec![path]));
-                        }
+                        None => tops.push((path, mount, vec![path])),
                     }
                 }
             }
@@ -79,13 +71,9 @@ impl System {
     pub fn place(self, root: &mut Root, map: BorrowedFd<'_>) -> Result<(), Fault> {
         for entry in self.0 {
             match entry {
-                Entry::Link(path, target) => {
-                    let (parent, name) = path.rsplit_once('/').unwrap_or(("", path));
-                    let parent = root.directory(parent)?;
-                    rustix::fs::symlinkat(target, parent, name).at("system", path)?;
-                }
+                Entry::Link(path, target) => root.link(path, target)?,
                 Entry::Bound(path, tree) => {
-                    tree.restrict(attributes(path), Some(map)).at("system", path)?;
+                    tree.restrict(PROGRAMS, Some(map)).at("system", path)?;
                     put(root, path, &tree)?;
                 }
                 Entry::Viewed(top, tree, paths) => {
@@ -99,13 +87,12 @@ impl System {
                     for (path, copy) in paths.iter().zip(view::aside(root, &source, &names)?) {
                         // What went meanwhile is not there.
                         let Some(copy) = copy else { continue };
-                        copy.restrict(attributes(path), None).at("system", path)?;
+                        copy.restrict(PROGRAMS, None).at("system", path)?;
                         put(root, path, &copy)?;
                     }
                 }
             }
         }
-        root.access.push((ETC.to_owned(), Access::Read));
         Ok(())
     }
 }
@@ -147,23 +134,11 @@ fn bind(path: &str) -> Result<Tree, Fault> {
     Tree::copy_of(top.as_fd()).at("system", path)
 }
 
-fn is_etc(path: &str) -> bool {
-    path.strip_prefix(ETC).is_some_and(|rest| rest.starts_with('/'))
-}
-
-fn attributes(path: &str) -> mount::Attributes {
-    if is_etc(path) { READ_ONLY } else { PROGRAMS }
-}
-
-/// Attaches `tree` at its place, and says to Landlock what it is, unless the rule of /etc does.
+/// Attaches `tree` at its place, and says to Landlock what it is.
 fn put(root: &mut Root, path: &str, tree: &Tree) -> Result<(), Fault> {
     let stat = rustix::fs::fstat(tree).at("system", path)?;
     let is_dir = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
-    root.cover(path, tree, is_dir)?;
-    if !is_etc(path) {
-        root.access.push((path.to_owned(), Access::ReadExec));
-    }
-    Ok(())
+    root.attach(path, tree, is_dir, Access::ReadExec)
 }
 
 #[cfg(test)]
@@ -172,9 +147,7 @@ mod tests {
 
     #[test]
     fn names_in_the_directory_that_a_view_is_of() {
-        assert_eq!(below("/", "/etc/ssl"), "etc/ssl");
-        assert_eq!(below("/etc", "/etc/ssl"), "ssl");
+        assert_eq!(below("/", "/var/lib/dpkg"), "var/lib/dpkg");
         assert_eq!(below("/opt", "/opt"), ".");
-        assert!(is_etc("/etc/ssl") && !is_etc("/etc") && !is_etc("/etcetera"));
     }
 }

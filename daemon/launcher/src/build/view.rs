@@ -1,7 +1,7 @@
 //! Views: what is only read, as an overlay without an upper directory. Its inodes are its own, so no watch, lock, lease,
 //! socket or FIFO of the host is reached through it, and its top has the source's owner, mode and times.
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use agentd_kernel::mount::{self, Attributes, MountError, Tree};
 use rustix::fs::{FileType, Mode, OFlags, Stat};
@@ -38,15 +38,46 @@ const OPTIONS: [(&str, &str); 5] = [
     ("nfs_export", "off"),
 ];
 
+/// The same for what can be written. What is changed is marked by attributes `trusted.overlay.*`, which the agent can
+/// neither read nor set; `user.overlay.*`, which it can, mean nothing. A directory of the lower layer is renamed by a
+/// redirect instead of being refused (`EXDEV`): without `userxattr`, which rules redirects out
+/// (Documentation/filesystems/overlayfs.rst).
+pub const COPY_ON_WRITE: [(&str, &str); 5] =
+    [("xino", "on"), ("redirect_dir", "on"), ("index", "off"), ("metacopy", "off"), ("nfs_export", "off")];
+
 /// A view of `source` without a name of it. A single layer is refused; the first one is what the top looks like.
 fn of_descriptors(source: &Tree, attributes: Attributes) -> Result<Tree, MountError> {
+    let empty = open(rustix::fs::CWD, EMPTY_DIR)?;
+    two_layers(source.as_fd(), empty.as_fd(), attributes)
+}
+
+fn open(from: BorrowedFd<'_>, path: &str) -> Result<OwnedFd, MountError> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let open = |from: BorrowedFd<'_>, path: &str| {
-        rustix::fs::openat(from, path, flags, Mode::empty()).map_err(|e| MountError::new("open layer", e))
-    };
-    let (first, last) = (open(source.as_fd(), ".")?, open(rustix::fs::CWD, EMPTY_DIR)?);
+    rustix::fs::openat(from, path, flags, Mode::empty()).map_err(|e| MountError::new("open layer", e))
+}
+
+fn two_layers(
+    first: BorrowedFd<'_>,
+    last: BorrowedFd<'_>,
+    attributes: Attributes,
+) -> Result<Tree, MountError> {
+    let (first, last) = (open(first, ".")?, open(last, ".")?);
     let layers = [("lowerdir+", first.as_fd()), ("lowerdir+", last.as_fd())];
     Tree::of_layers("overlay", &layers, &OPTIONS, attributes)
+}
+
+/// What is in `over` or, where it has nothing of that name, in `under`. Neither has mounts below it.
+pub fn merged(root: &Root, over: &Tree, under: &Tree, attributes: Attributes) -> Result<Tree, Fault> {
+    if let Ok(merged) = two_layers(over.as_fd(), under.as_fd(), attributes) {
+        return Ok(merged);
+    }
+    let (first, last) = (layer(root, "upper", over)?, layer(root, "lower", under)?);
+    let layers = format!("{first}:{last}");
+    let options: Vec<_> = std::iter::once(("lowerdir", layers.as_str())).chain(OPTIONS).collect();
+    let merged = Tree::new("overlay", &options, attributes).at("view", &layers);
+    mount::detach(&first).at("view", &first)?;
+    mount::detach(&last).at("view", &last)?;
+    merged
 }
 
 /// The same of a tree whose ids are mapped already.

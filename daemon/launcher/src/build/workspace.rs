@@ -20,13 +20,17 @@ use super::fs_ids::FsIds;
 use super::paths::{Placeholders, Source};
 use super::root::{PROGRAMS, Root, WORKSHOP, open_beneath};
 use super::uppers::Upper;
-use super::view::{self, cannot_layer, cannot_map};
+use super::view::{self, COPY_ON_WRITE, cannot_layer, cannot_map};
 use crate::host::Host;
 use crate::scout::{self, Commission, FromScout, Report, Scout};
 
-/// The file in an overlay's own directory, beside upper and work directory, that names what agentd made in the upper,
-/// if that is more than names of the host's placeholder: a version, then paths, each ended by NUL.
-const MADE_LIST: &str = "placeholders";
+/// The file in an overlay's own directory, beside upper and work directory, that says what a later reader must know of
+/// it: [`FORMAT`], the workspace's path, device and inode of its top, and the names in the upper that agentd made (those
+/// that are links of the host's placeholder are not among them). Each is ended by NUL.
+const ABOUT: &str = "about";
+/// What an overlay on disk means: 2 has `trusted.overlay.*` marks, with redirects; 1, without the file, had
+/// `user.overlay.*` marks.
+const FORMAT: &str = "2";
 
 /// What places callers' directories.
 pub struct Placer<'a> {
@@ -100,8 +104,8 @@ impl Placer<'_> {
         self.made.clear();
         self.cover(workspace, source, &report)?;
         match &source.upper {
-            Some(upper) if !self.made.is_empty() => self.list_made(&upper.directory),
-            _ => Ok(()),
+            Some(upper) => self.describe(source, &upper.directory),
+            None => Ok(()),
         }
     }
 
@@ -159,13 +163,13 @@ impl Placer<'_> {
         Ok(held.map(str::to_owned).collect())
     }
 
-    /// Writes down, where only root does, what is no change of the agent's.
-    fn list_made(&self, own: &OwnedFd) -> Result<(), Fault> {
-        let list: Vec<u8> = std::iter::once("1")
-            .chain(self.made.iter().map(String::as_str))
-            .flat_map(|name| name.bytes().chain([0]))
-            .collect();
-        super::etc::file(own.as_fd(), MADE_LIST, &list)
+    /// Writes down, where only root does, what the overlay is of, and what in it is no change of the agent's.
+    fn describe(&self, source: &Source, own: &OwnedFd) -> Result<(), Fault> {
+        let (device, inode) = (source.stat.st_dev.to_string(), source.stat.st_ino.to_string());
+        let facts = [FORMAT, source.path.as_str(), &device, &inode];
+        let lines = facts.into_iter().chain(self.made.iter().map(String::as_str));
+        let about: Vec<u8> = lines.flat_map(|line| line.bytes().chain([0])).collect();
+        super::etc::file(own.as_fd(), ABOUT, &about)
     }
 
     /// A directory or file to read.
@@ -197,13 +201,9 @@ impl Placer<'_> {
         let lower = view::layer(self.root, "lower", &source.tree)?;
         let upper = view::layer(self.root, "upper", &own.tree)?;
         let writes = format!("{upper}{}", own.path);
-        let options = [
-            ("lowerdir", lower.clone()),
-            ("upperdir", format!("{writes}/upper")),
-            ("workdir", format!("{writes}/work")),
-            ("userxattr", String::new()),
-        ];
-        let options: Vec<_> = options.iter().map(|(key, value)| (*key, value.as_str())).collect();
+        let (writes, works) = (format!("{writes}/upper"), format!("{writes}/work"));
+        let named = [("lowerdir", lower.as_str()), ("upperdir", &writes), ("workdir", &works)];
+        let options: Vec<_> = named.into_iter().chain(COPY_ON_WRITE).collect();
         let mounter = FsIds::of_mounter(self.owner, self.lease.agent.get()).at("overlay", path)?;
         let overlay = Tree::new("overlay", &options, attributes).map_err(|e| cannot_layer(path, e));
         drop(mounter);
@@ -222,5 +222,5 @@ fn of_descriptors(source: &Source, own: &Upper, attributes: Attributes) -> Resul
     let of_own = |name: &str| open(&own.tree, &format!(".{}/{name}", own.path));
     let (lower, upper, work) = (open(&source.tree, ".")?, of_own("upper")?, of_own("work")?);
     let layers = [("lowerdir+", lower.as_fd()), ("upperdir", upper.as_fd()), ("workdir", work.as_fd())];
-    Tree::of_layers("overlay", &layers, &[("userxattr", "")], attributes)
+    Tree::of_layers("overlay", &layers, &COPY_ON_WRITE, attributes)
 }

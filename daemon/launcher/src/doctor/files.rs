@@ -12,6 +12,7 @@ use rustix::mount::{MountPropagationFlags, mount_change};
 
 use super::apart::apart;
 use super::{Mount, ids, lack, mounts, verdict};
+use crate::build::COPY_ON_WRITE;
 use crate::context::Context;
 use crate::directories::Directories;
 use crate::settings::Settings;
@@ -190,17 +191,16 @@ fn write_through(
     }
     let [lower, upper, work] =
         ["lower", "upper/upper", "upper/work"].map(|name| format!("{workshop}/{name}"));
-    let options = [
-        ("lowerdir", lower.as_str()),
-        ("upperdir", upper.as_str()),
-        ("workdir", work.as_str()),
-        ("userxattr", ""),
-    ];
+    let layers_of_it =
+        [("lowerdir", lower.as_str()), ("upperdir", upper.as_str()), ("workdir", work.as_str())];
+    let options: Vec<_> = layers_of_it.into_iter().chain(COPY_ON_WRITE).collect();
     let overlay = Tree::new("overlay", &options, WRITABLE).map_err(|e| text(&e))?;
     write_as(agent, overlay.as_fd())?;
     let stat = rustix::fs::statat(layers, "upper/upper/file", AtFlags::SYMLINK_NOFOLLOW);
     match stat.map(|stat| stat.st_uid) {
-        Ok(SOMEBODY) => Ok("id-mapped layers, userxattr; what is written is the caller's".into()),
+        Ok(SOMEBODY) => {
+            Ok("id-mapped layers, directories can be renamed; what is written is the caller's".into())
+        }
         Ok(uid) => Err(format!("a file written through it belongs to uid {uid}")),
         Err(errno) => Err(format!("a file written through it: {errno}")),
     }

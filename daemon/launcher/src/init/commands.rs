@@ -312,6 +312,7 @@ mod tests {
             },
             landlock_abi: 1,
             remove: false,
+            umask: 0o022,
             egress: None,
         }
     }

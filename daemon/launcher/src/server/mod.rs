@@ -201,6 +201,8 @@ impl Server {
             self.expire_steering(now);
             self.offers.expire(now);
             self.expire_reload(now);
+            let owner = self.context.settings.config.pool.uids.system().get();
+            self.context.host.etc.refresh(self.context.token, owner, now);
             if self.closing.is_none() {
                 self.sessions.refill(&self.context, now);
             }
@@ -302,6 +304,7 @@ impl Server {
             self.steering.next_expiry(),
             self.examiner.next_tick(),
             self.next_reload(),
+            self.context.host.etc.due(now),
             self.watchdog.as_ref().map(Watchdog::due),
             self.service.as_ref().and_then(Service::due),
             self.closing,

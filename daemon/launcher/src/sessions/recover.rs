@@ -27,6 +27,7 @@ impl Sessions {
     pub fn recover(&mut self, cx: &Context) -> Result<usize, String> {
         tell(self.remove_foreign_groups());
         let groups = self.groups_left()?;
+        let before = names(&cx.directories.keepers)?;
         let mut adopted = BTreeSet::new();
         for name in names(&cx.directories.leases)? {
             let Some(number) = name.parse().ok().filter(|n: &u32| n.to_string() == name) else { continue };
@@ -41,7 +42,7 @@ impl Sessions {
         for (uid, number) in groups {
             tell(self.end_groups(uid, number));
         }
-        for name in names(&cx.directories.keepers)? {
+        for name in before {
             if !adopted.contains(&name) {
                 tell(cx.directories.remove_keeper_socket(&name));
             }
@@ -74,10 +75,9 @@ impl Sessions {
             Found::Foreign(foreign) => {
                 let reason = foreign.reason();
                 tracing::error!(lease = number, session = %foreign.session, error = reason, "a session is ended");
+                // Before anything of it ends: the service looks there for the reason.
+                tell(cx.directories.write_format(&foreign.session, foreign.version));
                 self.take_up(number, foreign.record(), None)?;
-                if let Some(session) = self.all.get_mut(&number) {
-                    session.errors.push(reason);
-                }
             }
             // Prepared, or put on record by halves: its groups say the rest.
             Found::Nothing if has_groups => {}

@@ -362,6 +362,7 @@ impl Service {
             },
             landlock_abi: 2,
             remove: false,
+            umask: 0o022,
             egress: None,
         };
         change(&mut plan);

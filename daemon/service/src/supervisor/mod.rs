@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use agentd_policy::wire::ToKeeper;
+use agentd_policy::wire::{ToKeeper, VERSION};
 use agentd_proto::v1::{Exit, SessionDetail};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -21,6 +21,7 @@ use crate::hub::Stage;
 use crate::link::Link;
 use crate::metrics::{Depth, metrics};
 use crate::record::{self, micros};
+use crate::recover::foreign_format;
 use crate::session::{Asks, Killer, Phase, Session};
 use crate::state::{Action, Input, State};
 use crate::store::{Line, StoreError};
@@ -182,8 +183,15 @@ impl Supervisor<'_> {
     }
 
     async fn step(&mut self, input: Input) {
-        if input == Input::KeeperLost && self.recovered {
-            self.no_stream();
+        if input == Input::KeeperLost {
+            if self.recovered {
+                self.no_stream();
+            }
+            if let Some(format) =
+                foreign_format(self.host, &self.session.id).filter(|_| self.upgrade.is_none())
+            {
+                self.upgrade = Some(keeper::other_format("lease", format, VERSION.into()));
+            }
         }
         let state = std::mem::replace(&mut self.state, State::running());
         let (state, actions) = state.step(input);
