@@ -151,7 +151,8 @@ fn unnamed() -> Result<SessionId, Refusal> {
 /// What the site gives to sessions with a network, as far as a decision needs it.
 fn upstream(site: &Site) -> Upstream {
     let resolvers = site.resolvers.clone().unwrap_or_else(system_resolvers);
-    Upstream { resolvers, global_also: site.global_also.clone() }
+    // Who looks for names in which domains is the daemon's to know: nobody agrees to it.
+    Upstream { resolvers, search: Vec::new(), global_also: site.global_also.clone() }
 }
 
 /// Those of this host. The daemon has its own; without any it refuses names.

@@ -136,7 +136,7 @@ impl From<Refusal> for Failure {
     fn from(refusal: Refusal) -> Self {
         let Refusal { what, rule, mend } = refusal;
         let kind = match rule.as_str() {
-            "profile.unknown" => Kind::NotFound,
+            "profile.unknown" | "session.unknown" => Kind::NotFound,
             "caller.root" | "caller.unknown" => Kind::NotPermitted,
             _ => Kind::Failed,
         };

@@ -91,12 +91,13 @@ fn text(reply: &InspectReply) -> String {
 
 fn network_lines(network: &Network) -> impl Iterator<Item = (&'static str, String)> {
     let allow = network.allow.iter().map(|rule| ("allow", format!("{rule}{}", caps(network, rule))));
+    let nothing = network.allow.is_empty().then(|| ("allow", "nothing".to_owned()));
     let deny = network.deny.iter().map(|name| ("deny", name.clone()));
     let resolvers = network.resolvers.iter().map(|address| ("resolver", address.clone()));
     let kinds = network.dns_types.iter().map(|kind| ("dns type", kind.clone()));
     let proxy = network.proxy_env.then(|| ("proxy", "programs are told of it".to_owned()));
     let publish = network.publish.iter().map(|port| ("publish", port.clone()));
-    allow.chain(deny).chain(resolvers).chain(kinds).chain(proxy).chain(publish)
+    allow.chain(nothing).chain(deny).chain(resolvers).chain(kinds).chain(proxy).chain(publish)
 }
 
 /// What a rule lets through at most, behind it.

@@ -190,7 +190,7 @@ fn print_plan(plan: &Plan, as_json: bool) -> Result<(), Failure> {
         "home_size": plan.home_size,
         "limits": plan.limits,
         "landlock_abi": plan.landlock_abi,
-        "network": plan.egress,
+        "network": plan.egress.as_ref().filter(|egress| !egress.is_closed() || !egress.publish.is_empty()),
     });
     if as_json {
         return print(&(json(&value)? + "\n"));

@@ -2,8 +2,11 @@
 
 use std::time::Duration;
 
+use agentd_policy::names::SessionId;
+use agentd_policy::network::Change;
+use agentd_policy::offer::Steer;
 use agentd_proto::v1::{
-    ChangePolicyRequest, KillRequest, ListRequest, RemoveRequest, Session, StopRequest, VersionReply,
+    InspectRequest, KillRequest, ListRequest, RemoveRequest, Session, StopRequest, VersionReply,
     VersionRequest,
 };
 use serde_json::json;
@@ -12,6 +15,7 @@ use crate::cli::{AllowArgs, DenyArgs, KillArgs, PsArgs, RmArgs, StopArgs, Versio
 use crate::connect::{Socket, answer, answer_within};
 use crate::failure::Failure;
 use crate::show::{clean, json, print, table};
+use crate::side::Side;
 use crate::terminal;
 
 /// SIGKILL: the whole session ends, not only its command.
@@ -144,8 +148,7 @@ pub async fn rm(socket: &Socket, args: RmArgs) -> Result<(), Failure> {
 /// # Errors
 /// As the daemon says.
 pub async fn allow(socket: &Socket, args: AllowArgs) -> Result<(), Failure> {
-    let request = ChangePolicyRequest { id: args.id, allow: args.rules, ..ChangePolicyRequest::default() };
-    change_policy(socket, request, args.json).await
+    steer(socket, args.id, Change::parse(&args.rules, &[])?, args.json).await
 }
 
 /// `agentctl deny`.
@@ -153,14 +156,16 @@ pub async fn allow(socket: &Socket, args: AllowArgs) -> Result<(), Failure> {
 /// # Errors
 /// As the daemon says.
 pub async fn deny(socket: &Socket, args: DenyArgs) -> Result<(), Failure> {
-    let request = ChangePolicyRequest { id: args.id, deny: args.hosts, ..ChangePolicyRequest::default() };
-    change_policy(socket, request, args.json).await
+    steer(socket, args.id, Change::parse(&[], &args.hosts)?, args.json).await
 }
 
-async fn change_policy(socket: &Socket, request: ChangePolicyRequest, as_json: bool) -> Result<(), Failure> {
+/// Which session is meant the service says. Who may change it, and how far, is the launcher's to judge.
+async fn steer(socket: &Socket, id: String, change: Change, as_json: bool) -> Result<(), Failure> {
     let mut client = socket.connect().await?;
-    let changed = answer(client.change_policy(request)).await?;
-    print_id(&changed.id, as_json)
+    let found = answer(client.inspect(InspectRequest { id })).await?.session.unwrap_or_default();
+    let session = SessionId::parse(&found.id).map_err(|error| error.refusal("session.id"))?;
+    Side::connect(socket)?.steer(Steer { session, change: Box::new(change) })?;
+    print_id(&found.id, as_json)
 }
 
 /// What became of several sessions: one that fails does not keep the others from their turn.

@@ -1,4 +1,5 @@
-//! The side connection to the launcher: it says what the client must know of this daemon, and takes the descriptors.
+//! The side connection to the launcher: it says what the client must know of this daemon, and takes the descriptors, or
+//! a change of a session that runs.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -7,7 +8,7 @@ use std::time::Duration;
 
 use agentd_kernel::packets::{PacketError, Packets};
 use agentd_policy::consent::Consent;
-use agentd_policy::offer::{Grant, Offer, Site, ToClient};
+use agentd_policy::offer::{FromClient, Grant, Offer, Site, Steer, ToClient};
 use agentd_policy::wire::{MAX_PACKET, Ticket, decode, encode};
 use rustix::net::sockopt::{Timeout, set_socket_timeout, socket_peercred};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
@@ -85,13 +86,33 @@ impl Side {
     pub fn offer(self, consent: Consent, opened: &[(Grant, OwnedFd)]) -> Result<Held, Failure> {
         let Self { path, packets, .. } = self;
         let grants = opened.iter().map(|(grant, _)| *grant).collect();
-        let packet = encode(&Offer { consent, grants }).map_err(|error| failed(&path, &error))?;
+        let message = FromClient::Offer(Box::new(Offer { consent, grants }));
+        let packet = encode(&message).map_err(|error| failed(&path, &error))?;
         let descriptors: Vec<_> = opened.iter().map(|(_, fd)| fd.as_fd()).collect();
         packets.send(&packet, &descriptors).map_err(|error| failed(&path, &error))?;
         match receive(&packets, &path)? {
             ToClient::Held(ticket) => Ok(Held { ticket, _socket: packets }),
             ToClient::Refused(refusal) => Err(refusal.into()),
-            ToClient::Site(_) => Err(failed(&path, &"the launcher begins again")),
+            ToClient::Site(_) | ToClient::Steered => {
+                Err(failed(&path, &"the launcher answers something else"))
+            }
+        }
+    }
+
+    /// Has a session that runs changed. Returns once that is in force.
+    ///
+    /// # Errors
+    /// The launcher's refusal, or the keeper's.
+    pub fn steer(self, steer: Steer) -> Result<(), Failure> {
+        let Self { path, packets, .. } = self;
+        let packet = encode(&FromClient::Steer(steer)).map_err(|error| failed(&path, &error))?;
+        packets.send(&packet, &[]).map_err(|error| failed(&path, &error))?;
+        match receive(&packets, &path)? {
+            ToClient::Steered => Ok(()),
+            ToClient::Refused(refusal) => Err(refusal.into()),
+            ToClient::Site(_) | ToClient::Held(_) => {
+                Err(failed(&path, &"the launcher answers something else"))
+            }
         }
     }
 }

@@ -1,9 +1,8 @@
 //! The calls, each as its name in the table.
 
 use agentd_proto::v1::{
-    AttachInput, AttachOpen, ChangePolicyRequest, DoctorRequest, EventsRequest, ExecOpen, InspectRequest,
-    KillRequest, ListRequest, LogsRequest, RemoveRequest, StopRequest, VersionRequest, WatchRequest,
-    attach_input,
+    AttachInput, AttachOpen, DoctorRequest, EventsRequest, ExecOpen, InspectRequest, KillRequest,
+    ListRequest, LogsRequest, RemoveRequest, StopRequest, VersionRequest, WatchRequest, attach_input,
 };
 use agentd_tests::harness::{Api, User, World};
 use tokio_stream::StreamExt;
@@ -57,10 +56,6 @@ fn by(api: &Api, call: &str, id: &str) -> Result<(), Status> {
             "stop" => client.stop(StopRequest { id, grace_ms: Some(100) }).await.map(drop),
             "remove" => client.remove(RemoveRequest { id, force: false }).await.map(drop),
             "remove-force" => client.remove(RemoveRequest { id, force: true }).await.map(drop),
-            "change-policy" => {
-                let allow = vec!["api.example.org:443".into()];
-                client.change_policy(ChangePolicyRequest { id, allow, deny: vec![] }).await.map(drop)
-            }
             other => panic!("table.md: no call is called {other:?}"),
         }
     })

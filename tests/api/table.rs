@@ -50,7 +50,7 @@ fn globals() -> Vec<Global> {
 /// A test for each call.
 pub(crate) fn tests() -> Vec<Alone> {
     let rows = rows();
-    assert_eq!(rows.len(), 13, "the table is not read");
+    assert_eq!(rows.len(), 12, "the table is not read");
     let of_sessions = rows.into_iter().map(|(call, rows)| {
         assert_eq!(rows.len(), 3, "{call}: running, ended, never");
         alone(&format!("api::table::{call}"), Setup::with("spares = 0"), move |world| sessions(world, &rows))

@@ -13,6 +13,8 @@ pub const TESTS: &[Named] = &[
     ("a_script_names_its_interpreter", script),
     ("failed_execs_are_attempts", failed),
     ("denied_connections", denied),
+    ("denials_and_names_name_their_program", by_program),
+    ("who_cannot_be_told_from_another_is_not_named", by_nobody),
     ("a_program_whose_path_is_too_long_is_refused", unnameable),
     ("lifecycle", lifecycle),
     ("filters", filters),
@@ -118,6 +120,64 @@ fn denied(world: &World) {
     assert_eq!(first["net"]["address"], "192.0.2.7");
     assert_eq!((first["net"]["port"].as_u64(), first["decision"].as_str()), (Some(80), Some("deny")));
     assert_eq!((first["net"]["protocol"].as_str(), first["rule"].as_str()), (Some("tcp"), Some("default")));
+    // The subshell asked for it, which is bash as its parent is.
+    assert!(text_at(first, "/actor/exe").ends_with("/bash"), "{first}");
+    assert!(first["actor"]["pid"].as_u64().is_some_and(|pid| pid > 2), "{first}");
+}
+
+/// Each denial and each name names the program that met it, by whatever protocol.
+fn by_program(world: &World) {
+    let script = "import socket, subprocess
+print(subprocess.run(['getent', 'ahostsv4', 'secret.example.org']).returncode)
+sockets = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(2)]
+for one, to in zip(sockets, [('192.0.2.9', 443), ('8.8.8.8', 123)]):
+    try: one.sendto(b'x', to)
+    except OSError as error: print(error.errno)
+# Denials are looked at in their order: with this one those before it are.
+try: socket.create_connection(('2001:db8::9', 443))
+except OSError as error: print(error.errno)";
+    let output = world.session().run(["python3", "-c", script]).expect_code(0);
+    let (perm, refused) = (libc::EPERM, libc::ECONNREFUSED);
+    let mut said: Vec<_> = output.text().lines().map(str::to_owned).collect();
+    said.sort();
+    let mut wanted = ["2".to_owned(), perm.to_string(), perm.to_string(), refused.to_string()];
+    wanted.sort();
+    assert_eq!(said, wanted, "{}", output.stderr);
+    let events = world.all_events(world.a(), &output.name);
+    let queries = of_kind(&events, "dns.query");
+    let query = queries.iter().find(|query| query["dns"]["name"] == "secret.example.org").expect("the name");
+    assert_eq!((query["decision"].as_str(), query["rule"].as_str()), (Some("deny"), Some("network.none")));
+    assert!(text_at(query, "/actor/exe").ends_with("/getent"), "{query}");
+    let getent = of_kind(&events, "process.exec");
+    let getent = getent.iter().find(|exec| text_at(exec, "/exec/path").ends_with("/getent")).expect("it ran");
+    assert_eq!(getent["actor"]["pid"], query["actor"]["pid"], "{getent} {query}");
+    let denials = of_kind(&events, "net.denied");
+    for address in ["192.0.2.9", "8.8.8.8", "2001:db8::9"] {
+        let denial = denials.iter().find(|denial| denial["net"]["address"] == address).expect("a denial");
+        assert!(text_at(denial, "/actor/exe").contains("/python3"), "{denial}");
+    }
+}
+
+/// A socket that several processes have is nobody's in particular.
+fn by_nobody(world: &World) {
+    let script = "import os, socket, time
+socket_ = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+reader, writer = os.pipe()
+if os.fork() == 0:
+    os.close(writer)
+    os.read(reader, 1)
+    os._exit(0)
+try: socket_.sendto(b'x', ('192.0.2.9', 443))
+except OSError as error: print(error.errno)
+# Its denial is looked at while both live.
+try: socket.create_connection(('192.0.2.9', 444))
+except OSError as error: print(error.errno)";
+    let output = world.session().run(["python3", "-c", script]).expect_code(0);
+    let events = world.all_events(world.a(), &output.name);
+    let denials = of_kind(&events, "net.denied");
+    let of_port = |port: u64| denials.iter().find(|denial| denial["net"]["port"] == port).expect("a denial");
+    assert!(of_port(443)["actor"].is_null(), "{}", of_port(443));
+    assert!(text_at(of_port(444), "/actor/exe").contains("/python3"), "{}", of_port(444));
 }
 
 fn lifecycle(world: &World) {
@@ -223,8 +283,11 @@ fn flood(world: &World) {
 }
 
 fn counted(world: &World) {
-    let script = "for i in $(seq 200); do (exec 3<>/dev/tcp/192.0.2.9/81) 2>/dev/null; done; exit 0";
-    let output = world.session().bash(script).expect_code(0);
+    let script = "import socket
+for _ in range(200):
+    try: socket.create_connection(('192.0.2.9', 81))
+    except ConnectionRefusedError: pass";
+    let output = world.session().run(["python3", "-c", script]).expect_code(0);
     let events = world.all_events(world.a(), &output.name);
     let denials = of_kind(&events, "net.denied");
     let total: u64 =

@@ -8,6 +8,7 @@ mod dials;
 mod endurance;
 mod lists;
 mod over_tls;
+mod pins;
 mod programs;
 mod publish;
 mod restarts;
@@ -35,6 +36,7 @@ fn main() -> ExitCode {
         tests.push((name, Box::new(move |world| programs::inside(world, program))));
     }
     tests.extend(named("rules", rules::TESTS));
+    tests.extend(named("pins", pins::TESTS));
     tests.extend(named("caps", caps::TESTS));
     tests.extend(named("dials", dials::TESTS));
     tests.extend(named("publish", publish::TESTS));

@@ -1,16 +1,16 @@
 //! What the rules of a session let through and what they do not, at its start and while it runs.
 
 use std::io::{Read, Write};
+use std::net::TcpListener;
 use std::process::Child;
 use std::time::Duration;
 
-use agentd_tests::harness::{Named, RunOutput, Session, World, patience, text_at, wait_for_exit};
+use agentd_tests::harness::{Named, RunOutput, Session, World, patience, text_at, wait_for_exit, within};
 use serde_json::Value;
 
 use crate::internet;
 
 pub const TESTS: &[Named] = &[
-    ("a_connection_outlives_its_pin", outlives),
     ("without_a_port_it_is_http_and_https", two_ports),
     ("a_port_is_that_port", one_port),
     ("a_wildcard_is_what_is_below", wildcard),
@@ -20,6 +20,10 @@ pub const TESTS: &[Named] = &[
     ("a_local_port_is_the_hosts", local),
     ("datagrams_go_both_ways", datagrams),
     ("what_is_no_rule_is_refused", refused),
+    ("names_are_looked_for_in_the_domains_of_the_site", searched),
+    ("a_server_on_either_loopback_is_reached_by_a_local_rule", local_six),
+    ("a_session_without_a_network_is_given_one_by_its_user", live_allow_of_none),
+    ("a_network_that_is_none_is_never_given", none_for_good),
     ("an_allow_counts_at_once", live_allow),
     ("a_deny_closes_what_is_open", live_deny),
     ("a_deny_closes_what_nobody_has_looked_at", unseen_deny),
@@ -36,7 +40,7 @@ pub const TESTS: &[Named] = &[
 ];
 
 /// A session with these rules.
-fn may<'a>(world: &'a World, rules: &[&str]) -> Session<'a> {
+pub fn may<'a>(world: &'a World, rules: &[&str]) -> Session<'a> {
     world.session().options(rules.iter().flat_map(|rule| ["--allow", rule]))
 }
 
@@ -155,6 +159,79 @@ fn live_allow(world: &World) {
     assert!(text_at(changed, "/policy/change").contains("other.test"), "{changed}");
 }
 
+/// What the manual says: a session that began without a network is given one by its user.
+fn live_allow_of_none(world: &World) {
+    let session = world.session().options(["--detach"]);
+    let name = session.name().to_owned();
+    let script = "until curl -sS http://other.test/ 2>/dev/null; do :; done; sleep 600";
+    session.bash(script).expect_code(0);
+    let refused = world.agentctl(world.b(), ["allow", &name, "other.test"]);
+    assert!(refused.code != Some(0) && refused.stderr.contains("(session.unknown)"), "{}", refused.stderr);
+    world.agentctl(world.a(), ["allow", &name, "other.test"]).expect_code(0);
+    let printed = within(patience(Duration::from_secs(20)), || {
+        let logs = world.agentctl(world.a(), ["logs", &name]).text();
+        if logs.contains("this is other.test") { Ok(()) } else { Err(logs) }
+    });
+    assert_eq!(printed, Ok(()));
+    let events = world.events(world.a(), &name);
+    let changed = events.iter().find(|event| event["kind"] == "policy.changed").expect("the change");
+    assert_eq!(text_at(changed, "/policy/user"), world.a().name, "{changed}");
+    let asked = events.iter().filter(|event| event["kind"] == "dns.query").collect::<Vec<_>>();
+    let denied = |event: &&&Value| text_at(event, "/rule") == "network.none";
+    assert!(
+        asked.iter().any(|event| denied(&event)) && asked.iter().any(|event| event["decision"] == "allow")
+    );
+    assert!(asked.iter().all(|event| text_at(event, "/actor/exe").ends_with("/curl")), "{asked:#?}");
+    world.agentctl(world.a(), ["kill", &name]).expect_code(0);
+}
+
+/// `default = "none"` is for good.
+fn none_for_good(world: &World) {
+    let dir = world.workspace(world.a());
+    let profile = "schema = 1\nname = \"none\"\nextends = [\"default\"]\n[network]\ndefault = \"none\"\n";
+    world.a().write(dir.join("none.toml"), profile);
+    let session = world.session_in(&dir).options(["--profile", "./none.toml"]);
+    let mut child = session.spawn_ready("echo ready; read -r; getent ahosts good.test; echo $?");
+    let allowed = world.agentctl(world.a(), ["allow", session.name(), "good.test"]);
+    assert!(allowed.code != Some(0) && allowed.stderr.contains("(network.none)"), "{}", allowed.stderr);
+    let denied = world.agentctl(world.a(), ["deny", session.name(), "good.test"]);
+    assert!(denied.code != Some(0) && denied.stderr.contains("(network.none)"), "{}", denied.stderr);
+    child.stdin.take().expect("a pipe").write_all(b"go\n").expect("it reads");
+    assert_eq!(rest(child).text(), "2\n");
+    let refused =
+        world.session_in(&dir).options(["--profile", "./none.toml", "--allow", "good.test"]).run(["true"]);
+    assert!(refused.code == Some(125) && refused.stderr.contains("(network.none)"), "{}", refused.stderr);
+}
+
+/// A name without a dot is looked for in the site's domain, and judged as what is asked for by that.
+fn searched(_: &World) {
+    let world = internet().world_searching("test");
+    let script = "grep ^search /etc/resolv.conf; for name in good evil; do getent ahostsv4 $name | head -n 1 | cut -d ' ' -f 1; done";
+    let output = may(&world, &["good.test"]).bash(script);
+    assert_eq!(output.text(), "search test\n192.0.2.80\n", "{}", output.stderr);
+    let events = world.all_events(world.a(), &output.name);
+    let denied: Vec<_> = events.iter().filter(|event| event["decision"] == "deny").collect();
+    assert!(denied.iter().any(|event| text_at(event, "/dns/name") == "evil.test"), "{denied:#?}");
+}
+
+/// A server on ::1 alone, as node makes them, and one on 127.0.0.1 alone.
+fn local_six(world: &World) {
+    for address in ["::1", "127.0.0.1"] {
+        let server = internet().host().enter(|| TcpListener::bind((address, 0))).expect("a free port");
+        let port = server.local_addr().expect("its address").port();
+        let answering = std::thread::spawn(move || {
+            for _ in 0..2 {
+                let (mut client, _) = server.accept().expect("a connection");
+                client.write_all(b"hello\n").expect("it reads");
+            }
+        });
+        let script = format!("for to in 127.0.0.1 ::1; do exec 3<>/dev/tcp/$to/{port}; head -n 1 <&3; done");
+        let output = may(world, &[&format!("local:{port}")]).bash(&script).expect_code(0);
+        assert_eq!(output.text(), "hello\nhello\n", "{address}: {}", output.stderr);
+        answering.join().expect("both came");
+    }
+}
+
 fn live_deny(world: &World) {
     let session = may(world, &["*.test:7", "good.test"]);
     let script = "exec 3<>/dev/tcp/echo.test/7; read -r <&3; echo ready; cat <&3; echo closed
@@ -194,18 +271,6 @@ fn proxy(world: &World) {
     let script = "for x in http://127.0.0.1:3128 socks5h://127.0.0.1:3128; do curl -sS -x $x http://good.test/; curl -sS -p -x $x http://good.test/; done";
     let output = may(world, &["good.test"]).bash(script).expect_code(0);
     assert_eq!(output.text(), "this is good.test\n".repeat(4), "{}", output.stderr);
-}
-
-/// A stream of more than a minute, which is how long a pin of so short a TTL lasts: it goes on, and there is no way
-/// to the same address after it but by asking anew.
-fn outlives(world: &World) {
-    let dir = world.workspace(world.a());
-    world.a().write(dir.join("ca.pem"), std::fs::read(internet().authority()).expect("a certificate"));
-    let script = "curl -sSN --cacert ca.pem https://stream.test/app/events/70/1000 | grep -c '^data:'
-        (exec 3<>/dev/tcp/192.0.2.84/443) 2>/dev/null || echo expired
-        curl -sS --cacert ca.pem https://stream.test/";
-    let output = world.session_in(&dir).options(["--allow", "stream.test"]).bash(script).expect_code(0);
-    assert_eq!(output.text(), "70\nexpired\nthis is stream.test\n", "{}", output.stderr);
 }
 
 /// More than a session may have: the rest is refused, and what was open goes on.

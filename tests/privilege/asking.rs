@@ -9,7 +9,7 @@ use std::time::Duration;
 use agentd_kernel::packets::Packets;
 use agentd_policy::consent::{Consent, Digest};
 use agentd_policy::names::{AbsPath, SessionId, UserName};
-use agentd_policy::offer::{Grant, Offer, ToClient};
+use agentd_policy::offer::{FromClient, Grant, Offer, ToClient};
 use agentd_policy::plan::{Limits, Mode, Plan, Role, Workspace};
 use agentd_policy::wire::{MAX_PACKET, Ticket, decode, encode};
 use agentd_tests::harness::User;
@@ -85,7 +85,7 @@ pub fn answer(socket: &Packets) -> ToClient {
 /// An offer in which somebody agrees to `plan`.
 pub fn packet(grants: Vec<Grant>, plan: &Plan) -> Vec<u8> {
     let consent = Consent::to(plan).expect("a plan");
-    encode(&Offer { consent, grants }).expect("an offer within bounds")
+    encode(&FromClient::Offer(Box::new(Offer { consent, grants }))).expect("an offer within bounds")
 }
 
 /// Opens a directory as `user` would.

@@ -3,19 +3,27 @@
 
 use std::time::Duration;
 
+use agentd_kernel::packets::Packets;
 use agentd_policy::addresses::Net;
 use agentd_policy::egress::{Egress, NetRule};
+use agentd_policy::event::EventBody;
 use agentd_policy::hosts::{HostPattern, HostRule, HostRules};
 use agentd_policy::names::{AbsPath, RelPath};
+use agentd_policy::network::Change;
+use agentd_policy::offer::{FromClient, Steer, ToClient};
 use agentd_policy::plan::{Input, MAX_ARGS, Mode, Plan, Role, Scratch, Workspace};
 use agentd_policy::profile::Protocol;
 use agentd_policy::publish::Publish;
 use agentd_policy::resolver::Resolver;
-use agentd_policy::wire::{CallerNumber, FromService};
+use agentd_policy::wire::{
+    CallerNumber, FromKeeper, FromRoot, FromService, MAX_KEEPER_PACKET, ToKeeper, decode, encode,
+};
 use agentd_tests::harness::{User, World, within};
 
 use crate::Member;
-use crate::asking::{abs, grant, offer, open_dir, plan, plan_with, workspace};
+use crate::asking::{
+    abs, answer, as_user, grant, offer, open_dir, plan, plan_with, seqpacket, side_socket, workspace,
+};
 use crate::packets::ends_within;
 use crate::place::Launcher;
 use crate::played::Played;
@@ -27,6 +35,7 @@ pub const TESTS: &[Member] = &[
     ("root_and_leased_uids_get_no_session", root_and_leased),
     ("every_bound_holds_whoever_made_the_plan", bounds),
     ("the_ceiling_holds_whoever_made_the_plan", ceiling),
+    ("it_widens_no_session_by_itself", widening),
     ("bounds_of_a_group_are_for_its_members", groups),
     ("ten_thousand_mounts_are_refused", ten_thousand_mounts),
     ("ten_thousand_mount_points_for_deep_names_are_refused", deep_names),
@@ -227,6 +236,76 @@ fn ceiling(world: &'static World) {
     let id = good.session.clone();
     drop(service.build(client.number, None, good).expect("it is below the ceiling"));
     service.end(&id);
+    launcher.assert_clean(&before);
+}
+
+/// By the socket that it was given with the session, and by the keeper's name, it says what the launcher would say for a
+/// caller. The session stays as it was; its own user has it changed.
+fn widening(world: &'static World) {
+    let launcher = Launcher::start(world, "");
+    let service = Played::connect(&launcher);
+    let user = world.a();
+    let client = service.client(&launcher, user);
+    let before = launcher.traces();
+    let resolvers = vec![Resolver::parse("192.0.2.53").expect("a resolver")];
+    let egress = Some(Egress { resolvers, ..Egress::default() });
+    let closed = Plan { egress, ..plan(user) };
+    let id = closed.session.clone();
+    let mut built = service.build(client.number, None, closed).expect("it is below the ceiling");
+    let change = || Box::new(Change::parse(&["example.org".into()], &[]).expect("a rule"));
+    let question = encode(&FromRoot::Change { change: change(), uid: user.uid }).expect("a message");
+    let path = launcher.runtime().join("keepers").join(id.as_str());
+    let again =
+        || as_user(launcher.service_uid, 0, &[], || seqpacket(&path)).expect("the service may connect");
+    let first = std::mem::replace(&mut built.sockets[0], again());
+    for socket in [first, again()] {
+        let keeper = Packets::from_fd(socket);
+        // The first is gone by now: there is one service.
+        let _ = keeper.send(&question, &[]);
+        while let Ok(Some(packet)) = keeper.receive(MAX_KEEPER_PACKET, 1) {
+            assert!(!packet.bytes.windows(11).any(|part| part == b"example.org"), "{:?}", packet.bytes);
+        }
+    }
+    // Whoever is neither service nor root is not let in by the name.
+    assert!(as_user(user.uid, user.gid, &[], || seqpacket(&path)).is_err());
+    let steer = |uid, gid| {
+        let offers = launcher.runtime().join("offer.sock");
+        let side = as_user(uid, gid, &[launcher.socket_gid], || side_socket(&offers));
+        let steer = Steer { session: id.clone(), change: change() };
+        side.send(&encode(&FromClient::Steer(steer)).expect("a message"), &[]).expect("it listens");
+        answer(&side)
+    };
+    let refused = |answer| match answer {
+        ToClient::Refused(refusal) => refusal.rule,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(refused(steer(world.b().uid, world.b().gid)), "session.unknown");
+    assert_eq!(refused(steer(launcher.service_uid, launcher.socket_gid)), "session.unknown");
+    let keeper = Packets::from_fd(again());
+    let changed = std::thread::scope(|scope| {
+        let changing = scope.spawn(|| steer(user.uid, user.gid));
+        let mut allowed = Vec::new();
+        while let Ok(Some(packet)) = keeper.receive(MAX_KEEPER_PACKET, 1) {
+            match decode(&packet.bytes) {
+                Ok(FromKeeper::Egress(egress)) => allowed.push(egress.hosts.allow.len()),
+                Ok(FromKeeper::Event(event)) => {
+                    let ack = encode(&ToKeeper::Ack(event.number)).expect("a message");
+                    keeper.send(&ack, &[]).expect("it listens");
+                    if matches!(event.body, EventBody::Policy { uid, .. } if uid == user.uid) {
+                        break;
+                    }
+                }
+                Ok(_) => {}
+                Err(error) => panic!("{error}"),
+            }
+        }
+        assert_eq!(allowed, [0, 1]);
+        changing.join().expect("it asks")
+    });
+    assert_eq!(changed, ToClient::Steered);
+    service.end(&id);
+    drop((keeper, built));
+    assert_eq!(service.remove(client.number, user.uid, &id), None);
     launcher.assert_clean(&before);
 }
 

@@ -95,13 +95,6 @@ impl Sessions for Rogue {
         not_played()
     }
 
-    async fn change_policy(
-        &self,
-        _: Request<ChangePolicyRequest>,
-    ) -> Result<Response<ChangePolicyReply>, Status> {
-        not_played()
-    }
-
     async fn remove(&self, _: Request<RemoveRequest>) -> Result<Response<RemoveReply>, Status> {
         not_played()
     }

@@ -151,8 +151,8 @@ Examples:
   agentctl allow 3f2a api.example.org    ports 80 and 443
   agentctl allow nightly '*.example.net:443' 192.0.2.0/24:22 registry.example:*
 
-For a session that began with a network. Ports of this host's loopback and of UDP have sockets of their own: only \
-those that it began with can be named. What is denied stays so.")]
+Also for a session that began without a network, unless its profile has default = \"none\". Ports of this host's \
+loopback and of UDP have sockets of their own: only those that it began with can be named. What is denied stays so.")]
 pub struct AllowArgs {
     /// An id, a unique prefix of one, or a name
     pub id: String,
@@ -171,7 +171,7 @@ Examples:
   agentctl deny 3f2a api.example.org
   agentctl deny nightly '*.example.net'
 
-For a session that began with a network. A name stays denied until the session ends, and wins over whatever allows \
+A name stays denied until the session ends, and wins over whatever allows \
 it. Connections to it are closed.")]
 pub struct DenyArgs {
     /// An id, a unique prefix of one, or a name

@@ -243,13 +243,6 @@ impl Sessions for Stage {
         Err(Status::unimplemented("not played"))
     }
 
-    async fn change_policy(
-        &self,
-        _: Request<ChangePolicyRequest>,
-    ) -> Result<Response<ChangePolicyReply>, Status> {
-        Err(Status::unimplemented("not played"))
-    }
-
     async fn events(&self, _: Request<EventsRequest>) -> Result<Response<Self::EventsStream>, Status> {
         Err(Status::unimplemented("not played"))
     }

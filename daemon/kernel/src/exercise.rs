@@ -49,6 +49,7 @@ pub fn denied(bytes: &[u8]) {
 /// `/proc/PID/status` and `/proc/PID/stat`: a process's name does not change what is read behind it.
 pub fn proc(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
+    let _ = procfs::parse_fdinfo(bytes);
     let _ = (procfs::parse_ids(&text), procfs::parse_memory(&text), procfs::parse_thread_state(&text));
     let fields: Vec<String> = (3..=52).map(|number| number.to_string()).collect();
     let name: String = text.chars().take(64).collect();

@@ -54,12 +54,16 @@ pub mod process;
 pub mod procfs;
 #[cfg(feature = "session")]
 pub mod quota;
+#[cfg(feature = "session")]
+pub mod resets;
 #[cfg(feature = "lockdown")]
 pub mod rlimits;
 #[cfg(feature = "session")]
 pub mod route;
 #[cfg(feature = "lockdown")]
 pub mod seccomp;
+#[cfg(feature = "session")]
+pub mod sock_diag;
 pub mod stderr;
 #[cfg(feature = "session")]
 pub mod transparent;

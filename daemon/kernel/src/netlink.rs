@@ -23,6 +23,9 @@ pub(crate) const ROUTE: Option<Protocol> = None;
 /// `NETLINK_NETFILTER`
 pub(crate) const NETFILTER: Option<Protocol> = Some(rustix::net::netlink::NETFILTER);
 
+/// `NETLINK_SOCK_DIAG`
+pub(crate) const SOCK_DIAG: Option<Protocol> = Some(rustix::net::netlink::SOCK_DIAG);
+
 /// A bound netlink socket, close-on-exec, of the network namespace in which it was opened.
 #[derive(Debug)]
 pub(crate) struct Netlink(OwnedFd);

@@ -3,7 +3,7 @@
 //! A packet comes from the agent and may hold anything; the messages around it are the kernel's.
 
 use std::io::{self, IoSlice};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use etherparse::{IpNumber, LaxIpSlice};
@@ -21,6 +21,9 @@ pub const SNAPLEN: u32 = 128;
 const ROOM: usize = 256 << 10;
 /// A message that holds one.
 const PACKET: u16 = (libc::NFNL_SUBSYS_ULOG as u16) << 8 | libc::NFULNL_MSG_PACKET as u16;
+/// Flags of TCP, in the fourteenth byte of its header.
+const SYN: u8 = 0x02;
+const ACK: u8 = 0x10;
 /// Most packets that one [`Nflog::read`] takes: a flood does not keep its reader from other work.
 const PACKETS: usize = 256;
 
@@ -44,6 +47,17 @@ pub struct Denied {
     pub address: IpAddr,
     /// The port, of TCP and UDP.
     pub port: Option<u16>,
+    /// Where it came from: the sender's claim.
+    pub from: Option<SocketAddr>,
+    /// The number that a connection of TCP begins with, if this was its first packet.
+    pub sequence: Option<u32>,
+}
+
+impl Denied {
+    /// Where it was to go, of TCP and UDP.
+    pub fn to(&self) -> Option<SocketAddr> {
+        self.port.map(|port| SocketAddr::new(self.address, port))
+    }
 }
 
 /// The reader of one group, in one network namespace; non-blocking.
@@ -180,9 +194,14 @@ pub(crate) fn parse(payload: &[u8]) -> Option<Denied> {
         other => (other.0.to_string(), false),
     };
     // Source port, destination port; a fragment may begin anywhere.
-    let ports = ip.payload().payload.first_chunk::<4>().filter(|_| has_ports && !ip.payload().fragmented);
+    let payload = ip.payload();
+    let ports = payload.payload.first_chunk::<4>().filter(|_| has_ports && !payload.fragmented);
     let port = ports.map(|[_, _, high, low]| u16::from_be_bytes([*high, *low]));
-    Some(Denied { protocol, address: ip.destination_addr(), port })
+    let from = ports.map(|[high, low, ..]| (ip.source_addr(), u16::from_be_bytes([*high, *low])).into());
+    let header = payload.payload.first_chunk::<14>().filter(|_| ports.is_some() && number == IpNumber::TCP);
+    let first = header.filter(|header| header[13] & (SYN | ACK) == SYN);
+    let sequence = first.map(|header| u32::from_be_bytes([header[4], header[5], header[6], header[7]]));
+    Some(Denied { protocol, address: ip.destination_addr(), port, from, sequence })
 }
 
 #[cfg(test)]
@@ -204,6 +223,15 @@ mod tests {
         assert_eq!(told(&udp4()[..24]), is("udp", Some(53)));
         assert_eq!(told(&udp4()[..23]), is("udp", None));
         assert_eq!(told(&udp4()[..19]), None);
+        assert_eq!(parse(&udp4()).unwrap().from, Some("10.200.0.2:32768".parse().unwrap()));
+        assert_eq!(parse(&udp4()).unwrap().sequence, None);
+        let mut syn = udp4()[..24].to_vec();
+        (syn[3], syn[9]) = (40, 6);
+        syn.extend([1, 2, 3, 4, 0, 0, 0, 0, 0x50, SYN, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(parse(&syn).unwrap().sequence, Some(0x0102_0304));
+        assert_eq!(parse(&syn[..33]).unwrap().sequence, None);
+        syn[33] |= ACK;
+        assert_eq!(parse(&syn).unwrap().sequence, None);
         // A later fragment has no ports, whatever its first bytes look like.
         let mut fragment = udp4();
         fragment[7] = 1;

@@ -1,7 +1,7 @@
 //! What /proc tells of a process, through a directory descriptor: no path, no current root.
 
 use std::io::Write as _;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
 use agentd_policy::text;
 use rustix::fs::{AtFlags, Mode, OFlags};
@@ -11,6 +11,9 @@ use rustix::process::Pid;
 const MAX: usize = 64 << 10;
 /// What is read at first.
 const FIRST: usize = 4096;
+
+/// What is looked at of a descriptor's: its first four lines.
+const FDINFO: usize = 128;
 
 /// The least that an `oom_score_adj` can be.
 const OOM_NEVER: i32 = -1000;
@@ -267,6 +270,60 @@ pub fn arguments(proc: BorrowedFd<'_>, pid: i32) -> std::io::Result<Vec<String>>
     Ok(bytes.split(|b| *b == 0).map(text::from_bytes).collect())
 }
 
+/// What tells sockets from other files: all of them are on one file system, which is mounted once for the kernel itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SocketMount(u64);
+
+impl SocketMount {
+    /// As a socket of the calling process shows it.
+    ///
+    /// # Errors
+    /// If /proc tells neither mount nor inode of a descriptor (before Linux 5.14).
+    pub fn of(proc: BorrowedFd<'_>, socket: BorrowedFd<'_>) -> std::io::Result<Self> {
+        let text = read(proc, format!("self/fdinfo/{}", std::os::fd::AsRawFd::as_raw_fd(&socket)))?;
+        let (mount, _) = parse_fdinfo(&text).ok_or_else(|| std::io::Error::other("fdinfo tells no inode"))?;
+        Ok(Self(mount))
+    }
+
+    /// Whether `pid` has a descriptor of the socket with that inode. At most `budget` descriptors are looked at, and
+    /// taken from it; `None` if that was too few to know.
+    ///
+    /// # Errors
+    /// `ENOENT` or `ESRCH` once it is gone, `EACCES` if the reader may not know.
+    pub fn has(
+        self,
+        proc: BorrowedFd<'_>,
+        pid: i32,
+        inode: u32,
+        budget: &mut usize,
+    ) -> std::io::Result<Option<bool>> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let dir = rustix::fs::openat(proc, format!("{pid}/fdinfo"), flags, Mode::empty())?;
+        for entry in rustix::fs::Dir::read_from(&dir)? {
+            let entry = entry?;
+            let Ok(name) = entry.file_name().to_str() else { continue };
+            if !name.bytes().all(|byte| byte.is_ascii_digit()) {
+                continue;
+            }
+            let Some(left) = budget.checked_sub(1) else { return Ok(None) };
+            *budget = left;
+            // One that was closed meanwhile is none.
+            let Ok(text) = read(dir.as_fd(), name.to_owned()) else { continue };
+            if parse_fdinfo(&text) == Some((self.0, inode.into())) {
+                return Ok(Some(true));
+            }
+        }
+        Ok(Some(false))
+    }
+}
+
+/// `mnt_id` and `ino` of proc_pid_fdinfo(5), which come before what the file's own kind has to say.
+pub(crate) fn parse_fdinfo(text: &[u8]) -> Option<(u64, u64)> {
+    let text = std::str::from_utf8(text.get(..text.len().min(FDINFO))?).ok()?;
+    let field = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
+    Some((field("mnt_id:")?, field("ino:")?))
+}
+
 /// What `link` (`exe`, `fd/7`) of `pid` (a number or `self`) points to, as events have it: [`text::from_bytes`].
 ///
 /// # Errors
@@ -326,6 +383,23 @@ mod tests {
         assert_eq!((parse_memory(""), parse_memory("7 (x) S 1")), (None, None));
         let ids = Ids { pid: 7, parent: 5, group: 9 };
         assert_eq!(parse_ids("Name:\tx\nTgid:\t9\nPPid:\t5\nNSpid:\t900\t7\n"), ids);
+    }
+
+    #[test]
+    fn whose_a_socket_is() {
+        let proc = open().unwrap();
+        let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let mount = SocketMount::of(proc.as_fd(), socket.as_fd()).unwrap();
+        let inode = u32::try_from(rustix::fs::fstat(&socket).unwrap().st_ino).unwrap();
+        let own = std::process::id() as i32;
+        let has = |inode, mut budget| mount.has(proc.as_fd(), own, inode, &mut budget).unwrap();
+        assert_eq!(
+            (has(inode, 4096), has(u32::MAX, 4096), has(u32::MAX, 1)),
+            (Some(true), Some(false), None)
+        );
+        assert!(mount.has(proc.as_fd(), i32::MAX, inode, &mut 9).is_err());
+        assert_eq!(parse_fdinfo(b"pos:\t0\nflags:\t02\nmnt_id:\t10\nino:\t77\n"), Some((10, 77)));
+        assert_eq!((parse_fdinfo(b""), parse_fdinfo(b"mnt_id:\t1\nino:\tx\n")), (None, None));
     }
 
     #[test]

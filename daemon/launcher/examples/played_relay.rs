@@ -66,7 +66,14 @@ impl Played {
             self.number += 1;
             let (number, addresses) = (self.number, addresses.clone());
             let name = HostName::parse(name).unwrap();
-            self.ask(&FromRelay::Pin { number, name: name.clone(), question: 1, addresses, ttl: 1 });
+            self.ask(&FromRelay::Pin {
+                number,
+                name: name.clone(),
+                question: 1,
+                addresses,
+                ttl: 1,
+                client: None,
+            });
             let ToRelay::Pinned { addresses, number: same } = self.answer().0 else { panic!("no pin") };
             assert_eq!(number, same);
             self.say(&format!("pin {name}: {addresses:?}"));
@@ -170,8 +177,14 @@ impl Played {
         self.control.set_nonblocking(true).unwrap();
         let mut asked = 0;
         while asked < FLOOD {
-            let pin =
-                FromRelay::Pin { number: asked, name: name.clone(), question: 1, addresses: vec![], ttl: 1 };
+            let pin = FromRelay::Pin {
+                number: asked,
+                name: name.clone(),
+                question: 1,
+                addresses: vec![],
+                ttl: 1,
+                client: None,
+            };
             match self.control.send(&encode(&pin).unwrap(), &[]) {
                 Ok(()) => asked += 1,
                 Err(PacketError::WouldBlock) => break,
@@ -188,13 +201,15 @@ impl Played {
     fn lies(&mut self) {
         let name = "\u{1b}]0;title\u{7}".repeat(40);
         let question = "A".into();
-        self.ask(&FromRelay::Told(NetEvent::Dns {
+        let event = NetEvent::Dns {
             name,
             question,
             denied: None,
             allowed: None,
             addresses: vec![],
+            actor: None,
             count: 0,
-        }));
+        };
+        self.ask(&FromRelay::Told { event, client: None, number: None });
     }
 }

@@ -2,6 +2,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use agentd_kernel::packets::Packets;
 use agentd_policy::names::{AbsPath, SessionId};
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, RenameFlags};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
@@ -138,6 +139,17 @@ impl Directories {
     /// The socket on which the keeper of `session` will listen, for `owner` alone.
     pub fn keeper_socket(&self, session: &SessionId, owner: u32) -> Result<OwnedFd, String> {
         listen(&format!("{}/{session}", self.keepers_path), SocketType::SEQPACKET, owner, 0, 0o600)
+    }
+
+    /// Connects to a session's keeper, without waiting.
+    pub fn keeper(&self, session: &SessionId) -> Result<Packets, String> {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let connected = SocketAddrUnix::new(format!("{}/{session}", self.keepers_path)).and_then(|address| {
+            let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
+            rustix::net::connect(&socket, &address)?;
+            Ok(socket)
+        });
+        connected.map(Packets::from_fd).map_err(|errno| format!("its keeper: {errno}"))
     }
 
     /// Removes the name of that socket.

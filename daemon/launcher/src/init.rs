@@ -12,7 +12,9 @@ use std::time::{Duration, Instant};
 
 use agentd_kernel::packets::Packets;
 use agentd_kernel::process::{self, SingleThreaded};
-use agentd_kernel::{affinity, creds, landlock, loopback, nflog, nft, procfs, rlimits, seccomp};
+use agentd_kernel::{
+    affinity, creds, landlock, loopback, nflog, nft, procfs, resets, rlimits, seccomp, sock_diag,
+};
 use agentd_policy::event::ExitStatus;
 use agentd_policy::plan::Plan;
 use agentd_policy::wire::{Command, CommandNumber, MAX_KEEPER_PACKET, MAX_PACKET, decode, encode};
@@ -70,7 +72,7 @@ pub enum ToInit {
 /// Init to builder or keeper.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum FromInit {
-    /// The network namespace refuses everything but itself. Descriptors: nftables, NFLOG.
+    /// The network namespace refuses everything but itself. Descriptors: those of [`Network`], in its order.
     NetworkReady,
     /// The session's way out, if it has one; it comes before [`FromInit::Confined`]. Descriptors: as in
     /// [`ToRelay::Network`](agentd_policy::wire::ToRelay::Network).
@@ -184,7 +186,7 @@ impl Init<'_> {
         // By now the builder has moved this process to where it belongs: that is the namespace's root.
         nix::sched::unshare(CloneFlags::CLONE_NEWCGROUP).step("cgroup namespace")?;
         nix::unistd::sethostname(plan.session.as_str()).step("hostname")?;
-        if let Some(egress) = plan.egress.as_ref().filter(|egress| !egress.is_closed()) {
+        if let Some(egress) = &plan.egress {
             let sockets = way_out::open(egress)?;
             let sockets: Vec<_> = sockets.iter().map(AsFd::as_fd).collect();
             self.tell(&FromInit::Sockets, &sockets).step("message")?;
@@ -212,7 +214,11 @@ impl Init<'_> {
         loopback::bring_up().step("loopback")?;
         let table = nft::Table::install(&nft::Ruleset::closed()).step("nftables")?;
         let log = nflog::Nflog::open(nft::LOG_GROUP).step("nflog")?;
-        self.tell(&FromInit::NetworkReady, &[table.as_fd(), log.as_fd()]).step("message")
+        let sockets = sock_diag::SockDiag::open().step("sock_diag")?;
+        let resets = resets::Resets::open().step("raw sockets")?;
+        let [four, six] = resets.descriptors();
+        let descriptors = [table.as_fd(), log.as_fd(), sockets.as_fd(), four, six];
+        self.tell(&FromInit::NetworkReady, &descriptors).step("message")
     }
 
     /// Takes everything away, in the order in which each step still can be done, and verifies each.
@@ -348,4 +354,13 @@ pub struct Network {
     pub nft: OwnedFd,
     /// The socket on which denied packets arrive.
     pub log: OwnedFd,
+    /// What tells whose a socket is.
+    pub sockets: OwnedFd,
+    /// Raw sockets for resets, of IPv4 and IPv6.
+    pub resets: [OwnedFd; 2],
+}
+
+impl Network {
+    /// How many descriptors those are.
+    pub const DESCRIPTORS: usize = 5;
 }

@@ -21,6 +21,7 @@ mod log;
 mod offers;
 mod open_files;
 mod public_etc;
+mod refusals;
 mod scope;
 mod scout;
 mod server;

@@ -1,4 +1,5 @@
-//! Descriptors that clients hand over before they ask for a session, each batch under a ticket.
+//! Clients' side sockets: descriptors that they hand over before they ask for a session, each batch under a ticket, and
+//! what they ask for of sessions that run.
 
 use std::collections::BTreeMap;
 use std::os::fd::AsFd as _;
@@ -8,7 +9,7 @@ use agentd_kernel::packets::{PacketError, Packets};
 use agentd_kernel::peer;
 use agentd_policy::Refusal;
 use agentd_policy::consent::Consent;
-use agentd_policy::offer::{self, MAX_OFFER, Site, ToClient};
+use agentd_policy::offer::{FromClient, MAX_STEER, Site, Steer, ToClient};
 use agentd_policy::wire::{self, Peer, Ticket};
 
 use crate::shares::Shares;
@@ -28,6 +29,8 @@ struct Offer {
     socket: Packets,
     until: Instant,
     held: Option<(Ticket, Consent)>,
+    /// Whether its client has asked for something and waits for the answer.
+    asked: bool,
 }
 
 /// All side sockets.
@@ -41,12 +44,14 @@ pub struct Offers {
 }
 
 /// What became of a socket that reported something.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Heard {
     /// Nothing yet.
     Nothing,
     /// An offer, which is held: from now on only the client's end matters.
     Offer,
+    /// Something is asked for: answered by [`Offers::answer`]. Until then only the client's end matters.
+    Steer(Peer, Steer),
     /// It is done with.
     Over,
 }
@@ -61,7 +66,7 @@ impl Offers {
     /// closed.
     pub fn add(&mut self, account: u32, peer: Peer, socket: Packets, site: Site) -> Option<u64> {
         let until = Instant::now() + SPEAK;
-        let offer = Offer { peer, account, socket, until, held: None };
+        let offer = Offer { peer, account, socket, until, held: None, asked: false };
         if let Err(error) = send(&offer.socket, &ToClient::Site(Box::new(site))) {
             tracing::debug!(user = peer.uid, pid = peer.pid, error, "a client cannot be told of the site");
             self.bury(Some(offer));
@@ -81,13 +86,17 @@ impl Offers {
     /// The socket has something, or its client is gone.
     pub fn ready(&mut self, number: u64) -> Heard {
         let Some(offer) = self.all.get_mut(&number) else { return Heard::Over };
-        let heard = match offer.socket.peek(MAX_OFFER) {
+        let heard = match offer.socket.peek(MAX_STEER) {
             // It was watched for its end alone.
-            _ if offer.held.is_some() => Heard::Over,
+            _ if offer.held.is_some() || offer.asked => Heard::Over,
             Err(PacketError::WouldBlock) => Heard::Nothing,
             Ok(None) | Err(PacketError::Socket(_)) => Heard::Over,
-            Ok(Some(bytes)) => match offer::Offer::decode(&bytes) {
-                Ok(offered) => offer.hold(offered.consent),
+            Ok(Some(bytes)) => match FromClient::decode(&bytes) {
+                Ok(FromClient::Offer(offered)) => offer.hold(offered.consent),
+                Ok(FromClient::Steer(steer)) => {
+                    (offer.asked, offer.until) = (true, Instant::now() + HOLD);
+                    Heard::Steer(offer.peer, steer)
+                }
                 Err(error) => offer.refuse(&error.to_string()),
             },
             Err(error @ PacketError::TooLong { .. }) => offer.refuse(&error.to_string()),
@@ -97,6 +106,16 @@ impl Offers {
             self.bury(over);
         }
         heard
+    }
+
+    /// Tells the client what became of what it asked for, and is done with it.
+    pub fn answer(&mut self, number: u64, answer: Result<(), Refusal>) {
+        let Some(offer) = self.remove(number) else { return };
+        let message = answer.map_or_else(ToClient::Refused, |()| ToClient::Steered);
+        if let Err(error) = send(&offer.socket, &message) {
+            tracing::debug!(user = offer.peer.uid, error, "a client does not hear an answer");
+        }
+        self.bury(Some(offer));
     }
 
     /// Gives out the socket with the offer that `ticket` stands for, once, to the process that made it; and what its
@@ -180,7 +199,9 @@ fn send(socket: &Packets, message: &ToClient) -> Result<(), String> {
 mod tests {
     use super::*;
     use agentd_policy::config::Config;
-    use agentd_policy::offer::Grant;
+    use agentd_policy::names::SessionId;
+    use agentd_policy::network::Change;
+    use agentd_policy::offer::{self, Grant};
     use agentd_policy::plan::{Mode, Role};
     use agentd_policy::wire::MAX_PACKET;
 
@@ -190,7 +211,7 @@ mod tests {
     fn packet(grants: usize) -> Vec<u8> {
         let consent = wire::decode::<Consent>(&wire::encode(&("0.1.0", [[1_u8; 32]; 6])).unwrap()).unwrap();
         let grants = vec![Grant { role: Role::Input, mode: Mode::Ro }; grants];
-        wire::encode(&offer::Offer { consent, grants }).unwrap()
+        wire::encode(&FromClient::Offer(Box::new(offer::Offer { consent, grants }))).unwrap()
     }
 
     fn answer(client: &Packets) -> ToClient {
@@ -223,7 +244,7 @@ mod tests {
         assert!(offers.take(ticket, &Peer { uid: 1001, ..PEER }).is_err());
         assert!(offers.take(Ticket([0; 32]), &PEER).is_err());
         let (socket, _) = offers.take(ticket, &PEER).unwrap();
-        let packet = socket.receive(MAX_OFFER, 253).unwrap().unwrap();
+        let packet = socket.receive(MAX_STEER, 253).unwrap().unwrap();
         assert_eq!(packet.descriptors.len(), 1);
         assert!(offers.take(ticket, &PEER).is_err());
     }
@@ -241,8 +262,21 @@ mod tests {
     }
 
     #[test]
+    fn what_is_asked_for_is_answered_once() {
+        let (mut offers, client, number) = connected();
+        let change = Box::new(Change::parse(&["a.example".into()], &[]).unwrap());
+        let steer = Steer { session: SessionId::from_random([7; 6]), change };
+        client.send(&wire::encode(&FromClient::Steer(steer.clone())).unwrap(), &[]).unwrap();
+        assert_eq!(offers.ready(number), Heard::Steer(PEER, steer));
+        offers.answer(number, Ok(()));
+        assert_eq!(answer(&client), ToClient::Steered);
+        assert_eq!(offers.ready(number), Heard::Over);
+        assert!(client.receive(MAX_PACKET, 0).unwrap().is_none());
+    }
+
+    #[test]
     fn nonsense_is_answered_and_cut_off() {
-        for nonsense in [b"hello".to_vec(), packet(254), vec![0; MAX_OFFER + 1]] {
+        for nonsense in [b"hello".to_vec(), packet(254), vec![0; MAX_STEER + 1]] {
             let (mut offers, client, number) = connected();
             client.send(&nonsense, &[]).unwrap();
             assert_eq!(offers.ready(number), Heard::Over);

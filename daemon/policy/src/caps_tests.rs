@@ -6,13 +6,17 @@ use crate::profile::Profile;
 use crate::resolver::Resolver;
 
 fn upstream() -> Upstream {
-    Upstream { resolvers: vec![Resolver::parse("192.0.2.53:53").unwrap()], global_also: vec![] }
+    Upstream {
+        resolvers: vec![Resolver::parse("192.0.2.53:53").unwrap()],
+        search: vec![],
+        global_also: vec![],
+    }
 }
 
 /// What a profile with these entries lets out, with these flags.
 fn out(toml: &str, flags: &[&str]) -> Egress {
     let profile = Profile::parse("x", &format!("schema = 1\n{toml}")).unwrap();
-    egress(&profile.network, (&given(flags), &[]), &upstream()).unwrap().unwrap()
+    egress(&profile.network, (&given(flags), &[]), &upstream()).unwrap()
 }
 
 fn given(allow: &[&str]) -> Change {

@@ -135,7 +135,11 @@ impl Ceiling {
         }
     }
 
-    fn check_rule(&self, rule: &Rule) -> Result<(), Refusal> {
+    /// Whether a rule is within it.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn check_rule(&self, rule: &Rule) -> Result<(), Refusal> {
         let named = match rule {
             Rule::Host(host) => Hosts::Name(host.host.clone()),
             Rule::Net(net) => Hosts::Net(net.net),

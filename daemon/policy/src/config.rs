@@ -13,7 +13,7 @@ use crate::lease::Pool;
 use crate::names::AbsPath;
 use crate::size;
 pub use groups::GroupBounds;
-pub use network::{Egress, MAX_AUTHORITIES, Resolvers, Trust};
+pub use network::{Egress, MAX_AUTHORITIES, MAX_SEARCH, Resolvers, Search, Trust};
 pub(crate) use telling::MetricsSocket;
 pub use telling::{Format, Level, Log, Metrics};
 

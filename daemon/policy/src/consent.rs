@@ -45,7 +45,8 @@ pub enum Part {
     Environment,
     /// Workspaces with their modes and names, inputs, scratch directories, the home; what is deleted in the end.
     Files,
-    /// What may be reached, and what is published; not who resolves names, which the site says.
+    /// What may be reached, and what is published; not who resolves names and where they are looked for,
+    /// which the site says.
     Network,
     /// What may be used up.
     Limits,
@@ -119,6 +120,7 @@ impl Consent {
         } = plan;
         let network = egress.as_ref().map(|egress| Egress {
             resolvers: Vec::new(),
+            search: Vec::new(),
             global_also: Vec::new(),
             ..egress.clone()
         });

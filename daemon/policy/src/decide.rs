@@ -167,9 +167,7 @@ pub fn decide(
     let cwd = cwd_inside(cwd, &workspaces, &inputs, &scratch, &caller.home);
     let limits = limits(request, profile, bounds);
     let mut egress = network::egress(&profile.network, (&request.network, &request.publish), upstream)?;
-    if let Some(egress) = &mut egress {
-        egress.deny(bounds.ceiling().denied_names());
-    }
+    egress.deny(bounds.ceiling().denied_names());
     let plan = Plan {
         session: request.session.clone(),
         profile: Digest::of(&profile.to_toml()?)?,
@@ -177,7 +175,7 @@ pub fn decide(
         home: caller.home.clone(),
         shell: caller.shell.clone(),
         command: request.command.clone(),
-        env: environment::of(request, profile, caller, &cwd, egress.as_ref())?,
+        env: environment::of(request, profile, caller, &cwd, Some(&egress))?,
         cwd,
         terminal: request.terminal,
         workspaces,
@@ -188,7 +186,7 @@ pub fn decide(
         landlock_abi: profile.require.landlock_abi.map_or(LANDLOCK_ABI, |abi| abi.max(LANDLOCK_ABI)),
         remove: request.remove,
         umask: request.umask & 0o777,
-        egress,
+        egress: Some(egress),
     };
     plan.check(bounds)?;
     Ok(Permit { plan, wanted })

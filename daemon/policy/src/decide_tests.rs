@@ -47,7 +47,7 @@ fn alice() -> CallerFacts {
 }
 
 fn upstream() -> Upstream {
-    Upstream { resolvers: vec![Resolver::parse("192.0.2.53").unwrap()], global_also: vec![] }
+    Upstream { resolvers: vec![Resolver::parse("192.0.2.53").unwrap()], search: vec![], global_also: vec![] }
 }
 
 fn default() -> Profile {
@@ -196,7 +196,9 @@ fn a_way_out_is_there_if_something_may_pass() {
     let denying = toml("[network]\ndeny = ['*.ads.example']\nproxy_env = true");
     for closed in [request(), flags(&[], &["b.example"])] {
         let plan = plan(&closed, &denying).unwrap();
-        assert_eq!((plan.egress, plan.env.iter().any(|(name, _)| name == b"http_proxy")), (None, false));
+        let egress = plan.egress.unwrap();
+        assert!(egress.is_closed() && !egress.announce_proxy && egress.resolvers == upstream().resolvers);
+        assert!(!plan.env.iter().any(|(name, _)| name == b"http_proxy"));
     }
     let plan = plan(&flags(&["a.example", "local:5432"], &["b.example"]), &denying).unwrap();
     let egress = plan.egress.unwrap();
@@ -216,6 +218,20 @@ fn a_way_out_is_there_if_something_may_pass() {
 }
 
 #[test]
+fn a_network_that_is_none_is_none_for_good() {
+    let none = toml("[network]\ndefault = 'none'");
+    assert!(plan(&request(), &none).unwrap().egress.unwrap().sealed);
+    let allow = Request { network: Change::parse(&["a.example".into()], &[]).unwrap(), ..request() };
+    assert_eq!(rule(&allow, &none), "network.none");
+    assert_eq!(
+        rule(&request(), &toml("[network]\ndefault = 'none'\n[[network.allow]]\nhost = 'a.example'")),
+        "network.none"
+    );
+    let child = none.overlaid(toml("[network]\ndefault = 'deny'"));
+    assert!(plan(&request(), &child).unwrap().egress.unwrap().sealed);
+}
+
+#[test]
 fn what_is_published_is_no_way_out() {
     let publish = |text: &str| Publish::parse(text).unwrap();
     let profile = toml("[network]\nproxy_env = true\n[[network.publish]]\nport = 3000\nhost_port = 8080");
@@ -223,7 +239,7 @@ fn what_is_published_is_no_way_out() {
     let plan = plan(&asked(&["3000", "8080:3000"]), &profile).unwrap();
     let egress = plan.egress.unwrap();
     assert_eq!(egress.publish, [publish("8080:3000"), publish("3000")]);
-    assert!(egress.is_closed() && egress.resolvers.is_empty() && !egress.announce_proxy);
+    assert!(egress.is_closed() && !egress.announce_proxy);
     assert!(!plan.env.iter().any(|(name, _)| name == b"http_proxy"));
     assert_eq!(rule(&asked(&["8080:80"]), &profile), "network.publish");
     let looped = Request { network: Change::parse(&["local:3000".into()], &[]).unwrap(), ..request() };

@@ -32,6 +32,8 @@ pub const MAX_PASSAGES: usize = 512;
 pub const PROXY_PORT: u16 = 3128;
 /// Where the session's questions for names are answered.
 const DNS: u16 = 53;
+/// Where servers of a host, or of a session, listen for itself.
+const LOOPBACKS: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
 /// TCP ports of the session's loopback that are not a program's: of what is let through, of DNS, of the proxy.
 pub(crate) const OWN_PORTS: [u16; 3] = [1, DNS, PROXY_PORT];
 /// The most addresses of one pin: of one answer.
@@ -63,12 +65,18 @@ pub struct Egress {
     pub resolvers: Vec<Resolver>,
     /// Types of records besides addresses that are answered for allowed names.
     pub dns_types: Vec<DnsType>,
+    /// Domains that its programs look for names in.
+    #[serde(default)]
+    pub search: Vec<HostName>,
     /// Special-purpose ranges that count as public ones.
     pub global_also: Vec<Net>,
     /// How many names a wildcard may stand for in one session.
     pub wildcard_budget: u32,
     /// Whether programs are told of the explicit proxy (`HTTP_PROXY` and friends).
     pub announce_proxy: bool,
+    /// Whether nothing can be let out later either (`default = "none"`).
+    #[serde(default)]
+    pub sealed: bool,
 }
 
 /// Addresses that may be connected to without a name.
@@ -104,6 +112,9 @@ pub enum Denial {
     /// No rule names it.
     #[error("default")]
     Default,
+    /// The session has no network: no rule lets anything out.
+    #[error("network.none")]
+    Closed,
     /// A deny names it: the pattern.
     #[error("deny {0}")]
     Denied(String),
@@ -141,10 +152,17 @@ impl Egress {
         self.resolvers.iter().any(|resolver| resolver.tls.is_some())
     }
 
-    /// How many sockets it has in the session's network: for TCP, DNS and the explicit proxy two each, and two for each
-    /// of [`Egress::udp_ports`] and of [`Egress::local`]; none if nothing is let out.
+    /// Whether the explicit proxy listens: nobody is told of it where nothing is let out, and its port is the
+    /// session's own.
+    pub fn has_proxy(&self) -> bool {
+        !self.is_closed()
+    }
+
+    /// How many sockets a session that begins with it has in its network: two each for TCP, for DNS, for the explicit
+    /// proxy if it listens, for each of [`Egress::udp_ports`] and for each of [`Egress::local`].
     pub fn sockets(&self) -> usize {
-        if self.is_closed() { 0 } else { 6 + 2 * (self.udp_ports().len() + self.local.len()) }
+        let kinds = 2 + usize::from(self.has_proxy()) + self.udp_ports().len() + self.local.len();
+        2 * kinds
     }
 
     /// UDP ports that some rule names, each once: the relay has a socket for each.
@@ -167,13 +185,18 @@ impl Egress {
         match self.hosts.resolve(name) {
             HostVerdict::Allowed(_) => {}
             HostVerdict::Denied(pattern) => return Err(Denial::Denied(pattern.to_string())),
-            HostVerdict::Unnamed => return Err(Denial::Default),
+            HostVerdict::Unnamed => return Err(self.unnamed()),
         }
         self.special(address, None).or_else(|denial| {
             let within =
                 |rule: &NetRule| rule.net.contains(address) && self.special(address, Some(rule.net)).is_ok();
             if self.nets.iter().any(within) { Ok(()) } else { Err(denial) }
         })
+    }
+
+    /// Why a name that no rule has is denied.
+    pub fn unnamed(&self) -> Denial {
+        if self.is_closed() { Denial::Closed } else { Denial::Default }
     }
 
     /// The rule that allows `name` to be resolved, as events name it.
@@ -221,12 +244,12 @@ impl Egress {
                 if known { Ok(()) } else { Err(Denial::Resolver) }
             }
             Purpose::Local => {
-                let own = to.ip() == IpAddr::V4(Ipv4Addr::LOCALHOST) && protocol == Protocol::Tcp;
+                let own = LOOPBACKS.contains(&to.ip()) && protocol == Protocol::Tcp;
                 if own && self.local.contains(&to.port()) { Ok(()) } else { Err(Denial::Default) }
             }
             Purpose::Publish(publish) => {
-                let own = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
-                let meant = own.contains(&to.ip()) && to.port() == publish.port && protocol == Protocol::Tcp;
+                let meant =
+                    LOOPBACKS.contains(&to.ip()) && to.port() == publish.port && protocol == Protocol::Tcp;
                 if meant && self.publish.contains(publish) { Ok(()) } else { Err(Denial::Publish) }
             }
             Purpose::Net => {
@@ -297,6 +320,13 @@ impl Egress {
     /// # Errors
     /// The first rule that it breaks.
     pub fn check(&self) -> Result<(), Refusal> {
+        if let Some(rule) = self.rules().next().filter(|_| self.sealed) {
+            return Err(Refusal::new(
+                format!("allow {rule}, for a session without a network"),
+                "network.none",
+                "its profile has default = \"none\" in [network]: start one with another profile",
+            ));
+        }
         let rules = self.hosts.allow.len() + self.hosts.deny.len() + self.nets.len();
         let ports =
             self.hosts.allow.iter().map(|r| r.ports.len()).chain(self.nets.iter().map(|r| r.ports.len()));
@@ -305,6 +335,7 @@ impl Egress {
             ("ports of one rule", ports.max().unwrap_or(0), MAX_PORTS),
             ("capped rules", self.caps.len(), MAX_RULES),
             ("resolvers", self.resolvers.len(), MAX_RESOLVERS),
+            ("domains to search", self.search.len(), config::MAX_SEARCH),
             ("types of records", self.dns_types.len(), DnsType::ALL.len()),
             ("ports of UDP", self.udp_ports().len(), MAX_UDP_PORTS),
             ("local ports", self.local.len(), MAX_LOCAL),
@@ -382,6 +413,11 @@ impl Egress {
         {
             return Err(Refusal::new(format!("resolver {other}"), "egress.resolver", reload));
         }
+        if let config::Search::List(list) = &site.search
+            && self.search != *list
+        {
+            return Err(Refusal::new("other domains to search than the site's", "egress.search", reload));
+        }
         if self.global_also != site.global_also {
             return Err(Refusal::new("other ranges than the site's", "egress.global_also", reload));
         }
@@ -397,9 +433,10 @@ impl Egress {
         next.check()?;
         let ports = self.udp_ports();
         for (same, what) in [
-            (!self.is_closed(), "anything to reach"),
+            (self.sealed == next.sealed, "another default"),
             (self.publish == next.publish, "other published ports"),
             (self.resolvers == next.resolvers, "other resolvers"),
+            (self.search == next.search, "other domains to search"),
             (self.dns_types == next.dns_types, "other types of records"),
             (self.global_also == next.global_also, "other ranges that count as public"),
             (self.wildcard_budget == next.wildcard_budget, "another budget for wildcards"),

@@ -102,9 +102,14 @@ fn loopback_and_resolvers_are_what_was_named() {
         ..Egress::default()
     };
     let dial = |purpose, to: &str, protocol| egress.dial(&purpose, to.parse().unwrap(), protocol, true);
-    assert_eq!(dial(Purpose::Local, "127.0.0.1:5432", Protocol::Tcp), Ok(()));
+    for own in ["127.0.0.1:5432", "[::1]:5432"] {
+        assert_eq!(dial(Purpose::Local, own, Protocol::Tcp), Ok(()), "{own}");
+    }
     for (to, protocol) in [
         ("127.0.0.1:22", Protocol::Tcp),
+        ("[::1]:22", Protocol::Tcp),
+        ("[::1]:5432", Protocol::Udp),
+        ("[::ffff:127.0.0.1]:5432", Protocol::Tcp),
         ("127.0.0.2:5432", Protocol::Tcp),
         ("127.0.0.1:5432", Protocol::Udp),
     ] {
@@ -233,7 +238,7 @@ fn what_is_the_sites_is_the_sites() {
 #[test]
 fn a_published_port_is_the_sessions_own_and_lets_nothing_out() {
     let egress = Egress { publish: vec![PUBLISHED], ..Egress::default() };
-    assert_eq!((egress.is_closed(), egress.sockets(), egress.check()), (true, 0, Ok(())));
+    assert_eq!((egress.is_closed(), egress.sockets(), egress.check()), (true, 4, Ok(())));
     let dial = |publish, to: &str, protocol| {
         egress.dial(&Purpose::Publish(publish), to.parse().unwrap(), protocol, true)
     };
@@ -249,13 +254,34 @@ fn a_published_port_is_the_sessions_own_and_lets_nothing_out() {
         let to = "127.0.0.1:80".parse().unwrap();
         assert!(egress.dial(&purpose, to, Protocol::Tcp, true).is_err(), "{purpose:?}");
     }
-    // It began without anything to reach: it gets nothing later.
+    // It began without anything to reach: what needs a socket from the start it does not get later.
     let open = Egress { local: vec![5432], ..egress.clone() };
     assert_eq!(egress.may_become(&open).unwrap_err().rule, "network.live");
-    assert_eq!(egress.may_become(&egress).unwrap_err().rule, "network.live");
+    assert_eq!(egress.may_become(&egress), Ok(()));
     assert_eq!(
         open.may_become(&Egress { publish: vec![], ..open.clone() }).unwrap_err().rule,
         "network.live"
     );
     assert_eq!(open.may_become(&open), Ok(()));
+}
+
+#[test]
+fn what_began_without_a_network_may_have_one_unless_that_is_for_good() {
+    let rule = || HostRule {
+        host: HostPattern::parse("a.example").unwrap(),
+        ports: vec![443],
+        protocol: Protocol::Tcp,
+    };
+    let closed = Egress::default();
+    let mut open = closed.clone();
+    open.hosts.allow.push(rule());
+    assert_eq!((closed.may_become(&open), closed.sockets(), open.sockets()), (Ok(()), 4, 6));
+    let name = HostName::parse("a.example").unwrap();
+    assert_eq!(closed.pin(&name, [11, 0, 0, 1].into()), Err(Denial::Closed));
+    assert_eq!(open.pin(&HostName::parse("b.example").unwrap(), [11, 0, 0, 1].into()), Err(Denial::Default));
+    let sealed = Egress { sealed: true, ..closed.clone() };
+    assert_eq!(sealed.check(), Ok(()));
+    let unsealed = Egress { sealed: true, ..open.clone() };
+    assert_eq!(sealed.may_become(&unsealed).unwrap_err().rule, "network.none");
+    assert_eq!(sealed.may_become(&open).unwrap_err().rule, "network.live");
 }

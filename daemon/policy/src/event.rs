@@ -87,7 +87,13 @@ pub enum EventBody {
         address: IpAddr,
         /// The port, where the protocol has one.
         port: Option<u16>,
-        /// How many, of the same address and port, one after the other.
+        /// The name that had led to the address, if one did lately.
+        name: Option<String>,
+        /// `"default"`; `"pin.expired"` if the name is allowed and did not answer with this address any more.
+        rule: String,
+        /// Whose it was, if that could be seen.
+        actor: Option<Actor>,
+        /// How many, of the same program to the same address and port, one after the other.
         count: u64,
     },
     /// Something about the session's way out.
@@ -96,6 +102,8 @@ pub enum EventBody {
     Policy {
         /// What changed.
         change: String,
+        /// Who asked for it.
+        uid: u32,
     },
     /// A limit was reached.
     Limit {
@@ -227,7 +235,9 @@ pub enum NetEvent {
         allowed: Option<String>,
         /// The addresses of the answer.
         addresses: Vec<IpAddr>,
-        /// How many, of the same name and type, one after the other.
+        /// Who asked, if that could be seen: the keeper's to say.
+        actor: Option<Actor>,
+        /// How many, of the same program for the same name and type, one after the other.
         count: u64,
     },
     /// A connection began or was refused by the relay or the keeper. (What the kernel refuses is
@@ -237,6 +247,8 @@ pub enum NetEvent {
         peer: NetPeer,
         /// The rule that refused it; `None` if it was dialled.
         denied: Option<String>,
+        /// Whose it is, if it was refused and that could be seen: the keeper's to say.
+        actor: Option<Actor>,
         /// How many that were refused, to the same address by the same rule, one after the other.
         count: u64,
     },

@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 use crate::Refusal;
 use crate::config::Bounds;
 use crate::names::ProfileName;
-use crate::profile::{Profile, Size, Span, Workspace};
+use crate::profile::{NetworkDefault, Profile, Size, Span, Workspace};
 
 /// The longest chain of `extends`.
 pub const MAX_DEPTH: usize = 8;
@@ -194,7 +194,10 @@ impl Profile {
                 None => self.filesystem.scratch.push(scratch),
             }
         }
-        replace(&mut self.network.default, child.network.default);
+        // No child takes it back.
+        if self.network.default != Some(NetworkDefault::None) {
+            replace(&mut self.network.default, child.network.default);
+        }
         add(&mut self.network.deny, child.network.deny);
         add(&mut self.network.allow, child.network.allow);
         add(&mut self.network.dns_types, child.network.dns_types);

@@ -7,12 +7,14 @@ mod rule;
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 use crate::Refusal;
 use crate::addresses::Net;
-use crate::caps::{Capped, Caps};
+use crate::caps::{self, Capped, Caps};
 use crate::dns_type::DnsType;
 use crate::egress::{Egress, WILDCARD_BUDGET};
-use crate::hosts::{HostPattern, HostRule};
+use crate::hosts::{HostName, HostPattern, HostRule};
 use crate::profile;
 use crate::publish::Publish;
 use crate::resolver::Resolver;
@@ -25,7 +27,7 @@ pub const MAX_CHANGE: usize = 64;
 pub const MAX_TEXT: usize = 2048;
 
 /// What is to be allowed and denied, besides what is.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Change {
     /// What passes, and how much of it.
     pub allow: Vec<Capped>,
@@ -38,6 +40,8 @@ pub struct Change {
 pub struct Upstream {
     /// Whom names are asked of.
     pub resolvers: Vec<Resolver>,
+    /// Domains that programs look for names in.
+    pub search: Vec<HostName>,
     /// Special-purpose ranges that count as public ones.
     pub global_also: Vec<Net>,
 }
@@ -65,6 +69,24 @@ impl Change {
             allow: network.allow.iter().map(Rule::of).collect::<Result<_, _>>()?,
             deny: network.deny.iter().map(|text| denied("network.deny", text)).collect::<Result<_, _>>()?,
         })
+    }
+
+    /// Whether it holds something, and no more than one change may.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn check(&self) -> Result<(), Refusal> {
+        match self.allow.len() + self.deny.len() {
+            0 => Err(Refusal::new("a change of nothing", "network.change", "name what to allow or deny")),
+            1..=MAX_CHANGE => {
+                self.allow.iter().try_for_each(|Capped { rule, caps }| caps::check(rule, *caps))
+            }
+            many => Err(Refusal::new(
+                format!("{many} changes at once"),
+                "network.change",
+                format!("give at most {MAX_CHANGE}, or several times"),
+            )),
+        }
     }
 
     /// What a running session's way out becomes with it.
@@ -164,7 +186,8 @@ pub(crate) fn dns_types(network: &profile::Network) -> Result<Vec<DnsType>, Refu
     Ok(kinds)
 }
 
-/// The way out that a profile and flags give together, and what they publish; none if they let nothing pass.
+/// The way out that a profile and flags give together, and what they publish. Where they let nothing pass, the session
+/// still has a resolver, which denies each name.
 ///
 /// # Errors
 /// The first entry that cannot be meant, or that nothing can resolve.
@@ -172,14 +195,16 @@ pub(crate) fn egress(
     network: &profile::Network,
     (flags, publish): (&Change, &[Publish]),
     upstream: &Upstream,
-) -> Result<Option<Egress>, Refusal> {
+) -> Result<Egress, Refusal> {
     let own = Change::of(network)?;
     let mut egress = Egress {
         resolvers: upstream.resolvers.clone(),
+        search: upstream.search.clone(),
         dns_types: dns_types(network)?,
         global_also: upstream.global_also.clone(),
         wildcard_budget: WILDCARD_BUDGET,
         announce_proxy: network.proxy_env == Some(true),
+        sealed: network.default == Some(profile::NetworkDefault::None),
         ..Egress::default()
     };
     egress.deny(&own.deny);
@@ -190,10 +215,10 @@ pub(crate) fn egress(
     }
     publish.iter().for_each(|publish| egress.publish(*publish));
     if egress.is_closed() {
-        // Nobody is asked and nothing announced where nothing is let out.
-        (egress.resolvers, egress.dns_types, egress.announce_proxy) = (Vec::new(), Vec::new(), false);
+        // No program is told of a proxy that does not listen.
+        egress.announce_proxy = false;
     }
-    Ok((!egress.is_closed() || !egress.publish.is_empty()).then_some(egress))
+    Ok(egress)
 }
 
 impl fmt::Display for Change {

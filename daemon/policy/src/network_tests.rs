@@ -13,7 +13,7 @@ fn change(allow: &[&str], deny: &[&str]) -> Change {
 }
 
 fn upstream() -> Upstream {
-    Upstream { resolvers: vec![Resolver::parse("192.0.2.53").unwrap()], global_also: vec![] }
+    Upstream { resolvers: vec![Resolver::parse("192.0.2.53").unwrap()], search: vec![], global_also: vec![] }
 }
 
 fn of(toml: &str) -> Result<Change, Refusal> {
@@ -23,7 +23,7 @@ fn of(toml: &str) -> Result<Change, Refusal> {
 #[test]
 fn the_documented_profile_has_its_way_out() {
     let profile = Profile::parse("x", WHOLE).unwrap();
-    let egress = egress(&profile.network, (&Change::default(), &[]), &upstream()).unwrap().unwrap();
+    let egress = egress(&profile.network, (&Change::default(), &[]), &upstream()).unwrap();
     let host = HostPattern::parse("api.example.org").unwrap();
     assert_eq!(egress.hosts.allow, [HostRule { host, ports: vec![443], protocol: Protocol::Tcp }]);
     assert_eq!(egress.hosts.deny, [HostPattern::parse("*.ads.example").unwrap()]);
@@ -145,7 +145,7 @@ fn entries_of_profiles_are_one_of_three() {
 #[test]
 fn a_session_that_runs_gets_more_and_keeps_every_deny() {
     let flags = change(&["a.example:443", "192.0.2.0/24:123/udp", "local:5432"], &["b.example"]);
-    let now = egress(&profile::Network::default(), (&flags, &[]), &upstream()).unwrap().unwrap();
+    let now = egress(&profile::Network::default(), (&flags, &[]), &upstream()).unwrap();
     let next =
         change(&["*.c.example", "a.example:443", "local:5432", "11.22.33.0/24:123/udp"], &["d.c.example"]);
     assert_eq!(
@@ -202,7 +202,6 @@ fn types_of_records_are_listed_by_name() {
     let both = parse("dns_types = ['TXT']").unwrap().overlaid(parse("dns_types = ['MX']").unwrap());
     assert_eq!(dns_types(&both.network).unwrap(), [DnsType::Mx, DnsType::Txt]);
     let allow = "dns_types = ['MX']\n[[network.allow]]\nhost = 'a.example'";
-    let egress =
-        egress(&parse(allow).unwrap().network, (&Change::default(), &[]), &upstream()).unwrap().unwrap();
+    let egress = egress(&parse(allow).unwrap().network, (&Change::default(), &[]), &upstream()).unwrap();
     assert_eq!(egress.dns_types, [DnsType::Mx]);
 }

@@ -2,8 +2,9 @@
 //!
 //! The launcher speaks first: [`Site`], what a client must know of this daemon. The client answers with an [`Offer`]:
 //! what it agreed to, and beside it the descriptors that it opened itself with its user's own rights, each with its role
-//! and the highest mode that it grants. The launcher holds it and gives a ticket. Each message is one packet, encoded as
-//! every message of agentd's ([`crate::wire`]).
+//! and the highest mode that it grants. The launcher holds it and gives a ticket. Or it answers with a [`Steer`]: what
+//! is to be different in a session that runs, which the launcher has the session's keeper do. Each message is one packet,
+//! encoded as every message of agentd's ([`crate::wire`]).
 
 use serde::{Deserialize, Serialize};
 
@@ -11,7 +12,8 @@ use crate::Refusal;
 use crate::addresses::Net;
 use crate::config::{Bounds, Config, Resolvers};
 use crate::consent::{Consent, VERSION};
-use crate::names::AbsPath;
+use crate::names::{AbsPath, SessionId};
+use crate::network::Change;
 use crate::plan::{Mode, Role};
 use crate::resolver::Resolver;
 use crate::wire::{self, Ticket, WireError};
@@ -20,6 +22,8 @@ use crate::wire::{self, Ticket, WireError};
 pub const MAX_GRANTS: usize = 253;
 /// The longest offer, in bytes.
 pub const MAX_OFFER: usize = 1024;
+/// The longest change of a session that runs.
+pub const MAX_STEER: usize = 32 << 10;
 
 /// What a client must know of a daemon before it opens anything.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -64,6 +68,24 @@ pub struct Grant {
     pub mode: Mode,
 }
 
+/// What a client sends, once.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FromClient {
+    /// For a session that it will ask the service for. With descriptors.
+    Offer(Box<Offer>),
+    /// About one that runs.
+    Steer(Steer),
+}
+
+/// A change of a session that runs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Steer {
+    /// Which session.
+    pub session: SessionId,
+    /// What it may reach besides, and what not any more.
+    pub change: Box<Change>,
+}
+
 /// What a client hands over.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Offer {
@@ -73,19 +95,34 @@ pub struct Offer {
     pub grants: Vec<Grant>,
 }
 
+impl FromClient {
+    /// What a client sent.
+    ///
+    /// # Errors
+    /// If it is malformed, or an offer that names more than 253 descriptors.
+    pub fn decode(packet: &[u8]) -> Result<Self, WireError> {
+        if packet.len() > MAX_STEER {
+            return Err(WireError::TooLong(packet.len()));
+        }
+        match wire::decode(packet)? {
+            Self::Offer(_) if packet.len() > MAX_OFFER => Err(WireError::TooLong(packet.len())),
+            Self::Offer(offer) if offer.grants.len() > MAX_GRANTS || !offer.consent.is_well_formed() => {
+                Err(WireError::TooLong(offer.grants.len()))
+            }
+            message => Ok(message),
+        }
+    }
+}
+
 impl Offer {
     /// The offer in a packet.
     ///
     /// # Errors
-    /// If it is malformed, or names more than 253 descriptors.
+    /// As [`FromClient::decode`]; if it is something else.
     pub fn decode(packet: &[u8]) -> Result<Self, WireError> {
-        if packet.len() > MAX_OFFER {
-            return Err(WireError::TooLong(packet.len()));
-        }
-        let offer: Self = wire::decode(packet)?;
-        match offer.grants.len() <= MAX_GRANTS && offer.consent.is_well_formed() {
-            true => Ok(offer),
-            false => Err(WireError::TooLong(offer.grants.len())),
+        match FromClient::decode(packet)? {
+            FromClient::Offer(offer) => Ok(*offer),
+            FromClient::Steer(_) => Err(WireError::TooLong(packet.len())),
         }
     }
 }
@@ -97,13 +134,16 @@ pub enum ToClient {
     Site(Box<Site>),
     /// The offer is held as long as the client keeps the socket open and lives; the request names the ticket.
     Held(Ticket),
-    /// It is not.
+    /// What was asked for is not done.
     Refused(Refusal),
+    /// The change is in force, and an event.
+    Steered,
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::network::MAX_CHANGE;
     use crate::plan::tests::plan;
     use proptest::prelude::*;
 
@@ -111,10 +151,24 @@ mod tests {
     fn the_longest_offer_fits() {
         let grants = vec![Grant { role: Role::Workspace, mode: Mode::Direct }; MAX_GRANTS];
         let offer = Offer { consent: Consent::to(&plan()).unwrap(), grants };
-        let packet = wire::encode(&offer).unwrap();
+        let packet = wire::encode(&FromClient::Offer(Box::new(offer.clone()))).unwrap();
         assert_eq!(Offer::decode(&packet).unwrap(), offer);
         let grants = vec![offer.grants[0]; MAX_GRANTS + 1];
-        assert!(Offer::decode(&wire::encode(&Offer { grants, ..offer }).unwrap()).is_err());
+        assert!(
+            Offer::decode(&wire::encode(&FromClient::Offer(Box::new(Offer { grants, ..offer }))).unwrap())
+                .is_err()
+        );
+    }
+
+    #[test]
+    fn the_longest_change_fits_and_is_no_offer() {
+        let name = format!("{}example", "a.".repeat(123));
+        let allow = vec![format!("{name}:443"); MAX_CHANGE];
+        let change = Box::new(Change::parse(&allow, &[]).unwrap());
+        let steer = FromClient::Steer(Steer { session: SessionId::from_random([1; 6]), change });
+        let packet = wire::encode(&steer).unwrap();
+        assert_eq!(FromClient::decode(&packet).unwrap(), steer);
+        assert!(Offer::decode(&packet).is_err());
     }
 
     #[test]
@@ -131,10 +185,10 @@ mod tests {
     proptest! {
         #[test]
         fn hostile_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..512)) {
-            let _ = Offer::decode(&bytes);
+            let _ = FromClient::decode(&bytes);
             let mut packet = wire::VERSION.to_le_bytes().to_vec();
             packet.extend(bytes);
-            let _ = Offer::decode(&packet);
+            let _ = FromClient::decode(&packet);
             let _ = wire::decode::<ToClient>(&packet);
         }
     }

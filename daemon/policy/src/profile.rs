@@ -190,6 +190,8 @@ pub enum NetworkDefault {
     Deny,
     /// Somebody is asked.
     Ask,
+    /// It is refused for as long as the session lives, whatever anybody allows later.
+    None,
 }
 
 /// `[[network.allow]]`: one of `host`, `cidr`, `local`.
@@ -220,7 +222,7 @@ pub struct Allow {
 }
 
 /// A transport.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Protocol {
     /// TCP.

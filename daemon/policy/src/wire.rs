@@ -14,12 +14,13 @@ use crate::egress::{Egress, Purpose};
 use crate::event::{ExitStatus, NetEvent, SourceEvent};
 use crate::hosts::HostName;
 use crate::names::{AbsPath, SessionId};
+use crate::network::Change;
 use crate::plan::{DiskForm, Plan, WindowSize};
 use crate::profile::Protocol;
 use crate::publish::Publish;
 
 /// The format of all messages here, and of what the launcher keeps of a lease; the first two bytes of each packet.
-pub const VERSION: u16 = 3;
+pub const VERSION: u16 = 4;
 /// The longest packet, in bytes: a plan with its longest command line.
 pub const MAX_PACKET: usize = 192 << 10;
 /// The longest packet that a keeper and a service exchange.
@@ -333,16 +334,26 @@ pub enum ToKeeper {
         /// Which.
         command: CommandNumber,
     },
-    /// The session may reach something else from now on. Answered by an event, [`EventBody::Policy`], or by
-    /// [`FromKeeper::Unchanged`].
-    ///
-    /// [`EventBody::Policy`]: crate::event::EventBody::Policy
-    Policy {
-        /// Everything that it may reach.
-        egress: Box<Egress>,
-        /// What changed, in one line: `allow example.org:443`.
-        change: String,
+}
+
+/// Launcher to keeper, on a connection of its own, which has one question. Whoever makes it has uid 0.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FromRoot {
+    /// The session may reach more or less from now on: the word of a caller that the launcher attested and that may
+    /// steer it. Answered by [`ToRoot::Changed`].
+    Change {
+        /// What is allowed and denied.
+        change: Box<Change>,
+        /// The caller's uid.
+        uid: u32,
     },
+}
+
+/// Keeper to launcher.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ToRoot {
+    /// The change is in force, or why not.
+    Changed(Result<(), Refusal>),
 }
 
 /// Keeper to service.
@@ -382,15 +393,8 @@ pub enum FromKeeper {
         /// The error number.
         errno: i32,
     },
-    /// [`ToKeeper::Policy`] asks for what the session may not have.
-    Unchanged {
-        /// As it was asked for.
-        change: String,
-        /// Why not.
-        refusal: Refusal,
-        /// What it may reach, as before.
-        egress: Box<Egress>,
-    },
+    /// What the session may reach: behind [`FromKeeper::Hello`], and again with each change.
+    Egress(Box<Egress>),
     /// A further command ended.
     Exited {
         /// Which.
@@ -423,9 +427,9 @@ pub enum ToRelay {
     },
     /// No command runs any more and none will: end once all output is delivered.
     Over,
-    /// The session has a way out, or ports that are published. Descriptors, all of them in the session's network
-    /// namespace, none if nothing is let out ([`Egress::sockets`]), in this order: transparent listeners for TCP, IPv4
-    /// and IPv6; sockets for DNS over UDP, likewise; listeners of the explicit proxy, likewise; two sockets for each of
+    /// What the session may reach, if it is only to be told that it may not. Descriptors, all of them in the session's
+    /// network namespace ([`Egress::sockets`]), in this order: transparent listeners for TCP, IPv4 and IPv6; sockets for
+    /// DNS over UDP, likewise; listeners of the explicit proxy, likewise, if [`Egress::has_proxy`]; two sockets for each of
     /// [`Egress::udp_ports`]; two listeners for each of [`Egress::local`]. Then the table of the site's blocklists, if
     /// it has any. Then, if [`Egress::asks_over_tls`], a file of the host's: certificates of authorities, as PEM.
     Network {
@@ -453,6 +457,19 @@ pub enum ToRelay {
         number: u32,
         /// The addresses that can be reached now, of those that were asked for.
         addresses: Vec<IpAddr>,
+    },
+    /// Answers [`FromRelay::Told`].
+    Recorded {
+        /// Its number.
+        number: u32,
+    },
+    /// Ask for a name anew, past what is known of it: something is to be connected to an address that it had. Answered by
+    /// [`FromRelay::Renewed`].
+    Renew {
+        /// The name.
+        name: HostName,
+        /// The type of the question: for addresses of IPv4 or IPv6.
+        question: u16,
     },
     /// A port is published; it comes right after [`ToRelay::Network`]. Descriptors: one or two listeners on the host's
     /// loopback, for IPv4 and IPv6.
@@ -498,14 +515,43 @@ pub enum FromRelay {
         addresses: Vec<IpAddr>,
         /// For how long, in seconds.
         ttl: u32,
+        /// Who asked; `None` if it was the keeper, by [`ToRelay::Renew`].
+        client: Option<Client>,
     },
-    /// Something happened that needs no answer. A keeper without room counts it as dropped.
-    Told(NetEvent),
+    /// Something happened. A keeper without room counts it as dropped.
+    Told {
+        /// What.
+        event: NetEvent,
+        /// Whose connection or question it is about.
+        client: Option<Client>,
+        /// Answered by [`ToRelay::Recorded`], if it is a number: until then the client has not been answered, and can be
+        /// seen. The relay has at most [`MAX_DIALS`] without an answer. Without a number it is about what a client did
+        /// again that was told of before.
+        number: Option<u32>,
+    },
+    /// [`ToRelay::Renew`] is done, whatever came of it: what did has been asked for by [`FromRelay::Pin`] before.
+    Renewed {
+        /// The name.
+        name: HostName,
+        /// The type of the question.
+        question: u16,
+    },
     /// After [`ToRelay::Over`], of a session with a way out: everything that happened there has been told.
     Silent,
 }
 
-/// Dials and pins of a relay that wait for an answer.
+/// A program's socket in the session, as whoever it is connected to sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Client {
+    /// By which protocol.
+    pub protocol: Protocol,
+    /// Its own end: a claim, which finds the socket or nothing.
+    pub from: SocketAddr,
+    /// The end that it talks to.
+    pub to: SocketAddr,
+}
+
+/// Dials, pins and events of a relay that wait for an answer.
 pub const MAX_DIALS: usize = 256;
 /// Of dials, those to published ports: each is a question to the session's pid 1, which the agent can slow down.
 pub const MAX_INWARD: usize = 32;

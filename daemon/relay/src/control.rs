@@ -198,10 +198,18 @@ impl Relay {
                 network.dialled(number, errno, descriptors.pop());
             }
             (ToRelay::Pinned { number, addresses }, Some(network)) => network.pinned(number, addresses),
+            (ToRelay::Recorded { number }, Some(network)) => network.recorded(number),
+            (ToRelay::Renew { name, question }, Some(network)) => network.renew(name, question),
             (ToRelay::Publish { publish }, Some(network)) => network.publish(publish, descriptors)?,
             // Answers to what was asked before the end.
-            (ToRelay::Policy { .. } | ToRelay::Dialled { .. } | ToRelay::Pinned { .. }, None)
-                if self.over => {}
+            (
+                ToRelay::Policy { .. }
+                | ToRelay::Dialled { .. }
+                | ToRelay::Pinned { .. }
+                | ToRelay::Recorded { .. }
+                | ToRelay::Renew { .. },
+                None,
+            ) if self.over => {}
             (other, _) => return Ok(Some((other, descriptors))),
         }
         Ok(None)

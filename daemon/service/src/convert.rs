@@ -220,20 +220,22 @@ impl Numbering {
                 }),
                 ..new("process.exit")
             },
-            EventBody::NetDenied { protocol, address, port, count } => Event {
+            EventBody::NetDenied { protocol, address, port, name, rule, actor: who, count } => Event {
                 decision: Some("deny".into()),
-                rule: Some("default".into()),
+                rule: Some(bounded(&rule)),
+                actor: who.as_ref().map(actor),
                 net: Some(NetDetail {
                     protocol: bounded(&protocol),
                     address: address.to_string(),
                     port: port.map(u32::from),
+                    name: name.as_deref().map(bounded),
                     count,
                     ..NetDetail::default()
                 }),
                 ..new("net.denied")
             },
             EventBody::Net(event) => crate::net_events::convert(event, new),
-            EventBody::Policy { change } => {
+            EventBody::Policy { change, uid: _ } => {
                 let policy = PolicyDetail { change: bounded(&change), user: None };
                 Event { policy: Some(policy), ..new("policy.changed") }
             }
@@ -266,7 +268,8 @@ fn exec_result(result: ExecResult) -> &'static str {
     }
 }
 
-fn actor(actor: &event::Actor) -> Actor {
+/// A process, as clients see it.
+pub fn actor(actor: &event::Actor) -> Actor {
     Actor { pid: actor.pid, exe: actor.exe.as_deref().map(bounded), ppid: actor.ppid }
 }
 

@@ -6,7 +6,7 @@ use agentd_policy::event::{MAX_NAMES, NetEvent, NetPeer};
 use agentd_policy::publish::Publish;
 use agentd_proto::v1::{DnsDetail, Event, HttpDetail, NetDetail};
 
-use crate::convert::bounded;
+use crate::convert::{actor, bounded};
 
 /// The event, of which `new` makes what all kinds have.
 pub fn convert(event: NetEvent, mut new: impl FnMut(&str) -> Event) -> Event {
@@ -16,16 +16,18 @@ pub fn convert(event: NetEvent, mut new: impl FnMut(&str) -> Event) -> Event {
         ..event
     };
     match event {
-        NetEvent::Dns { name, question, denied, allowed, addresses, count } => {
+        NetEvent::Dns { name, question, denied, allowed, addresses, actor: who, count } => {
             let answers = addresses.iter().map(ToString::to_string).collect();
             let dns = DnsDetail { name: bounded(&name), r#type: bounded(&question), answers, count };
             let rule = allowed.as_deref().map(bounded);
-            judged(Event { dns: Some(dns), rule, ..new("dns.query") }, denied)
+            let actor = who.as_ref().map(actor);
+            judged(Event { dns: Some(dns), rule, actor, ..new("dns.query") }, denied)
         }
-        NetEvent::Connect { peer, denied, count } => {
+        NetEvent::Connect { peer, denied, actor: who, count } => {
             let kind = if denied.is_some() { "net.denied" } else { "net.connect" };
             let net = NetDetail { count, ..far_end(&peer) };
-            judged(Event { net: Some(net), rule: by(&peer), ..new(kind) }, denied)
+            let actor = who.as_ref().map(actor);
+            judged(Event { net: Some(net), rule: by(&peer), actor, ..new(kind) }, denied)
         }
         NetEvent::Closed { peer, names, more_names, sent, received, duration_ms, reason } => {
             let net = NetDetail {

@@ -42,8 +42,6 @@ pub struct Record {
     pub limits: Limits,
     /// What it may reach now.
     pub egress: Option<Egress>,
-    /// The last change of that, if its keeper has not said yet that it is in force.
-    pub change: Option<String>,
     /// It is forgotten once it is over.
     pub remove: bool,
     /// Something of it stays on disk.
@@ -94,7 +92,6 @@ impl Record {
                 disk_form: String::new(),
             },
             egress: plan.egress.clone(),
-            change: None,
             remove: plan.remove,
             overlay: plan.workspaces.iter().any(|w| w.mode == Mode::Overlay),
             created_us: micros(SystemTime::now()),
@@ -261,7 +258,6 @@ fn translate(value: &Value, version: u64) -> Result<Record, String> {
         mounts: part(value, "mounts").unwrap_or_default(),
         limits: part(value, "limits").unwrap_or_default(),
         egress: part(value, "egress"),
-        change: None,
         remove: flag("remove"),
         overlay: flag("overlay"),
         created_us: number("created_us"),

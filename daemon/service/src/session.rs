@@ -18,7 +18,7 @@ use crate::host::lock;
 use crate::hub::{Hub, Stage};
 use crate::output_log::OutputLog;
 use crate::pace::Pace;
-use crate::policy::{self, Asked};
+use crate::policy;
 use crate::record::{self, Record};
 use crate::store::Log;
 
@@ -64,8 +64,6 @@ pub struct Status {
     pub commands: u32,
     /// What it may reach.
     pub egress: Option<Arc<Egress>>,
-    /// The last change of that, until its keeper has said that it is in force.
-    pub change: Option<String>,
 }
 
 /// What is asked of a session's supervisor.
@@ -82,7 +80,6 @@ pub enum Ask {
     Run(Box<Start>),
     /// Nobody takes the output of a further command any more.
     Close(CommandNumber),
-    Policy(Box<Asked>),
     /// Somebody came, or went on purpose.
     Note {
         kind: &'static str,
@@ -145,7 +142,6 @@ impl Session {
             events: 0,
             commands: 0,
             egress: record.egress.clone().map(Arc::new),
-            change: record.change.clone(),
         };
         let session = Self {
             id: record.id.clone(),
@@ -195,7 +191,6 @@ impl Session {
             exit: status.exit.clone(),
             output: self.output(),
             egress: status.egress.as_deref().cloned(),
-            change: status.change.clone(),
             ..self.record.clone()
         }
     }

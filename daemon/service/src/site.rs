@@ -5,7 +5,7 @@ use std::io::Read;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use agentd_policy::config::{self, Config, ConfigError, MAX_AUTHORITIES, Resolvers};
+use agentd_policy::config::{self, Config, ConfigError, MAX_AUTHORITIES, Resolvers, Search};
 use agentd_policy::network::Upstream;
 use agentd_policy::resolver::Resolver;
 use nix::unistd::{Group, User};
@@ -49,6 +49,12 @@ impl Site {
             resolvers: match &config.egress.resolvers {
                 Resolvers::System => system_resolvers(Path::new(RESOLV_CONF)),
                 Resolvers::List(list) => list.clone(),
+            },
+            search: match &config.egress.search {
+                Search::System => {
+                    system(Path::new(RESOLV_CONF)).map_or_else(Vec::new, |text| Search::of_system(&text))
+                }
+                Search::List(list) => list.clone(),
             },
             global_also: config.egress.global_also.clone(),
         };
@@ -137,16 +143,18 @@ fn accounts(config: &Config) -> Vec<String> {
     mistakes
 }
 
+/// What the system says of its resolvers.
+fn system(file: &Path) -> Option<String> {
+    let path = file.display();
+    read(file)
+        .inspect_err(|error| tracing::warn!(%path, %error, "the system's resolvers cannot be read"))
+        .ok()
+}
+
 /// The resolvers that the system has now. Without any, sessions that ask for names are refused.
 fn system_resolvers(file: &Path) -> Vec<Resolver> {
     let path = file.display();
-    let text = match read(file) {
-        Ok(text) => text,
-        Err(error) => {
-            tracing::warn!(%path, %error, "the system's resolvers cannot be read");
-            return Vec::new();
-        }
-    };
+    let Some(text) = system(file) else { return Vec::new() };
     let (resolvers, bad) = Resolvers::of_system(&text);
     for error in bad {
         tracing::warn!(%path, error, "a resolver is left out");

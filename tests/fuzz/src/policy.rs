@@ -12,11 +12,11 @@ use agentd_policy::hosts::{HostName, HostPattern};
 use agentd_policy::library::{Library, Text};
 use agentd_policy::names::{AbsPath, ProfileName, RelPath, SessionId, UserName};
 use agentd_policy::network::{Change, Rule, Upstream};
-use agentd_policy::offer::{MAX_GRANTS, MAX_OFFER, Offer, ToClient};
+use agentd_policy::offer::{FromClient, MAX_GRANTS, MAX_OFFER, ToClient};
 use agentd_policy::profile::{Profile, Protocol};
 use agentd_policy::size;
 use agentd_policy::wire::{
-    self, FromKeeper, FromLauncher, FromRelay, FromService, ToKeeper, ToRelay, VERSION, frame,
+    self, FromKeeper, FromLauncher, FromRelay, FromRoot, FromService, ToKeeper, ToRelay, VERSION, frame,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -37,9 +37,7 @@ pub fn messages(bytes: &[u8]) {
             }
         }
         2 => {
-            if let Some(ToKeeper::Policy { egress, .. }) = again(&packet) {
-                reached(&egress);
-            }
+            again::<ToKeeper>(&packet);
         }
         3 => {
             again::<FromKeeper>(&packet);
@@ -54,6 +52,13 @@ pub fn messages(bytes: &[u8]) {
         }
         6 => {
             again::<SourceEvent>(&packet);
+        }
+        9 => {
+            if let Some(FromRoot::Change { change, .. }) = again(&packet)
+                && let Ok(egress) = change.apply(&Egress::default())
+            {
+                reached(&egress);
+            }
         }
         _ => frames(body),
     }
@@ -104,9 +109,11 @@ fn frames(mut bytes: &[u8]) {
 
 /// What a client offers to the launcher, and what that answers: of one spelling, and bounded.
 pub fn offers(bytes: &[u8]) {
-    if let Ok(offer) = Offer::decode(bytes) {
-        assert!(offer.grants.len() <= MAX_GRANTS && bytes.len() <= MAX_OFFER);
-        assert_eq!(Offer::decode(&wire::encode(&offer).unwrap()).unwrap(), offer);
+    if let Ok(message) = FromClient::decode(bytes) {
+        if let FromClient::Offer(offer) = &message {
+            assert!(offer.grants.len() <= MAX_GRANTS && bytes.len() <= MAX_OFFER);
+        }
+        assert_eq!(FromClient::decode(&wire::encode(&message).unwrap()).unwrap(), message);
     }
     if let Ok(answer) = wire::decode::<ToClient>(bytes) {
         // Bounds have numbers that are none, which equal nothing.
@@ -200,6 +207,7 @@ pub fn profile(bytes: &[u8]) {
     let Ok(profile) = library.resolve(&ProfileName::parse("default").unwrap()) else { return };
     let upstream = Upstream {
         resolvers: vec![agentd_policy::resolver::Resolver::plain(([192, 0, 2, 53], 53).into())],
+        search: Vec::new(),
         global_also: Vec::new(),
     };
     if let Ok(permit) = decide(&request(), &profile, &bounds, &upstream, &caller()) {

@@ -15,7 +15,7 @@ use agentd_policy::decide::{CallerFacts, Permit, decide};
 use agentd_policy::library::Library;
 use agentd_policy::names::{ProfileName, SessionId};
 use agentd_policy::network::Upstream;
-use agentd_policy::offer::{Grant, Offer, Site, ToClient};
+use agentd_policy::offer::{FromClient, Grant, Offer, Site, ToClient};
 use agentd_policy::wire::{MAX_PACKET, decode, encode};
 use agentd_proto::v1::sessions_client::SessionsClient;
 use agentd_proto::v1::{CreateRequest, EnvVar, OfferedPath, RunSpec};
@@ -141,7 +141,8 @@ impl Api {
             let paths = permit.wanted().iter().map(agentd_request::offered_path).collect();
             let consent = Consent::to(permit.plan()).expect("a plan");
             let grants = opened.iter().map(|(grant, _)| *grant).collect();
-            let packet = encode(&Offer { consent, grants }).expect("an offer within bounds");
+            let packet = encode(&FromClient::Offer(Box::new(Offer { consent, grants })))
+                .expect("an offer within bounds");
             let borrowed: Vec<_> = opened.iter().map(|(_, fd)| fd.as_fd()).collect();
             side.send(&packet, &borrowed).expect("an offer");
             let ToClient::Held(ticket) = answer(&side) else { panic!("an offer is refused") };
@@ -156,6 +157,7 @@ fn permit(user: &User, site: &Site, spec: &RunSpec) -> Result<Permit, Refusal> {
     let caller = CallerFacts { uid: user.uid, user: name, home, shell, root_callers: site.root_callers };
     let upstream = Upstream {
         resolvers: site.resolvers.clone().unwrap_or_default(),
+        search: Vec::new(),
         global_also: site.global_also.clone(),
     };
     let id = SessionId::from_random([0; 6]);

@@ -147,6 +147,12 @@ impl Internet {
         World::of(Setup::with(&config).in_network(&self.host.path()))
     }
 
+    /// The same, on a site whose sessions look for names in `domain`.
+    pub fn world_searching(&self, domain: &str) -> World {
+        let config = format!("{CONFIG}search = [\"{domain}\"]\n");
+        World::of(Setup::with(&config).in_network(&self.host.path()))
+    }
+
     /// The same, on a site with these keys in `[bounds]`.
     pub fn world_within(&self, bounds: &str) -> World {
         let config = format!("{CONFIG}[bounds]\n{bounds}");

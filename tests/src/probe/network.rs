@@ -1,5 +1,6 @@
 //! Ways out: every address is denied at once, and each denial is an event.
 
+use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream, ToSocketAddrs, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
@@ -11,6 +12,9 @@ use super::sys::{self, Arg};
 
 const AT_ONCE: &[i32] = &[ECONNREFUSED];
 const UNSENT: &[i32] = &[EPERM];
+/// NXDOMAIN.
+const NO_NAME: &[i32] = &[ENODATA];
+const UNASKED: Outside = Outside::Nowhere("the test sends no packet to the host's network");
 const OUT: &str = "data out of the session, and orders into it";
 const METADATA: &str = "the cloud's credentials of this machine";
 
@@ -23,6 +27,12 @@ macro_rules! denied {
             ("/decision", "deny"),
             ("/rule", "default"),
         ]
+    };
+}
+
+macro_rules! unknown {
+    ($name:literal) => {
+        &[("/dns/name", $name), ("/dns/type", "A"), ("/decision", "deny"), ("/rule", "network.none")]
     };
 }
 
@@ -64,16 +74,39 @@ pub const CASES: &[Case] = &[
         Outside::Apart,
         "a rule for DNS passed by its source port",
     ),
-    case("tcp_dns", tcp, &["8.8.8.8:53"], AT_ONCE, Outside::Apart, "a tunnel through DNS over TCP")
-        .seen("net.denied", denied!("tcp", "8.8.8.8", "53")),
+    case(
+        "tcp_dns",
+        question,
+        &["8.8.8.8", "tcp", "tcp.example.org"],
+        NO_NAME,
+        UNASKED,
+        "a tunnel through DNS over TCP",
+    )
+    .seen("dns.query", unknown!("tcp.example.org")),
     case("udp_ipv4", udp, &["192.0.2.14:443"], UNSENT, Outside::Apart, OUT)
         .seen("net.denied", denied!("udp", "192.0.2.14", "443")),
     case("udp_ipv6", udp, &["[2001:db8::14]:443"], UNSENT, Outside::Apart, OUT)
         .seen("net.denied", denied!("udp", "2001:db8::14", "443")),
-    case("udp_dns", udp, &["8.8.8.8:53"], UNSENT, Outside::Apart, "a tunnel through DNS")
-        .seen("net.denied", denied!("udp", "8.8.8.8", "53")),
-    case("udp_connected", udp_connected, &["192.0.2.15:53"], UNSENT, Outside::Apart, OUT)
-        .seen("net.denied", denied!("udp", "192.0.2.15", "53")),
+    case(
+        "udp_dns",
+        question,
+        &["8.8.8.8", "udp", "udp.example.org"],
+        NO_NAME,
+        UNASKED,
+        "a tunnel through DNS",
+    )
+    .seen("dns.query", unknown!("udp.example.org")),
+    case(
+        "udp_connected",
+        question,
+        &["192.0.2.15", "connected", "connected.example.org"],
+        NO_NAME,
+        UNASKED,
+        OUT,
+    )
+    .seen("dns.query", unknown!("connected.example.org")),
+    case("udp_connected_elsewhere", udp_connected, &["192.0.2.15:443"], UNSENT, Outside::Apart, OUT)
+        .seen("net.denied", denied!("udp", "192.0.2.15", "443")),
     case(
         "udp_multicast",
         udp,
@@ -85,7 +118,7 @@ pub const CASES: &[Case] = &[
     case(
         "udp_broadcast",
         broadcast,
-        &["255.255.255.255:53"],
+        &["255.255.255.255:67"],
         &[EPERM, ENETUNREACH, EACCES],
         Outside::Nowhere("no broadcast route apart"),
         "the same",
@@ -93,7 +126,7 @@ pub const CASES: &[Case] = &[
     case(
         "udp_options",
         udp_source_route,
-        &["192.0.2.16:53"],
+        &["192.0.2.16:443"],
         &[EPERM, EACCES],
         Outside::Apart,
         "another way by source routing",
@@ -101,12 +134,20 @@ pub const CASES: &[Case] = &[
     case(
         "dns_name",
         resolve,
-        &["example.org:443"],
-        &[ENODATA],
-        Outside::Nowhere("the test sends no packet to the host's network"),
+        &["secret.example.org:443"],
+        NO_NAME,
+        UNASKED,
         "a tunnel through the host's resolver",
     )
-    .seen("net.denied", &[("/net/port", "53"), ("/net/protocol", "udp"), ("/decision", "deny")]),
+    .seen("dns.query", unknown!("secret.example.org")),
+    case(
+        "bind_elsewhere",
+        bind,
+        &["192.0.2.18:0"],
+        &[libc::EADDRNOTAVAIL],
+        Outside::Nowhere("the host has no such address either"),
+        "a server in another's name, and programs that take a free address for theirs",
+    ),
     case("ping_socket", ping, &["192.0.2.17"], &[EPERM, EACCES], Outside::Apart, "a tunnel through ICMP"),
     case(
         "host_loopback",
@@ -137,6 +178,8 @@ pub const CASES: &[Case] = &[
     case("interface_down", interface_flags, &[], &[EPERM], Outside::Apart, "a network of our own making"),
 ];
 
+/// How long an answer may take.
+const ANSWERED: Duration = Duration::from_secs(5);
 /// Longer than this is a time-out, not a refusal.
 const PROMPT: Duration = Duration::from_millis(500);
 
@@ -228,6 +271,11 @@ fn udp_connected(args: &[String]) -> Act {
     })
 }
 
+fn bind(args: &[String]) -> Act {
+    let listener = std::net::TcpListener::bind(address(args))?;
+    Ok(format!("bound to {}", listener.local_addr()?))
+}
+
 fn broadcast(args: &[String]) -> Act {
     let socket = UdpSocket::bind("0.0.0.0:0")?;
     socket.set_broadcast(true)?;
@@ -247,6 +295,46 @@ fn udp_source_route(args: &[String]) -> Act {
     ];
     let _ = sys::call(libc::SYS_setsockopt, arguments);
     Ok(format!("{} bytes", socket.send_to(b"secret", address(args))?))
+}
+
+/// A server, how it is asked, and a name. Whoever is asked, the answer is there at once: there is no such name.
+fn question(args: &[String]) -> Act {
+    promptly(|| match ask(&args[0], &args[1], &args[2])? {
+        3 => Err(std::io::Error::from_raw_os_error(ENODATA)),
+        code => Ok(format!("code {code}")),
+    })
+}
+
+/// Asks for an address of IPv4; the code of the answer.
+fn ask(server: &str, way: &str, name: &str) -> std::io::Result<u8> {
+    let mut query = b"\x2a\x2a\x01\0\0\x01\0\0\0\0\0\0".to_vec();
+    for label in name.split('.') {
+        query.push(label.len() as u8);
+        query.extend(label.as_bytes());
+    }
+    query.extend([0, 0, 1, 0, 1]);
+    let server = SocketAddr::new(server.parse().expect("an address"), 53);
+    let mut reply = [0; 512];
+    if way == "tcp" {
+        let mut stream = TcpStream::connect(server)?;
+        stream.set_read_timeout(Some(ANSWERED))?;
+        stream.write_all(&[&(query.len() as u16).to_be_bytes()[..], &query].concat())?;
+        stream.read_exact(&mut reply[..2 + 12])?;
+        return Ok(reply[2 + 3] & 0xf);
+    }
+    let socket = UdpSocket::bind(any_for(server))?;
+    socket.set_read_timeout(Some(ANSWERED))?;
+    match way {
+        "connected" => {
+            socket.connect(server)?;
+            socket.send(&query)?;
+        }
+        _ => {
+            socket.send_to(&query, server)?;
+        }
+    }
+    socket.recv(&mut reply)?;
+    Ok(reply[3] & 0xf)
 }
 
 fn resolve(args: &[String]) -> Act {

@@ -7,6 +7,9 @@ use rustix::fs::OFlags;
 use super::files::{open_at, write_at};
 use super::{CgroupError, Controller, Group, failed};
 
+/// The longest line of cgroup.procs.
+const NUMBER: usize = 11;
+
 /// A keeper's hold on its session's group.
 #[derive(Debug)]
 pub struct Watch {
@@ -15,6 +18,7 @@ pub struct Watch {
     pids_notify: bool,
     memory: OwnedFd,
     memory_ready: Option<OwnedFd>,
+    members: OwnedFd,
 }
 
 impl Group {
@@ -43,7 +47,8 @@ impl Group {
             (control, Some(ready))
         };
         let pids_notify = self.v2_controllers.contains(&Controller::Pids);
-        Ok(Watch { kill, pids, pids_notify, memory, memory_ready })
+        let members = open_at(self.v2.as_fd(), "cgroup.procs", OFlags::RDONLY)?;
+        Ok(Watch { kill, pids, pids_notify, memory, memory_ready, members })
     }
 }
 
@@ -80,8 +85,29 @@ impl Watch {
 
     /// Every descriptor of it.
     pub fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
-        let own = [&self.kill, &self.pids, &self.memory];
+        let own = [&self.kill, &self.pids, &self.memory, &self.members];
         own.into_iter().chain(&self.memory_ready).map(AsFd::as_fd).collect()
+    }
+
+    /// The session's processes, as the caller's pid namespace numbers them; `None` if there are more than `most`.
+    ///
+    /// # Errors
+    /// As `pread(2)`.
+    pub fn processes(&self, most: usize) -> std::io::Result<Option<Vec<i32>>> {
+        let (mut text, mut buffer) = (Vec::new(), [0; 4096]);
+        loop {
+            let count = rustix::io::pread(&self.members, &mut buffer, text.len() as u64)?;
+            text.extend(&buffer[..count]);
+            if count == 0 {
+                break;
+            }
+            if text.len() > most * NUMBER {
+                return Ok(None);
+            }
+        }
+        let text = String::from_utf8_lossy(&text);
+        let numbers: Vec<i32> = text.lines().filter_map(|line| line.parse().ok()).collect();
+        Ok(Some(numbers).filter(|numbers| numbers.len() <= most))
     }
 
     /// How often a fork was refused.

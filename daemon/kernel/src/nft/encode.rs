@@ -191,7 +191,7 @@ fn statement(what: &Statement) -> Vec<Expr> {
                 (sys::NFTNL_EXPR_OBJREF_IMM_NAME, c_string(name).into_bytes_with_nul()),
             ],
         ),
-        Statement::Reset => reject(libc::NFT_REJECT_TCP_RST, 0),
+        Statement::Drop => verdict(libc::NF_DROP),
         Statement::Prohibit => {
             reject(libc::NFT_REJECT_ICMPX_UNREACH, libc::NFT_REJECT_ICMPX_ADMIN_PROHIBITED as u8)
         }

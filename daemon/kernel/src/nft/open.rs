@@ -131,7 +131,7 @@ mod tests {
 		tcp flags & (syn | ack) != syn accept
 		jump planned
 		log prefix "deny" group 7 snaplen 128 counter name "denied"
-		meta l4proto tcp reject with tcp reset
+		meta l4proto tcp drop
 		reject with icmpx admin-prohibited
 	}
 

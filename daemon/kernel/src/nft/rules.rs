@@ -98,8 +98,8 @@ pub enum Statement {
     },
     /// It is counted under a name.
     Count(&'static str),
-    /// It is refused with a TCP reset.
-    Reset,
+    /// It goes nowhere, and nobody is told.
+    Drop,
     /// It is refused as prohibited by the administrator, in its own family's ICMP.
     Prohibit,
 }
@@ -107,7 +107,8 @@ pub enum Statement {
 impl Ruleset {
     /// Nothing but loopback and the session's own address. Accepting the latter lets resets through:
     /// without it a refused connect hangs. TCP that is not a bare SYN belongs to a connection whose start
-    /// passed.
+    /// passed. The reset of one that does not pass comes from whoever reads the log, once it has seen whose the
+    /// connection is ([`Resets`](crate::resets::Resets)).
     pub fn closed() -> Self {
         let accept = |what| RuleSpec { matches: vec![what], statements: vec![Statement::Accept] };
         let tell = vec![
@@ -122,7 +123,7 @@ impl Ruleset {
             accept(Match::NotBareSyn),
             RuleSpec { matches: vec![], statements: vec![Statement::Jump(PLANNED)] },
             RuleSpec { matches: vec![], statements: tell },
-            RuleSpec { matches: vec![Match::Tcp], statements: vec![Statement::Reset] },
+            RuleSpec { matches: vec![Match::Tcp], statements: vec![Statement::Drop] },
             RuleSpec { matches: vec![], statements: vec![Statement::Prohibit] },
         ];
         let base = Some(Base { hook: Hook::Out, priority: 0, policy: Policy::Drop });
@@ -211,7 +212,7 @@ impl Display for Statement {
                 write!(f, "log prefix \"{prefix}\" group {group} snaplen {snaplen}")
             }
             Self::Count(name) => write!(f, "counter name \"{name}\""),
-            Self::Reset => f.write_str("reject with tcp reset"),
+            Self::Drop => f.write_str("drop"),
             Self::Prohibit => f.write_str("reject with icmpx admin-prohibited"),
         }
     }
@@ -236,7 +237,7 @@ mod tests {
 		tcp flags & (syn | ack) != syn accept
 		jump planned
 		log prefix "deny" group 7 snaplen 128 counter name "denied"
-		meta l4proto tcp reject with tcp reset
+		meta l4proto tcp drop
 		reject with icmpx admin-prohibited
 	}
 

@@ -5,11 +5,13 @@ use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
 use nftnl::{Batch, MsgType, ProtoFamily};
-use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketType, ipproto};
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, ipproto};
 
 use super::*;
 use crate::loopback::{self, ADDRESS4, ADDRESS6};
 use crate::nflog::{Denied, Nflog};
+use crate::resets::{Resets, Syn};
+use crate::sock_diag::{Ends, SockDiag};
 
 /// Runs `test` on a thread of its own, in a new network namespace.
 pub(super) fn in_new_netns(test: impl FnOnce() + Send + 'static) {
@@ -38,8 +40,30 @@ pub(super) fn connect(address: &str) -> std::io::Result<TcpStream> {
     TcpStream::connect_timeout(&address.parse().unwrap(), Duration::from_secs(5))
 }
 
-pub(super) fn denied(protocol: &str, address: &str, port: Option<u16>) -> Denied {
-    Denied { protocol: protocol.into(), address: address.parse().unwrap(), port }
+/// A connection that does not pass is refused, once its denial has been read: which it gives back.
+pub(super) fn refused(nflog: &mut Nflog, address: &str) -> Denied {
+    let to: SocketAddr = address.parse().unwrap();
+    let family = if to.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let socket = rustix::net::socket_with(family, SocketType::STREAM, SocketFlags::NONBLOCK, None).unwrap();
+    assert_eq!(rustix::net::connect(&socket, &to), Err(rustix::io::Errno::INPROGRESS), "{address}");
+    let [denied] = <[Denied; 1]>::try_from(nflog.read(&mut [0; 4096]).unwrap()).unwrap();
+    let (from, sequence) = (denied.from.unwrap(), denied.sequence.unwrap());
+    let diag = SockDiag::open().unwrap();
+    // Until then it is somebody's.
+    assert!(diag.inode(&Ends { tcp: true, own: from, far: to }).unwrap().is_some(), "{address}");
+    Resets::open().unwrap().refuse(&Syn { from, to, sequence }).unwrap();
+    let error = rustix::net::sockopt::socket_error(&socket).unwrap().unwrap_err();
+    assert_eq!(error, rustix::io::Errno::CONNREFUSED, "{address}");
+    denied
+}
+
+/// What a denial says of where the packet was to go.
+pub(super) fn target(denied: &Denied) -> (String, String, Option<u16>) {
+    (denied.protocol.clone(), denied.address.to_string(), denied.port)
+}
+
+pub(super) fn denied(protocol: &str, address: &str, port: Option<u16>) -> (String, String, Option<u16>) {
+    (protocol.into(), address.into(), port)
 }
 
 #[test]
@@ -65,17 +89,35 @@ fn loopback_and_the_own_address_work() {
 }
 
 #[test]
+fn others_addresses_are_nobodys_to_bind_to() {
+    in_new_netns(|| {
+        let (_table, _nflog) = session();
+        for address in ["192.0.2.1:0", "10.200.0.1:0", "[2001:db8::1]:0", "[::ffff:192.0.2.1]:0"] {
+            let tcp = TcpListener::bind(address).unwrap_err();
+            let udp = UdpSocket::bind(address).unwrap_err();
+            assert_eq!(
+                (tcp.kind(), udp.kind()),
+                (ErrorKind::AddrNotAvailable, ErrorKind::AddrNotAvailable),
+                "{address}"
+            );
+        }
+    });
+}
+
+#[test]
 fn all_else_is_refused_at_once_told_and_counted() {
     in_new_netns(|| {
         let (table, mut nflog) = session();
+        let mut got = Vec::new();
         for address in ["192.0.2.1:80", "169.254.169.254:80", "[2001:db8::1]:443"] {
-            assert_eq!(connect(address).unwrap_err().kind(), ErrorKind::ConnectionRefused, "{address}");
+            got.push(refused(&mut nflog, address));
         }
         for (bind, to) in [("0.0.0.0:0", "192.0.2.2:53"), ("[::]:0", "[2001:db8::2]:53")] {
             let error = UdpSocket::bind(bind).unwrap().send_to(b"query", to).unwrap_err();
             assert_eq!(error.raw_os_error(), Some(libc::EPERM), "{to}");
         }
-        let got = nflog.read(&mut [0; 4096]).unwrap();
+        got.extend(nflog.read(&mut [0; 4096]).unwrap());
+        let got: Vec<_> = got.iter().map(target).collect();
         let meant = [
             denied("tcp", "192.0.2.1", Some(80)),
             denied("tcp", "169.254.169.254", Some(80)),
@@ -108,7 +150,7 @@ fn raw_sockets_get_nowhere_either() {
         assert_eq!(send(AddressFamily::INET, ipproto::GRE, &[0; 8], "192.0.2.1"), perm);
         let sctp = send(AddressFamily::INET, ipproto::SCTP, &[0; 12], "192.0.2.1");
         assert_eq!(sctp, perm);
-        let got = nflog.read(&mut [0; 4096]).unwrap();
+        let got: Vec<_> = nflog.read(&mut [0; 4096]).unwrap().iter().map(target).collect();
         let meant = [
             denied("icmp", "192.0.2.1", None),
             denied("icmp", "2001:db8::1", None),

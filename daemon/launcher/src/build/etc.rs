@@ -191,17 +191,21 @@ fn generated(plan: &Plan, owner: Owner) -> [String; GENERATED.len()] {
         format!("{id}\n"),
         format!("127.0.0.1 localhost\n::1 localhost ip6-localhost\n10.200.0.2 {id}\n"),
         "passwd: files\ngroup: files\nhosts: files dns\nservices: files\nprotocols: files\n".to_owned(),
-        resolvers(plan).to_owned(),
+        resolvers(plan),
         format!("{machine}\n"),
     ]
 }
 
-/// Whom programs ask for addresses: the relay, which needs a moment for what it has to ask for itself; or nobody, who
-/// refuses at once.
-fn resolvers(plan: &Plan) -> &'static str {
-    match plan.egress.as_ref().is_some_and(|egress| !egress.hosts.allow.is_empty()) {
-        true => "nameserver 127.0.0.1\noptions timeout:6 attempts:2\n",
-        false => "nameserver 10.200.0.1\noptions timeout:1 attempts:1\n",
+/// Whom programs ask for addresses: the relay, which needs a moment for what it has to ask for itself.
+const RESOLVERS: &str = "nameserver 127.0.0.1\noptions timeout:6 attempts:2\n";
+
+/// `resolv.conf(5)`.
+fn resolvers(plan: &Plan) -> String {
+    let search = plan.egress.iter().flat_map(|egress| &egress.search);
+    let search: Vec<String> = search.map(|domain| format!(" {domain}")).collect();
+    match search.is_empty() {
+        true => RESOLVERS.to_owned(),
+        false => format!("{RESOLVERS}search{}\n", search.concat()),
     }
 }
 

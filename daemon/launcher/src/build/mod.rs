@@ -51,7 +51,7 @@ pub use view::COPY_ON_WRITE;
 
 use crate::disk::{self, Reserve};
 use crate::host::Host;
-use crate::init::FromInit;
+use crate::init::{FromInit, Network};
 use crate::log;
 use hand_over::Ready;
 
@@ -308,7 +308,7 @@ pub fn monotonic_ns() -> u64 {
 
 /// The next message of init; what it could not do becomes our fault.
 fn hear(socket: &Packets) -> Result<(FromInit, Vec<OwnedFd>), Fault> {
-    let packet = socket.receive(MAX_KEEPER_PACKET, 2).at("init", "message")?;
+    let packet = socket.receive(MAX_KEEPER_PACKET, Network::DESCRIPTORS).at("init", "message")?;
     let packet =
         packet.ok_or_else(|| Fault::host("init", "init", "it ended before the session was built"))?;
     match decode(&packet.bytes).at("init", "message")? {

@@ -157,10 +157,12 @@ impl Builder<'_> {
         fault::here("prepare.proc")?;
         root.access.push(("/proc".into(), Access::Write));
         let network = match hear(to_init)? {
-            (FromInit::NetworkReady, descriptors) => match <[OwnedFd; 2]>::try_from(descriptors) {
-                Ok([nft, log]) => Network { nft, log },
-                Err(_) => return Err(Fault::host("network", "init", "it sent no sockets")),
-            },
+            (FromInit::NetworkReady, descriptors) => {
+                match <[OwnedFd; Network::DESCRIPTORS]>::try_from(descriptors) {
+                    Ok([nft, log, sockets, four, six]) => Network { nft, log, sockets, resets: [four, six] },
+                    Err(_) => return Err(Fault::host("network", "init", "it sent no sockets")),
+                }
+            }
             _ => return Err(Fault::host("network", "init", "an unexpected answer")),
         };
         root.place_queues(&queues(proc, init)?)?;
@@ -222,7 +224,8 @@ fn open_ns(proc: BorrowedFd<'_>, kind: &str) -> Result<OwnedFd, Fault> {
 /// What init says of its own failure, if it has.
 fn told_by(socket: &Packets) -> Option<Fault> {
     socket.set_nonblocking(true).ok()?;
-    while let Ok(Some(packet)) = socket.receive(agentd_policy::wire::MAX_KEEPER_PACKET, 2) {
+    while let Ok(Some(packet)) = socket.receive(agentd_policy::wire::MAX_KEEPER_PACKET, Network::DESCRIPTORS)
+    {
         if let Ok(FromInit::Failed { step, why }) = agentd_policy::wire::decode(&packet.bytes) {
             return Some(Fault::host(&step, "init", why));
         }

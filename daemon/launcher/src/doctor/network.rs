@@ -1,14 +1,18 @@
 //! The session's network, tried in a network namespace of its own.
 
-use std::net::{Ipv4Addr, TcpStream, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
+use std::os::fd::AsFd as _;
 use std::time::{Duration, Instant};
 
 use agentd_kernel::loopback;
 use agentd_kernel::nflog::Nflog;
 use agentd_kernel::nft::{self, LOG_GROUP, Ruleset, Table};
 use agentd_kernel::process::SingleThreaded;
+use agentd_kernel::resets::{Resets, Syn};
 use agentd_policy::wire::{Check, Status};
 use nix::sched::{CloneFlags, unshare};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
 use super::apart::{apart_in, ready};
 use super::cgroups::Trial;
@@ -37,7 +41,7 @@ pub fn checks(token: SingleThreaded, trial: &Trial) -> Vec<Check> {
         checks.extend([
             verdict(
                 "nf_tables",
-                apart(|| refused().map(|_| "a connection is refused at once".into())),
+                apart(refused),
                 Status::Missing,
                 "no session runs: what it sends could not be judged",
                 KERNEL,
@@ -66,29 +70,30 @@ fn own_network() -> Result<(), String> {
     unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNET).map_err(|e| format!("unshare: {e}"))
 }
 
-/// Every address is this network's own, and nobody listens: without any rule the kernel itself says so.
+/// Nobody listens at this network's own address: without any rule the kernel itself says so.
 fn passes() -> Result<(), String> {
     own_network()?;
     loopback::bring_up().map_err(|e| e.to_string())?;
     let began = Instant::now();
-    match TcpStream::connect_timeout(&(NOBODY, 80).into(), PATIENCE) {
+    match TcpStream::connect_timeout(&(loopback::ADDRESS4, 80).into(), PATIENCE) {
         Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => Ok(()),
         Err(error) => Err(format!("packets are lost: {error} after {:.1} s", began.elapsed().as_secs_f32())),
         Ok(_) => Err("somebody answers who is not there".into()),
     }
 }
 
-/// A session's table refuses a connection and a datagram.
-fn refused() -> Result<Nflog, String> {
+/// A session's table, and the reader of its log.
+fn table() -> Result<(Table, Nflog), String> {
     own_network()?;
     loopback::bring_up().map_err(|e| e.to_string())?;
-    let log = Nflog::open(LOG_GROUP).map_err(|e| e.to_string());
+    let log = Nflog::open(LOG_GROUP);
     let table = Table::install(&Ruleset::closed()).map_err(|e| e.to_string())?;
-    let began = Instant::now();
-    match TcpStream::connect_timeout(&(NOBODY, 80).into(), PATIENCE) {
-        Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => {}
-        other => return Err(format!("TCP was not refused: {other:?} after {:?}", began.elapsed())),
-    }
+    Ok((table, log.map_err(|e| e.to_string())?))
+}
+
+/// A session's table refuses a datagram, and counts it.
+fn refused() -> Result<String, String> {
+    let (table, _log) = table()?;
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).map_err(|e| e.to_string())?;
     match socket.send_to(b"x", (NOBODY, 53)) {
         Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {}
@@ -96,21 +101,34 @@ fn refused() -> Result<Nflog, String> {
     }
     match table.denied().map_err(|e| e.to_string())? {
         0 => Err("what was refused was not counted".into()),
-        _ => log,
+        _ => Ok("what is not allowed is refused at once".into()),
     }
 }
 
-/// The kernel tells of what was refused.
+/// The kernel tells of a connection, which is then refused as a keeper does it.
 fn witnessed() -> Result<String, String> {
-    let mut log = refused()?;
-    if !ready(std::os::fd::AsFd::as_fd(&log), PATIENCE) {
-        return Err("nothing was told of a refused connection".into());
+    let (_table, mut log) = table()?;
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(AddressFamily::INET, SocketType::STREAM, flags, None)
+        .map_err(|e| e.to_string())?;
+    match rustix::net::connect(&socket, &SocketAddr::from((NOBODY, 80))) {
+        Err(Errno::INPROGRESS) => {}
+        other => return Err(format!("a connection that is not allowed: {other:?}")),
+    }
+    if !ready(log.as_fd(), PATIENCE) {
+        return Err("nothing was told of a connection that is not allowed".into());
     }
     let told = log.read(&mut [0; 16 << 10]).map_err(|e| e.to_string())?;
-    if told.iter().any(|denied| denied.address == NOBODY && denied.port == Some(80)) {
-        Ok("refused connections are told of".into())
-    } else {
-        Err(format!("something else was told: {told:?}"))
+    let syn = told
+        .iter()
+        .find_map(|denied| Some(Syn { from: denied.from?, to: denied.to()?, sequence: denied.sequence? }));
+    let Some(syn) = syn.filter(|syn| syn.to == SocketAddr::from((NOBODY, 80))) else {
+        return Err(format!("something else was told: {told:?}"));
+    };
+    Resets::open().and_then(|resets| resets.refuse(&syn)).map_err(|e| format!("raw sockets: {e}"))?;
+    match rustix::net::sockopt::socket_error(&socket) {
+        Ok(Err(Errno::CONNREFUSED)) => Ok("a connection is told of, and refused at once".into()),
+        other => Err(format!("TCP was not refused: {other:?}")),
     }
 }
 

@@ -20,8 +20,8 @@ const LOOPBACK: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6A
 // One packet carries the sockets of any plan, the table of blocklists, and a file of authorities.
 const _: () = assert!(2 + 6 + 2 * (MAX_UDP_PORTS + MAX_LOCAL) <= agentd_kernel::packets::MAX_DESCRIPTORS);
 
-/// Opens it: the sockets, in the order of [`ToRelay::Network`](agentd_policy::wire::ToRelay::Network). Only if something
-/// is let out.
+/// Opens it: the sockets, in the order of [`ToRelay::Network`](agentd_policy::wire::ToRelay::Network). Where nothing is
+/// let out, names are still asked for.
 pub(super) fn open(egress: &Egress) -> Result<Vec<OwnedFd>, Failure> {
     nft::Table::extend(&nft::Ruleset::open(&passages(egress))).step("nftables")?;
     sockets(egress).step("sockets")
@@ -35,7 +35,7 @@ fn sockets(egress: &Egress) -> io::Result<Vec<OwnedFd>> {
     for any in ANY {
         sockets.push(datagrams((any, DNS).into())?);
     }
-    for own in LOOPBACK {
+    for own in LOOPBACK.into_iter().filter(|_| egress.has_proxy()) {
         sockets.push(listener((own, PROXY_PORT).into(), false)?);
     }
     for port in egress.udp_ports() {

@@ -63,7 +63,7 @@ impl Keeper {
         for event in self.processes.all_ended(&self.execs) {
             self.spool.push(event);
         }
-        self.denials.read(&mut self.spool)?;
+        self.packets_denied()?;
         self.denials.flush(&mut self.spool);
         self.leftovers.begin(self.epoll.as_fd(), &mut self.spool);
         // Connections that ended with it are still to be told of.

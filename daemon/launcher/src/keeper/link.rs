@@ -42,10 +42,14 @@ impl Keeper {
         }
     }
 
-    /// Who is neither the service nor root is sent away; who is takes the place of the one before.
+    /// Root is the launcher, with a question of its own. A service takes the place of the one before. Anybody else is
+    /// sent away.
     fn welcome(&mut self, socket: OwnedFd) -> Result<(), String> {
         match rustix::net::sockopt::socket_peercred(&socket) {
-            Ok(peer) if [0, self.service_uid].contains(&peer.uid.as_raw()) => {}
+            Ok(peer) if peer.uid.is_root() => {
+                return self.steering.add(Packets::from_fd(socket), self.epoll.as_fd());
+            }
+            Ok(peer) if peer.uid.as_raw() == self.service_uid => {}
             _ => return Ok(()),
         }
         self.service = Some(Link::new(Packets::from_fd(socket), self.epoll.as_fd())?);
@@ -58,6 +62,10 @@ impl Keeper {
             commands: self.commands.running(),
         };
         self.say(&hello, vec![]);
+        if let Some(way_out) = &self.way_out {
+            let egress = Box::new(way_out.egress.clone());
+            self.say(&FromKeeper::Egress(egress), vec![]);
+        }
         for (command, status) in self.commands.ended() {
             self.say(&FromKeeper::Exited { command, status }, vec![]);
         }
@@ -88,13 +96,15 @@ impl Keeper {
                 }
             };
             match decode(&packet.bytes) {
-                Ok(ToKeeper::Ack(number)) => self.spool.acknowledge(number),
+                Ok(ToKeeper::Ack(number)) => {
+                    self.spool.acknowledge(number);
+                    self.steering.recorded(self.spool.acknowledged(), Instant::now());
+                }
                 Ok(ToKeeper::Kill) => self.finish(End::Killed),
                 Ok(ToKeeper::Signal { command, signal }) => self.signal_command(command, signal),
                 Ok(ToKeeper::Run { number, command }) => self.run_command(number, command),
                 Ok(ToKeeper::Connect { command }) => self.connect_command(command)?,
                 Ok(ToKeeper::End { command }) => self.end_command(command),
-                Ok(ToKeeper::Policy { egress, change }) => self.change_policy(egress, &change),
                 Err(error) => {
                     tracing::error!(%error, "the service sent what is no message");
                     self.service = None;

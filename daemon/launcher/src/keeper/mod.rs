@@ -12,11 +12,13 @@ mod limits;
 mod link;
 mod network;
 mod outbox;
+mod owners;
 mod processes;
 mod refused;
 mod repeats;
 mod rights;
 mod spool;
+mod steering;
 mod watched;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -49,6 +51,7 @@ use outbox::Outbox;
 use processes::Processes;
 use refused::Refused;
 use spool::Spool;
+use steering::Steering;
 
 /// How many messages of the service's or the relay's are taken in one turn: what is left is reported again, and one that
 /// never pauses does not starve the rest.
@@ -127,6 +130,8 @@ pub struct Keeper {
     listener: OwnedFd,
     service_uid: u32,
     service: Option<Link>,
+    /// The launcher, for callers.
+    steering: Steering,
     init: Option<Child>,
     to_init: Outbox,
     relay: Option<Child>,
@@ -175,6 +180,7 @@ const SIGNALS: u64 = 14;
 const CLOSES: u64 = 15;
 const LEFTOVERS: u64 = 16;
 const REFUSED: u64 = 17;
+const STEERING: u64 = 18;
 const PROCESS: u64 = 1 << 32;
 
 impl Keeper {
@@ -182,7 +188,7 @@ impl Keeper {
     pub fn new(parts: Parts<'_>) -> Result<Self, String> {
         let text = |e: &dyn std::fmt::Display| e.to_string();
         let epoll = epoll::create(CreateFlags::CLOEXEC).map_err(|e| text(&e))?;
-        let denials = Denials::new(parts.network);
+        let denials = Denials::new(parts.network, parts.proc.as_fd());
         rustix::io::ioctl_fionbio(&parts.listener, true).map_err(|e| text(&e))?;
         // cgroup files are always readable; only their priority data says that something changed.
         let memory =
@@ -215,6 +221,7 @@ impl Keeper {
             listener: parts.listener,
             service_uid: parts.service_uid,
             service: Some(Link::new(parts.service, epoll.as_fd())?),
+            steering: Steering::default(),
             init: Some(parts.init),
             to_init: Outbox::new(parts.to_init, epoll.as_fd(), INIT_SAYS)?,
             relay: Some(parts.relay),
@@ -293,11 +300,12 @@ impl Keeper {
             RELAY_SAYS => self.relay_says()?,
             LEFTOVERS => self.leftovers_say(),
             REFUSED => self.calls_refused()?,
+            STEERING => self.steered(),
             INIT_ENDED => self.init_ended()?,
             RELAY_ENDED => self.relay_ended()?,
             EXECS => self.execs()?,
             CLOSES => self.closes()?,
-            PACKETS => self.denials.read(&mut self.spool)?,
+            PACKETS => self.packets_denied()?,
             SIGNALS => self.asked_to_end(),
             PIDS => self.pids_limit()?,
             MEMORY => self.memory_limit().map(drop)?,
@@ -360,10 +368,7 @@ impl Keeper {
     /// What init could not do: the step, and why.
     pub fn confined(&mut self) -> Result<u32, (String, String)> {
         let failed = |why: String| ("init".to_owned(), why);
-        let mut opened = !self.dials();
-        if opened && self.way_out.is_some() {
-            self.open_way_out(vec![]).map_err(failed)?;
-        }
+        let mut opened = self.way_out.is_none();
         loop {
             let mut due = [PollFd::new(&self.to_init.socket, PollFlags::IN)];
             match rustix::event::poll(&mut due, None) {
@@ -402,6 +407,7 @@ impl Keeper {
         for event in self.processes.look(&self.execs, now) {
             self.tell(event);
         }
+        self.expire_renewals(now);
         self.denials.flush_older(now, &mut self.spool);
         for event in self.refused.as_mut().map(|refused| refused.flush_older(now)).unwrap_or_default() {
             self.tell(event);
@@ -409,6 +415,7 @@ impl Keeper {
         if let Some(way_out) = &mut self.way_out {
             way_out.told.flush_older(now, &mut self.spool);
         }
+        self.steering.recorded(self.spool.acknowledged(), now);
         self.leftovers.expire(now, self.epoll.as_fd(), &mut self.spool);
         self.leftovers_looked_at();
         self.look_at_the_end(now);
@@ -422,10 +429,12 @@ impl Keeper {
             self.denials.next_flush(),
             self.refused.as_ref().and_then(Refused::due),
             self.way_out.as_ref().and_then(|way_out| way_out.told.next_flush()),
+            self.way_out.as_ref().and_then(|way_out| way_out.renewals.due()),
             self.limits.due().filter(|_| self.end.is_none()),
             self.spool.due().filter(|_| self.service.is_some()),
             self.end_due(),
             self.leftovers.due(),
+            self.steering.due(),
             self.silence,
         ];
         let now = Instant::now();

@@ -232,6 +232,11 @@ impl Processes {
         Some(Actor { pid: ids.pid, ppid: parent.map(|parent| parent.ids.pid), exe })
     }
 
+    /// The host's /proc.
+    pub fn proc(&self) -> BorrowedFd<'_> {
+        self.proc.as_fd()
+    }
+
     fn meet(&self, pid: i32, memory: Memory) -> Option<Known> {
         let proc = self.proc.as_fd();
         let pidfd = rustix::process::pidfd_open(Pid::from_raw(pid)?, PidfdFlags::empty()).ok()?;

@@ -60,6 +60,7 @@ impl Keeper {
         keep.extend(self.refused.as_ref().map(AsFd::as_fd));
         keep.extend(self.processes.descriptors());
         keep.extend(self.service.as_ref().map(|s| s.outbox.socket.as_fd()));
+        keep.extend(self.steering.descriptors());
         keep.extend(self.init.as_ref().map(|c| c.pidfd.as_fd()));
         keep.extend(self.relay.as_ref().map(|c| c.pidfd.as_fd()));
         process::close_all_but(&keep)

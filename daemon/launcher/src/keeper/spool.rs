@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use agentd_kernel::packets::{PacketError, Packets};
-use agentd_policy::event::{EventBody, NetEvent, NetPeer, SourceEvent};
+use agentd_policy::event::{Actor, EventBody, NetEvent, NetPeer, SourceEvent};
 use agentd_policy::wire::{FromKeeper, encode};
 
 /// The most events that wait.
@@ -38,6 +38,11 @@ impl Spool {
     /// Events up to this number were acknowledged.
     pub fn acknowledged(&self) -> u64 {
         self.last - self.waiting.len() as u64
+    }
+
+    /// The number of the last event.
+    pub fn last(&self) -> u64 {
+        self.last
     }
 
     /// Another service: what the one before did not acknowledge is sent again.
@@ -142,10 +147,15 @@ fn weight(body: &EventBody) -> usize {
             text(&actor.exe) + call.len() + text(argument)
         }
         EventBody::Net(event) => net_weight(event),
-        EventBody::Policy { change } => change.len(),
+        EventBody::NetDenied { name, actor, .. } => name.as_ref().map_or(0, String::len) + exe(actor),
+        EventBody::Policy { change, .. } => change.len(),
         EventBody::Exit { actor, .. } => actor.exe.as_ref().map_or(0, String::len),
         _ => 0,
     }
+}
+
+fn exe(actor: &Option<Actor>) -> usize {
+    actor.as_ref().and_then(|actor| actor.exe.as_ref()).map_or(0, String::len)
 }
 
 fn all(texts: &[String]) -> usize {
@@ -156,10 +166,10 @@ fn net_weight(event: &NetEvent) -> usize {
     let text = |text: &Option<String>| text.as_ref().map_or(0, String::len);
     let name = |peer: &NetPeer| text(&peer.name) + text(&peer.rule);
     match event {
-        NetEvent::Dns { name, allowed, addresses, .. } => {
-            name.len() + text(allowed) + addresses.len() * size_of::<std::net::IpAddr>()
+        NetEvent::Dns { name, allowed, addresses, actor, .. } => {
+            name.len() + text(allowed) + addresses.len() * size_of::<std::net::IpAddr>() + exe(actor)
         }
-        NetEvent::Connect { peer, .. } => name(peer),
+        NetEvent::Connect { peer, actor, .. } => name(peer) + exe(actor),
         NetEvent::Closed { peer, names, reason, .. } => name(peer) + all(names) + reason.len(),
         NetEvent::Http { peer, method, host, .. } => name(peer) + method.len() + host.len(),
         NetEvent::Entered { .. } => 0,
@@ -199,6 +209,7 @@ mod tests {
                 denied: None,
                 allowed: None,
                 addresses: vec![],
+                actor: None,
                 count: 1,
             })
         };

@@ -71,7 +71,7 @@ impl Server {
     }
 
     /// The groups with bounds of their own that the peer of `socket` is in.
-    fn groups_of(&self, peer: &Peer, socket: BorrowedFd<'_>) -> std::io::Result<Vec<String>> {
+    pub(super) fn groups_of(&self, peer: &Peer, socket: BorrowedFd<'_>) -> std::io::Result<Vec<String>> {
         let settings = &self.context.settings;
         match settings.groups.is_empty() {
             true => Ok(Vec::new()),
@@ -129,13 +129,18 @@ impl Server {
 
     /// An offer that is held stays in its socket, which is watched for its end alone from then on.
     pub(super) fn offer_says(&mut self, number: u64) {
-        if self.offers.ready(number) != Heard::Offer {
-            return;
-        }
+        let steer = match self.offers.ready(number) {
+            Heard::Nothing | Heard::Over => return,
+            Heard::Offer => None,
+            Heard::Steer(peer, steer) => Some((peer, steer)),
+        };
         let data = EventData::new_u64((Source::Offer as u64) << 56 | number);
         let socket = self.offers.socket(number);
         if let Some(Err(errno)) = socket.map(|s| epoll::modify(&self.epoll, s, data, EventFlags::RDHUP)) {
             tracing::error!(error = %errno, "an offer cannot be watched");
+        }
+        if let Some((peer, steer)) = steer {
+            self.steer(number, &peer, steer);
         }
     }
 

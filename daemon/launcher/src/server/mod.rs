@@ -4,6 +4,7 @@ mod clients;
 mod ending;
 mod reload;
 mod service;
+mod steering;
 mod watchdog;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -27,6 +28,7 @@ use crate::service::Service;
 use crate::sessions::Sessions;
 
 use reload::Reload;
+use steering::Steering;
 use watchdog::Watchdog;
 
 /// What an event is about: the kind in the upper half, a number in the lower.
@@ -44,9 +46,10 @@ enum Source {
     Keeper,
     Examiner,
     Reload,
+    Steering,
 }
 
-const SOURCES: [Source; 11] = [
+const SOURCES: [Source; 12] = [
     Source::Clients,
     Source::OfferClients,
     Source::Services,
@@ -58,6 +61,7 @@ const SOURCES: [Source; 11] = [
     Source::Keeper,
     Source::Examiner,
     Source::Reload,
+    Source::Steering,
 ];
 
 /// Everything that the launcher has.
@@ -72,6 +76,7 @@ pub struct Server {
     signals: SignalFd,
     callers: Callers,
     offers: Offers,
+    steering: Steering,
     sessions: Sessions,
     examiner: Examiner,
     link: Option<Link>,
@@ -143,6 +148,7 @@ impl Server {
             signals,
             callers: Callers::default(),
             offers: Offers::default(),
+            steering: Steering::default(),
             link: None,
             open: false,
             unclean: Vec::new(),
@@ -192,6 +198,7 @@ impl Server {
             self.tell_all(messages);
             let answer = self.examiner.tick(&self.context, &mut self.sessions, now);
             self.tell_all(answer);
+            self.expire_steering(now);
             self.offers.expire(now);
             self.expire_reload(now);
             let owner = self.context.settings.config.pool.uids.system().get();
@@ -246,6 +253,7 @@ impl Server {
                 self.sessions.keeper_ended(number);
             }
             Source::Reload => self.reload_says(),
+            Source::Steering => self.keeper_answers(number),
             Source::Examiner => {
                 let answer = self.examiner.heard(&self.context, &mut self.sessions);
                 self.tell_all(answer);
@@ -293,6 +301,7 @@ impl Server {
         let due = [
             self.sessions.next_tick(now),
             self.offers.next_expiry(),
+            self.steering.next_expiry(),
             self.examiner.next_tick(),
             self.next_reload(),
             self.context.host.etc.due(now),

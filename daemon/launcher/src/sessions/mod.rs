@@ -172,6 +172,12 @@ pub struct Seen {
 pub type Message = (FromLauncher, Vec<OwnedFd>);
 
 impl Sessions {
+    /// Whose session that is, if it runs.
+    pub fn running(&self, id: &SessionId) -> Option<u32> {
+        let found = self.all.values().find(|session| session.id.as_ref() == Some(id));
+        found.filter(|session| matches!(session.state, State::Running)).map(|session| session.owner.uid)
+    }
+
     /// None yet. The first lease is any: what a launcher gave before this one rests.
     pub fn new(hierarchies: Hierarchies) -> Self {
         let mut random = [0; 4];

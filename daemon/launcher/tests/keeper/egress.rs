@@ -5,17 +5,24 @@ use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use agentd_kernel::packets::Packets;
+use agentd_policy::Refusal;
 use agentd_policy::addresses::Net;
 use agentd_policy::egress::{Egress, NetRule};
 use agentd_policy::event::{End, EventBody, NetEvent, NetPeer};
 use agentd_policy::hosts::{HostPattern, HostRule, HostRules};
+use agentd_policy::names::SessionId;
+use agentd_policy::network::Change;
+use agentd_policy::offer::{FromClient, Steer, ToClient};
+use agentd_policy::plan::Plan;
 use agentd_policy::profile::Protocol;
 use agentd_policy::publish::Publish;
 use agentd_policy::resolver::Resolver;
-use agentd_policy::wire::{ToKeeper, frame};
+use agentd_policy::wire::{FromKeeper, FromRoot, MAX_PACKET, ToKeeper, decode, encode, frame};
+use rustix::net::SocketType;
 
 use crate::peer::Peer;
-use crate::rig::{Rig, Service};
+use crate::rig::{self, CALLER, Rig, Service};
 use crate::turn;
 
 fn rule(host: &str) -> HostRule {
@@ -189,7 +196,7 @@ fn a_relay_that_was_taken_over_reaches_what_the_plan_names() {
 }
 
 #[test]
-fn a_port_of_the_host_is_reached_until_the_policy_changes() {
+fn a_port_of_the_host_is_reached_and_a_change_is_its_callers() {
     let Some(_turn) = turn() else { return };
     let mut rig = Rig::new(42);
     let service = rig.start();
@@ -218,65 +225,118 @@ fn a_port_of_the_host_is_reached_until_the_policy_changes() {
         |event| matches!(event, EventBody::Net(NetEvent::Closed { peer, received: 5, .. }) if is_it(peer)),
     );
     // One that is not possible changes nothing.
-    let mut late = before.clone();
-    late.local.push(port ^ 1);
-    peer.say(&ToKeeper::Policy { egress: Box::new(late), change: "late".into() });
-    let after = Egress { local: vec![], nets: vec![], ..before };
-    peer.say(&ToKeeper::Policy { egress: Box::new(after), change: "deny\u{7} local".into() });
-    peer.until(|event| *event == EventBody::Policy { change: "deny\\u{7} local".into() });
-    out.send(frame::STDIN, b"go\n");
-    assert_eq!(out.until("\n"), "\n");
-    server.set_nonblocking(true).unwrap();
-    assert!(server.accept().is_err());
+    let session = service.session(1);
+    let late = steer(&rig, &session, &[&format!("local:{}", port ^ 1)], &[]).unwrap_err();
+    assert_eq!(late.rule, "network.live");
+    let changed = std::thread::scope(|scope| {
+        let changing = scope.spawn(|| steer(&rig, &session, &[], &["a.example"]));
+        peer.until(|event| *event == EventBody::Policy { change: "deny a.example".into(), uid: CALLER });
+        // Its caller waits for the record.
+        peer.say(&ToKeeper::Ack(peer.last.get()));
+        changing.join().unwrap()
+    });
+    assert_eq!(changed, Ok(()));
     peer.say(&ToKeeper::Kill);
     peer.until(|event| *event == EventBody::Ended(End::Killed));
     peer.say(&ToKeeper::Ack(peer.last.get()));
 }
 
+/// Asks the launcher for a change as the caller.
+fn steer(rig: &Rig, session: &SessionId, allow: &[&str], deny: &[&str]) -> Result<(), Refusal> {
+    steer_as(rig, session, (allow, deny), CALLER)
+}
+
+fn steer_as(
+    rig: &Rig,
+    session: &SessionId,
+    (allow, deny): (&[&str], &[&str]),
+    uid: u32,
+) -> Result<(), Refusal> {
+    let side = Packets::from_fd(rig::dial(&rig.base.join("run/offer.sock"), SocketType::SEQPACKET, uid));
+    let texts = |list: &[&str]| list.iter().map(ToString::to_string).collect::<Vec<_>>();
+    let change = Box::new(Change::parse(&texts(allow), &texts(deny)).unwrap());
+    side.send(&encode(&FromClient::Steer(Steer { session: session.clone(), change })).unwrap(), &[]).unwrap();
+    let hear = || decode(&side.receive(MAX_PACKET, 0).unwrap().unwrap().bytes).unwrap();
+    assert!(matches!(hear(), ToClient::Site(_)));
+    match hear() {
+        ToClient::Steered => Ok(()),
+        ToClient::Refused(refusal) => Err(refusal),
+        other => panic!("{other:?}"),
+    }
+}
+
 #[test]
-fn a_session_without_a_network_has_nothing_of_it() {
+fn a_session_without_a_network_has_a_resolver_alone() {
     let Some(_turn) = turn() else { return };
     let mut rig = Rig::new(43);
     let service = rig.start();
-    let script = "grep -c . /proc/net/tcp /proc/net/udp; cat /etc/resolv.conf";
-    let (peer, out) = Peer::start(&service, 1, &["sh", "-c", script], |_| {});
-    let nothing = "/proc/net/tcp:1\n/proc/net/udp:1\nnameserver 10.200.0.1\noptions timeout:1 attempts:1\n";
-    assert_eq!(out.rest(), nothing);
+    let script = "tail -qn +2 /proc/net/tcp /proc/net/udp | tr -s ' ' | cut -d ' ' -f 3; cat /etc/resolv.conf
+        getent hosts any.example; echo $?";
+    let nothing = Egress { hosts: HostRules::default(), nets: vec![], local: vec![], ..egress() };
+    let closed = |plan: &mut Plan| plan.egress = Some(nothing);
+    let (peer, out) = Peer::start(&service, 1, &["sh", "-c", script], closed);
+    // What connections are given to, and the resolver.
+    let expected = "00000000:0001\n00000000:0035\nnameserver 127.0.0.1\noptions timeout:6 attempts:2\n2\n";
+    assert_eq!(out.rest(), expected);
+    peer.until(|event| {
+        let EventBody::Net(NetEvent::Dns { name, denied, .. }) = event else { return false };
+        name == "any.example" && denied.as_deref() == Some("network.none")
+    });
     peer.until(|event| matches!(event, EventBody::Ended(_)));
     peer.say(&ToKeeper::Ack(peer.last.get()));
 }
 
 #[test]
-fn a_service_that_was_taken_over_widens_no_session_beyond_the_ceiling() {
+fn a_session_is_widened_by_its_caller_alone_and_never_beyond_the_ceiling() {
     let Some(_turn) = turn() else { return };
     let mut rig = Rig::new(44);
     rig.bound("local = false\nhosts = [\"*.example\", \"10.0.0.0/8\"]\nhosts_denied = [\"denied.example\", \"10.2.0.0/16\"]");
     let service = rig.start();
-    let net = |net: &str| NetRule { net: Net::parse(net).unwrap(), ports: vec![80], protocol: Protocol::Tcp };
     let deny = vec![HostPattern::parse("denied.example").unwrap()];
-    let hosts = HostRules { deny, allow: vec![rule("allowed.example")] };
-    let before = Egress { hosts, nets: vec![net("10.1.2.3")], local: vec![], ..egress() };
-    let planned = before.clone();
-    let (peer, _out) = Peer::start(&service, 1, &["sleep", "600"], |plan| plan.egress = Some(planned));
-    let with = |hosts: &[&str], nets: &[&str]| {
-        let mut egress = before.clone();
-        egress.hosts.allow.extend(hosts.iter().map(|host| rule(host)));
-        egress.nets.extend(nets.iter().map(|text| net(text)));
-        Box::new(egress)
-    };
-    for (egress, rule) in [
-        (with(&["*.com"], &[]), "bounds.hosts"),
-        (with(&[], &["0.0.0.0/0"]), "bounds.hosts"),
-        (with(&["denied.example"], &[]), "bounds.hosts_denied"),
-        (with(&[], &["11.2.3.4"]), "bounds.hosts"),
+    let closed = Egress { hosts: HostRules { deny, allow: vec![] }, local: vec![], nets: vec![], ..egress() };
+    let (peer, _out) = Peer::start(&service, 1, &["sleep", "600"], |plan| plan.egress = Some(closed));
+    let session = service.session(1);
+    for (rule, why) in [
+        ("*.com", "bounds.hosts"),
+        ("0.0.0.0/0:80", "bounds.hosts"),
+        ("denied.example", "bounds.hosts_denied"),
+        ("11.2.3.4/32:80", "bounds.hosts"),
+        ("local:5432", "bounds.local"),
     ] {
-        peer.say(&ToKeeper::Policy { egress, change: "wider".into() });
-        let unchanged = peer.unchanged();
-        assert_eq!((unchanged.0.as_str(), unchanged.1.rule.as_str()), ("wider", rule));
-        assert_eq!(unchanged.2, before);
+        assert_eq!(steer(&rig, &session, &[rule], &[]).unwrap_err().rule, why, "{rule}");
     }
-    peer.say(&ToKeeper::Policy { egress: with(&["other.example"], &[]), change: "more".into() });
-    peer.until(|event| *event == EventBody::Policy { change: "more".into() });
+    for (uid, why) in [(CALLER + 1, "session.unknown"), (0, "caller.root")] {
+        let refused = steer_as(&rig, &session, (&["other.example"], &[]), uid).unwrap_err();
+        assert_eq!(refused.rule, why);
+    }
+    let nobody = service.session(9);
+    assert_eq!(steer(&rig, &nobody, &["other.example"], &[]).unwrap_err().rule, "session.unknown");
+    // The service has no word for it: by the keeper's name it says what the launcher would, and is cut off.
+    let change = Box::new(Change::parse(&["other.example".into()], &[]).unwrap());
+    let question = encode(&FromRoot::Change { change, uid: CALLER }).unwrap();
+    let path = rig.base.join("run/keepers").join(session.as_str());
+    let as_service = Packets::from_fd(rig::dial(&path, SocketType::SEQPACKET, rig::SERVICE));
+    as_service.send(&question, &[]).unwrap();
+    let mut said = Vec::new();
+    while let Some(packet) = as_service.receive(MAX_PACKET, 1).ok().flatten() {
+        said.push(packet.bytes);
+    }
+    assert!(said.iter().all(|bytes| !bytes.windows(13).any(|part| part == b"other.example")));
+    // The connection that was there before is gone with it; the next one goes on.
+    drop(peer);
+    let peer = Peer::connect(&rig, &session);
+    let FromKeeper::Hello { acknowledged, .. } = peer.next().0 else { panic!("not the first word") };
+    peer.last.set(acknowledged);
+    assert!(peer.egress().hosts.allow.is_empty());
+    let changed = std::thread::scope(|scope| {
+        let changing = scope.spawn(|| steer(&rig, &session, &["other.example"], &[]));
+        let change = "allow other.example:80,443".to_owned();
+        peer.until(|event| *event == EventBody::Policy { change: change.clone(), uid: CALLER });
+        peer.say(&ToKeeper::Ack(peer.last.get()));
+        changing.join().unwrap()
+    });
+    assert_eq!(changed, Ok(()));
+    assert_eq!(peer.egress().hosts.allow.len(), 1);
     peer.say(&ToKeeper::Kill);
     peer.until(|event| *event == EventBody::Ended(End::Killed));
     peer.say(&ToKeeper::Ack(peer.last.get()));

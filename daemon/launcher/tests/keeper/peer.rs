@@ -8,7 +8,6 @@ use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use agentd_kernel::packets::{PacketError, Packets};
-use agentd_policy::Refusal;
 use agentd_policy::egress::Egress;
 use agentd_policy::event::{EventBody, ExitStatus};
 use agentd_policy::names::SessionId;
@@ -169,11 +168,11 @@ impl Peer {
         status
     }
 
-    /// A change of its policy that the keeper refuses, why, and what it may reach.
-    pub fn unchanged(&self) -> (String, Refusal, Egress) {
-        let found = self.find(|message| matches!(message, FromKeeper::Unchanged { .. })).0;
-        let FromKeeper::Unchanged { change, refusal, egress } = found else { unreachable!() };
-        (change, refusal, *egress)
+    /// What the session may reach, as the keeper says next.
+    pub fn egress(&self) -> Egress {
+        let found = self.find(|message| matches!(message, FromKeeper::Egress(_))).0;
+        let FromKeeper::Egress(egress) = found else { unreachable!() };
+        *egress
     }
 
     pub fn not_run(&self, number: u32) -> (String, i32) {

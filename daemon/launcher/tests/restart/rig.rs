@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use agentd_kernel::packets::{PacketError, Packets};
 use agentd_policy::consent::{Consent, Digest};
 use agentd_policy::names::{AbsPath, RelPath, SessionId, UserName};
-use agentd_policy::offer::{Grant, Offer, ToClient};
+use agentd_policy::offer::{FromClient, Grant, Offer, ToClient};
 use agentd_policy::plan::{Limits, Mode, Plan, Role, Workspace};
 use agentd_policy::wire::{
     CallerNumber, FromLauncher, FromService, MAX_PACKET, RequestNumber, Ticket, decode, encode,
@@ -300,7 +300,7 @@ impl Service {
         let side = Packets::from_fd(dial(&self.base.join("run/offer.sock"), SocketType::SEQPACKET, CALLER));
         let work = std::fs::File::open(self.base.join("work")).unwrap();
         let grants = vec![Grant { role: Role::Workspace, mode }];
-        let offer = Offer { consent: Consent::to(plan).unwrap(), grants };
+        let offer = FromClient::Offer(Box::new(Offer { consent: Consent::to(plan).unwrap(), grants }));
         side.send(&encode(&offer).unwrap(), &[work.as_fd()]).unwrap();
         let hear = || decode(&side.receive(MAX_PACKET, 0).unwrap().unwrap().bytes).unwrap();
         assert!(matches!(hear(), ToClient::Site(_)));

@@ -7,6 +7,7 @@ use serde::{Deserialize, Deserializer, de::Error};
 use crate::addresses::Net;
 use crate::blocklist::{ListFile, MAX_LISTS};
 use crate::egress::{MAX_RESOLVERS, MAX_RULES};
+use crate::hosts::HostName;
 use crate::names::AbsPath;
 use crate::resolver::Resolver;
 
@@ -16,6 +17,8 @@ use crate::resolver::Resolver;
 pub struct Egress {
     /// Whom sessions' names are asked of.
     pub resolvers: Resolvers,
+    /// Domains that names without a dot are looked for in.
+    pub search: Search,
     /// Special-purpose ranges that the site uses as public ones.
     #[serde(deserialize_with = "nets")]
     pub global_also: Vec<Net>,
@@ -47,6 +50,55 @@ pub enum Resolvers {
     List(Vec<Resolver>),
 }
 
+/// Domains that names without a dot are looked for in: sessions see them in `/etc/resolv.conf`, and each name that is
+/// asked for by that is judged as any other.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Search {
+    /// Those of the host's `/etc/resolv.conf`, read at start and reload.
+    System,
+    /// These, in this order.
+    List(Vec<HostName>),
+}
+
+/// As many as every C library takes.
+pub const MAX_SEARCH: usize = 6;
+
+impl Search {
+    /// Those that the text of a `resolv.conf(5)` names: the last line that names some counts. What is no name of a host
+    /// is left out.
+    pub fn of_system(text: &str) -> Vec<HostName> {
+        let mut lines = text.lines().filter_map(|line| {
+            let mut words = line.split_ascii_whitespace();
+            matches!(words.next(), Some("search" | "domain")).then_some(words)
+        });
+        let names = lines.next_back().into_iter().flatten();
+        names.filter_map(|name| HostName::parse(name.trim_end_matches('.')).ok()).take(MAX_SEARCH).collect()
+    }
+}
+
+impl<'de> Deserialize<'de> for Search {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Either {
+            Word(String),
+            List(Vec<String>),
+        }
+        const FORM: &str = "search is \"system\" or a list of domains";
+        match Either::deserialize(d).map_err(|_| D::Error::custom(FORM))? {
+            Either::Word(word) if word == "system" => Ok(Self::System),
+            Either::Word(_) => Err(D::Error::custom(FORM)),
+            Either::List(list) if list.len() > MAX_SEARCH => {
+                Err(D::Error::custom(format!("{} domains to search: name at most {MAX_SEARCH}", list.len())))
+            }
+            Either::List(list) => {
+                let parse = |text: &String| HostName::parse(text).map_err(|why| format!("{text:?}: {why}"));
+                list.iter().map(parse).collect::<Result<_, _>>().map(Self::List).map_err(D::Error::custom)
+            }
+        }
+    }
+}
+
 /// As many of its `nameserver` lines as `resolv.conf(5)` says that count (`MAXNS`).
 const MAX_SYSTEM: usize = 3;
 
@@ -54,6 +106,7 @@ impl Default for Egress {
     fn default() -> Self {
         Self {
             resolvers: Resolvers::System,
+            search: Search::List(Vec::new()),
             global_also: Vec::new(),
             blocklists: Vec::new(),
             trust: Trust::System,
@@ -191,6 +244,22 @@ mod tests {
         for bad in ["['10.0.0.1/8']", "['x']", "'10.0.0.0/8'"] {
             assert!(parse(&format!("global_also = {bad}")).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn domains_to_search_are_none_the_systems_or_a_list() {
+        let names =
+            |texts: &[&str]| texts.iter().map(|text| HostName::parse(text).unwrap()).collect::<Vec<_>>();
+        assert_eq!(parse("").unwrap().search, Search::List(vec![]));
+        assert_eq!(parse("search = 'system'").unwrap().search, Search::System);
+        let list = parse("search = ['corp.example', 'example']").unwrap().search;
+        assert_eq!(list, Search::List(names(&["corp.example", "example"])));
+        for bad in ["'corp.example'", "['a b']", "['192.0.2.1']", "['a','a','a','a','a','a','a']", "1"] {
+            assert!(parse(&format!("search = {bad}")).is_err(), "{bad}");
+        }
+        let text = "domain first.example\nsearch corp.example. bad_/name example\n# search other.example\n";
+        assert_eq!(Search::of_system(text), names(&["corp.example", "example"]));
+        assert_eq!(Search::of_system("nameserver 192.0.2.1"), []);
     }
 
     #[test]

@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 
 use agentd_kernel::datagrams::{Answers, Received, Route};
 use agentd_policy::hosts::HostName;
+use agentd_policy::profile::Protocol;
+use agentd_policy::wire::Client;
 use agentd_relay::dns::{Answer, MAX_QUERY, Query, Transport};
 use tokio::time::{sleep, timeout};
 
@@ -18,6 +20,7 @@ use crate::Endpoint;
 
 /// How long a client may say nothing on a stream.
 const PATIENCE: Duration = Duration::from_secs(10);
+const DNS: u16 = 53;
 /// After a socket failed.
 const PAUSE: Duration = Duration::from_millis(20);
 
@@ -59,7 +62,7 @@ pub async fn serve(gate: Arc<Gate>, socket: Endpoint) {
 /// same since.
 fn answer_known(gate: &Gate, query: &Query, route: Route, now: Instant, answers: &mut Answers) -> bool {
     let write = |found: &Found| answers.add(route, |out| reply(query, found, Transport::Udp, now, out));
-    gate.names.cache.counted(&query.key(), now, write).is_some()
+    gate.names.cache.counted(&query.key(), &by_datagram(&route), now, write).is_some()
 }
 
 /// Answers anything else: at once what nobody has to be asked for.
@@ -68,28 +71,36 @@ async fn answer(gate: &Arc<Gate>, socket: &Endpoint, query: Query, route: Route)
         Ok(name) => gate.names.known(&gate.plan(), &name, query.kind),
         Err(_) => Some(Found::Denied("dns.name".into())),
     };
-    if let Some(found) = known {
-        let _ = packet::answer(socket.get_ref(), &written(&query, &found, Transport::Udp), route);
-        let tally = tell(gate, shown(&query), query.kind, &found).await;
-        gate.names.cache.count(&query.key(), tally);
-        return;
-    }
     // A client asks again if nothing comes.
     let Ok(place) = gate.names.waiting.clone().try_acquire_owned() else { return };
-    let (gate, socket) = (gate.clone(), socket.clone());
+    let (gate, socket, client) = (gate.clone(), socket.clone(), by_datagram(&route));
     tokio::spawn(async move {
-        let reply = resolve(&gate, &query, route.from, Transport::Udp).await;
+        let reply = match known {
+            // Told first: whoever has its answer may be gone.
+            Some(found) => {
+                let tally = tell(&gate, shown(&query), query.kind, &found, client).await;
+                gate.names.cache.count(&query.key(), tally);
+                written(&query, &found, Transport::Udp)
+            }
+            None => resolve(&gate, &query, client, Transport::Udp).await,
+        };
         let _ = packet::answer(socket.get_ref(), &reply, route);
         drop(place);
     });
 }
 
+/// Who asks by a datagram.
+fn by_datagram(route: &Route) -> Client {
+    Client { protocol: Protocol::Udp, from: route.from, to: SocketAddr::new(route.to, DNS) }
+}
+
 /// Answers what comes on a stream, one after the other.
-pub async fn serve_stream(gate: &Gate, client: &Endpoint, from: SocketAddr) {
+pub async fn serve_stream(gate: &Gate, client: &Endpoint, (from, to): (SocketAddr, SocketAddr)) {
+    let who = Client { protocol: Protocol::Tcp, from, to };
     let mut held = Vec::new();
     while let Ok(Ok(Some(message))) = timeout(PATIENCE, upstream::message(client, &mut held)).await {
         let reply = match Query::read(&message) {
-            Ok(query) => Some(resolve(gate, &query, from, Transport::Tcp).await),
+            Ok(query) => Some(resolve(gate, &query, who, Transport::Tcp).await),
             Err(malformed) => malformed.answer(),
         };
         let Some(reply) = reply else { return };
@@ -102,12 +113,12 @@ pub async fn serve_stream(gate: &Gate, client: &Endpoint, from: SocketAddr) {
     }
 }
 
-async fn resolve(gate: &Gate, query: &Query, from: SocketAddr, transport: Transport) -> Vec<u8> {
+async fn resolve(gate: &Gate, query: &Query, client: Client, transport: Transport) -> Vec<u8> {
     let found = match query.name() {
-        Ok(name) => find(gate, &name, query.kind, from).await,
+        Ok(name) => find(gate, &name, query.kind, client).await,
         Err(_) => {
             let found = Found::Denied("dns.name".into());
-            tell(gate, shown(query), query.kind, &found).await;
+            tell(gate, shown(query), query.kind, &found, client).await;
             found
         }
     };

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use agentd_policy::wire::Client;
 use agentd_relay::dns::Key;
 
 use super::told::Tally;
@@ -146,10 +147,16 @@ impl Cache {
     }
 
     /// Shows what is known of `key`, if whoever asks is counted already.
-    pub fn counted<T>(&self, key: &Key, now: Instant, show: impl FnOnce(&Found) -> T) -> Option<T> {
+    pub fn counted<T>(
+        &self,
+        key: &Key,
+        client: &Client,
+        now: Instant,
+        show: impl FnOnce(&Found) -> T,
+    ) -> Option<T> {
         let mut entries = self.entries();
         let entry = entries.find(key.as_bytes(), now)?;
-        if entry.tally.as_ref().is_some_and(Tally::again) {
+        if entry.tally.as_ref().is_some_and(|tally| tally.again(client)) {
             return Some(show(&entry.found));
         }
         entry.tally = None;

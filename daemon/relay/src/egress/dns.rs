@@ -2,12 +2,13 @@
 //! [`answering`](super::answering).
 
 use std::collections::{HashMap, HashSet};
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use agentd_policy::egress::{Egress, MAX_ADDRESSES, MAX_PIN, MIN_PIN};
 use agentd_policy::hosts::{HostName, HostPattern, HostVerdict};
+use agentd_policy::wire::Client;
 use agentd_relay::dns::{Disposition, Key, Outcome, RecordType, disposition};
 use tokio::sync::{OnceCell, Semaphore};
 
@@ -23,6 +24,8 @@ const MAX_WAITING: usize = 1024;
 /// Questions to resolvers: in one go, and then a second.
 const BURST: f64 = 512.0;
 const RATE: f64 = 256.0;
+/// The least time between two questions for one name that are asked anew.
+const RENEWAL: Duration = Duration::from_secs(5);
 /// How long it is remembered that there is nothing, at most.
 const MAX_NEGATIVE: u32 = 300;
 
@@ -37,6 +40,8 @@ pub struct Names {
     /// For each wildcard, the names that it stood for.
     wildcards: Mutex<HashMap<HostPattern, HashSet<HostName>>>,
     bucket: Mutex<(f64, Instant)>,
+    /// When names were asked for anew.
+    renewed: Mutex<HashMap<HostName, Instant>>,
     /// Who waits for an answer.
     pub waiting: Arc<Semaphore>,
     /// For the record.
@@ -50,6 +55,7 @@ impl Default for Names {
             asked: Mutex::default(),
             wildcards: Mutex::default(),
             bucket: Mutex::new((BURST, Instant::now())),
+            renewed: Mutex::default(),
             waiting: Arc::new(Semaphore::new(MAX_WAITING)),
             told: Told::default(),
         }
@@ -100,6 +106,17 @@ impl Names {
         }
     }
 
+    /// Whether a name may be asked for anew, and that it is.
+    fn may_renew(&self, name: &HostName, now: Instant) -> bool {
+        let mut renewed = lock(&self.renewed);
+        renewed.retain(|_, last| now < *last + RENEWAL);
+        let may = renewed.len() < MAX_ASKED && !renewed.contains_key(name);
+        if may {
+            renewed.insert(name.clone(), now);
+        }
+        may
+    }
+
     /// Whether a resolver may be asked once more now.
     fn has_token(&self) -> bool {
         let mut bucket = lock(&self.bucket);
@@ -128,30 +145,57 @@ fn allowed(plan: &Egress, name: &HostName) -> Result<(), String> {
     match plan.hosts.resolve(name) {
         HostVerdict::Allowed(_) => Ok(()),
         HostVerdict::Denied(pattern) => Err(format!("deny {pattern}")),
-        HostVerdict::Unnamed => Err("default".into()),
+        HostVerdict::Unnamed => Err(plan.unnamed().to_string()),
     }
 }
 
-/// Finds out what `name` means, for `from`. It is recorded.
-pub async fn find(gate: &Gate, name: &HostName, kind: RecordType, from: SocketAddr) -> Found {
+/// Finds out what `name` means, for `client`. It is recorded.
+pub async fn find(gate: &Gate, name: &HostName, kind: RecordType, client: Client) -> Found {
     let (found, recorded) = match gate.names.known(&gate.plan(), name, kind) {
         Some(found) => (found, false),
-        None => look_up(gate, name, kind, from).await,
+        None => look_up(gate, name, kind, Some(client)).await,
     };
     if !recorded {
-        tell(gate, name.to_string(), kind, &found).await;
+        tell(gate, name.to_string(), kind, &found, client).await;
     }
     found
 }
 
+/// Asks for a name anew, whatever is known of it. What it answers with is pinned.
+pub async fn renew(gate: &Gate, name: &HostName, question: u16) {
+    let kind = RecordType::from(question);
+    let plan = gate.plan();
+    if allowed(&plan, name).is_ok() && plan.unlisted(name).is_ok() {
+        look_up(gate, name, kind, None).await;
+    }
+}
+
+/// Asks anew for a name that had `address` once, if some other name still has: then the kernel has let a connection for it
+/// through. Once in a while.
+pub async fn renew_for(gate: &Gate, name: &HostName, address: IpAddr, client: Client) {
+    if !gate.pins.ran_out(name, address) || !gate.names.may_renew(name, Instant::now()) {
+        return;
+    }
+    let kind = if address.is_ipv4() { RecordType::A } else { RecordType::AAAA };
+    if allowed(&gate.plan(), name).is_ok() {
+        look_up(gate, name, kind, Some(client)).await;
+    }
+}
+
 /// Has it recorded that somebody asked.
-pub async fn tell(gate: &Gate, name: String, kind: RecordType, found: &Found) -> Option<Tally> {
+pub async fn tell(
+    gate: &Gate,
+    name: String,
+    kind: RecordType,
+    found: &Found,
+    client: Client,
+) -> Option<Tally> {
     let allowed = HostName::parse(&name).ok().and_then(|name| gate.plan().name_rule(&name));
-    gate.names.told.asked(&gate.keeper, name, kind.to_string(), allowed, found).await
+    gate.names.told.asked(&gate.keeper, name, kind.to_string(), allowed, found, client).await
 }
 
 /// Asks, once for all who want to know at that time. Whether the keeper has recorded it.
-async fn look_up(gate: &Gate, name: &HostName, kind: RecordType, from: SocketAddr) -> (Found, bool) {
+async fn look_up(gate: &Gate, name: &HostName, kind: RecordType, client: Option<Client>) -> (Found, bool) {
     let key = Key::new(name, kind);
     let Some(cell) = gate.names.enter(&key) else {
         return (Found::Failed("too many names at a time".into()), false);
@@ -160,7 +204,7 @@ async fn look_up(gate: &Gate, name: &HostName, kind: RecordType, from: SocketAdd
     let found = cell
         .get_or_init(|| async {
             let generation = gate.names.cache.generation();
-            let (found, by_keeper) = ask(gate, name, kind, from).await;
+            let (found, by_keeper) = ask(gate, name, kind, client).await;
             recorded = by_keeper;
             gate.names.cache.put(&key, &found, generation);
             found
@@ -171,7 +215,9 @@ async fn look_up(gate: &Gate, name: &HostName, kind: RecordType, from: SocketAdd
     (found, recorded)
 }
 
-async fn ask(gate: &Gate, name: &HostName, kind: RecordType, from: SocketAddr) -> (Found, bool) {
+async fn ask(gate: &Gate, name: &HostName, kind: RecordType, client: Option<Client>) -> (Found, bool) {
+    // By it a resolver's connection is told from others; what nobody asked for has none.
+    let from = client.map_or(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)), |client| client.from);
     let plan = gate.plan();
     if !gate.names.within_budget(&plan, name) {
         return (Found::Denied("dns.budget".into()), false);
@@ -190,7 +236,7 @@ async fn ask(gate: &Gate, name: &HostName, kind: RecordType, from: SocketAddr) -
         Err(found) => return (found, false),
     };
     let pin = ttl.clamp(MIN_PIN, MAX_PIN);
-    match gate.keeper.pin(name.clone(), kind.into(), addresses, pin).await {
+    match gate.keeper.pin(name.clone(), kind.into(), addresses, pin, client).await {
         Ok(pinned) if !pinned.is_empty() => {
             gate.pins.add(name, &pinned, Duration::from_secs(pin.into()));
             (Found::Addresses(pinned.into(), after(ttl)), true)

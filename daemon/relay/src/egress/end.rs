@@ -81,6 +81,6 @@ pub fn denied(peer: NetPeer, refusal: &Refusal) -> NetEvent {
             let host = refusal.name.clone().unwrap_or_default();
             NetEvent::Http { peer, method: method.clone(), host, denied, count: 1 }
         }
-        None => NetEvent::Connect { peer, denied: Some(denied), count: 1 },
+        None => NetEvent::Connect { peer, denied: Some(denied), actor: None, count: 1 },
     }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use agentd_policy::egress::Purpose;
 use agentd_relay::http::{Connection as Requests, Head, Mode, Refused, Step};
+use agentd_relay::proxy::Host;
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
@@ -195,7 +196,17 @@ impl Carried<'_> {
 
     fn judge(&self, head: &Head<'_>, to: SocketAddr) -> Result<Purpose, Refusal> {
         let gate = &self.connection.gate;
-        match judge::http(&gate.plan(), &gate.pins, &head.authority, to) {
+        let plan = gate.plan();
+        let judged = judge::http(&plan, &gate.pins, &head.authority, to).or_else(|rule| {
+            // One more request for the same name, on a connection that was dialled by its pin.
+            match &head.authority.host {
+                Host::Name(name) if judge::is_unpinned(&rule) && self.connection.is_used_for(name) => {
+                    Ok((Purpose::Name(name.clone()), Some(name.clone())))
+                }
+                _ => Err(rule),
+            }
+        });
+        match judged {
             Ok((purpose, name)) => {
                 self.connection.used_for(name.as_ref()).map_err(|rule| refused(head, rule.into()))?;
                 let capped = |rule| Refusal { why: caps::WHY.into(), ..refused(head, rule) };

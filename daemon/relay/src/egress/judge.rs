@@ -140,6 +140,11 @@ pub fn http(
     }
 }
 
+/// Whether nothing but a pin is missing.
+pub fn is_unpinned(rule: &str) -> bool {
+    rule == Denial::Unpinned.to_string()
+}
+
 /// Whether a server that speaks no TLS could find the host of a request in `hello`: some take any bytes before it for
 /// a method.
 fn holds_request(hello: &[u8]) -> bool {

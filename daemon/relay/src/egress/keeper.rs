@@ -11,7 +11,7 @@ use agentd_policy::egress::Purpose;
 use agentd_policy::event::NetEvent;
 use agentd_policy::hosts::HostName;
 use agentd_policy::profile::Protocol;
-use agentd_policy::wire::{FromRelay, MAX_DIALS, MAX_INWARD};
+use agentd_policy::wire::{Client, FromRelay, MAX_DIALS, MAX_INWARD};
 use rustix::io::Errno;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::{sleep, timeout};
@@ -24,6 +24,8 @@ const CONNECT: Duration = Duration::from_secs(20);
 /// How long a connection waits for its turn at most, and how often it is asked for.
 const TURN: Duration = Duration::from_secs(20);
 const PAUSE: Duration = Duration::from_millis(2);
+/// How long a client waits at most until an event about it is recorded.
+const RECORDED: Duration = Duration::from_millis(200);
 const NO_TURN: &str = "the session begins too many connections, and this one's turn did not come";
 
 /// Why there is no connection.
@@ -56,6 +58,7 @@ struct Asked {
     last: u32,
     dials: Waiting<Dialled>,
     pins: Waiting<Vec<IpAddr>>,
+    told: Waiting<()>,
 }
 
 /// The keeper.
@@ -65,6 +68,7 @@ pub struct Keeper {
     dials: Line,
     inward: Line,
     pins: Arc<Semaphore>,
+    told: Arc<Semaphore>,
 }
 
 /// Those that want a connection.
@@ -99,6 +103,7 @@ impl Keeper {
             dials: Line::new(MAX_DIALS),
             inward: Line::new(MAX_INWARD),
             pins: Arc::new(Semaphore::new(MAX_DIALS)),
+            told: Arc::new(Semaphore::new(MAX_DIALS)),
         }
     }
 
@@ -169,6 +174,7 @@ impl Keeper {
         question: u16,
         addresses: Vec<IpAddr>,
         ttl: u32,
+        client: Option<Client>,
     ) -> io::Result<Vec<IpAddr>> {
         let (sender, answer) = oneshot::channel();
         let number = self.ask(&self.pins, |asked, number, place| {
@@ -176,14 +182,46 @@ impl Keeper {
             number
         });
         let number = number.await?;
-        self.send(number, &FromRelay::Pin { number, name, question, addresses, ttl }).await?;
+        self.send(number, &FromRelay::Pin { number, name, question, addresses, ttl, client }).await?;
         answer.await.map_err(io::Error::other)
     }
 
     /// Has something recorded.
     pub async fn tell(&self, event: NetEvent) {
+        self.tell_again(event, None).await;
+    }
+
+    /// Has something recorded that `client` did before, of which the keeper was told then.
+    pub async fn tell_again(&self, event: NetEvent, client: Option<Client>) {
         // It fails once the keeper is gone, and the session with it.
-        let _ = self.control.send(&FromRelay::Told(event)).await;
+        let _ = self.control.send(&FromRelay::Told { event, client, number: None }).await;
+    }
+
+    /// Has something recorded about `client`, which is answered after that: as long as it waits it can be seen.
+    pub async fn tell_of(&self, event: NetEvent, client: Client) {
+        let (sender, answer) = oneshot::channel();
+        let number = self.ask(&self.told, |asked, number, place| {
+            asked.told.insert(number, (sender, place));
+            number
+        });
+        let Ok(number) = number.await else { return };
+        let told = FromRelay::Told { event, client: Some(client), number: Some(number) };
+        if self.send(number, &told).await.is_ok() {
+            // An answer that comes later finds nobody, and makes room.
+            let _ = timeout(RECORDED, answer).await;
+        }
+    }
+
+    /// An answer to [`Keeper::tell_of`].
+    pub fn recorded(&self, number: u32) {
+        if let Some((sender, _place)) = self.asked().told.remove(&number) {
+            let _ = sender.send(());
+        }
+    }
+
+    /// A name was asked for anew, as the keeper wanted.
+    pub async fn renewed(&self, name: HostName, question: u16) {
+        let _ = self.control.send(&FromRelay::Renewed { name, question }).await;
     }
 
     /// An answer to [`Keeper::dial`]. What nobody waits for any more is closed.
@@ -239,6 +277,7 @@ impl Drop for Unsent<'_> {
         let mut asked = self.keeper.asked();
         asked.dials.remove(&self.number);
         asked.pins.remove(&self.number);
+        asked.told.remove(&self.number);
     }
 }
 

@@ -40,6 +40,7 @@ use std::time::Duration;
 
 use agentd_policy::blocklist::Blocklist;
 use agentd_policy::egress::Egress;
+use agentd_policy::hosts::HostName;
 use agentd_policy::publish::Publish;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
@@ -104,6 +105,7 @@ pub struct Network {
     gate: Arc<Gate>,
     /// Aborted with it.
     listeners: JoinSet<()>,
+    renewals: JoinSet<()>,
 }
 
 impl Network {
@@ -114,7 +116,7 @@ impl Network {
         mut descriptors: Vec<OwnedFd>,
         control: Arc<Control>,
     ) -> Result<Self, RelayError> {
-        let (ports, locals) = (plan.udp_ports(), plan.local.clone());
+        let (ports, locals, proxy) = (plan.udp_ports(), plan.local.clone(), plan.has_proxy());
         // Last come a table of blocklists and then a file of authorities, if there are.
         let trust = if plan.asks_over_tls() { descriptors.pop() } else { None };
         let table = if blocklist { descriptors.pop() } else { None };
@@ -141,7 +143,7 @@ impl Network {
         let kinds = [Kind::Tcp(Entry::Transparent); 2]
             .into_iter()
             .chain([Kind::Dns; 2])
-            .chain([Kind::Tcp(Entry::Proxy); 2])
+            .chain([Kind::Tcp(Entry::Proxy); 2].into_iter().filter(|_| proxy))
             .chain(ports.into_iter().flat_map(twice).map(Kind::Udp))
             .chain(locals.into_iter().flat_map(twice).map(|_| Kind::Tcp(Entry::Local)));
         for (kind, descriptor) in kinds.zip(descriptors) {
@@ -154,7 +156,7 @@ impl Network {
         }
         let told = gate.clone();
         listeners.spawn(async move { told.names.told.run(&told.keeper).await });
-        Ok(Self { gate, listeners })
+        Ok(Self { gate, listeners, renewals: JoinSet::new() })
     }
 
     /// Lets in who comes by `descriptors`, which listen on the host's loopback.
@@ -182,9 +184,26 @@ impl Network {
         self.gate.keeper.pinned(number, addresses);
     }
 
+    /// The keeper has recorded something.
+    pub fn recorded(&self, number: u32) {
+        self.gate.keeper.recorded(number);
+    }
+
+    /// The keeper wants a name asked for anew.
+    pub fn renew(&mut self, name: HostName, question: u16) {
+        let gate = self.gate.clone();
+        // Those that are done make room; the keeper asks for so many at a time.
+        while self.renewals.try_join_next().is_some() {}
+        self.renewals.spawn(async move {
+            dns::renew(&gate, &name, question).await;
+            gate.keeper.renewed(name, question).await;
+        });
+    }
+
     /// The session is over: ends all.
     fn over(&mut self) {
         self.listeners.abort_all();
+        self.renewals.abort_all();
         self.gate.state.send_modify(|state| state.over = true);
     }
 

@@ -11,7 +11,9 @@ use agentd_policy::hosts::HostName;
 const MAX_NAMES: usize = 256;
 /// The most pairs of both: the keeper has as many.
 const MAX_PAIRS: usize = 4096;
-/// How often what is over is forgotten.
+/// How many pairs are kept although they are over: a program may still use the address.
+const MAX_EXPIRED: usize = 1024;
+/// How often it is looked whether there are more.
 const SWEEP: Duration = Duration::from_secs(60);
 /// A connection that the kernel let through in a pin's last moment is still judged by it.
 const GRACE: Duration = Duration::from_secs(15);
@@ -27,6 +29,10 @@ struct Held {
 impl Held {
     fn pairs(&self) -> usize {
         self.addresses.values().map(Vec::len).sum()
+    }
+
+    fn expired(&self, now: Instant) -> usize {
+        self.addresses.values().flatten().filter(|(_, end)| *end <= now).count()
     }
 
     fn sweep(&mut self, now: Instant) {
@@ -48,14 +54,15 @@ impl Pins {
         let now = Instant::now();
         let mut held = self.pins();
         let due = held.swept.is_none_or(|swept| now.duration_since(swept) >= SWEEP);
-        if due || held.pairs() + addresses.len() > MAX_PAIRS {
+        if (due && held.expired(now) > MAX_EXPIRED) || held.pairs() + addresses.len() > MAX_PAIRS {
             held.sweep(now);
         }
         let mut room = MAX_PAIRS.saturating_sub(held.pairs());
         for address in addresses {
             let names = held.addresses.entry(*address).or_default();
             let before = names.len();
-            names.retain(|(other, end)| other != name && *end > now);
+            let full = names.len() >= MAX_NAMES;
+            names.retain(|(other, end)| other != name && (*end > now || !full));
             room += before - names.len();
             if names.len() < MAX_NAMES && room > 0 {
                 names.push((name.clone(), now + ttl + GRACE));
@@ -70,6 +77,13 @@ impl Pins {
         let pins = self.pins();
         let names = pins.addresses.get(&address).into_iter().flatten().rev();
         names.filter(|(_, end)| *end > now).map(|(name, _)| name.clone()).collect()
+    }
+
+    /// Whether `name` pinned `address` once, and that is over.
+    pub fn ran_out(&self, name: &HostName, address: IpAddr) -> bool {
+        let now = Instant::now();
+        let pins = self.pins();
+        pins.addresses.get(&address).into_iter().flatten().any(|(other, end)| other == name && *end <= now)
     }
 
     /// Other addresses that `name` pinned, of the other family and of that of `than` by turns (RFC 8305 §4).
@@ -113,6 +127,9 @@ mod tests {
             *end = Instant::now();
         }
         assert!(pins.names(a).is_empty() && pins.others(&name("x.example"), a).is_empty());
+        assert!(pins.ran_out(&name("x.example"), a) && !pins.ran_out(&name("z.example"), a));
+        pins.add(&name("x.example"), &[a], Duration::from_secs(60));
+        assert!(!pins.ran_out(&name("x.example"), a) && pins.ran_out(&name("y.example"), a));
     }
 
     #[test]

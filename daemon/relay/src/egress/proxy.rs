@@ -254,8 +254,8 @@ async fn open(
             let gate = &connection.gate;
             let [four, six] = [RecordType::A, RecordType::AAAA];
             let (four, six) = tokio::join!(
-                dns::find(gate, name, four, connection.from),
-                dns::find(gate, name, six, connection.from)
+                dns::find(gate, name, four, connection.who()),
+                dns::find(gate, name, six, connection.who())
             );
             match (six.addresses().first().or(four.addresses().first()), [four.denied(), six.denied()]) {
                 (Some(address), _) => *address,

@@ -9,6 +9,7 @@ use agentd_policy::egress::{Egress, Purpose};
 use agentd_policy::event::{MAX_NAMES, NetEvent, NetPeer};
 use agentd_policy::hosts::{HostName, HostVerdict};
 use agentd_policy::profile::Protocol;
+use agentd_policy::wire::Client;
 
 use super::admit::{Admitted, admit};
 use super::caps::{self, Budget};
@@ -17,7 +18,7 @@ use super::end::{End, denied};
 use super::idle::idle;
 use super::judge::{self, First, Manner, Refusal};
 use super::room::Room;
-use super::{Gate, MAX_CONNECTIONS, answering, dial, http, local, other, proxy, tls};
+use super::{Gate, MAX_CONNECTIONS, answering, dial, dns, http, local, other, proxy, tls};
 use crate::Endpoint;
 
 /// A connection without a byte for so long, and at most twice, is closed.
@@ -46,7 +47,7 @@ pub async fn listen(gate: Arc<Gate>, listener: Endpoint, entry: Entry) {
     let denied = |admitted: &Admitted| {
         let (address, port) = (admitted.to.ip(), admitted.to.port());
         let peer = NetPeer { protocol: "tcp".into(), address, port, name: None, rule: None };
-        NetEvent::Connect { peer, denied: Some("tcp.connections".into()), count: 1 }
+        NetEvent::Connect { peer, denied: Some("tcp.connections".into()), actor: None, count: 1 }
     };
     admit(listener, &gate.connections, &gate.keeper, serve, denied).await;
 }
@@ -109,7 +110,7 @@ impl Connection {
     /// Serves it to its end. What few need is in memory of its own: most connections do without.
     async fn serve(self, entry: Entry) {
         if entry == Entry::Transparent && self.to().port() == DNS {
-            return Box::pin(answering::serve_stream(&self.gate, &self.client, self.from)).await;
+            return Box::pin(answering::serve_stream(&self.gate, &self.client, (self.from, self.to()))).await;
         }
         let run = async {
             let ended = match entry {
@@ -150,6 +151,9 @@ impl Connection {
         let (plan, pins, to) = (self.gate.plan(), &self.gate.pins, self.to());
         match first {
             First::Tls(hello, length) => {
+                if let Some(name) = &hello.name {
+                    dns::renew_for(&self.gate, name, to.ip(), self.who()).await;
+                }
                 let purpose = judge::tls(&plan, pins, &hello, to)?;
                 let many = |rule| Refusal::new(Manner::Tls, rule, MANY);
                 self.used_for(hello.name.as_ref()).map_err(many)?;
@@ -190,10 +194,12 @@ impl Connection {
         let to = self.to();
         self.join(&purpose).map_err(|rule| Refusal::new(Manner::Plain, rule, caps::WHY))?;
         let mut addresses = vec![to];
-        if let Purpose::Name(name) = &purpose {
-            let others = self.gate.pins.others(name, to.ip());
-            addresses.extend(others.into_iter().map(|address| SocketAddr::new(address, to.port())));
-        }
+        let others = match &purpose {
+            Purpose::Name(name) => self.gate.pins.others(name, to.ip()),
+            Purpose::Local => local::loopbacks(to.ip())[1..].to_vec(),
+            _ => Vec::new(),
+        };
+        addresses.extend(others.into_iter().map(|address| SocketAddr::new(address, to.port())));
         let name = match &purpose {
             Purpose::Name(name) => Some(name),
             _ => None,
@@ -235,6 +241,11 @@ impl Connection {
             right.names.push(name.clone());
         }
         Ok(())
+    }
+
+    /// Whether it is used for `name` already: it goes on for as long as the rules allow that, whatever its pin.
+    pub fn is_used_for(&self, name: &HostName) -> bool {
+        lock(&self.right).as_ref().is_some_and(|right| right.names.contains(name))
     }
 
     /// It counts by the rule that allows `purpose`.
@@ -327,7 +338,7 @@ impl Connection {
         let server = self.server.get();
         if let End::Refused(refusal) = &end {
             let name = refusal.name.clone().or_else(|| peer.name.clone());
-            self.gate.keeper.tell(denied(NetPeer { name, ..peer.clone() }, refusal)).await;
+            self.gate.keeper.tell_of(denied(NetPeer { name, ..peer.clone() }, refusal), self.who()).await;
         }
         let reason = end.reason();
         let cut_short = self.dialling.load(Ordering::Relaxed);
@@ -349,6 +360,13 @@ impl Connection {
         if let Some(server) = server {
             copy::reset(server);
         }
+    }
+
+    /// Its client's socket, as the client has it: where it went may have changed since.
+    pub fn who(&self) -> Client {
+        let to = rustix::net::getsockname(self.client.get_ref()).ok();
+        let to = to.and_then(|to| SocketAddr::try_from(to).ok()).unwrap_or_else(|| self.to());
+        Client { protocol: Protocol::Tcp, from: self.from, to }
     }
 
     /// The far end, for the record.

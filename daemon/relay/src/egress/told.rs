@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use agentd_policy::event::NetEvent;
+use agentd_policy::wire::Client;
 use tokio::sync::Notify;
 use tokio::time::sleep;
 
@@ -27,6 +28,8 @@ struct Kind {
     denied: Option<String>,
     /// The rule that allows it.
     allowed: Option<String>,
+    /// Whose question it was.
+    client: Client,
 }
 
 /// What of a kind is not told yet.
@@ -39,12 +42,12 @@ struct Repeats {
 }
 
 /// Counts who asks for something that was told, as long as it is looked at.
-pub struct Tally(Arc<Repeats>);
+pub struct Tally(Arc<Repeats>, Client);
 
 impl Tally {
-    /// Once more; `false` if that has to be told.
-    pub fn again(&self) -> bool {
-        let counts = !self.0.over.load(Ordering::Relaxed);
+    /// Once more, by `client`; `false` if that has to be told.
+    pub fn again(&self, client: &Client) -> bool {
+        let counts = self.1 == *client && !self.0.over.load(Ordering::Relaxed);
         if counts {
             self.0.count.fetch_add(1, Ordering::Relaxed);
         }
@@ -60,7 +63,8 @@ pub struct Told {
 }
 
 impl Told {
-    /// `name` was asked for, which the rule `allowed` allows, and that was the answer. Who asks again for a moment can be counted by what comes back.
+    /// `client` asked for `name`, which the rule `allowed` allows, and that is to be the answer. Who asks again for a
+    /// moment can be counted by what comes back.
     pub async fn asked(
         &self,
         keeper: &Keeper,
@@ -68,15 +72,16 @@ impl Told {
         question: String,
         allowed: Option<String>,
         found: &Found,
+        client: Client,
     ) -> Option<Tally> {
         let denied = found.denied().map(str::to_owned);
         let allowed = allowed.filter(|_| denied.is_none());
-        let kind = Kind { name, question, denied, allowed };
+        let kind = Kind { name, question, denied, allowed, client };
         let addresses = found.addresses();
         let (tally, first) = self.enter(&kind, addresses);
         if first {
             self.some.notify_one();
-            keeper.tell(event(kind, 1, addresses.to_vec())).await;
+            keeper.tell_of(event(kind, 1, addresses.to_vec()), client).await;
         }
         tally
     }
@@ -87,14 +92,14 @@ impl Told {
         if let Some(repeats) = kinds.get(kind) {
             repeats.count.fetch_add(1, Ordering::Relaxed);
             *lock(&repeats.addresses) = addresses.to_vec();
-            return (Some(Tally(repeats.clone())), false);
+            return (Some(Tally(repeats.clone(), kind.client)), false);
         }
         if kinds.len() >= MAX_KINDS {
             return (None, true);
         }
         let repeats = Arc::new(Repeats { addresses: Mutex::new(addresses.to_vec()), ..Repeats::default() });
         kinds.insert(kind.clone(), repeats.clone());
-        (Some(Tally(repeats)), true)
+        (Some(Tally(repeats, kind.client)), true)
     }
 
     /// Tells the numbers, for as long as there is a session.
@@ -114,14 +119,14 @@ impl Told {
         lock(&self.kinds).retain(|kind, repeats| {
             let count = repeats.count.swap(0, Ordering::Relaxed);
             if count > 0 {
-                repeated.push(event(kind.clone(), count, lock(&repeats.addresses).clone()));
+                repeated.push((event(kind.clone(), count, lock(&repeats.addresses).clone()), kind.client));
             } else {
                 repeats.over.store(true, Ordering::Relaxed);
             }
             count > 0
         });
-        for event in repeated {
-            keeper.tell(event).await;
+        for (event, client) in repeated {
+            keeper.tell_again(event, Some(client)).await;
         }
     }
 }
@@ -131,24 +136,32 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 fn event(kind: Kind, count: u64, addresses: Vec<IpAddr>) -> NetEvent {
-    let Kind { name, question, denied, allowed } = kind;
-    NetEvent::Dns { name, question, denied, allowed, addresses, count }
+    let Kind { name, question, denied, allowed, client: _ } = kind;
+    NetEvent::Dns { name, question, denied, allowed, addresses, actor: None, count }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use agentd_policy::profile::Protocol;
+
+    fn client(port: u16) -> Client {
+        let (from, to) = (([127, 0, 0, 1], port).into(), ([127, 0, 0, 1], 53).into());
+        Client { protocol: Protocol::Udp, from, to }
+    }
 
     fn kind(name: &str) -> Kind {
-        Kind { name: name.into(), question: "A".into(), denied: None, allowed: None }
+        Kind { name: name.into(), question: "A".into(), denied: None, allowed: None, client: client(1) }
     }
 
     #[test]
     fn what_is_told_is_counted_until_nobody_asks() {
         let (told, kind) = (Told::default(), kind("a.example"));
-        let counts = |tally: &Option<Tally>| tally.as_ref().is_some_and(Tally::again);
+        let counts = |tally: &Option<Tally>| tally.as_ref().is_some_and(|tally| tally.again(&client(1)));
         let (tally, first) = told.enter(&kind, &[]);
         assert!(first && counts(&tally));
+        // Somebody else's question is one of its own.
+        assert!(!tally.as_ref().unwrap().again(&client(2)));
         let (again, first) = told.enter(&kind, &[[192, 0, 2, 1].into()]);
         assert!(!first && counts(&again));
         let repeats = lock(&told.kinds)[&kind].clone();

@@ -11,6 +11,7 @@ use agentd_policy::egress::{Egress, Purpose};
 use agentd_policy::event::{NetEvent, NetPeer};
 use agentd_policy::hosts::HostVerdict;
 use agentd_policy::profile::Protocol;
+use agentd_policy::wire::Client;
 use rustix::io::Errno;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::time::sleep;
@@ -114,7 +115,10 @@ impl Flow {
         let keeper = &self.gate.keeper;
         let purpose = match purpose {
             Ok(purpose) => purpose,
-            Err(rule) => return keeper.tell(NetEvent::Connect { peer, denied: Some(rule), count: 1 }).await,
+            Err(rule) => {
+                let event = NetEvent::Connect { peer, denied: Some(rule), actor: None, count: 1 };
+                return keeper.tell_of(event, self.who()).await;
+            }
         };
         if let Purpose::Name(name) = &purpose {
             peer.name = Some(name.to_string());
@@ -158,6 +162,10 @@ impl Flow {
         })
     }
 
+    fn who(&self) -> Client {
+        Client { protocol: Protocol::Udp, from: self.route.from, to: self.to }
+    }
+
     /// A cap is reached. Whoever goes on sending is not listened to for a moment.
     async fn capped(
         &self,
@@ -166,7 +174,8 @@ impl Flow {
         purpose: &Purpose,
         datagrams: &mut mpsc::Receiver<Waiting>,
     ) {
-        self.gate.keeper.tell(NetEvent::Connect { peer, denied: Some(rule), count: 1 }).await;
+        let event = NetEvent::Connect { peer, denied: Some(rule), actor: None, count: 1 };
+        self.gate.keeper.tell_of(event, self.who()).await;
         let unheard = async { while datagrams.recv().await.is_some() {} };
         tokio::select! {
             () = sleep(REFUSED) => {}

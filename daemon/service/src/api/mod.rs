@@ -12,10 +12,10 @@ use agentd_policy::profile::Profile;
 use agentd_policy::wire::{Peer, Ticket};
 use agentd_proto::v1::sessions_server::Sessions;
 use agentd_proto::v1::{
-    AttachInput, AttachOutput, ChangePolicyReply, ChangePolicyRequest, CreateReply, CreateRequest,
-    DoctorReply, DoctorRequest, Event, EventsRequest, InspectReply, InspectRequest, KillReply, KillRequest,
-    ListReply, ListRequest, LogChunk, LogsRequest, OfferedPath, RemoveReply, RemoveRequest, RunSpec,
-    Session as Shown, StopReply, StopRequest, Timing, VersionReply, VersionRequest, WatchRequest,
+    AttachInput, AttachOutput, CreateReply, CreateRequest, DoctorReply, DoctorRequest, Event, EventsRequest,
+    InspectReply, InspectRequest, KillReply, KillRequest, ListReply, ListRequest, LogChunk, LogsRequest,
+    OfferedPath, RemoveReply, RemoveRequest, RunSpec, Session as Shown, StopReply, StopRequest, Timing,
+    VersionReply, VersionRequest, WatchRequest,
 };
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
@@ -278,14 +278,6 @@ impl Sessions for Api {
     async fn doctor(&self, request: Request<DoctorRequest>) -> Result<Response<DoctorReply>, Status> {
         let caller = caller(&request)?;
         deny(self.examined(&caller, request.get_ref()).await).map(Response::new)
-    }
-
-    async fn change_policy(
-        &self,
-        request: Request<ChangePolicyRequest>,
-    ) -> Result<Response<ChangePolicyReply>, Status> {
-        let caller = caller(&request)?;
-        deny(self.policy_changed(&caller, request.get_ref()).await).map(Response::new)
     }
 
     async fn list(&self, request: Request<ListRequest>) -> Result<Response<ListReply>, Status> {

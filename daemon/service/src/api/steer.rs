@@ -5,14 +5,13 @@ use std::time::Duration;
 use agentd_policy::Refusal;
 use agentd_policy::wire;
 use agentd_proto::v1::{
-    ChangePolicyReply, ChangePolicyRequest, Check, DoctorReply, DoctorRequest, KillReply, KillRequest, Leak,
-    RemoveReply, RemoveRequest, StopReply, StopRequest,
+    Check, DoctorReply, DoctorRequest, KillReply, KillRequest, Leak, RemoveReply, RemoveRequest, StopReply,
+    StopRequest,
 };
 
 use super::{Api, take};
 use crate::build;
 use crate::connection::Caller;
-use crate::policy;
 use crate::registry::Wish;
 use crate::session::{Ask, Killer, Phase, Session};
 use crate::supervisor::MAX_GRACE;
@@ -24,9 +23,6 @@ const ENDING: Duration = Duration::from_secs(15);
 const AGAIN: Duration = Duration::from_millis(50);
 /// How long a command that is asked to end has for it, if nothing else is said.
 const GRACE: Duration = Duration::from_secs(10);
-
-/// How long a session may take until a change of what it may reach is in force and on record.
-const ANSWER: Duration = Duration::from_secs(10);
 
 impl Api {
     pub(super) async fn removed(
@@ -109,28 +105,6 @@ impl Api {
         }
         let exit = Some(session.exit().await);
         Ok(StopReply { id: session.id.to_string(), exit })
-    }
-
-    pub(super) async fn policy_changed(
-        &self,
-        caller: &Caller,
-        request: &ChangePolicyRequest,
-    ) -> Result<ChangePolicyReply, Refusal> {
-        let session = self.0.registry.find(&request.id, &caller.peer, Wish::Steer)?;
-        let change = policy::parse(request)?;
-        let who = self.0.users.name(caller.peer.uid).await;
-        let (asked, answered) = policy::ask(change, who);
-        if session.phase() < Phase::Ended {
-            // If nobody takes it, the session has ended: then nobody answers.
-            session.ask(Ask::Policy(asked)).await;
-        } else {
-            drop(asked);
-        }
-        match tokio::time::timeout(ANSWER, answered).await {
-            Ok(answer) => answer.unwrap_or_else(|_| Err(policy::ended(&session.id)))?,
-            Err(_) => return Err(policy::unanswered(&session.id)),
-        }
-        Ok(ChangePolicyReply { id: session.id.to_string() })
     }
 
     pub(super) async fn examined(

@@ -60,10 +60,6 @@ impl Supervisor<'_> {
                     self.outbox.push_back(packet);
                 }
             }
-            Ask::Policy(asked) if running && (crowded || self.changes.crowded()) => {
-                asked.answer(Err(exec::deaf()))
-            }
-            Ask::Policy(asked) if running => self.change_policy(*asked),
             Ask::Close(command) => {
                 if self.commands.forget(command) {
                     self.tell_keeper(&ToKeeper::End { command });
@@ -76,7 +72,7 @@ impl Supervisor<'_> {
                 }
             }
             // Whoever waits for an answer gets none.
-            Ask::Stop { .. } | Ask::Run(_) | Ask::Policy(_) | Ask::Note { .. } => {}
+            Ask::Stop { .. } | Ask::Run(_) | Ask::Note { .. } => {}
         }
         self.count();
         None

@@ -1,6 +1,7 @@
 //! What a session's keeper sends, and what it is told.
 
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use agentd_kernel::packets::{Packet, PacketError};
@@ -23,7 +24,7 @@ impl Supervisor<'_> {
     pub(super) async fn take(&mut self, first: Result<Option<Packet>, PacketError>) -> Option<Input> {
         let (mut lines, mut exit, mut last) = (Vec::new(), None, None);
         let (mut next, mut lost, mut started) = (Some(first), false, None);
-        let (mut room, mut bytes, mut in_force) = (BATCH, 0, Vec::new());
+        let (mut room, mut bytes) = (BATCH, 0);
         let before = self.numbering.mark();
         while let Some(packet) = next.take() {
             bytes += packet.as_ref().map_or(0, |packet| packet.as_ref().map_or(0, |p| p.bytes.len()));
@@ -31,8 +32,14 @@ impl Supervisor<'_> {
                 Some(Ok((FromKeeper::Event(source), _))) if self.found.is_none() => {
                     last = Some(source.number);
                     started = started.or_else(|| started_at(&source));
+                    let who = match &source.body {
+                        EventBody::Policy { uid, .. } => Some(self.host.users.name(*uid).await),
+                        _ => None,
+                    };
                     let (mut more, end) = self.numbering.take(source);
-                    in_force.extend(self.changes.in_force(&mut more));
+                    for policy in more.iter_mut().filter_map(|line| line.event.policy.as_mut()) {
+                        policy.user.clone_from(&who);
+                    }
                     lines.extend(more);
                     exit = exit.or(end);
                 }
@@ -57,8 +64,6 @@ impl Supervisor<'_> {
         let ended = exit.is_some();
         if !lines.is_empty() && !self.append(&lines, before).await {
             last = None;
-        } else if !in_force.is_empty() {
-            self.policy_in_force(in_force);
         }
         if let Some(started) = started {
             metrics()
@@ -99,7 +104,6 @@ impl Supervisor<'_> {
                 if self.numbering.source() > acknowledged {
                     self.acknowledge_once_on_disk(self.numbering.source());
                 }
-                self.tell_policy();
                 if self.session.hub.stage() == Stage::Waiting {
                     self.tell_keeper(&ToKeeper::Connect { command: 0 });
                 }
@@ -117,8 +121,9 @@ impl Supervisor<'_> {
                 self.count();
                 true
             }
-            (FromKeeper::Unchanged { change, refusal, egress }, None) => {
-                self.policy_refused(&change, refusal, *egress);
+            (FromKeeper::Egress(egress), None) => {
+                self.session.change(|status| status.egress = Some(Arc::new(*egress)));
+                self.save();
                 true
             }
             (FromKeeper::NotRun { command, step, errno }, None) => {

@@ -3,7 +3,6 @@
 
 mod asks;
 mod keeper;
-mod policy;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -21,7 +20,6 @@ use crate::host::Host;
 use crate::hub::Stage;
 use crate::link::Link;
 use crate::metrics::{Depth, metrics};
-use crate::policy::Changes;
 use crate::record::{self, micros};
 use crate::recover::foreign_format;
 use crate::session::{Asks, Killer, Phase, Session};
@@ -78,8 +76,6 @@ pub struct Supervisor<'a> {
     ack: Option<Vec<u8>>,
     /// What else found none.
     outbox: VecDeque<Vec<u8>>,
-    /// Changes of what it may reach, of which the keeper has not said yet that they are in force.
-    changes: Changes,
     /// Why it is ended, if its keeper does not know.
     note: Option<String>,
     by: Option<String>,
@@ -113,7 +109,6 @@ impl<'a> Supervisor<'a> {
             unacknowledged: metrics().unacknowledged(),
             ack: None,
             outbox: VecDeque::new(),
-            changes: Changes::default(),
             note: None,
             by: None,
             upgrade: None,

@@ -59,14 +59,19 @@ impl Keeper {
             judged => judged,
         };
         if let Err(denial) = judged {
-            let event = NetEvent::Connect { peer: peer(None), denied: Some(denial.to_string()), count: 1 };
+            let event = NetEvent::Connect {
+                peer: peer(None),
+                denied: Some(denial.to_string()),
+                actor: None,
+                count: 1,
+            };
             way_out.told.tell(event, &mut self.spool);
             return Err(Errno::ACCESS);
         }
         let rule = way_out.egress.rule(purpose, to, protocol);
         // What the relay asks resolvers is told of as what the session asked.
         if *purpose != Purpose::Resolver {
-            let event = NetEvent::Connect { peer: peer(rule.clone()), denied: None, count: 1 };
+            let event = NetEvent::Connect { peer: peer(rule.clone()), denied: None, actor: None, count: 1 };
             way_out.told.tell(event, &mut self.spool);
         }
         let socket = connect(to, protocol).and_then(|socket| match protocol {

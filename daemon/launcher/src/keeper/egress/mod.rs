@@ -6,6 +6,7 @@ mod datagrams;
 mod dial;
 mod pins;
 mod publish;
+mod renewals;
 mod told;
 
 use std::net::IpAddr;
@@ -14,23 +15,22 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use agentd_kernel::memfd::Sealed;
-use agentd_kernel::nft::{NftError, Ruleset};
+use agentd_kernel::nft::NftError;
 use agentd_kernel::route::Routes;
 use agentd_policy::blocklist::Blocklist;
 use agentd_policy::ceiling::Ceiling;
 use agentd_policy::egress::{Denial, Egress, MAX_ADDRESSES, MAX_PIN, MIN_PIN, Purpose};
-use agentd_policy::event::{End, EventBody, NetEvent};
+use agentd_policy::event::{Actor, End, NetEvent};
 use agentd_policy::hosts::HostName;
-use agentd_policy::network::MAX_TEXT;
-use agentd_policy::wire::{FromKeeper, FromRelay, ToRelay};
+use agentd_policy::wire::{Client, FromRelay, ToRelay};
 
 use super::Keeper;
-use crate::init::way_out;
-use bucket::Bucket;
+pub use bucket::Bucket;
 use datagrams::Datagrams;
 pub use datagrams::FIRST as DATAGRAMS;
 use pins::Pins;
 use publish::Inward;
+use renewals::Renewals;
 pub use told::Told;
 
 /// Dials at once, and in every second after that. Each may leave the host a port in use for a minute (TIME_WAIT,
@@ -45,13 +45,14 @@ const TOLD: usize = 3;
 /// What it may reach, and what of that can be reached now.
 #[derive(Debug)]
 pub struct WayOut {
-    egress: Egress,
+    pub(super) egress: Egress,
     /// The site's, as it was when the session began.
-    ceiling: Ceiling,
+    pub(super) ceiling: Ceiling,
     listed: Option<Listed>,
     /// Of the host's network.
     routes: Routes,
-    pins: Pins,
+    pub(super) pins: Pins,
+    pub(super) renewals: Renewals,
     dials: Bucket,
     asked: Bucket,
     datagrams: Datagrams,
@@ -96,6 +97,7 @@ impl WayOut {
             listed: blocklist.map(Listed::open).transpose()?,
             routes: Routes::open().map_err(|e| format!("routes: {e}"))?,
             pins: Pins::default(),
+            renewals: Renewals::default(),
             dials: Bucket::new(DIALS.0, DIALS.1),
             asked: Bucket::new(PINS, PINS),
             datagrams: Datagrams::default(),
@@ -125,9 +127,9 @@ impl WayOut {
 }
 
 impl Keeper {
-    /// Whether its session has a way out.
+    /// Whether its session has a way out, or may have one later.
     pub fn dials(&self) -> bool {
-        self.way_out.as_ref().is_some_and(|way_out| !way_out.egress.is_closed())
+        self.way_out.as_ref().is_some_and(|way_out| !way_out.egress.sealed)
     }
 
     /// Hands the sockets of the way out, which init has opened, to the relay, with what it needs besides, and those of
@@ -172,17 +174,34 @@ impl Keeper {
             FromRelay::Dial { number, purpose, to, protocol, .. } => {
                 self.dial(number, &purpose, to, protocol)
             }
-            FromRelay::Pin { number, name, question, addresses, ttl } => {
-                let addresses = self.pin(&name, question, &addresses, ttl);
+            FromRelay::Pin { number, name, question, addresses, ttl, client } => {
+                let actor = match client {
+                    Some(_) => self.who(client),
+                    None => self.way_out.as_ref().and_then(|way_out| way_out.renewals.actor(&name)),
+                };
+                let addresses = self.pin(&name, question, &addresses, ttl, actor);
                 self.ask_relay(&ToRelay::Pinned { number, addresses }, vec![]);
             }
-            FromRelay::Told(event) => {
+            FromRelay::Told { event, client, number } => {
+                let actor = match number {
+                    Some(_) => self.who(client),
+                    None => client.and_then(|client| self.denials.owners.known(&client)),
+                };
                 if let Some(way_out) = &mut self.way_out {
-                    way_out.told.hear(event, &mut self.spool);
+                    way_out.told.hear(event, actor, &mut self.spool);
+                }
+                if let Some(number) = number {
+                    self.ask_relay(&ToRelay::Recorded { number }, vec![]);
                 }
             }
+            FromRelay::Renewed { name, question } => self.renewed(&name, question),
             FromRelay::Active | FromRelay::Closed { .. } => {}
         }
+    }
+
+    /// Who has the relay's client.
+    fn who(&mut self, client: Option<Client>) -> Option<Actor> {
+        self.denials.owners.of_client(&client?, &self.processes, &self.watch)
     }
 
     /// Datagrams came by one of the pairs.
@@ -193,7 +212,14 @@ impl Keeper {
     }
 
     /// Makes addresses of a name reachable; those that are. What cannot be told of is not done.
-    fn pin(&mut self, name: &HostName, question: u16, addresses: &[IpAddr], ttl: u32) -> Vec<IpAddr> {
+    fn pin(
+        &mut self,
+        name: &HostName,
+        question: u16,
+        addresses: &[IpAddr],
+        ttl: u32,
+        actor: Option<Actor>,
+    ) -> Vec<IpAddr> {
         let now = Instant::now();
         let room = self.spool.has_room_for(TOLD) && self.end.is_none();
         let Some(way_out) = self.way_out.as_mut().filter(|_| room) else { return vec![] };
@@ -223,6 +249,7 @@ impl Keeper {
             allowed: allowed.clone().filter(|_| denied.is_none()),
             denied,
             addresses,
+            actor: actor.clone(),
             count: 1,
         };
         if let Some(denial) = pinned.denial {
@@ -240,38 +267,8 @@ impl Keeper {
         }
     }
 
-    /// The service changes what may be reached. What is pinned and may not be any more goes before the relay hears.
-    pub(super) fn change_policy(&mut self, egress: Box<Egress>, change: &str) {
-        if self.end.is_some() {
-            return;
-        }
-        let Some(way_out) = &mut self.way_out else {
-            tracing::error!("a way out is changed that the session has not");
-            return;
-        };
-        let possible = way_out.egress.may_become(&egress).and_then(|()| way_out.ceiling.check(&egress));
-        if let Err(refusal) = possible {
-            tracing::warn!(%refusal, "a change of the session's way out is refused");
-            let (change, egress) = (told::clean(change, MAX_TEXT), Box::new(way_out.egress.clone()));
-            self.say(&FromKeeper::Unchanged { change, refusal, egress }, vec![]);
-            return;
-        }
-        let table = self.denials.table();
-        let done = table
-            .plan(&Ruleset::open(&way_out::passages(&egress)))
-            .and_then(|()| way_out.pins.judge_again(&egress, table, Instant::now()));
-        way_out.egress = (*egress).clone();
-        way_out.told.flush(&mut self.spool);
-        if let Err(error) = done {
-            self.network_failed(&error);
-            return;
-        }
-        self.spool.push(EventBody::Policy { change: told::clean(change, MAX_TEXT) });
-        self.ask_relay(&ToRelay::Policy { egress }, vec![]);
-    }
-
     /// What the kernel lets through is not what it should be.
-    fn network_failed(&mut self, error: &NftError) {
+    pub(super) fn network_failed(&mut self, error: &NftError) {
         self.finish(End::Failed { what: format!("its network: {error}") });
     }
 }

@@ -19,11 +19,16 @@ const SLACK: Duration = Duration::from_secs(15);
 /// What has less left is not given to the kernel any more.
 const LEAST: Duration = Duration::from_secs(1);
 
+/// The most pairs whose pin ran out and that are still known.
+const MAX_EXPIRED: usize = 1024;
+
 /// All of them.
 #[derive(Debug, Default)]
 pub struct Pins {
     /// Until when the kernel lets each through for a name.
     names: BTreeMap<IpAddr, BTreeMap<HostName, Instant>>,
+    /// When those ran out that are not among these any more.
+    expired: BTreeMap<IpAddr, BTreeMap<HostName, Instant>>,
     /// Until when at least the kernel has each.
     held: BTreeMap<Element, Instant>,
 }
@@ -32,6 +37,24 @@ impl Pins {
     /// Whether `name` has answered with `address` lately.
     pub fn holds(&self, address: IpAddr, name: &HostName, now: Instant) -> bool {
         self.names.get(&address).and_then(|names| names.get(name)).is_some_and(|until| now < *until + SLACK)
+    }
+
+    /// Whether the kernel lets `address` through for `name`.
+    pub fn passes(&self, address: IpAddr, name: &HostName, now: Instant) -> bool {
+        self.names.get(&address).and_then(|names| names.get(name)).is_some_and(|until| now < *until)
+    }
+
+    /// The names that have answered with `address`, the latest first, however long ago that was.
+    pub fn names_of(&self, address: IpAddr) -> Vec<HostName> {
+        let both = [self.names.get(&address), self.expired.get(&address)];
+        let mut names: Vec<_> = both.into_iter().flatten().flatten().collect();
+        names.sort_by_key(|(_, until)| std::cmp::Reverse(**until));
+        names.into_iter().map(|(name, _)| name.clone()).collect()
+    }
+
+    /// The latest of them.
+    pub fn name_of(&self, address: IpAddr) -> Option<String> {
+        self.names_of(address).first().map(HostName::to_string)
     }
 
     /// Pins a name's addresses from `now` on for `lasts`. Those for which there is no room are taken out of
@@ -79,6 +102,9 @@ impl Pins {
         for address in addresses.iter() {
             let end = self.names.entry(*address).or_default().entry(name.clone()).or_insert(until);
             *end = until.max(*end);
+            if let Some(names) = self.expired.get_mut(address) {
+                names.remove(name);
+            }
         }
         Ok(())
     }
@@ -100,6 +126,9 @@ impl Pins {
             }
         }
         self.names.retain(|_, names| !names.is_empty());
+        for (address, names) in &mut self.expired {
+            names.retain(|name, _| egress.pin(name, *address).is_ok());
+        }
         let gone: Vec<Element> =
             self.held.keys().filter(|held| !wanted.contains_key(held)).copied().collect();
         table.unpin(&gone)?;
@@ -116,13 +145,35 @@ impl Pins {
         Ok(())
     }
 
-    /// Forgets what is over.
+    /// Forgets what is over: of what ran out, the oldest beyond the bound.
     fn forget(&mut self, now: Instant) {
         self.held.retain(|_, until| now < *until);
-        for names in self.names.values_mut() {
-            names.retain(|_, until| now < *until + SLACK);
+        for (address, names) in &mut self.names {
+            let expired = &mut self.expired;
+            names.retain(|name, until| {
+                let lasts = now < *until + SLACK;
+                if !lasts {
+                    expired.entry(*address).or_default().insert(name.clone(), *until);
+                }
+                lasts
+            });
         }
         self.names.retain(|_, names| !names.is_empty());
+        self.expired.retain(|_, names| !names.is_empty());
+        let count: usize = self.expired.values().map(BTreeMap::len).sum();
+        let Some(beyond) = count.checked_sub(MAX_EXPIRED).filter(|beyond| *beyond > 0) else { return };
+        let of = |(address, names): (&IpAddr, &BTreeMap<HostName, Instant>)| {
+            let address = *address;
+            names.iter().map(|(name, until)| (*until, address, name.clone())).collect::<Vec<_>>()
+        };
+        let mut all: Vec<_> = self.expired.iter().flat_map(of).collect();
+        all.sort_unstable();
+        for (_, address, name) in all.into_iter().take(beyond) {
+            if let Some(names) = self.expired.get_mut(&address) {
+                names.remove(&name);
+            }
+        }
+        self.expired.retain(|_, names| !names.is_empty());
     }
 }
 
@@ -208,10 +259,38 @@ mod tests {
             assert!(pins.holds(address(0), &name("a.example"), now));
             assert!(!pins.holds(address(0), &name("b.example"), now));
             assert!(!pins.holds(address(0), &name("a.example"), now + HOUR + SLACK));
-            // What is over makes room.
+            // What is over makes room, and is known for as long as there is room for that.
             let mut one = vec![address(9999)];
             pins.add(&egress, &table, &name("a.example"), &mut one, (now + HOUR + SLACK, HOUR)).unwrap();
             assert_eq!((one.len(), pins.held.len(), pins.names.len()), (1, 1, 1));
+            let known: usize = pins.expired.values().map(BTreeMap::len).sum();
+            assert_eq!(known, MAX_EXPIRED);
+        });
+    }
+
+    #[test]
+    fn what_ran_out_is_known_until_a_rule_denies_it() {
+        in_a_session(|table| {
+            let before = egress(vec![rule("*.example", &[443], Protocol::Tcp)]);
+            let (mut pins, now, address) = (Pins::default(), Instant::now(), IpAddr::from([11, 0, 0, 1]));
+            let (a, b) = (name("a.example"), name("b.example"));
+            let mut pin = |name: &HostName, at| {
+                pins.add(&before, &table, name, &mut vec![address], (at, HOUR)).unwrap();
+                pins.names_of(address)
+            };
+            assert_eq!(pin(&a, now), std::slice::from_ref(&a));
+            let later = now + HOUR + SLACK;
+            assert_eq!(pin(&b, later), [b.clone(), a.clone()]);
+            assert!(!pins.passes(address, &a, later) && pins.passes(address, &b, later));
+            assert!(!pins.holds(address, &a, later));
+            pins.add(&before, &table, &a, &mut vec![address], (later + HOUR / 2, HOUR)).unwrap();
+            assert_eq!(pins.names_of(address), [a.clone(), b.clone()]);
+            pins.forget(later + 2 * HOUR + SLACK);
+            assert!(pins.names.is_empty() && pins.names_of(address).len() == 2);
+            let mut after = before.clone();
+            after.hosts.deny.push(HostPattern::parse("a.example").unwrap());
+            pins.judge_again(&after, &table, later + 2 * HOUR + SLACK).unwrap();
+            assert_eq!(pins.names_of(address), [b]);
         });
     }
 

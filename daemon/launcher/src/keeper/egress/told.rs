@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use agentd_policy::egress::MAX_ADDRESSES;
-use agentd_policy::event::{EventBody, MAX_NAMES, NetEvent, NetPeer};
+use agentd_policy::event::{Actor, EventBody, MAX_NAMES, NetEvent, NetPeer};
 
 use super::super::network::WINDOW;
 use super::super::spool::Spool;
@@ -21,11 +21,11 @@ pub struct Told {
 }
 
 impl Told {
-    /// Tells of what the relay says, as far as that is its to say: what was dialled is known here.
-    pub fn hear(&mut self, event: NetEvent, spool: &mut Spool) {
+    /// Tells of what the relay says, as far as that is its to say: what was dialled is known here, and who asked.
+    pub fn hear(&mut self, event: NetEvent, who: Option<Actor>, spool: &mut Spool) {
         match event {
             NetEvent::Connect { denied: None, .. } | NetEvent::Entered { denied: None, .. } => spool.lost(1),
-            event => self.tell(cleaned(event), spool),
+            event => self.tell(cleaned(event, who), spool),
         }
     }
 
@@ -77,17 +77,18 @@ fn counter(event: &mut NetEvent) -> Option<&mut u64> {
     }
 }
 
-fn cleaned(event: NetEvent) -> NetEvent {
+fn cleaned(event: NetEvent, who: Option<Actor>) -> NetEvent {
     let line = |text: String| clean(&text, LINE);
     match event {
-        NetEvent::Dns { name, question, denied, allowed, mut addresses, count } => {
+        NetEvent::Dns { name, question, denied, allowed, mut addresses, actor: _, count } => {
             addresses.truncate(MAX_ADDRESSES);
             let (name, question) = (clean(&name, NAME), line(question));
             let (denied, allowed) = (denied.map(line), allowed.map(rule));
-            NetEvent::Dns { name, question, denied, allowed, addresses, count: count.max(1) }
+            NetEvent::Dns { name, question, denied, allowed, addresses, actor: who, count: count.max(1) }
         }
-        NetEvent::Connect { peer, denied, count } => {
-            NetEvent::Connect { peer: cleaned_peer(peer), denied: denied.map(line), count: count.max(1) }
+        NetEvent::Connect { peer, denied, actor: _, count } => {
+            let (peer, denied) = (cleaned_peer(peer), denied.map(line));
+            NetEvent::Connect { peer, denied, actor: who, count: count.max(1) }
         }
         NetEvent::Closed { peer, names, more_names, sent, received, duration_ms, reason } => {
             let names = names.iter().take(MAX_NAMES).map(|name| clean(name, NAME)).collect();
@@ -150,6 +151,7 @@ mod tests {
             denied: Some("default".into()),
             allowed: None,
             addresses: vec![],
+            actor: Some(Actor { pid: 1, ppid: None, exe: Some("a claim".into()) }),
             count: 1,
         }
     }
@@ -159,8 +161,10 @@ mod tests {
         let mut spool = Spool::default();
         let mut told = Told::default();
         let long = "\u{1b}[2J".repeat(1000);
-        told.hear(dns(&long), &mut spool);
-        let NetEvent::Dns { name, .. } = &told.current.as_ref().unwrap().0 else { panic!("another event") };
+        told.hear(dns(&long), None, &mut spool);
+        let NetEvent::Dns { name, actor: None, .. } = &told.current.as_ref().unwrap().0 else {
+            panic!("another event")
+        };
         assert!(name.len() == NAME && name.starts_with("\\u{1b}[2J\\u{1b}"), "{name}");
         assert_eq!(clean("a\nb\u{202e}ü\\", LINE), "a\\nb\\u{202e}\\u{fc}\\");
         // That something was dialled is not the relay's to say.
@@ -171,7 +175,7 @@ mod tests {
             name: Some(long),
             rule: None,
         };
-        told.hear(NetEvent::Connect { peer, denied: None, count: 1 }, &mut spool);
+        told.hear(NetEvent::Connect { peer, denied: None, actor: None, count: 1 }, None, &mut spool);
         told.flush(&mut spool);
         assert_eq!(spool.acknowledged(), 0);
     }
@@ -181,15 +185,15 @@ mod tests {
         let connect = |port, denied: Option<&str>| {
             let (protocol, address) = ("tcp".to_owned(), [192, 0, 2, 1].into());
             let peer = NetPeer { protocol, address, port, name: None, rule: None };
-            NetEvent::Connect { peer, denied: denied.map(str::to_owned), count: 1 }
+            NetEvent::Connect { peer, denied: denied.map(str::to_owned), actor: None, count: 1 }
         };
         let (mut spool, mut told) = (Spool::default(), Told::default());
         for _ in 0..1000 {
-            told.hear(connect(80, Some("default")), &mut spool);
+            told.hear(connect(80, Some("default")), None, &mut spool);
         }
         assert!(spool.is_empty());
         assert!(matches!(&told.current, Some((NetEvent::Connect { .. }, 1000, _))));
-        told.hear(connect(81, Some("default")), &mut spool);
+        told.hear(connect(81, Some("default")), None, &mut spool);
         assert!(!spool.is_empty());
         told.tell(connect(80, None), &mut spool);
         assert!(told.current.is_none());
@@ -200,10 +204,10 @@ mod tests {
         let mut spool = Spool::default();
         let mut told = Told::default();
         for _ in 0..1000 {
-            told.hear(dns("a.example"), &mut spool);
+            told.hear(dns("a.example"), None, &mut spool);
         }
         assert!(spool.is_empty());
-        told.hear(dns("b.example"), &mut spool);
+        told.hear(dns("b.example"), None, &mut spool);
         assert!(!spool.is_empty());
         assert!(matches!(&told.current, Some((NetEvent::Dns { .. }, 1, _))));
         told.flush(&mut spool);

@@ -52,7 +52,7 @@ fn both(world: &World, server: &TcpListener) -> (TcpStream, TcpStream) {
 /// Waits for the end of one that had sent so much.
 fn ended(world: &World, bytes: u64, why: &str) {
     world.keeper.heard(|message| match message {
-        FromRelay::Told(NetEvent::Closed { sent, reason, .. }) => {
+        FromRelay::Told { event: NetEvent::Closed { sent, reason, .. }, .. } => {
             (*sent == bytes && reason == why).then_some(())
         }
         _ => None,

@@ -42,7 +42,9 @@ fn last(address: IpAddr) -> u8 {
 /// What was told of each that ended.
 fn ended(world: &World) -> Vec<(u8, String)> {
     world.keeper.all(|message| match message {
-        FromRelay::Told(NetEvent::Closed { peer, reason, .. }) => Some((last(peer.address), reason.clone())),
+        FromRelay::Told { event: NetEvent::Closed { peer, reason, .. }, .. } => {
+            Some((last(peer.address), reason.clone()))
+        }
         _ => None,
     })
 }
@@ -92,7 +94,9 @@ fn if_all_refuse_the_client_hears_it_and_each_is_told() {
     assert_eq!(rest(&mut client), None);
     assert_eq!(dialled(&world), [1, 2, 3]);
     world.keeper.heard(|message| match message {
-        FromRelay::Told(NetEvent::Closed { peer, .. }) => (last(peer.address) == 3).then_some(()),
+        FromRelay::Told { event: NetEvent::Closed { peer, .. }, .. } => {
+            (last(peer.address) == 3).then_some(())
+        }
         _ => None,
     });
     assert_eq!(ended(&world), [1, 2, 3].map(|last| (last, why(REFUSED))));

@@ -5,6 +5,7 @@ use agentd_policy::dns_type::DnsType;
 use agentd_policy::egress::Purpose;
 use agentd_policy::event::NetEvent;
 use agentd_policy::hosts::{HostPattern, HostRule};
+use agentd_policy::profile::Protocol;
 use agentd_policy::wire::FromRelay;
 
 use super::world::{World, accept, answer, connect, egress, expect, query};
@@ -14,13 +15,39 @@ const NO_NAME: u8 = 3;
 const REFUSED: u8 = 5;
 const HERE: [Ipv4Addr; 1] = [Ipv4Addr::LOCALHOST];
 
+#[test]
+fn a_name_is_asked_for_anew_if_the_keeper_wants_that_and_the_rules_allow_it() {
+    let world = World::of(&["a.example"]);
+    world.ask("a.example");
+    let renewed = |of: &str| {
+        world.renew(of);
+        world.keeper.heard(|message| match message {
+            FromRelay::Renewed { name, question: 1 } => (name.to_string() == of).then_some(()),
+            _ => None,
+        });
+    };
+    // Past what is known of it, and nobody has asked.
+    renewed("a.example");
+    let by_nobody = |message: &FromRelay| matches!(message, FromRelay::Pin { client: None, .. });
+    assert_eq!((world.keeper.count(is_question), world.keeper.count(by_nobody)), (2, 1));
+    renewed("b.example");
+    assert_eq!((world.keeper.count(is_question), world.keeper.count(by_nobody)), (2, 1));
+    let asked = world.keeper.all(|message| match message {
+        FromRelay::Pin { client: Some(client), .. } => Some((client.protocol, client.to.ip())),
+        _ => None,
+    });
+    assert_eq!(asked, [(Protocol::Udp, world.dns.ip())]);
+}
+
 fn is_question(message: &FromRelay) -> bool {
     matches!(message, FromRelay::Dial { purpose: Purpose::Resolver, .. })
 }
 
 fn denial(world: &World, of: &str) -> String {
     world.keeper.heard(|message| match message {
-        FromRelay::Told(NetEvent::Dns { name, denied: Some(rule), .. }) if name == of => Some(rule.clone()),
+        FromRelay::Told { event: NetEvent::Dns { name, denied: Some(rule), .. }, .. } if name == of => {
+            Some(rule.clone())
+        }
         _ => None,
     })
 }
@@ -34,7 +61,9 @@ fn an_allowed_name_is_pinned_before_it_is_answered_and_then_known() {
     assert_eq!(world.ask("A.eXample"), (0, HERE.into()));
     assert_eq!((world.keeper.count(is_question), world.keeper.count(pins)), (1, 1));
     // The second is on record as well.
-    let told = |message: &FromRelay| matches!(message, FromRelay::Told(NetEvent::Dns { .. })).then_some(());
+    let told = |message: &FromRelay| {
+        matches!(message, FromRelay::Told { event: NetEvent::Dns { .. }, .. }).then_some(())
+    };
     world.keeper.heard(told);
 }
 

@@ -173,7 +173,9 @@ const OK: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
 fn refusal(world: &World) -> (String, String) {
     world.keeper.heard(|message| match message {
-        FromRelay::Told(NetEvent::Http { host, denied, .. }) => Some((host.clone(), denied.clone())),
+        FromRelay::Told { event: NetEvent::Http { host, denied, .. }, .. } => {
+            Some((host.clone(), denied.clone()))
+        }
         _ => None,
     })
 }
@@ -241,7 +243,8 @@ fn a_first_request_that_is_refused_reaches_nobody() {
         let mut client = world.connect();
         client.write_all(&request).unwrap();
         forbidden(&mut client, rule);
-        let dials = |message: &FromRelay| matches!(message, FromRelay::Told(NetEvent::Closed { .. }));
+        let dials =
+            |message: &FromRelay| matches!(message, FromRelay::Told { event: NetEvent::Closed { .. }, .. });
         assert_eq!(world.keeper.count(dials), 0);
     }
 }
@@ -349,7 +352,9 @@ fn what_hides_names_behind_an_address_is_refused() {
         client.write_all(&[header, &get("other.example")].concat()).unwrap();
         assert_eq!(world.keeper.denied().1, "tcp.proxied");
         assert_eq!(
-            world.keeper.count(|message| matches!(message, FromRelay::Told(NetEvent::Closed { .. }))),
+            world
+                .keeper
+                .count(|message| matches!(message, FromRelay::Told { event: NetEvent::Closed { .. }, .. })),
             0
         );
     }

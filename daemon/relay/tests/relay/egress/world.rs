@@ -14,7 +14,7 @@ use agentd_policy::addresses::Net;
 use agentd_policy::blocklist::{self, Compiler, KEY, Label};
 use agentd_policy::egress::{Egress, Purpose};
 use agentd_policy::event::NetEvent;
-use agentd_policy::hosts::{HostPattern, HostRule, HostRules};
+use agentd_policy::hosts::{HostName, HostPattern, HostRule, HostRules};
 use agentd_policy::profile::Protocol;
 use agentd_policy::resolver::Resolver;
 use agentd_policy::wire::{FromRelay, ToRelay, decode, encode};
@@ -165,6 +165,12 @@ impl World {
         connect(self.tcp)
     }
 
+    /// The keeper wants a name asked for anew.
+    pub fn renew(&self, name: &str) {
+        let name = HostName::parse(name).unwrap();
+        self.relay.tell(&ToRelay::Renew { name, question: 1 }, &[]);
+    }
+
     pub fn policy(&self, egress: Egress) {
         self.relay.tell(&ToRelay::Policy { egress: Box::new(egress) }, &[]);
     }
@@ -190,6 +196,9 @@ impl Keeper {
                 }
                 FromRelay::Pin { number, addresses, .. } => {
                     self.tell(&ToRelay::Pinned { number: *number, addresses: addresses.clone() }, &[]);
+                }
+                FromRelay::Told { number: Some(number), .. } => {
+                    self.tell(&ToRelay::Recorded { number: *number }, &[]);
                 }
                 _ => {}
             }
@@ -275,7 +284,7 @@ impl Keeper {
     /// Waits for the end of a connection by `why`.
     pub fn closed_by(&self, why: &str) {
         self.heard(|message| match message {
-            FromRelay::Told(NetEvent::Closed { reason, .. }) => (reason == why).then_some(()),
+            FromRelay::Told { event: NetEvent::Closed { reason, .. }, .. } => (reason == why).then_some(()),
             _ => None,
         });
     }
@@ -285,7 +294,7 @@ impl Keeper {
         let (start, mut said) = (Instant::now(), self.said.lock().unwrap());
         loop {
             let counts = said.iter().map(|message| match message {
-                FromRelay::Told(NetEvent::Dns { count, .. }) => *count,
+                FromRelay::Told { event: NetEvent::Dns { count, .. }, .. } => *count,
                 _ => 0,
             });
             let total: u64 = counts.sum();
@@ -301,7 +310,7 @@ impl Keeper {
     /// Waits for the end of a connection: bytes sent, received, and why.
     pub fn closed(&self) -> (u64, u64, String) {
         self.heard(|message| match message {
-            FromRelay::Told(NetEvent::Closed { sent, received, reason, .. }) => {
+            FromRelay::Told { event: NetEvent::Closed { sent, received, reason, .. }, .. } => {
                 Some((*sent, *received, reason.clone()))
             }
             _ => None,
@@ -311,7 +320,7 @@ impl Keeper {
     /// Waits for a refused connection: the name and the rule.
     pub fn denied(&self) -> (Option<String>, String) {
         self.heard(|message| match message {
-            FromRelay::Told(NetEvent::Connect { peer, denied: Some(rule), .. }) => {
+            FromRelay::Told { event: NetEvent::Connect { peer, denied: Some(rule), .. }, .. } => {
                 Some((peer.name.clone(), rule.clone()))
             }
             _ => None,

@@ -1,0 +1,22 @@
+//! Refusals that several parts have.
+
+use agentd_policy::Refusal;
+use agentd_policy::names::SessionId;
+
+/// A session that does not run any more.
+pub fn ended(session: &SessionId) -> Refusal {
+    Refusal::new(
+        format!("session {session}"),
+        "session.ended",
+        "it has ended already: start another with these rules",
+    )
+}
+
+/// A session that has no network and never gets one.
+pub fn no_network(session: &SessionId) -> Refusal {
+    Refusal::new(
+        format!("a change of session {session}, which has no network"),
+        "network.none",
+        "its profile has default = \"none\" in [network]: start one with another profile",
+    )
+}
