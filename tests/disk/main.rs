@@ -84,7 +84,8 @@ fn too_much(world: &World, script: &str, name: &str, limit: &str) {
     let other = Bystander::start(world);
     let output = python(world, &["--disk", "50M", "--timeout", "40s"], script).expect_code(125);
     assert!(!output.text().contains("still there"), "{}", output.text());
-    assert!(output.stderr.contains(limit), "{}", output.stderr);
+    let said = if name == "disk" { "50 MiB to its workspace (--disk)" } else { limit };
+    assert!(output.stderr.contains(said), "{}", output.stderr);
     let events = world.all_events(world.a(), &output.name);
     let hit = events.iter().find(|event| event["kind"] == "limit.hit").expect("a limit that was hit");
     assert_eq!((text_at(hit, "/limit/name"), text_at(hit, "/limit/limit")), (name.into(), limit.into()));

@@ -179,6 +179,7 @@ fn the_environment_is_what_was_named() {
         "SHELL=/bin/bash",
         "TERM=foot",
         "USER=alice",
+        "XDG_RUNTIME_DIR=/run/user/1000",
     ];
     assert_eq!(got, wanted);
     for bad in ["allow = ['LD_PRELOAD']", "set = { BASH_ENV = 'x' }"] {
