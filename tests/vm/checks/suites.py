@@ -4,7 +4,7 @@ import re
 
 from . import check, need
 
-NAMES = ("compliance", "escape", "privilege", "recovery", "restart", "api", "terminal", "limits", "disk", "operate", "telling", "hosts",
+NAMES = ("compliance", "programs", "escape", "privilege", "recovery", "restart", "api", "terminal", "limits", "disk", "operate", "telling", "hosts",
          "net", "escape-net")
 MINUTES = 30
 

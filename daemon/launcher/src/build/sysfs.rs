@@ -101,7 +101,7 @@ impl<'a> Sysfs<'a> {
             root.cover(&path, tree, true)?;
             if names.len() > 1 {
                 for name in *names {
-                    root.link(&format!("{GROUPS}/{name}"), &names.join(","))?;
+                    root.link(&format!("{GROUPS}/{name}"), names.join(","))?;
                 }
             }
         }
