@@ -92,12 +92,11 @@ impl Builder<'_> {
             }
         };
         fault::here("streams")?;
-        let (system, public) = (self.pool.system().get(), self.host.etc.copy());
-        etc::place_again(&root, (&etc, system), public, (&plan, &sources))?;
+        etc.add(&root, self.host.etc.copy(), (&plan, &sources))?;
         let placeholders = paths::Placeholders(&self.launcher);
         let Placed { covered, scouts, found, stand_ins } =
             self.place_paths(&plan, &mut root, &sources, (writable.as_fd(), users.as_fd()), placeholders)?;
-        etc::write_own(etc.as_fd(), &plan, self.owner)?;
+        etc.write(&plan, self.owner)?;
         let home = root.directory(plan.home.as_str())?;
         if knows_git(&plan) {
             etc::write_ignored(home.as_fd(), self.lease.agent.get(), &plan, &stand_ins)?;

@@ -1,5 +1,6 @@
 //! The session's /etc: a few generated files, over a copy of what is public in the host's.
 
+use std::ffi::CStr;
 use std::io::Write as _;
 use std::os::fd::{AsFd as _, BorrowedFd};
 
@@ -7,7 +8,7 @@ use agentd_kernel::mount::{self, Tree};
 use agentd_policy::names::{AbsPath, RelPath};
 use agentd_policy::pattern::EXAMPLES;
 use agentd_policy::plan::Plan;
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::Owner;
@@ -24,53 +25,145 @@ pub const PATH: &str = "/etc";
 const GENERATED: [&str; 7] =
     ["passwd", "group", "hostname", "hosts", "nsswitch.conf", "resolv.conf", "machine-id"];
 
-/// The session's own files, before anything is known of it: what they say is written later, through the same descriptor.
-/// `owner` is the id that shows as root's.
-pub fn own(owner: u32) -> Result<Tree, Fault> {
-    let tree = Tree::tmpfs(1 << 20, owner, 0o755, WRITABLE).at("etc", PATH)?;
-    let _owner = FsIds::assume(owner);
-    for name in GENERATED {
-        file(tree.as_fd(), name, b"")?;
-    }
-    Ok(tree)
+/// What the session's own files hold at most, in bytes, with what is copied where layers cannot be.
+const SIZE: u64 = 64 << 20;
+/// How deep a copy goes.
+const MAX_DEPTH: u32 = 16;
+
+/// The session's /etc.
+#[derive(Debug)]
+pub struct Etc {
+    /// Its own files: until it is known what they say, they are empty.
+    own: Tree,
+    /// The id that shows as root's.
+    owner: u32,
+    /// Whether it is all of /etc: before Linux 6.15 a tree that is attached nowhere cannot be a layer for many, and the
+    /// host's public files are copied.
+    whole: bool,
 }
 
-/// Places them, over the host's public files, at /etc. Where nothing of the host's was copied, over nothing.
-pub fn place(root: &Root, own: &Tree, public: Option<&Tree>) -> Result<(), Fault> {
-    let nothing = || Tree::copy_of_one(mount::place(EMPTY_DIR).at("etc", EMPTY_DIR)?.as_fd()).at("etc", PATH);
-    let own = Tree::copy_of_one(own.as_fd()).at("etc", PATH)?;
-    let public = match public {
-        Some(public) => Tree::copy_of_one(public.as_fd()).at("etc", PATH)?,
-        None => nothing()?,
-    };
-    let merged = view::merged(root, &own, &public, READ_ONLY)?;
-    root.cover(PATH, &merged, true)
+impl Etc {
+    /// Places the session's files over the host's `public` ones.
+    pub fn place(root: &Root, owner: u32, public: Option<&Tree>) -> Result<Self, Fault> {
+        let own = Tree::tmpfs(SIZE, owner, 0o755, WRITABLE).at("etc", PATH)?;
+        let assumed = FsIds::assume(owner);
+        for name in GENERATED {
+            file(own.as_fd(), name, b"")?;
+        }
+        drop(assumed);
+        let mut etc = Self { own, owner, whole: false };
+        if !etc.layer(root, public)? {
+            etc.whole = true;
+            let assumed = FsIds::assume(owner);
+            if let Some(public) = public {
+                copy(public.as_fd(), etc.own.as_fd(), MAX_DEPTH)?;
+            }
+            drop(assumed);
+            root.cover(PATH, &etc.own, true)?;
+        }
+        Ok(etc)
+    }
+
+    /// Lays its own files and the host's over what is there; whether this kernel can.
+    fn layer(&self, root: &Root, public: Option<&Tree>) -> Result<bool, Fault> {
+        let Ok(own) = Tree::copy_of_one(self.own.as_fd()) else { return Ok(false) };
+        let public = match public {
+            Some(public) => Tree::copy_of_one(public.as_fd()).at("etc", PATH)?,
+            None => {
+                Tree::copy_of_one(mount::place(EMPTY_DIR).at("etc", EMPTY_DIR)?.as_fd()).at("etc", PATH)?
+            }
+        };
+        let merged = view::merged(root, &own, &public, READ_ONLY)?;
+        root.cover(PATH, &merged, true)?;
+        Ok(true)
+    }
+
+    /// Makes places for what the caller has in /etc itself.
+    pub fn add(
+        &self,
+        root: &Root,
+        public: Option<&Tree>,
+        (plan, sources): (&Plan, &Sources),
+    ) -> Result<(), Fault> {
+        let named = sources.inputs.iter().map(|input| {
+            let place = if input.name.is_some() { Place::File } else { Place::Directory };
+            (&input.path, place)
+        });
+        let links =
+            plan.inputs.iter().filter_map(|input| Some((input.link.as_ref()?, Place::Link(&input.path))));
+        let inside: Vec<_> =
+            named.chain(links).filter_map(|(path, place)| Some((in_etc(path)?, place))).collect();
+        if inside.is_empty() {
+            return Ok(());
+        }
+        let assumed = FsIds::assume(self.owner);
+        for (name, place) in inside {
+            make_place(self.own.as_fd(), name, place)?;
+        }
+        drop(assumed);
+        match self.whole || self.layer(root, public)? {
+            true => Ok(()),
+            false => Err(Fault::host("etc", PATH, "its layers cannot be laid again")),
+        }
+    }
+
+    /// Says in its own files what they speak of. Nothing can be changed from then on.
+    pub fn write(&self, plan: &Plan, owner: Owner) -> Result<(), Fault> {
+        let flags = OFlags::WRONLY | OFlags::TRUNC | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        for (name, text) in GENERATED.into_iter().zip(generated(plan, owner)) {
+            let fd = rustix::fs::openat(&self.own, name, flags, Mode::empty()).at("etc", name)?;
+            std::fs::File::from(fd).write_all(text.as_bytes()).at("etc", name)?;
+        }
+        match self.whole {
+            true => mount::seal(self.own.as_fd()).at("etc", PATH),
+            false => Ok(()),
+        }
+    }
 }
 
-/// Makes places for what the caller has in /etc itself, and lays all of it over what is there. `owner` is the id that
-/// shows as root's.
-pub fn place_again(
-    root: &Root,
-    (own, owner): (&Tree, u32),
-    public: Option<&Tree>,
-    (plan, sources): (&Plan, &Sources),
-) -> Result<(), Fault> {
-    let named = sources.inputs.iter().map(|input| {
-        let place = if input.name.is_some() { Place::File } else { Place::Directory };
-        (&input.path, place)
-    });
-    let links = plan.inputs.iter().filter_map(|input| Some((input.link.as_ref()?, Place::Link(&input.path))));
-    let inside: Vec<_> =
-        named.chain(links).filter_map(|(path, place)| Some((in_etc(path)?, place))).collect();
-    if inside.is_empty() {
-        return Ok(());
+/// Copies what is in `from`, which nobody else writes to, but for names that `to` has already.
+fn copy(from: BorrowedFd<'_>, to: BorrowedFd<'_>, depth: u32) -> Result<(), Fault> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let listed = rustix::fs::openat(from, ".", flags, Mode::empty()).at("etc", PATH)?;
+    for entry in Dir::new(listed).at("etc", PATH)? {
+        let entry = entry.at("etc", PATH)?;
+        let name = entry.file_name();
+        if matches!(name.to_bytes(), b"." | b"..") {
+            continue;
+        }
+        let stat = rustix::fs::statat(from, name, AtFlags::SYMLINK_NOFOLLOW).at("etc", PATH)?;
+        let made = match FileType::from_raw_mode(stat.st_mode) {
+            FileType::Directory if depth > 0 => {
+                let made = rustix::fs::mkdirat(to, name, Mode::from_raw_mode(0o755));
+                if made.is_ok() {
+                    let [from, to] =
+                        [from, to].map(|dir| rustix::fs::openat(dir, name, flags, Mode::empty()));
+                    copy(from.at("etc", PATH)?.as_fd(), to.at("etc", PATH)?.as_fd(), depth - 1)?;
+                }
+                made
+            }
+            FileType::Symlink => rustix::fs::readlinkat(from, name, Vec::new())
+                .and_then(|target| rustix::fs::symlinkat(target.as_c_str(), to, name)),
+            FileType::RegularFile => copy_file(from, to, name, stat.st_mode),
+            _ => Ok(()),
+        };
+        match made {
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(errno) => return Err(errno).at("etc", &name.to_string_lossy()),
+        }
     }
-    let assumed = FsIds::assume(owner);
-    for (name, place) in inside {
-        make_place(own.as_fd(), name, place)?;
-    }
-    drop(assumed);
-    place(root, own, public)
+    Ok(())
+}
+
+fn copy_file(from: BorrowedFd<'_>, to: BorrowedFd<'_>, name: &CStr, mode: u32) -> rustix::io::Result<()> {
+    let read = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let write = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
+    let mut source = std::fs::File::from(rustix::fs::openat(from, name, read, Mode::empty())?);
+    let mode = Mode::from_raw_mode(mode & 0o755);
+    let mut target = std::fs::File::from(rustix::fs::openat(to, name, write, mode)?);
+    std::io::copy(&mut source, &mut target)
+        .map(drop)
+        .map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::IO))
 }
 
 /// `path` relative to /etc, if it is below.
@@ -104,16 +197,6 @@ fn make_place(etc: BorrowedFd<'_>, name: &str, place: Place<'_>) -> Result<(), F
             Err(errno) => return Err(errno).at("etc", name),
         }
         dir = rustix::fs::openat(&dir, component, flags, Mode::empty()).at("etc", name)?;
-    }
-    Ok(())
-}
-
-/// Says in the files of `own` what they speak of.
-pub fn write_own(own: BorrowedFd<'_>, plan: &Plan, owner: Owner) -> Result<(), Fault> {
-    let flags = OFlags::WRONLY | OFlags::TRUNC | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-    for (name, text) in GENERATED.into_iter().zip(generated(plan, owner)) {
-        let fd = rustix::fs::openat(own, name, flags, Mode::empty()).at("etc", name)?;
-        std::fs::File::from(fd).write_all(text.as_bytes()).at("etc", name)?;
     }
     Ok(())
 }

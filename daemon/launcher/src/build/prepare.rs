@@ -11,6 +11,7 @@ use nix::sched::{CloneFlags, setns};
 use rustix::fs::{Mode, OFlags};
 
 use super::access::Access;
+use super::etc::Etc;
 use super::fault::{self, At, Fault};
 use super::relay::Started;
 use super::root::{Root, WRITABLE};
@@ -36,8 +37,8 @@ pub struct Prepared {
     pub users: OwnedFd,
     /// The id map of what can be written through.
     pub writable: OwnedFd,
-    /// The session's own files of /etc, still empty.
-    pub etc: Tree,
+    /// Its /etc, before anything is known of the session.
+    pub etc: Etc,
     /// The session's own devpts.
     pub terminals: Tree,
     /// Sockets of the session's network.
@@ -53,7 +54,7 @@ struct Furnished {
     root: Root,
     users: OwnedFd,
     writable: OwnedFd,
-    etc: Tree,
+    etc: Etc,
     terminals: Tree,
     network: Network,
 }
@@ -145,8 +146,7 @@ impl Builder<'_> {
         fault::here("prepare.system")?;
         sysfs.place(&mut root)?;
         fault::here("prepare.sys")?;
-        let etc = etc::own(owner)?;
-        etc::place(&root, &etc, self.host.etc.copy())?;
+        let etc = Etc::place(&root, owner, self.host.etc.copy())?;
         root.access.push((etc::PATH.to_owned(), Access::Read));
         fault::here("prepare.etc")?;
         let terminals = stdio::terminals(self.lease.agent.get(), self.terminals)?;
