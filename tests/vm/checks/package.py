@@ -139,11 +139,11 @@ def upgrade_keeps_sessions(run):
     result = job.wait()
     need(result.code == 7, f"the session did not outlive the upgrade: {result!r}")
     ended = "until agentctl events kept --json | grep -q session.ended; do sleep 0.2; done; agentctl events kept --json"
-    events = [json.loads(line) for line in run.alice(f"timeout 60 bash -c '{ended}'").splitlines()]
+    events = [json.loads(line) for line in run.alice(f"timeout 60 bash -c '{ended}'").out.splitlines()]
     need(events[-1]["lifecycle"].get("code") == 9, f"the detached session did not outlive the upgrade: {events[-1]}")
     need([event["seq"] for event in events] == list(range(1, len(events) + 1)), "an event is missing")
     need(any(event.get("exec", {}).get("path") == "/usr/bin/env" for event in events), "what ran after the upgrade is not on record")
-    logs = run.alice("agentctl logs kept").split()
+    logs = run.alice("agentctl logs kept").out.split()
     need(logs == ["before", "after"], f"its output: {logs}")
     after = vm.sh("dpkg-query -W -f '${Version}' agentd")
     need(before != after, f"{after} is what there was before")
