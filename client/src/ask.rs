@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::Read as _;
+use std::path::{Path, PathBuf};
 
 use agentd_kernel::account::Account;
 use agentd_policy::Refusal;
@@ -9,7 +10,7 @@ use agentd_policy::config::Resolvers;
 use agentd_policy::consent::Consent;
 use agentd_policy::decide::{CallerFacts, Request, Wanted, decide};
 use agentd_policy::environment::let_in;
-use agentd_policy::names::{AbsPath, SessionId};
+use agentd_policy::names::SessionId;
 use agentd_policy::network::Upstream;
 use agentd_policy::offer::Site;
 use agentd_policy::plan::{Mode, Plan};
@@ -106,26 +107,32 @@ fn may_ask(uid: u32, site: &Site) -> Result<(), Refusal> {
 /// Where the caller's shell looks for programs, nothing is written in mode direct: not in such a directory, nor, beside
 /// the workspace that was asked for, in one that holds it.
 fn no_programs(plan: &Plan, spec: &RunSpec) -> Result<(), Refusal> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let dirs = std::env::split_paths(&path).filter(|dir| dir.is_absolute());
-    let dirs: Vec<AbsPath> = dirs
-        .filter_map(|dir| dir.canonicalize().ok())
-        .filter_map(|dir| AbsPath::parse(dir.to_str()?).ok())
-        .collect();
+    // Without the variable shells look in the system's directories, which are nobody's to write to.
+    let path = std::env::var_os("PATH").unwrap_or_else(|| "/usr/local/bin:/usr/bin:/bin".into());
+    let dirs: Vec<PathBuf> =
+        std::env::split_paths(&path).filter(|dir| dir.is_absolute()).map(|dir| real(&dir)).collect();
     for workspace in plan.workspaces.iter().filter(|workspace| workspace.mode == Mode::Direct) {
         let place = workspace.path.as_str();
         let besides = place != spec.cwd && spec.workspace.iter().all(|given| given.path != place);
-        let holds =
-            |dir: &&AbsPath| workspace.path.starts_with(dir) || besides && dir.starts_with(&workspace.path);
+        let holds = |dir: &&PathBuf| Path::new(place).starts_with(dir) || besides && dir.starts_with(place);
         if let Some(dir) = dirs.iter().find(holds) {
             return Err(Refusal::new(
-                format!("{place} to write to, in mode direct: {dir} is in your PATH"),
+                format!("{place} to write to, in mode direct: {} is in your PATH", dir.display()),
                 "workspace.path",
                 "use mode overlay, or name a directory that no program is run from",
             ));
         }
     }
     Ok(())
+}
+
+/// Where `path` leads, as far as it exists: a directory that is still missing can be made.
+fn real(path: &Path) -> PathBuf {
+    match (path.canonicalize(), path.parent().zip(path.file_name())) {
+        (Ok(real), _) => real,
+        (Err(_), Some((parent, name))) => real(parent).join(name),
+        (Err(_), None) => path.to_owned(),
+    }
 }
 
 /// What leaves this process: of the environment only what the profile lets in.

@@ -159,10 +159,19 @@ pub async fn deny(socket: &Socket, args: DenyArgs) -> Result<(), Failure> {
     steer(socket, args.id, Change::parse(&[], &args.hosts)?, args.json).await
 }
 
-/// Which session is meant the service says. Who may change it, and how far, is the launcher's to judge.
+/// Which session has a name the service says; to an id that was given it cannot answer with another. Who may change it,
+/// and how far, is the launcher's to judge.
 async fn steer(socket: &Socket, id: String, change: Change, as_json: bool) -> Result<(), Failure> {
     let mut client = socket.connect().await?;
-    let found = answer(client.inspect(InspectRequest { id })).await?.session.unwrap_or_default();
+    let found = answer(client.inspect(InspectRequest { id: id.clone() })).await?.session;
+    let found = found.filter(|found| found.name == id || found.id.starts_with(&id));
+    let found = found.ok_or_else(|| {
+        Failure::refused(
+            format!("session {id:?}: the daemon answered with another one"),
+            "session.other",
+            "give the whole id, and look at the daemon's log",
+        )
+    })?;
     let session = SessionId::parse(&found.id).map_err(|error| error.refusal("session.id"))?;
     Side::connect(socket)?.steer(Steer { session, change: Box::new(change) })?;
     print_id(&found.id, as_json)

@@ -214,9 +214,10 @@ fn startup(world: &World) {
         assert!(refused.stderr.contains(rule), "{name}: {}", refused.stderr);
     }
     let bin = world.workspace(world.a());
-    for place in [bin.clone(), bin.join("below")] {
+    // In such a directory, below it, and above one that is still missing.
+    for (place, below) in [(bin.clone(), ""), (bin.join("below"), ""), (bin.clone(), "/tools/bin")] {
         world.a().make_dir(&place);
-        let path = format!("/usr/bin:/bin:{}", bin.display());
+        let path = format!("/usr/bin:/bin:{}{below}", bin.display());
         let session = world.session().option("--write").option(&place).env("PATH", path);
         let refused = session.bash("true").expect_code(125);
         assert!(refused.stderr.contains("is in your PATH (workspace.path)"), "{}", refused.stderr);

@@ -9,7 +9,7 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType, ipproto};
 
 const TCP: u8 = 6;
-/// Without options.
+/// Bytes of a TCP header without options.
 const TCP_HEADER: usize = 20;
 const RST_ACK: u8 = 0x14;
 const HOPS: u8 = 64;
@@ -17,9 +17,9 @@ const HOPS: u8 = 64;
 /// The first packet of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Syn {
-    /// Who asks.
+    /// The agent's end, which gets the reset.
     pub from: SocketAddr,
-    /// Whom.
+    /// The end that it asks for, in whose name the reset is sent.
     pub to: SocketAddr,
     /// The number that the connection begins with.
     pub sequence: u32,

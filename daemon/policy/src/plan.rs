@@ -13,6 +13,7 @@ use crate::names::{AbsPath, RelPath, SessionId, UserName};
 use crate::overlap;
 use crate::pattern::NamePattern;
 use crate::size::{format_size, readable_duration};
+use crate::workspaces;
 
 /// How a workspace is given to the agent, from the least to the most.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -323,11 +324,12 @@ impl Plan {
 }
 
 impl Plan {
-    /// Checks what [`decide`](crate::decide::decide) makes so: that no workspace holds the home, that no two mounts meet
-    /// at one place, and that none uncovers what another masks or protects.
+    /// Checks what [`decide`](crate::decide::decide) makes so: that no workspace holds the home, that none in mode `direct`
+    /// is of what runs by itself, that no two mounts meet at one place, and that none uncovers what another masks or protects.
     fn check_places(&self) -> Result<(), Refusal> {
         for workspace in &self.workspaces {
             overlap::not_the_home(&workspace.path, &self.home)?;
+            workspaces::not_run_by_itself(workspace, &self.home)?;
         }
         let mut settled = self.workspaces.clone();
         overlap::check(&mut settled, &self.inputs, &self.scratch, &self.home)?;

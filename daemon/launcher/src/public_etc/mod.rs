@@ -78,7 +78,7 @@ impl PublicEtc {
         self.copy.as_ref()
     }
 
-    /// Its descriptor.
+    /// The copy's descriptor, which builders keep.
     pub fn descriptor(&self) -> Option<BorrowedFd<'_>> {
         self.copy.as_ref().map(AsFd::as_fd)
     }

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::Read as _;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use md5::Md5;
@@ -38,9 +39,12 @@ impl Packages {
         if let Some(text) = text(UCF) {
             all.add_ucf(&text);
         }
-        let mut dump = Command::new(RPM);
-        dump.args(["-qa", "--configfiles", "--dump"]).env_clear();
-        if let Ok(output) = dump.stdin(Stdio::null()).stderr(Stdio::null()).output() {
+        // A database that somebody has locked must not keep it beyond this process.
+        let mut dump = Command::new("/usr/bin/timeout");
+        dump.args(["-k", "1", "10", RPM, "-qa", "--configfiles", "--dump"]).env_clear();
+        if Path::new(RPM).exists()
+            && let Ok(output) = dump.stdin(Stdio::null()).stderr(Stdio::null()).output()
+        {
             all.add_rpm(&String::from_utf8_lossy(&output.stdout));
         }
         all
