@@ -197,6 +197,7 @@ fn reaching(hosts: &[&str], nets: &[&str], local: &[u16]) -> Option<Egress> {
         host: HostPattern::parse(host).expect("a pattern"),
         ports: vec![443],
         protocol: Protocol::Tcp,
+        opaque: false,
     };
     let net = |net: &&str| NetRule {
         net: Net::parse(net).expect("a network"),

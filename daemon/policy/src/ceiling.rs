@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 use crate::Refusal;
 use crate::addresses::{self, Net};
 use crate::egress::{Denial, Egress};
-use crate::hosts::{HostName, HostPattern};
-use crate::network::Rule;
+use crate::hosts::{HostName, HostPattern, HostRule};
+use crate::network::{Rule, WEB};
 
 /// The most entries of one list.
 pub const MAX_ENTRIES: usize = 256;
@@ -91,11 +91,13 @@ pub struct Ceiling {
     pub local: bool,
     /// Whether ports of the session may appear on it.
     pub publish: bool,
+    /// Whether opaque rules may be for the ports of the web.
+    pub opaque: bool,
 }
 
 impl Default for Ceiling {
     fn default() -> Self {
-        Self { hosts: vec![Hosts::All], denied: Vec::new(), local: true, publish: true }
+        Self { hosts: vec![Hosts::All], denied: Vec::new(), local: true, publish: true, opaque: false }
     }
 }
 
@@ -141,6 +143,15 @@ impl Ceiling {
     /// Why not.
     pub fn check_rule(&self, rule: &Rule) -> Result<(), Refusal> {
         let named = match rule {
+            Rule::Host(HostRule { opaque: true, ports, .. })
+                if !self.opaque && ports.iter().any(|port| WEB.contains(port)) =>
+            {
+                return Err(Refusal::new(
+                    format!("allow {rule}"),
+                    "bounds.opaque",
+                    "the administrator forbids it: names on ports 80 and 443 are looked at; leave out `opaque`",
+                ));
+            }
             Rule::Host(host) => Hosts::Name(host.host.clone()),
             Rule::Net(net) => Hosts::Net(net.net),
             Rule::Local(_) if self.local => return Ok(()),

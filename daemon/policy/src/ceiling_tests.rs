@@ -6,7 +6,7 @@ fn list(entries: &[&str]) -> Vec<Hosts> {
 }
 
 fn ceiling(hosts: &[&str], denied: &[&str]) -> Ceiling {
-    Ceiling { hosts: list(hosts), denied: list(denied), local: false, publish: false }
+    Ceiling { hosts: list(hosts), denied: list(denied), local: false, publish: false, opaque: false }
 }
 
 /// What an egress that allows this is refused by.
@@ -50,6 +50,11 @@ fn rules_stay_below_it() {
     assert_eq!(refused(&some, "local:5432").as_deref(), Some("bounds.local"));
     assert_eq!(refused(&ceiling(&["*"], &[]), "0.0.0.0/0:*"), None);
     assert_eq!(refused(&Ceiling::default(), "local:5432"), None);
+    assert_eq!(refused(&Ceiling::default(), "db.example.org:5432/opaque"), None);
+    for web in ["a.example.org:443/opaque", "a.example.org:5432,80/opaque"] {
+        assert_eq!(refused(&Ceiling::default(), web).as_deref(), Some("bounds.opaque"), "{web}");
+        assert_eq!(refused(&Ceiling { opaque: true, ..Ceiling::default() }, web), None, "{web}");
+    }
 }
 
 #[test]

@@ -148,6 +148,8 @@ pub struct Bounds {
     pub publish: bool,
     /// Whether sessions may reach ports of the host's loopback.
     pub local: bool,
+    /// Whether opaque rules may be for ports 80 and 443.
+    pub opaque: bool,
     /// The names and networks that a session may ever be allowed.
     pub hosts: Vec<Hosts>,
     /// Those that none ever reaches.
@@ -222,6 +224,7 @@ impl Default for Bounds {
             modes_forbidden: Vec::new(),
             publish: true,
             local: true,
+            opaque: false,
             hosts: vec![Hosts::All],
             hosts_denied: Vec::new(),
             group: BTreeMap::new(),
@@ -237,6 +240,7 @@ impl Bounds {
             denied: self.hosts_denied.clone(),
             local: self.local,
             publish: self.publish,
+            opaque: self.opaque,
         }
     }
 }

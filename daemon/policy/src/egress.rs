@@ -10,7 +10,7 @@ use crate::addresses::{self, Judgement, Net};
 use crate::caps::Capped;
 use crate::config;
 use crate::dns_type::DnsType;
-use crate::hosts::{HostName, HostRules};
+use crate::hosts::{HostName, HostRule, HostRules};
 use crate::profile::Protocol;
 use crate::publish::{self, Publish};
 use crate::resolver::Resolver;
@@ -152,10 +152,10 @@ impl Egress {
         self.resolvers.iter().any(|resolver| resolver.tls.is_some())
     }
 
-    /// Whether the explicit proxy listens: nobody is told of it where nothing is let out, and its port is the
-    /// session's own.
+    /// Whether the explicit proxy listens, also where nothing is let out yet: what it refuses, programs understand at
+    /// once. Where nothing ever will be, its port is the session's own.
     pub fn has_proxy(&self) -> bool {
-        !self.is_closed()
+        !self.sealed
     }
 
     /// How many sockets a session that begins with it has in its network: two each for TCP, for DNS, for the explicit
@@ -213,7 +213,10 @@ impl Egress {
         use crate::hosts::HostVerdict;
         match purpose {
             Purpose::Name(name) => match self.hosts.connect(name, to.port(), protocol) {
-                HostVerdict::Allowed(rule) => Some(format!("allow {}", rule.host)),
+                HostVerdict::Allowed(rule) => {
+                    let opaque = protocol == Protocol::Tcp && self.hosts.is_opaque(name, to.port());
+                    Some(format!("allow {}{}", rule.host, if opaque { " opaque" } else { "" }))
+                }
                 HostVerdict::Denied(_) | HostVerdict::Unnamed => None,
             },
             Purpose::Net => self.net(to, protocol).map(|rule| format!("allow {}", rule.net)),
@@ -372,6 +375,7 @@ impl Egress {
                 "name the ports: each has a socket of its own",
             ));
         }
+        self.hosts.allow.iter().try_for_each(HostRule::check)?;
         let by_name = self.hosts.allow.iter().flat_map(|rule| &rule.ports);
         if by_name.chain(self.nets.iter().flat_map(|rule| &rule.ports)).any(|port| *port == DNS) {
             return Err(Refusal::new(

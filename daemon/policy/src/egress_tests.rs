@@ -19,7 +19,7 @@ fn dial(egress: &Egress, to: &str) -> Result<(), Denial> {
 }
 
 fn host(text: &str, ports: Vec<u16>) -> HostRule {
-    HostRule { host: HostPattern::parse(text).unwrap(), ports, protocol: Protocol::Tcp }
+    HostRule { host: HostPattern::parse(text).unwrap(), ports, protocol: Protocol::Tcp, opaque: false }
 }
 
 #[test]
@@ -271,6 +271,7 @@ fn what_began_without_a_network_may_have_one_unless_that_is_for_good() {
         host: HostPattern::parse("a.example").unwrap(),
         ports: vec![443],
         protocol: Protocol::Tcp,
+        opaque: false,
     };
     let closed = Egress::default();
     let mut open = closed.clone();

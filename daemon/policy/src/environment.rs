@@ -24,10 +24,10 @@ const PROXY: [(&str, &str); 8] = [
     ("ALL_PROXY", PROXY_URL),
     ("NO_PROXY", NO_PROXY),
 ];
-/// Where it listens in every session with a network.
+/// Where it listens in every session that can have a network.
 const PROXY_URL: &str = "http://127.0.0.1:3128";
 /// What does not go by it.
-const NO_PROXY: &str = "localhost,127.0.0.1";
+const NO_PROXY: &str = "localhost,.localhost,127.0.0.1,::1";
 
 /// Variables that make a loader, shell or interpreter run what they name. They come along only when a flag
 /// names them.

@@ -9,6 +9,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::Refusal;
 use crate::profile::Protocol;
 
 /// The longest name, in bytes, without the trailing dot (RFC 1035 §2.3.4).
@@ -208,9 +209,27 @@ pub struct HostRule {
     pub ports: Vec<u16>,
     /// By which protocol.
     pub protocol: Protocol,
+    /// Of TCP: its bytes are nobody's to look at, but for a denied name at their beginning.
+    pub opaque: bool,
 }
 
 impl HostRule {
+    /// Whether it may be opaque, if it is: for names and ports that its owner has in mind one by one.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn check(&self) -> Result<(), Refusal> {
+        let why = match self {
+            Self { opaque: false, .. } => return Ok(()),
+            Self { protocol: Protocol::Udp, .. } => "it is of UDP, which nobody looks at",
+            Self { host, .. } if host.is_wildcard() => "it is for every name below another",
+            Self { ports, .. } if ports.is_empty() => "it names no port",
+            _ => return Ok(()),
+        };
+        let what = format!("an opaque rule for {}: {why}", self.host);
+        Err(Refusal::new(what, "network.opaque", "write HOST:PORT/opaque, for each host by itself"))
+    }
+
     /// Whether it allows `port` by `protocol`.
     pub fn covers(&self, port: u16, protocol: Protocol) -> bool {
         self.protocol == protocol && (self.ports.is_empty() || self.ports.contains(&port))
@@ -247,6 +266,11 @@ impl HostRules {
     /// Whether `port` of `name` may be connected to by `protocol`.
     pub fn connect(&self, name: &HostName, port: u16, protocol: Protocol) -> HostVerdict<'_> {
         self.judge(name, |rule| rule.covers(port, protocol))
+    }
+
+    /// Whether what goes to `port` of `name` is nobody's to look at.
+    pub fn is_opaque(&self, name: &HostName, port: u16) -> bool {
+        self.allowing(name).any(|rule| rule.opaque && rule.covers(port, Protocol::Tcp))
     }
 
     /// The rules that allow `name` something: their ports together are what its addresses are pinned for. None if it

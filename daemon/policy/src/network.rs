@@ -203,7 +203,7 @@ pub(crate) fn egress(
         dns_types: dns_types(network)?,
         global_also: upstream.global_also.clone(),
         wildcard_budget: WILDCARD_BUDGET,
-        announce_proxy: network.proxy_env == Some(true),
+        announce_proxy: network.proxy_env != Some(false),
         sealed: network.default == Some(profile::NetworkDefault::None),
         ..Egress::default()
     };
@@ -214,10 +214,8 @@ pub(crate) fn egress(
         egress.publish(Publish::of(entry)?);
     }
     publish.iter().for_each(|publish| egress.publish(*publish));
-    if egress.is_closed() {
-        // No program is told of a proxy that does not listen.
-        egress.announce_proxy = false;
-    }
+    // No program is told of a proxy that does not listen.
+    egress.announce_proxy &= egress.has_proxy();
     Ok(egress)
 }
 

@@ -25,7 +25,7 @@ fn the_documented_profile_has_its_way_out() {
     let profile = Profile::parse("x", WHOLE).unwrap();
     let egress = egress(&profile.network, (&Change::default(), &[]), &upstream()).unwrap();
     let host = HostPattern::parse("api.example.org").unwrap();
-    assert_eq!(egress.hosts.allow, [HostRule { host, ports: vec![443], protocol: Protocol::Tcp }]);
+    assert_eq!(egress.hosts.allow, [HostRule { host, ports: vec![443], protocol: Protocol::Tcp, opaque: false }]);
     assert_eq!(egress.hosts.deny, [HostPattern::parse("*.ads.example").unwrap()]);
     assert_eq!((egress.nets.len(), &egress.local[..], egress.announce_proxy), (1, &[5432][..], false));
     assert_eq!(egress.publish, [Publish { host: 8080, port: 3000 }]);
@@ -204,4 +204,28 @@ fn types_of_records_are_listed_by_name() {
     let allow = "dns_types = ['MX']\n[[network.allow]]\nhost = 'a.example'";
     let egress = egress(&parse(allow).unwrap().network, (&Change::default(), &[]), &upstream()).unwrap();
     assert_eq!(egress.dns_types, [DnsType::Mx]);
+}
+
+#[test]
+fn an_opaque_rule_is_for_one_name_and_its_ports() {
+    let rule = Rule::parse("db.example.org:5432,5433/opaque").unwrap();
+    assert_eq!(rule.to_string(), "db.example.org:5432,5433/opaque");
+    assert!(matches!(&rule, Rule::Host(HostRule { opaque: true, protocol: Protocol::Tcp, .. })));
+    for (text, rule) in [
+        ("*.example.org:5432/opaque", "network.opaque"),
+        ("db.example.org/opaque", "network.opaque"),
+        ("db.example.org:*/opaque", "network.opaque"),
+        ("192.0.2.0/24:5432/opaque", "network.opaque"),
+        ("local:5432/opaque", "network.local"),
+    ] {
+        assert_eq!(Rule::parse(text).unwrap_err().rule, rule, "{text}");
+    }
+    let change = of("[[network.allow]]\nhost = 'db.example.org'\nports = [5432]\nprotocol = 'opaque'").unwrap();
+    assert_eq!(change.allow[0].to_string(), "db.example.org:5432/opaque");
+    // Whoever made the plan: the same is checked of it.
+    let mut egress = Egress { wildcard_budget: WILDCARD_BUDGET, ..Egress::default() };
+    let Rule::Host(mut host) = rule else { panic!("a name") };
+    host.ports.clear();
+    egress.hosts.allow.push(host);
+    assert_eq!(egress.check().unwrap_err().rule, "network.opaque");
 }

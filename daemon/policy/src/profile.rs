@@ -212,7 +212,7 @@ pub struct Allow {
     pub ports: Vec<u16>,
     /// The protocol.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub protocol: Option<Protocol>,
+    pub protocol: Option<Looked>,
     /// Connections by this rule that are open at a time, and flows of UDP.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_connections: Option<u32>,
@@ -229,6 +229,28 @@ pub enum Protocol {
     Tcp,
     /// UDP.
     Udp,
+}
+
+/// A transport, and whether what goes by it is looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Looked {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+    /// TCP whose bytes nobody looks at.
+    Opaque,
+}
+
+impl Looked {
+    /// The transport.
+    pub fn protocol(self) -> Protocol {
+        match self {
+            Self::Tcp | Self::Opaque => Protocol::Tcp,
+            Self::Udp => Protocol::Udp,
+        }
+    }
 }
 
 /// `[[network.publish]]`.

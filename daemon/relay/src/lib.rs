@@ -11,5 +11,6 @@ pub mod dns;
 pub mod exercise;
 pub mod hello;
 pub mod http;
+pub mod http2;
 pub mod proxy;
 pub mod socks;

@@ -45,6 +45,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("tls_hello", relay::hello),
     ("http_requests", relay::http),
     ("http_exchange", relay::exchange),
+    ("http2_requests", relay::http2),
     ("authority", relay::target),
     ("socks", relay::socks),
     ("dns_query", relay::dns_query),

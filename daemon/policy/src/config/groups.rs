@@ -34,6 +34,8 @@ pub struct GroupBounds {
     pub publish: Option<bool>,
     /// Whether sessions may reach ports of the host's loopback.
     pub local: Option<bool>,
+    /// Whether opaque rules may be for ports 80 and 443.
+    pub opaque: Option<bool>,
     /// The names and networks that a session may ever be allowed.
     pub hosts: Option<Vec<Hosts>>,
     /// Those that none ever reaches.
@@ -67,6 +69,7 @@ impl Bounds {
             timeout: most(|t| t.timeout, self.timeout),
             publish: any(|t| t.publish, self.publish),
             local: any(|t| t.local, self.local),
+            opaque: any(|t| t.opaque, self.opaque),
             group: std::collections::BTreeMap::new(),
             ..self.clone()
         };

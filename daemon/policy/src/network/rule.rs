@@ -10,7 +10,7 @@ use crate::addresses::Net;
 use crate::caps::{self, Capped, Caps};
 use crate::egress::NetRule;
 use crate::hosts::{HostError, HostPattern, HostRule};
-use crate::profile::{self, Protocol};
+use crate::profile::{self, Looked, Protocol};
 
 /// What a flag means that names no port.
 pub const WEB: [u16; 2] = [80, 443];
@@ -27,7 +27,7 @@ pub enum Rule {
 
 impl Rule {
     /// Reads `HOST[:PORTS]`, `CIDR[:PORTS]` or `local:PORT`; PORTS are [`WEB`] if none are named, `*` for all, or a
-    /// list with commas, and are TCP's unless `/udp` follows.
+    /// list with commas, and are TCP's unless `/udp` follows. `HOST:PORT/opaque` is TCP that nobody looks at.
     ///
     /// # Errors
     /// What cannot be meant, and what to write instead.
@@ -40,14 +40,15 @@ impl Rule {
             return at.local(port.parse().unwrap_or(0));
         }
         let (rest, protocol) = match text.rsplit_once('/') {
-            Some((rest, "tcp")) => (rest, Protocol::Tcp),
-            Some((rest, "udp")) => (rest, Protocol::Udp),
-            _ => (text, Protocol::Tcp),
+            Some((rest, "tcp")) => (rest, Looked::Tcp),
+            Some((rest, "udp")) => (rest, Looked::Udp),
+            Some((rest, "opaque")) => (rest, Looked::Opaque),
+            _ => (text, Looked::Tcp),
         };
         let (target, ports) = split(rest);
         let ports = match (ports, protocol) {
-            (Some("*"), _) | (None, Protocol::Udp) => Vec::new(),
-            (None, Protocol::Tcp) => WEB.to_vec(),
+            (Some("*"), _) | (None, Looked::Udp | Looked::Opaque) => Vec::new(),
+            (None, Looked::Tcp) => WEB.to_vec(),
             (Some(list), _) => list.split(',').map(|port| port.parse().unwrap_or(0)).collect(),
         };
         if target.contains('/') { at.net(target, ports, protocol) } else { at.host(target, ports, protocol) }
@@ -65,12 +66,12 @@ impl Rule {
     }
 
     fn without_caps(entry: &profile::Allow) -> Result<Self, Refusal> {
-        let protocol = entry.protocol.unwrap_or(Protocol::Tcp);
+        let protocol = entry.protocol.unwrap_or(Looked::Tcp);
         let at = |text| Place { list: "network.allow", text };
         match (&entry.host, &entry.cidr, entry.local) {
             (Some(host), None, None) => at(host).host(host, entry.ports.clone(), protocol),
             (None, Some(cidr), None) => at(cidr).net(cidr, entry.ports.clone(), protocol),
-            (None, None, Some(port)) if entry.ports.is_empty() && protocol == Protocol::Tcp => {
+            (None, None, Some(port)) if entry.ports.is_empty() && protocol == Looked::Tcp => {
                 at(&format!("local = {port}")).local(port)
             }
             (None, None, Some(_)) => Err(Refusal::new(
@@ -98,7 +99,7 @@ impl Place<'_> {
         Refusal::new(format!("{} {:?}: {why}", self.list, self.text), rule, mend)
     }
 
-    fn host(&self, host: &str, ports: Vec<u16>, protocol: Protocol) -> Result<Rule, Refusal> {
+    fn host(&self, host: &str, ports: Vec<u16>, looked: Looked) -> Result<Rule, Refusal> {
         let host = self.pattern(host)?;
         // Shown, it would be read as a port of the host's.
         if host.to_string() == "local" {
@@ -108,10 +109,14 @@ impl Place<'_> {
                 MEND_LOCAL,
             ));
         }
-        Ok(Rule::Host(HostRule { host, ports: self.ports(ports, protocol)?, protocol }))
+        let protocol = looked.protocol();
+        let ports = self.ports(ports, protocol)?;
+        let rule = HostRule { host, ports, protocol, opaque: looked == Looked::Opaque };
+        rule.check()?;
+        Ok(Rule::Host(rule))
     }
 
-    fn net(&self, cidr: &str, ports: Vec<u16>, protocol: Protocol) -> Result<Rule, Refusal> {
+    fn net(&self, cidr: &str, ports: Vec<u16>, looked: Looked) -> Result<Rule, Refusal> {
         let mend = "write ADDRESS/LENGTH with zeros behind the prefix, such as 192.0.2.0/24 or 2001:db8::/32";
         let net = Net::parse(cidr).map_err(|error| self.bad("network.cidr", error, mend))?;
         // No shorter prefix leaves such an address without bits behind it.
@@ -119,6 +124,11 @@ impl Place<'_> {
             let why = "inside, the session's own loopback has these addresses";
             return Err(self.bad("network.loopback", why, MEND_LOCAL));
         }
+        if looked == Looked::Opaque {
+            let mend = "leave it out: what goes to addresses is looked at for the sake of denied names alone";
+            return Err(self.bad("network.opaque", "`opaque` is for names", mend));
+        }
+        let protocol = looked.protocol();
         Ok(Rule::Net(NetRule { net, ports: self.ports(ports, protocol)?, protocol }))
     }
 
@@ -222,11 +232,11 @@ pub(super) fn denied(list: &str, text: &str) -> Result<HostPattern, Refusal> {
 
 impl fmt::Display for Rule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (ports, protocol) = match self {
+        let (ports, behind) = match self {
             Self::Local(port) => return write!(f, "local:{port}"),
-            Self::Host(HostRule { host, ports, protocol }) => {
+            Self::Host(HostRule { host, ports, protocol, opaque }) => {
                 write!(f, "{host}:")?;
-                (ports, protocol)
+                (ports, if *opaque { "/opaque" } else { suffix(*protocol) })
             }
             Self::Net(NetRule { net, ports, protocol }) => {
                 if net.address().is_ipv4() {
@@ -234,7 +244,7 @@ impl fmt::Display for Rule {
                 } else {
                     write!(f, "[{net}]:")?
                 }
-                (ports, protocol)
+                (ports, suffix(*protocol))
             }
         };
         match ports.as_slice() {
@@ -244,6 +254,14 @@ impl fmt::Display for Rule {
                 rest.iter().try_for_each(|port| write!(f, ",{port}"))?;
             }
         }
-        if *protocol == Protocol::Udp { f.write_str("/udp") } else { Ok(()) }
+        f.write_str(behind)
+    }
+}
+
+/// What follows a rule's ports.
+fn suffix(protocol: Protocol) -> &'static str {
+    match protocol {
+        Protocol::Tcp => "",
+        Protocol::Udp => "/udp",
     }
 }

@@ -41,8 +41,8 @@ impl Counters {
 struct Share {
     counter: Arc<Counter>,
     caps: Caps,
-    /// What it is used for by this rule.
-    purposes: Vec<Purpose>,
+    /// What it is used for by this rule, and where.
+    purposes: Vec<(Purpose, SocketAddr)>,
 }
 
 impl Share {
@@ -102,18 +102,19 @@ impl Budget {
             }
         };
         let share = &mut shares[at];
-        if !share.purposes.contains(purpose) {
-            share.purposes.push(purpose.clone());
+        let used = (purpose.clone(), to);
+        if !share.purposes.contains(&used) {
+            share.purposes.push(used);
         }
         share.with_room()
     }
 
     /// Other rules are in force: it counts no more by those that are not the closest any more.
-    pub fn judge_again(&self, plan: &Egress, to: SocketAddr, protocol: Protocol) {
+    pub fn judge_again(&self, plan: &Egress, protocol: Protocol) {
         lock(&self.0).retain_mut(|share| {
             let rule = &share.counter.rule;
-            share.purposes.retain(|purpose| {
-                plan.capped(purpose, to, protocol).is_some_and(|capped| capped.rule == *rule)
+            share.purposes.retain(|(purpose, to)| {
+                plan.capped(purpose, *to, protocol).is_some_and(|capped| capped.rule == *rule)
             });
             !share.purposes.is_empty()
         });
@@ -172,6 +173,7 @@ mod tests {
             host: HostPattern::parse(text).unwrap(),
             ports: vec![443],
             protocol: Protocol::Tcp,
+            opaque: false,
         };
         let allow = list.iter().map(|(text, ..)| host(text)).collect();
         let caps = list.iter().filter(|(_, connections, sent)| connections.is_some() || sent.is_some()).map(
@@ -237,10 +239,10 @@ mod tests {
         join(&budget, &counters, &before, "b.example").unwrap();
         budget.count(6);
         let mut after = plan(&[("*.example", None, Some(10)), ("a.example", None, None)]);
-        budget.judge_again(&after, to(), Protocol::Tcp);
+        budget.judge_again(&after, Protocol::Tcp);
         assert_eq!(budget.left(), 4);
         after.hosts.allow.extend(plan(&[("b.example", None, None)]).hosts.allow);
-        budget.judge_again(&after, to(), Protocol::Tcp);
+        budget.judge_again(&after, Protocol::Tcp);
         assert_eq!(budget.left(), u64::MAX);
         let late = Budget::default();
         join(&late, &counters, &after, "c.example").unwrap();

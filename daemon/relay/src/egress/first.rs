@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::net::RecvFlags;
-use tokio::time::{sleep_until, timeout};
+use tokio::time::{sleep, sleep_until, timeout};
 
-use super::copy;
+use super::{copy, ssh};
 use super::end::End;
 use super::judge::{First, Manner, Opening, Refusal};
 use super::tcp::Connection;
@@ -15,12 +15,35 @@ use crate::Endpoint;
 
 /// How long a client may take from its first byte until it is known what it wants.
 const OPENING: Duration = Duration::from_secs(10);
-/// How long a client is silent that waits for the server to speak.
+/// How long a client is silent that waits for the server to speak, or for its answer.
 const SILENCE: Duration = Duration::from_millis(300);
 /// Where the client speaks first: nothing is dialled before.
 const WEB: [u16; 6] = [80, 443, 3000, 8000, 8080, 8443];
 
 impl Connection {
+    /// `refusal`, told as the client's protocol has it, if its first bytes show that within a moment.
+    pub(super) async fn in_its_words(&self, refusal: Refusal) -> Refusal {
+        let (mut opening, mut held) = (Opening::default(), Vec::new());
+        let shown = async {
+            loop {
+                if held.starts_with(ssh::BANNER) {
+                    return Manner::Ssh;
+                }
+                match opening.look(&held) {
+                    Ok(None) => {}
+                    Ok(Some(First::Tls(..))) => return Manner::Tls,
+                    Ok(Some(First::Http)) => return Manner::Http,
+                    Ok(Some(_)) | Err(_) => return Manner::Plain,
+                }
+                if !matches!(copy::read(&self.client, &mut held, copy::CHUNK).await, Ok(1..)) {
+                    return Manner::Plain;
+                }
+            }
+        };
+        let manner = timeout(SILENCE, shown).await.unwrap_or(Manner::Plain);
+        Refusal { manner, ..refusal }
+    }
+
     /// What the first bytes are, and who says them.
     pub(super) async fn first(
         &self,
@@ -56,6 +79,12 @@ impl Connection {
                     None => std::future::pending().await,
                 }
             };
+            let waits = async {
+                match opening.is_other(held) && !held.is_empty() {
+                    true => sleep(SILENCE).await,
+                    false => std::future::pending().await,
+                }
+            };
             let mut more = Vec::new();
             let read = tokio::select! {
                 biased;
@@ -67,6 +96,7 @@ impl Connection {
                 spoken = spoken => {
                     return Ok((First::Spoken(spoken?), None));
                 }
+                () = waits => return Ok((First::Waiting, server)),
             };
             held.append(&mut more);
             match read {

@@ -1,20 +1,19 @@
 //! HTTP/1: each request of a connection is judged by the host that it names.
 
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use agentd_policy::egress::Purpose;
-use agentd_relay::http::{Connection as Requests, Head, Mode, Refused, Step};
-use agentd_relay::proxy::Host;
+use agentd_relay::http::{Connection as Requests, Head, Mode, Refused, Step, Target};
+use agentd_relay::proxy::{Authority, Host};
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
 use super::caps;
 use super::copy::{self, Way};
 use super::end::End;
-use super::judge::{self, Manner, Refusal};
+use super::judge::{self, Manner, Place, Refusal};
 use super::tcp::Connection;
 use crate::Endpoint;
 
@@ -27,6 +26,8 @@ const UNWANTED: usize = 1 << 20;
 /// Below this, asking whether bytes are certain costs more than looking at them.
 const WORTH: u64 = copy::CHUNK as u64;
 
+/// The port of a request to a proxy that names none.
+const HTTP: u16 = 80;
 /// As much of a method as is recorded.
 pub const MAX_METHOD: usize = 32;
 
@@ -34,6 +35,8 @@ pub const MAX_METHOD: usize = 32;
 struct Carried<'a> {
     connection: &'a Connection,
     requests: Mutex<Requests>,
+    /// What a tunnel was asked for to.
+    target: OnceLock<Authority>,
     /// The server said something.
     heard: Notify,
     /// Something is on its way to the client.
@@ -52,12 +55,15 @@ enum Next {
     Over,
     /// All that follows.
     All,
+    /// All that follows, for somebody else.
+    Tunnel,
 }
 
 /// Carries a connection that begins with a request, `held`; it is dialled once that is judged.
 pub async fn carry(connection: &Connection, server: Option<Endpoint>, mut held: Vec<u8>) -> Result<(), End> {
     let carried = Carried {
         connection,
+        target: OnceLock::new(),
         requests: Mutex::new(Requests::new(Mode::Origin)),
         heard: Notify::new(),
         delivering: AtomicBool::new(false),
@@ -66,8 +72,11 @@ pub async fn carry(connection: &Connection, server: Option<Endpoint>, mut held: 
     let server = connection.dialled(purpose, server).await?;
     let (mut up, mut down) = connection.ways(&server);
     let requests = carried.requests(&mut up, held, length);
-    tokio::try_join!(requests, carried.responses(&mut down))?;
-    Ok(())
+    let (tunnelled, ()) = tokio::try_join!(requests, carried.responses(&mut down))?;
+    match (tunnelled, carried.target.into_inner()) {
+        (Some(held), Some(target)) => connection.tunnel(target, server.clone(), held).await,
+        _ => Ok(()),
+    }
 }
 
 impl Carried<'_> {
@@ -81,13 +90,20 @@ impl Carried<'_> {
                     _ => continue,
                 },
                 // Nothing else is first.
-                Next::Goes(_, None) | Next::Held | Next::Over | Next::All => return Err(End::Reset),
+                Next::Goes(_, None) | Next::Held | Next::Over | Next::All | Next::Tunnel => {
+                    return Err(End::Reset);
+                }
             }
         }
     }
 
-    /// Sends on what is judged, of which `judged` bytes are in `held` already.
-    async fn requests(&self, way: &mut Way<'_>, mut held: Vec<u8>, mut judged: usize) -> Result<(), End> {
+    /// Sends on what is judged, of which `judged` bytes are in `held` already. What follows in a tunnel, if one is opened.
+    async fn requests(
+        &self,
+        way: &mut Way<'_>,
+        mut held: Vec<u8>,
+        mut judged: usize,
+    ) -> Result<Option<Vec<u8>>, End> {
         loop {
             let next = match self.next(&held[judged..]) {
                 Ok(Next::Goes(length, _)) => {
@@ -105,7 +121,11 @@ impl Carried<'_> {
             held.drain(..judged);
             judged = 0;
             match next {
-                Next::All => return Ok(way.drain().await?),
+                Next::All => {
+                    way.drain().await?;
+                    return Ok(None);
+                }
+                Next::Tunnel => return Ok(Some(held)),
                 Next::Held => {
                     let awaited = self.lock().is_awaited();
                     let heard = self.heard.notified();
@@ -117,11 +137,12 @@ impl Carried<'_> {
                 }
                 Next::Over => {
                     way.end()?;
-                    return Ok(copy::discard(&self.connection.client, UNWANTED).await?);
+                    copy::discard(&self.connection.client, UNWANTED).await?;
+                    return Ok(None);
                 }
                 _ => {
                     if !self.more(way, &mut held).await? {
-                        return Ok(());
+                        return Ok(None);
                     }
                 }
             }
@@ -171,6 +192,9 @@ impl Carried<'_> {
             if self.lock().is_unasked() {
                 return Err(Refusal { manner: Manner::Plain, ..malformed(&Refused::Upgrade) }.into());
             }
+            if self.lock().is_tunnel() {
+                return Ok(());
+            }
             if !whole {
                 return Ok(way.end()?);
             }
@@ -185,36 +209,41 @@ impl Carried<'_> {
             Ok(Step::Held) => Ok(Next::Held),
             Ok(Step::Over) => Ok(Next::Over),
             Ok(Step::Opaque) => Ok(Next::All),
+            Ok(Step::Tunnel) => Ok(Next::Tunnel),
             Ok(Step::Body(length)) => Ok(Next::Goes(length, None)),
             Ok(Step::Head(head)) => {
-                let purpose = self.judge(&head, self.connection.to())?;
+                let purpose = self.judge(&head)?;
                 Ok(Next::Goes(head.len, Some(purpose)))
             }
             Err(refused) => Err(malformed(&refused)),
         }
     }
 
-    fn judge(&self, head: &Head<'_>, to: SocketAddr) -> Result<Purpose, Refusal> {
-        let gate = &self.connection.gate;
-        let plan = gate.plan();
-        let judged = judge::http(&plan, &gate.pins, &head.authority, to).or_else(|rule| {
-            // One more request for the same name, on a connection that was dialled by its pin.
-            match &head.authority.host {
-                Host::Name(name) if judge::is_unpinned(&rule) && self.connection.is_used_for(name) => {
-                    Ok((Purpose::Name(name.clone()), Some(name.clone())))
-                }
-                _ => Err(rule),
+    /// By what right a request goes. One that is for a proxy names whom that is to reach.
+    fn judge(&self, head: &Head<'_>) -> Result<Purpose, Refusal> {
+        let (connection, method, authority) = (self.connection, head.method, &head.authority);
+        let behind = match (&head.target, authority.port) {
+            (Target::Connect, _) if connection.is_tunnel() => return Err(malformed(&Refused::Connect)),
+            (Target::Connect, Some(port)) => Some(port),
+            (Target::Absolute { .. }, port) if !connection.is_tunnel() => Some(port.unwrap_or(HTTP)),
+            _ => None,
+        };
+        let direct = match (&head.target, behind) {
+            (Target::Connect, _) => None,
+            _ => Some(judged(connection, method, authority, connection.place())),
+        };
+        match (direct, behind) {
+            (Some(Ok(purpose)), _) => return Ok(purpose),
+            (Some(Err(refusal)), None) => return Err(refusal),
+            (_, Some(port)) => {
+                judged(connection, method, authority, Place::behind(connection.to(), port))?;
             }
-        });
-        match judged {
-            Ok((purpose, name)) => {
-                self.connection.used_for(name.as_ref()).map_err(|rule| refused(head, rule.into()))?;
-                let capped = |rule| Refusal { why: caps::WHY.into(), ..refused(head, rule) };
-                self.connection.join(&purpose).map_err(capped)?;
-                Ok(purpose)
-            }
-            Err(rule) => Err(refused(head, rule)),
+            (None, None) => return Err(malformed(&Refused::Connect)),
         }
+        if head.target == Target::Connect {
+            let _ = self.target.set(authority.clone());
+        }
+        connection.by_address().map_err(|refusal| refused(method, authority, refusal.rule))
     }
 
     /// Waits until the client has the answers to what it asked before. Without them nothing can be said to it.
@@ -235,12 +264,40 @@ impl Carried<'_> {
     }
 }
 
+/// By what right a request for `authority` goes on `connection`, which counts by its rule from now on.
+///
+/// # Errors
+/// The refusal, as a response of HTTP/1.
+pub fn judged(
+    connection: &Connection,
+    method: &str,
+    authority: &Authority,
+    place: Place,
+) -> Result<Purpose, Refusal> {
+    let (plan, pins) = (connection.gate.plan(), &connection.gate.pins);
+    let judged = judge::http(&plan, pins, authority, place).or_else(|rule| {
+        // One more request for the same name, on a connection that was dialled by its pin.
+        match &authority.host {
+            Host::Name(name) if judge::is_unpinned(&rule) && connection.is_used_for(name) => {
+                Ok((Purpose::Name(name.clone()), Some(name.clone())))
+            }
+            _ => Err(rule),
+        }
+    });
+    let refused = |rule| refused(method, authority, rule);
+    let (purpose, name) = judged.map_err(refused)?;
+    connection.used_for(name.as_ref(), place).map_err(|rule| refused(rule.into()))?;
+    let capped = |rule| Refusal { why: caps::WHY.into(), ..refused(rule) };
+    connection.join(&purpose, place.to).map_err(capped)?;
+    Ok(purpose)
+}
+
 /// A request that is refused by the host that it names.
-pub fn refused(head: &Head<'_>, rule: String) -> Refusal {
-    let why = format!("{} is not allowed here", head.authority);
+fn refused(method: &str, authority: &Authority, rule: String) -> Refusal {
+    let why = format!("{authority} is not allowed here");
     Refusal {
-        name: Some(head.authority.to_string()),
-        method: Some(head.method.chars().take(MAX_METHOD).collect()),
+        name: Some(authority.to_string()),
+        method: Some(method.chars().take(MAX_METHOD).collect()),
         ..Refusal::new(Manner::Http, rule, why)
     }
 }

@@ -6,12 +6,14 @@ use std::net::SocketAddr;
 use agentd_policy::egress::{Denial, Egress, Purpose};
 use agentd_policy::hosts::{HostName, HostVerdict};
 use agentd_policy::profile::Protocol;
+use agentd_relay::http2;
 use agentd_relay::hello::{self, ClientHello, Progress};
-use agentd_relay::http::{Sniff, Watch, sniff};
+use agentd_relay::http::{Sniff, Watch, looks_cut, sniff};
 use agentd_relay::proxy::{Authority, Host};
 
 use super::pins::Pins;
 use super::rules::Rules;
+use super::ssh;
 use crate::Endpoint;
 
 /// What the client is told of a refusal, in its own protocol.
@@ -23,6 +25,10 @@ pub enum Manner {
     Tls,
     /// By a response.
     Http,
+    /// By a response on this stream of HTTP/2, in gRPC's form or not; on stream 0, by a farewell.
+    Http2(u32, bool),
+    /// By a message of the transport layer (RFC 4253 §11.1).
+    Ssh,
 }
 
 /// Why a connection goes no further.
@@ -53,6 +59,8 @@ impl Refusal {
             // Fatal, access_denied (RFC 8446 §6.2).
             Manner::Tls => vec![21, 3, 3, 0, 2, 2, 49],
             Manner::Http => forbidden(&self.rule, &self.why),
+            Manner::Http2(stream, grpc) => http2::refusal(stream, grpc, &self.rule, &self.why),
+            Manner::Ssh => ssh::disconnect(&format!("agentd: {} ({})", self.why, self.rule)),
         }
     }
 }
@@ -69,27 +77,67 @@ pub fn forbidden(rule: &str, why: &str) -> Vec<u8> {
     (head + &body).into_bytes()
 }
 
-/// By what right `name` may be reached at `to`.
+/// Where somebody wants to go who names a host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The address, and the port that is meant.
+    pub to: SocketAddr,
+    /// The address is a proxy's, which resolves names itself.
+    pub proxied: bool,
+}
+
+impl Place {
+    /// At `to` itself.
+    pub fn direct(to: SocketAddr) -> Self {
+        Self { to, proxied: false }
+    }
+
+    /// At `port` of what the proxy at `to` leads to.
+    pub fn behind(to: SocketAddr, port: u16) -> Self {
+        Self { to: SocketAddr::new(to.ip(), port), proxied: true }
+    }
+}
+
+/// By what right `name` may be reached.
 ///
 /// # Errors
 /// The rule by which it may not.
-pub fn named(plan: &Rules, pins: &Pins, name: &HostName, to: SocketAddr) -> Result<Purpose, String> {
+pub fn named(plan: &Rules, pins: &Pins, name: &HostName, place: Place) -> Result<Purpose, String> {
+    let to = place.to;
     let verdict = plan.hosts.connect(name, to.port(), Protocol::Tcp);
     if let HostVerdict::Denied(pattern) = verdict {
         return Err(Denial::Denied(pattern.to_string()).to_string());
     }
     let allowed = matches!(verdict, HostVerdict::Allowed(_));
-    if allowed && pins.names(to.ip()).contains(name) {
+    if allowed && !place.proxied && pins.names(to.ip()).contains(name) {
         return Ok(Purpose::Name(name.clone()));
     }
-    let by_net = plan.net(to, Protocol::Tcp).is_some();
+    let by_net = !place.proxied && plan.net(to, Protocol::Tcp).is_some();
     if allowed || by_net {
         plan.unlisted(name).map_err(|denial| denial.to_string())?;
     }
     if by_net {
         return Ok(Purpose::Net);
     }
+    if allowed && place.proxied {
+        return Ok(Purpose::Name(name.clone()));
+    }
     Err(if allowed { Denial::Unpinned } else { Denial::Default }.to_string())
+}
+
+/// The rule that denies `name` whatever allows it, if one does.
+pub fn denied(plan: &Rules, name: &HostName) -> Option<String> {
+    match plan.hosts.resolve(name) {
+        HostVerdict::Denied(pattern) => Some(Denial::Denied(pattern.to_string()).to_string()),
+        HostVerdict::Allowed(_) | HostVerdict::Unnamed => {
+            plan.unlisted(name).err().map(|denial| denial.to_string())
+        }
+    }
+}
+
+/// Whether what goes to `to` is nobody's to look at, by the rule for a name that is there.
+pub fn opaque(plan: &Egress, pins: &Pins, to: SocketAddr) -> bool {
+    pins.names(to.ip()).iter().any(|name| plan.hosts.is_opaque(name, to.port()))
 }
 
 /// By what right `to` may be reached by a protocol that names nobody.
@@ -110,14 +158,14 @@ pub fn meant(plan: &Egress, pins: &Pins, to: SocketAddr, protocol: Protocol) -> 
 }
 
 /// Judges the name in a ClientHello.
-pub fn tls(plan: &Rules, pins: &Pins, hello: &ClientHello, to: SocketAddr) -> Result<Purpose, Refusal> {
+pub fn tls(plan: &Rules, pins: &Pins, hello: &ClientHello, place: Place) -> Result<Purpose, Refusal> {
     let Some(name) = &hello.name else {
-        return match plan.net(to, Protocol::Tcp) {
-            Some(_) => Ok(Purpose::Net),
-            None => Err(Refusal::new(Manner::Tls, "tls.unnamed", "the ClientHello names no host")),
+        return match plan.net(place.to, Protocol::Tcp) {
+            Some(_) if !place.proxied => Ok(Purpose::Net),
+            _ => Err(Refusal::new(Manner::Tls, "tls.unnamed", "the ClientHello names no host")),
         };
     };
-    named(plan, pins, name, to).map_err(|rule| {
+    named(plan, pins, name, place).map_err(|rule| {
         let why = format!("{name} is not allowed at this address");
         Refusal { name: Some(name.to_string()), ..Refusal::new(Manner::Tls, rule, why) }
     })
@@ -128,15 +176,21 @@ pub fn http(
     plan: &Rules,
     pins: &Pins,
     authority: &Authority,
-    to: SocketAddr,
+    place: Place,
 ) -> Result<(Purpose, Option<HostName>), String> {
+    let to = place.to;
     if authority.port.is_some_and(|port| port != to.port()) {
         return Err("http.port".into());
     }
     match &authority.host {
-        Host::Name(name) => Ok((named(plan, pins, name, to)?, Some(name.clone()))),
-        Host::Address(_) if plan.net(to, Protocol::Tcp).is_some() => Ok((Purpose::Net, None)),
-        Host::Address(_) => Err(Denial::Default.to_string()),
+        Host::Name(name) => Ok((named(plan, pins, name, place)?, Some(name.clone()))),
+        Host::Address(address) => {
+            let to = if place.proxied { SocketAddr::new(*address, to.port()) } else { to };
+            match plan.net(to, Protocol::Tcp) {
+                Some(_) => Ok((Purpose::Net, None)),
+                None => Err(Denial::Default.to_string()),
+            }
+        }
     }
 }
 
@@ -163,10 +217,14 @@ pub enum First {
     Tls(ClientHello, usize),
     /// A request.
     Http,
+    /// HTTP/2, without TLS.
+    Http2,
     /// Something else; a first line that has no end yet is to be watched.
     Other(Option<Watch>),
     /// Nothing before the server has spoken.
     Spoken(Endpoint),
+    /// A line that has no end yet, of no protocol that is judged: its client waits for an answer.
+    Waiting,
 }
 
 /// Reads the first bytes as they come.
@@ -182,6 +240,12 @@ impl Default for Opening {
 }
 
 impl Opening {
+    /// Whether a client that waits behind `held`, of which [`Opening::look`] knows too little, is of another protocol
+    /// than those that are judged.
+    pub fn is_other(&self, held: &[u8]) -> bool {
+        self.hello.is_none() && !looks_cut(held)
+    }
+
     /// Looks at all bytes that there are; `None` while they do not say enough. Who stops waiting then must refuse.
     pub fn look(&mut self, held: &[u8]) -> Result<Option<First>, Refusal> {
         if let Some(reader) = &mut self.hello {
@@ -201,6 +265,12 @@ impl Opening {
                 }
                 Progress::NotTls => self.hello = None,
             }
+        }
+        if held.starts_with(http2::PREFACE) {
+            return Ok(Some(First::Http2));
+        }
+        if http2::PREFACE.starts_with(held) {
+            return Ok(None);
         }
         match sniff(held) {
             Sniff::NeedMore => Ok(None),

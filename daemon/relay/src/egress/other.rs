@@ -25,21 +25,22 @@ pub async fn carry(
     Ok(())
 }
 
-/// Carries a connection whose server has spoken first: what it says goes on while the client's first bytes are looked
-/// at. Such a server speaks neither TLS nor HTTP/1, but perhaps HTTP/2, or it has told a slow client something and
-/// still listens.
-pub async fn behind(connection: &Connection, server: &Endpoint) -> Result<(), End> {
+/// Carries a connection whose server has spoken first, or whose client waits for an answer to `held`, a line without an
+/// end: what the server says goes on while the client's first bytes are looked at. Such a server speaks neither TLS nor
+/// HTTP/1, but perhaps HTTP/2, or it has told a slow client something and still listens.
+pub async fn behind(connection: &Connection, server: &Endpoint, mut held: Vec<u8>) -> Result<(), End> {
     let (mut up, mut down) = connection.ways(server);
     let requests = async {
-        let (mut opening, mut held) = (Opening::default(), Vec::new());
+        let mut opening = Opening::default();
+        up.write(&held).await?;
         loop {
             let before = held.len();
             if copy::read(&connection.client, &mut held, copy::CHUNK).await? == 0 {
                 return Ok(up.end()?);
             }
             let first = opening.look(&held)?;
-            if matches!(first, Some(First::Tls(..) | First::Http)) {
-                let why = "TLS or HTTP after the server has spoken first";
+            if matches!(first, Some(First::Tls(..) | First::Http | First::Http2)) {
+                let why = "TLS or HTTP where another protocol began";
                 return Err(Refusal::new(Manner::Plain, "tcp.late", why).into());
             }
             // What is not known yet is no whole request and no whole hello: it goes on, as single keys have to.

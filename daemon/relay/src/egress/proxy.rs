@@ -16,7 +16,7 @@ use tokio::time::timeout;
 use super::cache::Found;
 use super::copy;
 use super::end::{End, Failure};
-use super::judge::{self, Manner, Refusal};
+use super::judge::{self, Manner, Place, Refusal};
 use super::tcp::Connection;
 use super::{dns, http};
 use crate::Endpoint;
@@ -268,7 +268,7 @@ async fn open(
     connection.set_to(to);
     let purpose = purpose(connection, host, asked).map_err(refuse)?;
     let joined = match host {
-        Host::Name(_) => connection.join(&purpose),
+        Host::Name(_) => connection.join(&purpose, to),
         Host::Address(_) => connection.join_unnamed(),
     };
     joined.map_err(refuse)?;
@@ -286,11 +286,11 @@ fn unknown(found: &Found) -> End {
 fn purpose(connection: &Connection, host: &Host, asked: Option<&Asked>) -> Result<Purpose, String> {
     let (plan, pins, to) = (connection.gate.plan(), &connection.gate.pins, connection.to());
     match host {
-        Host::Name(name) => judge::named(&plan, pins, name, to),
+        Host::Name(name) => judge::named(&plan, pins, name, Place::direct(to)),
         // A request names whom it is for, here an address; what goes through a tunnel does so yet.
         Host::Address(_) if asked.is_some_and(|asked| !asked.tunnel) => {
             let authority = Authority { host: host.clone(), port: Some(to.port()) };
-            judge::http(&plan, pins, &authority, to).map(|(purpose, _)| purpose)
+            judge::http(&plan, pins, &authority, Place::direct(to)).map(|(purpose, _)| purpose)
         }
         Host::Address(_) => judge::unnamed(&plan, pins, to, Protocol::Tcp),
     }

@@ -10,15 +10,16 @@ use agentd_policy::event::{MAX_NAMES, NetEvent, NetPeer};
 use agentd_policy::hosts::{HostName, HostVerdict};
 use agentd_policy::profile::Protocol;
 use agentd_policy::wire::Client;
+use agentd_relay::proxy::{Authority, Host};
 
 use super::admit::{Admitted, admit};
 use super::caps::{self, Budget};
 use super::copy::{self, Way};
 use super::end::{End, denied};
 use super::idle::idle;
-use super::judge::{self, First, Manner, Refusal};
+use super::judge::{self, First, Manner, Place, Refusal};
 use super::room::Room;
-use super::{Gate, MAX_CONNECTIONS, answering, dial, dns, http, local, other, proxy, tls};
+use super::{Gate, MAX_CONNECTIONS, answering, dial, dns, http, http2, local, opaque, other, proxy, tls};
 use crate::Endpoint;
 
 /// A connection without a byte for so long, and at most twice, is closed.
@@ -55,8 +56,8 @@ pub async fn listen(gate: Arc<Gate>, listener: Endpoint, entry: Entry) {
 /// By what right a connection is open.
 struct Right {
     purpose: Purpose,
-    /// Each name that it was used for.
-    names: Vec<HostName>,
+    /// Each name that it was used for, and which port of it.
+    names: Vec<(HostName, u16)>,
     /// The rule that allowed it, as it was then.
     rule: Option<String>,
     /// Nothing that its client says is looked at.
@@ -82,6 +83,8 @@ pub struct Connection {
     received: AtomicU64,
     /// The keeper is asked for a server.
     dialling: AtomicBool,
+    /// What the proxy at its far end was asked for: all that follows is for that.
+    tunnel: OnceLock<Authority>,
 }
 
 impl Connection {
@@ -104,6 +107,7 @@ impl Connection {
             sent: AtomicU64::new(0),
             received: AtomicU64::new(0),
             dialling: AtomicBool::new(false),
+            tunnel: OnceLock::new(),
         }
     }
 
@@ -133,6 +137,19 @@ impl Connection {
         *lock(&self.to)
     }
 
+    /// Where somebody goes by it who names a host.
+    pub fn place(&self) -> Place {
+        match self.tunnel.get().and_then(|target| target.port) {
+            Some(port) => Place::behind(self.to(), port),
+            None => Place::direct(self.to()),
+        }
+    }
+
+    /// Whether the proxy at its far end has opened a tunnel.
+    pub fn is_tunnel(&self) -> bool {
+        self.tunnel.get().is_some()
+    }
+
     /// A proxy's client has said where it goes.
     pub fn set_to(&self, to: SocketAddr) {
         *lock(&self.to) = to;
@@ -147,29 +164,55 @@ impl Connection {
 
     /// Carries it on by the first bytes, with `server` if it is dialled already.
     pub async fn carry(&self, mut held: Vec<u8>, server: Option<Endpoint>) -> Result<(), End> {
+        if self.is_opaque() {
+            let server = self.unnamed(server).await?;
+            return opaque::carry(self, &server, held).await;
+        }
         let (first, server) = self.first(&mut held, server).await?;
-        let (plan, pins, to) = (self.gate.plan(), &self.gate.pins, self.to());
+        let (plan, pins, place) = (self.gate.plan(), &self.gate.pins, self.place());
         match first {
             First::Tls(hello, length) => {
-                if let Some(name) = &hello.name {
-                    dns::renew_for(&self.gate, name, to.ip(), self.who()).await;
+                if let Some(name) = hello.name.as_ref().filter(|_| !place.proxied) {
+                    dns::renew_for(&self.gate, name, place.to.ip(), self.who()).await;
                 }
-                let purpose = judge::tls(&plan, pins, &hello, to)?;
+                let purpose = judge::tls(&plan, pins, &hello, place)?;
                 let many = |rule| Refusal::new(Manner::Tls, rule, MANY);
-                self.used_for(hello.name.as_ref()).map_err(many)?;
-                self.join(&purpose).map_err(|rule| Refusal::new(Manner::Tls, rule, caps::WHY))?;
+                self.used_for(hello.name.as_ref(), place).map_err(many)?;
+                self.join(&purpose, place.to).map_err(|rule| Refusal::new(Manner::Tls, rule, caps::WHY))?;
                 let server = self.dialled(purpose, server).await?;
                 tls::carry(self, &server, held, hello, length).await
             }
-            First::Http => http::carry(self, server, held).await,
+            First::Http => Box::pin(http::carry(self, server, held)).await,
+            First::Http2 => {
+                let server = self.unnamed(server).await?;
+                Box::pin(http2::carry(self, &server, held)).await
+            }
             First::Other(watch) => {
-                let server = match server {
-                    Some(server) => server,
-                    None => self.dial_unnamed().await?,
-                };
+                let server = self.unnamed(server).await?;
                 other::carry(self, &server, held, watch).await
             }
-            First::Spoken(server) => other::behind(self, &server).await,
+            First::Spoken(server) => other::behind(self, &server, Vec::new()).await,
+            First::Waiting => {
+                let server = self.unnamed(server).await?;
+                other::behind(self, &server, held).await
+            }
+        }
+    }
+
+    /// The proxy at the other end of `server` has opened a tunnel to `target`: what follows, `held` first, is judged like
+    /// a connection there.
+    pub async fn tunnel(&self, target: Authority, server: Endpoint, held: Vec<u8>) -> Result<(), End> {
+        let _ = self.tunnel.set(target);
+        self.carry(held, Some(server)).await
+    }
+
+    /// Whether nobody is to look at it.
+    fn is_opaque(&self) -> bool {
+        let plan = self.gate.plan();
+        match self.tunnel.get() {
+            Some(Authority { host: Host::Name(name), port: Some(port) }) => plan.hosts.is_opaque(name, *port),
+            Some(_) => false,
+            None => judge::opaque(&plan, &self.gate.pins, self.to()),
         }
     }
 
@@ -189,10 +232,18 @@ impl Connection {
         }
     }
 
+    /// `server`, or a new connection by what may be meant if nobody is named.
+    async fn unnamed(&self, server: Option<Endpoint>) -> Result<Endpoint, End> {
+        match server {
+            Some(server) => Ok(server),
+            None => self.dial_unnamed().await,
+        }
+    }
+
     /// Connects to where it goes, or to another address of the same name.
     pub async fn dial(&self, purpose: Purpose) -> Result<Endpoint, End> {
         let to = self.to();
-        self.join(&purpose).map_err(|rule| Refusal::new(Manner::Plain, rule, caps::WHY))?;
+        self.join(&purpose, to).map_err(|rule| Refusal::new(Manner::Plain, rule, caps::WHY))?;
         let mut addresses = vec![to];
         let others = match &purpose {
             Purpose::Name(name) => self.gate.pins.others(name, to.ip()),
@@ -204,7 +255,7 @@ impl Connection {
             Purpose::Name(name) => Some(name),
             _ => None,
         };
-        self.used_for(name).map_err(|rule| Refusal::new(Manner::Plain, rule, MANY))?;
+        self.used_for(name, Place::direct(to)).map_err(|rule| Refusal::new(Manner::Plain, rule, MANY))?;
         if let Some(right) = lock(&self.right).as_mut() {
             right.rule = self.gate.plan().rule(&purpose, to, Protocol::Tcp);
             right.purpose = purpose.clone();
@@ -226,7 +277,7 @@ impl Connection {
     ///
     /// # Errors
     /// The rule by which it is used for too many.
-    pub fn used_for(&self, name: Option<&HostName>) -> Result<(), &'static str> {
+    pub fn used_for(&self, name: Option<&HostName>, place: Place) -> Result<(), &'static str> {
         let mut right = lock(&self.right);
         let right = right.get_or_insert(Right {
             purpose: Purpose::Net,
@@ -234,27 +285,29 @@ impl Connection {
             rule: None,
             unseen: false,
         });
-        if let Some(name) = name.filter(|name| !right.names.contains(name)) {
+        let used = name.map(|name| (name.clone(), place.to.port()));
+        if let Some(used) = used.filter(|used| !right.names.contains(used)) {
             if right.names.len() == MAX_USED {
                 return Err("tcp.names");
             }
-            right.names.push(name.clone());
+            right.names.push(used);
         }
         Ok(())
     }
 
     /// Whether it is used for `name` already: it goes on for as long as the rules allow that, whatever its pin.
     pub fn is_used_for(&self, name: &HostName) -> bool {
-        lock(&self.right).as_ref().is_some_and(|right| right.names.contains(name))
+        let used = |right: &Right| right.names.iter().any(|(used, _)| used == name);
+        lock(&self.right).as_ref().is_some_and(used)
     }
 
-    /// It counts by the rule that allows `purpose`.
+    /// It counts by the rule that allows `purpose` at `to`.
     ///
     /// # Errors
     /// The cap that is reached.
-    pub fn join(&self, purpose: &Purpose) -> Result<(), String> {
-        let (gate, where_to) = (&self.gate, (self.to(), Protocol::Tcp));
-        self.budget.join(&gate.counters, &gate.plan(), purpose, where_to)
+    pub fn join(&self, purpose: &Purpose, to: SocketAddr) -> Result<(), String> {
+        let gate = &self.gate;
+        self.budget.join(&gate.counters, &gate.plan(), purpose, (to, Protocol::Tcp))
     }
 
     /// The same, if nobody is named: by each rule for what may be meant.
@@ -262,8 +315,9 @@ impl Connection {
     /// # Errors
     /// The first cap that is reached.
     pub fn join_unnamed(&self) -> Result<(), String> {
-        let meant = judge::meant(&self.gate.plan(), &self.gate.pins, self.to(), Protocol::Tcp);
-        meant.iter().try_for_each(|purpose| self.join(purpose))
+        let to = self.to();
+        let meant = judge::meant(&self.gate.plan(), &self.gate.pins, to, Protocol::Tcp);
+        meant.iter().try_for_each(|purpose| self.join(purpose, to))
     }
 
     /// Connects to where it goes, if nobody is named.
@@ -274,13 +328,16 @@ impl Connection {
     }
 
     /// By what right the address may be reached if nobody is named.
-    fn by_address(&self) -> Result<Purpose, Refusal> {
+    pub fn by_address(&self) -> Result<Purpose, Refusal> {
         let purpose = judge::unnamed(&self.gate.plan(), &self.gate.pins, self.to(), Protocol::Tcp);
         purpose.map_err(|rule| Refusal::new(Manner::Plain, rule, "the address is not allowed"))
     }
 
     async fn transparent(&self) -> Result<(), End> {
-        let purpose = self.by_address()?;
+        let purpose = match self.by_address() {
+            Ok(purpose) => purpose,
+            Err(refusal) => return Err(self.in_its_words(refusal).await.into()),
+        };
         // Nothing that the client could say would matter.
         if purpose == Purpose::Net && !self.gate.plan().denies_names() {
             *lock(&self.right) =
@@ -301,7 +358,7 @@ impl Connection {
             if !self.holds(&self.gate.plan()) {
                 return End::Policy;
             }
-            self.budget.judge_again(&self.gate.plan(), self.to(), Protocol::Tcp);
+            self.budget.judge_again(&self.gate.plan(), Protocol::Tcp);
             if state.changed().await.is_err() {
                 return End::Closed;
             }
@@ -313,7 +370,7 @@ impl Connection {
         let (right, to) = (lock(&self.right), self.to());
         let Some(right) = &*right else { return true };
         let by_net = plan.net(to, Protocol::Tcp).is_some();
-        let named = |name: &HostName| match plan.hosts.connect(name, to.port(), Protocol::Tcp) {
+        let named = |(name, port): &(HostName, u16)| match plan.hosts.connect(name, *port, Protocol::Tcp) {
             HostVerdict::Allowed(_) => true,
             HostVerdict::Denied(_) => false,
             HostVerdict::Unnamed => by_net,
@@ -372,7 +429,7 @@ impl Connection {
     /// The far end, for the record.
     fn peer(&self) -> NetPeer {
         let (to, right) = (self.to(), lock(&self.right));
-        let name = right.as_ref().and_then(|right| right.names.first()).map(HostName::to_string);
+        let name = right.as_ref().and_then(|right| right.names.first()).map(|(name, _)| name.to_string());
         let rule = right.as_ref().and_then(|right| right.rule.clone());
         NetPeer { protocol: "tcp".into(), address: to.ip(), port: to.port(), name, rule }
     }
@@ -384,7 +441,7 @@ impl Connection {
         if names.len() < 2 {
             return (Vec::new(), 0);
         }
-        let told = names.iter().take(MAX_NAMES).map(HostName::to_string).collect();
+        let told = names.iter().take(MAX_NAMES).map(|(name, _)| name.to_string()).collect();
         (told, names.len().saturating_sub(MAX_NAMES) as u32)
     }
 }

@@ -238,7 +238,7 @@ impl Flow {
             if !self.holds(&self.gate.plan(), purpose) {
                 return "policy".into();
             }
-            self.budget.judge_again(&self.gate.plan(), self.to, Protocol::Udp);
+            self.budget.judge_again(&self.gate.plan(), Protocol::Udp);
             if state.changed().await.is_err() {
                 return "closed".into();
             }

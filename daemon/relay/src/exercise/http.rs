@@ -158,8 +158,8 @@ impl<'a> Client<'a> {
                     self.seen.requests.push(Request { begin, len, authority, tunnel, body: 0 });
                     self.read += len;
                 }
-                Ok(Step::Opaque) => {
-                    assert_eq!(self.connection.client(b"\0"), Ok(Step::Opaque));
+                Ok(end @ (Step::Opaque | Step::Tunnel)) => {
+                    assert_eq!(self.connection.client(b"\0"), Ok(end));
                     self.seen.end = Some(End::Opaque);
                 }
                 Err(refused) => {

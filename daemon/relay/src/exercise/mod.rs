@@ -4,11 +4,13 @@
 mod dns;
 mod hello;
 mod http;
+mod http2;
 mod names;
 
 pub use dns::{dns_query, dns_reply};
 pub use hello::hello;
 pub use http::{exchange, http};
+pub use http2::http2;
 pub use names::{socks, target};
 
 /// `bytes` in one piece, byte by byte, and in pieces of several lengths.

@@ -23,7 +23,7 @@ const FORBIDDEN: [&[u8]; 8] = [
 ];
 
 /// Whether a byte may be in a token, such as a method or a field's name (RFC 9110 §5.6.2).
-pub(super) fn is_token(byte: u8) -> bool {
+pub(crate) fn is_token(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 

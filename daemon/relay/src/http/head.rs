@@ -67,14 +67,15 @@ pub(super) fn parse(bytes: &[u8], mode: Mode) -> Result<Parsed<'_>, Refused> {
     if target == Target::Connect && (!body.is_done() || fields.upgrade.is_some()) {
         return Err(Refused::Form("CONNECT with a body"));
     }
-    if !body.is_done() && BODILESS.iter().any(|bodiless| method.eq_ignore_ascii_case(bodiless)) {
+    if !body.is_done() && is_bodiless(method) {
         return Err(Refused::Body);
     }
     if fields.upgrade == Some(true) && !body.is_done() {
         return Err(Refused::Form("a body before a WebSocket"));
     }
+    let upgrade = if target == Target::Connect { Upgrade::Tunnel } else { fields.upgrade() };
     let head = Head { method, target, authority, len: bytes.len() };
-    Ok(Parsed { head, upgrade: fields.upgrade(), expects: fields.expect && !body.is_done(), body })
+    Ok(Parsed { head, upgrade, expects: fields.expect && !body.is_done(), body })
 }
 
 /// The three parts of the request line, which must be all that is in it, with single spaces.
@@ -100,13 +101,11 @@ fn judge_target<'a>(
     const HTTP: u16 = 80;
     if method == "CONNECT" {
         let (name, port) = Authority::connect(target)?;
-        return match mode {
-            Mode::Origin => Err(Refused::Connect),
-            // Clients write Host with the port or without.
-            Mode::Proxy if name == host.host && host.port.is_none_or(|named| named == port) => {
-                Ok((Target::Connect, Authority { host: name, port: Some(port) }))
-            }
-            Mode::Proxy => Err(Refused::Mismatch),
+        // Clients write Host with the port or without.
+        return if name == host.host && host.port.is_none_or(|named| named == port) {
+            Ok((Target::Connect, Authority { host: name, port: Some(port) }))
+        } else {
+            Err(Refused::Mismatch)
         };
     }
     match target.as_bytes() {
@@ -196,6 +195,11 @@ impl Fields {
     }
 }
 
+/// Whether a body of `method` means nothing.
+pub(crate) fn is_bodiless(method: &str) -> bool {
+    BODILESS.iter().any(|bodiless| method.eq_ignore_ascii_case(bodiless))
+}
+
 /// What a server says that has taken up a WebSocket with this key.
 fn accept(key: &[u8]) -> Accept {
     const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
@@ -216,7 +220,7 @@ fn host(value: &[u8]) -> Result<Authority, Refused> {
 }
 
 /// Digits, and no more of them than every server can count.
-pub(super) fn content_length(value: &[u8]) -> Result<u64, Refused> {
+pub(crate) fn content_length(value: &[u8]) -> Result<u64, Refused> {
     const FORM: Refused = Refused::Form("Content-Length");
     let plain = matches!(value, [b'0'] | [b'1'..=b'9', ..]) && value.iter().all(u8::is_ascii_digit);
     let text = std::str::from_utf8(value).map_err(|_| FORM)?;
@@ -240,6 +244,7 @@ fn no_tabs(head: &[u8]) -> Result<(), Refused> {
     if bad { Err(Refused::Form("a blank")) } else { Ok(()) }
 }
 
-fn is_judged(name: &[u8]) -> bool {
+/// Whether a field says where a request goes or ends.
+pub(crate) fn is_judged(name: &[u8]) -> bool {
     JUDGED.iter().any(|judged| name.eq_ignore_ascii_case(judged.as_bytes()))
 }

@@ -17,7 +17,9 @@ mod sniff;
 use std::collections::VecDeque;
 use std::ops::Range;
 
-pub use sniff::{Sniff, Watch, sniff};
+pub(crate) use body::is_token;
+pub(crate) use head::{content_length, is_bodiless, is_judged};
+pub use sniff::{Sniff, Watch, looks_cut, sniff};
 
 use crate::proxy::{Authority, AuthorityError};
 use body::Body;
@@ -63,6 +65,9 @@ pub enum Refused {
     /// Servers that expect none do not read it, and take it for the next request (RFC 9110 §9.3.1).
     #[error("a body of a method that defines none")]
     Body,
+    /// Nothing shows that it reads what was judged.
+    #[error("the server does not answer by HTTP/2")]
+    Server,
     /// Asked again after a refusal.
     #[error("the connection was refused before")]
     Before,
@@ -71,9 +76,9 @@ pub enum Refused {
 /// Who the client believes to speak to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
-    /// The server itself.
+    /// The server itself, or a proxy that it does not see: CONNECT asks that for a tunnel.
     Origin,
-    /// A proxy: targets are absolute, and CONNECT begins a tunnel.
+    /// A proxy, here: targets are absolute, and CONNECT begins a tunnel.
     Proxy,
 }
 
@@ -124,8 +129,10 @@ pub enum Step<'a> {
     /// Nothing more: the server has answered without the body that the client asked about. Where the next request
     /// would begin, servers disagree.
     Over,
-    /// A tunnel or a WebSocket: this and all that follows, both ways.
+    /// A WebSocket, or what this end's own tunnel leads to: this and all that follows, both ways.
     Opaque,
+    /// The server has opened the tunnel that it was asked for: this and all that follows is for somebody else.
+    Tunnel,
 }
 
 /// What a request asks the server to change to.
@@ -136,6 +143,8 @@ enum Upgrade {
     WebSocket(Accept),
     /// Fine as long as the server says no, as nearly all do to h2c.
     Other,
+    /// A tunnel, by CONNECT.
+    Tunnel,
 }
 
 /// A key's digest in base64.
@@ -158,6 +167,7 @@ enum State {
     Body(Body),
     Upgrading,
     Opaque,
+    Tunnel,
     Refused,
 }
 
@@ -227,7 +237,7 @@ impl Connection {
 
     /// Sees what the server sent. All of it may go to the client.
     pub fn server(&mut self, bytes: &[u8]) {
-        if matches!(self.state, State::Opaque | State::Refused) {
+        if matches!(self.state, State::Opaque | State::Tunnel | State::Refused) {
             return;
         }
         self.responses.observe(bytes, &mut self.pending);
@@ -240,7 +250,7 @@ impl Connection {
     /// [`Connection::server`], and then be told to [`Connection::server_skipped`].
     pub fn server_certain(&self) -> u64 {
         match self.state {
-            State::Opaque => u64::MAX,
+            State::Opaque | State::Tunnel => u64::MAX,
             _ => self.responses.certain(),
         }
     }
@@ -255,6 +265,11 @@ impl Connection {
         self.pending.len() <= but && self.responses.is_between()
     }
 
+    /// Whether the server has opened the tunnel that it was asked for.
+    pub fn is_tunnel(&self) -> bool {
+        self.upgrade == Upgrade::Tunnel && self.responses.observed() == Observed::Switched
+    }
+
     /// Whether the server has changed the protocol unasked: nothing can be said to the client any more.
     pub fn is_unasked(&self) -> bool {
         self.responses.observed() == Observed::Unasked
@@ -265,7 +280,9 @@ impl Connection {
             match &mut self.state {
                 State::Refused => return Err(Refused::Before),
                 State::Opaque => return Ok(Step::Opaque),
+                State::Tunnel => return Ok(Step::Tunnel),
                 State::Upgrading => match self.responses.observed() {
+                    Observed::Switched if self.upgrade == Upgrade::Tunnel => self.state = State::Tunnel,
                     Observed::Switched => self.state = State::Opaque,
                     Observed::Lost | Observed::Unasked => return Err(Refused::Upgrade),
                     Observed::Framed if self.pending.is_empty() => self.state = State::Head { scanned: 0 },
@@ -307,7 +324,7 @@ impl Connection {
 
     fn head<'a>(&mut self, bytes: &'a [u8]) -> Result<Head<'a>, Refused> {
         let parsed = head::parse(bytes, self.mode)?;
-        if parsed.head.target == Target::Connect {
+        if parsed.head.target == Target::Connect && self.mode == Mode::Proxy {
             self.state = State::Opaque;
             return Ok(parsed.head);
         }
@@ -329,7 +346,7 @@ impl Connection {
 
     fn after_body(&self) -> State {
         match self.upgrade {
-            Upgrade::WebSocket(_) | Upgrade::Other => State::Upgrading,
+            Upgrade::WebSocket(_) | Upgrade::Other | Upgrade::Tunnel => State::Upgrading,
             Upgrade::None => State::Head { scanned: 0 },
         }
     }

@@ -12,7 +12,7 @@ use super::{Accept, MAX_FIELDS, MAX_HEAD, Pending, Upgrade};
 pub(super) enum Observed {
     /// Where each response ended so far.
     Framed,
-    /// It changed the protocol, to the WebSocket that the request asked for.
+    /// It changed the protocol, to the WebSocket or the tunnel that the request asked for.
     Switched,
     /// It says that it changed the protocol, and nobody asked, or not for that.
     Unasked,
@@ -137,6 +137,9 @@ impl Responses {
             return State::Head(Vec::new());
         }
         let Some(request) = pending.pop_front() else { return LOST };
+        if request.upgrade == Upgrade::Tunnel && (200..300).contains(&status) {
+            return State::Ended(if self.doubtful { Observed::Unasked } else { Observed::Switched });
+        }
         if request.head_only || matches!(status, 204 | 304) {
             self.doubtful = true;
             return State::Head(Vec::new());

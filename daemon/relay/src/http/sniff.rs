@@ -8,6 +8,28 @@ const PROXY_2: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
 const HTTP: &[u8] = b"http/";
 /// The field that names a request's host, in a line of its own.
 const HOST: &[u8] = b"\nhost:";
+/// Methods that clients of HTTP use (RFC 9110, 5789, 4918), and first words that are read like them.
+const METHODS: [&[u8]; 19] = [
+    b"GET",
+    b"HEAD",
+    b"POST",
+    b"PUT",
+    b"DELETE",
+    b"CONNECT",
+    b"OPTIONS",
+    b"TRACE",
+    b"PATCH",
+    b"PRI",
+    b"PROXY",
+    b"PROPFIND",
+    b"PROPPATCH",
+    b"MKCOL",
+    b"COPY",
+    b"MOVE",
+    b"LOCK",
+    b"UNLOCK",
+    b"REPORT",
+];
 /// The longest first line that any server reads: the most that Envoy can be told to, and eight times what Go takes.
 const MAX_FIRST: usize = 8 << 20;
 /// How far behind a first line that could be a request's that field is looked for.
@@ -75,6 +97,21 @@ fn is_request(line: &[u8]) -> bool {
         name => matches!(word[name..], [b'/', b'0'..=b'9', ..]),
     };
     words.next().is_some_and(is_target) || words.any(is_version)
+}
+
+/// Whether a line without an end that is [`Sniff::NeedMore`] looks like a request that is cut short: by its method, or by
+/// a target behind its first word. Of a client that waits behind anything else it is known that it has another protocol,
+/// in which a line needs no end.
+pub fn looks_cut(input: &[u8]) -> bool {
+    let begin = input.iter().position(|byte| !is_blank(*byte)).unwrap_or(input.len());
+    let line = &input[begin..];
+    let end = line.iter().position(|byte| is_blank(*byte));
+    let word = &line[..end.unwrap_or(line.len())];
+    let is_method = |method: &&[u8]| match end {
+        Some(_) => word.eq_ignore_ascii_case(method),
+        None => method.len() >= word.len() && word.eq_ignore_ascii_case(&method[..word.len()]),
+    };
+    METHODS.iter().any(is_method) || is_request(line)
 }
 
 /// What some language's "split at blanks" splits at.

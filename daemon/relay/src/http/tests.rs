@@ -42,6 +42,10 @@ fn feed(connection: &mut Connection, input: &[u8], size: usize) -> Seen {
                     seen.end = Some(Ok("opaque"));
                     return seen;
                 }
+                Ok(Step::Tunnel) => {
+                    seen.end = Some(Ok("tunnel"));
+                    return seen;
+                }
                 Err(refused) => {
                     seen.end = Some(Err(refused));
                     return seen;

@@ -201,7 +201,7 @@ mod tests {
     use agentd_policy::hosts::{HostPattern, HostRule, HostRules};
 
     fn rule(host: &str, ports: &[u16], protocol: Protocol) -> HostRule {
-        HostRule { host: HostPattern::parse(host).unwrap(), ports: ports.to_vec(), protocol }
+        HostRule { host: HostPattern::parse(host).unwrap(), ports: ports.to_vec(), protocol, opaque: false }
     }
 
     fn egress(allow: Vec<HostRule>) -> Egress {

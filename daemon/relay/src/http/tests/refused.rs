@@ -152,7 +152,8 @@ fn request_lines_out_of_form_are_refused() {
         ("GET http://u@a.example/ HTTP/1.1", Host(AuthorityError::User)),
         ("GET http://evil.example/ HTTP/1.1", Mismatch),
         ("GET http://a.example:8080/ HTTP/1.1", Mismatch),
-        ("CONNECT a.example:443 HTTP/1.1", Refused::Connect),
+        ("CONNECT b.example:443 HTTP/1.1", Mismatch),
+        ("CONNECT a.example HTTP/1.1", Host(AuthorityError::NoPort)),
         ("PRI * HTTP/2.0", Refused::Http2),
     ] {
         let input = format!("{line}\r\nHost: a.example\r\n\r\nSM\r\n\r\n");

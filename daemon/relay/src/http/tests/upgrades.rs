@@ -123,3 +123,28 @@ fn requests_without_answers_are_bounded() {
     assert!(matches!(connection.client(SOCKET.as_bytes()), Ok(Step::Head(_))));
     assert_eq!(connection.client(b""), Err(Refused::Upgrade));
 }
+
+/// To a proxy that the session reaches: nothing of what follows goes before it has answered.
+#[test]
+fn a_tunnel_is_the_proxys_to_open() {
+    const ASK: &str = "CONNECT b.example:443 HTTP/1.1\r\nHost: b.example:443\r\n\r\n";
+    let asked = || {
+        let mut connection = Connection::new(Mode::Origin);
+        let input = format!("{ASK}\x16\x03");
+        let seen = feed(&mut connection, input.as_bytes(), 9);
+        assert_eq!((seen.bytes, seen.end), (ASK.len(), Some(Ok("held"))));
+        connection
+    };
+    let mut opened = asked();
+    opened.server(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 Conn");
+    assert_eq!((opened.client(b"\x16\x03"), opened.is_tunnel()), (Ok(Step::Held), false));
+    opened.server(b"ection established\r\n\r\nSSH-2.0-x\r\n");
+    assert_eq!((opened.client(b"\x16\x03"), opened.is_tunnel()), (Ok(Step::Tunnel), true));
+    let mut refused = asked();
+    refused.server(b"HTTP/1.1 407 Who?\r\nContent-Length: 2\r\n\r\nno");
+    assert!(!refused.is_tunnel());
+    assert_eq!(feed(&mut refused, SECOND.as_bytes(), 9).heads.len(), 1);
+    let mut odd = asked();
+    odd.server(SWITCHED.as_bytes());
+    assert_eq!(odd.client(b"\x16\x03"), Err(Refused::Upgrade));
+}

@@ -4,7 +4,9 @@
 mod caps;
 mod copying;
 mod dials;
+mod http2;
 mod names;
+mod opaque;
 mod proxies;
 mod requests;
 mod world;

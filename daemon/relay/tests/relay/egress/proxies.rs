@@ -1,6 +1,7 @@
 use std::io::Write;
 
-use super::world::{World, accept, connect, expect, rest};
+use super::requests::{alert, forbidden, hello, reply};
+use super::world::{World, accept, connect, egress, expect, rest};
 
 #[test]
 fn socks_connects_by_name() {
@@ -89,4 +90,87 @@ fn a_request_to_the_proxy_goes_to_its_host_and_no_other_does() {
     let mut client = connect(world.proxy);
     client.write_all(get.replace("a.example", "b.example").as_bytes()).unwrap();
     assert!(rest(&mut client).unwrap().starts_with(b"HTTP/1.1 403 "));
+}
+
+/// A proxy of the site's own, which the session reaches by its name like any server: what it is asked for is judged.
+#[test]
+fn a_proxy_that_is_allowed_leads_to_names_that_are() {
+    let mut rules = egress(&["proxy.example", "b.example"]);
+    rules.hosts.allow[1].ports = vec![443, 80];
+    let world = World::new(rules);
+    world.keeper.zone.lock().unwrap().names.insert("proxy.example".into(), vec![[127, 0, 0, 1].into()]);
+    world.ask("proxy.example");
+    let tunnel = |target: &str| {
+        let server = world.server();
+        let mut client = world.connect();
+        let ask = format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n\r\n");
+        client.write_all(ask.as_bytes()).unwrap();
+        let mut theirs = accept(&server);
+        expect(&mut theirs, ask.as_bytes());
+        theirs.write_all(b"HTTP/1.1 200 OK\r\n\r\n").unwrap();
+        expect(&mut client, b"HTTP/1.1 200 OK\r\n\r\n");
+        (client, theirs)
+    };
+    let (mut client, mut theirs) = tunnel("b.example:443");
+    client.write_all(&hello(Some("b.example"))).unwrap();
+    expect(&mut theirs, &hello(Some("b.example")));
+    theirs.write_all(&reply(false)).unwrap();
+    expect(&mut client, &reply(false));
+    client.write_all(b"secret").unwrap();
+    expect(&mut theirs, b"secret");
+    let (mut client, mut theirs) = tunnel("b.example:80");
+    let get = b"GET / HTTP/1.1\r\nHost: b.example\r\n\r\n";
+    client.write_all(get).unwrap();
+    expect(&mut theirs, get);
+    // Inside the tunnel, others are as refused as elsewhere; nor does a tunnel lead through a second one.
+    for (said, answer) in [
+        (hello(Some("c.example")), alert()),
+        (hello(None), alert()),
+        (b"GET / HTTP/1.1\r\nHost: c.example\r\n\r\n".to_vec(), b"HTTP/1.1 403 Forbidden\r\n".to_vec()),
+        (
+            b"CONNECT b.example:443 HTTP/1.1\r\nHost: b.example:443\r\n\r\n".to_vec(),
+            b"HTTP/1.1 403 Forbidden\r\n".to_vec(),
+        ),
+    ] {
+        let (mut client, mut theirs) = tunnel("b.example:443");
+        client.write_all(&said).unwrap();
+        assert!(rest(&mut client).unwrap().starts_with(&answer));
+        assert_eq!(rest(&mut theirs).unwrap_or_default(), b"");
+    }
+    // Nor to other names, other ports, or addresses.
+    for target in ["c.example:443", "b.example:22", "10.0.0.1:443", "127.0.0.1:443"] {
+        let mut client = world.connect();
+        let ask = format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n\r\n");
+        client.write_all(ask.as_bytes()).unwrap();
+        forbidden(&mut client, "default");
+    }
+    // And a request with a whole target.
+    let server = world.server();
+    let mut client = world.connect();
+    let get = b"GET http://b.example/x HTTP/1.1\r\nHost: b.example\r\n\r\n";
+    client.write_all(get).unwrap();
+    let mut theirs = accept(&server);
+    expect(&mut theirs, get);
+    client.write_all(b"GET http://c.example/x HTTP/1.1\r\nHost: c.example\r\n\r\n").unwrap();
+    theirs.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").unwrap();
+    expect(&mut client, b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+    forbidden(&mut client, "default");
+}
+
+/// A tunnel that the proxy refuses is none: what follows is judged as before.
+#[test]
+fn a_tunnel_that_is_not_opened_leads_nowhere() {
+    let world = World::of(&["a.example"]);
+    world.ask("a.example");
+    let server = world.server();
+    let mut client = world.connect();
+    let ask = b"CONNECT a.example:443 HTTP/1.1\r\nHost: a.example:443\r\n\r\n";
+    client.write_all(ask).unwrap();
+    let mut theirs = accept(&server);
+    expect(&mut theirs, ask);
+    let no = b"HTTP/1.1 407 Who\r\nContent-Length: 0\r\n\r\n";
+    theirs.write_all(no).unwrap();
+    expect(&mut client, no);
+    client.write_all(b"GET / HTTP/1.1\r\nHost: c.example\r\n\r\n").unwrap();
+    forbidden(&mut client, "default");
 }

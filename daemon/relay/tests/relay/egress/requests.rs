@@ -9,7 +9,7 @@ use super::world::{World, accept, egress, expect, rest};
 use crate::rig::noise;
 
 /// A ClientHello for `name`.
-fn hello(name: Option<&str>) -> Vec<u8> {
+pub fn hello(name: Option<&str>) -> Vec<u8> {
     hello_with(name, &[])
 }
 
@@ -30,7 +30,7 @@ fn hello_with(name: Option<&str>, unknown: &[u8]) -> Vec<u8> {
 }
 
 /// A ServerHello; a request for another hello if `retry`.
-fn reply(retry: bool) -> Vec<u8> {
+pub fn reply(retry: bool) -> Vec<u8> {
     const RETRY: [u8; 32] = [
         0xcf, 0x21, 0xad, 0x74, 0xe5, 0x9a, 0x61, 0x11, 0xbe, 0x1d, 0x8c, 0x02, 0x1e, 0x65, 0xb8, 0x91, 0xc2,
         0xa2, 0x11, 0x16, 0x7a, 0xbb, 0x8c, 0x5e, 0x07, 0x9e, 0x09, 0xe2, 0xc8, 0xa8, 0x33, 0x9c,
@@ -49,7 +49,7 @@ fn world() -> World {
     world
 }
 
-fn alert() -> Vec<u8> {
+pub fn alert() -> Vec<u8> {
     vec![21, 3, 3, 0, 2, 2, 49]
 }
 
@@ -180,7 +180,7 @@ fn refusal(world: &World) -> (String, String) {
     })
 }
 
-fn forbidden(client: &mut TcpStream, rule: &str) {
+pub fn forbidden(client: &mut TcpStream, rule: &str) {
     let answer = String::from_utf8(rest(client).unwrap()).unwrap();
     assert!(answer.starts_with("HTTP/1.1 403 Forbidden\r\n"), "{answer}");
     assert!(answer.contains(&format!("X-Agentd-Reason: {rule}\r\n")), "{answer}");
@@ -234,8 +234,9 @@ fn a_first_request_that_is_refused_reaches_nobody() {
             b"GET / HTTP/1.0\r\nHost: a.example\r\nTransfer-Encoding: chunked\r\n\r\n".to_vec(),
             "http.malformed",
         ),
-        (b"CONNECT b.example:443 HTTP/1.1\r\nHost: b.example:443\r\n\r\n".to_vec(), "http.malformed"),
-        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(), "http.malformed"),
+        (b"CONNECT other.example:443 HTTP/1.1\r\nHost: other.example:443\r\n\r\n".to_vec(), "default"),
+        (b"CONNECT 127.0.0.1:443 HTTP/1.1\r\nHost: 127.0.0.1:443\r\n\r\n".to_vec(), "default"),
+        (b"GET http://other.example/ HTTP/1.1\r\nHost: other.example\r\n\r\n".to_vec(), "default"),
         (b"POST / RTSP/1.1\r\nHost: c.example\r\n\r\n".to_vec(), "http.malformed"),
         (b"GET / HTTP/1.1\r\nHost: a.example\r\nContent-Length: 1\r\n\r\nx".to_vec(), "http.body"),
     ] {

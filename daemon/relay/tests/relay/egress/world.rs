@@ -111,6 +111,7 @@ impl World {
             host: HostPattern::parse("udp.example").unwrap(),
             ports: vec![udp_at.port()],
             protocol: Protocol::Udp,
+            opaque: false,
         };
         egress.hosts.allow.push(rule);
         change(&mut egress);
@@ -378,6 +379,7 @@ pub fn egress(hosts: &[&str]) -> Egress {
         host: HostPattern::parse(host).unwrap(),
         ports: Vec::new(),
         protocol: Protocol::Tcp,
+        opaque: false,
     };
     let allow = hosts.iter().map(rule).collect();
     Egress {
