@@ -159,7 +159,7 @@ fn unnamed() -> Result<SessionId, Refusal> {
 fn upstream(site: &Site) -> Upstream {
     let resolvers = site.resolvers.clone().unwrap_or_else(system_resolvers);
     // Who looks for names in which domains is the daemon's to know: nobody agrees to it.
-    Upstream { resolvers, search: Vec::new(), global_also: site.global_also.clone() }
+    Upstream { resolvers, search: Vec::new(), global_also: site.global_also.clone(), proxy: site.proxy }
 }
 
 /// Those of this host. The daemon has its own; without any it refuses names.

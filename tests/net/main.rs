@@ -13,6 +13,7 @@ mod programs;
 mod publish;
 mod restarts;
 mod rules;
+mod upstream;
 
 use std::process::ExitCode;
 use std::sync::OnceLock;
@@ -45,5 +46,6 @@ fn main() -> ExitCode {
     tests.extend(named("restarts", restarts::TESTS));
     tests.extend(named("endurance", endurance::TESTS));
     tests.extend(named("over_tls", over_tls::TESTS));
+    tests.extend(named("upstream", upstream::TESTS));
     run_in("net", || internet().world(), tests, |_| internet().end())
 }

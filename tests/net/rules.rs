@@ -5,7 +5,9 @@ use std::net::TcpListener;
 use std::process::Child;
 use std::time::Duration;
 
-use agentd_tests::harness::{Named, RunOutput, Session, World, patience, text_at, wait_for_exit, within};
+use agentd_tests::harness::{
+    Named, PAST_THE_PROXY, RunOutput, Session, World, patience, text_at, wait_for_exit, within,
+};
 use serde_json::Value;
 
 use crate::internet;
@@ -29,6 +31,7 @@ pub const TESTS: &[Named] = &[
     ("a_deny_closes_what_nobody_has_looked_at", unseen_deny),
     ("a_refusal_of_http_says_why", told_why),
     ("the_proxy_does_the_same", proxy),
+    ("programs_are_told_of_the_proxy_and_by_it", announced),
     ("a_thousand_connections_are_not_the_end", thousand),
     ("the_case_of_a_question_stays_here", no_case),
     ("a_name_that_nobody_answers_for_fails_in_time", no_answer),
@@ -41,7 +44,7 @@ pub const TESTS: &[Named] = &[
 
 /// A session with these rules.
 pub fn may<'a>(world: &'a World, rules: &[&str]) -> Session<'a> {
-    world.session().options(rules.iter().flat_map(|rule| ["--allow", rule]))
+    world.session().options(PAST_THE_PROXY).options(rules.iter().flat_map(|rule| ["--allow", rule]))
 }
 
 /// The code of `curl` for each of `urls`, in a session with these rules.
@@ -271,6 +274,25 @@ fn proxy(world: &World) {
     let script = "for x in http://127.0.0.1:3128 socks5h://127.0.0.1:3128; do curl -sS -x $x http://good.test/; curl -sS -p -x $x http://good.test/; done";
     let output = may(world, &["good.test"]).bash(script).expect_code(0);
     assert_eq!(output.text(), "this is good.test\n".repeat(4), "{}", output.stderr);
+}
+
+/// What is refused is said at once, in a session that has a network and in one that has none, and a profile can leave it
+/// out.
+fn announced(world: &World) {
+    let script = "curl -sS -w ' %{http_code}' http://evil.test/; curl -sS https://evil.test/; echo $?";
+    for rules in [&["--allow", "good.test"][..], &[]] {
+        let output = world.session().options(rules.iter().copied()).bash(script).expect_code(0);
+        assert!(output.text().contains("agentd: evil.test:80 is not allowed\n 403"), "{}", output.text());
+        assert!(output.stderr.contains("CONNECT") && output.stderr.contains("403"), "{}", output.stderr);
+    }
+    let output = world.session().options(["--allow", "good.test"]).bash("curl -sS http://good.test/; env");
+    assert!(output.text().starts_with("this is good.test\n"), "{}", output.stderr);
+    assert!(output.text().contains("\nhttps_proxy=http://127.0.0.1:3128\n"), "{}", output.text());
+    let sealed = "[network]\ndefault = 'none'";
+    for profile in ["[network]\nproxy_env = false", sealed] {
+        let output = world.session().profile(profile).bash("env; curl -sS http://evil.test/; echo $?");
+        assert!(!output.text().contains("3128") && output.text().ends_with("6\n"), "{}", output.text());
+    }
 }
 
 /// More than a session may have: the rest is refused, and what was open goes on.

@@ -180,6 +180,10 @@ fn bounds(world: &'static World) {
             let global_also = vec![Net::parse("10.0.0.0/8").expect("a network")];
             p.egress = Some(Egress { global_also, ..Egress::default() });
         }),
+        ("egress.proxy", &|p| {
+            let proxy = Some("192.0.2.1:3128".parse().expect("an address"));
+            p.egress = Some(Egress { proxy, ..Egress::default() });
+        }),
         ("user.home", &|p| p.home = abs("/home/a:0:0")),
         ("user.home", &|p| p.shell = abs("/bin/sh:x")),
     ];

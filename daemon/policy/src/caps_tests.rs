@@ -10,6 +10,7 @@ fn upstream() -> Upstream {
         resolvers: vec![Resolver::parse("192.0.2.53:53").unwrap()],
         search: vec![],
         global_also: vec![],
+        proxy: None,
     }
 }
 

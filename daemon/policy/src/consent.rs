@@ -122,6 +122,7 @@ impl Consent {
             resolvers: Vec::new(),
             search: Vec::new(),
             global_also: Vec::new(),
+            proxy: None,
             ..egress.clone()
         });
         Ok(Self {

@@ -47,7 +47,12 @@ fn alice() -> CallerFacts {
 }
 
 fn upstream() -> Upstream {
-    Upstream { resolvers: vec![Resolver::parse("192.0.2.53").unwrap()], search: vec![], global_also: vec![] }
+    Upstream {
+        resolvers: vec![Resolver::parse("192.0.2.53").unwrap()],
+        search: vec![],
+        global_also: vec![],
+        proxy: None,
+    }
 }
 
 fn default() -> Profile {
@@ -162,6 +167,7 @@ fn the_environment_is_what_was_named() {
     let env = vec![pair("LD_LIBRARY_PATH", "/y")];
     let terminal = Some(WindowSize { rows: 24, cols: 80 });
     let asked = Request { caller_env, env, terminal, ..request() };
+    let profile = profile.overlaid(toml("[network]\nproxy_env = false"));
     let got: Vec<String> = plan(&asked, &profile)
         .unwrap()
         .env
@@ -198,9 +204,11 @@ fn a_way_out_is_there_if_something_may_pass() {
     for closed in [request(), flags(&[], &["b.example"])] {
         let plan = plan(&closed, &denying).unwrap();
         let egress = plan.egress.unwrap();
-        assert!(egress.is_closed() && !egress.announce_proxy && egress.resolvers == upstream().resolvers);
-        assert!(!plan.env.iter().any(|(name, _)| name == b"http_proxy"));
+        assert!(egress.is_closed() && egress.announce_proxy && egress.resolvers == upstream().resolvers);
+        assert!(plan.env.iter().any(|(name, _)| name == b"http_proxy"));
     }
+    let silent = denying.overlaid(toml("[network]\nproxy_env = false"));
+    assert!(!plan(&request(), &silent).unwrap().env.iter().any(|(name, _)| name == b"http_proxy"));
     let plan = plan(&flags(&["a.example", "local:5432"], &["b.example"]), &denying).unwrap();
     let egress = plan.egress.unwrap();
     let rules: Vec<String> = egress.rules().map(|rule| rule.to_string()).collect();
@@ -210,7 +218,7 @@ fn a_way_out_is_there_if_something_may_pass() {
     assert_eq!(egress.resolvers, upstream().resolvers);
     let env = |name: &str| plan.env.iter().find(|(n, _)| n == name.as_bytes()).map(|(_, value)| &value[..]);
     assert_eq!(env("HTTPS_PROXY"), Some(&b"http://127.0.0.1:3128"[..]));
-    assert_eq!(env("no_proxy"), Some(&b"localhost,127.0.0.1"[..]));
+    assert_eq!(env("no_proxy"), Some(&b"localhost,.localhost,127.0.0.1,::1"[..]));
     assert_eq!(rule(&flags(&["x.ads.example"], &[]), &denying), "network.deny");
     let nobody =
         |request: &Request| decide(request, &denying, &Bounds::default(), &Upstream::default(), &alice());
@@ -221,7 +229,8 @@ fn a_way_out_is_there_if_something_may_pass() {
 #[test]
 fn a_network_that_is_none_is_none_for_good() {
     let none = toml("[network]\ndefault = 'none'");
-    assert!(plan(&request(), &none).unwrap().egress.unwrap().sealed);
+    let sealed = plan(&request(), &none).unwrap();
+    assert!(sealed.egress.unwrap().sealed && !sealed.env.iter().any(|(name, _)| name == b"http_proxy"));
     let allow = Request { network: Change::parse(&["a.example".into()], &[]).unwrap(), ..request() };
     assert_eq!(rule(&allow, &none), "network.none");
     assert_eq!(
@@ -235,13 +244,12 @@ fn a_network_that_is_none_is_none_for_good() {
 #[test]
 fn what_is_published_is_no_way_out() {
     let publish = |text: &str| Publish::parse(text).unwrap();
-    let profile = toml("[network]\nproxy_env = true\n[[network.publish]]\nport = 3000\nhost_port = 8080");
+    let profile = toml("[[network.publish]]\nport = 3000\nhost_port = 8080");
     let asked = |texts: &[&str]| Request { publish: texts.iter().map(|t| publish(t)).collect(), ..request() };
     let plan = plan(&asked(&["3000", "8080:3000"]), &profile).unwrap();
     let egress = plan.egress.unwrap();
     assert_eq!(egress.publish, [publish("8080:3000"), publish("3000")]);
-    assert!(egress.is_closed() && !egress.announce_proxy);
-    assert!(!plan.env.iter().any(|(name, _)| name == b"http_proxy"));
+    assert!(egress.is_closed());
     assert_eq!(rule(&asked(&["8080:80"]), &profile), "network.publish");
     let looped = Request { network: Change::parse(&["local:3000".into()], &[]).unwrap(), ..request() };
     assert_eq!(rule(&looped, &profile), "network.publish");

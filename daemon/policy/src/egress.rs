@@ -36,6 +36,9 @@ const DNS: u16 = 53;
 const LOOPBACKS: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
 /// TCP ports of the session's loopback that are not a program's: of what is let through, of DNS, of the proxy.
 pub(crate) const OWN_PORTS: [u16; 3] = [1, DNS, PROXY_PORT];
+/// Addresses of names that the site's proxy alone can resolve, in this range for benchmarks (198.18.0.0/15, RFC 2544).
+pub const STAND_IN: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 0);
+const STAND_IN_MASK: u32 = u32::MAX << 17;
 /// The most addresses of one pin: of one answer.
 pub const MAX_ADDRESSES: usize = 16;
 /// The most bytes of it as a message, so that it travels with a plan or alone.
@@ -70,6 +73,9 @@ pub struct Egress {
     pub search: Vec<HostName>,
     /// Special-purpose ranges that count as public ones.
     pub global_also: Vec<Net>,
+    /// The site's HTTP proxy, by which names are reached over TCP and not by their addresses, if it has one.
+    #[serde(default)]
+    pub proxy: Option<SocketAddr>,
     /// How many names a wildcard may stand for in one session.
     pub wildcard_budget: u32,
     /// Whether programs are told of the explicit proxy (`HTTP_PROXY` and friends).
@@ -187,6 +193,9 @@ impl Egress {
             HostVerdict::Denied(pattern) => return Err(Denial::Denied(pattern.to_string())),
             HostVerdict::Unnamed => return Err(self.unnamed()),
         }
+        if self.stands_in(address) {
+            return Ok(());
+        }
         self.special(address, None).or_else(|denial| {
             let within =
                 |rule: &NetRule| rule.net.contains(address) && self.special(address, Some(rule.net)).is_ok();
@@ -263,6 +272,7 @@ impl Egress {
                 HostVerdict::Denied(pattern) => Err(Denial::Denied(pattern.to_string())),
                 HostVerdict::Unnamed => Err(Denial::Default),
                 HostVerdict::Allowed(_) if !pinned => Err(Denial::Unpinned),
+                HostVerdict::Allowed(_) if protocol == Protocol::Tcp && self.stands_in(to.ip()) => Ok(()),
                 HostVerdict::Allowed(_) => self.special(to.ip(), None).or_else(|denial| {
                     // By a name one gets no further there than without it.
                     if self.net(to, protocol).is_some() { Ok(()) } else { Err(denial) }
@@ -285,6 +295,12 @@ impl Egress {
         };
         let by_site = self.global_also.iter().any(|net| net.contains(to.ip()));
         if named || by_site { Ok(()) } else { Err(Denial::Special("own".into())) }
+    }
+
+    /// Whether `address` is one that a name has which the site's proxy alone can resolve. Nobody connects to it.
+    pub fn stands_in(&self, address: IpAddr) -> bool {
+        let IpAddr::V4(address) = address else { return false };
+        self.proxy.is_some() && u32::from(address) & STAND_IN_MASK == u32::from(STAND_IN)
     }
 
     /// The rule that allows `to`, without any name. A special-purpose range needs one that lies within it, and the
@@ -422,6 +438,9 @@ impl Egress {
         {
             return Err(Refusal::new("other domains to search than the site's", "egress.search", reload));
         }
+        if self.proxy != site.proxy {
+            return Err(Refusal::new("another proxy than the site's", "egress.proxy", reload));
+        }
         if self.global_also != site.global_also {
             return Err(Refusal::new("other ranges than the site's", "egress.global_also", reload));
         }
@@ -441,6 +460,7 @@ impl Egress {
             (self.publish == next.publish, "other published ports"),
             (self.resolvers == next.resolvers, "other resolvers"),
             (self.search == next.search, "other domains to search"),
+            (self.proxy == next.proxy, "another proxy"),
             (self.dns_types == next.dns_types, "other types of records"),
             (self.global_also == next.global_also, "other ranges that count as public"),
             (self.wildcard_budget == next.wildcard_budget, "another budget for wildcards"),

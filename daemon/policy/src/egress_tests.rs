@@ -238,7 +238,7 @@ fn what_is_the_sites_is_the_sites() {
 #[test]
 fn a_published_port_is_the_sessions_own_and_lets_nothing_out() {
     let egress = Egress { publish: vec![PUBLISHED], ..Egress::default() };
-    assert_eq!((egress.is_closed(), egress.sockets(), egress.check()), (true, 4, Ok(())));
+    assert_eq!((egress.is_closed(), egress.sockets(), egress.check()), (true, 6, Ok(())));
     let dial = |publish, to: &str, protocol| {
         egress.dial(&Purpose::Publish(publish), to.parse().unwrap(), protocol, true)
     };
@@ -276,13 +276,33 @@ fn what_began_without_a_network_may_have_one_unless_that_is_for_good() {
     let closed = Egress::default();
     let mut open = closed.clone();
     open.hosts.allow.push(rule());
-    assert_eq!((closed.may_become(&open), closed.sockets(), open.sockets()), (Ok(()), 4, 6));
+    assert_eq!((closed.may_become(&open), closed.sockets(), open.sockets()), (Ok(()), 6, 6));
     let name = HostName::parse("a.example").unwrap();
     assert_eq!(closed.pin(&name, [11, 0, 0, 1].into()), Err(Denial::Closed));
     assert_eq!(open.pin(&HostName::parse("b.example").unwrap(), [11, 0, 0, 1].into()), Err(Denial::Default));
     let sealed = Egress { sealed: true, ..closed.clone() };
-    assert_eq!(sealed.check(), Ok(()));
+    assert_eq!((sealed.check(), sealed.sockets()), (Ok(()), 4));
     let unsealed = Egress { sealed: true, ..open.clone() };
     assert_eq!(sealed.may_become(&unsealed).unwrap_err().rule, "network.none");
     assert_eq!(sealed.may_become(&open).unwrap_err().rule, "network.live");
+}
+
+/// What only the site's proxy can resolve has an address that nobody connects to.
+#[test]
+fn an_address_that_stands_for_a_name_is_for_the_proxy_alone() {
+    let there: SocketAddr = "198.18.0.7:443".parse().unwrap();
+    let name = HostName::parse("a.example").unwrap();
+    let mut egress = Egress::default();
+    egress.hosts.allow.push(host("a.example", vec![443]));
+    let dial = |egress: &Egress, to, protocol| egress.dial(&Purpose::Name(name.clone()), to, protocol, true);
+    assert!(egress.pin(&name, there.ip()).is_err() && dial(&egress, there, Protocol::Tcp).is_err());
+    egress.proxy = Some("192.0.2.1:3128".parse().unwrap());
+    assert_eq!((egress.pin(&name, there.ip()), dial(&egress, there, Protocol::Tcp)), (Ok(()), Ok(())));
+    assert!(dial(&egress, there, Protocol::Udp).is_err());
+    assert!(egress.dial(&Purpose::Net, there, Protocol::Tcp, true).is_err());
+    for other in ["198.17.255.255:443", "198.20.0.0:443", "10.0.0.1:443", "[::ffff:198.18.0.7]:443"] {
+        assert!(dial(&egress, other.parse().unwrap(), Protocol::Tcp).is_err(), "{other}");
+    }
+    let none = Egress { proxy: None, ..egress.clone() };
+    assert_eq!(egress.may_become(&none).unwrap_err().rule, "network.live");
 }

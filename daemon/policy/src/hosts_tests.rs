@@ -142,8 +142,12 @@ fn a_wildcard_is_what_is_below() {
 
 #[test]
 fn a_deny_wins() {
-    let rule =
-        |host, ports: &[u16], protocol| HostRule { host: pattern(host), ports: ports.to_vec(), protocol, opaque: false };
+    let rule = |host, ports: &[u16], protocol| HostRule {
+        host: pattern(host),
+        ports: ports.to_vec(),
+        protocol,
+        opaque: false,
+    };
     let rules = HostRules {
         deny: vec![pattern("*.ads.example"), pattern("evil.example")],
         allow: vec![

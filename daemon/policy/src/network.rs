@@ -6,6 +6,7 @@
 mod rule;
 
 use std::fmt;
+use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
@@ -44,6 +45,8 @@ pub struct Upstream {
     pub search: Vec<HostName>,
     /// Special-purpose ranges that count as public ones.
     pub global_also: Vec<Net>,
+    /// The proxy by which names are reached, if there is one.
+    pub proxy: Option<SocketAddr>,
 }
 
 impl Change {
@@ -135,7 +138,7 @@ impl Egress {
             }
             self.set_caps(capped);
             match &capped.rule {
-                Rule::Host(host) if self.resolvers.is_empty() => {
+                Rule::Host(host) if self.resolvers.is_empty() && self.proxy.is_none() => {
                     return Err(Refusal::new(
                         format!("allow {}, without anybody to resolve names", host.host),
                         "egress.resolver",
@@ -202,6 +205,7 @@ pub(crate) fn egress(
         search: upstream.search.clone(),
         dns_types: dns_types(network)?,
         global_also: upstream.global_also.clone(),
+        proxy: upstream.proxy,
         wildcard_budget: WILDCARD_BUDGET,
         announce_proxy: network.proxy_env != Some(false),
         sealed: network.default == Some(profile::NetworkDefault::None),

@@ -13,7 +13,12 @@ fn change(allow: &[&str], deny: &[&str]) -> Change {
 }
 
 fn upstream() -> Upstream {
-    Upstream { resolvers: vec![Resolver::parse("192.0.2.53").unwrap()], search: vec![], global_also: vec![] }
+    Upstream {
+        resolvers: vec![Resolver::parse("192.0.2.53").unwrap()],
+        search: vec![],
+        global_also: vec![],
+        proxy: None,
+    }
 }
 
 fn of(toml: &str) -> Result<Change, Refusal> {
@@ -25,7 +30,10 @@ fn the_documented_profile_has_its_way_out() {
     let profile = Profile::parse("x", WHOLE).unwrap();
     let egress = egress(&profile.network, (&Change::default(), &[]), &upstream()).unwrap();
     let host = HostPattern::parse("api.example.org").unwrap();
-    assert_eq!(egress.hosts.allow, [HostRule { host, ports: vec![443], protocol: Protocol::Tcp, opaque: false }]);
+    assert_eq!(
+        egress.hosts.allow,
+        [HostRule { host, ports: vec![443], protocol: Protocol::Tcp, opaque: false }]
+    );
     assert_eq!(egress.hosts.deny, [HostPattern::parse("*.ads.example").unwrap()]);
     assert_eq!((egress.nets.len(), &egress.local[..], egress.announce_proxy), (1, &[5432][..], false));
     assert_eq!(egress.publish, [Publish { host: 8080, port: 3000 }]);
@@ -220,7 +228,8 @@ fn an_opaque_rule_is_for_one_name_and_its_ports() {
     ] {
         assert_eq!(Rule::parse(text).unwrap_err().rule, rule, "{text}");
     }
-    let change = of("[[network.allow]]\nhost = 'db.example.org'\nports = [5432]\nprotocol = 'opaque'").unwrap();
+    let change =
+        of("[[network.allow]]\nhost = 'db.example.org'\nports = [5432]\nprotocol = 'opaque'").unwrap();
     assert_eq!(change.allow[0].to_string(), "db.example.org:5432/opaque");
     // Whoever made the plan: the same is checked of it.
     let mut egress = Egress { wildcard_budget: WILDCARD_BUDGET, ..Egress::default() };

@@ -6,6 +6,8 @@
 //! is to be different in a session that runs, which the launcher has the session's keeper do. Each message is one packet,
 //! encoded as every message of agentd's ([`crate::wire`]).
 
+use std::net::SocketAddr;
+
 use serde::{Deserialize, Serialize};
 
 use crate::Refusal;
@@ -38,6 +40,8 @@ pub struct Site {
     pub bounds: Bounds,
     /// Special-purpose ranges that count as public ones.
     pub global_also: Vec<Net>,
+    /// The HTTP proxy by which names are reached, if there is one.
+    pub proxy: Option<SocketAddr>,
     /// Whom names are asked of; `None`: the system's resolvers.
     pub resolvers: Option<Vec<Resolver>>,
 }
@@ -51,6 +55,7 @@ impl Site {
             root_callers: config.root_callers,
             bounds: config.bounds.clone(),
             global_also: config.egress.global_also.clone(),
+            proxy: config.egress.proxy,
             resolvers: match &config.egress.resolvers {
                 Resolvers::System => None,
                 Resolvers::List(list) => Some(list.clone()),
@@ -174,7 +179,7 @@ mod tests {
     #[test]
     fn a_site_comes_as_it_went() {
         let text = "[bounds]\nhost_memory = '1G'\nmodes_forbidden = ['direct']\n\
-            [egress]\nresolvers = ['192.0.2.53']\nglobal_also = ['10.0.0.0/8']";
+            [egress]\nresolvers = ['192.0.2.53']\nglobal_also = ['10.0.0.0/8']\nproxy = 'http://192.0.2.1:3128/'";
         for text in ["", text] {
             let site = ToClient::Site(Box::new(Site::of(&Config::parse(text).unwrap())));
             let packet = wire::encode(&site).unwrap();

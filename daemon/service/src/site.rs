@@ -57,6 +57,7 @@ impl Site {
                 Search::List(list) => list.clone(),
             },
             global_also: config.egress.global_also.clone(),
+            proxy: config.egress.proxy,
         };
         Self { profiles: Profiles::read(&config.profile_dirs), upstream, config }
     }

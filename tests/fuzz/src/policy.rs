@@ -209,6 +209,7 @@ pub fn profile(bytes: &[u8]) {
         resolvers: vec![agentd_policy::resolver::Resolver::plain(([192, 0, 2, 53], 53).into())],
         search: Vec::new(),
         global_also: Vec::new(),
+        proxy: None,
     };
     if let Ok(permit) = decide(&request(), &profile, &bounds, &upstream, &caller()) {
         let plan = permit.into_plan();

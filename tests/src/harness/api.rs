@@ -159,6 +159,7 @@ fn permit(user: &User, site: &Site, spec: &RunSpec) -> Result<Permit, Refusal> {
         resolvers: site.resolvers.clone().unwrap_or_default(),
         search: Vec::new(),
         global_also: site.global_also.clone(),
+        proxy: site.proxy,
     };
     let id = SessionId::from_random([0; 6]);
     let request = agentd_request::parse(spec.clone(), id)?;

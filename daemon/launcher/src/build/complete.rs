@@ -53,6 +53,7 @@ impl Builder<'_> {
             reserve,
             blocklist,
             trust,
+            credential,
         } = order;
         let Prepared {
             mut root,
@@ -148,6 +149,7 @@ impl Builder<'_> {
             network,
             blocklist,
             trust,
+            credential,
             signals,
             root: session_root,
         })

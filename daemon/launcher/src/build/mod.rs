@@ -110,6 +110,8 @@ pub struct Order {
     pub blocklist: bool,
     /// Whether a file of authorities does.
     pub trust: bool,
+    /// Whether a file for the site's proxy does.
+    pub credential: bool,
     /// Who may connect to the keeper, besides root.
     pub service_uid: u32,
 }
@@ -158,6 +160,7 @@ struct Received {
     blocklist: Option<OwnedFd>,
     /// Certificates of authorities, for the relay.
     trust: Option<OwnedFd>,
+    credential: Option<OwnedFd>,
 }
 
 impl<'a> Builder<'a> {
@@ -226,7 +229,7 @@ impl<'a> Builder<'a> {
     /// meanwhile.
     fn order(&self, children: &[Child; 2]) -> Result<Option<Received>, Fault> {
         self.await_word(children)?;
-        let Some(packet) = self.launcher.receive(MAX_PACKET, 5).at("order", "launcher")? else {
+        let Some(packet) = self.launcher.receive(MAX_PACKET, 6).at("order", "launcher")? else {
             return Ok(None);
         };
         let order: Order = decode(&packet.bytes).at("order", "launcher")?;
@@ -236,11 +239,15 @@ impl<'a> Builder<'a> {
         let offer = descriptors.next().ok_or_else(|| Fault::host("order", "launcher", "no offer"))?;
         let mut next = |wanted: bool| if wanted { descriptors.next() } else { None };
         let (uppers, blocklist, trust) = (next(order.uppers), next(order.blocklist), next(order.trust));
+        let credential = next(order.credential);
         if order.blocklist != blocklist.is_some() {
             return Err(Fault::host("order", "launcher", "no table of blocklists"));
         }
         if order.trust != trust.is_some() {
             return Err(Fault::host("order", "launcher", "no file of authorities"));
+        }
+        if order.credential != credential.is_some() {
+            return Err(Fault::host("order", "launcher", "no file for the site's proxy"));
         }
         let offered = offered(&Packets::from_fd(offer))?;
         let ago = Duration::from_nanos(monotonic_ns().saturating_sub(order.began_ns));
@@ -260,6 +267,7 @@ impl<'a> Builder<'a> {
             reserve,
             blocklist,
             trust,
+            credential,
         }))
     }
 }

@@ -42,7 +42,7 @@ use rustix::event::{PollFd, PollFlags};
 use crate::command::NotRun;
 use crate::init::{FromInit, Network};
 use commands::Commands;
-use egress::{DATAGRAMS, WayOut};
+use egress::{DATAGRAMS, TUNNELS, WayOut};
 pub use leftovers::Leftovers;
 use limits::Limits;
 use link::Link;
@@ -103,6 +103,8 @@ pub struct Parts<'a> {
     pub blocklist: Option<OwnedFd>,
     /// Certificates of authorities, if its way out asks over TLS.
     pub trust: Option<OwnedFd>,
+    /// What the site's proxy wants to know of its clients, if it does.
+    pub credential: Option<OwnedFd>,
     /// What [`signals`] gave.
     pub signals: SignalFd,
     /// The session's mount namespace. Whoever holds it last takes it apart and waits for what an overlay has to write:
@@ -163,7 +165,7 @@ pub struct Keeper {
 }
 
 /// Who an event of the epoll instance is from; a process of the session is its pid above [`PROCESS`], and above that
-/// are [`DATAGRAMS`].
+/// are [`DATAGRAMS`] and [`TUNNELS`].
 const SERVICE: u64 = 1;
 const INIT_SAYS: u64 = 2;
 const INIT_ENDED: u64 = 3;
@@ -227,7 +229,9 @@ impl Keeper {
             relay: Some(parts.relay),
             control: Some(Outbox::new(parts.control, epoll.as_fd(), RELAY_SAYS)?.patient()),
             way_out: match &parts.plan.egress {
-                Some(egress) => Some(WayOut::new(egress.clone(), parts.ceiling, parts.blocklist)?),
+                Some(egress) => {
+                    Some(WayOut::new(egress.clone(), parts.ceiling, parts.blocklist, parts.credential)?)
+                }
                 None => None,
             },
             trust: parts.trust,
@@ -311,6 +315,7 @@ impl Keeper {
             MEMORY => self.memory_limit().map(drop)?,
             DISK => self.disk_limit()?,
             METER => self.meter_ended()?,
+            tunnel if tunnel >= TUNNELS => self.tunnel(tunnel),
             datagrams if datagrams >= DATAGRAMS => self.datagrams(datagrams),
             process => self.process_ended(process)?,
         }
@@ -408,6 +413,7 @@ impl Keeper {
             self.tell(event);
         }
         self.expire_renewals(now);
+        self.expire_tunnels(now);
         self.denials.flush_older(now, &mut self.spool);
         for event in self.refused.as_mut().map(|refused| refused.flush_older(now)).unwrap_or_default() {
             self.tell(event);
@@ -430,6 +436,7 @@ impl Keeper {
             self.refused.as_ref().and_then(Refused::due),
             self.way_out.as_ref().and_then(|way_out| way_out.told.next_flush()),
             self.way_out.as_ref().and_then(|way_out| way_out.renewals.due()),
+            self.way_out.as_ref().and_then(|way_out| way_out.tunnels.due()),
             self.limits.due().filter(|_| self.end.is_none()),
             self.spool.due().filter(|_| self.service.is_some()),
             self.end_due(),

@@ -9,7 +9,6 @@ use agentd_kernel::packets::Packets;
 use agentd_policy::Refusal;
 use agentd_policy::config::{Bounds, Config};
 use agentd_policy::consent::Consent;
-use agentd_policy::egress::Egress;
 use agentd_policy::lease::Groups;
 use agentd_policy::plan::{Mode, Plan};
 use agentd_policy::wire::{FromLauncher, Peer, RequestNumber, encode};
@@ -219,8 +218,8 @@ impl Sessions {
                 return Err(refusal);
             }
         };
-        let trust = match trust(&cx.settings.config, &request.plan) {
-            Ok(trust) => trust,
+        let files = match SiteFiles::open(&cx.settings.config, &request.plan) {
+            Ok(files) => files,
             Err(refusal) => {
                 self.left.push(offer);
                 return Err(refusal);
@@ -228,7 +227,7 @@ impl Sessions {
         };
         let mut offer = Some(offer);
         let started = self.find_builder(cx, &request).and_then(|number| {
-            let ordered = self.order(cx, number, request, &mut offer, (reserve, trust));
+            let ordered = self.order(cx, number, request, &mut offer, (reserve, files));
             if let Some(session) = self.all.get_mut(&number).filter(|_| ordered.is_err()) {
                 session.state = State::emptying(None);
                 session.kill_all();
@@ -279,7 +278,7 @@ impl Sessions {
         number: u32,
         request: Request,
         offer: &mut Option<Packets>,
-        (reserve, trust): (Reserve, Option<OwnedFd>),
+        (reserve, files): (Reserve, SiteFiles),
     ) -> Result<(), Failed> {
         let Some(session) = self.all.get_mut(&number) else {
             return Err(("order", "the builder is gone".into()));
@@ -335,11 +334,16 @@ impl Sessions {
             disk,
             reserve,
             blocklist: blocklist.is_some(),
-            trust: trust.is_some(),
+            trust: files.trust.is_some(),
+            credential: files.credential.is_some(),
             service_uid,
         };
-        let also =
-            [uppers.as_ref().map(AsFd::as_fd), blocklist.map(AsFd::as_fd), trust.as_ref().map(AsFd::as_fd)];
+        let also = [
+            uppers.as_ref().map(AsFd::as_fd),
+            blocklist.map(AsFd::as_fd),
+            files.trust.as_ref().map(AsFd::as_fd),
+            files.credential.as_ref().map(AsFd::as_fd),
+        ];
         let sent = send_order(&builder, &order, &listener, offer, also);
         session.state = State::Building { request: Some(answer), builder, until: Instant::now() + DEADLINE };
         if let Err(error) = sent {
@@ -366,25 +370,47 @@ fn reserve(cx: &Context, plan: &Plan) -> Result<Reserve, Refusal> {
     })
 }
 
-/// The site's authorities, if some resolver is asked over TLS: opened here, since the relay can open nothing.
-fn trust(config: &Config, plan: &Plan) -> Result<Option<OwnedFd>, Refusal> {
-    if !plan.egress.as_ref().is_some_and(Egress::asks_over_tls) {
-        return Ok(None);
+/// Files of the site's that a session's keeper and relay need, and cannot open.
+struct SiteFiles {
+    /// Authorities, if some resolver is asked over TLS.
+    trust: Option<OwnedFd>,
+    /// What the site's proxy wants to know of its clients.
+    credential: Option<OwnedFd>,
+}
+
+impl SiteFiles {
+    fn open(config: &Config, plan: &Plan) -> Result<Self, Refusal> {
+        let Some(egress) = &plan.egress else { return Ok(Self { trust: None, credential: None }) };
+        let site = &config.egress;
+        let trust = egress.asks_over_tls().then(|| {
+            regular(site.trust.path()).map_err(|errno| {
+                Refusal::new(
+                    format!("a resolver over TLS without authorities: {}: {errno}", site.trust.path()),
+                    "egress.trust",
+                    "have the administrator set `trust` in [egress] of agentd.toml to a file of certificates as PEM",
+                )
+            })
+        });
+        let credential = site.proxy_credential.as_ref().filter(|_| egress.proxy.is_some()).map(|path| {
+            regular(path.as_str()).map_err(|errno| {
+                Refusal::new(
+                    format!("the site's proxy without its password: {path}: {errno}"),
+                    "egress.proxy",
+                    "have the administrator set `proxy_credential` in [egress] of agentd.toml to a file with USER:PASSWORD",
+                )
+            })
+        });
+        Ok(Self { trust: trust.transpose()?, credential: credential.transpose()? })
     }
-    let path = config.egress.trust.path();
+}
+
+/// A file that is one: opening it waits for nobody.
+fn regular(path: &str) -> Result<OwnedFd, Errno> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
-    let opened = rustix::fs::open(path, flags, rustix::fs::Mode::empty()).and_then(|file| {
-        let stat = rustix::fs::fstat(&file)?;
-        let regular = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
-        if regular { Ok(file) } else { Err(Errno::INVAL) }
-    });
-    opened.map(Some).map_err(|errno| {
-        Refusal::new(
-            format!("a resolver over TLS without authorities: {path}: {errno}"),
-            "egress.trust",
-            "have the administrator set `trust` in [egress] of agentd.toml to a file of certificates as PEM",
-        )
-    })
+    let file = rustix::fs::open(path, flags, rustix::fs::Mode::empty())?;
+    let stat = rustix::fs::fstat(&file)?;
+    let regular = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
+    if regular { Ok(file) } else { Err(Errno::INVAL) }
 }
 
 /// Sends an order. The offer is the builder's from then on.
@@ -393,7 +419,7 @@ fn send_order(
     order: &Order,
     listener: &OwnedFd,
     offer: &mut Option<Packets>,
-    also: [Option<BorrowedFd<'_>>; 3],
+    also: [Option<BorrowedFd<'_>>; 4],
 ) -> Result<(), String> {
     let order = encode(order).map_err(|e| e.to_string())?;
     let descriptors: Vec<_> = std::iter::once(listener.as_fd())

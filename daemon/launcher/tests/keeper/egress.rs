@@ -26,7 +26,12 @@ use crate::rig::{self, CALLER, Rig, Service};
 use crate::turn;
 
 fn rule(host: &str) -> HostRule {
-    HostRule { host: HostPattern::parse(host).unwrap(), ports: vec![443], protocol: Protocol::Tcp, opaque: false }
+    HostRule {
+        host: HostPattern::parse(host).unwrap(),
+        ports: vec![443],
+        protocol: Protocol::Tcp,
+        opaque: false,
+    }
 }
 
 fn egress() -> Egress {

@@ -1,6 +1,6 @@
 //! How sessions reach the network, as the site decides it: who resolves, and what counts as public.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Deserializer, de::Error};
 
@@ -27,6 +27,11 @@ pub struct Egress {
     pub blocklists: Vec<ListFile>,
     /// Whose certificates are believed of servers that agentd itself asks over TLS.
     pub trust: Trust,
+    /// The HTTP proxy by which names are reached, where a site has no other way to them.
+    #[serde(deserialize_with = "proxy")]
+    pub proxy: Option<SocketAddr>,
+    /// A file of root's with what the proxy wants to know of its clients, `USER:PASSWORD`.
+    pub proxy_credential: Option<AbsPath>,
 }
 
 /// The longest file of authorities, in bytes: the system's has some 220 KiB.
@@ -110,6 +115,8 @@ impl Default for Egress {
             global_also: Vec::new(),
             blocklists: Vec::new(),
             trust: Trust::System,
+            proxy: None,
+            proxy_credential: None,
         }
     }
 }
@@ -188,6 +195,23 @@ fn nets<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<Net>, D::Error> {
         0..=MAX_RULES => Ok(nets),
         many => Err(D::Error::custom(format!("{many} ranges: name at most {MAX_RULES}"))),
     }
+}
+
+fn proxy<'de, D: Deserializer<'de>>(d: D) -> Result<Option<SocketAddr>, D::Error> {
+    let text = String::deserialize(d)?;
+    let rest = text.strip_prefix("http://").unwrap_or(&text);
+    if rest.contains('@') {
+        return Err(D::Error::custom(
+            "proxy: put USER:PASSWORD into a file of root's, and name that as proxy_credential",
+        ));
+    }
+    if text.is_empty() {
+        return Ok(None);
+    }
+    rest.strip_suffix('/').unwrap_or(rest).parse().map(Some).map_err(|_| {
+        let form = "write its address and port, such as \"192.0.2.1:3128\": no name can be resolved before it is reached";
+        D::Error::custom(format!("proxy {text:?}: {form}"))
+    })
 }
 
 fn lists<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<ListFile>, D::Error> {

@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use agentd_policy::egress::{Egress, MAX_ADDRESSES, MAX_PIN, MIN_PIN};
+use agentd_policy::egress::{Egress, MAX_ADDRESSES, MAX_PIN, MIN_PIN, STAND_IN};
 use agentd_policy::hosts::{HostName, HostPattern, HostVerdict};
 use agentd_policy::wire::Client;
 use agentd_relay::dns::{Disposition, Key, Outcome, RecordType, disposition};
@@ -26,6 +26,8 @@ const BURST: f64 = 512.0;
 const RATE: f64 = 256.0;
 /// The least time between two questions for one name that are asked anew.
 const RENEWAL: Duration = Duration::from_secs(5);
+/// The most names whose addresses stand for what the site's proxy knows.
+const MAX_STAND_INS: u32 = 4096;
 /// How long it is remembered that there is nothing, at most.
 const MAX_NEGATIVE: u32 = 300;
 
@@ -40,6 +42,8 @@ pub struct Names {
     /// For each wildcard, the names that it stood for.
     wildcards: Mutex<HashMap<HostPattern, HashSet<HostName>>>,
     bucket: Mutex<(f64, Instant)>,
+    /// The number of each name that the site's proxy alone can resolve.
+    stand_ins: Mutex<HashMap<HostName, u32>>,
     /// When names were asked for anew.
     renewed: Mutex<HashMap<HostName, Instant>>,
     /// Who waits for an answer.
@@ -55,6 +59,7 @@ impl Default for Names {
             asked: Mutex::default(),
             wildcards: Mutex::default(),
             bucket: Mutex::new((BURST, Instant::now())),
+            stand_ins: Mutex::default(),
             renewed: Mutex::default(),
             waiting: Arc::new(Semaphore::new(MAX_WAITING)),
             told: Told::default(),
@@ -115,6 +120,33 @@ impl Names {
             renewed.insert(name.clone(), now);
         }
         may
+    }
+
+    /// An address for `name`, of which the resolvers know none, and what the site's proxy may know of it.
+    ///
+    /// # Errors
+    /// `found`, if there is no proxy, or nothing for it to find out.
+    fn stand_in(
+        &self,
+        plan: &Egress,
+        name: &HostName,
+        kind: RecordType,
+        found: Found,
+    ) -> Result<(Vec<IpAddr>, u32), Found> {
+        let unknown = matches!(found, Found::Failed(_) | Found::NoName(_) | Found::Nothing(_));
+        if plan.proxy.is_none() || !unknown || !matches!(kind, RecordType::A | RecordType::AAAA) {
+            return Err(found);
+        }
+        if kind == RecordType::AAAA {
+            return Err(Found::Nothing(Some(after(MIN_PIN))));
+        }
+        let mut numbers = lock(&self.stand_ins);
+        let next = numbers.len() as u32;
+        if next >= MAX_STAND_INS && !numbers.contains_key(name) {
+            return Err(Found::Failed("too many names for the site's proxy".into()));
+        }
+        let number = *numbers.entry(name.clone()).or_insert(next);
+        Ok((vec![Ipv4Addr::from(u32::from(STAND_IN) + 1 + number).into()], MIN_PIN))
     }
 
     /// Whether a resolver may be asked once more now.
@@ -225,13 +257,14 @@ async fn ask(gate: &Gate, name: &HostName, kind: RecordType, client: Option<Clie
     if !gate.names.has_token() {
         return (Found::Failed("too many names in a short time".into()), false);
     }
-    let outcome = match upstream::ask(gate, &plan, name, kind, from).await {
-        Ok(outcome) => outcome,
-        Err(why) => return (Found::Failed(why), false),
-    };
+    let outcome = upstream::ask(gate, &plan, name, kind, from).await;
     // They may have changed meanwhile.
     let plan = gate.plan();
-    let (addresses, ttl) = match judge(&plan, name, outcome) {
+    let judged = match outcome {
+        Ok(outcome) => judge(&plan, name, outcome),
+        Err(why) => Err(Found::Failed(why)),
+    };
+    let (addresses, ttl) = match judged.or_else(|found| gate.names.stand_in(&plan, name, kind, found)) {
         Ok(both) => both,
         Err(found) => return (found, false),
     };

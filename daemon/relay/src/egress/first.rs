@@ -7,10 +7,10 @@ use rustix::io::Errno;
 use rustix::net::RecvFlags;
 use tokio::time::{sleep, sleep_until, timeout};
 
-use super::{copy, ssh};
 use super::end::End;
 use super::judge::{First, Manner, Opening, Refusal};
 use super::tcp::Connection;
+use super::{copy, ssh};
 use crate::Endpoint;
 
 /// How long a client may take from its first byte until it is known what it wants.

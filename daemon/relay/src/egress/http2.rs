@@ -129,7 +129,8 @@ impl Carried<'_> {
     fn next(&self, input: &[u8]) -> Result<Step, Refusal> {
         let step = self.lock().client(input).map_err(|refused| malformed(&refused))?;
         if let Step::Head(head) = &step {
-            let judged = http::judged(self.connection, &head.method, &head.authority, self.connection.place());
+            let judged =
+                http::judged(self.connection, &head.method, &head.authority, self.connection.place());
             let manner = Manner::Http2(head.stream, head.grpc);
             judged.map_err(|refusal| Refusal { manner, ..refusal })?;
         }

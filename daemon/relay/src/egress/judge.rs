@@ -6,9 +6,9 @@ use std::net::SocketAddr;
 use agentd_policy::egress::{Denial, Egress, Purpose};
 use agentd_policy::hosts::{HostName, HostVerdict};
 use agentd_policy::profile::Protocol;
-use agentd_relay::http2;
 use agentd_relay::hello::{self, ClientHello, Progress};
 use agentd_relay::http::{Sniff, Watch, looks_cut, sniff};
+use agentd_relay::http2;
 use agentd_relay::proxy::{Authority, Host};
 
 use super::pins::Pins;

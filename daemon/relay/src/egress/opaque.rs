@@ -65,7 +65,9 @@ fn shown(opening: &mut Opening, held: &[u8]) -> Shown {
             // Whatever else it is, the rule is for it.
             Ok(_) | Err(_) => Shown::Nobody,
         },
-        Ok(Some(First::Http2 | First::Other(_) | First::Spoken(_) | First::Waiting)) | Err(_) => Shown::Nobody,
+        Ok(Some(First::Http2 | First::Other(_) | First::Spoken(_) | First::Waiting)) | Err(_) => {
+            Shown::Nobody
+        }
     }
 }
 

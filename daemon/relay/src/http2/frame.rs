@@ -68,9 +68,11 @@ impl Frame {
 
 /// Number and value of each setting.
 pub(super) fn settings(payload: &[u8]) -> impl Iterator<Item = (u16, u32)> {
-    payload.as_chunks::<SETTING>().0.iter().map(|[a, b, value @ ..]| {
-        (u16::from_be_bytes([*a, *b]), u32::from_be_bytes(*value))
-    })
+    payload
+        .as_chunks::<SETTING>()
+        .0
+        .iter()
+        .map(|[a, b, value @ ..]| (u16::from_be_bytes([*a, *b]), u32::from_be_bytes(*value)))
 }
 
 /// The compressed head that begins with `first` at the beginning of `input`, and the length of all of its frames; `None`

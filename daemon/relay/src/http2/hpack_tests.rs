@@ -21,7 +21,13 @@ fn decoded(decoder: &mut Decoder, block: &[u8]) -> Result<Vec<String>, Refused> 
 fn the_examples_of_the_rfc_are_read() {
     let want: [&[&str]; 3] = [
         &[":method: GET", ":scheme: http", ":path: /", ":authority: www.example.com"],
-        &[":method: GET", ":scheme: http", ":path: /", ":authority: www.example.com", "cache-control: no-cache"],
+        &[
+            ":method: GET",
+            ":scheme: http",
+            ":path: /",
+            ":authority: www.example.com",
+            "cache-control: no-cache",
+        ],
         &[
             ":method: GET",
             ":scheme: https",

@@ -42,7 +42,12 @@ fn begun() -> Connection {
     connection
 }
 
-fn head(connection: &mut Connection, stream: u32, flags: u8, fields: &[(&str, &str)]) -> Result<Step, Refused> {
+fn head(
+    connection: &mut Connection,
+    stream: u32,
+    flags: u8,
+    fields: &[(&str, &str)],
+) -> Result<Step, Refused> {
     connection.client(&frame(kind::HEADERS, flags, stream, &block(fields)))
 }
 
@@ -95,11 +100,15 @@ fn each_request_names_its_host_in_one_way() {
     assert_eq!(refused(&[("host", "evil.example")]), Refused::Mismatch);
     assert_eq!(refused(&[("host", "a.example:80")]), Refused::Mismatch);
     assert_eq!(refused(&[(":authority", "")]), Refused::NoHost);
-    assert_eq!(refused(&[("host", "a.example"), ("host", "a.example")]), Refused::Repeated("a field that is there once"));
+    assert_eq!(
+        refused(&[("host", "a.example"), ("host", "a.example")]),
+        Refused::Repeated("a field that is there once")
+    );
     let twice = [(":method", "POST"), (":scheme", "http"), (":path", "/"), (":authority", "a.example")];
     let twice = [&twice[..], &twice[3..]].concat();
     assert_eq!(head(&mut begun(), 1, ENDS, &twice), Err(Refused::Repeated(":authority")));
-    let late = [(":method", "POST"), ("x", "y"), (":scheme", "http"), (":path", "/"), (":authority", "a.example")];
+    let late =
+        [(":method", "POST"), ("x", "y"), (":scheme", "http"), (":path", "/"), (":authority", "a.example")];
     assert_eq!(head(&mut begun(), 1, ENDS, &late), Err(Refused::Form("a field in front")));
     assert!(matches!(refused(&[(":authority", "user@a.example")]), Refused::Host(_)));
 }
@@ -188,13 +197,16 @@ fn a_head_may_come_in_pieces_and_nothing_else_between() {
         assert_eq!(begun().client(&whole[..end]), Ok(Step::NeedMore), "{end}");
     }
     assert_eq!(host(begun().client(&whole)), "a.example");
-    for between in [frame(kind::DATA, 0, 1, b""), frame(kind::CONTINUATION, 4, 3, rest), frame(6, 0, 0, &[0; 8])] {
+    for between in
+        [frame(kind::DATA, 0, 1, b""), frame(kind::CONTINUATION, 4, 3, rest), frame(6, 0, 0, &[0; 8])]
+    {
         let odd = [frame(kind::HEADERS, 1, 1, first), between].concat();
         assert_eq!(begun().client(&odd), Err(Refused::Form("a head with something else in it")));
     }
     assert!(begun().client(&frame(kind::CONTINUATION, 4, 1, rest)).is_err());
     // CVE-2024-27316: pieces without an end.
-    let endless = [frame(kind::HEADERS, 1, 1, first), frame(kind::CONTINUATION, 0, 1, b"").repeat(65)].concat();
+    let endless =
+        [frame(kind::HEADERS, 1, 1, first), frame(kind::CONTINUATION, 0, 1, b"").repeat(65)].concat();
     assert_eq!(begun().client(&endless), Err(Refused::TooLong("the head")));
     let long = frame(kind::HEADERS, 1, 1, &vec![0; (64 << 10) + 1]);
     assert_eq!(begun().client(&long[..9]), Err(Refused::TooLong("the head")));

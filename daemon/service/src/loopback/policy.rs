@@ -56,7 +56,7 @@ async fn a_session_without_a_network_has_a_resolver_that_allows_nothing() {
     let client = stage.connect(ALICE).await;
     let closed = stage.run(&client, RunSpec { detach: true, ..spec() }).await;
     let egress = closed.plan.egress.clone().unwrap();
-    assert!(egress.is_closed() && !egress.sealed && !egress.announce_proxy && egress.sockets() == 4);
+    assert!(egress.is_closed() && !egress.sealed && egress.announce_proxy && egress.sockets() == 6);
     let shown = network(&client, &closed.id).await.unwrap();
     assert_eq!((shown.allow.len(), shown.resolvers.len()), (0, 1));
     let nobody = RunSpec { allow: vec!["192.0.2.1".into()], ..spec() };

@@ -58,21 +58,33 @@ pub fn http(args: &[String]) -> Act {
     until(stream, &args[3])
 }
 
-/// A name, a port, and the name that is asked for by HTTP/2 without TLS, once the server has spoken.
+/// A name, a port, and the names that are asked for by HTTP/2 without TLS, one stream for each with `%%` between: once the
+/// server has spoken, or with `first` before.
 pub fn h2c(args: &[String]) -> Act {
     let port: u16 = args[1].parse().expect("a port");
     let mut stream = TcpStream::connect((addresses(&args[0])?[0], port))?;
     stream.set_read_timeout(Some(PATIENCE))?;
-    let mut settings = [0; 9];
-    stream.read_exact(&mut settings)?;
     let frame = |kind: u8, flags: u8, stream: u8, payload: &[u8]| {
         [&[0, 0, payload.len() as u8, kind, flags, 0, 0, 0, stream][..], payload].concat()
     };
-    // GET, http, /, and :authority as it is (RFC 7541 §6.1, §6.2.2).
-    let fields = [&[0x82, 0x86, 0x84, 0x01, args[2].len() as u8][..], args[2].as_bytes()].concat();
-    let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-    let _ = stream.write_all(&[&preface[..], &frame(4, 0, 0, &[]), &frame(1, 5, 1, &fields)].concat());
-    until(stream, &format!("this is {}", args[2]))
+    let greeting = [&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..], &frame(4, 0, 0, &[])].concat();
+    let first = args.get(3).is_some_and(|arg| arg == "first");
+    if first {
+        stream.write_all(&greeting)?;
+    }
+    let mut settings = [0; 9];
+    stream.read_exact(&mut settings)?;
+    if !first {
+        let _ = stream.write_all(&greeting);
+    }
+    let mut last = "";
+    for (number, name) in args[2].split("%%").enumerate() {
+        // GET, http, /, and :authority as it is (RFC 7541 §6.1, §6.2.2).
+        let fields = [&[0x82, 0x86, 0x84, 0x01, name.len() as u8][..], name.as_bytes()].concat();
+        let _ = stream.write_all(&frame(1, 5, 2 * number as u8 + 1, &fields));
+        last = name;
+    }
+    until(stream, &format!("this is {last}"))
 }
 
 /// Reads until `wanted` is there.
@@ -84,7 +96,7 @@ fn until(mut stream: TcpStream, wanted: &str) -> Act {
         if text.contains(wanted) {
             return Ok(wanted.to_owned());
         }
-        if text.contains(" 403 ") && text.contains("x-agentd-reason:") {
+        if text.contains("403") && text.contains("x-agentd-reason") {
             return Err(Refused::new(EACCES, "403, with the reason"));
         }
         match stream.read(&mut bytes) {

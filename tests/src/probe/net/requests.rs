@@ -169,4 +169,26 @@ pub const CASES: &[Case] = &[
     )
     .options(LOOSE)
     .host_may_lack(),
+    case(
+        "http2_names_another_host",
+        h2c,
+        &["good.test", "8050", "evil.test:8050", "first"],
+        NO_REQUEST,
+        Outside::User,
+        DENIED,
+    )
+    .options(LOOSE)
+    .host_may_lack()
+    .seen("http.request", &[("/decision", "deny")]),
+    case(
+        "http2_names_another_host_on_a_later_stream",
+        h2c,
+        &["good.test", "8050", "good.test:8050%%evil.test:8050", "first"],
+        NO_REQUEST,
+        Outside::User,
+        DENIED,
+    )
+    .options(LOOSE)
+    .host_may_lack()
+    .seen("http.request", &[("/decision", "deny")]),
 ];

@@ -14,12 +14,16 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, ipproto};
 
 use super::super::Keeper;
 use super::TOLD;
+use super::tunnels::Asked;
 
 impl Keeper {
-    /// Answers with a socket that connects, or with why not.
+    /// Answers with a socket that connects, or with why not; once the site's proxy has, where there is one.
     pub(super) fn dial(&mut self, number: u32, purpose: &Purpose, to: SocketAddr, protocol: Protocol) {
-        let begun = self.begin(purpose, to, protocol);
-        self.dialled(number, begun);
+        match self.begin(number, purpose, to, protocol) {
+            Ok(Begun::Asked) => {}
+            Ok(Begun::Connects(socket)) => self.dialled(number, Ok(socket)),
+            Err(errno) => self.dialled(number, Err(errno)),
+        }
     }
 
     /// Tells the relay what became of a dial.
@@ -31,7 +35,13 @@ impl Keeper {
         self.ask_relay(&ToRelay::Dialled { number, errno }, socket);
     }
 
-    fn begin(&mut self, purpose: &Purpose, to: SocketAddr, protocol: Protocol) -> Result<OwnedFd, Errno> {
+    fn begin(
+        &mut self,
+        number: u32,
+        purpose: &Purpose,
+        to: SocketAddr,
+        protocol: Protocol,
+    ) -> Result<Begun, Errno> {
         let now = Instant::now();
         let Some(way_out) = self.way_out.as_mut().filter(|_| self.end.is_none()) else {
             return Err(Errno::CANCELED);
@@ -74,31 +84,39 @@ impl Keeper {
             let event = NetEvent::Connect { peer: peer(rule.clone()), denied: None, actor: None, count: 1 };
             way_out.told.tell(event, &mut self.spool);
         }
-        let socket = connect(to, protocol).and_then(|socket| match protocol {
-            Protocol::Tcp => Ok(socket),
-            Protocol::Udp => {
+        let (proxy, epoll) = (way_out.egress.proxy, self.epoll.as_fd());
+        let socket = match (proxy, name, protocol) {
+            (Some(proxy), Some(name), Protocol::Tcp) => connect(proxy, protocol).and_then(|socket| {
+                let asked = Asked { number, name, port: to.port(), peer: peer(rule.clone()) };
+                way_out.tunnels.ask(socket, asked, epoll).map(|()| Begun::Asked)
+            }),
+            (_, _, Protocol::Tcp) => connect(to, protocol).map(Begun::Connects),
+            (_, _, Protocol::Udp) => connect(to, protocol).and_then(|socket| {
                 let asks = *purpose == Purpose::Resolver;
-                way_out.datagrams.open(socket, asks, self.epoll.as_fd())
-            }
-        });
+                way_out.datagrams.open(socket, asks, epoll).map(Begun::Connects)
+            }),
+        };
         // One that could not even begin, as without a route, has ended.
         socket.inspect_err(|errno| {
             if *purpose != Purpose::Resolver {
                 let reason = format!("failed: {}", std::io::Error::from(*errno));
-                let (peer, names) = (peer(rule), vec![]);
-                let ended = NetEvent::Closed {
-                    peer,
-                    names,
-                    more_names: 0,
-                    sent: 0,
-                    received: 0,
-                    duration_ms: 0,
-                    reason,
-                };
-                way_out.told.tell(ended, &mut self.spool);
+                way_out.told.tell(never_begun(peer(rule), reason), &mut self.spool);
             }
         })
     }
+}
+
+/// What became of a dial.
+enum Begun {
+    /// It connects.
+    Connects(OwnedFd),
+    /// The site's proxy is asked.
+    Asked,
+}
+
+/// The end of a connection that there never was.
+pub(super) fn never_begun(peer: NetPeer, reason: String) -> NetEvent {
+    NetEvent::Closed { peer, names: vec![], more_names: 0, sent: 0, received: 0, duration_ms: 0, reason }
 }
 
 /// Whether `to` is an address of this host's.

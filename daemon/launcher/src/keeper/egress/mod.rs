@@ -8,6 +8,7 @@ mod pins;
 mod publish;
 mod renewals;
 mod told;
+mod tunnels;
 
 use std::net::IpAddr;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
@@ -32,6 +33,8 @@ use pins::Pins;
 use publish::Inward;
 use renewals::Renewals;
 pub use told::Told;
+pub use tunnels::FIRST as TUNNELS;
+use tunnels::Tunnels;
 
 /// Dials at once, and in every second after that. Each may leave the host a port in use for a minute (TIME_WAIT,
 /// tcp(7)), and an entry where it tracks connections, of which it has some hundred thousand for everybody.
@@ -56,6 +59,7 @@ pub struct WayOut {
     dials: Bucket,
     asked: Bucket,
     datagrams: Datagrams,
+    pub(super) tunnels: Tunnels,
     inward: Inward,
     /// What is told of it.
     pub told: Told,
@@ -88,8 +92,13 @@ struct Pinned {
 }
 
 impl WayOut {
-    /// As planned, with the table of the site's blocklists; nothing is pinned. In the host's network.
-    pub fn new(egress: Egress, ceiling: Ceiling, blocklist: Option<OwnedFd>) -> Result<Self, String> {
+    /// As planned, with the table of the site's blocklists and what its proxy is told; nothing is pinned. In the host's network.
+    pub fn new(
+        egress: Egress,
+        ceiling: Ceiling,
+        blocklist: Option<OwnedFd>,
+        credential: Option<OwnedFd>,
+    ) -> Result<Self, String> {
         ceiling.check(&egress).map_err(|refusal| refusal.to_string())?;
         Ok(Self {
             egress,
@@ -101,6 +110,7 @@ impl WayOut {
             dials: Bucket::new(DIALS.0, DIALS.1),
             asked: Bucket::new(PINS, PINS),
             datagrams: Datagrams::default(),
+            tunnels: Tunnels::new(credential)?,
             inward: Inward::default(),
             told: Told::default(),
         })
