@@ -16,6 +16,7 @@ pub const TESTS: &[Named] = &[
     ("man", man),
     ("archives", archives),
     ("set_gid_directories", set_gid),
+    ("set_gid_is_refused_where_the_host_is_written", set_gid_direct),
     ("gdb", gdb),
     ("strace", strace),
     ("screens", screens),
@@ -155,6 +156,23 @@ fn set_gid(world: &World) {
     if has(&["git"]) {
         same(world, &[], &|_| {}, "git init -q --shared r; stat -c %a r/.git");
     }
+}
+
+/// Also in an overlay beside it. `mkdir(2)` takes the bit and drops it, wherever.
+fn set_gid_direct(world: &World) {
+    let (dir, written) = (world.workspace(world.a()), world.workspace(world.a()));
+    let script = format!(
+        "cd {}; for d in . {}; do mkdir -m 755 $d/d; touch $d/f; chmod 2755 $d/d 2>&1; chmod 2755 $d/f 2>&1; stat -c %a $d/d $d/f; done
+        perl -e 'mkdir \"m\", 02755 or die $!'; stat -c %a m",
+        dir.display(),
+        written.display()
+    );
+    let output = world.session_in(&dir).option("--write").option(&written).bash(&script).expect_code(0);
+    let text = output.text();
+    assert_eq!(text.matches("Operation not permitted").count(), 4, "{text}\n{}", output.stderr);
+    assert_eq!(text.matches("755\n").count() - text.matches("2755\n").count(), 3, "{text}");
+    let events = world.all_events(world.a(), &output.name);
+    assert!(events.iter().any(|event| event["kind"] == "confine.denied"), "{events:#?}");
 }
 
 fn gdb(world: &World) {
