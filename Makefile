@@ -14,8 +14,9 @@ VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
 # To build and run; to run the tests and the demo besides; to compare with.
 PACKAGES := gcc libc6-dev make pkg-config libnftnl-dev libmnl-dev protobuf-compiler libprotobuf-dev \
     ca-certificates git python3 util-linux
-TEST_PACKAGES := bash-completion btrfs-progs certinfo curl default-jre-headless dropbear-bin e2fsprogs gdb iproute2 kmod \
-    less nftables nginx-light nodejs openssh-client openssl procps python3-pip strace tmux vim-tiny wget xfsprogs zsh
+TEST_PACKAGES := acl attr bash-completion btrfs-progs bubblewrap certinfo cmake curl dbus default-jre-headless dropbear-bin \
+    e2fsprogs emacs-nox gdb git-lfs gnupg golang-go inotify-tools iproute2 kmod less man-db nftables nginx-light nodejs \
+    openssh-client openssl php-cli procps python3-pip python3-venv rsync ruby screen sqlite3 strace tmux vim wget xfsprogs zsh
 BENCH_PACKAGES := bubblewrap crun runc
 BENCH_NET_PACKAGES := dnsmasq-base iproute2 mitmproxy openssl socat squid tinyproxy unbound
 DEB_PACKAGES := debhelper dpkg-dev fakeroot lintian man-db

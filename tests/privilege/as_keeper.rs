@@ -271,7 +271,8 @@ impl Stage {
             self.join("session_user", CloneFlags::CLONE_NEWUSER)?;
         }
         if who == "filtered" {
-            let filter = seccomp::compile(&seccomp::KEEPER, seccomp::Options { memfd_create: false });
+            let filter =
+                seccomp::compile(&seccomp::KEEPER, seccomp::Options { memfd_create: false, set_gid: false });
             let _enforced = seccomp::install(&filter).map_err(io::Error::other)?;
         }
         Ok(())

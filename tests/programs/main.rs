@@ -3,7 +3,10 @@
 
 mod files;
 mod git;
+mod languages;
+mod refusals;
 mod system;
+mod tools;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -11,8 +14,14 @@ use std::process::ExitCode;
 use agentd_tests::harness::{Named, RunOutput, Session, User, World, complete, named, run_tests};
 
 fn main() -> ExitCode {
-    let groups: [(&str, &[Named]); 3] =
-        [("files", files::TESTS), ("git", git::TESTS), ("system", system::TESTS)];
+    let groups: [(&str, &[Named]); 6] = [
+        ("files", files::TESTS),
+        ("git", git::TESTS),
+        ("languages", languages::TESTS),
+        ("refusals", refusals::TESTS),
+        ("system", system::TESTS),
+        ("tools", tools::TESTS),
+    ];
     let tests = groups.iter().flat_map(|(group, tests)| named(group, tests));
     run_tests("programs", tests.collect(), |_| {})
 }

@@ -16,6 +16,7 @@ pub const TESTS: &[Named] = &[
     ("places_in_run", run),
     ("message_queues", queues),
     ("the_umask_comes_along", umask),
+    ("ids_that_a_session_does_not_have", ids),
     ("the_callers_terminfo_comes_along", terminfo),
 ];
 
@@ -159,6 +160,22 @@ fn umask(world: &World) {
         let there = outside(world.a(), &world.workspace(world.a()), &run);
         assert_eq!((there.code, there.text()), (here.code, here.text()), "{}", there.stderr);
     }
+}
+
+/// As outside: EPERM, whichever id it is; one's own can be set.
+fn ids(world: &World) {
+    if !has(&["python3"]) {
+        return;
+    }
+    let script = "python3 -c 'import errno, os
+uid, gid = os.getuid(), os.getgid()
+for call, ids in ((os.setuid, [65534]), (os.setgid, [65534]), (os.setreuid, [-1, 65534]), (os.setregid, [65534, -1]),
+                  (os.setresuid, [-1, -1, 65534]), (os.setresgid, [gid, 65534, gid]), (os.seteuid, [0]), (os.setuid, [0]),
+                  (os.setuid, [uid]), (os.setreuid, [uid, uid]), (os.setresgid, [gid] * 3), (os.setresuid, [-1, -1, -1])):
+    try: call(*ids); print(call.__name__)
+    except OSError as e: print(call.__name__, errno.errorcode[e.errno])'";
+    let said = same(world, &[], &|_| {}, script);
+    assert!(said.starts_with("setuid EPERM\nsetgid EPERM\n") && !said.contains("EINVAL"), "{said}");
 }
 
 fn terminfo(world: &World) {

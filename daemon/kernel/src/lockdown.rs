@@ -43,7 +43,7 @@ pub fn relay() -> Result<Enforced, LockdownError> {
     creds::not_dumpable()?;
     creds::no_new_privs()?;
     let landlock = landlock::deny_all()?;
-    let filter = seccomp::compile(&seccomp::RELAY, seccomp::Options { memfd_create: false });
+    let filter = seccomp::compile(&seccomp::RELAY, seccomp::Options { memfd_create: false, set_gid: false });
     Ok(Enforced { landlock, seccomp: seccomp::install(&filter)? })
 }
 

@@ -7,10 +7,11 @@ use agentd_kernel::process::{self, Birth, SingleThreaded};
 use agentd_kernel::seccomp::{self, Filter};
 use agentd_kernel::{idmap, procfs};
 use agentd_policy::lease::Pool;
-use agentd_policy::plan::DiskForm;
+use agentd_policy::plan::{self, DiskForm, Plan};
 use nix::sched::CloneFlags;
 use rustix::fs::{FileType, Mode, OFlags};
 
+use crate::build::Owner;
 use crate::build::sysfs::Cpus;
 use crate::disk::image;
 use crate::public_etc::PublicEtc;
@@ -39,8 +40,8 @@ pub struct Host {
     pub cpus: Cpus,
     /// What the host gives to each /etc.
     pub etc: PublicEtc,
-    /// The filter of everything that runs in a session, compiled once.
-    pub agent_filter: Filter,
+    /// The filters of everything that runs in a session, compiled once.
+    pub agent_filters: AgentFilters,
     /// The filter of keepers.
     pub keeper_filter: Filter,
     /// The filter of meters.
@@ -98,13 +99,46 @@ impl Host {
             placeholder: placeholder(overlays).map_err(|e| format!("overlays/{PLACEHOLDER}: {e}"))?,
             etc: PublicEtc::prepare(token, pool.system().get()),
             cpus: Cpus::find(proc.as_fd())?,
-            agent_filter: seccomp::compile(&seccomp::AGENT, seccomp::Options { memfd_create: memfd_noexec }),
-            keeper_filter: seccomp::compile(&seccomp::KEEPER, seccomp::Options { memfd_create: false }),
-            meter_filter: seccomp::compile(&seccomp::METER, seccomp::Options { memfd_create: false }),
-            dialler_filter: seccomp::compile(&seccomp::DIALLER, seccomp::Options { memfd_create: false }),
+            agent_filters: AgentFilters::compile(memfd_noexec),
+            keeper_filter: helper(&seccomp::KEEPER),
+            meter_filter: helper(&seccomp::METER),
+            dialler_filter: helper(&seccomp::DIALLER),
             proc,
         })
     }
+}
+
+/// What agents may call, by what they may write to.
+#[derive(Debug)]
+pub struct AgentFilters {
+    /// Nothing that stays on the host as it was written: overlays and memory.
+    apart: Filter,
+    /// A directory of the host's too.
+    direct: Filter,
+}
+
+impl AgentFilters {
+    fn compile(memfd_create: bool) -> Self {
+        let of = |set_gid| seccomp::compile(&seccomp::AGENT, seccomp::Options { memfd_create, set_gid });
+        Self { apart: of(true), direct: of(false) }
+    }
+
+    /// The one for a session of `owner`'s.
+    pub fn of(&self, plan: &Plan, owner: &Owner) -> Filter {
+        let direct = plan.workspaces.iter().any(|workspace| workspace.mode == plan::Mode::Direct);
+        let filter = if direct { &self.direct } else { &self.apart };
+        filter.clone().with_ids(owner.uid, owner.gid)
+    }
+
+    /// The one that allows least.
+    pub fn strictest(&self) -> &Filter {
+        &self.direct
+    }
+}
+
+/// The filter of one of agentd's own processes.
+fn helper(table: &seccomp::Table) -> Filter {
+    seccomp::compile(table, seccomp::Options { memfd_create: false, set_gid: false })
 }
 
 /// The socket at [`PLACEHOLDER`], which nobody listens at and nobody but root may open.

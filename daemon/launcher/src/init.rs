@@ -27,6 +27,7 @@ use serde::{Deserialize, Serialize};
 use crate::build::Owner;
 use crate::build::access::Access;
 use crate::command::{NotRun, Starting, Stdio};
+use crate::host::AgentFilters;
 use commands::{Commands, News};
 
 /// Builder or keeper to init.
@@ -134,8 +135,8 @@ pub struct Init<'a> {
     pub turn: u32,
     /// The host's /proc, for its first act.
     pub proc: BorrowedFd<'a>,
-    /// The filter of everything that runs in a session.
-    pub filter: &'a seccomp::Filter,
+    /// The filters of everything that runs in a session.
+    pub filters: &'a AgentFilters,
     /// To the builder, later the keeper. Its end is ours.
     pub socket: Packets,
     /// That fork is sound.
@@ -237,7 +238,7 @@ impl Init<'_> {
             rules.add(place, access.class());
         }
         let enforced = landlock::enforce(rules, plan.landlock_abi).step("landlock")?;
-        let (_, refused) = seccomp::install_told(self.filter).step("seccomp")?;
+        let (_, refused) = seccomp::install_told(&self.filters.of(plan, &self.owner)).step("seccomp")?;
         creds::parent_death_signal().step("parent-death signal")?;
         Ok((enforced.abi, refused))
     }

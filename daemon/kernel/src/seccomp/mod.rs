@@ -74,6 +74,9 @@ pub struct Match {
 pub struct Options {
     /// Whether `memfd_create(2)` is allowed: only where `vm.memfd_noexec` keeps memfds from being run.
     pub memfd_create: bool,
+    /// Whether set-group-ID bits may be set: only where no directory of the host's can be written to, or a file with one
+    /// would be a program that others run with the caller's group.
+    pub set_gid: bool,
 }
 
 /// Who may call what.
@@ -113,6 +116,22 @@ pub enum SeccompError {
 /// Compiles a table.
 pub fn compile(table: &Table, options: Options) -> Filter {
     Filter(bpf::program(&ranges((table.rules)(options), table.denied)))
+}
+
+impl Filter {
+    /// The same for a session whose processes have these ids, as they see them: what sets others fails with `EPERM`
+    /// where the kernel, which has no such id in the session's user namespace, says `EINVAL`.
+    #[must_use]
+    pub fn with_ids(mut self, uid: u32, gid: u32) -> Self {
+        for instruction in self.0.iter_mut().filter(|i| i.code == bpf::IF_EQUAL) {
+            match instruction.k {
+                tables::OWN_UID => instruction.k = uid,
+                tables::OWN_GID => instruction.k = gid,
+                _ => {}
+            }
+        }
+        self
+    }
 }
 
 /// Puts a filter on this thread and all that it starts, and asks the kernel whether it is there.

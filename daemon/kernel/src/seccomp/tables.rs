@@ -99,7 +99,7 @@ const AGENTS: &[c_long] = &[
     SYS_fchownat, SYS_fcntl, SYS_fdatasync, SYS_fgetxattr, SYS_flistxattr, SYS_flock, SYS_fremovexattr,
     SYS_fsetxattr, SYS_fstat, SYS_fstatfs, SYS_fsync, SYS_ftruncate, SYS_futimesat, SYS_getcwd,
     SYS_getdents, SYS_getdents64, SYS_getxattr, SYS_lchown, SYS_lgetxattr, SYS_link, SYS_linkat,
-    SYS_listxattr, SYS_llistxattr, SYS_lremovexattr, SYS_lseek, SYS_lsetxattr, SYS_lstat,
+    SYS_listxattr, SYS_llistxattr, SYS_lremovexattr, SYS_lseek, SYS_lsetxattr, SYS_lstat, SYS_mkdir, SYS_mkdirat,
     SYS_name_to_handle_at, SYS_newfstatat, SYS_pread64, SYS_preadv, SYS_preadv2, SYS_pwrite64,
     SYS_pwritev, SYS_pwritev2, SYS_read, SYS_readahead, SYS_readlink, SYS_readlinkat, SYS_readv,
     SYS_removexattr, SYS_rename, SYS_renameat, SYS_renameat2, SYS_rmdir, SYS_sendfile, SYS_setxattr,
@@ -131,9 +131,8 @@ const AGENTS: &[c_long] = &[
     SYS_sched_get_priority_min, SYS_sched_getaffinity, SYS_sched_getattr, SYS_sched_getparam,
     SYS_sched_getscheduler, SYS_sched_rr_get_interval, SYS_sched_setaffinity, SYS_sched_setattr,
     SYS_sched_setparam, SYS_sched_setscheduler, SYS_sched_yield, SYS_set_robust_list,
-    SYS_set_tid_address, SYS_setfsgid, SYS_setfsuid, SYS_setgid, SYS_setgroups, SYS_setpgid,
-    SYS_setpriority, SYS_setregid, SYS_setresgid, SYS_setresuid, SYS_setreuid, SYS_setsid,
-    SYS_setuid, SYS_sysinfo, SYS_times, SYS_uname, SYS_vfork, SYS_wait4, SYS_waitid, SYS_URETPROBE,
+    SYS_set_tid_address, SYS_setfsgid, SYS_setfsuid, SYS_setgroups, SYS_setpgid,
+    SYS_setpriority, SYS_setsid, SYS_sysinfo, SYS_times, SYS_uname, SYS_vfork, SYS_wait4, SYS_waitid, SYS_URETPROBE,
     // Signals and time.
     SYS_alarm, SYS_clock_getres, SYS_clock_gettime, SYS_clock_nanosleep, SYS_getitimer, SYS_gettimeofday,
     SYS_nanosleep, SYS_restart_syscall, SYS_rt_sigaction, SYS_rt_sigpending, SYS_rt_sigprocmask,
@@ -166,7 +165,6 @@ const WITHOUT: &[c_long] = &[
     SYS_FILE_SETATTR,
 ];
 
-const SETID: u32 = S_ISUID | S_ISGID;
 /// Every flag of `clone(2)` that makes a namespace. `CLONE_NEWTIME` is none there: it is a part of the
 /// child's signal.
 const NEW_NAMESPACES: u32 = (CLONE_NEWNS
@@ -184,6 +182,9 @@ const SOCK_PACKET: u32 = 10;
 const TIOCLINUX: u32 = 0x541c;
 /// Succeeds, and does nothing.
 const PRETEND: Verdict = Verdict::Errno(0);
+/// Stand for a session's ids in the agent's table, until [`with_ids`](super::Filter::with_ids).
+pub(super) const OWN_UID: u32 = 0xfffd_0001;
+pub(super) const OWN_GID: u32 = 0xfffd_0002;
 const PER_LINUX32: u32 = 8;
 const UNAME26: u32 = 0x2_0000;
 const ADDR_NO_RANDOMIZE: u32 = 0x4_0000;
@@ -195,8 +196,9 @@ fn agent(options: Options) -> BTreeMap<u32, Rule> {
         let huge = only_without(1, MFD_HUGETLB, ALLOW, NOSYS);
         rules.extend(each(&[(SYS_memfd_create, huge)]));
     }
-    // umode_t, so only its low bits count.
-    let mode = |argument| only_without(argument, SETID, ALLOW, TOLD);
+    // umode_t, so only its low bits count. mkdir(2) drops both by itself.
+    let refused = if options.set_gid { S_ISUID } else { S_ISUID | S_ISGID };
+    let mode = |argument| only_without(argument, refused, ALLOW, TOLD);
     let made = |argument| {
         let devices = vec![S_IFCHR, S_IFBLK];
         by(Word::Low(argument), S_IFMT, vec![(devices, TOLD.into())], mode(argument))
@@ -211,8 +213,6 @@ fn agent(options: Options) -> BTreeMap<u32, Rule> {
         (SYS_fchmodat, mode(2)),
         (SYS_fchmodat2, mode(2)),
         (SYS_creat, mode(1)),
-        (SYS_mkdir, mode(1)),
-        (SYS_mkdirat, mode(2)),
         (SYS_mknod, made(1)),
         (SYS_mknodat, made(2)),
         (SYS_open, opened(1)),
@@ -226,6 +226,12 @@ fn agent(options: Options) -> BTreeMap<u32, Rule> {
         (SYS_clone, only_without(0, NEW_NAMESPACES, ALLOW, TOLD)),
         (SYS_unshare, unshare()),
         (SYS_personality, personality()),
+        (SYS_setuid, ids(OWN_UID, 0..1)),
+        (SYS_setreuid, ids(OWN_UID, 0..2)),
+        (SYS_setresuid, ids(OWN_UID, 0..3)),
+        (SYS_setgid, ids(OWN_GID, 0..1)),
+        (SYS_setregid, ids(OWN_GID, 0..2)),
+        (SYS_setresgid, ids(OWN_GID, 0..3)),
         (SYS_prlimit64, limits()),
         (SYS_setrlimit, equal(0, &[RLIMIT_CORE], PRETEND, ALLOW)),
         // The host's huge pages are charged to no group: a host without them says the same.
@@ -267,6 +273,14 @@ fn options_of_sockets() -> Rule {
         .map(|o| o as u32);
     let of_socket = equal(2, &filters, TOLD, ALLOW);
     by(Word::Low(1), u32::MAX, vec![(vec![SOL_SOCKET as u32], of_socket)], ALLOW)
+}
+
+/// The caller's own id and -1 are the kernel's to judge; no other can be had, and those that the session's user namespace
+/// does not have are EINVAL there, which programs do not expect.
+fn ids(own: u32, arguments: std::ops::Range<u8>) -> Rule {
+    arguments.rev().fold(ALLOW.into(), |rest, argument| {
+        by(Word::Low(argument), u32::MAX, vec![(vec![own, u32::MAX], rest)], PERM)
+    })
 }
 
 /// The values that container runtimes allow, and the one that gdb starts programs with.

@@ -175,8 +175,8 @@ impl Builder<'_> {
         let birth =
             Birth { cgroup: Some(self.agents.directory()), new_user_and_pid: true, ..Birth::default() };
         creds::effective_uid(self.lease.keeper.get()).at("init", "keeper's uid")?;
-        let (owner, proc, filter) = (self.owner, self.host.proc.as_fd(), &self.host.agent_filter);
-        let init = Init { owner, turn: self.lease.number, proc, filter, socket, token: self.token };
+        let (owner, proc, filters) = (self.owner, self.host.proc.as_fd(), &self.host.agent_filters);
+        let init = Init { owner, turn: self.lease.number, proc, filters, socket, token: self.token };
         let born = process::spawn(self.token, birth, || init.run());
         creds::effective_uid(0).at("init", "root's uid")?;
         ends_with_launcher()?;

@@ -45,8 +45,8 @@ pub struct Refused {
 impl Refused {
     /// What init's filter tells of.
     pub fn new(listener: OwnedFd) -> Self {
-        // Executable memfds are an option of the filter's that changes no refusal that is told of.
-        let options = Options { memfd_create: false };
+        // The filter's options allow more, and change no refusal that is told of.
+        let options = Options { memfd_create: false, set_gid: false };
         Self { listener: Listener::new(listener, AGENT, options), counted: BTreeMap::new() }
     }
 
