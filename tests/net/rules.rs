@@ -288,9 +288,12 @@ fn announced(world: &World) {
     let output = world.session().options(["--allow", "good.test"]).bash("curl -sS http://good.test/; env");
     assert!(output.text().starts_with("this is good.test\n"), "{}", output.stderr);
     assert!(output.text().contains("\nhttps_proxy=http://127.0.0.1:3128\n"), "{}", output.text());
-    let sealed = "[network]\ndefault = 'none'";
-    for profile in ["[network]\nproxy_env = false", sealed] {
-        let output = world.session().profile(profile).bash("env; curl -sS http://evil.test/; echo $?");
+    for entry in ["proxy_env = false", "default = \"none\""] {
+        let dir = world.workspace(world.a());
+        let profile = format!("schema = 1\nname = \"p\"\nextends = [\"default\"]\n[network]\n{entry}\n");
+        world.a().write(dir.join("p.toml"), profile);
+        let session = world.session_in(&dir).options(["--profile", "p.toml"]);
+        let output = session.bash("env; curl -sS http://evil.test/; echo $?");
         assert!(!output.text().contains("3128") && output.text().ends_with("6\n"), "{}", output.text());
     }
 }

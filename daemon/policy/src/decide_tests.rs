@@ -207,7 +207,7 @@ fn a_way_out_is_there_if_something_may_pass() {
         assert!(egress.is_closed() && egress.announce_proxy && egress.resolvers == upstream().resolvers);
         assert!(plan.env.iter().any(|(name, _)| name == b"http_proxy"));
     }
-    let silent = denying.overlaid(toml("[network]\nproxy_env = false"));
+    let silent = denying.clone().overlaid(toml("[network]\nproxy_env = false"));
     assert!(!plan(&request(), &silent).unwrap().env.iter().any(|(name, _)| name == b"http_proxy"));
     let plan = plan(&flags(&["a.example", "local:5432"], &["b.example"]), &denying).unwrap();
     let egress = plan.egress.unwrap();
