@@ -3,6 +3,7 @@
 
 mod files;
 mod git;
+mod git_places;
 mod system;
 
 use std::path::Path;
@@ -11,8 +12,12 @@ use std::process::ExitCode;
 use agentd_tests::harness::{Named, RunOutput, Session, User, World, complete, named, run_tests};
 
 fn main() -> ExitCode {
-    let groups: [(&str, &[Named]); 3] =
-        [("files", files::TESTS), ("git", git::TESTS), ("system", system::TESTS)];
+    let groups: [(&str, &[Named]); 4] = [
+        ("files", files::TESTS),
+        ("git", git::TESTS),
+        ("git_places", git_places::TESTS),
+        ("system", system::TESTS),
+    ];
     let tests = groups.iter().flat_map(|(group, tests)| named(group, tests));
     run_tests("programs", tests.collect(), |_| {})
 }
