@@ -20,6 +20,7 @@ use agentd_proto::v1::{CreateRequest, RunSpec};
 use prost::bytes::Bytes;
 
 use crate::failure::Failure;
+use crate::gitdirs::{self, Found};
 use crate::offer;
 use crate::profile;
 use crate::side::{Begun, Held, Side};
@@ -40,6 +41,7 @@ pub struct Question {
     caller: CallerFacts,
     wanted: Vec<Wanted>,
     plan: Plan,
+    git: Found,
 }
 
 impl Question {
@@ -57,14 +59,31 @@ impl Question {
         let caller = CallerFacts { uid, user, home, shell, root_callers: site.root_callers };
         let profile = profile::resolve(asked.profile.as_deref(), site)?;
         let profile_places = profile::places(asked.profile.as_deref())?;
-        let spec = RunSpec { profile_places, ..spec(asked, &profile)? };
-        let request = agentd_request::parse(spec.clone(), unnamed()?)?;
+        let mut spec = RunSpec { profile_places, ..spec(asked, &profile)? };
         let upstream = upstream(site);
-        let permit = decide(&request, &profile, &site.bounds, &upstream, &caller)?;
+        let decide = |request: &Request| decide(request, &profile, &site.bounds, &upstream, &caller);
+        let mut request = agentd_request::parse(spec.clone(), unnamed()?)?;
+        let mut permit = decide(&request)?;
+        let mut git = gitdirs::find(permit.plan(), &site.bounds)?;
+        if !git.is_empty() {
+            request.git = git.places();
+            permit = decide(&request).or_else(|refusal| {
+                // What nobody asked for by name is no reason to refuse what somebody did.
+                git.forgo(&refusal);
+                request.git = git.places();
+                decide(&request)
+            })?;
+            spec.git = request.git.iter().map(agentd_request::git_place).collect();
+        }
         let wanted = permit.wanted().to_vec();
         let plan = permit.into_plan();
         no_programs(&plan, &spec)?;
-        Ok(Self { side, spec, request, profile, upstream, caller, wanted, plan })
+        Ok(Self { side, spec, request, profile, upstream, caller, wanted, plan, git })
+    }
+
+    /// What its workspaces need of repositories.
+    pub fn git(&self) -> &Found {
+        &self.git
     }
 
     /// The session that it would be.
@@ -78,8 +97,8 @@ impl Question {
     /// # Errors
     /// What cannot be opened, or is refused under the name that it really has.
     pub fn offer(self) -> Result<(CreateRequest, Held), Failure> {
-        let Self { side, spec, mut request, profile, upstream, caller, wanted, mut plan } = self;
-        let (opened, named) = offer::open_all(&wanted)?;
+        let Self { side, spec, mut request, profile, upstream, caller, wanted, mut plan, mut git } = self;
+        let (opened, named) = offer::open_all(&wanted, &mut git)?;
         let paths = named.iter().map(agentd_request::offered_path).collect();
         // Symbolic links were followed: it is decided again by where they led.
         if named != wanted {

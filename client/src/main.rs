@@ -14,6 +14,7 @@ mod events;
 mod exec;
 mod failure;
 mod filter;
+mod gitdirs;
 mod habits;
 mod inspect;
 mod keys;

@@ -10,15 +10,16 @@ use agentd_policy::plan::Role;
 use rustix::fs::{FileType, OFlags};
 
 use crate::failure::Failure;
+use crate::gitdirs;
 
 /// Descriptors with their grants.
 pub type Opened = Vec<(Grant, OwnedFd)>;
 
-/// Opens each of `wanted`; the same paths as the kernel names what was opened.
+/// Opens each of `wanted`, but those of `git` that are open already; the same paths as the kernel names what was opened.
 ///
 /// # Errors
-/// What cannot be opened, or is no file and no directory.
-pub fn open_all(wanted: &[Wanted]) -> Result<(Opened, Vec<Wanted>), Failure> {
+/// What cannot be opened, is no file and no directory, or belongs to a repository and is elsewhere by now.
+pub fn open_all(wanted: &[Wanted], git: &mut gitdirs::Found) -> Result<(Opened, Vec<Wanted>), Failure> {
     if wanted.len() > MAX_GRANTS {
         return Err(Failure::refused(
             format!("{} paths", wanted.len()),
@@ -28,8 +29,21 @@ pub fn open_all(wanted: &[Wanted]) -> Result<(Opened, Vec<Wanted>), Failure> {
     }
     let (mut opened, mut named) = (Vec::with_capacity(wanted.len()), Vec::with_capacity(wanted.len()));
     for path in wanted {
-        let fd = open(path)?;
-        named.push(Wanted { path: name(&fd, path)?, ..path.clone() });
+        let of_git = git.has(&path.path);
+        let fd = match git.take(&path.path) {
+            Some(fd) => fd,
+            None => open(path)?,
+        };
+        let found = name(&fd, path)?;
+        // Nobody named it: where it leads to otherwise was not looked at.
+        if of_git && found != path.path {
+            return Err(Failure::refused(
+                format!("{} is {found} by now", path.path),
+                "offer.moved",
+                "the repository changed while it was looked at; ask again",
+            ));
+        }
+        named.push(Wanted { path: found, ..path.clone() });
         opened.push((Grant { role: path.role, mode: path.mode }, fd));
     }
     Ok((opened, named))
@@ -129,7 +143,8 @@ mod tests {
 
     #[test]
     fn the_label_is_the_kernels_name() {
-        let (opened, named) = open_all(&[wanted("/bin", Role::Input)]).unwrap();
+        let (opened, named) =
+            open_all(&[wanted("/bin", Role::Input)], &mut gitdirs::Found::default()).unwrap();
         let real = Path::new("/bin").canonicalize().unwrap();
         assert_eq!((opened.len(), named[0].path.as_str()), (1, real.to_str().unwrap()));
     }

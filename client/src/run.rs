@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use agentd_policy::plan::Plan;
+use agentd_policy::git::Place;
 use agentd_proto::v1::{CreateReply, CreateRequest, Event, EventsRequest, Exit, KillRequest};
 
 use crate::ask::Question;
@@ -46,8 +46,9 @@ pub async fn run(socket: &Socket, args: RunArgs, started: Instant) -> Result<i32
     steps.mark("decide");
     let reach = question.plan().egress.iter().flat_map(|egress| egress.rules());
     breadth::warnings(reach).iter().for_each(|line| say(line));
+    question.git().notes.iter().for_each(|line| say(line));
     let Some(client) = client else {
-        print_plan(question.plan(), as_json)?;
+        print_plan(&question, as_json)?;
         return Ok(0);
     };
     let client = client?;
@@ -174,7 +175,8 @@ fn ending(exit: &Exit) -> (i32, Option<String>) {
 }
 
 /// The plan for a person to read: texts instead of bytes, and no identity yet.
-fn print_plan(plan: &Plan, as_json: bool) -> Result<(), Failure> {
+fn print_plan(question: &Question, as_json: bool) -> Result<(), Failure> {
+    let plan = question.plan();
     let text = agentd_policy::text::from_bytes;
     let value = serde_json::json!({
         "user": plan.user,
@@ -187,6 +189,7 @@ fn print_plan(plan: &Plan, as_json: bool) -> Result<(), Failure> {
         "workspaces": plan.workspaces,
         "inputs": plan.inputs,
         "scratch": plan.scratch,
+        "git": question.git().reasons().map(reason).collect::<Vec<_>>(),
         "home_size": plan.home_size,
         "limits": plan.limits,
         "landlock_abi": plan.landlock_abi,
@@ -198,6 +201,12 @@ fn print_plan(plan: &Plan, as_json: bool) -> Result<(), Failure> {
     let pretty = serde_json::to_string_pretty(&value)
         .map_err(|error| Failure::failed(format!("the plan as JSON: {error}")))?;
     print(&format!("{}\n", clean_lines(&pretty)))
+}
+
+/// A path of a repository, and why the session gets it.
+fn reason((place, why): (Place, &str)) -> serde_json::Value {
+    let (part, mode) = place.used.words();
+    serde_json::json!({ "path": place.path, "part": part, "mode": mode, "why": why })
 }
 
 #[cfg(test)]

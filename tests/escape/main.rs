@@ -3,6 +3,7 @@
 
 mod direct;
 mod fixture;
+mod git_places;
 mod inside;
 mod masks;
 mod outside;
@@ -28,7 +29,7 @@ fn main() -> ExitCode {
     for case in cases().filter(|case| !matches!(case.outside, Outside::Nowhere(_))) {
         tests.push((format!("outside::{}", case.name), Box::new(move |world| outside::check(world, case))));
     }
-    let more: [Named; 16] = [
+    let more: [Named; 19] = [
         ("the_table_is_well_formed", inside::table),
         ("double_fork_dies_with_it", inside::double_fork),
         ("another_of_the_same_user_is_out_of_reach", inside::other_session),
@@ -43,6 +44,9 @@ fn main() -> ExitCode {
         ("a_repository_can_be_made_in_direct", direct::a_repository_can_be_made),
         ("the_profile_of_a_session_is_read_only_in_it", direct::its_profile_is_read_only),
         ("what_is_masked_stays_so_when_it_appears_later", masks::late),
+        ("where_git_leads_nothing_is_opened", git_places::leads),
+        ("what_git_leads_to_can_be_allowed", git_places::allowed),
+        ("repositories_of_others_above_are_not_followed", git_places::of_others),
         ("keys_are_masked_at_any_depth", masks::anywhere),
         ("every_name_of_a_masked_file_is_masked", masks::links),
     ];

@@ -103,6 +103,7 @@ pub fn workspace(path: &Path, descriptor: u16, mode: Mode) -> Workspace {
         mask_anywhere: vec![],
         protect: vec![],
         sockets: vec![],
+        git: None,
     }
 }
 

@@ -74,6 +74,7 @@ fn paths(world: &'static World) {
                 mask_anywhere: vec![],
                 protect: vec![name("keep/zz/a")],
                 sockets: vec![name("sock/zz/a")],
+                git: None,
                 ..workspace("/srv/zz/a".as_ref(), 0, Mode::Ro)
             }],
         );

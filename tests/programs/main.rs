@@ -3,6 +3,7 @@
 
 mod files;
 mod git;
+mod git_places;
 mod languages;
 mod refusals;
 mod system;
@@ -14,9 +15,10 @@ use std::process::ExitCode;
 use agentd_tests::harness::{Named, RunOutput, Session, User, World, complete, named, run_tests};
 
 fn main() -> ExitCode {
-    let groups: [(&str, &[Named]); 6] = [
+    let groups: [(&str, &[Named]); 7] = [
         ("files", files::TESTS),
         ("git", git::TESTS),
+        ("git_places", git_places::TESTS),
         ("languages", languages::TESTS),
         ("refusals", refusals::TESTS),
         ("system", system::TESTS),

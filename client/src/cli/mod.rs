@@ -106,6 +106,10 @@ A profile NAME is looked for in ~/.config/agentd/profiles first, then at the dae
 ends in .toml is a file. Standard input is read whether the command wants it or not; give </dev/null in \
 loops that read their own.
 
+Where the workspace is a linked working tree, a submodule or a subdirectory of a git repository, what git needs of \
+that repository comes along, if it names the workspace in turn; --dry-run says what. What is not followed, and the \
+--read that allows it, is one line on standard error.
+
 Without --allow, and with a profile that allows nothing, there is no network. Names are looked up by the daemon; \
 a program can connect to what a name that it was allowed has answered, and needs to know of no proxy.
 

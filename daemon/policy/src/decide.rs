@@ -2,6 +2,7 @@
 
 use crate::config::Bounds;
 use crate::consent::Digest;
+use crate::git::{self, Place, Use};
 use crate::names::{AbsPath, RelPath, SessionId, UserName};
 use crate::network::{self, Change, Upstream};
 use crate::plan::{Input, Limits, Mode, Plan, Role, Scratch, WindowSize, Workspace};
@@ -28,6 +29,8 @@ pub struct Request {
     pub write: Vec<AbsPath>,
     /// More to read.
     pub read: Vec<AbsPath>,
+    /// What workspaces need of the repositories that they belong to.
+    pub git: Vec<Place>,
     /// More to mask, below each workspace.
     pub mask: Vec<String>,
     /// The files of the profile that was given, and of those that it may extend, by every name that led to them.
@@ -157,12 +160,13 @@ pub fn decide(
     let mut inputs = inputs(request, profile, &here, workspaces.len())?;
     let wanted = wanted(&workspaces, &inputs);
     let cwd = settle(request, &wanted, &mut workspaces, &mut inputs)?;
-    let scratch = scratch(profile, &here)?;
+    let scratch = scratch(request, profile, &here, (&workspaces, &inputs))?;
     for workspace in &workspaces {
         overlap::not_the_home(&workspace.path, &caller.home)?;
         workspaces::not_run_by_itself(workspace, &caller.home)?;
     }
     protect_profiles(&request.profile_files, &mut workspaces)?;
+    git::guard(&request.git, &mut workspaces)?;
     overlap::check(&mut workspaces, &inputs, &scratch, &caller.home)?;
     let cwd = cwd_inside(cwd, &workspaces, &inputs, &scratch, &caller.home);
     let limits = limits(request, profile, bounds);
@@ -261,7 +265,8 @@ fn inputs(
     for text in &profile.filesystem.read {
         paths.push(here.path("filesystem.read", text)?);
     }
-    for path in &request.read {
+    let of_git = request.git.iter().filter(|place| place.used == Use::Read).map(|place| &place.path);
+    for path in request.read.iter().chain(of_git) {
         if !paths.contains(path) {
             paths.push(path.clone());
         }
@@ -318,9 +323,15 @@ fn settle(
     Ok(cwd)
 }
 
-fn scratch(profile: &Profile, here: &Here<'_>) -> Result<Vec<Scratch>, Refusal> {
+/// Those of the profile, and the tops of working trees that nothing else shows.
+fn scratch(
+    request: &Request,
+    profile: &Profile,
+    here: &Here<'_>,
+    (workspaces, inputs): (&[Workspace], &[Input]),
+) -> Result<Vec<Scratch>, Refusal> {
     let entries = profile.filesystem.scratch.iter();
-    entries
+    let mut all = entries
         .map(|entry| {
             Ok(Scratch {
                 path: here.path("filesystem.scratch.path", &entry.path)?,
@@ -328,7 +339,16 @@ fn scratch(profile: &Profile, here: &Here<'_>) -> Result<Vec<Scratch>, Refusal> 
                 exec: entry.exec != Some(false),
             })
         })
-        .collect()
+        .collect::<Result<Vec<_>, Refusal>>()?;
+    for Place { path, used } in &request.git {
+        let shown = inputs.iter().map(|i| &i.path).chain(workspaces.iter().map(|w| &w.path));
+        let there =
+            shown.into_iter().any(|place| path.starts_with(place)) || all.iter().any(|s| s.path == *path);
+        if *used == Use::Top && !there {
+            all.push(Scratch { path: path.clone(), size: SCRATCH, exec: true });
+        }
+    }
+    Ok(all)
 }
 
 /// Where the command starts: the caller's directory if the session has it, or else the first workspace.

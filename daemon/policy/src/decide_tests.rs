@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::git::Part;
 use crate::library::Library;
 use crate::names::ProfileName;
 use crate::resolver::Resolver;
@@ -19,6 +20,7 @@ fn request() -> Request {
         workspace: vec![],
         write: vec![],
         read: vec![],
+        git: vec![],
         mask: vec![],
         profile_files: vec![],
         network: Change::default(),
@@ -113,6 +115,49 @@ fn what_was_opened_takes_the_place_of_what_was_asked_for() {
         vec![Wanted { mode: Mode::Direct, ..offered[0].clone() }],
     ] {
         assert_eq!(rule(&Request { offered: Some(bad), ..request() }, &default()), "request.paths");
+    }
+}
+
+#[test]
+fn what_a_repository_needs_comes_besides() {
+    let place = |text: &str, used| Place { path: path(text), used };
+    let work = |part, mode| Use::Work(part, mode);
+    let git = [
+        place("/home/alice/p", Use::Guard),
+        place("/home/alice/p/hk", Use::Guard),
+        place("/o/objects", Use::Read),
+        place("/r", Use::Top),
+        place("/r/.git", work(Part::Repository, Mode::Overlay)),
+        place("/s/.git/objects", work(Part::Data, Mode::Direct)),
+    ];
+    let mask = vec!["key".into()];
+    let made = plan(&Request { git: git[2..].to_vec(), mask, ..request() }, &default()).unwrap();
+    let [own, repository, data] = made.workspaces.as_slice() else { panic!("{:?}", made.workspaces) };
+    assert_eq!((own.git, repository.git, data.git), (None, Some(Part::Repository), Some(Part::Data)));
+    assert_eq!((repository.descriptor, data.descriptor, made.inputs[0].descriptor), (1, 2, 3));
+    // Masks are of names in working trees.
+    assert!(repository.mask.is_empty() && repository.mask_anywhere.is_empty() && data.mask.is_empty());
+    assert_eq!(made.inputs[0].path.as_str(), "/o/objects");
+    assert!(made.scratch.iter().any(|scratch| scratch.path.as_str() == "/r"));
+    let crosses = |plan: &Plan| plan.env.iter().any(|(name, _)| name == b"GIT_DISCOVERY_ACROSS_FILESYSTEM");
+    assert!(crosses(&made));
+    // Who may read the top sees it, and not an empty directory.
+    let asked = Request { git: git[2..].to_vec(), read: vec![path("/r")], ..request() };
+    let made = plan(&asked, &default()).unwrap();
+    assert!(crosses(&made) && made.scratch.iter().all(|scratch| scratch.path.as_str() != "/r"));
+    // What the configuration names is held in mode direct.
+    let direct = |git: &[Place]| {
+        let workspace = vec![(path("/home/alice/p"), Some(Mode::Direct))];
+        Request { workspace, git: git.to_vec(), ..request() }
+    };
+    let made = plan(&direct(&git[1..2]), &default()).unwrap();
+    assert!(text(&made.workspaces[0].protect).contains(&"hk") && !crosses(&made));
+    assert_eq!(rule(&direct(&git[..1]), &default()), "workspace.hooks");
+    let none = Request { git: git[..1].to_vec(), ..request() };
+    assert!(plan(&none, &default()).unwrap().workspaces[0].protect.iter().all(|name| name.as_str() != "hk"));
+    for (part, mode) in [(Part::Common, Mode::Direct), (Part::Data, Mode::Overlay)] {
+        let git = vec![place("/s", work(part, mode))];
+        assert_eq!(rule(&Request { git, ..request() }, &default()), "plan.git");
     }
 }
 

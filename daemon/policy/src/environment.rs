@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use crate::Refusal;
 use crate::decide::{CallerFacts, Request};
 use crate::egress::Egress;
+use crate::git::Use;
 use crate::names::AbsPath;
 use crate::profile::Profile;
 
@@ -108,6 +109,10 @@ pub(crate) fn of(
         for (name, value) in PROXY {
             put(name.as_bytes(), value.as_bytes());
         }
+    }
+    if request.git.iter().any(|place| place.used == Use::Top) {
+        // The top of the working tree is another file system than the workspace.
+        put(b"GIT_DISCOVERY_ACROSS_FILESYSTEM", b"1");
     }
     for (name, value) in &profile.environment.set {
         if is_dangerous(name.as_bytes()) {

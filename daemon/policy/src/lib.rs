@@ -15,6 +15,7 @@ pub mod dns_type;
 pub mod egress;
 pub mod environment;
 pub mod event;
+pub mod git;
 pub mod hosts;
 pub mod lease;
 pub mod library;

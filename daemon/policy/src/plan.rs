@@ -9,6 +9,7 @@ use crate::Refusal;
 use crate::config::Bounds;
 use crate::consent::Digest;
 use crate::egress::Egress;
+use crate::git::Part;
 use crate::names::{AbsPath, RelPath, SessionId, UserName};
 use crate::overlap;
 use crate::pattern::NamePattern;
@@ -125,6 +126,8 @@ pub struct Workspace {
     pub protect: Vec<RelPath>,
     /// Unix sockets below it that the profile accepts by name (mode `direct`).
     pub sockets: Vec<RelPath>,
+    /// What it is to git, if the session has it because another workspace leads there.
+    pub git: Option<Part>,
 }
 
 /// A file or directory that the agent may read.
@@ -358,6 +361,18 @@ impl Workspace {
                 "the administrator forbids this mode; choose another",
             ));
         }
+        let fits = match self.git {
+            Some(Part::Common) => self.mode == Mode::Overlay,
+            Some(Part::Data) => self.mode == Mode::Direct,
+            Some(Part::Repository) | None => true,
+        };
+        if !fits {
+            return Err(Refusal::new(
+                format!("a part of a repository in mode {}", self.mode.as_str()),
+                "plan.git",
+                "objects and references are given as they are, what working trees share as a copy",
+            ));
+        }
         let names = self.mask.len() + self.mask_anywhere.len() + self.protect.len() + self.sockets.len();
         if names > MAX_NAMES {
             return Err(Refusal::new(
@@ -469,6 +484,7 @@ pub(crate) mod tests {
                 mask_anywhere: vec![],
                 protect: vec![],
                 sockets: vec![],
+                git: None,
             }],
             inputs: vec![],
             scratch: vec![],

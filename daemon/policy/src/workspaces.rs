@@ -2,6 +2,7 @@
 
 use crate::Refusal;
 use crate::decide::{Here, Request};
+use crate::git::Place;
 use crate::names::{AbsPath, RelPath};
 use crate::pattern::NamePattern;
 use crate::plan::{Mode, Workspace};
@@ -51,9 +52,12 @@ pub(crate) fn of(request: &Request, profile: &Profile, here: &Here<'_>) -> Resul
     }
     let more = names("mask", &literal(&request.mask))?;
     let more_anywhere = patterns(&request.mask)?;
-    for (workspace, number) in all.iter_mut().zip(0..) {
+    for workspace in &mut all {
         workspace.mask.extend(more.iter().cloned());
         workspace.mask_anywhere.extend(more_anywhere.iter().cloned());
+    }
+    all.extend(request.git.iter().filter_map(Place::workspace));
+    for (workspace, number) in all.iter_mut().zip(0..) {
         workspace.descriptor = number;
     }
     Ok(all)
@@ -87,7 +91,7 @@ fn workspace(
         sockets = names("sockets", &entry.sockets)?;
     }
     let mode = mode.unwrap_or_else(|| entry.map_or(Mode::Overlay, mode_of));
-    Ok(Workspace { path, descriptor: 0, mode, mask, mask_anywhere, protect, sockets })
+    Ok(Workspace { path, descriptor: 0, mode, mask, mask_anywhere, protect, sockets, git: None })
 }
 
 /// In mode `direct` a workspace must not hold, nor lie in, what the caller's programs run by themselves.

@@ -4,6 +4,7 @@
 use agentd_policy::Refusal;
 use agentd_policy::decide::{Request, Wanted};
 use agentd_policy::egress::{MAX_LOCAL, MAX_RULES};
+use agentd_policy::git::{Place, Use};
 use agentd_policy::names::{AbsPath, SessionId, SessionName};
 use agentd_policy::network::Change;
 use agentd_policy::plan::{MAX_ARGC, MAX_MOUNTS, MAX_NAMES, Mode, Role, WindowSize};
@@ -43,6 +44,7 @@ pub fn parse(spec: RunSpec, session: SessionId) -> Result<Request, Refusal> {
         ("workspaces", spec.workspace.len(), MAX_MOUNTS),
         ("paths to write to", spec.write.len(), MAX_MOUNTS),
         ("paths to read", spec.read.len(), MAX_MOUNTS),
+        ("paths of repositories", spec.git.len(), MAX_NAMES),
         ("masks", spec.mask.len(), MAX_NAMES),
         ("places of profiles", spec.profile_places.len(), MAX_NAMES),
         ("rules of the network", spec.allow.len() + spec.deny.len(), MAX_RULES),
@@ -66,6 +68,7 @@ pub fn parse(spec: RunSpec, session: SessionId) -> Result<Request, Refusal> {
         workspace: spec.workspace.iter().map(workspace).collect::<Result<_, Refusal>>()?,
         write: spec.write.iter().map(|path| abs("path to write to", path)).collect::<Result<_, _>>()?,
         read: spec.read.iter().map(|path| abs("path to read", path)).collect::<Result<_, _>>()?,
+        git: spec.git.iter().map(place).collect::<Result<_, _>>()?,
         mask: spec.mask,
         profile_files: spec
             .profile_places
@@ -85,6 +88,19 @@ pub fn parse(spec: RunSpec, session: SessionId) -> Result<Request, Refusal> {
         umask: umask(spec.umask)?,
         offered: None,
     })
+}
+
+/// A path of a repository.
+fn place(given: &v1::GitPlace) -> Result<Place, Refusal> {
+    let used = Use::parse(&given.part, &given.mode)
+        .ok_or_else(|| malformed(format!("git {:?} {:?}", given.part, given.mode), "request.git"))?;
+    Ok(Place { path: abs("git", &given.path)?, used })
+}
+
+/// The same as the API has it.
+pub fn git_place(place: &Place) -> v1::GitPlace {
+    let (part, mode) = place.used.words();
+    v1::GitPlace { path: place.path.to_string(), part: part.to_owned(), mode: mode.to_owned() }
 }
 
 fn umask(given: Option<u32>) -> Result<u32, Refusal> {

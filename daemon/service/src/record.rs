@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use agentd_policy::egress::Egress;
 use agentd_policy::names::{AbsPath, SessionId, SessionName, UserName};
-use agentd_policy::plan::{Mode, Plan};
+use agentd_policy::plan::{Mode, Plan, Workspace};
 use agentd_policy::text;
 use agentd_proto::v1::{Exit, Limits, Mount};
 use serde::de::DeserializeOwned;
@@ -119,7 +119,8 @@ fn mounts(plan: &Plan) -> Vec<Mount> {
         mode: mode.to_owned(),
         source: String::new(),
     };
-    let workspaces = plan.workspaces.iter().map(|w| mount(&w.path, "workspace", w.mode.as_str()));
+    let kind = |w: &Workspace| if w.git.is_some() { "git" } else { "workspace" };
+    let workspaces = plan.workspaces.iter().map(|w| mount(&w.path, kind(w), w.mode.as_str()));
     let inputs = plan.inputs.iter().map(|i| mount(&i.path, "input", "ro"));
     let scratch = plan.scratch.iter().map(|s| mount(&s.path, "scratch", "rw"));
     workspaces.chain(inputs).chain(scratch).chain([mount(&plan.home, "home", "rw")]).collect()

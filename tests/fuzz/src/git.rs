@@ -5,7 +5,10 @@ use std::os::fd::AsFd as _;
 use std::path::PathBuf;
 use std::sync::OnceLock;
 
-use crate::{config, index, objects};
+use agentd_policy::git::{config, read};
+use agentd_policy::names::AbsPath;
+
+use crate::{index, objects};
 
 /// The hashes that git has: SHA-1 and SHA-256.
 const HASHES: [usize; 2] = [20, 32];
@@ -30,6 +33,18 @@ pub fn index(bytes: &[u8]) {
 pub fn config(bytes: &[u8]) {
     if let Some(variables) = config::parse(bytes) {
         assert!(variables.len() <= bytes.len());
+    }
+}
+
+/// Files that lead git elsewhere: to a path that there can be, or nowhere.
+pub fn pointers(bytes: &[u8]) {
+    let dir = AbsPath::parse("/w/t").expect("a path");
+    let (alternates, _) = read::alternates(bytes, &dir);
+    assert!(alternates.len() <= read::ALTERNATES);
+    for path in
+        [read::gitfile(bytes, &dir), read::pointer(bytes, &dir)].into_iter().flatten().chain(alternates)
+    {
+        assert_eq!(AbsPath::parse(path.as_str()), Ok(path));
     }
 }
 

@@ -19,9 +19,6 @@ mod queries;
 mod screen;
 // And the launcher.
 #[allow(dead_code)]
-#[path = "../../../daemon/launcher/src/scout/config.rs"]
-mod config;
-#[allow(dead_code)]
 #[path = "../../../daemon/launcher/src/scout/index.rs"]
 mod index;
 #[allow(dead_code)]
@@ -61,6 +58,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("config", policy::config),
     ("git_index", git::index),
     ("git_config", git::config),
+    ("git_pointers", git::pointers),
     ("git_objects", git::objects),
     ("terminal_filter", terminal::filter),
     ("screen", terminal::screen),

@@ -233,6 +233,7 @@ fn request() -> Request {
         workspace: Vec::new(),
         write: Vec::new(),
         read: Vec::new(),
+        git: Vec::new(),
         mask: Vec::new(),
         profile_files: Vec::new(),
         network: Change::default(),

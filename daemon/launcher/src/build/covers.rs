@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use agentd_kernel::mount::{self, Tree};
+use agentd_policy::git::Part;
 use agentd_policy::names::RelPath;
 use agentd_policy::plan::{MAX_POINTS, Mode as WorkspaceMode, Workspace};
 use rustix::fs::{FileType, Mode, OFlags};
@@ -41,7 +42,8 @@ struct Name {
 fn names(workspace: &Workspace, report: &Report) -> BTreeMap<RelPath, Name> {
     let mut all = BTreeMap::new();
     // What git follows in a copy leads nobody outside anywhere.
-    let in_copy = |name: &RelPath| workspace.mode == WorkspaceMode::Overlay && is_git(name.as_str());
+    let in_copy =
+        |name: &RelPath| workspace.mode == WorkspaceMode::Overlay && is_git(workspace, name.as_str());
     let held = match workspace.mode {
         WorkspaceMode::Ro => Missing::Leave,
         WorkspaceMode::Overlay | WorkspaceMode::Direct => Missing::File,
@@ -58,6 +60,11 @@ fn names(workspace: &Workspace, report: &Report) -> BTreeMap<RelPath, Name> {
     }
     for name in &workspace.mask {
         all.insert(name.clone(), Name { cover: Cover::Mask, missing: held });
+    }
+    if workspace.git == Some(Part::Common) {
+        for (name, missing) in held_in_common() {
+            all.insert(name, Name { cover: Cover::Protect, missing });
+        }
     }
     let masks: Vec<RelPath> =
         all.iter().filter(|(_, n)| n.cover == Cover::Mask).map(|(path, _)| path.clone()).collect();
@@ -86,15 +93,25 @@ fn kind_of(name: &RelPath) -> Missing {
     }
 }
 
+/// What says which objects and references there are, where those are not copies: written to the copy alone, it would be
+/// wrong outside (`git pack-refs` takes packed references away from where they were). Without `packed-refs` there are none;
+/// an empty `shallow` would mean something.
+fn held_in_common() -> impl Iterator<Item = (RelPath, Missing)> {
+    let held = [("packed-refs", Missing::Empty), ("shallow", Missing::Socket)];
+    held.into_iter().filter_map(|(name, missing)| Some((RelPath::parse(name).ok()?, missing)))
+}
+
 /// Whether a name lies in a repository's own directory.
-fn is_git(name: &str) -> bool {
-    name.split('/').any(|component| component == ".git")
+fn is_git(workspace: &Workspace, name: &str) -> bool {
+    workspace.git.is_some() || name.split('/').any(|component| component == ".git")
 }
 
 /// What stands at a name, and whether it is a placeholder of this session's.
 struct Found {
     place: OwnedFd,
     made: bool,
+    /// Whether it is the name itself, and no file where a directory on the way would be.
+    whole: bool,
 }
 
 impl Placer<'_> {
@@ -120,13 +137,14 @@ impl Placer<'_> {
                 self.descend((workspace, source), &name, (cover, missing), (&mut points, &mut made))?
             {
                 // A placeholder looks like nothing: git and others pass over it.
-                let empty = cover == Cover::Mask || (found.made && !is_git(name.as_str()));
-                let changeable = !empty && !found.made && is_git(name.as_str()) && {
-                    let root = FsIds::own();
-                    let covered = self.cover_changeable(&found.place, name.as_str());
-                    drop(root);
-                    covered?
-                };
+                let empty = cover == Cover::Mask || (found.made && !is_git(workspace, name.as_str()));
+                let changeable =
+                    !empty && !found.made && found.whole && is_git(workspace, name.as_str()) && {
+                        let root = FsIds::own();
+                        let covered = self.cover_changeable(&found.place, name.as_str());
+                        drop(root);
+                        covered?
+                    };
                 let covered = match (empty, changeable) {
                     (true, _) => cover_masked(&found.place),
                     (false, true) => Ok(()),
@@ -138,7 +156,7 @@ impl Placer<'_> {
                 if covered.is_err() && gone && tries < TRIES {
                     continue;
                 }
-                if found.made && !is_git(name.as_str()) {
+                if found.made && !is_git(workspace, name.as_str()) {
                     self.stand_ins.push(name.as_str().to_owned());
                 }
                 covered.at(if cover == Cover::Mask { "mask" } else { "protect" }, &full)?;
@@ -232,7 +250,7 @@ impl Placer<'_> {
             };
             if last || !is_directory(&place)? {
                 let made = made.contains(&walked) || self.held.contains(&walked);
-                return Ok(Some(Found { place, made }));
+                return Ok(Some(Found { place, made, whole: last }));
             }
             if points.insert(walked.clone()) {
                 let own = Tree::copy_of(place.as_fd()).at("protect", &walked)?;
@@ -350,6 +368,7 @@ mod tests {
             mask_anywhere: vec![],
             protect: vec![rel(".git/hooks"), rel(".git/config"), rel("secrets/x"), rel(".git/commondir")],
             sockets: vec![],
+            git: None,
         };
         let report = Report { mask: vec![rel("secrets/.env"), rel("a/.env")], ..Report::default() };
         let all = names(&workspace, &report);

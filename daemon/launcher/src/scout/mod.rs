@@ -2,7 +2,6 @@
 //! own with the agent's ids and no right besides, because what it reads of repositories may have been written by an agent.
 //! It runs no program. Elsewhere only [names] are looked at, and no file is opened.
 
-mod config;
 mod history;
 mod index;
 mod objects;
@@ -25,7 +24,7 @@ use agentd_policy::names::AbsPath;
 use agentd_policy::plan::Workspace;
 use agentd_policy::wire::{MAX_PACKET, decode, encode};
 
-pub use config::without_secrets;
+pub use agentd_policy::git::config::without_secrets;
 pub use report::{FromScout, Missing, Report};
 use search::{Search, State};
 

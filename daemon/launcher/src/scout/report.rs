@@ -10,8 +10,10 @@ use serde::{Deserialize, Serialize};
 pub enum Missing {
     /// Nothing: it may be made.
     Leave,
-    /// An empty file.
+    /// An empty file, or nothing that programs would take for one.
     File,
+    /// An empty file, which means nothing.
+    Empty,
     /// A socket that nobody listens at, where nobody else sees it: it is not listed as a file.
     Socket,
     /// A file that says `.`: git reads it as a path, to where it is already.

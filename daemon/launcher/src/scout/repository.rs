@@ -3,10 +3,10 @@
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
 use agentd_policy::event::Finding;
+use agentd_policy::git::config::{self, Variable};
 use rustix::fs::{AtFlags, Dir, FileType, Mode};
 use rustix::io::Errno;
 
-use super::config::{self, Variable};
 use super::index::{self, GITLINK, TYPE};
 use super::report::Missing;
 use super::search::{Search, resolve};
@@ -25,6 +25,8 @@ const MAX_HOOKS: usize = 1024;
 const MAX_INCLUDES: u32 = 10;
 /// Sections whose values lead to other repositories or are no paths.
 const NO_PROGRAMS: &[&str] = &["remote", "branch", "submodule", "url", "user", "gui"];
+/// What names other object stores to read from.
+const ALTERNATES: &str = "objects/info/alternates";
 /// Directories of a rebase that was begun: what goes on with it runs its list of commands.
 const UNFINISHED: &[&str] = &["rebase-merge", "rebase-apply"];
 
@@ -33,6 +35,8 @@ impl Search<'_> {
     pub(super) fn repository(&mut self, dir: &Directory<'_>) -> Result<(), Trouble> {
         let below = |name: &str| join(dir.path, name.as_bytes());
         let linked = dir.entry("commondir").is_some() && dir.entry("objects").is_none();
+        // The next session's client follows its alternates.
+        let first = self.workspace.git.is_some() || dir.path == b".git";
         let held: &[(&str, Missing)] = if linked {
             // A working tree's own part: the rest is read from its common directory.
             &[("commondir", Missing::Leave), ("gitdir", Missing::Leave), ("config.worktree", Missing::File)]
@@ -44,7 +48,7 @@ impl Search<'_> {
                 ("config.worktree", Missing::File),
                 ("gitdir", Missing::Leave),
                 ("info/attributes", Missing::Leave),
-                ("objects/info/alternates", Missing::Leave),
+                (ALTERNATES, if first { Missing::Empty } else { Missing::Leave }),
                 ("remotes", Missing::Leave),
                 ("branches", Missing::Leave),
             ]
@@ -53,8 +57,16 @@ impl Search<'_> {
             self.guard(below(name), *missing);
             self.note(dir, &below(name), name.as_bytes(), Finding::Git);
         }
+        if self.workspace.git.is_some() && dir.path.is_empty() && !linked {
+            // Those of other working trees, which `git gc` would take for gone.
+            self.guard(b"worktrees".to_vec(), Missing::Leave);
+        }
         for name in UNFINISHED {
             self.note(dir, &below(name), name.as_bytes(), Finding::Rebase);
+        }
+        if self.workspace.git.is_some() && linked {
+            // Its commits are among objects that are no part of this search.
+            self.note(dir, &below("logs/HEAD"), b"logs/HEAD", Finding::Unsearched);
         }
         self.note(dir, dir.path, b".", Finding::Repository);
         self.hooks(dir)?;
@@ -77,6 +89,15 @@ impl Search<'_> {
         let hash = if sha256 { 32 } else { 20 };
         self.history(dir, hash);
         self.index(dir, hash)
+    }
+
+    /// Objects, references or logs that are given by themselves: where else objects are read from.
+    pub(super) fn data(&mut self, dir: &Directory<'_>) {
+        if dir.entry("pack").is_some() {
+            let alternates = b"info/alternates";
+            self.guard(alternates.to_vec(), Missing::Empty);
+            self.note(dir, alternates, alternates, Finding::Git);
+        }
     }
 
     fn configuration(&self, dir: BorrowedFd<'_>, name: &[u8], path: &[u8]) -> Result<Vec<Variable>, Trouble> {

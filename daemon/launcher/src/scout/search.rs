@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::os::fd::BorrowedFd;
 
 use agentd_policy::event::Finding;
+use agentd_policy::git::Part;
 use agentd_policy::names::{AbsPath, RelPath};
 use agentd_policy::pattern::NamePattern;
 use agentd_policy::plan::{Mode as WorkspaceMode, Workspace};
@@ -134,6 +135,10 @@ impl<'a> Search<'a> {
     }
 
     fn visit(&mut self, dir: &Directory<'_>, inside: Inside) -> Result<Vec<(usize, Inside)>, Trouble> {
+        if self.workspace.git == Some(Part::Data) {
+            self.data(dir);
+            return Ok(Vec::new());
+        }
         let repository = is_repository(dir);
         if repository && self.direct && inside == Inside::Nothing {
             self.repository(dir)?;

@@ -346,6 +346,7 @@ impl Service {
                 mask_anywhere: vec![],
                 protect: vec![],
                 sockets: vec![],
+                git: None,
             }],
             inputs: vec![],
             scratch: vec![],
