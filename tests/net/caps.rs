@@ -25,7 +25,7 @@ fn capped<'a>(world: &'a World, entries: &str) -> Session<'a> {
     world.a().write(dir.join("ca.pem"), std::fs::read(internet().authority()).expect("a certificate"));
     let profile = format!("schema = 1\nname = \"caps\"\nextends = [\"default\"]\n{entries}");
     world.a().write(dir.join("caps.toml"), profile);
-    world.session_in(&dir).options(["--profile", "./caps.toml"])
+    world.session_in(&dir).past_the_proxy().options(["--profile", "./caps.toml"])
 }
 
 fn entry(host: &str, port: u16, rest: &str) -> String {

@@ -43,14 +43,23 @@ fn refused(_: &World) {
         ("203.0.113.7/32:7", "bounds.hosts_denied"),
         ("local:8081", "bounds.local"),
     ] {
-        is_refused(&world.session().options(["--allow", rule]).run(["true"]), why);
-        is_refused(&world.session().options(["--dry-run", "--allow", rule]).run(["true"]), why);
+        is_refused(&world.session().past_the_proxy().options(["--allow", rule]).run(["true"]), why);
+        is_refused(
+            &world.session().past_the_proxy().options(["--dry-run", "--allow", rule]).run(["true"]),
+            why,
+        );
     }
-    is_refused(&world.session().options(["--publish", "3000"]).run(["true"]), "bounds.publish");
+    is_refused(
+        &world.session().past_the_proxy().options(["--publish", "3000"]).run(["true"]),
+        "bounds.publish",
+    );
     let dir = world.workspace(world.a());
     let profile = "schema = 1\nname = \"p\"\nextends = [\"default\"]\n[[network.allow]]\ncidr = \"0.0.0.0/0\"\nports = [443]\n";
     world.a().write(dir.join("p.toml"), profile);
-    is_refused(&world.session_in(&dir).options(["--profile", "p.toml"]).run(["true"]), "bounds.hosts");
+    is_refused(
+        &world.session_in(&dir).past_the_proxy().options(["--profile", "p.toml"]).run(["true"]),
+        "bounds.hosts",
+    );
     world
         .session()
         .options(["--allow", "good.test", "--allow", "198.51.100.7/32:80"])
@@ -67,8 +76,13 @@ fn warned(_: &World) {
         ("good.test", None),
     ] {
         for more in [&[][..], &["--dry-run"]] {
-            let output =
-                world.session().options(["--allow", rule]).options(more).run(["true"]).expect_code(0);
+            let output = world
+                .session()
+                .past_the_proxy()
+                .options(["--allow", rule])
+                .options(more)
+                .run(["true"])
+                .expect_code(0);
             let line = output.stderr.lines().find(|line| line.starts_with("agentctl: warning: "));
             assert!(
                 said.is_none() == line.is_none()
@@ -93,7 +107,8 @@ fn denied(_: &World) {
     let script = "curl -sS http://good.test/; getent ahosts evil.test; echo $?
         curl -sSf --resolve evil.test:80:192.0.2.80 http://evil.test/ >/dev/null 2>&1; echo $?
         getent ahosts echo.test; echo $?; (exec 3<>/dev/tcp/203.0.113.7/7) 2>/dev/null; echo $?";
-    let output = world.session().options(["--allow", "*.test:*"]).bash(script).expect_code(0);
+    let output =
+        world.session().past_the_proxy().options(["--allow", "*.test:*"]).bash(script).expect_code(0);
     let text = output.text();
     let lines: Vec<_> = text.lines().collect();
     assert_eq!(lines[0], "this is good.test", "{}", output.stderr);
@@ -112,7 +127,7 @@ fn denied(_: &World) {
 
 fn live(_: &World) {
     let world = world();
-    let session = world.session().options(["--allow", "good.test"]);
+    let session = world.session().past_the_proxy().options(["--allow", "good.test"]);
     let mut child = session
         .spawn_ready("echo ready; read; curl -sS http://other.test/; getent ahosts example.org; echo $?");
     for rule in ["example.org", "0.0.0.0/0:443", "203.0.113.7/32:7", "evil.test"] {
@@ -134,7 +149,7 @@ fn live(_: &World) {
 /// Whose connections a session's are for the host's firewall (`meta skuid`): none of the user's.
 fn uids(_: &World) {
     let world = internet().world();
-    let session = world.session().options(["--allow", "echo.test:7"]);
+    let session = world.session().past_the_proxy().options(["--allow", "echo.test:7"]);
     let mut child = session.spawn_ready("exec 3<>/dev/tcp/echo.test/7; read -r <&3; echo ready; read");
     let output = internet().command(world.a(), "/bin/cat").arg("/proc/net/tcp").output().expect("cat");
     let text = String::from_utf8_lossy(&output.stdout).into_owned();

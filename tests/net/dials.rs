@@ -12,7 +12,7 @@ pub const TESTS: &[Named] = &[
 fn fetch(world: &World, rule: &str, family: &str, url: &str) -> (String, Vec<(String, String)>) {
     let host = rule.split(':').next().unwrap_or(rule);
     let script = format!("getent ahosts {host} >/dev/null; curl -sS {family} {url} || echo \"code $?\"");
-    let output = world.session().options(["--allow", rule]).bash(&script).expect_code(0);
+    let output = world.session().past_the_proxy().options(["--allow", rule]).bash(&script).expect_code(0);
     let events = world.all_events(world.a(), &output.name);
     let closed = events.iter().filter(|event| event["kind"] == "net.closed");
     let ends = closed.map(|event| (text_at(event, "/net/address"), text_at(event, "/net/reason"))).collect();

@@ -54,7 +54,7 @@ fn streams(world: &World) {
         ),
     ];
     let sessions = scripts.map(|script| {
-        let session = world.session_in(&dir).options(["--allow", "stream.test"]);
+        let session = world.session_in(&dir).past_the_proxy().options(["--allow", "stream.test"]);
         session.spawn_ready(&script)
     });
     let outputs = sessions.map(|mut child| {
@@ -107,7 +107,7 @@ fn sessions(_: &World) {
 }
 
 fn of_a_kind(world: &World, (script, code): (&str, i32)) -> Result<(), String> {
-    let output = world.session().option("--rm").options(RULES).bash(script);
+    let output = world.session().past_the_proxy().option("--rm").options(RULES).bash(script);
     if output.code == Some(code) {
         Ok(())
     } else {
@@ -117,7 +117,7 @@ fn of_a_kind(world: &World, (script, code): (&str, i32)) -> Result<(), String> {
 
 /// Its client is killed in the middle of a download.
 fn abandoned(world: &World) -> Result<(), String> {
-    let session = world.session().option("--rm").options(RULES);
+    let session = world.session().past_the_proxy().option("--rm").options(RULES);
     let mut child =
         session.spawn_ready("echo ready; while :; do curl -sS -o /dev/null http://good.test/bulk; done");
     let killed = child.kill().and_then(|()| child.wait());
@@ -126,7 +126,7 @@ fn abandoned(world: &World) -> Result<(), String> {
 
 /// Its rules change while it has connections.
 fn changed(world: &World) -> Result<(), String> {
-    let session = world.session().option("--rm").options(RULES);
+    let session = world.session().past_the_proxy().option("--rm").options(RULES);
     let script = "exec 3<>/dev/tcp/echo.test/7; read -r <&3; echo ready; cat <&3; read -r; curl -sS http://other.test/";
     let mut child = session.spawn_ready(script);
     for change in [["deny", session.name(), "echo.test"], ["allow", session.name(), "other.test"]] {

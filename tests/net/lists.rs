@@ -40,7 +40,7 @@ fn asked(_: &World) {
     ];
     let script: String =
         names.iter().map(|(name, _)| format!("getent ahosts {name} >/dev/null; echo -n $?; ")).collect();
-    let output = world.session().options(allow).bash(&script);
+    let output = world.session().past_the_proxy().options(allow).bash(&script);
     assert_eq!(output.text(), "2222200", "{}", output.stderr);
     for (name, rule) in names {
         let name = name.to_ascii_lowercase();
@@ -65,13 +65,13 @@ fn reached(_: &World) {
         curl -sk -o /dev/null -x http://127.0.0.1:3128 https://evil.test/; echo $?
         curl -s -o /dev/null -x socks5h://127.0.0.1:3128 http://evil.test/; echo $?"
     );
-    let output = world.session().options(["--allow", "*.test"]).bash(&script);
+    let output = world.session().past_the_proxy().options(["--allow", "*.test"]).bash(&script);
     assert_eq!(output.text(), "this is good.test\n403\n403\n35\n403\n56\n97\n", "{}", output.stderr);
     // By a rule for the address as well, which asks for no name.
     let script = format!(
         "curl -s -o /dev/null -w '%{{http_code}}\\n' {there} http://evil.test/; curl -sk {there} https://evil.test/; echo $?; curl -sS --resolve x.test:80:192.0.2.80 http://x.test/"
     );
-    let output = world.session().options(["--allow", "192.0.2.80/32:80,443"]).bash(&script);
+    let output = world.session().past_the_proxy().options(["--allow", "192.0.2.80/32:80,443"]).bash(&script);
     assert_eq!(output.text(), "403\n35\nthis is x.test\n", "{}", output.stderr);
     let rules = denied(&world, &output, "http.request", "/http/host", "evil.test");
     assert_eq!(rules, ["blocklist ads"]);
@@ -79,7 +79,7 @@ fn reached(_: &World) {
 
 fn allowed(_: &World) {
     let world = listing();
-    let session = world.session().options(["--allow", "good.test"]);
+    let session = world.session().past_the_proxy().options(["--allow", "good.test"]);
     let script = "echo ready; read -r; getent ahosts other.test || echo none; curl -sS http://good.test/";
     let mut child = session.spawn_ready(script);
     world.agentctl(world.a(), ["allow", session.name(), "other.test"]).expect_code(0);

@@ -36,6 +36,10 @@ fn main() -> ExitCode {
         let name = format!("inside::{}", program.name);
         tests.push((name, Box::new(move |world| programs::inside(world, program))));
     }
+    for program in programs::PROGRAMS {
+        let name = format!("told::{}", program.name);
+        tests.push((name, Box::new(move |world| programs::told(world, program))));
+    }
     tests.extend(named("rules", rules::TESTS));
     tests.extend(named("pins", pins::TESTS));
     tests.extend(named("caps", caps::TESTS));

@@ -36,7 +36,7 @@ fn over_tls(manner: Manner) -> World {
 fn session(world: &World) -> Session<'_> {
     let dir = world.workspace(world.a());
     world.a().write(dir.join("client.py"), include_str!("client.py"));
-    world.session_in(&dir).options(["--allow", "*.wild.test"])
+    world.session_in(&dir).past_the_proxy().options(["--allow", "*.wild.test"])
 }
 
 /// What comes of asking for the address of `name`.

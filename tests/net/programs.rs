@@ -144,11 +144,24 @@ pub fn outside(world: &World, program: &Program) {
     assert_eq!(output.text(), program.says, "{}", output.stderr);
 }
 
+/// In a session whose programs are told of the proxy, as they are unless a profile says otherwise: the same comes of it.
+/// What asks for two files over one connection gets one for each.
+pub fn told(world: &World, program: &Program) {
+    try_only_if_there(program);
+    let allow = program.allow.iter().flat_map(|rule| ["--allow", rule]);
+    let output = world.session_in(place(world)).options(allow).bash(&script(program, true)).expect_code(0);
+    let says = match program.name {
+        "curl_by_a_kept_connection" => program.says.replace("\n0\n", "\n1\n"),
+        _ => program.says.to_owned(),
+    };
+    assert_eq!(output.text(), says, "{}", output.stderr);
+}
+
 /// In a session that may do just this: the same comes of it, and each question, connection and end is seen.
 pub fn inside(world: &World, program: &Program) {
     try_only_if_there(program);
     let allow = program.allow.iter().flat_map(|rule| ["--allow", rule]);
-    let session = world.session_in(place(world)).options(allow);
+    let session = world.session_in(place(world)).past_the_proxy().options(allow);
     let output = session.bash(&script(program, true)).expect_code(0);
     assert_eq!(output.text(), program.says, "{}", output.stderr);
     let events = world.all_events(world.a(), &output.name);

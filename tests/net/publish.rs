@@ -54,7 +54,7 @@ fn serving<'a>(
     server: (&str, &str, u16),
 ) -> (Session<'a>, Child) {
     let (act, address, port) = server;
-    let session = world.session_in(dir).options(["--publish", publish]);
+    let session = world.session_in(dir).past_the_proxy().options(["--publish", publish]);
     let child = session.spawn_ready(&format!("exec python3 server.py {act} {address} {port}"));
     (session, child)
 }
@@ -148,7 +148,7 @@ fn another_port(world: &World) {
         "schema = 1\nname = \"web\"\nextends = [\"default\"]\n[[network.publish]]\nport = {port}\nhost_port = {entry}\n"
     );
     world.a().write(dir.join("web.toml"), profile);
-    let session = world.session_in(&dir).options(["--profile", "./web.toml"]);
+    let session = world.session_in(&dir).past_the_proxy().options(["--profile", "./web.toml"]);
     let session = session.options(["--publish", &format!("{flag}:{port}")]);
     let child = session.spawn_ready(&format!("exec python3 server.py web 0.0.0.0 {port}"));
     for host in [flag, entry] {
@@ -218,7 +218,7 @@ fn resets(world: &World) {
 /// The connection goes at once, and that is told; what is told is that nobody listened.
 fn nobody(world: &World) {
     let (port, dir) = (unused(), place(world));
-    let session = world.session_in(&dir).options(["--publish", &port.to_string()]);
+    let session = world.session_in(&dir).past_the_proxy().options(["--publish", &port.to_string()]);
     let child = session.spawn_ready("echo ready; read -r");
     let read = connect(&format!("127.0.0.1:{port}")).read(&mut [0]);
     assert_eq!(read.map_err(|e| e.kind()), Err(ErrorKind::ConnectionReset));
@@ -231,7 +231,7 @@ fn nobody(world: &World) {
 #[track_caller]
 fn not_published(world: &World, publish: &[&str], says: &[&str]) {
     let options = publish.iter().flat_map(|publish| ["--publish", publish]);
-    let output = world.session().options(options).run(["true"]);
+    let output = world.session().past_the_proxy().options(options).run(["true"]);
     assert_eq!(output.code, Some(125), "{publish:?}: {}", output.stderr);
     assert_eq!(output.stderr.lines().count(), 1, "{publish:?}: {}", output.stderr);
     let formed = output.stderr.starts_with("agentctl: refused: ");
@@ -246,7 +246,12 @@ fn taken(world: &World) {
         not_published(world, &[&free.to_string(), &port.to_string()], &["network.publish)", "in use", &mend]);
         drop(held);
         // Nothing is left of the one that could be had.
-        world.session().options(["--publish", &free.to_string()]).run(["true"]).expect_code(0);
+        world
+            .session()
+            .past_the_proxy()
+            .options(["--publish", &free.to_string()])
+            .run(["true"])
+            .expect_code(0);
     }
 }
 
@@ -264,7 +269,12 @@ fn two_sessions(world: &World) {
 fn roots(world: &World) {
     not_published(world, &["80"], &["port 80 on 127.0.0.1", "network.publish)", "HOSTPORT:80"]);
     let port = unused();
-    world.session().options(["--publish", &format!("{port}:80")]).run(["true"]).expect_code(0);
+    world
+        .session()
+        .past_the_proxy()
+        .options(["--publish", &format!("{port}:80")])
+        .run(["true"])
+        .expect_code(0);
 }
 
 fn refused(world: &World) {
@@ -278,9 +288,17 @@ fn refused(world: &World) {
     ] {
         not_published(world, publish, &["network.publish)", word]);
     }
-    let looped = world.session().options(["--publish", "3000", "--allow", "local:3000"]).run(["true"]);
+    let looped = world
+        .session()
+        .past_the_proxy()
+        .options(["--publish", "3000", "--allow", "local:3000"])
+        .run(["true"]);
     assert!(looped.code == Some(125) && looped.stderr.contains("network.publish)"), "{}", looped.stderr);
-    let plan = world.session().options(["--publish", "8080:80", "--dry-run", "--json"]).run(["true"]);
+    let plan = world
+        .session()
+        .past_the_proxy()
+        .options(["--publish", "8080:80", "--dry-run", "--json"])
+        .run(["true"]);
     let plan = &objects(&plan.expect_code(0).text())[0];
     assert_eq!(plan["network"]["publish"], serde_json::json!([{ "host": 8080, "port": 80 }]), "{plan}");
 }
@@ -289,18 +307,18 @@ fn refused(world: &World) {
 fn no_way_out(world: &World) {
     let port = unused().to_string();
     let script = "echo ready; read -r
-        wc -l < /proc/net/tcp; wc -l < /proc/net/udp; env | grep -ci _proxy
+        wc -l < /proc/net/tcp; wc -l < /proc/net/udp
         curl -sS -m 20 http://good.test/ 2>/dev/null; echo $?
         for to in 192.0.2.80/80 192.0.2.53/53 127.0.0.1/3128 127.0.0.1/53 10.66.0.1/80; do
             (exec 3<>/dev/tcp/$to) 2>/dev/null; echo -n \"$? \"
         done";
-    let session = world.session().options(["--publish", &port]);
+    let session = world.session().past_the_proxy().options(["--publish", &port]);
     let mut child = session.spawn_ready(script);
     child.stdin.take().expect("a pipe").write_all(b"go\n").expect("it reads");
     let output = child.wait_with_output().expect("its output");
     let said = String::from_utf8_lossy(&output.stdout);
-    // A listener for what may be allowed later, and the resolver; DNS over TCP is taken, whomever it is for.
-    assert_eq!(said, "2\n2\n0\n6\n1 0 1 0 1 ", "{}", String::from_utf8_lossy(&output.stderr));
+    // The proxy, a listener for what may be allowed later, and the resolver; DNS over TCP is taken, whomever it is for.
+    assert_eq!(said, "3\n2\n6\n1 0 0 0 1 ", "{}", String::from_utf8_lossy(&output.stderr));
     let events = world.all_events(world.a(), session.name());
     let denied = |address: &str| {
         events.iter().any(|e| e["kind"] == "net.denied" && text_at(e, "/net/address") == address)
@@ -323,7 +341,7 @@ fn agents(world: &World) {
     let own = world.agentctl(world.a(), ["exec", "-T", session.name(), "--", "bash", "-c", &tries]);
     assert_eq!(own.text(), "1 0 1 1 1 1 1 1 ", "its own server alone: {}", own.stderr);
     for options in [&["--allow", "good.test"][..], &["--allow", "0.0.0.0/0:*"], &[]] {
-        let other = world.session().options(options).bash(&tries);
+        let other = world.session().past_the_proxy().options(options).bash(&tries);
         assert_eq!(other.text(), "1 1 1 1 1 1 1 1 ", "{options:?}: {}", other.stderr);
     }
     let events = end(world, &session, child);
@@ -333,7 +351,12 @@ fn agents(world: &World) {
 /// More than may come: those who are in stay, the session's own way out has its own room.
 fn crowd(world: &World) {
     let (port, dir) = (unused(), place(world));
-    let session = world.session_in(&dir).options(["--publish", &port.to_string(), "--allow", "good.test"]);
+    let session = world.session_in(&dir).past_the_proxy().options([
+        "--publish",
+        &port.to_string(),
+        "--allow",
+        "good.test",
+    ]);
     let child = session.spawn_ready(&format!("exec python3 server.py echo 127.0.0.1 {port}"));
     let to = format!("127.0.0.1:{port}");
     // One that is reset may be so before connect(2) has returned.

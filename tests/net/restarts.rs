@@ -32,7 +32,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The host as it is without a session.
 fn settled(world: &World) -> Snapshot {
-    world.session().option("--rm").run(["true"]).expect_code(0);
+    world.session().past_the_proxy().option("--rm").run(["true"]).expect_code(0);
     Snapshot::settled(world.daemon())
 }
 
@@ -41,7 +41,7 @@ fn ends(number: u8, what: &str, strike: fn(&Parts)) {
     let world = internet().world_without_spares();
     let clean = settled(&world);
     let to: SocketAddrV4 = format!("198.51.100.{}:80", 200 + number).parse().expect("an address");
-    let session = world.session();
+    let session = world.session().past_the_proxy();
     let rules = [format!("{to}").replace(':', "/32:"), "echo.test:7".into(), "good.test".into()];
     let session = session.options(rules.iter().flat_map(|rule| ["--allow", rule]));
     // One whose server waits for the rest, one that both sides keep, one that carries much; and on and on.
@@ -84,7 +84,7 @@ fn outlive(parts: &[Part]) {
     let dir = world.workspace(world.a());
     world.a().write(dir.join("client.py"), include_str!("client.py"));
     let rules = ["--allow", "good.test", "--allow", "git.test", "--allow", "echo.test:7"];
-    let session = world.session_in(&dir).options(rules);
+    let session = world.session_in(&dir).past_the_proxy().options(rules);
     let script =
         "python3 client.py through good.test; curl -sS http://good.test/; curl -sS http://other.test/
         curl -sS http://git.test/ 2>/dev/null || echo $?";

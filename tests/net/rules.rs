@@ -5,9 +5,7 @@ use std::net::TcpListener;
 use std::process::Child;
 use std::time::Duration;
 
-use agentd_tests::harness::{
-    Named, PAST_THE_PROXY, RunOutput, Session, World, patience, text_at, wait_for_exit, within,
-};
+use agentd_tests::harness::{Named, RunOutput, Session, World, patience, text_at, wait_for_exit, within};
 use serde_json::Value;
 
 use crate::internet;
@@ -44,7 +42,7 @@ pub const TESTS: &[Named] = &[
 
 /// A session with these rules.
 pub fn may<'a>(world: &'a World, rules: &[&str]) -> Session<'a> {
-    world.session().options(PAST_THE_PROXY).options(rules.iter().flat_map(|rule| ["--allow", rule]))
+    world.session().past_the_proxy().options(rules.iter().flat_map(|rule| ["--allow", rule]))
 }
 
 /// The code of `curl` for each of `urls`, in a session with these rules.
@@ -116,7 +114,7 @@ fn datagrams(world: &World) {
     world.a().write(dir.join("client.py"), include_str!("client.py"));
     let profile = "schema = 1\nname = \"udp\"\nextends = [\"default\"]\n[[network.allow]]\nhost = \"echo.test\"\nports = [7]\nprotocol = \"udp\"\n";
     world.a().write(dir.join("udp.toml"), profile);
-    let session = world.session_in(&dir).options(["--profile", "./udp.toml"]);
+    let session = world.session_in(&dir).past_the_proxy().options(["--profile", "./udp.toml"]);
     let script = "python3 client.py datagrams echo.test 7 50 && getent ahosts echo.test >/dev/null && \
         python3 client.py datagrams 2001:db8::7 7 50";
     let output = session.bash(script).expect_code(0);
@@ -164,7 +162,7 @@ fn live_allow(world: &World) {
 
 /// What the manual says: a session that began without a network is given one by its user.
 fn live_allow_of_none(world: &World) {
-    let session = world.session().options(["--detach"]);
+    let session = world.session().past_the_proxy().options(["--detach"]);
     let name = session.name().to_owned();
     let script = "until curl -sS http://other.test/ 2>/dev/null; do :; done; sleep 600";
     session.bash(script).expect_code(0);
@@ -193,7 +191,7 @@ fn none_for_good(world: &World) {
     let dir = world.workspace(world.a());
     let profile = "schema = 1\nname = \"none\"\nextends = [\"default\"]\n[network]\ndefault = \"none\"\n";
     world.a().write(dir.join("none.toml"), profile);
-    let session = world.session_in(&dir).options(["--profile", "./none.toml"]);
+    let session = world.session_in(&dir).past_the_proxy().options(["--profile", "./none.toml"]);
     let mut child = session.spawn_ready("echo ready; read -r; getent ahosts good.test; echo $?");
     let allowed = world.agentctl(world.a(), ["allow", session.name(), "good.test"]);
     assert!(allowed.code != Some(0) && allowed.stderr.contains("(network.none)"), "{}", allowed.stderr);
@@ -201,8 +199,11 @@ fn none_for_good(world: &World) {
     assert!(denied.code != Some(0) && denied.stderr.contains("(network.none)"), "{}", denied.stderr);
     child.stdin.take().expect("a pipe").write_all(b"go\n").expect("it reads");
     assert_eq!(rest(child).text(), "2\n");
-    let refused =
-        world.session_in(&dir).options(["--profile", "./none.toml", "--allow", "good.test"]).run(["true"]);
+    let refused = world
+        .session_in(&dir)
+        .past_the_proxy()
+        .options(["--profile", "./none.toml", "--allow", "good.test"])
+        .run(["true"]);
     assert!(refused.code == Some(125) && refused.stderr.contains("(network.none)"), "{}", refused.stderr);
 }
 
@@ -287,7 +288,7 @@ fn announced(world: &World) {
     }
     let output = world.session().options(["--allow", "good.test"]).bash("curl -sS http://good.test/; env");
     assert!(output.text().starts_with("this is good.test\n"), "{}", output.stderr);
-    assert!(output.text().contains("\nhttps_proxy=http://127.0.0.1:3128\n"), "{}", output.text());
+    assert!(output.text().contains("\nhttps_proxy=http://localhost:3128\n"), "{}", output.text());
     for entry in ["proxy_env = false", "default = \"none\""] {
         let dir = world.workspace(world.a());
         let profile = format!("schema = 1\nname = \"p\"\nextends = [\"default\"]\n[network]\n{entry}\n");
@@ -302,7 +303,7 @@ fn announced(world: &World) {
 fn thousand(world: &World) {
     let dir = world.workspace(world.a());
     world.a().write(dir.join("client.py"), include_str!("client.py"));
-    let session = world.session_in(&dir).options(["--allow", "echo.test:7"]);
+    let session = world.session_in(&dir).past_the_proxy().options(["--allow", "echo.test:7"]);
     let output = session.bash("ulimit -n 4096; python3 client.py many echo.test 7 1500").expect_code(0);
     let mut told = std::collections::BTreeMap::<String, u32>::new();
     for event in world.events(world.a(), &output.name) {
@@ -329,7 +330,8 @@ fn no_answer(world: &World) {
     let script = format!(
         "python3 client.py late dead.rogue.test {limit} && python3 client.py why evil.test && curl -sS http://good.test/"
     );
-    let session = world.session_in(&dir).options(["--allow", "good.test", "--allow", "*.rogue.test"]);
+    let session =
+        world.session_in(&dir).past_the_proxy().options(["--allow", "good.test", "--allow", "*.rogue.test"]);
     let output = session.bash(&script).expect_code(0);
     let wanted = "code 2\ncode 3 because 15 agentd: not allowed (default)\nthis is good.test\n";
     assert_eq!(output.text(), wanted, "{}", output.stderr);
@@ -343,7 +345,12 @@ fn types(world: &World) {
         format!("schema = 1\nname = \"types\"\nextends = [\"default\"]\n[network]\ndns_types = [{types}]\n")
     };
     world.a().write(dir.join("types.toml"), profile("\"TXT\", \"srv\", \"MX\""));
-    let session = world.session_in(&dir).options(["--profile", "./types.toml", "--allow", "kinds.wild.test"]);
+    let session = world.session_in(&dir).past_the_proxy().options([
+        "--profile",
+        "./types.toml",
+        "--allow",
+        "kinds.wild.test",
+    ]);
     let script = "python3 client.py ask kinds.wild.test 16 33 15 6; python3 client.py ask no.wild.test 16 33";
     let output = session.bash(script).expect_code(0);
     let wanted = r"16 0 b'\x0ca text of it'
@@ -368,7 +375,7 @@ fn types(world: &World) {
     assert!(told("kinds.wild.test", "TXT", "allow") && told("kinds.wild.test", "SOA", "deny"), "{events:#?}");
     assert!(told("no.wild.test", "TXT", "deny"), "{events:#?}");
     world.a().write(dir.join("types.toml"), profile("\"ANY\""));
-    let output = world.session_in(&dir).options(["--profile", "./types.toml"]).run(["true"]);
+    let output = world.session_in(&dir).past_the_proxy().options(["--profile", "./types.toml"]).run(["true"]);
     assert_eq!((output.code, output.stderr.lines().count()), (Some(125), 1), "{}", output.stderr);
     assert!(output.stderr.contains("network.dns_types"), "{}", output.stderr);
 }

@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 
-use agentd_tests::harness::{Named, PAST_THE_PROXY, World, text_at};
+use agentd_tests::harness::{Named, World, text_at};
 
 use crate::internet;
 
@@ -68,7 +68,7 @@ fn by_proxy(_: &World) {
         curl -sS -o /dev/null -w '%{http_code}\n' http://outer.test/; \
         for url in http://shut.test/ http://evil.test/ http://private10.rogue.test/ http://192.0.2.90:3128/; do \
         curl -sS -m 20 $url 2>/dev/null; echo $?; done; env";
-    let output = world.session().options(PAST_THE_PROXY).options(rules).bash(script).expect_code(0);
+    let output = world.session().past_the_proxy().options(rules).bash(script).expect_code(0);
     let text = output.text();
     let lines: Vec<_> = text.lines().take(7).collect();
     // A tunnel that is not opened is a reset; names that are denied, or near, are not found.

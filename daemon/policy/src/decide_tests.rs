@@ -262,7 +262,7 @@ fn a_way_out_is_there_if_something_may_pass() {
     assert_eq!(deny, ["*.ads.example", "b.example"]);
     assert_eq!(egress.resolvers, upstream().resolvers);
     let env = |name: &str| plan.env.iter().find(|(n, _)| n == name.as_bytes()).map(|(_, value)| &value[..]);
-    assert_eq!(env("HTTPS_PROXY"), Some(&b"http://127.0.0.1:3128"[..]));
+    assert_eq!(env("HTTPS_PROXY"), Some(&b"http://localhost:3128"[..]));
     assert_eq!(env("no_proxy"), Some(&b"localhost,.localhost,127.0.0.1,::1"[..]));
     assert_eq!(rule(&flags(&["x.ads.example"], &[]), &denying), "network.deny");
     let nobody =

@@ -25,8 +25,8 @@ const PROXY: [(&str, &str); 8] = [
     ("ALL_PROXY", PROXY_URL),
     ("NO_PROXY", NO_PROXY),
 ];
-/// Where it listens in every session that can have a network.
-const PROXY_URL: &str = "http://127.0.0.1:3128";
+/// Where it listens in every session that can have a network, for programs that insist on IPv6 as well.
+const PROXY_URL: &str = "http://localhost:3128";
 /// What does not go by it.
 const NO_PROXY: &str = "localhost,.localhost,127.0.0.1,::1";
 

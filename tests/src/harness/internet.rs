@@ -35,21 +35,6 @@ resolvers = ["192.0.2.53:53"]
 global_also = ["192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24", "2001:db8::/32"]
 "#;
 
-/// Options of a session whose programs are told of no proxy: what they do is seen as it is between them and the network.
-pub const PAST_THE_PROXY: [&str; 12] = [
-    "--env",
-    "http_proxy=",
-    "--env",
-    "https_proxy=",
-    "--env",
-    "all_proxy=",
-    "--env",
-    "HTTP_PROXY=",
-    "--env",
-    "HTTPS_PROXY=",
-    "--env",
-    "ALL_PROXY=",
-];
 /// Addresses of `host`'s own, a public one, and the second of a network, and somebody who listens on them.
 const OWN: [&str; 2] = ["20.30.40.50:80", "10.66.0.9:80"];
 /// For two more servers.

@@ -77,6 +77,12 @@ impl<'a> Session<'a> {
         self
     }
 
+    /// Its programs are told of no proxy: what they do is seen as it is between them and the network.
+    pub fn past_the_proxy(self) -> Self {
+        let names = ["http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"];
+        self.options(names.iter().flat_map(|name| ["--env".to_owned(), format!("{name}=")]))
+    }
+
     /// Gives it the probe to run.
     #[must_use]
     pub fn with_probe(self) -> Self {

@@ -61,8 +61,12 @@ pub(super) fn parse(bytes: &[u8], mode: Mode) -> Result<Parsed<'_>, Refused> {
     };
     no_tabs(bytes)?;
     let mut fields = Fields::read(request.headers)?;
-    let host = fields.host.take().ok_or(Refused::NoHost)?;
-    let (target, authority) = judge_target(method, target, host, mode)?;
+    let (target, authority) = match fields.host.take() {
+        Some(host) => judge_target(method, target, host, mode)?,
+        // Python's clients name the target alone.
+        None if method == "CONNECT" => tunnel(target)?,
+        None => return Err(Refused::NoHost),
+    };
     let body = fields.body(version)?;
     if target == Target::Connect && (!body.is_done() || fields.upgrade.is_some()) {
         return Err(Refused::Form("CONNECT with a body"));
@@ -92,6 +96,12 @@ fn line<'b>(bytes: &'b [u8], request: &httparse::Request<'_, 'b>) -> Result<(&'b
     }
 }
 
+/// What CONNECT asks for.
+fn tunnel<'a>(target: &str) -> Result<(Target<'a>, Authority), Refused> {
+    let (host, port) = Authority::connect(target)?;
+    Ok((Target::Connect, Authority { host, port: Some(port) }))
+}
+
 fn judge_target<'a>(
     method: &'a str,
     target: &'a str,
@@ -100,13 +110,10 @@ fn judge_target<'a>(
 ) -> Result<(Target<'a>, Authority), Refused> {
     const HTTP: u16 = 80;
     if method == "CONNECT" {
-        let (name, port) = Authority::connect(target)?;
+        let (target, named) = tunnel(target)?;
         // Clients write Host with the port or without.
-        return if name == host.host && host.port.is_none_or(|named| named == port) {
-            Ok((Target::Connect, Authority { host: name, port: Some(port) }))
-        } else {
-            Err(Refused::Mismatch)
-        };
+        let same = named.host == host.host && (host.port.is_none() || host.port == named.port);
+        return if same { Ok((target, named)) } else { Err(Refused::Mismatch) };
     }
     match target.as_bytes() {
         [b'/', ..] => Ok((Target::Path(target), host)),

@@ -155,6 +155,8 @@ fn a_proxy_gets_connect_and_what_follows_is_opaque() {
         assert_eq!(seen.heads, ["CONNECT Connect a.example:443"]);
         assert_eq!(seen.end, Some(Ok("opaque")));
     }
+    let old = b"CONNECT a.example:443 HTTP/1.0\r\n\r\n\x16\x03";
+    assert_eq!(feed(&mut Connection::new(Mode::Proxy), old, 5).heads, ["CONNECT Connect a.example:443"]);
     for (target, host, rest, why) in [
         ("a.example", "a.example", "", Refused::Host(AuthorityError::NoPort)),
         ("a.example:443", "b.example", "", Refused::Mismatch),

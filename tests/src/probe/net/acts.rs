@@ -38,6 +38,9 @@ fn answered(mut stream: TcpStream) -> Act {
     let mut bytes = [0; 512];
     match stream.read(&mut bytes) {
         Ok(0) => Err(Refused::new(ECONNRESET, "closed without a word")),
+        Ok(n) if String::from_utf8_lossy(&bytes[..n]).contains("X-Agentd-Reason: ") => {
+            Err(Refused::new(EACCES, "403, with the reason"))
+        }
         Ok(n) => Ok(String::from_utf8_lossy(&bytes[..n.min(40)]).into_owned()),
         Err(error) if error.kind() == ErrorKind::WouldBlock => Err(Refused::new(ETIMEDOUT, "silence")),
         Err(error) => Err(error.into()),
