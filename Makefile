@@ -213,6 +213,8 @@ install-docs:
 	install -m 644 systemd/agentd.toml "$$doc/examples"
 	install -m 644 daemon/policy/profiles/*.toml "$$doc/examples/profiles"
 	install -m 644 README.md SECURITY.md "$$doc"
+	install -d "$$doc/docs"
+	install -m 644 docs/*.md "$$doc/docs"
 
 # target/package/agentd_VERSION_ARCH.deb, from the release build; and what lintian says.
 deb: build
