@@ -51,6 +51,8 @@ impl Connection {
         mut server: Option<Endpoint>,
     ) -> Result<(First, Option<Endpoint>), End> {
         let mut opening = Opening::default();
+        // Through a proxy the client may not have had its turn yet.
+        let mut turn = server.is_some() && held.is_empty();
         let mut end: Option<tokio::time::Instant> = None;
         loop {
             if !held.is_empty() {
@@ -94,7 +96,15 @@ impl Connection {
                 }
                 read = copy::read(&self.client, &mut more, copy::CHUNK) => read?,
                 spoken = spoken => {
-                    return Ok((First::Spoken(spoken?), None));
+                    let spoken = spoken?;
+                    let read = copy::read(&self.client, &mut more, copy::CHUNK);
+                    match std::mem::take(&mut turn) {
+                        true => match timeout(SILENCE, read).await {
+                            Ok(read) if !more.is_empty() => read?,
+                            Ok(_) | Err(_) => return Ok((First::Spoken(spoken), None)),
+                        },
+                        false => return Ok((First::Spoken(spoken), None)),
+                    }
                 }
                 () = waits => return Ok((First::Waiting, server)),
             };

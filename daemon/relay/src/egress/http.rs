@@ -1,7 +1,8 @@
 //! HTTP/1: each request of a connection is judged by the host that it names.
 
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use agentd_policy::egress::Purpose;
@@ -35,8 +36,8 @@ pub const MAX_METHOD: usize = 32;
 struct Carried<'a> {
     connection: &'a Connection,
     requests: Mutex<Requests>,
-    /// What a tunnel was asked for to.
-    target: OnceLock<Authority>,
+    /// What the last tunnel was asked for to: one that was refused before leads nowhere.
+    target: Mutex<Option<Authority>>,
     /// The server said something.
     heard: Notify,
     /// Something is on its way to the client.
@@ -63,7 +64,7 @@ enum Next {
 pub async fn carry(connection: &Connection, server: Option<Endpoint>, mut held: Vec<u8>) -> Result<(), End> {
     let carried = Carried {
         connection,
-        target: OnceLock::new(),
+        target: Mutex::default(),
         requests: Mutex::new(Requests::new(Mode::Origin)),
         heard: Notify::new(),
         delivering: AtomicBool::new(false),
@@ -73,7 +74,7 @@ pub async fn carry(connection: &Connection, server: Option<Endpoint>, mut held: 
     let (mut up, mut down) = connection.ways(&server);
     let requests = carried.requests(&mut up, held, length);
     let (tunnelled, ()) = tokio::try_join!(requests, carried.responses(&mut down))?;
-    match (tunnelled, carried.target.into_inner()) {
+    match (tunnelled, carried.target.into_inner().unwrap_or_else(PoisonError::into_inner)) {
         (Some(held), Some(target)) => connection.tunnel(target, server.clone(), held).await,
         _ => Ok(()),
     }
@@ -230,6 +231,8 @@ impl Carried<'_> {
         };
         let direct = match (&head.target, behind) {
             (Target::Connect, _) => None,
+            // What a proxy would fetch from elsewhere is not this connection's far end.
+            (Target::Absolute { .. }, Some(port)) if !is_at(authority, port, connection.to()) => None,
             _ => Some(judged(connection, method, authority, connection.place())),
         };
         match (direct, behind) {
@@ -241,7 +244,7 @@ impl Carried<'_> {
             (None, None) => return Err(malformed(&Refused::Connect)),
         }
         if head.target == Target::Connect {
-            let _ = self.target.set(authority.clone());
+            *self.target.lock().unwrap_or_else(PoisonError::into_inner) = Some(authority.clone());
         }
         connection.by_address().map_err(|refusal| refused(method, authority, refusal.rule))
     }
@@ -262,6 +265,15 @@ impl Carried<'_> {
     fn lock(&self) -> MutexGuard<'_, Requests> {
         self.requests.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Whether `to` is where a whole target leads: a name may be there.
+fn is_at(authority: &Authority, port: u16, to: SocketAddr) -> bool {
+    let there = match authority.host {
+        Host::Address(address) => address == to.ip(),
+        Host::Name(_) => true,
+    };
+    there && port == to.port()
 }
 
 /// By what right a request for `authority` goes on `connection`, which counts by its rule from now on.
@@ -286,9 +298,16 @@ pub fn judged(
     });
     let refused = |rule| refused(method, authority, rule);
     let (purpose, name) = judged.map_err(refused)?;
+    let to = match authority.host {
+        Host::Address(address) if place.proxied => {
+            connection.used_at(SocketAddr::new(address, place.to.port()));
+            SocketAddr::new(address, place.to.port())
+        }
+        _ => place.to,
+    };
     connection.used_for(name.as_ref(), place).map_err(|rule| refused(rule.into()))?;
     let capped = |rule| Refusal { why: caps::WHY.into(), ..refused(rule) };
-    connection.join(&purpose, place.to).map_err(capped)?;
+    connection.join(&purpose, to).map_err(capped)?;
     Ok(purpose)
 }
 

@@ -2,8 +2,8 @@
 //! request, that the connection begins with ends it: a deny is no allow's to undo.
 
 use agentd_policy::hosts::HostName;
-use agentd_relay::http::{Connection as Requests, Mode, Step};
-use agentd_relay::proxy::Host;
+use agentd_relay::http::MAX_HEAD;
+use agentd_relay::proxy::{Authority, Host};
 
 use super::copy;
 use super::end::End;
@@ -12,13 +12,14 @@ use super::tcp::Connection;
 use crate::Endpoint;
 
 /// What the beginning shows.
-enum Shown {
-    /// Not enough yet.
-    Part,
-    /// This name.
-    Name(HostName, Manner),
-    /// None, and none will be looked for.
-    Nobody,
+#[derive(Default)]
+struct Shown {
+    /// These names.
+    names: Vec<HostName>,
+    /// By TLS.
+    tls: bool,
+    /// More is to be seen.
+    more: bool,
 }
 
 /// Carries it, `held` first. No byte waits for those behind it: what completes a denied name does not go on.
@@ -27,21 +28,23 @@ pub async fn carry(connection: &Connection, server: &Endpoint, mut held: Vec<u8>
     let beginning = async {
         let (mut opening, mut sent) = (Opening::default(), 0);
         loop {
-            match shown(&mut opening, &held) {
-                Shown::Part => {}
-                Shown::Name(name, manner) => match judge::denied(&connection.gate.plan(), &name) {
-                    Some(rule) => return Err(End::from(refused(manner, rule, &name))),
-                    None => break,
-                },
-                Shown::Nobody => break,
+            let shown = shown(&mut opening, &held);
+            let manner = if shown.tls { Manner::Tls } else { Manner::Plain };
+            for name in shown.names {
+                if let Some(rule) = judge::denied(&connection.gate.plan(), &name) {
+                    return Err(End::from(refused(manner, rule, &name)));
+                }
+                connection.shows(name);
             }
             up.write(&held[sent..]).await?;
             sent = held.len();
+            if !shown.more {
+                break;
+            }
             if copy::read(&connection.client, &mut held, copy::CHUNK).await? == 0 {
                 return Ok(up.end()?);
             }
         }
-        up.write(&held[sent..]).await?;
         drop(held);
         Ok(up.drain().await?)
     };
@@ -51,24 +54,42 @@ pub async fn carry(connection: &Connection, server: &Endpoint, mut held: Vec<u8>
 
 fn shown(opening: &mut Opening, held: &[u8]) -> Shown {
     match opening.look(held) {
-        Ok(None) => Shown::Part,
-        Ok(Some(First::Tls(hello, _))) => match hello.name {
-            Some(name) => Shown::Name(name, Manner::Tls),
-            None => Shown::Nobody,
-        },
-        Ok(Some(First::Http)) => match Requests::new(Mode::Origin).client(held) {
-            Ok(Step::NeedMore) => Shown::Part,
-            Ok(Step::Head(head)) => match head.authority.host {
-                Host::Name(name) => Shown::Name(name, Manner::Plain),
-                Host::Address(_) => Shown::Nobody,
-            },
-            // Whatever else it is, the rule is for it.
-            Ok(_) | Err(_) => Shown::Nobody,
-        },
+        Ok(None) => Shown { more: true, ..Shown::default() },
+        Ok(Some(First::Tls(hello, _))) => {
+            Shown { names: hello.name.into_iter().collect(), tls: true, more: false }
+        }
+        // A first line without an end, and empty ones before it, are some servers' requests.
+        Ok(Some(First::Http)) => hosts(held),
         Ok(Some(First::Http2 | First::Other(_) | First::Spoken(_) | First::Waiting)) | Err(_) => {
-            Shown::Nobody
+            Shown::default()
         }
     }
+}
+
+/// Every host in the lines of a head, however a server would read it.
+fn hosts(head: &[u8]) -> Shown {
+    let begin = head.iter().position(|byte| !byte.is_ascii_whitespace()).unwrap_or(head.len());
+    let mut shown = Shown { more: head.len() < MAX_HEAD, ..Shown::default() };
+    for (number, line) in head[begin..].split_inclusive(|byte| *byte == b'\n').enumerate() {
+        let Some(line) = line.strip_suffix(b"\n") else { break };
+        let text = String::from_utf8_lossy(line.trim_ascii());
+        if text.is_empty() {
+            shown.more = false;
+            break;
+        }
+        let host = match (number, text.split_once(':')) {
+            (0, _) => {
+                text.split_ascii_whitespace().nth(1).and_then(|target| Some(target.split_once("://")?.1))
+            }
+            (_, Some((name, value))) if name.trim().eq_ignore_ascii_case("host") => Some(value.trim()),
+            _ => None,
+        };
+        let authority = host.map(|host| host.split(['/', '?']).next().unwrap_or(host));
+        if let Some(Ok(Authority { host: Host::Name(name), .. })) = authority.map(Authority::parse) {
+            shown.names.push(name);
+        }
+    }
+    shown
 }
 
 fn refused(manner: Manner, rule: String, name: &HostName) -> Refusal {

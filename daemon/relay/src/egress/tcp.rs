@@ -56,12 +56,33 @@ pub async fn listen(gate: Arc<Gate>, listener: Endpoint, entry: Entry) {
 /// By what right a connection is open.
 struct Right {
     purpose: Purpose,
-    /// Each name that it was used for, and which port of it.
-    names: Vec<(HostName, u16)>,
+    /// Each name that it was used for, and where.
+    names: Vec<(HostName, Place)>,
+    /// Each address that a proxy was asked for.
+    addresses: Vec<SocketAddr>,
+    /// The name that the beginning shows of what nobody looks at.
+    shown: Option<HostName>,
+    /// It is open by an opaque rule.
+    opaque: bool,
     /// The rule that allowed it, as it was then.
     rule: Option<String>,
     /// Nothing that its client says is looked at.
     unseen: bool,
+}
+
+impl Right {
+    /// To an address; `unseen`, if nothing that its client says is looked at.
+    fn net(unseen: bool) -> Self {
+        Self {
+            purpose: Purpose::Net,
+            names: Vec::new(),
+            addresses: Vec::new(),
+            shown: None,
+            opaque: false,
+            rule: None,
+            unseen,
+        }
+    }
 }
 
 /// A connection of the session's.
@@ -139,9 +160,12 @@ impl Connection {
 
     /// Where somebody goes by it who names a host.
     pub fn place(&self) -> Place {
-        match self.tunnel.get().and_then(|target| target.port) {
-            Some(port) => Place::behind(self.to(), port),
-            None => Place::direct(self.to()),
+        match self.tunnel.get() {
+            Some(Authority { host: Host::Address(address), port: Some(port) }) => {
+                Place::direct(SocketAddr::new(*address, *port))
+            }
+            Some(Authority { port: Some(port), .. }) => Place::behind(self.to(), *port),
+            _ => Place::direct(self.to()),
         }
     }
 
@@ -164,8 +188,11 @@ impl Connection {
 
     /// Carries it on by the first bytes, with `server` if it is dialled already.
     pub async fn carry(&self, mut held: Vec<u8>, server: Option<Endpoint>) -> Result<(), End> {
-        if self.is_opaque() {
+        if self.is_opaque(&self.gate.plan()) {
             let server = self.unnamed(server).await?;
+            if let Some(right) = lock(&self.right).as_mut() {
+                right.opaque = true;
+            }
             return opaque::carry(self, &server, held).await;
         }
         let (first, server) = self.first(&mut held, server).await?;
@@ -207,12 +234,11 @@ impl Connection {
     }
 
     /// Whether nobody is to look at it.
-    fn is_opaque(&self) -> bool {
-        let plan = self.gate.plan();
+    fn is_opaque(&self, plan: &Egress) -> bool {
         match self.tunnel.get() {
             Some(Authority { host: Host::Name(name), port: Some(port) }) => plan.hosts.is_opaque(name, *port),
             Some(_) => false,
-            None => judge::opaque(&plan, &self.gate.pins, self.to()),
+            None => judge::opaque(plan, &self.gate.pins, self.to()),
         }
     }
 
@@ -279,13 +305,8 @@ impl Connection {
     /// The rule by which it is used for too many.
     pub fn used_for(&self, name: Option<&HostName>, place: Place) -> Result<(), &'static str> {
         let mut right = lock(&self.right);
-        let right = right.get_or_insert(Right {
-            purpose: Purpose::Net,
-            names: Vec::new(),
-            rule: None,
-            unseen: false,
-        });
-        let used = name.map(|name| (name.clone(), place.to.port()));
+        let right = right.get_or_insert_with(|| Right::net(false));
+        let used = name.map(|name| (name.clone(), place));
         if let Some(used) = used.filter(|used| !right.names.contains(used)) {
             if right.names.len() == MAX_USED {
                 return Err("tcp.names");
@@ -293,6 +314,22 @@ impl Connection {
             right.names.push(used);
         }
         Ok(())
+    }
+
+    /// A proxy was asked for `address` by it: it goes on for as long as the rules allow that.
+    pub fn used_at(&self, address: SocketAddr) {
+        let mut right = lock(&self.right);
+        let right = right.get_or_insert_with(|| Right::net(false));
+        if right.addresses.len() < MAX_USED && !right.addresses.contains(&address) {
+            right.addresses.push(address);
+        }
+    }
+
+    /// Its beginning shows `name`, which nobody judges but by what is denied.
+    pub fn shows(&self, name: HostName) {
+        if let Some(right) = lock(&self.right).as_mut() {
+            right.shown = Some(name);
+        }
     }
 
     /// Whether it is used for `name` already: it goes on for as long as the rules allow that, whatever its pin.
@@ -340,8 +377,7 @@ impl Connection {
         };
         // Nothing that the client could say would matter.
         if purpose == Purpose::Net && !self.gate.plan().denies_names() {
-            *lock(&self.right) =
-                Some(Right { purpose: Purpose::Net, names: Vec::new(), rule: None, unseen: true });
+            *lock(&self.right) = Some(Right::net(true));
             let server = self.dial(purpose).await?;
             return self.copy(&server, &[]).await;
         }
@@ -370,14 +406,23 @@ impl Connection {
         let (right, to) = (lock(&self.right), self.to());
         let Some(right) = &*right else { return true };
         let by_net = plan.net(to, Protocol::Tcp).is_some();
-        let named = |(name, port): &(HostName, u16)| match plan.hosts.connect(name, *port, Protocol::Tcp) {
+        let named = |(name, place): &(HostName, Place)| match plan.hosts.connect(
+            name,
+            place.to.port(),
+            Protocol::Tcp,
+        ) {
             HostVerdict::Allowed(_) => true,
             HostVerdict::Denied(_) => false,
-            HostVerdict::Unnamed => by_net,
+            HostVerdict::Unnamed => by_net && !place.proxied,
         };
+        let denied = |name: &HostName| matches!(plan.hosts.resolve(name), HostVerdict::Denied(_));
+        let opaque = !right.opaque || (self.is_opaque(plan) && !right.shown.as_ref().is_some_and(denied));
+        let reached = right.addresses.iter().all(|to| plan.net(*to, Protocol::Tcp).is_some());
         // Whom it asks for is not known: it may be whom a deny names now.
         let seen = !right.unseen || plan.hosts.deny.is_empty();
-        seen && right.names.iter().all(named)
+        seen && opaque
+            && reached
+            && right.names.iter().all(named)
             && match &right.purpose {
                 Purpose::Local => plan.local.contains(&to.port()),
                 Purpose::Net => by_net || !right.names.is_empty(),

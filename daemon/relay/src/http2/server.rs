@@ -67,7 +67,11 @@ impl Server {
         let Some(frame) = Frame::parse(&self.held) else { return };
         // RFC 9113 §3.4: settings come first.
         if self.one.is_none() {
-            self.one = Some(is_settings(frame));
+            // What acknowledges a client's shows the same: a proxy may have passed the others on with its own answer.
+            let acknowledges = frame.has(ACK) && frame.length == 0;
+            self.one = Some(
+                is_settings(frame) || (frame.kind == kind::SETTINGS && frame.stream == 0 && acknowledges),
+            );
         }
         if is_settings(frame) {
             for (number, value) in settings(&self.held[HEADER..]) {

@@ -6,7 +6,7 @@ use std::net::{Shutdown, TcpStream};
 use agentd_policy::event::NetEvent;
 use agentd_policy::wire::FromRelay;
 
-use super::world::{World, accept, expect, rest};
+use super::world::{World, accept, connect, expect, rest};
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const SETTINGS: &[u8] = b"\0\0\0\x04\0\0\0\0\0";
@@ -111,4 +111,20 @@ fn a_server_of_another_protocol_gets_nothing_that_it_could_take_for_a_request() 
         _ => None,
     });
     assert_eq!(method, ("http.malformed".to_owned(), String::new()));
+}
+
+/// As gRPC's servers do, where its clients take `http_proxy` at its word.
+#[test]
+fn a_server_may_say_its_settings_before_a_tunnels_client_has_its_turn() {
+    let world = World::of(&["a.example"]);
+    let server = world.server();
+    let mut client = connect(world.proxy);
+    client.write_all(b"CONNECT a.example:8080 HTTP/1.1\r\nHost: a.example:8080\r\n\r\n").unwrap();
+    let mut theirs = accept(&server);
+    theirs.write_all(SETTINGS).unwrap();
+    expect(&mut client, b"HTTP/1.1 200 Connection established\r\n\r\n");
+    let said = [PREFACE, SETTINGS, &request(1, "a.example:8080", true)].concat();
+    client.write_all(&said).unwrap();
+    expect(&mut theirs, &said);
+    expect(&mut client, SETTINGS);
 }

@@ -45,7 +45,11 @@ fn nobody_looks_at_what_an_opaque_rule_lets_through() {
 fn a_denied_name_is_refused_by_an_opaque_rule_as_well() {
     for (bytes, answer) in [
         (hello(Some("no.example")), Some(alert())),
-        (b"GET / HTTP/1.1\r\nHost: no.example\r\n\r\n".to_vec(), None),
+        (b"GET / HTTP/1.1\r\nHost: no.example\r\n".to_vec(), None),
+        (b"\r\nGET / HTTP/1.1\r\nHost: no.example\r\n".to_vec(), None),
+        (b"GET / HTTP/1.1\nhost : no.example\n".to_vec(), None),
+        (b"GET / HTTP/1.1\r\nHost: a.example\r\nHost: no.example\r\n".to_vec(), None),
+        (b"GET http://no.example/ HTTP/1.1\r\n".to_vec(), None),
     ] {
         let world = world();
         let server = world.server();
@@ -125,4 +129,25 @@ fn a_refusal_is_in_the_words_of_who_is_refused() {
     let mut client = world.connect();
     client.write_all(b"\0other").unwrap();
     assert_eq!(rest(&mut client), None);
+}
+
+/// Denied later, or looked at from then on: what is open by the rule ends.
+#[test]
+fn an_opaque_connection_lasts_as_long_as_its_rule() {
+    for change in [true, false] {
+        let world = world();
+        let server = world.server();
+        let mut client = world.connect();
+        client.write_all(&hello(Some("c.example"))).unwrap();
+        let mut theirs = accept(&server);
+        expect(&mut theirs, &hello(Some("c.example")));
+        let mut rules = egress(&["a.example"]);
+        rules.hosts.allow[0].opaque = change;
+        rules.hosts.deny.push(HostPattern::parse("no.example").unwrap());
+        if change {
+            rules.hosts.deny.push(HostPattern::parse("c.example").unwrap());
+        }
+        world.policy(rules);
+        assert_eq!(rest(&mut client), None);
+    }
 }

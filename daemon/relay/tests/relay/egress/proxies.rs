@@ -174,3 +174,55 @@ fn a_tunnel_that_is_not_opened_leads_nowhere() {
     client.write_all(b"GET / HTTP/1.1\r\nHost: c.example\r\n\r\n").unwrap();
     forbidden(&mut client, "default");
 }
+
+/// A tunnel that was refused leaves nothing to the next one, which is for another name and port.
+#[test]
+fn a_tunnel_leads_to_what_the_last_request_was_for() {
+    let mut rules = egress(&["proxy.example", "x.example", "b.example"]);
+    rules.hosts.allow[1].ports = vec![8443];
+    rules.hosts.allow[1].opaque = true;
+    rules.hosts.allow[2].ports = vec![443];
+    let world = World::new(rules);
+    world.keeper.zone.lock().unwrap().names.insert("proxy.example".into(), vec![[127, 0, 0, 1].into()]);
+    world.ask("proxy.example");
+    let server = world.server();
+    let mut client = world.connect();
+    let ask = |target: &str| format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n\r\n").into_bytes();
+    client.write_all(&ask("x.example:8443")).unwrap();
+    let mut theirs = accept(&server);
+    expect(&mut theirs, &ask("x.example:8443"));
+    let no = b"HTTP/1.1 407 Who\r\nContent-Length: 0\r\n\r\n";
+    theirs.write_all(no).unwrap();
+    expect(&mut client, no);
+    client.write_all(&ask("b.example:443")).unwrap();
+    expect(&mut theirs, &ask("b.example:443"));
+    theirs.write_all(b"HTTP/1.1 200 OK\r\n\r\n").unwrap();
+    expect(&mut client, b"HTTP/1.1 200 OK\r\n\r\n");
+    client.write_all(&hello(Some("x.example"))).unwrap();
+    assert_eq!(rest(&mut client).unwrap(), alert());
+    assert_eq!(rest(&mut theirs).unwrap_or_default(), b"");
+}
+
+/// A whole target without a port means 80, wherever the proxy itself is; an address means itself.
+#[test]
+fn a_whole_target_is_what_the_proxy_would_fetch() {
+    let world = World::with_local(egress(&["proxy.example"]), |_| {});
+    world.keeper.zone.lock().unwrap().names.insert("proxy.example".into(), vec![[127, 0, 0, 1].into()]);
+    let mut rules = egress(&["proxy.example"]);
+    rules.hosts.allow[0].ports = vec![world.tcp.port()];
+    rules.local = vec![world.local.port()];
+    world.policy(rules);
+    world.ask("proxy.example");
+    let own = format!("proxy.example:{}", world.tcp.port());
+    let get = |host: &str| format!("GET http://{host}/ HTTP/1.1\r\nHost: {host}\r\n\r\n").into_bytes();
+    for host in ["proxy.example", "169.254.169.254", "127.0.0.1"] {
+        let mut client = world.connect();
+        client.write_all(&get(host)).unwrap();
+        forbidden(&mut client, "default");
+    }
+    let server = world.server();
+    let mut client = world.connect();
+    client.write_all(&get(&own)).unwrap();
+    let mut theirs = accept(&server);
+    expect(&mut theirs, &get(&own));
+}
