@@ -275,13 +275,13 @@ fn a_session_without_a_network_has_a_resolver_and_what_refuses() {
     let Some(_turn) = turn() else { return };
     let mut rig = Rig::new(43);
     let service = rig.start();
-    let script = "tail -qn +2 /proc/net/tcp /proc/net/udp | awk '{ print $2 }'; cat /etc/resolv.conf
+    let script = "tail -qn +2 /proc/net/tcp /proc/net/udp | awk '{ print $2 }' | sort; cat /etc/resolv.conf
         getent hosts any.example; echo $?";
     let nothing = Egress { hosts: HostRules::default(), nets: vec![], local: vec![], ..egress() };
     let closed = |plan: &mut Plan| plan.egress = Some(nothing);
     let (peer, out) = Peer::start(&service, 1, &["sh", "-c", script], closed);
-    // The proxy, what connections are given to, and the resolver.
-    let expected = "0100007F:0C38\n00000000:0001\n00000000:0035\nnameserver 127.0.0.1\noptions timeout:6 attempts:2\n2\n";
+    // What connections are given to, the resolver, and the proxy.
+    let expected = "00000000:0001\n00000000:0035\n0100007F:0C38\nnameserver 127.0.0.1\noptions timeout:6 attempts:2\n2\n";
     assert_eq!(out.rest(), expected);
     peer.until(|event| {
         let EventBody::Net(NetEvent::Dns { name, denied, .. }) = event else { return false };
