@@ -300,8 +300,9 @@ pub fn judged(
     let (purpose, name) = judged.map_err(refused)?;
     let to = match authority.host {
         Host::Address(address) if place.proxied => {
-            connection.used_at(SocketAddr::new(address, place.to.port()));
-            SocketAddr::new(address, place.to.port())
+            let there = SocketAddr::new(address, place.to.port());
+            connection.used_at(there).map_err(|rule| refused(rule.into()))?;
+            there
         }
         _ => place.to,
     };

@@ -24,6 +24,7 @@ mod packet;
 mod pins;
 mod proxy;
 mod published;
+mod right;
 mod room;
 mod rules;
 mod secure;

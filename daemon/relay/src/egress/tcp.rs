@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use agentd_policy::egress::{Egress, Purpose};
 use agentd_policy::event::{MAX_NAMES, NetEvent, NetPeer};
-use agentd_policy::hosts::{HostName, HostVerdict};
+use agentd_policy::hosts::HostName;
 use agentd_policy::profile::Protocol;
 use agentd_policy::wire::Client;
 use agentd_relay::proxy::{Authority, Host};
@@ -18,6 +18,7 @@ use super::copy::{self, Way};
 use super::end::{End, denied};
 use super::idle::idle;
 use super::judge::{self, First, Manner, Place, Refusal};
+use super::right::Right;
 use super::room::Room;
 use super::{Gate, MAX_CONNECTIONS, answering, dial, dns, http, http2, local, opaque, other, proxy, tls};
 use crate::Endpoint;
@@ -25,8 +26,6 @@ use crate::Endpoint;
 /// A connection without a byte for so long, and at most twice, is closed.
 pub const IDLE: Duration = Duration::from_secs(3600);
 const DNS: u16 = 53;
-/// The most names that one is used for: each is judged again whenever the rules change.
-const MAX_USED: usize = 1024;
 const MANY: &str = "the connection was used for too many names";
 
 /// How a connection began.
@@ -51,38 +50,6 @@ pub async fn listen(gate: Arc<Gate>, listener: Endpoint, entry: Entry) {
         NetEvent::Connect { peer, denied: Some("tcp.connections".into()), actor: None, count: 1 }
     };
     admit(listener, &gate.connections, &gate.keeper, serve, denied).await;
-}
-
-/// By what right a connection is open.
-struct Right {
-    purpose: Purpose,
-    /// Each name that it was used for, and where.
-    names: Vec<(HostName, Place)>,
-    /// Each address that a proxy was asked for.
-    addresses: Vec<SocketAddr>,
-    /// The name that the beginning shows of what nobody looks at.
-    shown: Option<HostName>,
-    /// It is open by an opaque rule.
-    opaque: bool,
-    /// The rule that allowed it, as it was then.
-    rule: Option<String>,
-    /// Nothing that its client says is looked at.
-    unseen: bool,
-}
-
-impl Right {
-    /// To an address; `unseen`, if nothing that its client says is looked at.
-    fn net(unseen: bool) -> Self {
-        Self {
-            purpose: Purpose::Net,
-            names: Vec::new(),
-            addresses: Vec::new(),
-            shown: None,
-            opaque: false,
-            rule: None,
-            unseen,
-        }
-    }
 }
 
 /// A connection of the session's.
@@ -304,25 +271,16 @@ impl Connection {
     /// # Errors
     /// The rule by which it is used for too many.
     pub fn used_for(&self, name: Option<&HostName>, place: Place) -> Result<(), &'static str> {
-        let mut right = lock(&self.right);
-        let right = right.get_or_insert_with(|| Right::net(false));
-        let used = name.map(|name| (name.clone(), place));
-        if let Some(used) = used.filter(|used| !right.names.contains(used)) {
-            if right.names.len() == MAX_USED {
-                return Err("tcp.names");
-            }
-            right.names.push(used);
-        }
-        Ok(())
+        let Some(name) = name else { return Ok(()) };
+        lock(&self.right).get_or_insert_with(|| Right::net(false)).use_for(name, place)
     }
 
     /// A proxy was asked for `address` by it: it goes on for as long as the rules allow that.
-    pub fn used_at(&self, address: SocketAddr) {
-        let mut right = lock(&self.right);
-        let right = right.get_or_insert_with(|| Right::net(false));
-        if right.addresses.len() < MAX_USED && !right.addresses.contains(&address) {
-            right.addresses.push(address);
-        }
+    ///
+    /// # Errors
+    /// The rule by which it is used for too many.
+    pub fn used_at(&self, address: SocketAddr) -> Result<(), &'static str> {
+        lock(&self.right).get_or_insert_with(|| Right::net(false)).use_at(address)
     }
 
     /// Its beginning shows `name`, which nobody judges but by what is denied.
@@ -334,8 +292,7 @@ impl Connection {
 
     /// Whether it is used for `name` already: it goes on for as long as the rules allow that, whatever its pin.
     pub fn is_used_for(&self, name: &HostName) -> bool {
-        let used = |right: &Right| right.names.iter().any(|(used, _)| used == name);
-        lock(&self.right).as_ref().is_some_and(used)
+        lock(&self.right).as_ref().is_some_and(|right| right.is_used_for(name))
     }
 
     /// It counts by the rule that allows `purpose` at `to`.
@@ -403,31 +360,8 @@ impl Connection {
 
     /// Whether `plan` allows what it is used for.
     fn holds(&self, plan: &Egress) -> bool {
-        let (right, to) = (lock(&self.right), self.to());
-        let Some(right) = &*right else { return true };
-        let by_net = plan.net(to, Protocol::Tcp).is_some();
-        let named = |(name, place): &(HostName, Place)| match plan.hosts.connect(
-            name,
-            place.to.port(),
-            Protocol::Tcp,
-        ) {
-            HostVerdict::Allowed(_) => true,
-            HostVerdict::Denied(_) => false,
-            HostVerdict::Unnamed => by_net && !place.proxied,
-        };
-        let denied = |name: &HostName| matches!(plan.hosts.resolve(name), HostVerdict::Denied(_));
-        let opaque = !right.opaque || (self.is_opaque(plan) && !right.shown.as_ref().is_some_and(denied));
-        let reached = right.addresses.iter().all(|to| plan.net(*to, Protocol::Tcp).is_some());
-        // Whom it asks for is not known: it may be whom a deny names now.
-        let seen = !right.unseen || plan.hosts.deny.is_empty();
-        seen && opaque
-            && reached
-            && right.names.iter().all(named)
-            && match &right.purpose {
-                Purpose::Local => plan.local.contains(&to.port()),
-                Purpose::Net => by_net || !right.names.is_empty(),
-                Purpose::Name(_) | Purpose::Resolver | Purpose::Publish(_) => true,
-            }
+        let opaque = self.is_opaque(plan);
+        lock(&self.right).as_ref().is_none_or(|right| right.holds(plan, self.to(), opaque))
     }
 
     async fn idle(&self) {

@@ -10,9 +10,9 @@ use crate::proxy::Host;
 const SETTINGS: &[u8] = &[0, 0, 0, 4, 0, 0, 0, 0, 0];
 /// The length of a frame's header.
 const HEADER: usize = 9;
-const DATA: u8 = 0;
 const HEADERS: u8 = 1;
 const CONTINUATION: u8 = 9;
+const END_HEADERS: u8 = 4;
 
 /// What was read of a client's bytes.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -79,14 +79,15 @@ fn read(bytes: &[u8], pieces: &[&[u8]]) -> Seen {
 
 /// Where frames of heads begin, and how long they are with what continues them.
 fn heads(bytes: &[u8]) -> Vec<(usize, usize)> {
-    let (mut at, mut heads) = (0, Vec::new());
-    while let Some([a, b, c, kind, ..]) = bytes.get(at..) {
+    let (mut at, mut heads, mut open) = (0, Vec::new(), false);
+    while let Some([a, b, c, kind, flags, ..]) = bytes.get(at..) {
         let length = HEADER + (usize::from(*a) << 16 | usize::from(*b) << 8 | usize::from(*c));
         match (*kind, heads.last_mut()) {
             (HEADERS, _) => heads.push((at, length)),
-            (CONTINUATION, Some((_, head))) => *head += length,
-            (DATA, _) | (_, _) => {}
+            (CONTINUATION, Some((_, head))) if open => *head += length,
+            _ => {}
         }
+        open = matches!(*kind, HEADERS | CONTINUATION) && flags & END_HEADERS == 0;
         at += length;
     }
     heads
