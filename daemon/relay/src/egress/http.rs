@@ -142,34 +142,14 @@ impl Carried<'_> {
                     return Ok(None);
                 }
                 _ => {
-                    if !self.more(way, &mut held).await? {
+                    let certain = self.lock().certain();
+                    let skipped = |count| self.lock().skipped(count);
+                    if !more(self.connection, way, &mut held, certain, skipped).await? {
                         return Ok(None);
                     }
                 }
             }
         }
-    }
-
-    /// Takes more of the client's bytes; `false` at their end.
-    async fn more(&self, way: &mut Way<'_>, held: &mut Vec<u8>) -> Result<bool, End> {
-        let certain = self.lock().certain();
-        let whole = if held.is_empty() && certain >= WORTH {
-            let count = way.pump(certain).await?;
-            self.lock().skipped(count);
-            count == certain
-        } else {
-            tokio::task::coop::consume_budget().await;
-            copy::read(&self.connection.client, held, self.connection.room.chunk()).await? > 0
-        };
-        if whole {
-            return Ok(true);
-        }
-        // A part of a head was never judged, and goes nowhere.
-        if !held.is_empty() {
-            return Err(End::Reset);
-        }
-        way.end()?;
-        Ok(false)
     }
 
     async fn responses(&self, way: &mut Way<'_>) -> Result<(), End> {
@@ -265,6 +245,36 @@ impl Carried<'_> {
     fn lock(&self) -> MutexGuard<'_, Requests> {
         self.requests.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Takes more of the client's bytes into `held`, or past it, told by `skipped`, those that begin nothing for `certain`;
+/// `false` at their end.
+///
+/// # Errors
+/// If the end comes behind a part of something that was never judged: that goes nowhere.
+pub async fn more(
+    connection: &Connection,
+    way: &mut Way<'_>,
+    held: &mut Vec<u8>,
+    certain: u64,
+    skipped: impl FnOnce(u64),
+) -> Result<bool, End> {
+    let whole = if held.is_empty() && certain >= WORTH {
+        let count = way.pump(certain).await?;
+        skipped(count);
+        count == certain
+    } else {
+        tokio::task::coop::consume_budget().await;
+        copy::read(&connection.client, held, connection.room.chunk()).await? > 0
+    };
+    if whole {
+        return Ok(true);
+    }
+    if !held.is_empty() {
+        return Err(End::Reset);
+    }
+    way.end()?;
+    Ok(false)
 }
 
 /// Whether `to` is where a whole target leads: a name may be there.

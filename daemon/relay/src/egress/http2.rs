@@ -21,8 +21,6 @@ use crate::Endpoint;
 const GREETS: Duration = Duration::from_secs(10);
 /// How long a frame of the server's may take to which a refusal has to wait.
 const BETWEEN: Duration = Duration::from_secs(2);
-/// Below this, asking whether bytes are certain costs more than looking at them.
-const WORTH: u64 = copy::CHUNK as u64;
 
 /// What both directions know.
 struct Carried<'a> {
@@ -73,35 +71,18 @@ impl Carried<'_> {
             way.write(&held[..judged]).await?;
             held.drain(..judged);
             judged = 0;
+            let certain = self.lock().certain();
             if next == Step::Held {
                 let greets = timeout(GREETS, self.heard.notified()).await;
                 greets.map_err(|_| malformed(&Refused::Server))?;
-            } else if !self.more(way, &mut held).await? {
+            } else if !http::more(self.connection, way, &mut held, certain, |count| {
+                self.lock().skipped(count)
+            })
+            .await?
+            {
                 return Ok(());
             }
         }
-    }
-
-    /// Takes more of the client's bytes; `false` at their end.
-    async fn more(&self, way: &mut Way<'_>, held: &mut Vec<u8>) -> Result<bool, End> {
-        let certain = self.lock().certain();
-        let whole = if held.is_empty() && certain >= WORTH {
-            let count = way.pump(certain).await?;
-            self.lock().skipped(count);
-            count == certain
-        } else {
-            tokio::task::coop::consume_budget().await;
-            copy::read(&self.connection.client, held, self.connection.room.chunk()).await? > 0
-        };
-        if whole {
-            return Ok(true);
-        }
-        // A part of a frame was never judged, and goes nowhere.
-        if !held.is_empty() {
-            return Err(End::Reset);
-        }
-        way.end()?;
-        Ok(false)
     }
 
     async fn responses(&self, way: &mut Way<'_>) -> Result<(), End> {

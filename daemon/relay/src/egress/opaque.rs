@@ -11,6 +11,9 @@ use super::judge::{self, First, Manner, Opening, Refusal};
 use super::tcp::Connection;
 use crate::Endpoint;
 
+/// The most hosts that the head of one request names: an honest one names one, or two.
+const MAX_SHOWN: usize = 16;
+
 /// What the beginning shows.
 #[derive(Default)]
 struct Shown {
@@ -30,6 +33,10 @@ pub async fn carry(connection: &Connection, server: &Endpoint, mut held: Vec<u8>
         loop {
             let shown = shown(&mut opening, &held);
             let manner = if shown.tls { Manner::Tls } else { Manner::Plain };
+            if shown.names.len() > MAX_SHOWN {
+                let why = "the head of a request names too many hosts";
+                return Err(End::from(Refusal::new(manner, "tcp.names", why)));
+            }
             for name in shown.names {
                 if let Some(rule) = judge::denied(&connection.gate.plan(), &name) {
                     return Err(End::from(refused(manner, rule, &name)));

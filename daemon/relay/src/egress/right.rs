@@ -21,8 +21,8 @@ pub struct Right {
     pub names: Vec<(HostName, Place)>,
     /// The rule that allowed it, as it was then.
     pub rule: Option<String>,
-    /// The name that the beginning shows of what nobody looks at.
-    pub shown: Option<HostName>,
+    /// The names that the beginning shows of what nobody looks at.
+    pub shown: Vec<HostName>,
     /// It is open by an opaque rule.
     pub opaque: bool,
     /// Each address that a proxy was asked for.
@@ -38,7 +38,7 @@ impl Right {
             purpose: Purpose::Net,
             names: Vec::new(),
             addresses: Vec::new(),
-            shown: None,
+            shown: Vec::new(),
             opaque: false,
             rule: None,
             unseen,
@@ -94,7 +94,7 @@ impl Right {
         let denied = |name: &HostName| matches!(plan.hosts.resolve(name), HostVerdict::Denied(_));
         // Whom it asks for is not known: it may be whom a deny names now.
         let seen = !self.unseen || plan.hosts.deny.is_empty();
-        seen && (!self.opaque || (opaque && !self.shown.as_ref().is_some_and(denied)))
+        seen && (!self.opaque || (opaque && !self.shown.iter().any(denied)))
             && self.addresses.iter().all(|address| plan.net(*address, Protocol::Tcp).is_some())
             && self.names.iter().all(named)
             && match &self.purpose {

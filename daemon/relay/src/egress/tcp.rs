@@ -286,7 +286,9 @@ impl Connection {
     /// Its beginning shows `name`, which nobody judges but by what is denied.
     pub fn shows(&self, name: HostName) {
         if let Some(right) = lock(&self.right).as_mut() {
-            right.shown = Some(name);
+            if !right.shown.contains(&name) {
+                right.shown.push(name);
+            }
         }
     }
 
