@@ -285,10 +285,8 @@ impl Connection {
 
     /// Its beginning shows `name`, which nobody judges but by what is denied.
     pub fn shows(&self, name: HostName) {
-        if let Some(right) = lock(&self.right).as_mut() {
-            if !right.shown.contains(&name) {
-                right.shown.push(name);
-            }
+        if let Some(right) = lock(&self.right).as_mut().filter(|right| !right.shown.contains(&name)) {
+            right.shown.push(name);
         }
     }
 
