@@ -14,8 +14,9 @@ VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
 # To build and run; to run the tests and the demo besides; to compare with.
 PACKAGES := gcc libc6-dev make pkg-config libnftnl-dev libmnl-dev protobuf-compiler libprotobuf-dev \
     ca-certificates git python3 util-linux
-TEST_PACKAGES := acl attr bash-completion btrfs-progs bubblewrap certinfo cmake curl dbus default-jre-headless dropbear-bin \
-    e2fsprogs emacs-nox gdb git-lfs gnupg golang-go inotify-tools iproute2 kmod less man-db nftables nginx-light nodejs \
+TEST_PACKAGES := acl attr bash-completion btrfs-progs bubblewrap certinfo chromium cmake curl dbus default-jdk-headless dropbear-bin \
+    e2fsprogs emacs-nox gdb git-lfs gnupg golang-go gradle inotify-tools iproute2 kmod less libmaven-compiler-plugin-java \
+    libmaven-jar-plugin-java libmaven-resources-plugin-java libsurefire-java man-db maven nftables nginx-light nodejs \
     openssh-client openssl php-cli procps python3-pip python3-venv rsync ruby screen sqlite3 strace tmux vim wget xfsprogs zsh
 BENCH_PACKAGES := bubblewrap crun runc
 BENCH_NET_PACKAGES := dnsmasq-base iproute2 mitmproxy openssl socat squid tinyproxy unbound
@@ -62,6 +63,16 @@ setup:
 
 setup-test: setup
 	@$(call install,$(TEST_PACKAGES))
+	# What no distribution has; without it, its tests say that they were not tried.
+	tools=target/test-tools
+	if command -v npm >/dev/null && [ ! -e $$tools/node_modules/playwright-core ]; then
+	    npm install --silent --no-audit --no-fund --ignore-scripts --prefix $$tools playwright-core@1.64 pnpm@10 ||
+	        echo "pnpm and playwright cannot be installed: their tests are left out" >&2
+	fi
+	if [ ! -e $$tools/python/bin/uv ]; then
+	    { python3 -m venv $$tools/python && $$tools/python/bin/pip -q install --disable-pip-version-check 'uv<1'; } ||
+	        echo "uv cannot be installed: its test is left out" >&2
+	fi
 
 setup-bench: setup
 	@$(call install,$(BENCH_PACKAGES))

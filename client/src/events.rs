@@ -183,6 +183,12 @@ fn detail(event: &Event) -> String {
     }
     if let Some(file) = &event.file {
         let _ = write!(out, " {}: {}", file.path, file.finding);
+        if let Some(setting) = &file.setting {
+            let _ = write!(out, ": {}", word(setting));
+        }
+        if let Some(value) = &file.value {
+            let _ = write!(out, " = {}", word(value));
+        }
         if file.more > 0 {
             let _ = write!(out, ", and {} more", file.more);
         }
@@ -191,6 +197,7 @@ fn detail(event: &Event) -> String {
         let _ = write!(out, " {}", word(&limit.name));
         if let Some(value) = limit.limit {
             let _ = match limit.name.as_str() {
+                name if name.starts_with('/') => write!(out, " {}", format_size(value)),
                 "memory" | "disk" | "disk_reserve" => write!(out, " {}", format_size(value)),
                 "timeout" | "idle" => write!(out, " {}", readable_duration(value)),
                 _ => write!(out, " {value}"),

@@ -12,6 +12,7 @@ pub const TESTS: &[Named] = &[
     ("processes_are_limited_and_told", pids),
     ("a_short_burst_over_the_limit_is_told", pids_burst),
     ("disk_is_limited_and_told", disk),
+    ("a_full_tmp_is_told", scratch),
     ("timeout_beats_an_ignored_signal", timeout),
     ("cpu_is_limited", cpus),
     ("descriptors_are_limited", files),
@@ -65,6 +66,28 @@ fn values_are_for_people(world: &World) {
     let (code, much) = stderr(["--memory", "100T"]);
     let said = much.starts_with("agentctl: refused: memory 100T is more than this host allows (");
     assert!(code == Some(125) && said && much.contains("G) (bounds.memory): ask for 1M to "), "{much}");
+}
+
+/// Also if what filled it is gone again at once; and once, not with each write that is refused.
+fn scratch(world: &World) {
+    let dir = world.workspace(world.a());
+    let profile = "schema = 1\nextends = ['default']\n[[filesystem.scratch]]\npath = '/tmp'\nsize = '1M'\n";
+    world.a().write(dir.join("p.toml"), profile);
+    let fill = "head -c 2M /dev/zero > /tmp/x 2>/dev/null || echo full; head -c 4k /dev/zero > /tmp/y || echo full; rm /tmp/x /tmp/y";
+    let script = format!("{fill}; exit 3");
+    let output = world.session().option("--profile").option(dir.join("p.toml")).bash(&script).expect_code(3);
+    assert_eq!(output.text(), "full\nfull\n", "{}", output.stderr);
+    assert_eq!(limit_event(world, &output.name, "/tmp").as_deref(), Some("1048576"));
+    let told = world.all_events(world.a(), &output.name).iter().filter(|e| e["kind"] == "limit.hit").count();
+    assert_eq!(told, 1);
+    let last = output.stderr.lines().last();
+    assert_eq!(last, Some("agentctl: /tmp was full: 1 MiB (filesystem.scratch)"), "{}", output.stderr);
+    // The shared memory of a session in which no program is started any more.
+    let python = "import os, time\nfd = os.open('/dev/shm/x', os.O_CREAT | os.O_WRONLY)\ntry:\n    while True: os.write(fd, b'x' * 65536)\n\
+                  except OSError as e: print(e.errno, flush=True)\ntime.sleep(2)";
+    let output = world.session().options(["--memory", "128M"]).run(["python3", "-c", python]);
+    assert_eq!((output.code, output.text()), (Some(0), "28\n".to_owned()), "{}", output.stderr);
+    assert_eq!(limit_event(world, &output.name, "/dev/shm").as_deref(), Some("67108864"));
 }
 
 fn pids(world: &World) {

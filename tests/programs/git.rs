@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use agentd_tests::harness::{Named, World};
+use agentd_tests::harness::{Named, World, text_at};
 
 use super::{has, outside, session};
 
@@ -11,6 +11,8 @@ pub const TESTS: &[Named] = &[
     ("what_is_real_stays_as_it_was", unchanged),
     ("passwords_are_not_in_the_copy", passwords),
     ("work_in_direct_arrives", arrives),
+    ("what_changed_inside_alone_is_told", told),
+    ("an_upstream_is_carried_over_by_the_command_that_is_told", carried_over),
 ];
 
 const IDENTITY: &str =
@@ -73,6 +75,63 @@ fn unchanged(world: &World) {
     let there = session(world, &dir).options(["--workspace", ".:direct"]).bash(evil).expect_code(0);
     assert_eq!(there.text(), "1\n", "{}", there.stderr);
     assert_eq!(control(world, &dir), before);
+}
+
+/// Every setting and hook that changed is an event; nothing is of what did not.
+fn told(world: &World) {
+    if !has(&["git"]) {
+        return;
+    }
+    let dir = repository(world);
+    let script = "git remote add o https://example.org/x.git; git config core.fsmonitor ./x; git config --unset core.filemode
+        echo evil > .git/hooks/pre-commit; echo new > .git/hooks/new; git config alias.st '!evil'";
+    let there = session(world, &dir).options(["--workspace", ".:direct"]).bash(script).expect_code(0);
+    let events = world.all_events(world.a(), &there.name);
+    let mut told: Vec<_> = events
+        .iter()
+        .filter(|event| event["kind"] == "file.changed" && event["rule"] == "direct.aside")
+        .map(|event| {
+            let path = text_at(event, "/file/path");
+            let path = path.strip_prefix(dir.to_str().unwrap()).unwrap_or(&path).to_owned();
+            (path, text_at(event, "/file/setting"), text_at(event, "/file/value"))
+        })
+        .collect();
+    told.sort();
+    let owned = |(a, b, c): (&str, &str, &str)| (a.to_owned(), b.to_owned(), c.to_owned());
+    let expected = [
+        ("/.git/config", "alias.st", "!evil"),
+        ("/.git/config", "core.filemode", ""),
+        ("/.git/config", "core.fsmonitor", "./x"),
+        ("/.git/config", "remote.o.fetch", "+refs/heads/*:refs/remotes/o/*"),
+        ("/.git/config", "remote.o.url", "https://example.org/x.git"),
+        ("/.git/hooks/new", "", ""),
+        ("/.git/hooks/pre-commit", "", ""),
+    ];
+    assert_eq!(told, expected.map(owned));
+    assert!(
+        there.stderr.contains("ended with it: ") && there.stderr.contains(" and 3 more; "),
+        "{}",
+        there.stderr
+    );
+    let quiet = session(world, &dir).options(["--workspace", ".:direct"]).bash("git status").expect_code(0);
+    assert!(!quiet.stderr.contains("ended with it"), "{}", quiet.stderr);
+}
+
+/// What makes git run nothing comes as a command, which does outside what was done inside; all else does not.
+fn carried_over(world: &World) {
+    if !has(&["git"]) {
+        return;
+    }
+    let dir = repository(world);
+    let script = "git config core.sshCommand ./evil; git config branch.main.remote origin
+        git config branch.main.merge refs/heads/main";
+    let there = session(world, &dir).options(["--workspace", ".:direct"]).bash(script).expect_code(0);
+    let (_, rest) = there.stderr.split_once("to have it outside: `").expect(&there.stderr);
+    let (command, _) = rest.split_once('`').expect(&there.stderr);
+    assert!(!command.contains("evil"), "{command}");
+    outside(world.a(), &dir, command).expect_code(0);
+    let look = "git config --get branch.main.remote; git config --get branch.main.merge; git config core.sshCommand; true";
+    assert_eq!(outside(world.a(), &dir, look).text(), "origin\nrefs/heads/main\n");
 }
 
 fn passwords(world: &World) {

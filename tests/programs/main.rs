@@ -1,6 +1,7 @@
 //! Programs that people use, each the same inside a session and outside. What the host does not have is not tried, and
 //! said.
 
+mod builds;
 mod files;
 mod git;
 mod git_places;
@@ -15,7 +16,8 @@ use std::process::ExitCode;
 use agentd_tests::harness::{Named, RunOutput, Session, User, World, complete, named, run_tests};
 
 fn main() -> ExitCode {
-    let groups: [(&str, &[Named]); 7] = [
+    let groups: [(&str, &[Named]); 8] = [
+        ("builds", builds::TESTS),
         ("files", files::TESTS),
         ("git", git::TESTS),
         ("git_places", git_places::TESTS),

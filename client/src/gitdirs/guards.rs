@@ -57,7 +57,7 @@ impl Finder<'_> {
     fn guards_of(&mut self, text: &[u8], from: &Seen<'_>, depth: usize) -> Result<(), Refusal> {
         let variables =
             config::parse(text).ok_or_else(|| unreadable(&from.file, "it has too many variables"))?;
-        for Variable { section, key, value } in variables {
+        for Variable { section, key, value, .. } in variables {
             match (section.as_str(), key.as_str()) {
                 ("include" | "includeif", "path") => {
                     let Some(path) = self.at(&from.dir, &value) else { continue };

@@ -121,6 +121,15 @@ pub enum EventBody {
         /// How many more there are that are not told by name.
         more: u64,
     },
+    /// What changed in a copy of the session's own, and ended with it.
+    Aside {
+        /// The file that it is a copy of; it stays as it was.
+        path: String,
+        /// What changed.
+        change: Aside,
+        /// How many more there are that are not told by name.
+        more: u64,
+    },
     /// Events that found no room.
     Dropped {
         /// How many.
@@ -164,6 +173,29 @@ pub enum Finding {
     Unsearched,
     /// A masked or protected file has this many names that were not found.
     Links(u64),
+}
+
+/// A change that is not in the file that it was made to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Aside {
+    /// A variable of git's configuration has a new value.
+    Set {
+        /// Its name, as git-config(1) takes it.
+        name: String,
+        /// The value; cut if it is very long.
+        value: String,
+        /// Whether it is a branch's upstream or a remote's place, which makes git run nothing.
+        upstream: bool,
+    },
+    /// A variable of git's configuration is gone.
+    Unset {
+        /// Its name.
+        name: String,
+    },
+    /// A hook that is new, changed or gone.
+    Hook,
+    /// The copy is no configuration any more.
+    Unreadable,
 }
 
 impl Finding {

@@ -9,6 +9,7 @@ use agentd_proto::v1::{
     Limits, NetDetail, PolicyDetail, SessionDetail,
 };
 
+use crate::aside::{self, Changes};
 use crate::left::Left;
 use crate::reached::Reached;
 use crate::record::micros;
@@ -76,13 +77,22 @@ pub struct Numbering {
     program: String,
     /// What was found at the end of the session, for the line that its user reads.
     left: Left,
+    aside: Changes,
     reached: Reached,
 }
 
 impl Numbering {
     /// Of a session whose events an earlier service numbered up to `seq`, and its keeper up to `last`.
     pub fn new(session: SessionId, (program, limits): (String, Limits), seq: u64, last: u64) -> Self {
-        Self { session, seq, last, program, left: Left::default(), reached: Reached::new(limits) }
+        Self {
+            session,
+            seq,
+            last,
+            program,
+            left: Left::default(),
+            aside: Changes::default(),
+            reached: Reached::new(limits),
+        }
     }
 
     /// Where it stands.
@@ -147,7 +157,7 @@ impl Numbering {
         let exit = match &source.body {
             EventBody::Ended(end) => {
                 let exit = self.reached.noted(exit(end, &self.program, &self.reached));
-                Some(self.left.noted(exit, &self.session))
+                Some(self.aside.noted(self.left.noted(exit, &self.session), &self.session))
             }
             _ => None,
         };
@@ -240,17 +250,27 @@ impl Numbering {
                 Event { policy: Some(policy), ..new("policy.changed") }
             }
             EventBody::Limit { name, limit } => {
-                self.reached.note(&name);
+                self.reached.note(&name, limit);
                 let limit = LimitDetail { name: bounded(&name), limit: Some(limit) };
                 Event { limit: Some(limit), ..self.event("limit.hit", time) }
             }
             EventBody::File { path, finding, more } => {
                 self.left.add(&path, finding, more);
                 let links = matches!(finding, Finding::Links(_));
-                let file = FileDetail { path: bounded(&path), finding: finding.as_text(), more };
+                let finding = finding.as_text();
+                let file = FileDetail { path: bounded(&path), finding, more, ..FileDetail::default() };
                 let (kind, rule) =
                     if links { ("file.denied", "mask.links") } else { ("file.changed", "direct.left") };
                 Event { file: Some(file), rule: Some(rule.into()), ..self.event(kind, time) }
+            }
+            EventBody::Aside { path, change, more } => {
+                self.aside.add(&path, &change, more);
+                let file = aside::detail(&path, change, more);
+                Event {
+                    file: Some(file),
+                    rule: Some("direct.aside".into()),
+                    ..self.event("file.changed", time)
+                }
             }
             EventBody::Dropped { count } => {
                 Event { dropped: Some(DroppedDetail { count }), ..new("audit.dropped") }

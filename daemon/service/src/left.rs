@@ -49,12 +49,17 @@ impl Left {
              `agentctl events {session} --kind file.changed`, `{SAFE}`",
             self.named.join(", ")
         );
-        exit.message = match exit.message.as_str() {
-            "" => line,
-            message => format!("{message}; {line}"),
-        };
+        add(&mut exit, &line);
         exit
     }
+}
+
+/// One line more of what is said at the end.
+pub fn add(exit: &mut Exit, line: &str) {
+    if !exit.message.is_empty() {
+        exit.message.push_str("; ");
+    }
+    exit.message.push_str(line);
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 //! which checks it again.
 
 mod api;
+mod aside;
 mod attach;
 mod blocklists;
 mod build;

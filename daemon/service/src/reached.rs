@@ -1,7 +1,12 @@
 //! Limits that a session reached: what its command's own error hides, in a line for whoever reads how it ended.
 
+use std::collections::BTreeMap;
+
 use agentd_policy::size::{readable_duration, readable_size};
 use agentd_proto::v1::{Exit, Limits};
+
+/// The most file systems that are named.
+const MAX_FULL: usize = 8;
 
 /// What of its limits a session has reached so far.
 #[derive(Debug, Default)]
@@ -11,6 +16,8 @@ pub struct Reached {
     pids: bool,
     disk: bool,
     inodes: bool,
+    /// File systems in memory, with their sizes.
+    full: BTreeMap<String, u64>,
 }
 
 impl Reached {
@@ -20,12 +27,15 @@ impl Reached {
     }
 
     /// The keeper has told of a limit; of names that are unknown nothing is kept.
-    pub fn note(&mut self, name: &str) {
+    pub fn note(&mut self, name: &str, limit: u64) {
         match name {
             "memory" => self.memory = true,
             "pids" => self.pids = true,
             "disk" => self.disk = true,
             "inodes" => self.inodes = true,
+            path if path.starts_with('/') && self.full.len() < MAX_FULL => {
+                self.full.insert(path.to_owned(), limit);
+            }
             _ => {}
         }
     }
@@ -57,7 +67,13 @@ impl Reached {
             self.disk.then(|| format!("writes were refused: over {} (--disk)", readable_size(*disk))),
             self.inodes.then(|| format!("new files were refused: over {inodes} (limits.inodes)")),
         ];
-        let met = lines.into_iter().flatten();
+        let full = self.full.iter().map(|(path, size)| {
+            // The home and /dev/shm are that large by default.
+            let set_by =
+                if *size == self.limits.memory / 2 { "half of --memory" } else { "filesystem.scratch" };
+            format!("{path} was full: {} ({set_by})", readable_size(*size))
+        });
+        let met = lines.into_iter().flatten().chain(full);
         let all: Vec<String> =
             Some(exit.message.clone()).filter(|m| !m.is_empty()).into_iter().chain(met).collect();
         exit.message = all.join("; ");
@@ -86,13 +102,18 @@ mod tests {
         let mut reached = reached();
         assert_eq!(reached.noted(exit("exited", "")).message, "");
         for name in ["memory", "memory", "unknown\n", "pids"] {
-            reached.note(name);
+            reached.note(name, 1 << 20);
         }
         let both =
             "a process was killed: over 2 GiB (--memory); new processes were refused: over 20 (--pids)";
         assert_eq!(reached.noted(exit("exited", "")).message, both);
         assert_eq!(reached.noted(exit("exited", "x: not found")).message, format!("x: not found; {both}"));
         assert_eq!(reached.noted(exit("killed", "")).message, "");
+        reached.note("/tmp", 512 << 20);
+        reached.note("/home/u", 1 << 30);
+        let full =
+            "; /home/u was full: 1 GiB (half of --memory); /tmp was full: 512 MiB (filesystem.scratch)";
+        assert_eq!(reached.noted(exit("exited", "")).message, format!("{both}{full}"));
     }
 
     #[test]

@@ -73,7 +73,7 @@ const TRIED: &[c_long] = &[
 #[rustfmt::skip]
 const KEEPING: &[c_long] = &[
     SYS_wait4, SYS_waitid, SYS_kill, SYS_pidfd_open, SYS_pidfd_send_signal, SYS_process_vm_readv,
-    SYS_newfstatat, SYS_statx, SYS_readlink, SYS_readlinkat, SYS_getdents64, SYS_lseek, SYS_pread64,
+    SYS_newfstatat, SYS_statx, SYS_fstatfs, SYS_readlink, SYS_readlinkat, SYS_getdents64, SYS_lseek, SYS_pread64,
     SYS_pwrite64, SYS_pipe2, SYS_signalfd4, SYS_accept4, SYS_getppid, SYS_getuid, SYS_geteuid, SYS_getgid, SYS_getegid,
 ];
 

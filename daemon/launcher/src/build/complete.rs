@@ -16,6 +16,7 @@ use super::covers;
 use super::fault::{self, At, Fault};
 use super::fs_ids::FsIds;
 use super::hand_over::Ready;
+use super::inside::Copied;
 use super::prepare::Prepared;
 use super::root::Root;
 use super::steps::Steps;
@@ -32,6 +33,8 @@ struct Placed {
     covered: Vec<String>,
     /// What searches those again in the end.
     scouts: Vec<Scout>,
+    /// Copies of what is in them, which those look at as well.
+    copied: Vec<Copied>,
     /// What is to be told of them already.
     found: Vec<(String, Finding)>,
     /// Names that stand for missing ones.
@@ -95,7 +98,7 @@ impl Builder<'_> {
         fault::here("streams")?;
         etc.add(&root, self.host.etc.copy(), (&plan, &sources))?;
         let placeholders = paths::Placeholders(&self.launcher);
-        let Placed { covered, scouts, found, stand_ins } =
+        let Placed { covered, scouts, copied, found, stand_ins } =
             self.place_paths(&plan, &mut root, &sources, (writable.as_fd(), users.as_fd()), placeholders)?;
         etc.write(&plan, self.owner)?;
         let home = root.directory(plan.home.as_str())?;
@@ -145,7 +148,8 @@ impl Builder<'_> {
             execs,
             mounts,
             disk,
-            leftovers: Leftovers::new(scouts, found),
+            scratches: std::mem::take(&mut root.scratches),
+            leftovers: Leftovers::new(scouts, copied, found),
             network,
             blocklist,
             trust,
@@ -206,13 +210,14 @@ impl Builder<'_> {
                 Item::Input(source) => placer.input(source)?,
             }
         }
-        let Placer { covered, scouts, found, stand_ins, .. } = placer;
+        let Placer { covered, scouts, found, stand_ins, copies, .. } = placer;
+        let copied = copies.map(|copies| copies.all).unwrap_or_default();
         for input in &plan.inputs {
             if let Some(link) = &input.link {
                 root.link(link.as_str(), input.path.as_str())?;
             }
         }
-        Ok(Placed { covered, scouts, found, stand_ins })
+        Ok(Placed { covered, scouts, copied, found, stand_ins })
     }
 
     /// Starts what looks at the size of the session's overlays.

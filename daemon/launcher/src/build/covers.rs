@@ -141,7 +141,7 @@ impl Placer<'_> {
                 let changeable =
                     !empty && !found.made && found.whole && is_git(workspace, name.as_str()) && {
                         let root = FsIds::own();
-                        let covered = self.cover_changeable(&found.place, name.as_str());
+                        let covered = self.cover_changeable(&workspace.path, &found.place, name.as_str());
                         drop(root);
                         covered?
                     };

@@ -6,7 +6,8 @@ use std::io::{Read as _, Write as _};
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 
 use agentd_kernel::mount::{self, Tree};
-use rustix::fs::{AtFlags, FileType, Mode, OFlags};
+use agentd_policy::names::AbsPath;
+use rustix::fs::{AtFlags, FileType, MemfdFlags, Mode, OFlags};
 use rustix::process::{Gid, Uid};
 
 use super::access::Access;
@@ -15,7 +16,7 @@ use super::fs_ids::FsIds;
 use super::root::{READ_ONLY, Root, WORKSHOP};
 use super::view::{self, COPY_ON_WRITE};
 use super::workspace::Placer;
-use crate::scout::without_secrets;
+use crate::scout::{CopyKind, without_secrets};
 
 /// Where the copies are.
 const COPIES: &str = "/run/agentd/git";
@@ -26,12 +27,27 @@ const SIZE: u64 = 16 << 20;
 /// The longest configuration that is copied, in bytes.
 const MAX_CONFIG: u64 = 1 << 20;
 
+/// A copy, for who looks at the end at what changed in it.
+#[derive(Debug)]
+pub struct Copied {
+    /// The workspace that it is for.
+    pub workspace: AbsPath,
+    /// The path in the workspace that it covers.
+    pub name: String,
+    /// What it is.
+    pub kind: CopyKind,
+    /// As the search takes them.
+    pub descriptors: Vec<OwnedFd>,
+}
+
 /// The copies of one session.
 #[derive(Debug)]
 pub struct Copies {
     top: OwnedFd,
     links: OwnedFd,
     count: usize,
+    /// Those that are looked at in the end; of more than it looks at, the first.
+    pub all: Vec<Copied>,
 }
 
 impl Copies {
@@ -40,7 +56,7 @@ impl Copies {
         root.attach(COPIES, &tree, true, Access::WriteExec)?;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let top = rustix::fs::open(COPIES, flags, Mode::empty()).at("git", COPIES)?;
-        Ok(Self { top, links: root.directory(LINKS)?, count: 0 })
+        Ok(Self { top, links: root.directory(LINKS)?, count: 0, all: Vec::new() })
     }
 
     /// A new directory of the agent's, and its name.
@@ -55,13 +71,25 @@ impl Copies {
 impl Placer<'_> {
     /// Covers `place`, which is git's and called `name`, by what may be changed; whether it did. What is neither a
     /// configuration nor a directory of hooks, or cannot be copied, is left to be covered by itself.
-    pub(super) fn cover_changeable(&mut self, place: &OwnedFd, name: &str) -> Result<bool, Fault> {
+    pub(super) fn cover_changeable(
+        &mut self,
+        workspace: &AbsPath,
+        place: &OwnedFd,
+        name: &str,
+    ) -> Result<bool, Fault> {
         let stat = rustix::fs::fstat(place).at("git", name)?;
-        match (FileType::from_raw_mode(stat.st_mode), name.rsplit('/').next()) {
-            (FileType::RegularFile, Some("config" | "config.worktree")) => self.cover_config(place, name),
-            (FileType::Directory, Some("hooks")) => self.cover_hooks(place, name),
-            _ => Ok(false),
-        }
+        let (kind, copied) = match (FileType::from_raw_mode(stat.st_mode), name.rsplit('/').next()) {
+            (FileType::RegularFile, Some("config" | "config.worktree")) => {
+                (CopyKind::Config, self.cover_config(place, name)?)
+            }
+            (FileType::Directory, Some("hooks")) => (CopyKind::Hooks, self.cover_hooks(place, name)?),
+            _ => return Ok(false),
+        };
+        let Some(descriptors) = copied else { return Ok(false) };
+        let (workspace, name) = (workspace.clone(), name.to_owned());
+        let copied = Copied { workspace, name, kind, descriptors };
+        self.copies()?.all.push(copied);
+        Ok(true)
     }
 
     fn copies(&mut self) -> Result<&mut Copies, Fault> {
@@ -72,12 +100,15 @@ impl Placer<'_> {
         self.copies.as_mut().ok_or_else(|| Fault::host("git", COPIES, "no copies"))
     }
 
-    fn cover_config(&mut self, place: &OwnedFd, name: &str) -> Result<bool, Fault> {
+    fn cover_config(&mut self, place: &OwnedFd, name: &str) -> Result<Option<Vec<OwnedFd>>, Fault> {
         let agent = self.lease.agent.get();
         let assumed = FsIds::assume(agent);
         let text = read(self.host.proc.as_fd(), place);
         drop(assumed);
-        let Some(text) = text.as_deref().and_then(without_secrets) else { return Ok(false) };
+        let Some(text) = text.as_deref().and_then(without_secrets) else { return Ok(None) };
+        let start = rustix::fs::memfd_create("git", MemfdFlags::CLOEXEC).at("git", name)?;
+        let mut start = std::fs::File::from(start);
+        start.write_all(&text).at("git", name)?;
         let copies = self.copies()?;
         let (dir, number) = copies.directory(agent)?;
         let assumed = FsIds::assume(agent);
@@ -88,19 +119,18 @@ impl Placer<'_> {
         rustix::fs::symlinkat(format!("{COPIES}/{number}/config"), &copies.links, &number).at("git", name)?;
         let link = Tree::copy_of_name(copies.links.as_fd(), &number).at("git", name)?;
         link.restrict(READ_ONLY, None).and_then(|()| link.attach(place.as_fd())).at("git", name)?;
-        Ok(true)
+        Ok(Some(vec![dir, start.into()]))
     }
 
-    fn cover_hooks(&mut self, place: &OwnedFd, name: &str) -> Result<bool, Fault> {
+    fn cover_hooks(&mut self, place: &OwnedFd, name: &str) -> Result<Option<Vec<OwnedFd>>, Fault> {
         let agent = self.lease.agent.get();
         let lower = Tree::copy_of_one(place.as_fd()).at("git", name)?;
         let stat = rustix::fs::fstat(place).at("git", name)?;
         let owner = (stat.st_uid, stat.st_gid);
         let copies = self.copies()?;
         let (dir, number) = copies.directory(agent)?;
-        for below in ["upper", "work"] {
-            make_directory(dir.as_fd(), below, stat.st_mode & 0o777, owner)?;
-        }
+        let upper = make_directory(dir.as_fd(), "upper", stat.st_mode & 0o777, owner)?;
+        make_directory(dir.as_fd(), "work", stat.st_mode & 0o777, owner)?;
         let attributes = WORKSHOP.within(lower.as_fd()).at("git", name)?;
         let mounter = FsIds::of_mounter(self.owner, agent).at("git", name)?;
         let overlay = hooks(&lower, dir.as_fd(), attributes);
@@ -110,8 +140,8 @@ impl Placer<'_> {
             Err(_) => {
                 let below = view::layer(self.root, "lower", &lower)?;
                 let own = format!("{COPIES}/{number}");
-                let (upper, work) = (format!("{own}/upper"), format!("{own}/work"));
-                let named = [("lowerdir", below.as_str()), ("upperdir", &upper), ("workdir", &work)];
+                let (writes, work) = (format!("{own}/upper"), format!("{own}/work"));
+                let named = [("lowerdir", below.as_str()), ("upperdir", &writes), ("workdir", &work)];
                 let options: Vec<_> = named.into_iter().chain(COPY_ON_WRITE).collect();
                 let mounter = FsIds::of_mounter(self.owner, agent).at("git", name)?;
                 let made = Tree::new("overlay", &options, attributes);
@@ -119,13 +149,13 @@ impl Placer<'_> {
                 mount::detach(&below).at("git", &below)?;
                 match made {
                     Ok(overlay) => overlay,
-                    Err(error) if view::refused_by_overlay(&error) => return Ok(false),
+                    Err(error) if view::refused_by_overlay(&error) => return Ok(None),
                     Err(error) => return Err(Fault::host("git", name, error)),
                 }
             }
         };
         overlay.attach(place.as_fd()).at("git", name)?;
-        Ok(true)
+        Ok(Some(vec![upper]))
     }
 }
 

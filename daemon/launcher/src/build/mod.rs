@@ -46,6 +46,7 @@ use rustix::event::{PollFd, PollFlags};
 use serde::{Deserialize, Serialize};
 
 pub use fault::{At, Fault};
+pub use inside::Copied;
 pub use root::WRITABLE;
 pub use view::COPY_ON_WRITE;
 

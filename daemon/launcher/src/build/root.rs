@@ -11,6 +11,7 @@ use rustix::process::{Gid, Uid};
 use super::access::Access;
 use super::fault::{At, Fault};
 use super::fs_ids::FsIds;
+use crate::keeper::Scratch;
 
 /// Where empty things to cover others with are kept, and layers while an overlay is made.
 pub const PRIVATE: &str = "/run/agentd";
@@ -52,6 +53,8 @@ pub struct Root {
     owner: u32,
     /// For Landlock.
     pub access: Vec<(String, Access)>,
+    /// The file systems in memory that the agent has for its own.
+    pub scratches: Vec<Scratch>,
 }
 
 impl Root {
@@ -61,7 +64,8 @@ impl Root {
         let tree = Tree::tmpfs(32 << 20, owner, 0o755, attributes).at("root", "/")?;
         mount::become_root(&tree).at("root", "/")?;
         let own = vec![rustix::fs::fstat(&tree).at("root", "/")?.st_dev];
-        let mut root = Self { tree, own, agent, owner, access: vec![("/".into(), Access::List)] };
+        let mut root =
+            Self { tree, own, agent, owner, access: vec![("/".into(), Access::List)], scratches: Vec::new() };
         let run = Tree::tmpfs(RUN_SIZE, owner, 0o755, WRITABLE).at("run", "/run")?;
         root.own.push(rustix::fs::fstat(&run).at("run", "/run")?.st_dev);
         root.cover("/run", &run, true)?;
@@ -216,6 +220,7 @@ impl Root {
     /// Shared memory of the agent's own.
     pub fn place_shared_memory(&mut self, size: u64, agent: u32) -> Result<(), Fault> {
         let shared = Tree::tmpfs(size, agent, 0o1777, WORKSHOP).at("dev", "/dev/shm")?;
+        self.scratches.push(scratch("/dev/shm", size, &shared)?);
         self.attach("/dev/shm", &shared, true, Access::WriteExec)
     }
 
@@ -226,6 +231,7 @@ impl Root {
         let mode = if path.as_str() == "/tmp" { 0o1777 } else { 0o700 };
         let tree = Tree::tmpfs(size, agent, mode, attributes).at("scratch", path.as_str())?;
         self.own.push(rustix::fs::fstat(&tree).at("scratch", path.as_str())?.st_dev);
+        self.scratches.push(scratch(path.as_str(), size, &tree)?);
         self.attach(path.as_str(), &tree, true, access)
     }
 
@@ -233,6 +239,11 @@ impl Root {
     pub fn seal(&self) -> Result<(), Fault> {
         mount::seal(self.tree.as_fd()).at("root", "/")
     }
+}
+
+fn scratch(path: &str, size: u64, tree: &Tree) -> Result<Scratch, Fault> {
+    let mount = tree.as_fd().try_clone_to_owned().at("scratch", path)?;
+    Ok(Scratch { path: path.to_owned(), size, mount })
 }
 
 /// What a mount covers: a directory or a file.

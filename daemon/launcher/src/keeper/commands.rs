@@ -216,7 +216,10 @@ impl Keeper {
                 }
             };
             match decode(&packet.bytes) {
-                Ok(FromRelay::Active) => self.limits.active(),
+                Ok(FromRelay::Active) => {
+                    self.limits.active();
+                    self.scratches.active(std::time::Instant::now());
+                }
                 Ok(FromRelay::Closed { command }) => {
                     if let Some(known) = self.commands.known.get_mut(&command) {
                         known.carried = false;

@@ -18,6 +18,12 @@ impl Keeper {
             self.spool.lost(1);
         }
         self.limits.active();
+        let now = Instant::now();
+        self.scratches.active(now);
+        // What the next program takes away has been there.
+        for event in self.scratches.look().map_err(|e| format!("scratch: {e}"))? {
+            self.spool.push(event);
+        }
         for attempt in attempts.attempts {
             // Whatever a thread closed before it opens another file is reported by now.
             self.closes()?;

@@ -5,14 +5,14 @@ use std::os::fd::{AsFd as _, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use agentd_kernel::packets::{PacketError, Packets};
-use agentd_policy::event::{EventBody, Finding};
+use agentd_policy::event::{Aside, EventBody, Finding};
 use agentd_policy::wire::encode;
 use rustix::event::epoll::{self, EventData, EventFlags};
 
 use super::spool::Spool;
 use super::{Keeper, LEFTOVERS};
-use crate::build::Reply;
-use crate::scout::{FromScout, Scout};
+use crate::build::{Copied, Reply};
+use crate::scout::{CopyOf, FromScout, MAX_COPIES, Scout, SearchAgain};
 
 /// How long the launcher may take to have placeholders taken away. It does so later if it is not there.
 const REMOVING: Duration = Duration::from_secs(2);
@@ -37,6 +37,7 @@ enum Step {
 pub struct Leftovers {
     launcher: Option<Packets>,
     scouts: Vec<Scout>,
+    copied: Vec<Copied>,
     /// What was found before the session began.
     found: Vec<(String, Finding)>,
     step: Step,
@@ -44,14 +45,15 @@ pub struct Leftovers {
 
 impl Leftovers {
     /// With those that search in the end; and what is known already.
-    pub fn new(scouts: Vec<Scout>, found: Vec<(String, Finding)>) -> Self {
-        Self { launcher: None, scouts, found, step: Step::Waiting }
+    pub fn new(scouts: Vec<Scout>, copied: Vec<Copied>, found: Vec<(String, Finding)>) -> Self {
+        Self { launcher: None, scouts, copied, found, step: Step::Waiting }
     }
 
     /// What must not be closed.
     pub fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         let scouts = self.scouts.iter().flat_map(|scout| [scout.socket.as_fd(), scout.child.pidfd.as_fd()]);
-        scouts.chain(self.launcher.as_ref().map(|launcher| launcher.as_fd()))
+        let copies = self.copied.iter().flat_map(|copied| copied.descriptors.iter().map(|fd| fd.as_fd()));
+        scouts.chain(copies).chain(self.launcher.as_ref().map(|launcher| launcher.as_fd()))
     }
 
     /// What is known at the start.
@@ -80,8 +82,9 @@ impl Leftovers {
         self.launcher = None;
         self.step = Step::Searching(Instant::now() + SEARCHING);
         let scouts = std::mem::take(&mut self.scouts);
+        let copied = std::mem::take(&mut self.copied);
         for scout in scouts {
-            let asked = scout.ask().is_ok()
+            let asked = ask(&scout, &copied, spool)
                 && scout.socket.set_nonblocking(true).is_ok()
                 && epoll::add(epoll, &scout.socket, EventData::new_u64(LEFTOVERS), EventFlags::IN).is_ok();
             match asked {
@@ -106,19 +109,14 @@ impl Leftovers {
         for scout in std::mem::take(&mut self.scouts) {
             match scout.hear() {
                 Err(PacketError::WouldBlock) => self.scouts.push(scout),
-                Ok(Some(FromScout::Found(found, more))) => {
-                    let last = found.len();
-                    for (number, (path, finding)) in (1..).zip(found) {
-                        let path = match path.as_str() {
-                            "" => scout.workspace.to_string(),
-                            below => format!("{}/{below}", scout.workspace),
-                        };
-                        spool.push(EventBody::File {
-                            path,
-                            finding,
-                            more: if number == last { more } else { 0 },
-                        });
-                    }
+                Ok(Some(FromScout::Found(found))) => {
+                    let top = scout.workspace.as_str();
+                    each(top, found.left, found.more_left, |path, finding, more| {
+                        spool.push(EventBody::File { path, finding, more });
+                    });
+                    each(top, found.aside, found.more_aside, |path, change, more| {
+                        spool.push(EventBody::Aside { path, change, more });
+                    });
                     scout.end();
                 }
                 _ => unsearched(scout, spool),
@@ -157,6 +155,29 @@ impl Leftovers {
     /// Ends what waits.
     pub fn abandon(self) {
         self.scouts.into_iter().for_each(Scout::end);
+    }
+}
+
+/// Has a search look once more; whether it will. Copies that are too many for it are told as they are: unread.
+fn ask(scout: &Scout, copied: &[Copied], spool: &mut Spool) -> bool {
+    let own: Vec<&Copied> = copied.iter().filter(|copied| copied.workspace == scout.workspace).collect();
+    let (looked_at, others) = own.split_at(own.len().min(MAX_COPIES));
+    if let Some(first) = others.first() {
+        let (path, more) = (format!("{}/{}", scout.workspace, first.name), others.len() as u64 - 1);
+        spool.push(EventBody::Aside { path, change: Aside::Unreadable, more });
+    }
+    let copies = looked_at.iter().map(|copied| CopyOf { name: copied.name.clone(), kind: copied.kind });
+    let descriptors: Vec<_> =
+        looked_at.iter().flat_map(|copied| copied.descriptors.iter().map(|fd| fd.as_fd())).collect();
+    scout.ask(&SearchAgain { copies: copies.collect() }, &descriptors).is_ok()
+}
+
+/// Tells each of a list by its path below `top`; `more` goes with the last.
+fn each<T>(top: &str, list: Vec<(String, T)>, more: u64, mut tell: impl FnMut(String, T, u64)) {
+    let last = list.len();
+    for (number, (path, what)) in (1..).zip(list) {
+        let path = if path.is_empty() { top.to_owned() } else { format!("{top}/{path}") };
+        tell(path, what, if number == last { more } else { 0 });
     }
 }
 

@@ -17,6 +17,7 @@ mod processes;
 mod refused;
 mod repeats;
 mod rights;
+mod scratch;
 mod spool;
 mod steering;
 mod watched;
@@ -50,6 +51,8 @@ use network::Denials;
 use outbox::Outbox;
 use processes::Processes;
 use refused::Refused;
+pub use scratch::Scratch;
+use scratch::Scratches;
 use spool::Spool;
 use steering::Steering;
 
@@ -95,6 +98,8 @@ pub struct Parts<'a> {
     pub mounts: Option<OwnedFd>,
     /// What looks at the size of the session's overlays, and what it tells that by.
     pub disk: Option<(Child, OwnedFd)>,
+    /// Its file systems in memory.
+    pub scratches: Vec<Scratch>,
     /// What is done about what it leaves behind.
     pub leftovers: Leftovers,
     /// The session's network.
@@ -147,6 +152,7 @@ pub struct Keeper {
     denials: Denials,
     /// From when init is confined until it has ended.
     refused: Option<Refused>,
+    scratches: Scratches,
     leftovers: Leftovers,
     /// Whether only that keeps its end from being told.
     end_waits: bool,
@@ -240,6 +246,7 @@ impl Keeper {
             mounts: parts.mounts,
             denials,
             refused: None,
+            scratches: Scratches::new(parts.scratches),
             leftovers: parts.leftovers,
             end_waits: false,
             signals: parts.signals,
@@ -409,6 +416,9 @@ impl Keeper {
         if self.end.is_none() {
             self.look_at_limits(now)?;
         }
+        for event in self.scratches.look_if_due(now).map_err(|e| format!("scratch: {e}"))? {
+            self.spool.push(event);
+        }
         for event in self.processes.look(&self.execs, now) {
             self.tell(event);
         }
@@ -440,6 +450,7 @@ impl Keeper {
             self.limits.due().filter(|_| self.end.is_none()),
             self.spool.due().filter(|_| self.service.is_some()),
             self.end_due(),
+            self.scratches.due(),
             self.leftovers.due(),
             self.steering.due(),
             self.silence,

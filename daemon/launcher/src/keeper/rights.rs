@@ -55,6 +55,7 @@ impl Keeper {
             keep.extend([meter.pidfd.as_fd(), over.as_fd()]);
         }
         keep.extend(self.leftovers.descriptors());
+        keep.extend(self.scratches.descriptors());
         keep.extend(self.watch.descriptors());
         keep.extend(self.denials.descriptors());
         keep.extend(self.refused.as_ref().map(AsFd::as_fd));

@@ -2,6 +2,7 @@
 //! own with the agent's ids and no right besides, because what it reads of repositories may have been written by an agent.
 //! It runs no program. Elsewhere only [names] are looked at, and no file is opened.
 
+mod aside;
 mod history;
 mod index;
 mod objects;
@@ -25,11 +26,14 @@ use agentd_policy::plan::Workspace;
 use agentd_policy::wire::{MAX_PACKET, decode, encode};
 
 pub use agentd_policy::git::config::without_secrets;
-pub use report::{FromScout, Missing, Report};
+use report::Found;
+pub use report::{CopyKind, CopyOf, FromScout, Missing, Report, SearchAgain};
 use search::{Search, State};
 
 /// The most that is told at the end by name.
 const MAX_FOUND: usize = 64;
+/// The most copies that are looked at.
+pub const MAX_COPIES: usize = 64;
 /// The longest path that is told.
 const MAX_PATH: usize = 512;
 
@@ -111,10 +115,13 @@ impl Commission<'_> {
         socket.send(&answer, &[]).map_err(|e| text(&e))?;
         let Some(before) = before else { return Ok(()) };
         // Without a keeper there is nobody to tell.
-        if socket.receive(1, 0).map_err(|e| text(&e))?.is_none() {
+        let Some(asked) = socket.receive(MAX_PACKET, 2 * MAX_COPIES).map_err(|e| text(&e))? else {
             return Ok(());
-        }
-        let found = encode(&self.last(&top, &before)).map_err(|e| text(&e))?;
+        };
+        let SearchAgain { copies } = decode(&asked.bytes).map_err(|e| text(&e))?;
+        let mut found = self.last(&top, &before);
+        aside::look(&copies, &asked.descriptors, &mut found);
+        let found = encode(&FromScout::Found(found)).map_err(|e| text(&e))?;
         socket.send(&found, &[]).map_err(|e| text(&e))
     }
 
@@ -147,7 +154,7 @@ impl Commission<'_> {
     }
 
     /// What is there now that was not, or was otherwise.
-    fn last(&self, top: &OwnedFd, before: &State) -> FromScout {
+    fn last(&self, top: &OwnedFd, before: &State) -> Found {
         let mut search = Search::of(self.workspace, Some(before));
         let mut found: Vec<(String, Finding)> = Vec::new();
         if let Err(trouble) = search.run(top.as_fd(), self.agent) {
@@ -182,7 +189,7 @@ impl Commission<'_> {
                 more += 1;
             }
         }
-        FromScout::Found(found, more)
+        Found { left: found, more_left: more, ..Found::default() }
     }
 }
 
@@ -192,9 +199,10 @@ impl Scout {
         Ok(self.socket.receive(MAX_PACKET, 0)?.and_then(|packet| decode(&packet.bytes).ok()))
     }
 
-    /// Has it search once more.
-    pub fn ask(&self) -> Result<(), PacketError> {
-        self.socket.send(&[0], &[])
+    /// Has it search once more, and look at copies of what is in its workspace.
+    pub fn ask(&self, again: &SearchAgain, descriptors: &[BorrowedFd<'_>]) -> Result<(), String> {
+        let packet = encode(again).map_err(|e| e.to_string())?;
+        self.socket.send(&packet, descriptors).map_err(|e| e.to_string())
     }
 
     /// Ends it. A keeper has no right to: then it ends by itself, without a socket, and at the latest with its keeper.

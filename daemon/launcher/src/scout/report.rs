@@ -1,7 +1,7 @@
 //! What a search tells.
 
 use agentd_policy::Refusal;
-use agentd_policy::event::Finding;
+use agentd_policy::event::{Aside, Finding};
 use agentd_policy::names::RelPath;
 use serde::{Deserialize, Serialize};
 
@@ -49,6 +49,54 @@ pub enum FromScout {
     Report(Report),
     /// At the start: the session is refused.
     Refused(Refusal),
-    /// At the end: the first of what was found, and how many more.
-    Found(Vec<(String, Finding)>, u64),
+    /// At the end.
+    Found(Found),
+}
+
+/// What was found at the end: the first of each kind by its path in the workspace, and how many more.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Found {
+    /// What programs outside would follow.
+    pub left: Vec<(String, Finding)>,
+    /// How many more.
+    pub more_left: u64,
+    /// What changed in copies alone.
+    pub aside: Vec<(String, Aside)>,
+    /// How many more.
+    pub more_aside: u64,
+}
+
+/// To the search: its workspace is to be searched once more. Descriptors: those of each copy, in order.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct SearchAgain {
+    /// The copies of what is in the workspace.
+    pub copies: Vec<CopyOf>,
+}
+
+/// A copy that a session could change.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct CopyOf {
+    /// The path in the workspace that it covered.
+    pub name: String,
+    /// What it is.
+    pub kind: CopyKind,
+}
+
+/// What is copied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum CopyKind {
+    /// A configuration. Descriptors: the directory that it lies in as `config`, and a file with what it was at first.
+    Config,
+    /// Hooks. Descriptor: the upper directory of their overlay.
+    Hooks,
+}
+
+impl CopyKind {
+    /// How many descriptors come with it.
+    pub fn descriptors(self) -> usize {
+        match self {
+            Self::Config => 2,
+            Self::Hooks => 1,
+        }
+    }
 }

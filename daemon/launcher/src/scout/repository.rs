@@ -118,7 +118,7 @@ impl Search<'_> {
         (git, tree): (&[u8], &[u8]),
         depth: u32,
     ) -> Result<(), Trouble> {
-        for Variable { section, key, value } in variables {
+        for Variable { section, key, value, .. } in variables {
             let at = |from: &[u8], value: &str| resolve(&self.workspace.path, from, value.as_bytes());
             match (section.as_str(), key.as_str()) {
                 ("include" | "includeif", "path") => {

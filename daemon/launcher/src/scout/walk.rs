@@ -143,7 +143,12 @@ pub fn read_file(dir: BorrowedFd<'_>, name: &[u8], most: u64) -> Result<Option<V
         Err(Errno::NOENT | Errno::LOOP | Errno::ACCESS | Errno::NXIO | Errno::NOTDIR) => return Ok(None),
         Err(errno) => return Err(errno),
     };
-    let stat = rustix::fs::fstat(&fd)?;
+    read_content(&fd, most)
+}
+
+/// The content of an open file, as [`read_file`] has it.
+pub fn read_content(fd: &OwnedFd, most: u64) -> Result<Option<Vec<u8>>, Errno> {
+    let stat = rustix::fs::fstat(fd)?;
     let size = u64::try_from(stat.st_size).unwrap_or(u64::MAX);
     if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
         return Ok(None);
@@ -154,7 +159,7 @@ pub fn read_file(dir: BorrowedFd<'_>, name: &[u8], most: u64) -> Result<Option<V
     let mut bytes = vec![0; usize::try_from(size).map_err(|_| Errno::FBIG)?];
     let mut count = 0;
     while let Some(rest) = bytes.get_mut(count..).filter(|rest| !rest.is_empty()) {
-        match rustix::io::pread(&fd, rest, count as u64)? {
+        match rustix::io::pread(fd, rest, count as u64)? {
             0 => break,
             more => count += more,
         }

@@ -8,24 +8,36 @@ const MAX_VALUES: usize = 10_000;
 pub struct Variable {
     /// Its section, in lower case.
     pub section: String,
+    /// The section's second part, as it is written: a remote's or a branch's name.
+    pub subsection: Option<String>,
     /// Its key, in lower case.
     pub key: String,
     /// Its value; empty for one without.
     pub value: String,
 }
 
+impl Variable {
+    /// Its name as git-config(1) takes it.
+    pub fn name(&self) -> String {
+        match &self.subsection {
+            Some(subsection) => format!("{}.{subsection}.{}", self.section, self.key),
+            None => format!("{}.{}", self.section, self.key),
+        }
+    }
+}
+
 /// The variables in `text`. `None` if there are more than anybody has.
 pub fn parse(text: &[u8]) -> Option<Vec<Variable>> {
     let text = String::from_utf8_lossy(text);
     let mut all = Vec::new();
-    let mut section = String::new();
+    let mut section = (String::new(), None);
     let mut lines = text.lines();
     while let Some(line) = lines.next() {
         let mut rest = line.trim_start_matches('\u{feff}').trim();
         if let Some(head) = rest.strip_prefix('[') {
             // `]` may stand in the quoted name of a subsection.
-            let (name, after) = header(head);
-            section = name;
+            let (names, after) = header(head);
+            section = names;
             rest = after.trim();
         }
         if rest.is_empty() || rest.starts_with(['#', ';']) {
@@ -42,7 +54,8 @@ pub fn parse(text: &[u8]) -> Option<Vec<Variable>> {
             }
         }
         all.push(Variable {
-            section: section.clone(),
+            section: section.0.clone(),
+            subsection: section.1.clone(),
             key: key.trim().to_ascii_lowercase(),
             value: unquote(&raw),
         });
@@ -99,7 +112,8 @@ fn without_passwords(line: &str) -> String {
     out
 }
 
-fn header(head: &str) -> (String, &str) {
+/// The names of the section that `head` begins, after its `[`, and what follows its `]`.
+fn header(head: &str) -> ((String, Option<String>), &str) {
     let mut quoted = false;
     let mut escaped = false;
     let end = head.find(|c| {
@@ -113,8 +127,24 @@ fn header(head: &str) -> (String, &str) {
         closes
     });
     let (inside, after) = end.map_or((head, ""), |end| (&head[..end], &head[end + 1..]));
-    let name = inside.split(['"', ' ', '\t', '.']).next().unwrap_or_default();
-    (name.to_ascii_lowercase(), after)
+    let cut = inside.find(['"', ' ', '\t', '.']).unwrap_or(inside.len());
+    let (name, rest) = inside.split_at(cut);
+    let subsection = match rest.trim_start() {
+        "" => None,
+        // The old form: case means nothing in it.
+        rest if rest.starts_with('.') => Some(rest.trim_start_matches('.').to_ascii_lowercase()),
+        rest => {
+            let quoted = rest.strip_prefix('"').unwrap_or(rest);
+            let quoted = quoted.strip_suffix('"').unwrap_or(quoted);
+            let (mut name, mut chars) = (String::new(), quoted.chars());
+            while let Some(c) = chars.next() {
+                // A backslash stands for what follows it, whatever that is.
+                name.extend(if c == '\\' { chars.next() } else { Some(c) });
+            }
+            Some(name)
+        }
+    };
+    ((name.to_ascii_lowercase(), subsection), after)
 }
 
 fn unquote(raw: &str) -> String {

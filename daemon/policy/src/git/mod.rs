@@ -1,6 +1,7 @@
 //! What a session has of a repository because a workspace leads there: a linked working tree, a submodule, a
 //! subdirectory. The client finds it ([`read`] is how it reads git's files), agrees to it, and opens it.
 
+pub mod changed;
 pub mod config;
 pub mod read;
 

@@ -1,0 +1,72 @@
+//! What a session changed in copies of its own: of git's configuration, and in an overlay over hooks.
+
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+
+use agentd_policy::event::Aside;
+use agentd_policy::git::changed;
+use rustix::fs::{Dir, Mode};
+
+use super::report::{CopyKind, CopyOf, Found};
+use super::walk::{DIRECTORY, read_content, read_file};
+use super::{MAX_FOUND, MAX_PATH};
+
+/// The longest copy that is read, in bytes. The file that it was made of is shorter.
+const MAX_CONFIG: u64 = 2 << 20;
+/// The most hooks of one directory that are looked at.
+const MAX_HOOKS: usize = 1024;
+
+/// Looks at every copy; what does not come with its descriptors is told as unreadable.
+pub fn look(copies: &[CopyOf], descriptors: &[OwnedFd], found: &mut Found) {
+    let mut rest = descriptors;
+    for copy in copies {
+        let count = copy.kind.descriptors().min(rest.len());
+        let (own, others) = rest.split_at(count);
+        rest = others;
+        let changes = match (copy.kind, own) {
+            (CopyKind::Config, [dir, start]) => configuration(dir, start, &copy.name),
+            (CopyKind::Hooks, [upper]) => hooks(upper.as_fd(), &copy.name),
+            _ => None,
+        };
+        for (path, change) in changes.unwrap_or_else(|| vec![(copy.name.clone(), Aside::Unreadable)]) {
+            if found.aside.len() < MAX_FOUND {
+                found.aside.push((bounded(&path), change));
+            } else {
+                found.more_aside += 1;
+            }
+        }
+    }
+}
+
+fn configuration(dir: &OwnedFd, start: &OwnedFd, path: &str) -> Option<Vec<(String, Aside)>> {
+    let before = read_content(start, MAX_CONFIG).ok()??;
+    let after = read_file(dir.as_fd(), b"config", MAX_CONFIG).ok()??;
+    let changes = changed::between(&before, &after)?.into_iter().map(|change| {
+        let upstream = change.is_upstream();
+        let name = bounded(&change.name);
+        let change = match change.value {
+            Some(value) => Aside::Set { upstream, name, value: bounded(&value) },
+            None => Aside::Unset { name },
+        };
+        (path.to_owned(), change)
+    });
+    Some(changes.collect())
+}
+
+/// All that is in the upper directory is new, changed, or says that the hook below is gone.
+fn hooks(upper: BorrowedFd<'_>, path: &str) -> Option<Vec<(String, Aside)>> {
+    let listed = rustix::fs::openat(upper, ".", DIRECTORY, Mode::empty()).ok()?;
+    let mut all = Vec::new();
+    for entry in Dir::new(listed).ok()?.take(MAX_HOOKS) {
+        let entry = entry.ok()?;
+        let name = entry.file_name().to_bytes();
+        if !matches!(name, b"." | b"..") {
+            all.push((format!("{path}/{}", String::from_utf8_lossy(name)), Aside::Hook));
+        }
+    }
+    all.sort_by(|(a, _), (b, _)| a.cmp(b));
+    Some(all)
+}
+
+fn bounded(text: &str) -> String {
+    text.chars().take(MAX_PATH).collect()
+}
