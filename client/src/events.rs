@@ -217,7 +217,10 @@ fn detail(event: &Event) -> String {
         }
     }
     if let Some(dropped) = &event.dropped {
-        let _ = write!(out, " {} events", dropped.count);
+        let _ = match dropped.count {
+            0 => write!(out, " events: nobody can tell how many"),
+            count => write!(out, " {count} events"),
+        };
     }
     out
 }

@@ -75,6 +75,10 @@ fn reached(_: &World) {
     assert_eq!(output.text(), "403\n35\nthis is x.test\n", "{}", output.stderr);
     let rules = denied(&world, &output, "http.request", "/http/host", "evil.test");
     assert_eq!(rules, ["blocklist ads"]);
+    let events = world.all_events(world.a(), &output.name);
+    for event in events.iter().filter(|event| event["kind"] == "http.request") {
+        assert!(text_at(event, "/actor/exe").ends_with("/curl"), "{event}");
+    }
 }
 
 fn allowed(_: &World) {

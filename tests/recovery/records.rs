@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use agentd_tests::harness::{Alone, Part, Setup, World, alone, wait_for_exit, within};
+use agentd_tests::harness::{Alone, Part, Setup, World, alone, text_at, wait_for_exit, within};
 use serde_json::Value;
 
 use crate::UNPREPARED;
@@ -26,6 +26,7 @@ pub fn tests() -> Vec<Alone> {
             ahead,
         ),
         named("a_session_of_another_format_is_ended_by_name", units(), of_another_format),
+        named("what_it_did_unheard_is_not_lost_in_silence", units(), undelivered),
         named("a_service_that_dies_again_and_again_ends_no_session", Setup::with(UNPREPARED), dying),
     ]
 }
@@ -108,6 +109,33 @@ fn of_another_format(world: &World) {
     world.session().run(["true"]).expect_code(0);
     world.agentctl(world.a(), ["rm", session.name()]).expect_code(0);
     assert!(!overlay.exists());
+}
+
+/// What a session did while there was no service, and another version comes: none of it can be had any more, and the record
+/// says that something is missing.
+fn undelivered(world: &World) {
+    let daemon = world.daemon();
+    let dir = world.workspace(world.a());
+    let session = world.session_in(&dir).options(["--workspace", ".:direct"]);
+    let script = format!(
+        ": {}; echo ready; until [ -e go ]; do sleep 0.05; done; date > out; read line",
+        session.name()
+    );
+    let mut running = session.spawn_ready(&script);
+    let parts = daemon.await_session(world.a(), session.name());
+    daemon.kill(Part::Service);
+    world.a().write(dir.join("go"), "");
+    let done = || std::fs::metadata(dir.join("out")).is_ok_and(|out| out.len() > 0);
+    within(AGAIN, || if done() { Ok(()) } else { Err("date did not run".to_owned()) })
+        .expect("a program that runs");
+    daemon.kill(Part::Launcher);
+    raise_format(&daemon.runtime().join("leases").join(&parts.lease));
+    daemon.begin(&[Part::Launcher, Part::Service]);
+    wait_for_exit(&mut running, Duration::from_secs(60)).expect("it ends");
+    let events = world.all_events(world.a(), session.name());
+    let date = events.iter().any(|event| text_at(event, "/exec/path") == "/usr/bin/date");
+    let dropped = events.iter().any(|event| event["kind"] == "audit.dropped");
+    assert!(date || dropped, "{events:#?}");
 }
 
 /// Gives the record in a lease's file the format after the one that it has.

@@ -312,6 +312,8 @@ pub enum NetEvent {
         host: String,
         /// The rule that refused it.
         denied: String,
+        /// Whose it is, if that could be seen: the keeper's to say.
+        actor: Option<Actor>,
         /// How many, one after the other.
         count: u64,
     },

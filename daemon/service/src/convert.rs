@@ -126,6 +126,12 @@ impl Numbering {
         Line { event: Event { lifecycle: Some(lifecycle), ..event }, source: None }
     }
 
+    /// What a keeper saw while nobody heard it, and can tell nobody any more.
+    pub fn unheard(&mut self, time: SystemTime) -> Line {
+        let event = self.event("audit.dropped", time);
+        Line { event: Event { dropped: Some(DroppedDetail { count: 0 }), ..event }, source: None }
+    }
+
     /// The next event, of this kind.
     pub fn event(&mut self, kind: &str, time: SystemTime) -> Event {
         self.seq += 1;

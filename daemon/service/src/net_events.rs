@@ -41,10 +41,11 @@ pub fn convert(event: NetEvent, mut new: impl FnMut(&str) -> Event) -> Event {
             };
             Event { net: Some(net), rule: by(&peer), ..new("net.closed") }
         }
-        NetEvent::Http { peer, method, host, denied, count } => {
+        NetEvent::Http { peer, method, host, denied, actor: who, count } => {
             let http = HttpDetail { method: bounded(&method), host: bounded(&host) };
             let net = NetDetail { count, ..far_end(&peer) };
-            judged(Event { net: Some(net), http: Some(http), ..new("http.request") }, Some(denied))
+            let actor = who.as_ref().map(actor);
+            judged(Event { net: Some(net), http: Some(http), actor, ..new("http.request") }, Some(denied))
         }
         NetEvent::Entered { from, publish, denied } => {
             let kind = if denied.is_some() { "net.denied" } else { "net.connect" };

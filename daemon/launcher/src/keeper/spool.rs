@@ -171,7 +171,9 @@ fn net_weight(event: &NetEvent) -> usize {
         }
         NetEvent::Connect { peer, actor, .. } => name(peer) + exe(actor),
         NetEvent::Closed { peer, names, reason, .. } => name(peer) + all(names) + reason.len(),
-        NetEvent::Http { peer, method, host, .. } => name(peer) + method.len() + host.len(),
+        NetEvent::Http { peer, method, host, actor, .. } => {
+            name(peer) + method.len() + host.len() + exe(actor)
+        }
         NetEvent::Entered { .. } => 0,
         NetEvent::Left { reason, .. } => reason.len(),
     }

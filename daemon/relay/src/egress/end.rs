@@ -79,7 +79,7 @@ pub fn denied(peer: NetPeer, refusal: &Refusal) -> NetEvent {
     match &refusal.method {
         Some(method) => {
             let host = refusal.name.clone().unwrap_or_default();
-            NetEvent::Http { peer, method: method.clone(), host, denied, count: 1 }
+            NetEvent::Http { peer, method: method.clone(), host, denied, actor: None, count: 1 }
         }
         None => NetEvent::Connect { peer, denied: Some(denied), actor: None, count: 1 },
     }

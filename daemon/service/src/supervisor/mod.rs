@@ -220,9 +220,14 @@ impl Supervisor<'_> {
                 }
                 Action::Record(exit) => {
                     let (now, before) = (SystemTime::now(), self.numbering.mark());
+                    // Without a service its keeper had nobody to tell, and what another version says cannot be read.
+                    let unheard = self.recovered || self.upgrade.is_some();
+                    let mut lines: Vec<Line> =
+                        unheard.then(|| self.numbering.unheard(now)).into_iter().collect();
                     let event = self.numbering.ended(&self.noted(exit), now);
+                    lines.push(Line { event, source: None });
                     self.ended_at(micros(now));
-                    self.append(&[Line { event, source: None }], before).await;
+                    self.append(&lines, before).await;
                 }
                 Action::Tell(exit) => self.tell(exit).await,
                 Action::Finish => self.session.change(|status| status.phase = Phase::Over),

@@ -8,7 +8,7 @@ use agentd_kernel::route::Routes;
 use agentd_policy::egress::Purpose;
 use agentd_policy::event::{NetEvent, NetPeer};
 use agentd_policy::profile::Protocol;
-use agentd_policy::wire::ToRelay;
+use agentd_policy::wire::{Client, ToRelay};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, ipproto};
 
@@ -17,9 +17,10 @@ use super::TOLD;
 use super::tunnels::Asked;
 
 impl Keeper {
-    /// Answers with a socket that connects, or with why not; once the site's proxy has, where there is one.
-    pub(super) fn dial(&mut self, number: u32, purpose: &Purpose, to: SocketAddr, protocol: Protocol) {
-        match self.begin(number, purpose, to, protocol) {
+    /// Answers with a socket that connects to where `client` wants to, or with why not; once the site's proxy has, where
+    /// there is one.
+    pub(super) fn dial(&mut self, number: u32, purpose: &Purpose, client: Client) {
+        match self.begin(number, purpose, client) {
             Ok(Begun::Asked) => {}
             Ok(Begun::Connects(socket)) => self.dialled(number, Ok(socket)),
             Err(errno) => self.dialled(number, Err(errno)),
@@ -35,13 +36,8 @@ impl Keeper {
         self.ask_relay(&ToRelay::Dialled { number, errno }, socket);
     }
 
-    fn begin(
-        &mut self,
-        number: u32,
-        purpose: &Purpose,
-        to: SocketAddr,
-        protocol: Protocol,
-    ) -> Result<Begun, Errno> {
+    fn begin(&mut self, number: u32, purpose: &Purpose, client: Client) -> Result<Begun, Errno> {
+        let Client { protocol, to, .. } = client;
         let now = Instant::now();
         let Some(way_out) = self.way_out.as_mut().filter(|_| self.end.is_none()) else {
             return Err(Errno::CANCELED);
@@ -69,12 +65,10 @@ impl Keeper {
             judged => judged,
         };
         if let Err(denial) = judged {
-            let event = NetEvent::Connect {
-                peer: peer(None),
-                denied: Some(denial.to_string()),
-                actor: None,
-                count: 1,
-            };
+            // Where it asks the proxy inside, its own end leads there: then nobody is found, and nobody is named.
+            let actor = self.denials.owners.of_client(&client, &self.processes, &self.watch);
+            let denied = Some(denial.to_string());
+            let event = NetEvent::Connect { peer: peer(None), denied, actor, count: 1 };
             way_out.told.tell(event, &mut self.spool);
             return Err(Errno::ACCESS);
         }

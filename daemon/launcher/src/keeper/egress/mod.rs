@@ -181,8 +181,8 @@ impl Keeper {
             FromRelay::Dial { number, purpose: Purpose::Publish(publish), to, protocol, from } => {
                 self.enter(number, publish, (to, protocol), from);
             }
-            FromRelay::Dial { number, purpose, to, protocol, .. } => {
-                self.dial(number, &purpose, to, protocol)
+            FromRelay::Dial { number, purpose, to, protocol, from } => {
+                self.dial(number, &purpose, Client { protocol, from, to });
             }
             FromRelay::Pin { number, name, question, addresses, ttl, client } => {
                 let actor = match client {

@@ -95,11 +95,12 @@ fn cleaned(event: NetEvent, who: Option<Actor>) -> NetEvent {
             let (peer, reason) = (cleaned_peer(peer), line(reason));
             NetEvent::Closed { peer, names, more_names, sent, received, duration_ms, reason }
         }
-        NetEvent::Http { peer, method, host, denied, count } => NetEvent::Http {
+        NetEvent::Http { peer, method, host, denied, actor: _, count } => NetEvent::Http {
             peer: cleaned_peer(peer),
             method: line(method),
             host: clean(&host, NAME),
             denied: line(denied),
+            actor: who,
             count: count.max(1),
         },
         NetEvent::Entered { from, publish, denied } => {
