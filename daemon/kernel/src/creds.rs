@@ -139,8 +139,12 @@ pub fn drop_all_capabilities() -> Result<(), CredsError> {
     Ok(())
 }
 
-/// Empties the bounding set. Costs a system call a capability if it is empty already.
-fn drop_bounding() -> Result<(), CredsError> {
+/// Empties the bounding set: what is held stays, and can be had by no program any more. Costs a system call a capability if it
+/// is empty already.
+///
+/// # Errors
+/// [`CredsError`].
+pub fn drop_bounding() -> Result<(), CredsError> {
     let bounding = || caps::read(None, CapSet::Bounding).doing("read the bounding set");
     let left = bounding()?;
     if left.is_empty() {

@@ -179,7 +179,9 @@ impl Init<'_> {
         // Whatever becomes of filter and keeper: in a user namespace of its own the agent would have every capability.
         procfs::no_user_namespaces(self.proc).step("user namespaces")?;
         process::close_all_but(&[self.socket.as_fd()]).step("descriptors")?;
-        self.network()?;
+        let prepared = self.network()?;
+        // What takes time and needs no plan is done before there is one.
+        creds::drop_bounding().step("capabilities")?;
         let Some((ToInit::Go { plan, access }, streams)) = self.hear(MAX_PACKET).step("message")? else {
             return Ok(());
         };
@@ -187,10 +189,13 @@ impl Init<'_> {
         // By now the builder has moved this process to where it belongs: that is the namespace's root.
         nix::sched::unshare(CloneFlags::CLONE_NEWCGROUP).step("cgroup namespace")?;
         nix::unistd::sethostname(plan.session.as_str()).step("hostname")?;
-        if let Some(egress) = &plan.egress {
-            let sockets = way_out::open(egress)?;
-            let sockets: Vec<_> = sockets.iter().map(AsFd::as_fd).collect();
-            self.tell(&FromInit::Sockets, &sockets).step("message")?;
+        match &plan.egress {
+            Some(egress) => {
+                let sockets = prepared.open(egress)?;
+                let sockets: Vec<_> = sockets.iter().map(AsFd::as_fd).collect();
+                self.tell(&FromInit::Sockets, &sockets).step("message")?;
+            }
+            None => prepared.close()?,
         }
         // Kept open here as well: whatever becomes of the keeper, these calls wait for it or end with us.
         let (landlock_abi, refused) = self.confine(&plan, &access)?;
@@ -209,17 +214,18 @@ impl Init<'_> {
     }
 
     /// Namespaces that belong to the session's user namespace, and its network.
-    fn network(&self) -> Result<(), Failure> {
+    fn network(&self) -> Result<way_out::Prepared, Failure> {
         let namespaces = CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWIPC | CloneFlags::CLONE_NEWUTS;
         nix::sched::unshare(namespaces).step("namespaces")?;
         loopback::bring_up().step("loopback")?;
-        let table = nft::Table::install(&nft::Ruleset::closed()).step("nftables")?;
+        let prepared = way_out::Prepared::new()?;
         let log = nflog::Nflog::open(nft::LOG_GROUP).step("nflog")?;
         let sockets = sock_diag::SockDiag::open().step("sock_diag")?;
         let resets = resets::Resets::open().step("raw sockets")?;
         let [four, six] = resets.descriptors();
-        let descriptors = [table.as_fd(), log.as_fd(), sockets.as_fd(), four, six];
-        self.tell(&FromInit::NetworkReady, &descriptors).step("message")
+        let descriptors = [prepared.table(), log.as_fd(), sockets.as_fd(), four, six];
+        self.tell(&FromInit::NetworkReady, &descriptors).step("message")?;
+        Ok(prepared)
     }
 
     /// Takes everything away, in the order in which each step still can be done, and verifies each.

@@ -84,28 +84,6 @@ fn chain<'t>(spec: &ChainSpec, table: &'t Table) -> Chain<'t> {
     chain
 }
 
-/// The batch that makes of `before` what `ruleset` has besides it: sets, chains, and the rules of chains that were
-/// empty.
-pub(super) fn extension(before: &Ruleset, ruleset: &Ruleset) -> FinalizedBatch {
-    let table = Table::new(c_string(TABLE), ProtoFamily::Inet);
-    let mut batch = Batch::new();
-    for set in ruleset.sets.iter().filter(|set| !before.sets.contains(set)) {
-        batch.add(&sets::NewSet(*set), MsgType::Add);
-    }
-    for spec in &ruleset.chains {
-        let chain = chain(spec, &table);
-        match before.chains.iter().find(|before| before.name == spec.name) {
-            None => batch.add(&chain, MsgType::Add),
-            Some(before) if before.rules.is_empty() => {}
-            Some(_) => continue,
-        }
-        for rule in &spec.rules {
-            batch.add(&encode(rule, &chain), MsgType::Add);
-        }
-    }
-    batch.finalize()
-}
-
 /// The batch that puts the rules of `spec` in the place of those that its chain holds.
 pub(super) fn refill(spec: &ChainSpec) -> FinalizedBatch {
     let table = Table::new(c_string(TABLE), ProtoFamily::Inet);

@@ -72,18 +72,6 @@ impl Table {
         Ok(table)
     }
 
-    /// Makes of [`Ruleset::closed`], which the calling thread's network namespace holds, a `ruleset` that
-    /// [`Ruleset::open`] gave, and reads it back.
-    ///
-    /// # Errors
-    /// [`NftError`]. Nothing was made unless it is [`NftError::Differs`].
-    pub fn extend(ruleset: &Ruleset) -> Result<Self, NftError> {
-        let table = Self::open()?;
-        table.commit(&encode::extension(&Ruleset::closed(), ruleset), |_| "the way out".into())?;
-        table.verify(ruleset)?;
-        Ok(table)
-    }
-
     fn open() -> Result<Self, NftError> {
         let socket = Netlink::open(netlink::NETFILTER).map_err(NftError::Netlink)?;
         socket.make_room().map_err(NftError::Netlink)?;

@@ -53,6 +53,15 @@ impl Ruleset {
         ruleset.chains.push(ChainSpec { name: "pre", base, rules: given() });
         ruleset
     }
+
+    /// As [`Ruleset::open`], but what is planned is nothing.
+    pub fn shut() -> Self {
+        let mut ruleset = Self::open(&[]);
+        for chain in ruleset.chains.iter_mut().filter(|chain| chain.name == PLANNED) {
+            chain.rules = vec![];
+        }
+        ruleset
+    }
 }
 
 fn planned(passages: &[Passage]) -> Vec<RuleSpec> {

@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
-use super::tests::{connect, denied, in_new_netns, refused, session, target};
+use super::tests::{bare_session, connect, denied, in_new_netns, refused, target};
 use super::*;
 use crate::nflog::{Denied, Nflog};
 use crate::transparent;
@@ -21,9 +21,9 @@ struct Session {
 }
 
 fn open(passages: &[Passage]) -> Session {
-    let (closed, nflog) = session();
-    drop(closed);
-    let table = Table::extend(&Ruleset::open(passages)).unwrap();
+    let nflog = bare_session();
+    let table = Table::install(&Ruleset::open(&[])).unwrap();
+    table.plan(&Ruleset::open(passages)).unwrap();
     let any = [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)];
     let listeners = any.map(|any| {
         let listener = TcpListener::from(transparent::listener((any, LISTENER).into(), true).unwrap());

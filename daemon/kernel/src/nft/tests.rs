@@ -31,9 +31,14 @@ pub(super) fn in_new_netns(test: impl FnOnce() + Send + 'static) {
 
 /// A session's network: up, with its table and the reader of its denials.
 pub(super) fn session() -> (Table, Nflog) {
-    loopback::bring_up().unwrap();
-    let nflog = Nflog::open(LOG_GROUP).unwrap();
+    let nflog = bare_session();
     (Table::install(&Ruleset::closed()).unwrap(), nflog)
+}
+
+/// The same without a table.
+pub(super) fn bare_session() -> Nflog {
+    loopback::bring_up().unwrap();
+    Nflog::open(LOG_GROUP).unwrap()
 }
 
 pub(super) fn connect(address: &str) -> std::io::Result<TcpStream> {

@@ -3,7 +3,7 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
 use agentd_kernel::nft::{self, Passage};
 use agentd_kernel::transparent::{datagrams, listener};
@@ -20,24 +20,52 @@ const LOOPBACK: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6A
 // One packet carries the sockets of any plan, the table of blocklists, and a file of authorities.
 const _: () = assert!(2 + 6 + 2 * (MAX_UDP_PORTS + MAX_LOCAL) <= agentd_kernel::packets::MAX_DESCRIPTORS);
 
-/// Opens it: the sockets, in the order of [`ToRelay::Network`](agentd_policy::wire::ToRelay::Network). Where nothing is
-/// let out, names are still asked for.
-pub(super) fn open(egress: &Egress) -> Result<Vec<OwnedFd>, Failure> {
-    nft::Table::extend(&nft::Ruleset::open(&passages(egress))).step("nftables")?;
-    sockets(egress).step("sockets")
+/// What every session's network has, whatever is planned for it: made before that is known.
+pub(super) struct Prepared {
+    table: nft::Table,
+    /// For TCP and for DNS.
+    always: Vec<OwnedFd>,
+    /// For the explicit proxy.
+    proxy: Vec<OwnedFd>,
 }
 
-fn sockets(egress: &Egress) -> io::Result<Vec<OwnedFd>> {
-    let mut sockets = Vec::with_capacity(egress.sockets());
-    for any in ANY {
-        sockets.push(listener((any, nft::LISTENER).into(), true)?);
+impl Prepared {
+    /// Lets names be asked for and nothing else out.
+    pub(super) fn new() -> Result<Self, Failure> {
+        let table = nft::Table::install(&nft::Ruleset::open(&[])).step("nftables")?;
+        let tcp = ANY.map(|any| listener((any, nft::LISTENER).into(), true));
+        let dns = ANY.map(|any| datagrams((any, DNS).into()));
+        let proxy = LOOPBACK.map(|own| listener((own, PROXY_PORT).into(), false));
+        let always = tcp.into_iter().chain(dns).collect::<io::Result<_>>().step("sockets")?;
+        Ok(Self { table, always, proxy: proxy.into_iter().collect::<io::Result<_>>().step("sockets")? })
     }
-    for any in ANY {
-        sockets.push(datagrams((any, DNS).into())?);
+
+    /// The table's socket.
+    pub(super) fn table(&self) -> BorrowedFd<'_> {
+        self.table.as_fd()
     }
-    for own in LOOPBACK.into_iter().filter(|_| egress.has_proxy()) {
-        sockets.push(listener((own, PROXY_PORT).into(), false)?);
+
+    /// What is planned: the sockets, in the order of [`ToRelay::Network`](agentd_policy::wire::ToRelay::Network). Where
+    /// nothing is let out, names are still asked for.
+    pub(super) fn open(self, egress: &Egress) -> Result<Vec<OwnedFd>, Failure> {
+        let passages = passages(egress);
+        if !passages.is_empty() {
+            self.table.plan(&nft::Ruleset::open(&passages)).step("nftables")?;
+        }
+        let mut sockets = self.always;
+        // Where nothing ever is let out its port is the session's own.
+        sockets.extend(self.proxy.into_iter().filter(|_| egress.has_proxy()));
+        add_planned(egress, &mut sockets).step("sockets")?;
+        Ok(sockets)
     }
+
+    /// Nothing is planned: nobody answers, and nothing passes.
+    pub(super) fn close(self) -> Result<(), Failure> {
+        self.table.plan(&nft::Ruleset::shut()).step("nftables")
+    }
+}
+
+fn add_planned(egress: &Egress, sockets: &mut Vec<OwnedFd>) -> io::Result<()> {
     for port in egress.udp_ports() {
         for any in ANY {
             sockets.push(datagrams((any, port).into())?);
@@ -48,7 +76,7 @@ fn sockets(egress: &Egress) -> io::Result<Vec<OwnedFd>> {
             sockets.push(listener((own, *port).into(), false)?);
         }
     }
-    Ok(sockets)
+    Ok(())
 }
 
 /// What may be reached without a name, as the kernel is told it.

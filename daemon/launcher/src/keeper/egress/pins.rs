@@ -220,8 +220,7 @@ mod tests {
         let thread = std::thread::spawn(|| {
             nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
             loopback::bring_up().unwrap();
-            Table::install(&Ruleset::closed()).unwrap();
-            test(Table::extend(&Ruleset::open(&[])).unwrap());
+            test(Table::install(&Ruleset::open(&[])).unwrap());
         });
         thread.join().unwrap();
     }
