@@ -16,7 +16,7 @@ use super::covers;
 use super::fault::{self, At, Fault};
 use super::fs_ids::FsIds;
 use super::hand_over::Ready;
-use super::inside::Copied;
+use super::inside::{Configurations, Copied};
 use super::prepare::Prepared;
 use super::root::Root;
 use super::steps::Steps;
@@ -201,6 +201,7 @@ impl Builder<'_> {
             made: Vec::new(),
             held: BTreeSet::new(),
             copies: None,
+            configurations: Configurations::default(),
             stand_ins: Vec::new(),
         };
         for (path, item) in items {

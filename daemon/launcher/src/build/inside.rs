@@ -2,12 +2,12 @@
 //! is given as it is. A configuration is covered by a mount of a symbolic link into memory of the session's, which git's
 //! lock file follows; hooks are an overlay that writes there. What is real stays byte for byte.
 
-use std::io::{Read as _, Write as _};
-use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use agentd_kernel::mount::{self, Tree};
 use agentd_policy::names::AbsPath;
-use rustix::fs::{AtFlags, FileType, MemfdFlags, Mode, OFlags};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::process::{Gid, Uid};
 
 use super::access::Access;
@@ -16,7 +16,7 @@ use super::fs_ids::FsIds;
 use super::root::{READ_ONLY, Root, WORKSHOP};
 use super::view::{self, COPY_ON_WRITE};
 use super::workspace::Placer;
-use crate::scout::{CopyKind, without_secrets};
+use crate::scout::{CopyKind, Part};
 
 /// Where the copies are.
 const COPIES: &str = "/run/agentd/git";
@@ -25,7 +25,16 @@ const LINKS: &str = "/run/agentd/links";
 /// What the copies of one session hold at most, in bytes.
 const SIZE: u64 = 16 << 20;
 /// The longest configuration that is copied, in bytes.
-const MAX_CONFIG: u64 = 1 << 20;
+const MAX_CONFIG: usize = 1 << 20;
+
+/// Configurations of a workspace's, as the search read them.
+#[derive(Debug, Default)]
+pub struct Configurations {
+    /// Where they are.
+    pub file: Option<OwnedFd>,
+    /// By their path.
+    pub parts: BTreeMap<String, Part>,
+}
 
 /// A copy, for who looks at the end at what changed in it.
 #[derive(Debug)]
@@ -39,6 +48,9 @@ pub struct Copied {
     /// As the search takes them.
     pub descriptors: Vec<OwnedFd>,
 }
+
+/// What a copy is, and its descriptors.
+type Covered = (CopyKind, Vec<OwnedFd>);
 
 /// The copies of one session.
 #[derive(Debug)]
@@ -78,14 +90,12 @@ impl Placer<'_> {
         name: &str,
     ) -> Result<bool, Fault> {
         let stat = rustix::fs::fstat(place).at("git", name)?;
-        let (kind, copied) = match (FileType::from_raw_mode(stat.st_mode), name.rsplit('/').next()) {
-            (FileType::RegularFile, Some("config" | "config.worktree")) => {
-                (CopyKind::Config, self.cover_config(place, name)?)
-            }
-            (FileType::Directory, Some("hooks")) => (CopyKind::Hooks, self.cover_hooks(place, name)?),
-            _ => return Ok(false),
+        let copied = match (FileType::from_raw_mode(stat.st_mode), name.rsplit('/').next()) {
+            (FileType::RegularFile, Some("config" | "config.worktree")) => self.cover_config(place, name)?,
+            (FileType::Directory, Some("hooks")) => self.cover_hooks(place, name)?,
+            _ => None,
         };
-        let Some(descriptors) = copied else { return Ok(false) };
+        let Some((kind, descriptors)) = copied else { return Ok(false) };
         let (workspace, name) = (workspace.clone(), name.to_owned());
         let copied = Copied { workspace, name, kind, descriptors };
         self.copies()?.all.push(copied);
@@ -100,29 +110,26 @@ impl Placer<'_> {
         self.copies.as_mut().ok_or_else(|| Fault::host("git", COPIES, "no copies"))
     }
 
-    fn cover_config(&mut self, place: &OwnedFd, name: &str) -> Result<Option<Vec<OwnedFd>>, Fault> {
+    /// By the copy that the search made: nothing of what the agent may have written is read here.
+    fn cover_config(&mut self, place: &OwnedFd, name: &str) -> Result<Option<Covered>, Fault> {
         let agent = self.lease.agent.get();
-        let assumed = FsIds::assume(agent);
-        let text = read(self.host.proc.as_fd(), place);
-        drop(assumed);
-        let Some(text) = text.as_deref().and_then(without_secrets) else { return Ok(None) };
-        let start = rustix::fs::memfd_create("git", MemfdFlags::CLOEXEC).at("git", name)?;
-        let mut start = std::fs::File::from(start);
-        start.write_all(&text).at("git", name)?;
+        let Some(&part) = self.configurations.parts.get(name) else { return Ok(None) };
+        let Some(all) = &self.configurations.file else { return Ok(None) };
+        let start = all.try_clone().at("git", name)?;
         let copies = self.copies()?;
         let (dir, number) = copies.directory(agent)?;
         let assumed = FsIds::assume(agent);
         let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
         let file = rustix::fs::openat(&dir, "config", flags, Mode::from_raw_mode(0o644)).at("git", name)?;
-        std::fs::File::from(file).write_all(&text).at("git", name)?;
+        copy((&start, part), &file).at("git", name)?;
         drop(assumed);
         rustix::fs::symlinkat(format!("{COPIES}/{number}/config"), &copies.links, &number).at("git", name)?;
         let link = Tree::copy_of_name(copies.links.as_fd(), &number).at("git", name)?;
         link.restrict(READ_ONLY, None).and_then(|()| link.attach(place.as_fd())).at("git", name)?;
-        Ok(Some(vec![dir, start.into()]))
+        Ok(Some((CopyKind::Config(part), vec![dir, start])))
     }
 
-    fn cover_hooks(&mut self, place: &OwnedFd, name: &str) -> Result<Option<Vec<OwnedFd>>, Fault> {
+    fn cover_hooks(&mut self, place: &OwnedFd, name: &str) -> Result<Option<Covered>, Fault> {
         let agent = self.lease.agent.get();
         let lower = Tree::copy_of_one(place.as_fd()).at("git", name)?;
         let stat = rustix::fs::fstat(place).at("git", name)?;
@@ -155,7 +162,7 @@ impl Placer<'_> {
             }
         };
         overlay.attach(place.as_fd()).at("git", name)?;
-        Ok(Some(vec![upper]))
+        Ok(Some((CopyKind::Hooks, vec![upper])))
     }
 }
 
@@ -171,14 +178,17 @@ fn hooks(
     Tree::of_layers("overlay", &layers, &COPY_ON_WRITE, attributes)
 }
 
-/// The file behind a handle, opened anew by the rights of now; nothing if it may not be read or is too long.
-fn read(proc: BorrowedFd<'_>, place: &OwnedFd) -> Option<Vec<u8>> {
-    let name = format!("self/fd/{}", place.as_raw_fd());
-    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let file = std::fs::File::from(rustix::fs::openat(proc, name, flags, Mode::empty()).ok()?);
-    let mut text = Vec::new();
-    let read = file.take(MAX_CONFIG + 1).read_to_end(&mut text).ok()?;
-    (u64::try_from(read).ok()? <= MAX_CONFIG).then_some(text)
+/// Copies a part of a file, of at most [`MAX_CONFIG`] bytes.
+fn copy((from, part): (&OwnedFd, Part), to: &OwnedFd) -> std::io::Result<()> {
+    let mut at = part.at;
+    let mut rest = usize::try_from(part.length).map_or(MAX_CONFIG, |length| length.min(MAX_CONFIG));
+    while rest > 0 {
+        match rustix::fs::sendfile(to, from, Some(&mut at), rest)? {
+            0 => return Ok(()),
+            count => rest = rest.saturating_sub(count),
+        }
+    }
+    Ok(())
 }
 
 fn make_directory(

@@ -11,6 +11,7 @@ pub const PREPARE: &[&str] = &[
     "prepare.idmap",
     "prepare.system",
     "prepare.sys",
+    "prepare.etc",
     "prepare.devices",
     "prepare.proc",
     "prepare.network",

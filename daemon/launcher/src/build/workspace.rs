@@ -10,14 +10,14 @@ use agentd_policy::event::Finding;
 use agentd_policy::lease::Lease;
 use agentd_policy::names::RelPath;
 use agentd_policy::plan::{Mode as WorkspaceMode, Workspace};
-use rustix::fs::{AtFlags, Mode, OFlags, linkat};
+use rustix::fs::{AtFlags, MemfdFlags, Mode, OFlags, linkat};
 use rustix::io::Errno;
 
 use super::Owner;
 use super::access::Access;
 use super::fault::{At, Fault};
 use super::fs_ids::FsIds;
-use super::inside::Copies;
+use super::inside::{Configurations, Copies};
 use super::paths::{Placeholders, Source};
 use super::root::{PROGRAMS, Root, WORKSHOP, open_beneath};
 use super::uppers::Upper;
@@ -63,6 +63,8 @@ pub struct Placer<'a> {
     pub made: Vec<String>,
     /// Names in its upper directory that are the host's placeholder.
     pub held: BTreeSet<String>,
+    /// Configurations of git's in the workspace that is being covered, as the search read them.
+    pub configurations: Configurations,
     /// Copies of what may be changed inside alone, if there are any.
     pub copies: Option<Copies>,
     /// Those of all workspaces that are no directories on the way to others.
@@ -79,6 +81,7 @@ impl Placer<'_> {
             WorkspaceMode::Overlay | WorkspaceMode::Direct => Access::WriteExec,
         };
         self.held.clear();
+        self.configurations = Configurations::default();
         let tree = match workspace.mode {
             WorkspaceMode::Direct => {
                 source.tree.restrict(WORKSHOP, Some(self.writable)).map_err(|e| cannot_map(path, &e))?;
@@ -129,8 +132,10 @@ impl Placer<'_> {
         let tree = Tree::copy_of(mount::place(path).at("search", path)?.as_fd()).at("search", path)?;
         let groups: Vec<u32> =
             self.lease.groups(&self.owner.groups).iter().map(|(_, leased)| leased.get()).collect();
+        let copies = rustix::fs::memfd_create("git", MemfdFlags::CLOEXEC).at("search", path)?;
         let commission = Commission {
             workspace,
+            copies: copies.as_fd(),
             groups: &groups,
             tree: &tree,
             agent: self.lease.agent.get(),
@@ -142,7 +147,11 @@ impl Placer<'_> {
         let (said, scout) = commission.run().at("search", path)?;
         self.scouts.extend(scout);
         match said {
-            FromScout::Report(report) => Ok(report),
+            FromScout::Report(report) => {
+                let parts = report.configurations.iter().map(|own| (own.path.as_str().to_owned(), own.part));
+                self.configurations = Configurations { file: Some(copies), parts: parts.collect() };
+                Ok(report)
+            }
             FromScout::Refused(refusal) => Err(Fault(refusal)),
             FromScout::Found(..) => Err(Fault::host("search", path, "an unexpected answer")),
         }

@@ -6,8 +6,8 @@ use agentd_policy::event::Aside;
 use agentd_policy::git::changed;
 use rustix::fs::{Dir, Mode};
 
-use super::report::{CopyKind, CopyOf, Found};
-use super::walk::{DIRECTORY, read_content, read_file};
+use super::report::{CopyKind, CopyOf, Found, Part};
+use super::walk::{DIRECTORY, read_file, read_part};
 use super::{MAX_FOUND, MAX_PATH};
 
 /// The longest copy that is read, in bytes. The file that it was made of is shorter.
@@ -23,7 +23,7 @@ pub fn look(copies: &[CopyOf], descriptors: &[OwnedFd], found: &mut Found) {
         let (own, others) = rest.split_at(count);
         rest = others;
         let changes = match (copy.kind, own) {
-            (CopyKind::Config, [dir, start]) => configuration(dir, start, &copy.name),
+            (CopyKind::Config(part), [dir, start]) => configuration(dir, (start, part), &copy.name),
             (CopyKind::Hooks, [upper]) => hooks(upper.as_fd(), &copy.name),
             _ => None,
         };
@@ -37,8 +37,9 @@ pub fn look(copies: &[CopyOf], descriptors: &[OwnedFd], found: &mut Found) {
     }
 }
 
-fn configuration(dir: &OwnedFd, start: &OwnedFd, path: &str) -> Option<Vec<(String, Aside)>> {
-    let before = read_content(start, MAX_CONFIG).ok()??;
+fn configuration(dir: &OwnedFd, (start, part): (&OwnedFd, Part), path: &str) -> Option<Vec<(String, Aside)>> {
+    let length = usize::try_from(part.length.min(MAX_CONFIG)).ok()?;
+    let before = read_part(start, part.at, length).ok()?;
     let after = read_file(dir.as_fd(), b"config", MAX_CONFIG).ok()??;
     let changes = changed::between(&before, &after)?.into_iter().map(|change| {
         let upstream = change.is_upstream();

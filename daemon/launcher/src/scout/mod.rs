@@ -13,6 +13,7 @@ mod tools;
 mod trouble;
 mod walk;
 
+use std::io::Write as _;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use agentd_kernel::mount::{self, Tree};
@@ -21,19 +22,20 @@ use agentd_kernel::process::{self, Birth, Child, SingleThreaded};
 use agentd_kernel::{creds, seccomp};
 use agentd_policy::Refusal;
 use agentd_policy::event::Finding;
-use agentd_policy::names::AbsPath;
+use agentd_policy::names::{AbsPath, RelPath};
 use agentd_policy::plan::Workspace;
 use agentd_policy::wire::{MAX_PACKET, decode, encode};
 
-pub use agentd_policy::git::config::without_secrets;
-use report::Found;
-pub use report::{CopyKind, CopyOf, FromScout, Missing, Report, SearchAgain};
+use report::{Configuration, Found};
+pub use report::{CopyKind, CopyOf, FromScout, Missing, Part, Report, SearchAgain};
 use search::{Search, State};
 
 /// The most that is told at the end by name.
 const MAX_FOUND: usize = 64;
 /// The most copies that are looked at.
 pub const MAX_COPIES: usize = 64;
+/// The most that copies of configurations hold together, in bytes.
+const MAX_COPIED: u64 = 8 << 20;
 /// The longest path that is told.
 const MAX_PATH: usize = 512;
 
@@ -43,6 +45,8 @@ pub struct Commission<'a> {
     pub workspace: &'a Workspace,
     /// Its directory, without what covers it for the agent.
     pub tree: &'a Tree,
+    /// An empty file, for copies of git's configurations.
+    pub copies: BorrowedFd<'a>,
     /// Whose rights it has.
     pub agent: u32,
     /// And by which groups.
@@ -109,8 +113,10 @@ impl Commission<'_> {
 
     fn search(&self, socket: &Packets) -> Result<(), String> {
         let text = |e: &dyn std::fmt::Display| e.to_string();
-        let top = self.give_up(socket)?;
-        let (answer, before) = self.first(&top);
+        let copies = self.copies.try_clone_to_owned().map_err(|e| text(&e))?;
+        let top = self.give_up(socket, copies.as_fd())?;
+        let copies = std::fs::File::from(copies);
+        let (answer, before) = self.first(&top, copies)?;
         let answer = encode(&answer).map_err(|e| text(&e))?;
         socket.send(&answer, &[]).map_err(|e| text(&e))?;
         let Some(before) = before else { return Ok(()) };
@@ -126,7 +132,7 @@ impl Commission<'_> {
     }
 
     /// The agent's ids, an empty root, no right, nothing but the directory.
-    fn give_up(&self, socket: &Packets) -> Result<OwnedFd, String> {
+    fn give_up(&self, socket: &Packets, copies: BorrowedFd<'_>) -> Result<OwnedFd, String> {
         let text = |e: &dyn std::fmt::Display| e.to_string();
         process::set_title(c"agentd-scout").map_err(|e| text(&e))?;
         let flags = walk::DIRECTORY;
@@ -134,7 +140,8 @@ impl Commission<'_> {
             rustix::fs::openat(self.tree, ".", flags, rustix::fs::Mode::empty()).map_err(|e| text(&e))?;
         mount::enter_namespace(self.empty_root).map_err(|e| text(&e))?;
         // The mount of a tree that is attached nowhere goes with its descriptor.
-        process::close_all_but(&[top.as_fd(), self.tree.as_fd(), socket.as_fd()]).map_err(|e| text(&e))?;
+        process::close_all_but(&[top.as_fd(), self.tree.as_fd(), socket.as_fd(), copies])
+            .map_err(|e| text(&e))?;
         creds::become_member(self.agent, self.agent, self.groups).map_err(|e| text(&e))?;
         creds::drop_all_capabilities().map_err(|e| text(&e))?;
         creds::no_new_privs().map_err(|e| text(&e))?;
@@ -144,13 +151,26 @@ impl Commission<'_> {
         Ok(top)
     }
 
-    fn first(&self, top: &OwnedFd) -> (FromScout, Option<State>) {
+    fn first(&self, top: &OwnedFd, mut copies: std::fs::File) -> Result<(FromScout, Option<State>), String> {
         let mut search = Search::of(self.workspace, None);
         let report = search.run(top.as_fd(), self.agent).and_then(|()| search.report());
-        match report {
-            Ok(report) => (FromScout::Report(report), Some(search.state)),
-            Err(trouble) => (FromScout::Refused(trouble.refusal(self.workspace.path.as_str())), None),
+        let mut report = match report {
+            Ok(report) => report,
+            Err(trouble) => {
+                return Ok((FromScout::Refused(trouble.refusal(self.workspace.path.as_str())), None));
+            }
+        };
+        let mut at = 0;
+        for (path, text) in std::mem::take(&mut search.configurations) {
+            let path = std::str::from_utf8(&path).ok().and_then(|path| RelPath::parse(path).ok());
+            let part = Part { at, length: text.len() as u64 };
+            // What is too much, or has no name that a plan can have, is covered without a copy.
+            let Some(path) = path.filter(|_| part.at + part.length <= MAX_COPIED) else { continue };
+            copies.write_all(&text).map_err(|e| format!("a copy of {path}: {e}"))?;
+            at += part.length;
+            report.configurations.push(Configuration { path, part });
         }
+        Ok((FromScout::Report(report), Some(search.state)))
     }
 
     /// What is there now that was not, or was otherwise.

@@ -40,6 +40,26 @@ pub struct Report {
     pub protect: Vec<Guard>,
     /// Covered files that have more names than were found: how many.
     pub unfound: Vec<(RelPath, u64)>,
+    /// Configurations of git's, as a session may have them to change.
+    pub configurations: Vec<Configuration>,
+}
+
+/// A configuration of git's, without passwords and headers, in the file that the search was given for that.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Configuration {
+    /// Which.
+    pub path: RelPath,
+    /// Where it lies.
+    pub part: Part,
+}
+
+/// A part of a file, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Part {
+    /// Where it begins.
+    pub at: u64,
+    /// Its length.
+    pub length: u64,
 }
 
 /// From the search.
@@ -85,8 +105,9 @@ pub struct CopyOf {
 /// What is copied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum CopyKind {
-    /// A configuration. Descriptors: the directory that it lies in as `config`, and a file with what it was at first.
-    Config,
+    /// A configuration. Descriptors: the directory that it lies in as `config`, and a file of which this part is what it was
+    /// at first.
+    Config(Part),
     /// Hooks. Descriptor: the upper directory of their overlay.
     Hooks,
 }
@@ -95,7 +116,7 @@ impl CopyKind {
     /// How many descriptors come with it.
     pub fn descriptors(self) -> usize {
         match self {
-            Self::Config => 2,
+            Self::Config(_) => 2,
             Self::Hooks => 1,
         }
     }

@@ -3,10 +3,11 @@
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
 use agentd_policy::event::Finding;
-use agentd_policy::git::config::{self, Variable};
+use agentd_policy::git::config::{self, Variable, without_secrets};
 use rustix::fs::{AtFlags, Dir, FileType, Mode};
 use rustix::io::Errno;
 
+use super::MAX_COPIES;
 use super::index::{self, GITLINK, TYPE};
 use super::report::Missing;
 use super::search::{Search, resolve};
@@ -100,11 +101,24 @@ impl Search<'_> {
         }
     }
 
-    fn configuration(&self, dir: BorrowedFd<'_>, name: &[u8], path: &[u8]) -> Result<Vec<Variable>, Trouble> {
+    fn configuration(
+        &mut self,
+        dir: BorrowedFd<'_>,
+        name: &[u8],
+        path: &[u8],
+    ) -> Result<Vec<Variable>, Trouble> {
         let unreadable = |why: &str| Trouble::Unreadable(path.to_vec(), why.to_owned());
         match read_file(dir, name, MAX_CONFIG) {
             Ok(None) => Ok(Vec::new()),
-            Ok(Some(text)) => config::parse(&text).ok_or_else(|| unreadable("it has too many variables")),
+            Ok(Some(text)) => {
+                let variables =
+                    config::parse(&text).ok_or_else(|| unreadable("it has too many variables"))?;
+                let own = matches!(name, b"config" | b"config.worktree");
+                if own && self.direct && self.before.is_none() && self.configurations.len() < MAX_COPIES {
+                    self.configurations.extend(without_secrets(&text).map(|text| (path.to_vec(), text)));
+                }
+                Ok(variables)
+            }
             Err(Errno::FBIG) => Err(unreadable("it is too long")),
             Err(errno) => Err(Trouble::Host(path.to_vec(), errno)),
         }

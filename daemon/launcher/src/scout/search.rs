@@ -79,6 +79,8 @@ pub struct Search<'a> {
     linked: HashMap<(u64, u64), Linked>,
     pub(super) guards: BTreeMap<Vec<u8>, Missing>,
     masks: BTreeSet<Vec<u8>>,
+    /// Configurations of git's as a session may have them, by path.
+    pub configurations: BTreeMap<Vec<u8>, Vec<u8>>,
     /// What there is.
     pub state: State,
 }
@@ -97,6 +99,7 @@ impl<'a> Search<'a> {
             linked: HashMap::new(),
             guards: BTreeMap::new(),
             masks: BTreeSet::new(),
+            configurations: BTreeMap::new(),
             state: State::default(),
         }
     }

@@ -143,12 +143,7 @@ pub fn read_file(dir: BorrowedFd<'_>, name: &[u8], most: u64) -> Result<Option<V
         Err(Errno::NOENT | Errno::LOOP | Errno::ACCESS | Errno::NXIO | Errno::NOTDIR) => return Ok(None),
         Err(errno) => return Err(errno),
     };
-    read_content(&fd, most)
-}
-
-/// The content of an open file, as [`read_file`] has it.
-pub fn read_content(fd: &OwnedFd, most: u64) -> Result<Option<Vec<u8>>, Errno> {
-    let stat = rustix::fs::fstat(fd)?;
+    let stat = rustix::fs::fstat(&fd)?;
     let size = u64::try_from(stat.st_size).unwrap_or(u64::MAX);
     if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
         return Ok(None);
@@ -156,14 +151,19 @@ pub fn read_content(fd: &OwnedFd, most: u64) -> Result<Option<Vec<u8>>, Errno> {
     if size > most {
         return Err(Errno::FBIG);
     }
-    let mut bytes = vec![0; usize::try_from(size).map_err(|_| Errno::FBIG)?];
+    read_part(&fd, 0, usize::try_from(size).map_err(|_| Errno::FBIG)?).map(Some)
+}
+
+/// `length` bytes of a file from `at` on, or as many as there are.
+pub fn read_part(fd: &OwnedFd, at: u64, length: usize) -> Result<Vec<u8>, Errno> {
+    let mut bytes = vec![0; length];
     let mut count = 0;
     while let Some(rest) = bytes.get_mut(count..).filter(|rest| !rest.is_empty()) {
-        match rustix::io::pread(fd, rest, count as u64)? {
+        match rustix::io::pread(fd, rest, at + count as u64)? {
             0 => break,
             more => count += more,
         }
     }
     bytes.truncate(count);
-    Ok(Some(bytes))
+    Ok(bytes)
 }
