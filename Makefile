@@ -111,6 +111,7 @@ test: setup-test
 	awk -v took=$$((SECONDS - began)) '
 	    /^test .* FAILED$$/ { print "failed: " $$2 }
 	    /^test .* NOT TRIED: / { sub(/^test /, ""); print "skipped: " $$0 }
+	    /^NOT TRIED: / { print "skipped: " $$0; passed--; skipped++ }
 	    /^test result: / { passed += $$4; failed += $$6; skipped += $$8 }
 	    END { printf "%d passed, %d failed, %d skipped in %d s\n", passed, failed, skipped, took }' $$log
 	[ $$status = 0 ] || { echo "make test failed" >&2; exit 1; }
