@@ -143,7 +143,7 @@ bench-crowd: build setup-bench
 define BENCH_NET_CONFIG
 [egress]
 resolvers = ["192.0.2.80:53"]
-global_also = ["192.0.2.0/24"]
+allow_private_ranges = ["192.0.2.0/24"]
 endef
 export BENCH_NET_CONFIG
 bench-net: build setup-bench-net

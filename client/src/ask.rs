@@ -56,7 +56,7 @@ impl Question {
         // Before anything of root's is read.
         may_ask(uid, site)?;
         let Account { user, home, shell } = Account::of(uid)?;
-        let caller = CallerFacts { uid, user, home, shell, root_callers: site.root_callers };
+        let caller = CallerFacts { uid, user, home, shell, allow_root: site.allow_root };
         let profile = profile::resolve(asked.profile.as_deref(), site)?;
         let profile_places = profile::places(asked.profile.as_deref())?;
         let mut spec = RunSpec { profile_places, ..spec(asked, &profile)? };
@@ -113,12 +113,12 @@ impl Question {
 
 /// Root's files are opened for nobody unless the site lets root start sessions.
 fn may_ask(uid: u32, site: &Site) -> Result<(), Refusal> {
-    match uid == 0 && !site.root_callers {
+    match uid == 0 && !site.allow_root {
         false => Ok(()),
         true => Err(Refusal::new(
             "a session for root",
             "caller.root",
-            "ask as an ordinary user, or set `root_callers = true` in agentd.toml",
+            "ask as an ordinary user, or set `allow_root = true` in agentd.toml",
         )),
     }
 }
@@ -178,7 +178,12 @@ fn unnamed() -> Result<SessionId, Refusal> {
 fn upstream(site: &Site) -> Upstream {
     let resolvers = site.resolvers.clone().unwrap_or_else(system_resolvers);
     // Who looks for names in which domains is the daemon's to know: nobody agrees to it.
-    Upstream { resolvers, search: Vec::new(), global_also: site.global_also.clone(), proxy: site.proxy }
+    Upstream {
+        resolvers,
+        search: Vec::new(),
+        allow_private_ranges: site.allow_private_ranges.clone(),
+        proxy: site.proxy,
+    }
 }
 
 /// Those of this host. The daemon has its own; without any it refuses names.

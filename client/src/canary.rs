@@ -80,7 +80,7 @@ const ACTS: [Act; 5] = [
 ];
 
 /// Lets the session try. Never fails: what goes wrong is what it reports.
-pub async fn sing(socket: &Socket) -> Vec<Check> {
+pub async fn self_test(socket: &Socket) -> Vec<Check> {
     match tokio::time::timeout(PATIENCE, perform(socket)).await {
         Ok(Ok((output, events))) => judge(&output, &events),
         Ok(Err(failure)) => vec![unmade(&failure)],
@@ -90,18 +90,18 @@ pub async fn sing(socket: &Socket) -> Vec<Check> {
 
 /// A refusal that comes from who asks says nothing of the host.
 fn unmade(failure: &Failure) -> Check {
-    let cost = "it was not tried whether sessions hold";
+    let impact = "it was not tried whether sessions hold";
     match failure {
         Failure::Refused { rule, .. } if rule.starts_with("caller") || rule.starts_with("bounds") => {
-            let mend = "run doctor as a user who may start sessions, or with --no-canary";
-            check("canary", "reduced", failure.to_string(), cost, mend)
+            let fix = "run doctor as a user who may start sessions, or with --no-canary";
+            check("canary", "reduced", failure.to_string(), impact, fix)
         }
         _ => check(
             "canary",
             "missing",
             failure.to_string(),
-            cost,
-            "mend what is named; the daemon's log may say more",
+            impact,
+            "fix what is named; the daemon's log may say more",
         ),
     }
 }
@@ -199,12 +199,12 @@ fn judge(output: &str, events: &[Event]) -> Vec<Check> {
     };
     let execs = events.iter().filter(|event| event.kind == "process.exec").count();
     let name = "canary.record";
-    let cost = "what sessions do and are denied does not show in `agentctl events`";
-    let mend = "look for audit.dropped among the session's events, and in the daemon's log";
+    let impact = "what sessions do and are denied does not show in `agentctl events`";
+    let fix = "look for audit.dropped among the session's events, and in the daemon's log";
     checks.push(if tried("canary.connect") && !events.iter().any(denied) {
-        check(name, "missing", "the denied connection is not on record", cost, mend)
+        check(name, "missing", "the denied connection is not on record", impact, fix)
     } else if execs == 0 {
-        check(name, "missing", "no program that was started is on record", cost, mend)
+        check(name, "missing", "no program that was started is on record", impact, fix)
     } else {
         check(name, "ok", format!("the denied connection and {execs} started programs are on record"), "", "")
     });
@@ -216,19 +216,19 @@ impl Act {
         let name = format!("canary.{}", self.name);
         let mut lines = output.lines().map(|line| line.splitn(3, '|').collect::<Vec<_>>());
         let line = lines.find(|fields| fields.first() == Some(&self.name));
-        let cost = "a session can do what it must not";
+        let impact = "a session can do what it must not";
         let what = self.what;
         match line.as_deref() {
             Some([_, "127", _]) => {
                 let found = format!("there is no program to {what} with");
-                let cost = "it was not tried whether sessions hold in this";
-                check(&name, "reduced", found, cost, "install bash and util-linux")
+                let impact = "it was not tried whether sessions hold in this";
+                check(&name, "reduced", found, impact, "install bash and util-linux")
             }
             Some([_, "0", _]) => check(
                 &name,
                 "missing",
                 format!("could {what}"),
-                cost,
+                impact,
                 "start no sessions on this host; report it",
             ),
             Some([_, _, said]) if self.errors.iter().any(|error| said.contains(error)) => {
@@ -237,9 +237,9 @@ impl Act {
             Some([_, code, said]) => {
                 let found =
                     format!("could not {what}, but not for the reason that it should: exit {code}, {said}");
-                check(&name, "missing", found, cost, "see why it failed; the daemon's log may say more")
+                check(&name, "missing", found, impact, "see why it failed; the daemon's log may say more")
             }
-            _ => check(&name, "missing", "the session did not try it", cost, "see the session's events"),
+            _ => check(&name, "missing", "the session did not try it", impact, "see the session's events"),
         }
     }
 }

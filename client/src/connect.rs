@@ -84,7 +84,7 @@ pub fn unreachable(path: &Path, error: &io::Error) -> Failure {
         io::ErrorKind::PermissionDenied => Failure::Refused {
             what: format!("a connection to {socket}"),
             rule: "socket.permission".into(),
-            mend: "become a member of the group that the socket belongs to, usually agentd".into(),
+            hint: "become a member of the group that the socket belongs to, usually agentd".into(),
             kind: Kind::NotPermitted,
         },
         _ => Failure::Failed {

@@ -49,7 +49,7 @@ pub async fn doctor(socket: &Socket, args: DoctorArgs) -> Result<i32, Failure> {
         show.leaks(&leaks)?;
     }
     if !args.no_canary {
-        bad |= show.checks("A session that tries what it must not", &canary::sing(socket).await)?;
+        bad |= show.checks("A session that tries what it must not", &canary::self_test(socket).await)?;
     }
     Ok(i32::from(bad))
 }
@@ -59,13 +59,13 @@ async fn examine(socket: &Socket, request: DoctorRequest) -> Result<DoctorReply,
 }
 
 /// A check in one line of code.
-pub fn check(name: &str, status: &str, found: impl Into<String>, cost: &str, mend: &str) -> Check {
+pub fn check(name: &str, status: &str, found: impl Into<String>, impact: &str, fix: &str) -> Check {
     Check {
         name: name.into(),
         status: status.into(),
         found: found.into(),
-        cost: cost.into(),
-        mend: mend.into(),
+        impact: impact.into(),
+        fix: fix.into(),
     }
 }
 
@@ -76,25 +76,25 @@ fn own(socket: &Path) -> Vec<Check> {
 
 fn reachable(socket: &Path) -> Check {
     let (name, at) = ("client.socket", socket.display());
-    let cost = "nothing but this command works";
+    let impact = "nothing but this command works";
     match std::os::unix::net::UnixStream::connect(socket) {
         Ok(_) => check(name, "ok", at.to_string(), "", ""),
         Err(error) => {
-            let mend = match error.kind() {
+            let fix = match error.kind() {
                 std::io::ErrorKind::PermissionDenied => {
                     "become a member of the socket's group, usually agentd"
                 }
                 std::io::ErrorKind::ConnectionRefused => "start the daemon: systemctl start agentd",
                 _ => "start the daemon (systemctl start agentd), or name its socket: --socket, AGENTD_SOCKET",
             };
-            check(name, "missing", format!("{at}: {error}"), cost, mend)
+            check(name, "missing", format!("{at}: {error}"), impact, fix)
         }
     }
 }
 
 fn group(socket: &Path) -> Check {
     let name = "client.group";
-    let cost = "the daemon's socket cannot be opened";
+    let impact = "the daemon's socket cannot be opened";
     let gid = match std::fs::metadata(socket) {
         Ok(meta) => meta.gid(),
         Err(error) => {
@@ -102,7 +102,7 @@ fn group(socket: &Path) -> Check {
                 name,
                 "missing",
                 format!("{}: {error}", socket.display()),
-                cost,
+                impact,
                 "start the daemon",
             );
         }
@@ -110,7 +110,7 @@ fn group(socket: &Path) -> Check {
     let own = rustix::process::getegid().as_raw();
     let groups = match rustix::process::getgroups() {
         Ok(groups) => groups,
-        Err(errno) => return check(name, "missing", format!("your groups: {errno}"), cost, ""),
+        Err(errno) => return check(name, "missing", format!("your groups: {errno}"), impact, ""),
     };
     let label = group_name(gid).unwrap_or_else(|| gid.to_string());
     if rustix::process::geteuid().is_root() {
@@ -118,8 +118,8 @@ fn group(socket: &Path) -> Check {
     } else if own == gid || groups.iter().any(|group| group.as_raw() == gid) {
         check(name, "ok", format!("member of {label}"), "", "")
     } else {
-        let mend = format!("as root: gpasswd -a USER {label}; then log in again");
-        check(name, "missing", format!("not a member of {label}"), cost, &mend)
+        let fix = format!("as root: gpasswd -a USER {label}; then log in again");
+        check(name, "missing", format!("not a member of {label}"), impact, &fix)
     }
 }
 
@@ -135,8 +135,8 @@ fn group_name(gid: u32) -> Option<String> {
 fn profiles() -> Check {
     let name = "client.profiles";
     let Some(dir) = profile::own_directory() else {
-        let cost = "profiles of your own are not found";
-        return check(name, "reduced", "HOME is not set", cost, "set HOME");
+        let impact = "profiles of your own are not found";
+        return check(name, "reduced", "HOME is not set", impact, "set HOME");
     };
     let at = dir.display();
     match std::fs::read_dir(&dir) {
@@ -149,8 +149,8 @@ fn profiles() -> Check {
             check(name, "ok", format!("none of your own ({at} is not there)"), "", "")
         }
         Err(error) => {
-            let mend = format!("chmod u+rx {at}");
-            check(name, "reduced", format!("{at}: {error}"), "profiles of your own are not found", &mend)
+            let fix = format!("chmod u+rx {at}");
+            check(name, "reduced", format!("{at}: {error}"), "profiles of your own are not found", &fix)
         }
     }
 }
@@ -193,8 +193,8 @@ impl Show {
     }
 
     fn line(&self, check: &Check, wide: usize) -> String {
-        let [name, status, found, cost, mend] =
-            [&check.name, &check.status, &check.found, &check.cost, &check.mend].map(|text| clean(text));
+        let [name, status, found, impact, fix] =
+            [&check.name, &check.status, &check.found, &check.impact, &check.fix].map(|text| clean(text));
         let colour = match check.status.as_str() {
             "ok" => GREEN,
             "reduced" => YELLOW,
@@ -203,7 +203,7 @@ impl Show {
         let (on, off) = if self.colours { (colour, PLAIN) } else { ("", "") };
         let mut out = format!("  {on}{status:<8}{off} {name:<wide$}  {found}\n");
         if check.status != "ok" {
-            for (word, text) in [("costs", cost), ("mend", mend)].iter().filter(|(_, text)| !text.is_empty())
+            for (word, text) in [("impact", impact), ("fix", fix)].iter().filter(|(_, text)| !text.is_empty())
             {
                 let _ = writeln!(out, "  {:<8} {:<wide$}  {word}: {text}", "", "");
             }
@@ -239,7 +239,7 @@ mod tests {
         let show = Show { as_json: false, colours: false };
         let lack = check("land\x1block", "missing", "ABI 1", "no sessions", "Linux 5.19");
         let text = show.line(&lack, 8);
-        assert!(text.contains("costs: no sessions") && text.contains("mend: Linux 5.19"), "{text}");
+        assert!(text.contains("impact: no sessions") && text.contains("fix: Linux 5.19"), "{text}");
         assert!(!text.contains('\x1b'));
         let fine = Show { as_json: false, colours: true }.line(&check("x", "ok", "y", "z", ""), 1);
         assert_eq!(fine, "  \x1b[32mok      \x1b[0m x  y\n");

@@ -46,8 +46,8 @@ fn open(args: ExecArgs) -> Result<ExecOpen, Failure> {
     // The path is one of the session's; nothing here knows it.
     let cwd = match &args.cwd {
         Some(dir) if !Path::new(dir).is_absolute() => {
-            let mend = "write an absolute path of the session's";
-            return Err(Failure::refused(format!("directory {}", dir.display()), "cwd.absolute", mend));
+            let hint = "write an absolute path of the session's";
+            return Err(Failure::refused(format!("directory {}", dir.display()), "cwd.absolute", hint));
         }
         Some(dir) => utf8(Path::new(dir))?,
         None => String::new(),

@@ -28,14 +28,14 @@ pub enum Kind {
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
     /// A rule said no, here or at the daemon.
-    #[error("refused: {what} ({rule}): {mend}")]
+    #[error("refused: {what} ({rule}): {hint}")]
     Refused {
         /// The object, with the value at fault.
         what: String,
         /// The rule's name.
         rule: String,
         /// What the user can do about it.
-        mend: String,
+        hint: String,
         /// For the exit code.
         kind: Kind,
     },
@@ -91,8 +91,8 @@ impl Failure {
     }
 
     /// A refusal of agentctl's own.
-    pub fn refused(what: impl Into<String>, rule: &str, mend: impl Into<String>) -> Self {
-        Self::Refused { what: what.into(), rule: rule.into(), mend: mend.into(), kind: Kind::Failed }
+    pub fn refused(what: impl Into<String>, rule: &str, hint: impl Into<String>) -> Self {
+        Self::Refused { what: what.into(), rule: rule.into(), hint: hint.into(), kind: Kind::Failed }
     }
 
     /// Writing to `stream` failed. Nobody reads any more: then end without a word, as `cat` does.
@@ -134,13 +134,13 @@ impl Failure {
 
 impl From<Refusal> for Failure {
     fn from(refusal: Refusal) -> Self {
-        let Refusal { what, rule, mend } = refusal;
+        let Refusal { what, rule, hint } = refusal;
         let kind = match rule.as_str() {
             "profile.unknown" | "session.unknown" => Kind::NotFound,
             "caller.root" | "caller.unknown" => Kind::NotPermitted,
             _ => Kind::Failed,
         };
-        Self::Refused { what, rule, mend, kind }
+        Self::Refused { what, rule, hint, kind }
     }
 }
 
@@ -155,7 +155,7 @@ impl From<Status> for Failure {
         match status.get_details_error_info() {
             Some(mut info) if info.domain == "agentd" => Self::Refused {
                 what: info.metadata.remove("what").unwrap_or_else(|| status.message().to_owned()),
-                mend: info.metadata.remove("mend").unwrap_or_default(),
+                hint: info.metadata.remove("hint").unwrap_or_default(),
                 rule: info.reason,
                 kind,
             },
@@ -197,7 +197,7 @@ mod tests {
     use tonic_types::{ErrorDetails, StatusExt};
 
     fn status(code: Code) -> Status {
-        let meta = [("what".to_owned(), "memory 9".to_owned()), ("mend".to_owned(), "ask less".to_owned())];
+        let meta = [("what".to_owned(), "memory 9".to_owned()), ("hint".to_owned(), "ask less".to_owned())];
         let details = ErrorDetails::with_error_info("bounds.memory", "agentd", meta);
         Status::with_error_details(code, "text", details)
     }

@@ -81,7 +81,7 @@ fn open(path: &Wanted) -> Result<OwnedFd, Failure> {
 
 fn wrong_type(path: &Wanted, found: FileType) -> Failure {
     let word = path.role.as_str();
-    let mend = match path.role {
+    let hint = match path.role {
         Role::Workspace => "name a directory",
         Role::Input => "name a regular file or a directory",
     };
@@ -92,7 +92,7 @@ fn wrong_type(path: &Wanted, found: FileType) -> Failure {
         FileType::CharacterDevice | FileType::BlockDevice => "a device",
         _ => "something else",
     };
-    Failure::refused(format!("{word} {} is {what}", path.path), &format!("{word}.type"), mend)
+    Failure::refused(format!("{word} {} is {what}", path.path), &format!("{word}.type"), hint)
 }
 
 /// The path of an open descriptor, as the kernel names it now.

@@ -160,8 +160,8 @@ fn add_others(own: &Path, meant: &Path, files: &mut Vec<Text>) {
 fn read(path: &Path) -> Result<Text, Failure> {
     let label = utf8(path)?;
     let unreadable = |error: std::io::Error| {
-        let mend = "name a file that exists and that you may read";
-        Failure::refused(format!("profile {label}: {error}"), "profile.open", mend)
+        let hint = "name a file that exists and that you may read";
+        Failure::refused(format!("profile {label}: {error}"), "profile.open", hint)
     };
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     let fd = rustix::fs::open(path, flags, rustix::fs::Mode::empty()).map_err(|e| unreadable(e.into()))?;
@@ -183,8 +183,8 @@ fn read(path: &Path) -> Result<Text, Failure> {
         ));
     }
     let too_long = |bytes: u64| {
-        let mend = format!("keep it within {MAX_BYTES} bytes");
-        Failure::refused(format!("profile {label} of {bytes} bytes"), "profile.size", mend)
+        let hint = format!("keep it within {MAX_BYTES} bytes");
+        Failure::refused(format!("profile {label} of {bytes} bytes"), "profile.size", hint)
     };
     if metadata.len() > MAX_BYTES {
         return Err(too_long(metadata.len()));

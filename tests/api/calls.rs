@@ -83,11 +83,11 @@ pub(crate) fn on_none(world: &World, user: &User, api: &Api, call: &str) -> Resu
     })
 }
 
-/// A refusal has a rule, what and a mend.
+/// A refusal has a rule, what and a hint.
 #[track_caller]
 pub(crate) fn check_form(status: &Status, what: &str) {
     let details = String::from_utf8_lossy(status.details()).into_owned();
-    for part in ["google.rpc.ErrorInfo", "agentd", "what", "mend"] {
+    for part in ["google.rpc.ErrorInfo", "agentd", "what", "hint"] {
         assert!(details.contains(part), "{what}: {part} in the details of {status:?}");
     }
 }

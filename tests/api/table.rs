@@ -53,7 +53,9 @@ pub(crate) fn tests() -> Vec<Alone> {
     assert_eq!(rows.len(), 12, "the table is not read");
     let of_sessions = rows.into_iter().map(|(call, rows)| {
         assert_eq!(rows.len(), 3, "{call}: running, ended, never");
-        alone(&format!("api::table::{call}"), Setup::with("spares = 0"), move |world| sessions(world, &rows))
+        alone(&format!("api::table::{call}"), Setup::with("prewarmed_sessions = 0"), move |world| {
+            sessions(world, &rows)
+        })
     });
     let mut tests: Vec<Alone> = of_sessions.collect();
     tests.push(alone("api::table::of_no_session", Setup::default(), no_session));

@@ -392,7 +392,7 @@ fn doctor(world: &World) {
         assert!(!text_at(check, "/found").is_empty(), "{check}");
     }
     for line in lines.iter().filter(|line| line["status"] == "reduced" || line["status"] == "missing") {
-        assert!(!text_at(line, "/cost").is_empty() && !text_at(line, "/mend").is_empty(), "{line}");
+        assert!(!text_at(line, "/impact").is_empty() && !text_at(line, "/fix").is_empty(), "{line}");
     }
     let text = world.agentctl(world.a(), ["doctor"]).expect_code(0).text();
     assert!(text.contains("landlock"), "{text}");

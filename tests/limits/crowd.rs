@@ -37,7 +37,7 @@ pub fn tests() -> Vec<Alone> {
         named("subordinate_uids_count_as_their_account", plain().subuid(&subordinate), subordinate_uids),
         named("connections_that_do_nothing_end", plain(), idle),
         named("descriptors_that_linger_hold_nobody_up", plain(), lingering),
-        named("builds_of_one_user_leave_room_for_anothers", Setup::with("spares = 0"), builds)
+        named("builds_of_one_user_leave_room_for_anothers", Setup::with("prewarmed_sessions = 0"), builds)
             .unless(no_hang),
         named("exec_into_a_session_that_stops_everything_ends", plain(), stopped),
     ]

@@ -33,7 +33,7 @@ fn main() -> ExitCode {
             set,
         ),
         ("idle_ends_what_does_nothing", "", idle),
-        ("the_oom_killer_spares_helpers", "spares = 0", spared),
+        ("the_oom_killer_spares_helpers", "prewarmed_sessions = 0", spared),
         ("open_files", "", open_files),
     ];
     let named = |(name, config, test): Bounded| -> Alone {
@@ -48,9 +48,9 @@ fn main() -> ExitCode {
     all.push(sockets.unless(counters::no_socket_limit()));
     all.push(alone("limits::open_files_of_three_sessions", Setup::default(), counters::files));
     all.push(alone("limits::helpers_spend_what_their_session_has", Setup::default(), counters::helpers));
-    let few = Setup::with("spares = 0").leases(6);
+    let few = Setup::with("prewarmed_sessions = 0").leases(6);
     all.push(alone("limits::a_lease_rests_while_something_is_left", few, outlives::leases));
-    let memory = "spares = 0\n[bounds]\nuser_memory = \"300M\"\nhost_memory = \"1G\"";
+    let memory = "prewarmed_sessions = 0\n[bounds]\nuser_memory = \"300M\"\nhost_memory = \"1G\"";
     all.push(alone("limits::memory_that_a_descriptor_holds", Setup::with(memory), outlives::memory));
     run_alone("limits", Some(2), all)
 }

@@ -20,7 +20,7 @@ const AT_A_TIME: usize = 4;
 const GROWTH: u64 = 8 << 20;
 const GONE: Duration = Duration::from_secs(5);
 
-/// What sessions do with their way out, and the code that this ends with.
+/// What sessions do with their egress, and the code that this ends with.
 const KINDS: &[(&str, i32)] = &[
     ("curl -sS -o /dev/null http://good.test/", 0),
     ("curl -ksS -o /dev/null https://good.test/bulk", 0),

@@ -1,4 +1,4 @@
-//! The way out, in an internet of the tests' own: that it is there, what programs do in it with nothing in between,
+//! Egress, in an internet of the tests' own: that it is there, what programs do in it with nothing in between,
 //! and the same in sessions that may.
 
 mod around;

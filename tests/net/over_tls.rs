@@ -1,6 +1,6 @@
 //! Resolvers that are asked over TLS: by whoever is who it should be, and by nothing else.
 
-use agentd_tests::harness::{Manner, Named, Question, Session, World};
+use agentd_tests::harness::{Named, Question, RejectWith, Session, World};
 
 use crate::internet;
 
@@ -20,7 +20,7 @@ pub const TESTS: &[Named] = &[
 /// The servers' name.
 const NAME: &str = "dns.test";
 
-fn resolver(manner: Manner, name: &str) -> String {
+fn resolver(manner: RejectWith, name: &str) -> String {
     format!("\"tls://{}#{name}\"", manner.address())
 }
 
@@ -28,7 +28,7 @@ fn asking(resolvers: &str) -> World {
     internet().world_asking(resolvers, &internet().authority())
 }
 
-fn over_tls(manner: Manner) -> World {
+fn over_tls(manner: RejectWith) -> World {
     asking(&resolver(manner, NAME))
 }
 
@@ -55,7 +55,7 @@ const FAILED: &str = "1 2\n";
 const FOUND: &str = "1 0 b'\\xc63d\\n'\n";
 
 fn asked(_: &World) {
-    let world = over_tls(Manner::Honest);
+    let world = over_tls(RejectWith::Honest);
     let script = "getent ahosts one.tls.wild.test | head -n 1; getent ahosts two.tls.wild.test | head -n 1";
     let output = session(&world).bash(script).expect_code(0);
     assert_eq!(output.text().lines().count(), 2, "{} {}", output.text(), output.stderr);
@@ -69,28 +69,28 @@ fn asked(_: &World) {
 }
 
 fn reversed(_: &World) {
-    let world = over_tls(Manner::Reversed);
+    let world = over_tls(RejectWith::Reversed);
     let output = session(&world).bash("getent ahosts reversed.wild.test | cut -d ' ' -f 1 | sort -u");
     assert_eq!(output.text(), "198.51.100.10\n2001:db8:a::10\n", "{}", output.stderr);
     world.end();
 }
 
 fn once(_: &World) {
-    let world = over_tls(Manner::Once);
+    let world = over_tls(RejectWith::Once);
     let script = "for n in 1 2 3; do python3 client.py ask once$n.wild.test 1; done";
     assert_eq!(session(&world).bash(script).expect_code(0).text(), FOUND.repeat(3));
     world.end();
 }
 
 fn other_name(_: &World) {
-    let world = asking(&resolver(Manner::Honest, "other.dns.test"));
+    let world = asking(&resolver(RejectWith::Honest, "other.dns.test"));
     assert_eq!(ask(&world, "othername.wild.test"), FAILED);
     assert_eq!(internet().resolver().asked("othername.wild.test"), []);
     world.end();
 }
 
 fn other_authority(_: &World) {
-    let world = over_tls(Manner::Unknown);
+    let world = over_tls(RejectWith::Unknown);
     assert_eq!(ask(&world, "authority.wild.test"), FAILED);
     assert_eq!(internet().resolver().asked("authority.wild.test"), []);
     world.end();
@@ -105,7 +105,7 @@ fn no_plain_text(_: &World) {
 }
 
 fn silence(_: &World) {
-    for (manner, name) in [(Manner::Mute, "mute.wild.test"), (Manner::Silent, "silent.wild.test")] {
+    for (manner, name) in [(RejectWith::Mute, "mute.wild.test"), (RejectWith::Silent, "silent.wild.test")] {
         let world = over_tls(manner);
         assert_eq!(ask(&world, name), FAILED);
         assert_eq!(only_over_tls(name), []);
@@ -115,9 +115,9 @@ fn silence(_: &World) {
 
 fn half(_: &World) {
     let ways = [
-        (Manner::Half, "half.wild.test"),
-        (Manner::Broken, "broken.wild.test"),
-        (Manner::Cut, "cut.wild.test"),
+        (RejectWith::Half, "half.wild.test"),
+        (RejectWith::Broken, "broken.wild.test"),
+        (RejectWith::Cut, "cut.wild.test"),
     ];
     for (manner, name) in ways {
         let world = over_tls(manner);
@@ -128,7 +128,7 @@ fn half(_: &World) {
 }
 
 fn next(_: &World) {
-    let both = [resolver(Manner::Unknown, NAME), resolver(Manner::Honest, NAME)].join(", ");
+    let both = [resolver(RejectWith::Unknown, NAME), resolver(RejectWith::Honest, NAME)].join(", ");
     let world = asking(&both);
     assert_eq!(ask(&world, "next.wild.test"), FOUND);
     assert_eq!(only_over_tls("next.wild.test").len(), 1);
@@ -138,7 +138,7 @@ fn next(_: &World) {
 fn no_authorities(world: &World) {
     let file = world.workspace(world.a()).join("authorities.pem");
     std::fs::copy(internet().authority(), &file).expect("a copy");
-    let world = internet().world_asking(&resolver(Manner::Honest, NAME), &file);
+    let world = internet().world_asking(&resolver(RejectWith::Honest, NAME), &file);
     session(&world).run(["true"]).expect_code(0);
     std::fs::remove_file(&file).expect("it is there");
     let output = session(&world).run(["true"]);

@@ -242,8 +242,8 @@ fn taken(world: &World) {
     for address in ["127.0.0.1", "0.0.0.0", "::1", "::"] {
         let (port, free) = (unused(), unused());
         let held = internet().host().enter(|| TcpListener::bind((address, port))).expect("it is free");
-        let mend = format!("HOSTPORT:{port}");
-        not_published(world, &[&free.to_string(), &port.to_string()], &["network.publish)", "in use", &mend]);
+        let hint = format!("HOSTPORT:{port}");
+        not_published(world, &[&free.to_string(), &port.to_string()], &["network.publish)", "in use", &hint]);
         drop(held);
         // Nothing is left of the one that could be had.
         world
@@ -348,7 +348,7 @@ fn agents(world: &World) {
     assert!(inward(&events, "net.connect").is_empty(), "{events:#?}");
 }
 
-/// More than may come: those who are in stay, the session's own way out has its own room.
+/// More than may come: those who are in stay, the session's own egress has its own room.
 fn crowd(world: &World) {
     let (port, dir) = (unused(), place(world));
     let session = world.session_in(&dir).past_the_proxy().options([

@@ -86,7 +86,7 @@ pub fn memory(world: &World) {
     assert_eq!(line(&mut child), "held\n");
     let user = format!("agents/u{}", world.a().uid);
     let before = memory_of(world, &user);
-    taken(world, "spares = 0\n[bounds]\nuser_memory = \"96M\"");
+    taken(world, "prewarmed_sessions = 0\n[bounds]\nuser_memory = \"96M\"");
     // It holds more, which nobody takes from it; another session would hold more still.
     let more = within(LIMIT, || match world.session().run(["true"]) {
         refused if refused.stderr.contains("(bounds.user_memory)") => Ok(()),

@@ -20,7 +20,7 @@ fn main() -> ExitCode {
         ("reload::what_needs_a_restart_is_refused", "", reload::restart),
         ("reload::profiles", "", reload::profiles),
         ("reload::owners", "", reload::owners),
-        ("reload::spares_go", "spares = 2", reload::spares),
+        ("reload::prewarmed_sessions_go", "prewarmed_sessions = 2", reload::prewarmed),
         (
             "reload::limits_of_groups_that_live",
             "[bounds]\nuser_cpus = 1.5\nuser_pids = 500",

@@ -162,12 +162,12 @@ pub fn owners(world: &World) {
     std::fs::remove_file(&file).expect("it is there");
 }
 
-pub fn spares(world: &World) {
+pub fn prewarmed(world: &World) {
     one_more(world).expect_code(0);
     let waiting = || world.daemon().parts(world.a()).len();
     let there = within(LIMIT, || if waiting() > 0 { Ok(()) } else { Err(()) });
     assert_eq!(there, Ok(()), "nothing is prepared");
-    taken(world, "spares = 0");
+    taken(world, "prewarmed_sessions = 0");
     let gone = within(LIMIT, || if waiting() == 0 { Ok(()) } else { Err(waiting()) });
     assert_eq!(gone, Ok(()), "what was prepared stays");
 }

@@ -156,7 +156,7 @@ fn nonsense_offers(world: &'static World) {
         match answer(&socket) {
             ToClient::Refused(refusal) => {
                 assert_eq!(refusal.rule, "offer.form");
-                assert!(!refusal.what.is_empty() && !refusal.mend.is_empty());
+                assert!(!refusal.what.is_empty() && !refusal.hint.is_empty());
             }
             other => panic!("{other:?} for {bytes:?}"),
         }

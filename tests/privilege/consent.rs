@@ -67,7 +67,7 @@ fn said(child: Child) -> (Option<i32>, String) {
 fn honest(user: &User, request: &CreateRequest) -> Plan {
     let spec = request.spec.clone().expect("a spec");
     let Account { user: name, home, shell } = Account::of(user.uid).expect("an account");
-    let caller = CallerFacts { uid: user.uid, user: name, home, shell, root_callers: false };
+    let caller = CallerFacts { uid: user.uid, user: name, home, shell, allow_root: false };
     let profile = agentd_request::profile(&spec).expect("a profile");
     let mut wanted = agentd_request::parse(spec, session()).expect("a request");
     wanted.offered = Some(agentd_request::offered(&request.paths).expect("paths"));

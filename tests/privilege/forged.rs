@@ -176,9 +176,9 @@ fn bounds(world: &'static World) {
             let resolvers = vec![Resolver::plain("169.254.169.254:80".parse().expect("an address"))];
             p.egress = Some(Egress { resolvers, ..Egress::default() });
         }),
-        ("egress.global_also", &|p| {
-            let global_also = vec![Net::parse("10.0.0.0/8").expect("a network")];
-            p.egress = Some(Egress { global_also, ..Egress::default() });
+        ("egress.allow_private_ranges", &|p| {
+            let allow_private_ranges = vec![Net::parse("10.0.0.0/8").expect("a network")];
+            p.egress = Some(Egress { allow_private_ranges, ..Egress::default() });
         }),
         ("egress.proxy", &|p| {
             let proxy = Some("192.0.2.1:3128".parse().expect("an address"));
@@ -418,7 +418,7 @@ fn quotas(world: &'static World) {
 
 /// What is prepared for one user is of no use to another, and keeps nothing of anybody's open.
 fn prepared(world: &'static World) {
-    let launcher = Launcher::with_spares(world, 4, "");
+    let launcher = Launcher::with_prewarmed(world, 4, "");
     let service = Played::connect(&launcher);
     let before = launcher.traces();
     let (a, b) = (service.client(&launcher, world.a()), service.client(&launcher, world.b()));

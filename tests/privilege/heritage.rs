@@ -53,7 +53,7 @@ fn remembers(pid: u32, word: &str) -> bool {
 fn nothing_of_roots(_: &'static World) {
     let closed = Path::new("/root").join(format!("agentd-test-{}", std::process::id()));
     std::fs::create_dir_all(&closed).expect("root's own");
-    let setup = Setup::with("spares = 0").env("AWS_SECRET_ACCESS_KEY", SECRET).cwd(&closed);
+    let setup = Setup::with("prewarmed_sessions = 0").env("AWS_SECRET_ACCESS_KEY", SECRET).cwd(&closed);
     let world = World::of(setup.through(&["/usr/bin/nice", "-n", "-5"]));
     let daemon = world.daemon();
     let session = world.session();

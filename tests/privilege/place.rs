@@ -36,11 +36,11 @@ pub struct Launcher {
 impl Launcher {
     /// Starts one, with `more` in its configuration.
     pub fn start(world: &World, more: &str) -> Self {
-        Self::with_spares(world, 0, more)
+        Self::with_prewarmed(world, 0, more)
     }
 
     /// Starts one that prepares sessions before anybody asks for them.
-    pub fn with_spares(world: &World, spares: u32, more: &str) -> Self {
+    pub fn with_prewarmed(world: &World, prewarmed: u32, more: &str) -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let (pid, number) = (std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
         let dir = PathBuf::from(format!("/tmp/agentd-priv-{pid}-{number}"));
@@ -55,7 +55,7 @@ impl Launcher {
         let (service, group, admins) = (value("service_user"), value("socket_group"), value("admin_group"));
         let at = dir.display();
         let config = format!(
-            "spares = {spares}\nsocket = \"{at}/run/agentd.sock\"\nruntime_dir = \"{at}/run\"\nstate_dir = \"{at}/state\"\n\
+            "prewarmed_sessions = {prewarmed}\nsocket = \"{at}/run/agentd.sock\"\nruntime_dir = \"{at}/run\"\nstate_dir = \"{at}/state\"\n\
              profile_dirs = []\nsecrets_dir = \"{at}/secrets\"\nservice_user = \"{service}\"\n\
              socket_group = \"{group}\"\nadmin_group = \"{admins}\"\n{more}\n[pool]\n\
              uids = \"{first_uid}-{last_uid}\"\n"

@@ -192,7 +192,7 @@ impl Played {
             Ok(_) => panic!("built, and not refused under {rule}"),
             Err(refusal) => {
                 assert_eq!(refusal.rule, rule, "{refusal}");
-                let parts = [&refusal.what, &refusal.mend];
+                let parts = [&refusal.what, &refusal.hint];
                 assert!(
                     parts.iter().all(|p| !p.is_empty() && !p.contains('\n') && p.len() < 600),
                     "{refusal}"

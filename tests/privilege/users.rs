@@ -1,5 +1,5 @@
 //! A user who asks, through agentctl, for what is not that user's, or for too much. Each is refused on one line
-//! that names what, the rule and the mend.
+//! that names what, the rule and the hint.
 
 use std::os::unix::fs::symlink;
 use std::os::unix::net::UnixListener;
@@ -34,8 +34,8 @@ fn refused(output: RunOutput, rules: &[&str]) {
     assert!(line.starts_with("agentctl: refused: ") && !line.contains('\n'), "{line}");
     let rule = rules.iter().find(|rule| line.contains(&format!(" ({rule}): ")));
     let rule = rule.unwrap_or_else(|| panic!("not under {rules:?}: {line}"));
-    let (what, mend) = line.split_once(&format!(" ({rule}): ")).expect("found");
-    assert!(what.len() > "agentctl: refused: ".len() && !mend.is_empty(), "{line}");
+    let (what, hint) = line.split_once(&format!(" ({rule}): ")).expect("found");
+    assert!(what.len() > "agentctl: refused: ".len() && !hint.is_empty(), "{line}");
 }
 
 #[track_caller]

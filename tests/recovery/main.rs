@@ -15,7 +15,7 @@ use agentd_tests::harness::{
 /// What the sessions may take to be gone without a trace.
 pub const LIMIT: Duration = Duration::from_secs(2);
 /// Snapshots are of the whole daemon: each test has one of its own, and no session is prepared ahead.
-const UNPREPARED: &str = "spares = 0";
+const UNPREPARED: &str = "prewarmed_sessions = 0";
 
 fn main() -> ExitCode {
     let tests: [Named; 9] = [

@@ -81,7 +81,7 @@ impl Row {
     fn setup(&self) -> Setup {
         // Whoever is killed before a session is asked for has to be there already.
         let waiting = self.victim.is_of_a_session() && self.moment == Moment::Before;
-        let setup = Setup::with(if waiting { "spares = 2" } else { "spares = 0" });
+        let setup = Setup::with(if waiting { "prewarmed_sessions = 2" } else { "prewarmed_sessions = 0" });
         if self.victim == Victim::ServiceByHand { setup } else { setup.as_units() }
     }
 

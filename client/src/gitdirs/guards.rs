@@ -122,7 +122,7 @@ fn unreadable(file: &AbsPath, why: &str) -> Refusal {
     Refusal::new(
         format!("{file}: {why}"),
         "workspace.git",
-        "mend it, or use mode overlay: what git would follow from there cannot be told",
+        "fix it, or use mode overlay: what git would follow from there cannot be told",
     )
 }
 

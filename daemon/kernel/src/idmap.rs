@@ -9,7 +9,7 @@ use agentd_policy::lease::{Groups, Lease, LeasedUid, Pool};
 use rustix::fs::{Mode, OFlags};
 use rustix::process::Pid;
 
-use crate::process::{Birth, SingleThreaded, spawn};
+use crate::process::{CloneArgs, SingleThreaded, spawn};
 
 /// One line of a map: `count` ids from `inside` on are those from `outside` on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -120,7 +120,7 @@ pub fn namespace(
     uids: &[Extent],
     gids: &[Extent],
 ) -> std::io::Result<OwnedFd> {
-    let child = spawn(token, Birth { new_user: true, ..Birth::default() }, || {
+    let child = spawn(token, CloneArgs { new_user: true, ..CloneArgs::default() }, || {
         // It only has to be there while its maps are written; it goes with whoever made it.
         let signal = Some(rustix::process::Signal::KILL);
         if rustix::process::set_parent_process_death_signal(signal).is_err() {

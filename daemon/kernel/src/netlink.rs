@@ -200,7 +200,7 @@ impl AsFd for Netlink {
     }
 }
 
-/// The messages of a datagram. After one that is out of form there is no next.
+/// The messages of a datagram. After one that is malformed there is no next.
 pub(crate) fn messages(mut bytes: &[u8]) -> impl Iterator<Item = Result<NetlinkBuffer<&[u8]>, NetlinkError>> {
     std::iter::from_fn(move || {
         if bytes.is_empty() {
@@ -208,7 +208,7 @@ pub(crate) fn messages(mut bytes: &[u8]) -> impl Iterator<Item = Result<NetlinkB
         }
         let Ok(message) = NetlinkBuffer::new_checked(bytes) else {
             bytes = &[];
-            return Some(Err(NetlinkError::Answer("is out of form")));
+            return Some(Err(NetlinkError::Answer("is malformed")));
         };
         let (whole, rest) = bytes.split_at((message.length() as usize).min(bytes.len()));
         bytes = rest.get(whole.len().next_multiple_of(4) - whole.len()..).unwrap_or_default();
@@ -218,7 +218,7 @@ pub(crate) fn messages(mut bytes: &[u8]) -> impl Iterator<Item = Result<NetlinkB
 
 /// The error that an `NLMSG_ERROR` carries, if it is no acknowledgement.
 fn refusal(message: &NetlinkBuffer<&[u8]>) -> Result<(), NetlinkError> {
-    let code = message.payload().first_chunk().ok_or(NetlinkError::Answer("is out of form"))?;
+    let code = message.payload().first_chunk().ok_or(NetlinkError::Answer("is malformed"))?;
     match i32::from_ne_bytes(*code) {
         0 => Ok(()),
         code => Err(NetlinkError::Refused {

@@ -88,7 +88,7 @@ impl Handle {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::process::{self, Birth, SingleThreaded};
+    use crate::process::{self, CloneArgs, SingleThreaded};
     use std::fs::File;
     use std::os::fd::AsFd;
 
@@ -100,7 +100,7 @@ mod tests {
             let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
             let token = SingleThreaded::verify().unwrap();
             // Its descriptor, opened in its own namespace, goes out through a socket and stays in the queue.
-            let child = process::spawn(token, Birth { new_user: true, ..Birth::default() }, || {
+            let child = process::spawn(token, CloneArgs { new_user: true, ..CloneArgs::default() }, || {
                 let file = File::open("/dev/null").unwrap();
                 let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
                 let mut control = rustix::net::SendAncillaryBuffer::new(&mut space);

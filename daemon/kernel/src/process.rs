@@ -31,7 +31,7 @@ impl SingleThreaded {
 
 /// How a child is born.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Birth<'a> {
+pub struct CloneArgs<'a> {
     /// Into this cgroup (a directory of cgroup2).
     pub cgroup: Option<BorrowedFd<'a>>,
     /// Into a new user namespace, owned by the effective uid, and a new pid namespace, owned by it.
@@ -57,7 +57,7 @@ pub struct Child {
 ///
 /// # Errors
 /// As `clone3(2)`. On cgroup errors there is no child.
-pub fn spawn(_: SingleThreaded, birth: Birth<'_>, run: impl FnOnce() -> i32) -> std::io::Result<Child> {
+pub fn spawn(_: SingleThreaded, birth: CloneArgs<'_>, run: impl FnOnce() -> i32) -> std::io::Result<Child> {
     let mut pidfd: RawFd = -1;
     let mut flags = libc::CLONE_PIDFD as u64;
     let mut namespaces = 0;
@@ -390,14 +390,14 @@ mod tests {
 
     #[test]
     fn a_child_ends_with_its_code() {
-        let child = spawn(TOKEN, Birth::default(), || 7).unwrap();
+        let child = spawn(TOKEN, CloneArgs::default(), || 7).unwrap();
         assert_eq!(child.wait().unwrap(), ExitStatus::Code(7));
         assert!(child.kill().is_ok());
     }
 
     #[test]
     fn a_child_that_is_killed_says_so() {
-        let child = spawn(TOKEN, Birth::default(), || {
+        let child = spawn(TOKEN, CloneArgs::default(), || {
             nix::unistd::pause();
             0
         })

@@ -171,7 +171,7 @@ fn queue_fits() -> std::io::Result<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::process::{self, Birth, SingleThreaded};
+    use crate::process::{self, CloneArgs, SingleThreaded};
 
     /// A uid that nothing uses, one for each test.
     const FIRST: u32 = 1_899_990_000;
@@ -184,7 +184,7 @@ mod tests {
     ) -> i32 {
         let token = SingleThreaded::verify().unwrap();
         let (mut ready, tell) = std::io::pipe().unwrap();
-        let holder = process::spawn(token, Birth::default(), || {
+        let holder = process::spawn(token, CloneArgs::default(), || {
             become_uid(uid).unwrap();
             let held = hold();
             std::io::Write::write_all(&mut &tell, b"x").unwrap();
@@ -194,7 +194,7 @@ mod tests {
         })
         .unwrap();
         std::io::Read::read_exact(&mut ready, &mut [0]).unwrap();
-        let probe = process::spawn(token, Birth::default(), || match try_it(uid).unwrap() {
+        let probe = process::spawn(token, CloneArgs::default(), || match try_it(uid).unwrap() {
             None => 0,
             Some(counter) => counter as i32 + 1,
         })

@@ -1,6 +1,6 @@
 //! The site's blocklists. Root opens the files and reads none of them: a short-lived child under the service's account
 //! does, with nothing but their descriptors, a pipe, and memory into which it writes the table of their names. That is
-//! sealed, and every session that begins with a way out has it.
+//! sealed, and every session that begins egress has it.
 
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -8,7 +8,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::time::Duration;
 
 use agentd_kernel::memfd::{self, Sealed};
-use agentd_kernel::process::{self, Birth, Child, SingleThreaded};
+use agentd_kernel::process::{self, Child, CloneArgs, SingleThreaded};
 use agentd_kernel::{creds, lockdown};
 use agentd_policy::blocklist::{self, Blocklist, Compiler, KEY, ListFile, MAX_TABLE, Summary};
 use agentd_policy::event::ExitStatus;
@@ -57,7 +57,7 @@ impl Compiling {
         let table = memfd::create("agentd-blocklists").map_err(fail)?;
         let (report, tell) = std::io::pipe().map_err(fail)?;
         let worker = Worker { lists: &lists, files, table: table.as_fd(), key };
-        let child = process::spawn(token, Birth { with_parent: true, ..Birth::default() }, || {
+        let child = process::spawn(token, CloneArgs { with_parent: true, ..CloneArgs::default() }, || {
             let report = worker.run((settings.service_uid, settings.service_gid), tell.as_fd());
             // A launcher that is gone needs none.
             let told = encode(&report).map(|bytes| rustix::io::write(&tell, &bytes));

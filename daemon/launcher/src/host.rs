@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use agentd_kernel::mount::{self, Attributes, Tree};
-use agentd_kernel::process::{self, Birth, SingleThreaded};
+use agentd_kernel::process::{self, CloneArgs, SingleThreaded};
 use agentd_kernel::seccomp::{self, Filter};
 use agentd_kernel::{idmap, procfs};
 use agentd_policy::lease::Pool;
@@ -46,7 +46,7 @@ pub struct Host {
     pub keeper_filter: Filter,
     /// The filter of meters.
     pub meter_filter: Filter,
-    /// The filter of keepers of sessions that have a way out.
+    /// The filter of keepers of sessions that have egress.
     pub dialler_filter: Filter,
 }
 
@@ -167,7 +167,7 @@ fn held(
     make: impl FnOnce() -> Result<(), String>,
 ) -> Result<OwnedFd, String> {
     let (ready, tell) = std::io::pipe().map_err(|e| e.to_string())?;
-    let child = process::spawn(token, Birth { with_parent: true, ..Birth::default() }, || {
+    let child = process::spawn(token, CloneArgs { with_parent: true, ..CloneArgs::default() }, || {
         let answer = match make() {
             Ok(()) => "ok".to_owned(),
             Err(error) => error,

@@ -4,8 +4,8 @@
 //! Born in the session's user namespace, it has never had a capability over the host.
 
 mod commands;
+pub mod egress_state;
 mod inward;
-pub mod way_out;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -75,7 +75,7 @@ pub enum ToInit {
 pub enum FromInit {
     /// The network namespace refuses everything but itself. Descriptors: those of [`Network`], in its order.
     NetworkReady,
-    /// The session's way out, if it has one; it comes before [`FromInit::Confined`]. Descriptors: as in
+    /// the session's egress, if it has one; it comes before [`FromInit::Confined`]. Descriptors: as in
     /// [`ToRelay::Network`](agentd_policy::wire::ToRelay::Network).
     Sockets,
     /// Every layer is applied and was verified. Descriptor: what hears of calls that are refused.
@@ -214,11 +214,11 @@ impl Init<'_> {
     }
 
     /// Namespaces that belong to the session's user namespace, and its network.
-    fn network(&self) -> Result<way_out::Prepared, Failure> {
+    fn network(&self) -> Result<egress_state::Prepared, Failure> {
         let namespaces = CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWIPC | CloneFlags::CLONE_NEWUTS;
         nix::sched::unshare(namespaces).step("namespaces")?;
         loopback::bring_up().step("loopback")?;
-        let prepared = way_out::Prepared::new()?;
+        let prepared = egress_state::Prepared::new()?;
         let log = nflog::Nflog::open(nft::LOG_GROUP).step("nflog")?;
         let sockets = sock_diag::SockDiag::open().step("sock_diag")?;
         let resets = resets::Resets::open().step("raw sockets")?;

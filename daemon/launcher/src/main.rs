@@ -125,7 +125,7 @@ fn cgroups(token: SingleThreaded, config: &Config) -> Result<(Cgroups, Hierarchi
             let installed = config.runtime_dir == Config::default().runtime_dir;
             let unit = if installed { "agentd-sessions".into() } else { name.clone() };
             Some(Scope::ensure(token, &format!("{unit}.scope")).map_err(|e| {
-                format!("{e}; mend that, or name a delegated directory as cgroup_root in agentd.toml")
+                format!("{e}; fix that, or name a delegated directory as cgroup_root in agentd.toml")
             })?)
         }
         _ => None,

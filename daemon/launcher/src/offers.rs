@@ -182,10 +182,10 @@ impl Offer {
     }
 
     fn refuse(&mut self, what: &str) -> Heard {
-        let mend =
+        let hint =
             "offer at most 253 open files and directories in one packet, by an agentctl of agentd's version";
         // The client is cut off whether it hears why or not.
-        let _ = send(&self.socket, &ToClient::Refused(Refusal::new(what, "offer.form", mend)));
+        let _ = send(&self.socket, &ToClient::Refused(Refusal::new(what, "offer.form", hint)));
         Heard::Over
     }
 }

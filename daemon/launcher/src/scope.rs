@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use agentd_kernel::creds;
-use agentd_kernel::process::{self, Birth, Child, SingleThreaded};
+use agentd_kernel::process::{self, Child, CloneArgs, SingleThreaded};
 use rustix::fs::{Mode, OFlags};
 
 /// Where the process that keeps the scope is: a cgroup that has limits for its children has no processes of its own
@@ -103,7 +103,7 @@ impl Scope {
 /// begin it ends with this one.
 fn hold(token: SingleThreaded) -> std::io::Result<(Child, OwnedFd)> {
     let (told, begin) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
-    let child = process::spawn(token, Birth::default(), || {
+    let child = process::spawn(token, CloneArgs::default(), || {
         let idle = || -> Result<(), String> {
             process::set_title(c"agentd-hold").map_err(|e| e.to_string())?;
             std::env::set_current_dir("/").map_err(|e| e.to_string())?;

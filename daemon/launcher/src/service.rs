@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use agentd_kernel::creds;
-use agentd_kernel::process::{self, Birth, Child, SingleThreaded};
+use agentd_kernel::process::{self, Child, CloneArgs, SingleThreaded};
 use agentd_policy::event::ExitStatus;
 use nix::sys::signal::SigSet;
 use rustix::process::Signal;
@@ -166,7 +166,7 @@ fn become_service(
     let own = std::env::current_exe().map_err(|e| format!("/proc/self/exe: {e}"))?;
     let program = own.with_file_name("agentd");
     let launcher = rustix::process::getpid();
-    let child = process::spawn(token, Birth { with_parent: true, ..Birth::default() }, || {
+    let child = process::spawn(token, CloneArgs { with_parent: true, ..CloneArgs::default() }, || {
         let become_it = || -> Result<(), String> {
             SigSet::empty().thread_set_mask().map_err(|e| e.to_string())?;
             // Not in root's terminal, whose signals and input would be its own.

@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use agentd_kernel::creds;
 use agentd_kernel::packets::Packets;
-use agentd_kernel::process::{self, Birth, Child, SingleThreaded};
+use agentd_kernel::process::{self, Child, CloneArgs, SingleThreaded};
 use agentd_policy::names::{AbsPath, SessionId};
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, RenameFlags, ResolveFlags};
 
@@ -20,7 +20,7 @@ const MAX_DEPTH: usize = 512;
 /// client likes. The child is the last to hold them, because it waits until the launcher's handles are gone.
 pub fn close(token: SingleThreaded, sockets: Vec<Packets>) -> std::io::Result<Child> {
     let (wait, go) = std::io::pipe()?;
-    let child = process::spawn(token, Birth::default(), || {
+    let child = process::spawn(token, CloneArgs::default(), || {
         let mut keep: Vec<_> = sockets.iter().map(AsFd::as_fd).collect();
         keep.push(wait.as_fd());
         let closed = process::close_all_but(&keep);
@@ -42,7 +42,7 @@ pub fn delete(
     session: Option<&SessionId>,
 ) -> std::io::Result<Child> {
     // Whoever comes after a launcher that ends begins anew.
-    process::spawn(token, Birth { with_parent: true, ..Birth::default() }, || {
+    process::spawn(token, CloneArgs { with_parent: true, ..CloneArgs::default() }, || {
         session.into_iter().for_each(log::belong_to);
         let done = process::close_all_but(&[parent.as_fd()])
             .map_err(|e| e.to_string())
@@ -171,7 +171,7 @@ pub fn remove_placeholders(
     (session, caller): (Option<&SessionId>, Owner),
     placeholders: &[(Place, String)],
 ) -> std::io::Result<Child> {
-    process::spawn(token, Birth::default(), || {
+    process::spawn(token, CloneArgs::default(), || {
         session.into_iter().for_each(log::belong_to);
         let groups: Vec<u32> = caller.groups.iter().collect();
         let open = placeholders.iter().filter_map(|(place, _)| match place {

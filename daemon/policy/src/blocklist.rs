@@ -108,7 +108,7 @@ impl TryFrom<String> for ListFile {
 /// Whether a file may be taken for a list, by what `stat(2)` says of it.
 ///
 /// # Errors
-/// What is wrong, and how to mend it.
+/// What is wrong, and how to fix it.
 pub fn check_file(regular: bool, size: u64, owner: u32, mode: u32) -> Result<(), String> {
     match () {
         () if !regular => Err("is not a regular file".into()),

@@ -102,13 +102,13 @@ impl Egress {
         for (number, capped) in self.caps.iter().enumerate() {
             let twice = self.caps[..number].iter().any(|other| other.rule == capped.rule);
             if twice || !rules.contains(&capped.rule) {
-                let mend = "give each rule its caps once, and no others";
-                return Err(Refusal::new(format!("caps of {}", capped.rule), "network.cap", mend));
+                let hint = "give each rule its caps once, and no others";
+                return Err(Refusal::new(format!("caps of {}", capped.rule), "network.cap", hint));
             }
             check(&capped.rule, capped.caps)?;
             if capped.caps.is_none() {
-                let mend = "leave out the entry";
-                return Err(Refusal::new(format!("no caps for {}", capped.rule), "network.cap", mend));
+                let hint = "leave out the entry";
+                return Err(Refusal::new(format!("no caps for {}", capped.rule), "network.cap", hint));
             }
         }
         Ok(())

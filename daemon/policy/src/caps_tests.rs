@@ -9,7 +9,7 @@ fn upstream() -> Upstream {
     Upstream {
         resolvers: vec![Resolver::parse("192.0.2.53:53").unwrap()],
         search: vec![],
-        global_also: vec![],
+        allow_private_ranges: vec![],
         proxy: None,
     }
 }

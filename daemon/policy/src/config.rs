@@ -17,6 +17,13 @@ pub use network::{Egress, MAX_AUTHORITIES, MAX_SEARCH, Resolvers, Search, Trust}
 pub(crate) use telling::MetricsSocket;
 pub use telling::{Format, Level, Log, Metrics};
 
+/// Keys of 0.1.0, and what they are called now.
+const RENAMED: &[(&str, &str)] = &[
+    ("root_callers", "allow_root"),
+    ("spares", "prewarmed_sessions"),
+    ("global_also", "allow_private_ranges"),
+];
+
 /// The file is larger than any site's needs.
 pub const MAX_BYTES: usize = 256 << 10;
 
@@ -35,7 +42,7 @@ pub struct Config {
     /// Where files of secrets are.
     pub secrets_dir: AbsPath,
     /// Whether callers with uid 0 may start sessions.
-    pub root_callers: bool,
+    pub allow_root: bool,
     /// The account that the service runs as.
     pub service_user: String,
     /// The group that may connect.
@@ -46,7 +53,7 @@ pub struct Config {
     pub cgroup_root: CgroupRoot,
     /// How many sessions may be prepared before anybody asks for them, on the whole host; each costs some
     /// 3 MiB. Up to two wait for each user who had a session in the last five minutes.
-    pub spares: u32,
+    pub prewarmed_sessions: u32,
     /// How much a session may write to its overlays is enforced by this.
     pub disk_limits: DiskLimits,
     /// Free bytes of the file system of `state_dir` that no session may use up; absent: a GiB, or a twentieth of it
@@ -176,12 +183,12 @@ impl Default for Config {
             state_dir: path("/var/lib/agentd"),
             profile_dirs: vec![path("/etc/agentd/profiles.d")],
             secrets_dir: path("/etc/agentd/secrets.d"),
-            root_callers: false,
+            allow_root: false,
             service_user: "agentd".into(),
             socket_group: "agentd".into(),
             admin_group: "agentd-admin".into(),
             cgroup_root: CgroupRoot::Auto,
-            spares: 4,
+            prewarmed_sessions: 4,
             disk_limits: DiskLimits::Auto,
             disk_reserve: None,
             client_grace: 10_000,
@@ -264,7 +271,7 @@ impl Config {
             let line = e.span().map_or(1, |at| {
                 text.as_bytes()[..at.start.min(text.len())].iter().filter(|b| **b == b'\n').count() + 1
             });
-            ConfigError(format!("line {line}: {}", e.message().replace('\n', "; ")))
+            ConfigError(format!("line {line}: {}", what(e.message())))
         })?;
         config.bounds.check_lists().map_err(ConfigError)?;
         Ok(config)
@@ -348,9 +355,28 @@ fn quantity<'de, D: Deserializer<'de>>(
     }
 }
 
+/// What is wrong, in one line; of a key that has another name now, that.
+fn what(message: &str) -> String {
+    let old = message.strip_prefix("unknown field `").and_then(|rest| rest.split('`').next());
+    match RENAMED.iter().find(|(was, _)| Some(*was) == old) {
+        Some((was, now)) => format!("`{was}` is called `{now}` now"),
+        None => message.replace('\n', "; "),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_key_that_was_renamed_says_so() {
+        for (text, now) in
+            [("spares = 1", "prewarmed_sessions"), ("[egress]\nglobal_also = []", "allow_private_ranges")]
+        {
+            let error = Config::parse(text).unwrap_err().to_string();
+            assert!(error.contains(&format!("is called `{now}` now")), "{error}");
+        }
+    }
 
     #[test]
     fn an_empty_file_is_the_default() {

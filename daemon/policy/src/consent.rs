@@ -121,7 +121,7 @@ impl Consent {
         let network = egress.as_ref().map(|egress| Egress {
             resolvers: Vec::new(),
             search: Vec::new(),
-            global_also: Vec::new(),
+            allow_private_ranges: Vec::new(),
             proxy: None,
             ..egress.clone()
         });
@@ -225,7 +225,7 @@ mod tests {
         let other = Plan { profile: Digest([1; 32]), ..plan() };
         let refusal = consent.check(&other).unwrap_err();
         assert!(refusal.what.contains("agentctl 9.9.9") && refusal.what.contains(VERSION), "{refusal}");
-        assert!(refusal.mend.contains("of one version"), "{refusal}");
+        assert!(refusal.hint.contains("of one version"), "{refusal}");
         for version in ["x".repeat(33), "a\nb".into(), "ü".into()] {
             assert!(!Consent { version, ..Consent::to(&plan()).unwrap() }.is_well_formed());
         }

@@ -73,7 +73,7 @@ pub struct CallerFacts {
     /// Its login shell.
     pub shell: AbsPath,
     /// Whether the site lets uid 0 start sessions.
-    pub root_callers: bool,
+    pub allow_root: bool,
 }
 
 /// A path that the caller has to open and offer.
@@ -147,11 +147,11 @@ pub fn decide(
     upstream: &Upstream,
     caller: &CallerFacts,
 ) -> Result<Permit, Refusal> {
-    if caller.uid == 0 && !caller.root_callers {
+    if caller.uid == 0 && !caller.allow_root {
         return Err(Refusal::new(
             "a session for root",
             "caller.root",
-            "ask as an ordinary user, or set `root_callers = true` in agentd.toml",
+            "ask as an ordinary user, or set `allow_root = true` in agentd.toml",
         ));
     }
     enforceable(profile)?;

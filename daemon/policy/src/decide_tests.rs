@@ -44,7 +44,7 @@ fn alice() -> CallerFacts {
         user: UserName::parse("alice").unwrap(),
         home: path("/home/alice"),
         shell: path("/bin/bash"),
-        root_callers: false,
+        allow_root: false,
     }
 }
 
@@ -52,7 +52,7 @@ fn upstream() -> Upstream {
     Upstream {
         resolvers: vec![Resolver::parse("192.0.2.53").unwrap()],
         search: vec![],
-        global_also: vec![],
+        allow_private_ranges: vec![],
         proxy: None,
     }
 }
@@ -327,7 +327,7 @@ fn root_needs_the_sites_word() {
         decide(&request(), &default(), &Bounds::default(), &upstream(), &root).unwrap_err().rule,
         "caller.root"
     );
-    let root = CallerFacts { root_callers: true, ..root };
+    let root = CallerFacts { allow_root: true, ..root };
     assert!(decide(&request(), &default(), &Bounds::default(), &upstream(), &root).is_ok());
 }
 

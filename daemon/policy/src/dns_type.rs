@@ -94,7 +94,7 @@ impl DnsType {
             return Ok(kind);
         }
         let any = |names: &[&str]| names.iter().any(|name| same(name));
-        let mend = if any(&["A", "AAAA", "CNAME"]) {
+        let hint = if any(&["A", "AAAA", "CNAME"]) {
             "leave it out: addresses, and the aliases that lead to them, are answered for every allowed name"
                 .into()
         } else if any(&["HTTPS", "SVCB"]) {
@@ -104,7 +104,7 @@ impl DnsType {
         } else {
             format!("name some of {}", Self::ALL.map(Self::as_str).join(", "))
         };
-        Err(Refusal::new(format!("network.dns_types: {text:?}"), "network.dns_types", mend))
+        Err(Refusal::new(format!("network.dns_types: {text:?}"), "network.dns_types", hint))
     }
 }
 
@@ -133,19 +133,19 @@ mod tests {
 
     #[test]
     fn what_cannot_be_listed_is_told_what_to_do() {
-        let mend = |text: &str| {
+        let hint = |text: &str| {
             let refusal = DnsType::parse(text).unwrap_err();
             assert_eq!(refusal.rule, "network.dns_types");
             assert!(refusal.what.contains(text), "{refusal}");
-            refusal.mend
+            refusal.hint
         };
-        assert!(mend("AAAA").contains("addresses"));
-        assert!(mend("https").contains("keys of their own"));
+        assert!(hint("AAAA").contains("addresses"));
+        assert!(hint("https").contains("keys of their own"));
         for never in ["ANY", "axfr", "NULL"] {
-            assert!(mend(never).contains("never answered"), "{never}");
+            assert!(hint(never).contains("never answered"), "{never}");
         }
         for unknown in ["", "TYPE16", "16", "TXT ", "HINFO"] {
-            assert!(mend(unknown).contains("CAA, MX, "), "{unknown}");
+            assert!(hint(unknown).contains("CAA, MX, "), "{unknown}");
         }
     }
 }

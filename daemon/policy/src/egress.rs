@@ -1,4 +1,4 @@
-//! A session's way out, decided: which names, addresses and ports, and who resolves. Part of the
+//! A session's egress, decided: which names, addresses and ports, and who resolves. Part of the
 //! [`Plan`](crate::plan::Plan); the keeper judges every dial and every pin by it, the relay every name.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -27,7 +27,7 @@ pub const MAX_UDP_PORTS: usize = 32;
 pub const MAX_LOCAL: usize = 32;
 /// The most ports of all rules for addresses together, one that names none counting as one: each is a rule of the
 /// kernel's.
-pub const MAX_PASSAGES: usize = 512;
+pub const MAX_ACCEPT_RULES: usize = 512;
 /// Where programs find the explicit proxy on the session's loopback.
 pub const PROXY_PORT: u16 = 3128;
 /// Where the session's questions for names are answered.
@@ -61,7 +61,7 @@ pub struct Egress {
     pub local: Vec<u16>,
     /// What some of these rules let through at most.
     pub caps: Vec<Capped>,
-    /// Ports of the session's loopback, which appear on the host's: the only way in, and no way out.
+    /// Ports of the session's loopback, which appear on the host's: the only way in, and no egress.
     #[serde(default)]
     pub publish: Vec<Publish>,
     /// Whom the relay asks, in this order.
@@ -72,7 +72,7 @@ pub struct Egress {
     #[serde(default)]
     pub search: Vec<HostName>,
     /// Special-purpose ranges that count as public ones.
-    pub global_also: Vec<Net>,
+    pub allow_private_ranges: Vec<Net>,
     /// The site's HTTP proxy, by which names are reached over TCP and not by their addresses, if it has one.
     #[serde(default)]
     pub proxy: Option<SocketAddr>,
@@ -293,7 +293,7 @@ impl Egress {
             Purpose::Net => by_rule(),
             Purpose::Name(_) | Purpose::Publish(_) => false,
         };
-        let by_site = self.global_also.iter().any(|net| net.contains(to.ip()));
+        let by_site = self.allow_private_ranges.iter().any(|net| net.contains(to.ip()));
         if named || by_site { Ok(()) } else { Err(Denial::Special("own".into())) }
     }
 
@@ -324,7 +324,7 @@ impl Egress {
 
     /// Whether `address` is one of the internet's, or counts as such by the site's word or the rule's of `named`.
     fn special(&self, address: IpAddr, named: Option<Net>) -> Result<(), Denial> {
-        let also: Vec<Net> = self.global_also.iter().copied().chain(named).collect();
+        let also: Vec<Net> = self.allow_private_ranges.iter().copied().chain(named).collect();
         match addresses::judge(address, &also) {
             Judgement::Global if named.is_some() && address.to_canonical().is_loopback() => {
                 Err(Denial::Special(addresses::Kind::Loopback.to_string()))
@@ -358,11 +358,11 @@ impl Egress {
             ("types of records", self.dns_types.len(), DnsType::ALL.len()),
             ("ports of UDP", self.udp_ports().len(), MAX_UDP_PORTS),
             ("local ports", self.local.len(), MAX_LOCAL),
-            ("special-purpose ranges", self.global_also.len(), MAX_RULES),
+            ("special-purpose ranges", self.allow_private_ranges.len(), MAX_RULES),
             (
                 "ports of rules for addresses",
                 self.nets.iter().map(|rule| rule.ports.len().max(1)).sum(),
-                MAX_PASSAGES,
+                MAX_ACCEPT_RULES,
             ),
         ] {
             if count > most {
@@ -421,7 +421,7 @@ impl Egress {
         self.check_caps()
     }
 
-    /// Checks what the site gives to every way out, whoever made this one. Which resolvers are the system's only the
+    /// Checks what the site gives to every session's egress, whoever made this one. Which resolvers are the system's only the
     /// service knows.
     ///
     /// # Errors
@@ -441,8 +441,8 @@ impl Egress {
         if self.proxy != site.proxy {
             return Err(Refusal::new("another proxy than the site's", "egress.proxy", reload));
         }
-        if self.global_also != site.global_also {
-            return Err(Refusal::new("other ranges than the site's", "egress.global_also", reload));
+        if self.allow_private_ranges != site.allow_private_ranges {
+            return Err(Refusal::new("other ranges than the site's", "egress.allow_private_ranges", reload));
         }
         Ok(())
     }
@@ -462,18 +462,19 @@ impl Egress {
             (self.search == next.search, "other domains to search"),
             (self.proxy == next.proxy, "another proxy"),
             (self.dns_types == next.dns_types, "other types of records"),
-            (self.global_also == next.global_also, "other ranges that count as public"),
+            (self.allow_private_ranges == next.allow_private_ranges, "other ranges that count as public"),
             (self.wildcard_budget == next.wildcard_budget, "another budget for wildcards"),
             (self.hosts.deny.iter().all(|pattern| next.hosts.deny.contains(pattern)), "fewer denied names"),
         ] {
             if !same {
-                let mend = "start another session: that stays as it began";
-                return Err(Refusal::new(format!("{what} for a session that runs"), "network.live", mend));
+                let hint = "start another session: that stays as it began";
+                return Err(Refusal::new(format!("{what} for a session that runs"), "network.live", hint));
             }
         }
         let new = next.nets.iter().filter(|rule| !self.nets.contains(rule));
-        if let Some((net, kind)) =
-            new.filter_map(|rule| Some((rule.net, addresses::named(&rule.net, &self.global_also)?))).next()
+        if let Some((net, kind)) = new
+            .filter_map(|rule| Some((rule.net, addresses::named(&rule.net, &self.allow_private_ranges)?)))
+            .next()
         {
             return Err(Refusal::new(
                 format!("{net} for a session that runs: it names {kind} addresses"),

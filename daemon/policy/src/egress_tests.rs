@@ -67,7 +67,7 @@ fn a_special_range_is_reached_by_a_rule_within_it() {
     assert!(dial(&egress, "169.254.169.254:81").is_err());
     // The host's own is never a network's.
     assert!(dial(&egress, "127.0.0.1:22").is_err() && dial(&egress, "[::ffff:127.0.0.1]:22").is_err());
-    let site = Egress { global_also: vec![Net::parse("10.0.0.0/8").unwrap()], ..egress };
+    let site = Egress { allow_private_ranges: vec![Net::parse("10.0.0.0/8").unwrap()], ..egress };
     assert_eq!(dial(&site, "10.2.2.3:443"), Ok(()));
 }
 
@@ -169,7 +169,7 @@ fn each_bound_of_a_plan_holds() {
         ("network.local", |e| e.local = vec![1]),
         ("network.dns", |e| e.nets = vec![net("192.0.2.0/24", &[443, 53])]),
         ("network.dns", |e| e.hosts.allow = vec![host("a.example", vec![53])]),
-        ("plan.egress", |e| e.nets = vec![net("192.0.2.0/24", &[80, 443]); MAX_PASSAGES / 2 + 1]),
+        ("plan.egress", |e| e.nets = vec![net("192.0.2.0/24", &[80, 443]); MAX_ACCEPT_RULES / 2 + 1]),
     ];
     assert_eq!(Egress::default().check(), Ok(()));
     for (rule, change) in breaks {
@@ -183,7 +183,7 @@ fn each_bound_of_a_plan_holds() {
 fn the_hosts_own_addresses_are_named_one_by_one() {
     let egress = Egress {
         nets: vec![net("0.0.0.0/0", &[]), net("11.0.0.1", &[])],
-        global_also: vec![Net::parse("12.0.0.0/8").unwrap()],
+        allow_private_ranges: vec![Net::parse("12.0.0.0/8").unwrap()],
         ..Egress::default()
     };
     let own = |purpose: &Purpose, to: &str| egress.own(purpose, to.parse().unwrap(), Protocol::Tcp).is_ok();
@@ -203,10 +203,10 @@ fn what_is_the_sites_is_the_sites() {
     let rule = |text: &str| egress.check_site(&site(text)).unwrap_err().rule;
     assert_eq!(rule("resolvers = ['192.0.2.54']"), "egress.resolver");
     assert_eq!(rule("resolvers = ['tls://192.0.2.53:53#dns.example']"), "egress.resolver");
-    assert_eq!(rule("global_also = ['10.0.0.0/8']"), "egress.global_also");
+    assert_eq!(rule("allow_private_ranges = ['10.0.0.0/8']"), "egress.allow_private_ranges");
     for next in [
         Egress { resolvers: vec![], ..egress.clone() },
-        Egress { global_also: vec![Net::parse("10.0.0.0/8").unwrap()], ..egress.clone() },
+        Egress { allow_private_ranges: vec![Net::parse("10.0.0.0/8").unwrap()], ..egress.clone() },
         Egress { wildcard_budget: 1, ..egress.clone() },
         Egress { dns_types: vec![DnsType::Txt], ..egress.clone() },
         Egress { local: vec![5432, 2], ..egress.clone() },
@@ -214,8 +214,8 @@ fn what_is_the_sites_is_the_sites() {
     ] {
         assert_eq!(egress.may_become(&next).unwrap_err().rule, "network.live");
     }
-    let with = |text: &str, global_also: Vec<Net>| {
-        let before = Egress { global_also, ..egress.clone() };
+    let with = |text: &str, allow_private_ranges: Vec<Net>| {
+        let before = Egress { allow_private_ranges, ..egress.clone() };
         let next = Egress { nets: vec![net(text, &[80])], ..before.clone() };
         before.may_become(&next)
     };

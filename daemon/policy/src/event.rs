@@ -96,7 +96,7 @@ pub enum EventBody {
         /// How many, of the same program to the same address and port, one after the other.
         count: u64,
     },
-    /// Something about the session's way out.
+    /// Something about the session's egress.
     Net(NetEvent),
     /// What the session may reach was changed.
     Policy {
@@ -252,7 +252,7 @@ pub enum End {
     },
 }
 
-/// What a session did with its way out, or was not let.
+/// What a session did with its egress, or was not let.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum NetEvent {
     /// A name was asked for.

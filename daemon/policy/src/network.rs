@@ -36,7 +36,7 @@ pub struct Change {
     pub deny: Vec<HostPattern>,
 }
 
-/// What the site gives to every way out.
+/// What the site gives to every session's egress.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Upstream {
     /// Whom names are asked of.
@@ -44,7 +44,7 @@ pub struct Upstream {
     /// Domains that programs look for names in.
     pub search: Vec<HostName>,
     /// Special-purpose ranges that count as public ones.
-    pub global_also: Vec<Net>,
+    pub allow_private_ranges: Vec<Net>,
     /// The proxy by which names are reached, if there is one.
     pub proxy: Option<SocketAddr>,
 }
@@ -92,7 +92,7 @@ impl Change {
         }
     }
 
-    /// What a running session's way out becomes with it.
+    /// What a running session's egress becomes with it.
     ///
     /// # Errors
     /// What is denied already, what only a new session can have, and what goes beyond any plan.
@@ -189,7 +189,7 @@ pub(crate) fn dns_types(network: &profile::Network) -> Result<Vec<DnsType>, Refu
     Ok(kinds)
 }
 
-/// The way out that a profile and flags give together, and what they publish. Where they let nothing pass, the session
+/// The egress that a profile and flags give together, and what they publish. Where they let nothing pass, the session
 /// still has a resolver, which denies each name.
 ///
 /// # Errors
@@ -204,7 +204,7 @@ pub(crate) fn egress(
         resolvers: upstream.resolvers.clone(),
         search: upstream.search.clone(),
         dns_types: dns_types(network)?,
-        global_also: upstream.global_also.clone(),
+        allow_private_ranges: upstream.allow_private_ranges.clone(),
         proxy: upstream.proxy,
         wildcard_budget: WILDCARD_BUDGET,
         announce_proxy: network.proxy_env != Some(false),

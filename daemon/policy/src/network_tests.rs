@@ -16,7 +16,7 @@ fn upstream() -> Upstream {
     Upstream {
         resolvers: vec![Resolver::parse("192.0.2.53").unwrap()],
         search: vec![],
-        global_also: vec![],
+        allow_private_ranges: vec![],
         proxy: None,
     }
 }
@@ -67,7 +67,7 @@ fn flags_have_one_form_and_it_comes_back() {
 
 #[test]
 fn what_cannot_be_meant_is_one_line_with_its_mend() {
-    for (given, rule, mend) in [
+    for (given, rule, hint) in [
         ("*", "network.host", "`*.`"),
         ("*.*.example.org", "network.host", "`*.`"),
         ("a.*.example.org", "network.host", "`*.`"),
@@ -101,11 +101,11 @@ fn what_cannot_be_meant_is_one_line_with_its_mend() {
     ] {
         let refusal = Rule::parse(given).unwrap_err();
         assert_eq!(refusal.rule, rule, "{refusal}");
-        assert!(refusal.mend.contains(mend), "{refusal}");
+        assert!(refusal.hint.contains(hint), "{refusal}");
         assert!(!refusal.to_string().contains(char::is_control), "{refusal}");
     }
     let refusal = |text: &str| Change::parse(&[], &texts(&[text])).unwrap_err();
-    assert_eq!(refusal("a.example:443").mend, "write a.example");
+    assert_eq!(refusal("a.example:443").hint, "write a.example");
     assert_eq!(refusal("192.0.2.1").rule, "network.deny");
     assert_eq!(refusal("*").rule, "network.host");
 }

@@ -35,11 +35,11 @@ pub struct Site {
     /// Where the site's profiles are.
     pub profile_dirs: Vec<AbsPath>,
     /// Whether callers with uid 0 may start sessions.
-    pub root_callers: bool,
+    pub allow_root: bool,
     /// What no profile and no flag can exceed.
     pub bounds: Bounds,
     /// Special-purpose ranges that count as public ones.
-    pub global_also: Vec<Net>,
+    pub allow_private_ranges: Vec<Net>,
     /// The HTTP proxy by which names are reached, if there is one.
     pub proxy: Option<SocketAddr>,
     /// Whom names are asked of; `None`: the system's resolvers.
@@ -52,9 +52,9 @@ impl Site {
         Self {
             version: VERSION.to_owned(),
             profile_dirs: config.profile_dirs.clone(),
-            root_callers: config.root_callers,
+            allow_root: config.allow_root,
             bounds: config.bounds.clone(),
-            global_also: config.egress.global_also.clone(),
+            allow_private_ranges: config.egress.allow_private_ranges.clone(),
             proxy: config.egress.proxy,
             resolvers: match &config.egress.resolvers {
                 Resolvers::System => None,

@@ -96,7 +96,7 @@ pub struct Plan {
     pub remove: bool,
     /// What files of its are made without (`umask(2)`).
     pub umask: u32,
-    /// Its way out; none at all if there is none.
+    /// Its egress; none at all if there is none.
     pub egress: Option<Egress>,
 }
 
@@ -542,7 +542,7 @@ pub(crate) mod tests {
         large.limits.memory = 100 << 30;
         let refusal = large.check(&Bounds { memory: 8 << 30, ..Bounds::default() }).unwrap_err();
         assert_eq!(refusal.what, "memory 100G is more than this host allows (8G)");
-        assert!(refusal.mend.starts_with("ask for 1M to 8G: --memory"), "{}", refusal.mend);
+        assert!(refusal.hint.starts_with("ask for 1M to 8G: --memory"), "{}", refusal.hint);
         let bounds = Bounds { modes_forbidden: vec![Mode::Overlay], ..Bounds::default() };
         assert_eq!(plan().check(&bounds).unwrap_err().rule, "bounds.modes_forbidden");
     }

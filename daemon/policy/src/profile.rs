@@ -430,13 +430,13 @@ impl Profile {
             Refusal::new(
                 format!("profile {label}, line {line}: {}", e.message()),
                 "profile.form",
-                "mend the line; `agentctl profile check FILE` says whether it is right",
+                "fix the line; `agentctl profile check FILE` says whether it is right",
             )
         })?;
         profile.check(label)?;
         let network = &profile.network;
         network::Change::of(network).and_then(|_| network::dns_types(network)).map_err(|refusal| {
-            Refusal::new(format!("profile {label}: {}", refusal.what), refusal.rule, refusal.mend)
+            Refusal::new(format!("profile {label}: {}", refusal.what), refusal.rule, refusal.hint)
         })?;
         Ok(profile)
     }
@@ -447,7 +447,7 @@ impl Profile {
     /// If it holds what TOML cannot say, such as a number beyond 2^63.
     pub fn to_toml(&self) -> Result<String, Refusal> {
         toml::to_string(self)
-            .map_err(|e| Refusal::new(format!("the profile as TOML: {e}"), "profile.form", "mend the value"))
+            .map_err(|e| Refusal::new(format!("the profile as TOML: {e}"), "profile.form", "fix the value"))
     }
 
     /// Bounds of every list and text.

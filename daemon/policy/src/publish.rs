@@ -30,7 +30,7 @@ impl Publish {
     /// # Errors
     /// What cannot be meant, and what to write instead.
     pub fn parse(text: &str) -> Result<Self, Refusal> {
-        let bad = |why: &str, mend: &str| Refusal::new(format!("publish {text:?}: {why}"), RULE, mend);
+        let bad = |why: &str, hint: &str| Refusal::new(format!("publish {text:?}: {why}"), RULE, hint);
         let mut parts = text.rsplitn(3, ':');
         let (port, host, address) = (parts.next().unwrap_or(text), parts.next(), parts.next());
         if address.is_some() {
@@ -85,7 +85,7 @@ pub(crate) fn check(all: &[Publish], local: &[u16]) -> Result<(), Refusal> {
         ));
     }
     for (number, one) in all.iter().enumerate() {
-        let (what, mend) = match one {
+        let (what, hint) = match one {
             Publish { host: 0, .. } | Publish { port: 0, .. } => ("port 0 is none", FORM),
             Publish { port, .. } if OWN_PORTS.contains(port) => (
                 "in a session this port is agentd's own",
@@ -100,7 +100,7 @@ pub(crate) fn check(all: &[Publish], local: &[u16]) -> Result<(), Refusal> {
             ),
             Publish { .. } => continue,
         };
-        return Err(Refusal::new(format!("publish {one}: {what}"), RULE, mend));
+        return Err(Refusal::new(format!("publish {one}: {what}"), RULE, hint));
     }
     Ok(())
 }
@@ -122,7 +122,7 @@ mod tests {
 
     #[test]
     fn what_cannot_be_meant_is_one_line_with_its_mend() {
-        for (given, mend) in [
+        for (given, hint) in [
             ("", "HOSTPORT:PORT"),
             ("0", "HOSTPORT:PORT"),
             ("65536", "HOSTPORT:PORT"),
@@ -137,7 +137,7 @@ mod tests {
             ("\u{1b}[2J", "HOSTPORT:PORT"),
         ] {
             let refusal = Publish::parse(given).unwrap_err();
-            assert!(refusal.rule == RULE && refusal.mend.contains(mend), "{refusal}");
+            assert!(refusal.rule == RULE && refusal.hint.contains(hint), "{refusal}");
             assert!(!refusal.to_string().contains(char::is_control), "{refusal}");
         }
         let entry = |port, host_port| Publish::of(&profile::Publish { port, host_port });

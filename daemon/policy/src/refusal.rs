@@ -4,14 +4,14 @@ use serde::{Deserialize, Serialize};
 
 /// Why a request was refused: shown as `refused: WHAT (RULE): MEND`, on one line.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
-#[error("{what} ({rule}): {mend}")]
+#[error("{what} ({rule}): {hint}")]
 pub struct Refusal {
     /// The object that was refused, with the value at fault.
     pub what: String,
     /// The rule's name, dotted, for programs: `bounds.memory`, `workspace.symlink`.
     pub rule: String,
     /// What the caller can do about it.
-    pub mend: String,
+    pub hint: String,
 }
 
 /// The longest part of a refusal, in bytes: what a hostile peer can make us repeat.
@@ -20,11 +20,11 @@ const PART: usize = 512;
 impl Refusal {
     /// A refusal in three parts. Control characters are escaped and each part is cut to 512 bytes, so that
     /// the result is safe to print and to send.
-    pub fn new(what: impl AsRef<str>, rule: impl AsRef<str>, mend: impl AsRef<str>) -> Self {
+    pub fn new(what: impl AsRef<str>, rule: impl AsRef<str>, hint: impl AsRef<str>) -> Self {
         Self {
             what: printable(what.as_ref()),
             rule: printable(rule.as_ref()),
-            mend: printable(mend.as_ref()),
+            hint: printable(hint.as_ref()),
         }
     }
 }
@@ -59,7 +59,7 @@ mod tests {
     fn one_line_whatever_comes() {
         let refusal = Refusal::new("a\nb\x1b[2J\u{202e}", "r", "x".repeat(10_000));
         assert_eq!(refusal.what, "a\\u{a}b\\u{1b}[2J\\u{202e}");
-        assert!(refusal.mend.len() <= PART + '…'.len_utf8());
+        assert!(refusal.hint.len() <= PART + '…'.len_utf8());
         assert!(!refusal.to_string().contains('\n'));
     }
 }

@@ -17,8 +17,8 @@ pub fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
         pool: PoolConfig { uids },
         profile_dirs: _,
         secrets_dir: _,
-        root_callers: _,
-        spares: _,
+        allow_root: _,
+        prewarmed_sessions: _,
         disk_limits,
         disk_reserve: _,
         client_grace: _,
@@ -58,7 +58,7 @@ mod tests {
         let keys = |text: &str| needs_restart(&old, &Config::parse(text).unwrap());
         for free in [
             "",
-            "spares = 0\nclient_grace = '1s'\nroot_callers = true\nprofile_dirs = []",
+            "prewarmed_sessions = 0\nclient_grace = '1s'\nroot_callers = true\nprofile_dirs = []",
             "[bounds]\nmax_sessions = 1\nuser_memory = '1G'",
             "[audit]\nretain = '1d'\n[secret.x]\nfile = 'x'\n[egress]\nglobal_also = ['10.0.0.0/8']\nblocklists = ['/x/ads.hosts']",
             "[log]\nlevel = 'debug'",

@@ -1,6 +1,6 @@
 //! The messages between agentd's processes. Each travels as one packet of a `SOCK_SEQPACKET` socket
 //! (descriptors beside it), begins with [`VERSION`], and is bounded by [`MAX_PACKET`]. The receiver trusts
-//! no sender: a packet of another version, with bytes left over, or out of form is an error, never a guess.
+//! no sender: a packet of another version, with bytes left over, or malformed is an error, never a guess.
 //!
 //! What carries a session's bytes is simpler, because there may be gigabytes of it: [`frame`].
 
@@ -36,7 +36,7 @@ pub enum WireError {
     #[error("message of {0} bytes is too long")]
     TooLong(usize),
     /// Not a message at all.
-    #[error("message out of form")]
+    #[error("message malformed")]
     Form(#[source] postcard::Error),
     /// More than a message.
     #[error("{0} bytes after the message")]
@@ -58,7 +58,7 @@ pub fn encode<T: Serialize>(message: &T) -> Result<Vec<u8>, WireError> {
 /// The message in `packet`.
 ///
 /// # Errors
-/// If it is of another version, out of form, or followed by anything.
+/// If it is of another version, malformed, or followed by anything.
 pub fn decode<T: DeserializeOwned>(packet: &[u8]) -> Result<T, WireError> {
     if packet.len() > MAX_PACKET {
         return Err(WireError::TooLong(packet.len()));
@@ -80,7 +80,7 @@ pub fn decode<T: DeserializeOwned>(packet: &[u8]) -> Result<T, WireError> {
 /// The first of what a packet of any version holds, whatever follows it.
 ///
 /// # Errors
-/// If that is out of form.
+/// If that is malformed.
 pub fn prefix<T: DeserializeOwned>(packet: &[u8]) -> Result<T, WireError> {
     let body = packet.get(2..).ok_or(WireError::Version(0))?;
     postcard::take_from_bytes(body).map(|(first, _)| first).map_err(WireError::Form)
@@ -208,9 +208,9 @@ pub struct Check {
     /// What there is.
     pub found: String,
     /// What its lack costs; empty if nothing.
-    pub cost: String,
+    pub impact: String,
     /// What to do about it; empty if nothing.
-    pub mend: String,
+    pub fix: String,
 }
 
 /// Something of a session that is no more.
@@ -536,7 +536,7 @@ pub enum FromRelay {
         /// The type of the question.
         question: u16,
     },
-    /// After [`ToRelay::Over`], of a session with a way out: everything that happened there has been told.
+    /// After [`ToRelay::Over`], of a session egress: everything that happened there has been told.
     Silent,
 }
 

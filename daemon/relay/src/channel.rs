@@ -198,7 +198,7 @@ impl Channel {
         self.stream = None;
         self.inputs.lose();
         if matches!(error, RelayError::Malformed(_)) {
-            // Where standard error goes is not ours to mend.
+            // Where standard error goes is not ours to hint.
             let _ = writeln!(io::stderr(), "agentd-relay: {error}");
         }
         Ok(())

@@ -86,7 +86,7 @@ struct Relay {
     channels: JoinSet<Result<CommandNumber, RelayError>>,
     orders: BTreeMap<CommandNumber, Sender<Order>>,
     network: Option<Network>,
-    /// Ends its way out, once the session is over.
+    /// Ends its egress, once the session is over.
     closing: Option<JoinHandle<()>>,
     over: bool,
 }
@@ -183,7 +183,7 @@ impl Relay {
         Ok(())
     }
 
-    /// Takes what is about the way out; everything else comes back.
+    /// Takes what is about the egress; everything else comes back.
     fn route(
         &mut self,
         message: ToRelay,

@@ -13,7 +13,7 @@
 //!
 //! Every command is a channel of its own: its streams, what of its output the service has not acknowledged (at
 //! most 1 MiB; then the command waits), and the present stream to the service. That may be lost: the command goes on
-//! until its window is full, and by the next stream the service says where to go on. A frame out of form loses the
+//! until its window is full, and by the next stream the service says where to go on. A frame malformed loses the
 //! stream that it came by, and costs a line on standard error. Further commands come by the control socket, with
 //! their streams; a channel ends once the service has acknowledged all of its output, the first one's not before
 //! the session is over.
@@ -64,11 +64,11 @@ enum RelayError {
     Descriptor(#[from] InheritedError),
     #[error("cannot {what}: {source}")]
     Io { what: &'static str, source: io::Error },
-    #[error("frame out of form from the service, header {0:02x?}")]
+    #[error("frame malformed from the service, header {0:02x?}")]
     Malformed([u8; frame::HEADER]),
     #[error("a stream to the service was lost")]
     ServiceGone,
-    #[error("message out of form from the keeper: {0}")]
+    #[error("message malformed from the keeper: {0}")]
     Keeper(String),
     #[error("the keeper is gone")]
     KeeperGone,

@@ -28,7 +28,7 @@ pub enum SocksError {
     #[error("address type {0} is unknown")]
     AddressType(u8),
     /// Bytes that have to be zero, or a port that is.
-    #[error("the request is out of form")]
+    #[error("the request is malformed")]
     Form,
     /// The name.
     #[error(transparent)]

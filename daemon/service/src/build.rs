@@ -17,7 +17,7 @@ use crate::launcher::Built;
 use crate::link::Link;
 use crate::metrics::metrics;
 use crate::output_log::OutputLog;
-use crate::session::{Asks, Killer, Phase, Session, stream};
+use crate::session::{Asks, EndRequest, Phase, Session, stream};
 use crate::streams;
 use crate::supervisor::Supervisor;
 
@@ -82,7 +82,7 @@ pub async fn run(
     tracing::info!(session = %session.id, user = session.uid, profile = session.facts().profile, "session started");
     if answer.send(Ok(timings)).is_err() && !session.facts().detached {
         // Whoever asked is gone without knowing its id.
-        session.end(Killer { why: Some("its client is gone"), ..Killer::default() });
+        session.end(EndRequest { reason: Some("its client is gone"), ..EndRequest::default() });
     }
     let facts = session.facts();
     let shown = (facts.command.first().cloned().unwrap_or_default(), facts.limits.clone());
@@ -95,7 +95,7 @@ pub async fn run(
 pub async fn carried(session: Arc<Session>, stream: impl Future<Output = Result<(), [u8; 4]>>) {
     if let Err(header) = stream.await {
         tracing::error!(session = %session.id, error = ?header, "a relay sent what is no frame");
-        session.end(Killer { why: Some("its relay sent what is no frame"), ..Killer::default() });
+        session.end(EndRequest { reason: Some("its relay sent what is no frame"), ..EndRequest::default() });
     }
 }
 

@@ -12,7 +12,7 @@ use crate::metrics::metrics;
 pub fn refused(refusal: &Refusal) -> Status {
     metrics().refused(&refusal.rule);
     let metadata =
-        HashMap::from([("what".to_owned(), refusal.what.clone()), ("mend".to_owned(), refusal.mend.clone())]);
+        HashMap::from([("what".to_owned(), refusal.what.clone()), ("hint".to_owned(), refusal.hint.clone())]);
     let details = ErrorDetails::with_error_info(refusal.rule.clone(), "agentd", metadata);
     Status::with_error_details(code(&refusal.rule), refusal.to_string(), details)
 }

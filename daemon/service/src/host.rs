@@ -12,7 +12,7 @@ use crate::site::Site;
 use crate::slots::Slots;
 use crate::store::Store;
 use crate::users::Users;
-use crate::watchdog::Pulse;
+use crate::watchdog::Heartbeat;
 
 /// Connections of one user besides those of its sessions.
 const SPARE: u32 = 32;
@@ -51,7 +51,7 @@ pub struct Host {
     /// Files of output that are written.
     pub disk: Arc<Semaphore>,
     /// Of the task that looks after the link to the launcher.
-    pub pulse: Pulse,
+    pub pulse: Heartbeat,
     /// Who asks for numbers.
     pub scrapes: Scrapes,
 }
@@ -78,7 +78,7 @@ impl Host {
             rate,
             readers: Semaphore::new(READERS),
             disk: Arc::new(Semaphore::new(DISK)),
-            pulse: Pulse::new(),
+            pulse: Heartbeat::new(),
             scrapes: Scrapes::default(),
         }
     }

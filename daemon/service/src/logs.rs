@@ -12,7 +12,7 @@ use tonic::Status;
 use crate::attach::{ready, slow};
 use crate::error::refused;
 use crate::host::Host;
-use crate::hub::{From, Hub, Next, Seat};
+use crate::hub::{From, Hub, Next, Subscription};
 use crate::output_log::Frame;
 use crate::replay::Replay;
 use crate::session::Session;
@@ -24,7 +24,7 @@ pub type To = mpsc::Sender<Result<LogChunk, Status>>;
 pub struct Reading {
     host: Arc<Host>,
     hub: Arc<Hub>,
-    seat: Seat,
+    seat: Subscription,
     follow: bool,
     /// Where it was to end when it began.
     end: u64,

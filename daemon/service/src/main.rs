@@ -62,7 +62,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
 use crate::host::Host;
-use crate::reload::Hangups;
+use crate::reload::SighupStream;
 use crate::site::Site;
 
 /// The service of agentd. Started as root it starts agentd-launcher instead, which starts the service as
@@ -171,11 +171,11 @@ fn become_launcher(options: &Options) -> Result<(), Fatal> {
 
 fn be_service(options: &Options) -> Result<(), Fatal> {
     // Before there is a second thread; whoever asks while this starts is heard later.
-    let hangups = Hangups::take().map_err(Fatal::Signals)?;
+    let hangups = SighupStream::take().map_err(Fatal::Signals)?;
     let site = Site::read(&options.config)?;
     log::begin(&site.config.log);
     for mistake in site.mistakes() {
-        tracing::warn!(error = %mistake, "a profile of the site is out of form");
+        tracing::warn!(error = %mistake, "a profile of the site is malformed");
     }
     raise_open_files();
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -197,7 +197,7 @@ fn raise_open_files() {
     }
 }
 
-async fn run(site: Site, file: PathBuf, hangups: Hangups) -> Result<(), Fatal> {
+async fn run(site: Site, file: PathBuf, hangups: SighupStream) -> Result<(), Fatal> {
     let socket = uplink::connect(&site.config.service_socket()).await?;
     let (host, incoming, link) = assemble(site, socket)?;
     tell_manager(&[sd_notify::NotifyState::Ready]);

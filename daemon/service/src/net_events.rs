@@ -1,4 +1,4 @@
-//! What a session did with its way out, as clients see it.
+//! What a session did with its egress, as clients see it.
 
 use std::net::SocketAddr;
 

@@ -16,7 +16,7 @@ use rustix::fs::OFlags;
 /// The most profiles of a site.
 const MAX_SITE: usize = 1024;
 
-/// The site's profiles, as they were when they were read. One that is out of form is known to be so: its name does not
+/// The site's profiles, as they were when they were read. One that is malformed is known to be so: its name does not
 /// fall to another of that name.
 #[derive(Default)]
 pub struct Profiles {
@@ -107,8 +107,8 @@ fn text(label: String) -> Result<Text, Refusal> {
 }
 
 fn unreadable(label: &str, error: &std::io::Error) -> Refusal {
-    let mend = "let the account of the service read it";
-    Refusal::new(format!("profile {label}: {error}"), "profile.unreadable", mend)
+    let hint = "let the account of the service read it";
+    Refusal::new(format!("profile {label}: {error}"), "profile.unreadable", hint)
 }
 
 #[cfg(test)]

@@ -15,9 +15,9 @@ use crate::site::{Site, check};
 use crate::tell_manager;
 
 /// Requests to read everything again. One that waits stands for all.
-pub struct Hangups(mpsc::Receiver<()>);
+pub struct SighupStream(mpsc::Receiver<()>);
 
-impl Hangups {
+impl SighupStream {
     /// Takes SIGHUP from now on. Called before there is any other thread.
     pub fn take() -> std::io::Result<Self> {
         let mut set = SigSet::empty();
@@ -35,7 +35,7 @@ impl Hangups {
 }
 
 /// Reads `file` again whenever that is asked for.
-pub async fn follow(host: Arc<Host>, file: PathBuf, mut hangups: Hangups) {
+pub async fn follow(host: Arc<Host>, file: PathBuf, mut hangups: SighupStream) {
     while hangups.0.recv().await.is_some() {
         match NotifyState::monotonic_usec_now() {
             Ok(now) => tell_manager(&[NotifyState::Reloading, now]),

@@ -100,7 +100,7 @@ pub struct Session {
     pub hub: Arc<Hub>,
     /// It is to end.
     pub kill: CancellationToken,
-    killer: Mutex<Option<Killer>>,
+    end_request: Mutex<Option<EndRequest>>,
     /// The launcher has cleared up.
     pub gone: CancellationToken,
     status: watch::Sender<Status>,
@@ -109,9 +109,9 @@ pub struct Session {
 
 /// By whom a session is ended, and why.
 #[derive(Clone, Debug, Default)]
-pub struct Killer {
-    pub who: Option<String>,
-    pub why: Option<&'static str>,
+pub struct EndRequest {
+    pub by: Option<String>,
+    pub reason: Option<&'static str>,
 }
 
 /// The receiving end of what is asked of a session.
@@ -154,7 +154,7 @@ impl Session {
             record,
             log,
             kill: CancellationToken::new(),
-            killer: Mutex::new(None),
+            end_request: Mutex::new(None),
             gone: CancellationToken::new(),
             status: watch::Sender::new(status),
             asks,
@@ -237,13 +237,13 @@ impl Session {
     }
 
     /// Ends it. Only the first word counts.
-    pub fn end(&self, killer: Killer) {
-        lock(&self.killer).get_or_insert(killer);
+    pub fn end(&self, end_request: EndRequest) {
+        lock(&self.end_request).get_or_insert(end_request);
         self.kill.cancel();
     }
 
-    pub fn killer(&self) -> Killer {
-        lock(&self.killer).clone().unwrap_or_default()
+    pub fn end_request(&self) -> EndRequest {
+        lock(&self.end_request).clone().unwrap_or_default()
     }
 
     /// Sends a signal to a command of it.

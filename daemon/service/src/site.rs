@@ -56,7 +56,7 @@ impl Site {
                 }
                 Search::List(list) => list.clone(),
             },
-            global_also: config.egress.global_also.clone(),
+            allow_private_ranges: config.egress.allow_private_ranges.clone(),
             proxy: config.egress.proxy,
         };
         Self { profiles: Profiles::read(&config.profile_dirs), upstream, config }

@@ -21,7 +21,7 @@ pub struct Users(Mutex<HashMap<u32, (Instant, Account)>>);
 
 impl Users {
     /// The account of `uid`.
-    pub async fn facts(&self, uid: u32, root_callers: bool) -> Result<CallerFacts, Refusal> {
+    pub async fn facts(&self, uid: u32, allow_root: bool) -> Result<CallerFacts, Refusal> {
         let known = lock(&self.0).get(&uid).filter(|(at, _)| at.elapsed() < FRESH).map(|(_, a)| a.clone());
         let Account { user, home, shell } = match known {
             Some(account) => account,
@@ -37,7 +37,7 @@ impl Users {
                 account
             }
         };
-        Ok(CallerFacts { uid, user, home, shell, root_callers })
+        Ok(CallerFacts { uid, user, home, shell, allow_root })
     }
 
     /// What events call `uid`: its login name, or the number if there is none.

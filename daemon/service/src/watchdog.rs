@@ -13,12 +13,12 @@ use crate::host::Host;
 use crate::tell_manager;
 
 /// Asked from one task and answered from another.
-pub struct Pulse {
+pub struct Heartbeat {
     asked: watch::Sender<u64>,
     answered: watch::Sender<u64>,
 }
 
-impl Pulse {
+impl Heartbeat {
     pub fn new() -> Self {
         Self { asked: watch::Sender::new(0), answered: watch::Sender::new(0) }
     }
@@ -35,7 +35,7 @@ impl Pulse {
     }
 
     /// Whether there is an answer within `limit`.
-    async fn is_felt(&self, limit: Duration) -> bool {
+    async fn is_alive(&self, limit: Duration) -> bool {
         let mut answered = self.answered.subscribe();
         self.asked.send_modify(|number| *number += 1);
         let number = *self.asked.borrow();
@@ -63,7 +63,7 @@ async fn is_alive(host: &Host, limit: Duration) -> Result<(), &'static str> {
     if !host.store.has_writer() {
         return Err("the event store has no writer any more");
     }
-    match host.pulse.is_felt(limit).await {
+    match host.pulse.is_alive(limit).await {
         true => Ok(()),
         false => Err("nobody looks after the link to the launcher"),
     }
@@ -75,13 +75,13 @@ mod tests {
 
     #[tokio::test]
     async fn a_task_that_is_stuck_has_no_pulse() {
-        let pulse = Arc::new(Pulse::new());
-        assert!(!pulse.is_felt(Duration::from_millis(20)).await);
+        let pulse = Arc::new(Heartbeat::new());
+        assert!(!pulse.is_alive(Duration::from_millis(20)).await);
         let own = pulse.clone();
         let task = tokio::spawn(async move { own.answer().await });
-        assert!(pulse.is_felt(Duration::from_secs(10)).await);
+        assert!(pulse.is_alive(Duration::from_secs(10)).await);
         task.abort();
         assert!(task.await.is_err());
-        assert!(!pulse.is_felt(Duration::from_millis(20)).await);
+        assert!(!pulse.is_alive(Duration::from_millis(20)).await);
     }
 }

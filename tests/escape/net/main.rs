@@ -1,4 +1,4 @@
-//! Ways past what a session with a way out may reach: every case of the probe outside, where it must work, and in
+//! Ways past what a session egress may reach: every case of the probe outside, where it must work, and in
 //! such a session, where it must fail with the error that its table names and leave the event that it names.
 
 mod caps;

@@ -84,7 +84,7 @@ fn reached(egress: &Egress) {
         let denied = egress.hosts.deny.iter().any(|pattern| pattern.matches(&name));
         for address in ["127.0.0.1", "169.254.169.254", "10.0.0.1", "::1", "::ffff:127.0.0.1", "8.8.8.8"] {
             let address: IpAddr = address.parse().unwrap();
-            let public = judge(address, &egress.global_also) == Judgement::Global;
+            let public = judge(address, &egress.allow_private_ranges) == Judgement::Global;
             assert!(egress.pin(&name, address).is_err() || (public && !denied));
             let dialled =
                 egress.dial(&Purpose::Name(name.clone()), (address, 443).into(), Protocol::Tcp, true);
@@ -208,7 +208,7 @@ pub fn profile(bytes: &[u8]) {
     let upstream = Upstream {
         resolvers: vec![agentd_policy::resolver::Resolver::plain(([192, 0, 2, 53], 53).into())],
         search: Vec::new(),
-        global_also: Vec::new(),
+        allow_private_ranges: Vec::new(),
         proxy: None,
     };
     if let Ok(permit) = decide(&request(), &profile, &bounds, &upstream, &caller()) {
@@ -257,7 +257,7 @@ fn caller() -> CallerFacts {
         user: UserName::parse("user").unwrap(),
         home: AbsPath::parse("/home/user").unwrap(),
         shell: AbsPath::parse("/bin/bash").unwrap(),
-        root_callers: false,
+        allow_root: false,
     }
 }
 

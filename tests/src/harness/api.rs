@@ -154,11 +154,11 @@ impl Api {
 /// What `spec` comes to for `user`, by the rules that a client has. Paths are their own names here.
 fn permit(user: &User, site: &Site, spec: &RunSpec) -> Result<Permit, Refusal> {
     let Account { user: name, home, shell } = Account::of(user.uid)?;
-    let caller = CallerFacts { uid: user.uid, user: name, home, shell, root_callers: site.root_callers };
+    let caller = CallerFacts { uid: user.uid, user: name, home, shell, allow_root: site.allow_root };
     let upstream = Upstream {
         resolvers: site.resolvers.clone().unwrap_or_default(),
         search: Vec::new(),
-        global_also: site.global_also.clone(),
+        allow_private_ranges: site.allow_private_ranges.clone(),
         proxy: site.proxy,
     };
     let id = SessionId::from_random([0; 6]);

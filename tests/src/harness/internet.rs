@@ -19,7 +19,7 @@ use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, se
 
 pub use dns::{Question, Resolver};
 pub use netns::NetNs;
-pub use over_tls::Manner;
+pub use over_tls::RejectWith;
 
 use super::daemon::Setup;
 use super::host::within;
@@ -32,7 +32,7 @@ use super::world::World;
 const CONFIG: &str = r#"
 [egress]
 resolvers = ["192.0.2.53:53"]
-global_also = ["192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24", "2001:db8::/32"]
+allow_private_ranges = ["192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24", "2001:db8::/32"]
 "#;
 
 /// Addresses of `host`'s own, a public one, and the second of a network, and somebody who listens on them.
@@ -116,12 +116,12 @@ impl Internet {
 
     /// The same, without sessions that are prepared: what is there of any is of those that were asked for.
     pub fn world_without_spares(&self) -> World {
-        World::of(self.setup("spares = 0"))
+        World::of(self.setup("prewarmed_sessions = 0"))
     }
 
     /// The same, with launcher and service apart, as a service manager starts them.
     pub fn world_of_units(&self) -> World {
-        World::of(self.setup("spares = 0").as_units())
+        World::of(self.setup("prewarmed_sessions = 0").as_units())
     }
 
     fn setup(&self, more: &str) -> Setup {

@@ -20,7 +20,7 @@ mod world;
 pub use api::Api;
 pub use daemon::{Daemon, Part, Setup, binaries, has_faults};
 pub use host::{Snapshot, within};
-pub use internet::{Internet, Manner, NetNs, Question, Resolver};
+pub use internet::{Internet, NetNs, Question, RejectWith, Resolver};
 pub use mounted::Mounted;
 pub use parts::{Parts, descriptors_of, kill, peak_memory, signal, uid_of};
 pub use peer::{as_user, number_of};

@@ -44,7 +44,7 @@ pub fn cases() -> impl Iterator<Item = &'static Case> {
     groups.into_iter().flatten()
 }
 
-/// Those that need a session with a way out.
+/// Those that need a session egress.
 pub fn egress_cases() -> impl Iterator<Item = &'static Case> {
     net::requests::CASES.iter().chain(net::CASES)
 }

@@ -1,4 +1,4 @@
-//! Ways past what a session with a way out may reach. It may reach `good.test`, `*.wild.test` and `*.rogue.test` by
+//! Ways past what a session egress may reach. It may reach `good.test`, `*.wild.test` and `*.rogue.test` by
 //! HTTP and HTTPS and `echo.test:7`, and `evil.test` is denied by name. All of them are of the internet that
 //! [`Internet`](crate::harness::Internet) plays.
 

@@ -22,7 +22,7 @@ def rows(run, user="alice", options="--no-canary", good=None):
     found = {row["name"]: row for row in (json.loads(line) for line in result.out.splitlines() if line.startswith("{"))}
     need(found and (good is None or good == (result.code == 0)), repr(result))
     for row in found.values():
-        need(row["status"] == "ok" or row["cost"] and row["mend"], f"a lack without cost or mend: {row}")
+        need(row["status"] == "ok" or row["impact"] and row["fix"], f"a lack without impact or fix: {row}")
     return found
 
 
@@ -38,7 +38,7 @@ def doctor(run):
     }.items():
         need(wanted in found[name]["found"], f"{name}: {found.get(name)}")
         need(found[name]["status"] == ("reduced" if name == "landlock" else "ok"), f"{name}: {found[name]}")
-    need(found["idmap.tmpfs"]["status"] == "reduced" and "6.3" in found["idmap.tmpfs"]["mend"], found["idmap.tmpfs"])
+    need(found["idmap.tmpfs"]["status"] == "reduced" and "6.3" in found["idmap.tmpfs"]["fix"], found["idmap.tmpfs"])
     return f"{len(found)} rows"
 
 
@@ -49,10 +49,10 @@ def a_filter_on_the_slice(run):
     vm.sh("systemctl set-property --runtime agentd.slice IPAddressDeny=any")
     row = rows(run, good=False)["loopback"]
     need(row["status"] == "missing" and "packets are lost" in row["found"], row)
-    mend = "systemctl set-property agentd.slice IPAddressAllow=any"
-    need(mend in row["mend"], row)
-    vm.sh(mend)
-    need(rows(run, good=True)["loopback"]["status"] == "ok", "the mend does not help")
+    fix = "systemctl set-property agentd.slice IPAddressAllow=any"
+    need(fix in row["fix"], row)
+    vm.sh(fix)
+    need(rows(run, good=True)["loopback"]["status"] == "ok", "the fix does not help")
     vm.sh("systemctl set-property --runtime agentd.slice IPAddressDeny=; systemctl set-property agentd.slice IPAddressAllow=; systemctl daemon-reload")
 
 
@@ -199,7 +199,7 @@ def without_nf_tables(run):
     vm.wait_until("systemctl is-active agentd-launcher || systemctl is-failed agentd-launcher")
     result = run.alice("agentctl run -- true")
     row = rows(run, good=False)["nf_tables"]
-    need(row["status"] == "missing" and "modprobe nf_tables" in row["mend"], row)
+    need(row["status"] == "missing" and "modprobe nf_tables" in row["fix"], row)
     vm.sh("rm /etc/modprobe.d/test.conf; systemctl reset-failed; systemctl restart agentd-launcher agentd")
     need(result.code == 125 and ("nf_tables" in result.out or "nftables" in result.out), repr(result))
     need(run.alice("agentctl run -- true").code == 0, "it does not work with the modules either")

@@ -47,7 +47,7 @@ def by_name(run):
     vm.sh(f"cat > /root/far-dns.py <<'EOF'{DNS}EOF\n{FAR}")
     vm.wait_until("ip netns exec far ss -Hlnu 'sport = 53' | grep -q . && curl -s http://203.0.113.7/hello && curl -s http://127.0.0.1:8123/hello")
     vm.sh(f"mkdir -p {LISTS} && echo '0.0.0.0 ads.example' > {LISTS}/ads.hosts && cp {CONFIG} /root/before-network.toml")
-    for key, value in {"resolvers": '["203.0.113.7"]', "global_also": '["203.0.113.0/24"]', "blocklists": f'["{LISTS}/ads.hosts"]'}.items():
+    for key, value in {"resolvers": '["203.0.113.7"]', "allow_private_ranges": '["203.0.113.0/24"]', "blocklists": f'["{LISTS}/ads.hosts"]'}.items():
         configured(vm, key, value)
     vm.sh("systemctl reload agentd")
     result = run.alice(f"cat > far.sh <<'EOF'{SCRIPT}EOF\nagentctl run --name far --allow good.example --allow ads.example -- sh far.sh")

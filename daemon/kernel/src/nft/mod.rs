@@ -19,7 +19,7 @@ use netlink_packet_core::NetlinkBuffer;
 use nftnl::FinalizedBatch;
 pub use nftnl::{Hook, Policy};
 
-pub use open::{LISTENER, Passage};
+pub use open::{AcceptRule, LISTENER};
 pub use probe::transparent;
 pub use rules::{Base, ChainSpec, DENIED, LOG_GROUP, Match, PLANNED, RuleSpec, Ruleset, Statement, TABLE};
 pub use sets::{Element, MAX_ELEMENTS, Set};

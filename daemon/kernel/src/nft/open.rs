@@ -1,4 +1,4 @@
-//! The table of a session that has a way out: what is pinned or planned passes, TCP of it by way of a transparent
+//! The table of a session that egress: what is pinned or planned passes, TCP of it by way of a transparent
 //! listener. Nothing of it leaves the session: whoever holds the listener dials.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -18,7 +18,7 @@ const MANGLE: i32 = -150;
 
 /// Addresses that may be reached without having been pinned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Passage {
+pub struct AcceptRule {
     /// The first address.
     pub address: IpAddr,
     /// How many bits they have in common.
@@ -29,7 +29,7 @@ pub struct Passage {
     pub port: Option<u16>,
 }
 
-impl Passage {
+impl AcceptRule {
     fn rule(&self) -> RuleSpec {
         let to = match self.address {
             IpAddr::V4(address) => Match::Daddr4(address, self.length),
@@ -42,12 +42,12 @@ impl Passage {
 }
 
 impl Ruleset {
-    /// As [`Ruleset::closed`], and besides DNS, what the sets hold, and `passages`.
-    pub fn open(passages: &[Passage]) -> Self {
+    /// As [`Ruleset::closed`], and besides DNS, what the sets hold, and `accept_rules`.
+    pub fn open(accept_rules: &[AcceptRule]) -> Self {
         let mut ruleset = Self::closed();
         ruleset.sets = Set::ALL.to_vec();
         for chain in ruleset.chains.iter_mut().filter(|chain| chain.name == PLANNED) {
-            chain.rules = planned(passages);
+            chain.rules = planned(accept_rules);
         }
         let base = Some(Base { hook: Hook::PreRouting, priority: MANGLE, policy: Policy::Accept });
         ruleset.chains.push(ChainSpec { name: "pre", base, rules: given() });
@@ -64,11 +64,11 @@ impl Ruleset {
     }
 }
 
-fn planned(passages: &[Passage]) -> Vec<RuleSpec> {
+fn planned(accept_rules: &[AcceptRule]) -> Vec<RuleSpec> {
     let accept = |matches| RuleSpec { matches, statements: vec![Statement::Accept] };
     let dns = [Match::Udp, Match::Tcp].map(|protocol| accept(vec![protocol, Match::Dport(DNS)]));
     let sets = Set::ALL.map(|set| accept(vec![Match::In(set)]));
-    dns.into_iter().chain(sets).chain(passages.iter().map(Passage::rule)).collect()
+    dns.into_iter().chain(sets).chain(accept_rules.iter().map(AcceptRule::rule)).collect()
 }
 
 /// What has come as far as this chain has passed `out`, or is an answer. A socket that is connected gets what is its;
@@ -92,13 +92,13 @@ mod tests {
 
     #[test]
     fn the_open_ruleset_reads_as_it_is_meant() {
-        let net = |address: &str, length, tcp, port| Passage {
+        let net = |address: &str, length, tcp, port| AcceptRule {
             address: address.parse().unwrap(),
             length,
             tcp,
             port,
         };
-        let passages = [
+        let accept_rules = [
             net("10.0.0.0", 8, true, Some(443)),
             net("192.0.2.7", 32, false, Some(123)),
             net("2001:db8::", 32, true, None),
@@ -167,6 +167,6 @@ mod tests {
 	}
 }
 "#;
-        assert_eq!(Ruleset::open(&passages).to_string(), golden);
+        assert_eq!(Ruleset::open(&accept_rules).to_string(), golden);
     }
 }

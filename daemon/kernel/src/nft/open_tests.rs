@@ -1,4 +1,4 @@
-//! The way out of a session as its processes meet it, each test in a network namespace of its own.
+//! Egress of a session as its processes meet it, each test in a network namespace of its own.
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -13,17 +13,17 @@ const MINUTE: Duration = Duration::from_secs(60);
 const TCP: u8 = 6;
 const UDP: u8 = 17;
 
-/// A session's network with a way out, its listeners, and the reader of its denials.
+/// A session's network egress, its listeners, and the reader of its denials.
 struct Session {
     table: Table,
     listeners: [TcpListener; 2],
     nflog: Nflog,
 }
 
-fn open(passages: &[Passage]) -> Session {
+fn open(accept_rules: &[AcceptRule]) -> Session {
     let nflog = bare_session();
     let table = Table::install(&Ruleset::open(&[])).unwrap();
-    table.plan(&Ruleset::open(passages)).unwrap();
+    table.plan(&Ruleset::open(accept_rules)).unwrap();
     let any = [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)];
     let listeners = any.map(|any| {
         let listener = TcpListener::from(transparent::listener((any, LISTENER).into(), true).unwrap());
@@ -90,14 +90,14 @@ fn what_is_pinned_reaches_the_listener_and_nothing_else_does() {
 #[test]
 fn planned_networks_and_the_own_addresses() {
     in_new_netns(|| {
-        let net = |address: &str, length, port| Passage {
+        let net = |address: &str, length, port| AcceptRule {
             address: address.parse().unwrap(),
             length,
             tcp: true,
             port,
         };
-        let passages = [net("198.51.100.0", 24, Some(22)), net("2001:db8:1::", 48, None)];
-        let mut session = open(&passages);
+        let accept_rules = [net("198.51.100.0", 24, Some(22)), net("2001:db8:1::", 48, None)];
+        let mut session = open(&accept_rules);
         session.reaches("198.51.100.77:22");
         session.reaches("[2001:db8:1::7]:8080");
         for to in ["198.51.100.77:23", "198.51.101.1:22", "[2001:db8:2::7]:8080"] {
@@ -109,8 +109,8 @@ fn planned_networks_and_the_own_addresses() {
         own.accept().unwrap();
         // Replaced while a pin holds.
         session.pin("192.0.2.1", TCP, Some(443));
-        let passages = [net("203.0.113.0", 24, Some(22))];
-        session.table.plan(&Ruleset::open(&passages)).unwrap();
+        let accept_rules = [net("203.0.113.0", 24, Some(22))];
+        session.table.plan(&Ruleset::open(&accept_rules)).unwrap();
         session.refused("198.51.100.77:22");
         session.reaches("203.0.113.9:22");
         session.reaches("192.0.2.1:443");

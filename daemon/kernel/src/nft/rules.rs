@@ -12,7 +12,7 @@ use crate::loopback::{ADDRESS4, ADDRESS6};
 pub const TABLE: &str = "agentd";
 /// The counter of what is refused.
 pub const DENIED: &str = "denied";
-/// The chain of what passes besides what always does: empty, as long as there is no way out.
+/// The chain of what passes besides what always does: empty, as long as there is no egress.
 pub const PLANNED: &str = "planned";
 /// The NFLOG group that refused packets go to.
 pub const LOG_GROUP: u16 = 7;

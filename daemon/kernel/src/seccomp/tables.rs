@@ -17,7 +17,7 @@ pub const RELAY: Table = Table { rules: relay, denied: Verdict::Kill };
 /// The keeper: as the relay, and it waits, signals, reads /proc, is connected to, makes pairs of sockets, and has the
 /// closes of files reported.
 pub const KEEPER: Table = Table { rules: keeper, denied: Verdict::Errno(EPERM as u16) };
-/// The keeper of a session that has a way out: it dials, too.
+/// The keeper of a session that egress: it dials, too.
 pub const DIALLER: Table = Table { rules: dialler, denied: Verdict::Errno(EPERM as u16) };
 
 /// What looks at how much a session has written: it opens for reading, and asks.

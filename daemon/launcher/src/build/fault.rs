@@ -10,13 +10,13 @@ pub struct Fault(pub Refusal);
 impl Fault {
     /// `step` failed on `object` because of `why`; the host's administrator has to look.
     pub fn host(step: &str, object: &str, why: impl std::fmt::Display) -> Self {
-        let mend = "see `agentctl doctor` and the launcher's log for what this host lacks";
-        Self(Refusal::new(format!("{object}: {why}"), format!("build.{step}"), mend))
+        let hint = "see `agentctl doctor` and the launcher's log for what this host lacks";
+        Self(Refusal::new(format!("{object}: {why}"), format!("build.{step}"), hint))
     }
 
-    /// `object` breaks `rule`; the caller can mend it.
-    pub fn caller(object: impl AsRef<str>, rule: &str, mend: impl AsRef<str>) -> Self {
-        Self(Refusal::new(object, rule, mend))
+    /// `object` breaks `rule`; the caller can fix it.
+    pub fn caller(object: impl AsRef<str>, rule: &str, hint: impl AsRef<str>) -> Self {
+        Self(Refusal::new(object, rule, hint))
     }
 }
 

@@ -13,7 +13,7 @@ use rustix::process::{Gid, Uid};
 use super::access::Access;
 use super::fault::{At, Fault};
 use super::fs_ids::FsIds;
-use super::root::{READ_ONLY, Root, WORKSHOP};
+use super::root::{READ_ONLY, Root, WRITABLE_EXEC};
 use super::view::{self, COPY_ON_WRITE};
 use super::workspace::Placer;
 use crate::scout::{CopyKind, Part};
@@ -64,7 +64,7 @@ pub struct Copies {
 
 impl Copies {
     fn make(root: &mut Root, agent: u32) -> Result<Self, Fault> {
-        let tree = Tree::tmpfs(SIZE, agent, 0o700, WORKSHOP).at("git", COPIES)?;
+        let tree = Tree::tmpfs(SIZE, agent, 0o700, WRITABLE_EXEC).at("git", COPIES)?;
         root.attach(COPIES, &tree, true, Access::WriteExec)?;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let top = rustix::fs::open(COPIES, flags, Mode::empty()).at("git", COPIES)?;
@@ -138,7 +138,7 @@ impl Placer<'_> {
         let (dir, number) = copies.directory(agent)?;
         let upper = make_directory(dir.as_fd(), "upper", stat.st_mode & 0o777, owner)?;
         make_directory(dir.as_fd(), "work", stat.st_mode & 0o777, owner)?;
-        let attributes = WORKSHOP.within(lower.as_fd()).at("git", name)?;
+        let attributes = WRITABLE_EXEC.within(lower.as_fd()).at("git", name)?;
         let mounter = FsIds::of_mounter(self.owner, agent).at("git", name)?;
         let overlay = hooks(&lower, dir.as_fd(), attributes);
         drop(mounter);

@@ -92,7 +92,7 @@ pub struct Builder<'a> {
 }
 
 /// Launcher to builder. Descriptors: the keeper's listening socket; the caller's side socket with its offer; a directory for uppers, if the plan has overlays; the table of blocklists, if the site has any and the session
-/// a way out; a file of authorities, if it asks over TLS.
+/// egress; a CA bundle, if it asks over TLS.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Order {
     /// What to build.
@@ -109,7 +109,7 @@ pub struct Order {
     pub reserve: Reserve,
     /// Whether the table of blocklists does.
     pub blocklist: bool,
-    /// Whether a file of authorities does.
+    /// Whether a CA bundle does.
     pub trust: bool,
     /// Whether a file for the site's proxy does.
     pub credential: bool,

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use agentd_kernel::mount::{self, Tree};
 use agentd_kernel::packets::Packets;
-use agentd_kernel::process::{self, Birth, Child};
+use agentd_kernel::process::{self, Child, CloneArgs};
 use agentd_kernel::{creds, idmap, procfs};
 use nix::sched::{CloneFlags, setns};
 use rustix::fs::{Mode, OFlags};
@@ -50,7 +50,7 @@ pub struct Prepared {
 }
 
 /// What is around init.
-struct Furnished {
+struct PopulatedRoot {
     root: Root,
     users: OwnedFd,
     writable: OwnedFd,
@@ -97,12 +97,12 @@ impl Builder<'_> {
         let session_root = open_ns(proc, "mnt")?;
         fault::here("prepare.namespace")?;
         let (to_init, init_end) = crate::init::pair().at("init", "socket")?;
-        let init = self.bear(init_end)?;
+        let init = self.spawn_init(init_end)?;
         fault::here("prepare.init")?;
         // What init could not do is why the rest failed.
-        self.furnish((system, sysfs), &init, own_pids.as_fd(), &to_init)
+        self.populate((system, sysfs), &init, own_pids.as_fd(), &to_init)
             .map_err(|fault| told_by(&to_init).unwrap_or(fault))
-            .map(|Furnished { root, users, writable, etc, terminals, network }| Prepared {
+            .map(|PopulatedRoot { root, users, writable, etc, terminals, network }| Prepared {
                 root,
                 session_root,
                 host_root,
@@ -119,16 +119,16 @@ impl Builder<'_> {
     }
 
     /// The root around init: system directories, /etc, /dev and /proc.
-    fn furnish(
+    fn populate(
         &self,
         (system, sysfs): (System, Sysfs<'_>),
         init: &Child,
         own_pids: BorrowedFd<'_>,
         to_init: &Packets,
-    ) -> Result<Furnished, Fault> {
+    ) -> Result<PopulatedRoot, Fault> {
         let users = self.user_namespace(init)?;
         fault::here("prepare.user-namespace")?;
-        // Born from what the OOM killer spares: the agent shall not be.
+        // Its parent is kept from the OOM killer: the agent shall not be.
         match procfs::set_oom_score_adj(self.host.proc.as_fd(), Some(init.pid), 0) {
             // It cannot be lowered: nothing is spared here.
             Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {}
@@ -167,13 +167,16 @@ impl Builder<'_> {
         };
         root.place_queues(&queues(proc, init)?)?;
         fault::here("prepare.network")?;
-        Ok(Furnished { root, users, writable, etc, terminals, network })
+        Ok(PopulatedRoot { root, users, writable, etc, terminals, network })
     }
 
     /// Makes init: pid 1 of a new pid namespace, in a user namespace that the keeper's uid owns.
-    fn bear(&self, socket: Packets) -> Result<Child, Fault> {
-        let birth =
-            Birth { cgroup: Some(self.agents.directory()), new_user_and_pid: true, ..Birth::default() };
+    fn spawn_init(&self, socket: Packets) -> Result<Child, Fault> {
+        let birth = CloneArgs {
+            cgroup: Some(self.agents.directory()),
+            new_user_and_pid: true,
+            ..CloneArgs::default()
+        };
         creds::effective_uid(self.lease.keeper.get()).at("init", "keeper's uid")?;
         let (owner, proc, filters) = (self.owner, self.host.proc.as_fd(), &self.host.agent_filters);
         let init = Init { owner, turn: self.lease.number, proc, filters, socket, token: self.token };

@@ -4,7 +4,7 @@
 use std::os::fd::{AsFd, BorrowedFd};
 
 use agentd_kernel::mount::{self, Attributes, Tree};
-use agentd_kernel::process::{self, Birth, Child, SingleThreaded};
+use agentd_kernel::process::{self, Child, CloneArgs, SingleThreaded};
 use agentd_policy::event::ExitStatus;
 use nix::sched::CloneFlags;
 use rustix::fs::{FileType, Mode, OFlags};
@@ -58,7 +58,7 @@ const READ_ONLY_PARTS: &[&str] = &["driver", "irq", "sys"];
 /// builder's root.
 pub fn start(token: SingleThreaded, pidfd: BorrowedFd<'_>, own: BorrowedFd<'_>) -> Result<Child, Fault> {
     nix::sched::setns(pidfd, CloneFlags::CLONE_NEWPID).at("proc", "pid namespace")?;
-    let helper = process::spawn(token, Birth::default(), || match mount_proc() {
+    let helper = process::spawn(token, CloneArgs::default(), || match mount_proc() {
         Ok(()) => 0,
         Err(error) => {
             tracing::error!(%error, "the session's /proc was not mounted");

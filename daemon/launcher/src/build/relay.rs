@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use agentd_kernel::packets::Packets;
-use agentd_kernel::process::{self, Birth, Child};
+use agentd_kernel::process::{self, Child, CloneArgs};
 use agentd_kernel::{creds, rlimits};
 use agentd_policy::lease::Lease;
 use nix::sched::CloneFlags;
@@ -13,7 +13,7 @@ use super::Builder;
 use super::fault::{At, Fault};
 use super::stdio::Outside;
 
-/// Open files of a relay: six for each connection of a session that has a way out, and for each to a port that it
+/// Open files of a relay: six for each connection of a session that egress, and for each to a port that it
 /// publishes (two sockets, a pipe each way), and four for each command, as many again that come while others go, and its
 /// own.
 const OPEN_FILES: u64 = 10_240;
@@ -50,7 +50,7 @@ impl Builder<'_> {
             service: theirs,
             control: their_control,
         };
-        let birth = Birth { cgroup: Some(self.helpers.directory()), ..Birth::default() };
+        let birth = CloneArgs { cgroup: Some(self.helpers.directory()), ..CloneArgs::default() };
         let child = process::spawn(self.token, birth, || match relay.become_relay() {
             Ok(never) => match never {},
             Err(error) => {

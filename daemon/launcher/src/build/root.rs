@@ -34,7 +34,7 @@ pub const PROGRAMS: Attributes =
 pub const WRITABLE: Attributes =
     Attributes { read_only: false, no_exec: true, devices: false, no_symlinks: false };
 /// Files to write and programs to build.
-pub const WORKSHOP: Attributes =
+pub const WRITABLE_EXEC: Attributes =
     Attributes { read_only: false, no_exec: false, devices: false, no_symlinks: false };
 /// What /run holds at most, in bytes.
 const RUN_SIZE: u64 = 16 << 20;
@@ -219,7 +219,7 @@ impl Root {
 
     /// Shared memory of the agent's own.
     pub fn place_shared_memory(&mut self, size: u64, agent: u32) -> Result<(), Fault> {
-        let shared = Tree::tmpfs(size, agent, 0o1777, WORKSHOP).at("dev", "/dev/shm")?;
+        let shared = Tree::tmpfs(size, agent, 0o1777, WRITABLE_EXEC).at("dev", "/dev/shm")?;
         self.scratches.push(scratch("/dev/shm", size, &shared)?);
         self.attach("/dev/shm", &shared, true, Access::WriteExec)
     }
@@ -227,7 +227,7 @@ impl Root {
     /// A directory in memory that belongs to the agent.
     pub fn place_scratch(&mut self, path: &AbsPath, size: u64, exec: bool, agent: u32) -> Result<(), Fault> {
         let (attributes, access) =
-            if exec { (WORKSHOP, Access::WriteExec) } else { (WRITABLE, Access::Write) };
+            if exec { (WRITABLE_EXEC, Access::WriteExec) } else { (WRITABLE, Access::Write) };
         let mode = if path.as_str() == "/tmp" { 0o1777 } else { 0o700 };
         let tree = Tree::tmpfs(size, agent, mode, attributes).at("scratch", path.as_str())?;
         self.own.push(rustix::fs::fstat(&tree).at("scratch", path.as_str())?.st_dev);

@@ -9,7 +9,7 @@ use rustix::process::{Gid, Uid};
 
 use super::Builder;
 use super::fault::{At, Fault};
-use super::root::WORKSHOP;
+use super::root::WRITABLE_EXEC;
 use crate::disk::image::Image;
 use crate::disk::{self, Usage};
 
@@ -55,7 +55,7 @@ impl Builder<'_> {
         let parts = (program.as_fd(), self.helpers.directory());
         let image = Image::make(self.token, directory.as_fd(), limit, parts).at("disk", "image")?;
         // It goes on being one of the file system when the mount that it was opened by is gone.
-        let mount = image.mount(WORKSHOP).at("disk", "image")?;
+        let mount = image.mount(WRITABLE_EXEC).at("disk", "image")?;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let directory = rustix::fs::openat(&mount, ".", flags, Mode::empty()).at("disk", "image")?;
         Ok(Uppers { directory, lies: Lies::AtTop(image) })
@@ -69,8 +69,10 @@ impl Uppers {
         let made = make(self.directory.as_fd(), &name, lower).at("overlay", path_of_lower)?;
         let (tree, path) = match &self.lies {
             Lies::OnDisk => (Tree::copy_of(made.as_fd()), String::new()),
-            Lies::AtTop(image) => (image.mount(WORKSHOP), format!("/{name}")),
-            Lies::Below(device, path) => (disk::projects::mount(device, WORKSHOP), format!("{path}/{name}")),
+            Lies::AtTop(image) => (image.mount(WRITABLE_EXEC), format!("/{name}")),
+            Lies::Below(device, path) => {
+                (disk::projects::mount(device, WRITABLE_EXEC), format!("{path}/{name}"))
+            }
         };
         Ok(Upper { tree: tree.at("overlay", path_of_lower)?, path, directory: made })
     }

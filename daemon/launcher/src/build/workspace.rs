@@ -19,7 +19,7 @@ use super::fault::{At, Fault};
 use super::fs_ids::FsIds;
 use super::inside::{Configurations, Copies};
 use super::paths::{Placeholders, Source};
-use super::root::{PROGRAMS, Root, WORKSHOP, open_beneath};
+use super::root::{PROGRAMS, Root, WRITABLE_EXEC, open_beneath};
 use super::uppers::Upper;
 use super::view::{self, COPY_ON_WRITE, cannot_layer, cannot_map};
 use crate::host::Host;
@@ -84,7 +84,7 @@ impl Placer<'_> {
         self.configurations = Configurations::default();
         let tree = match workspace.mode {
             WorkspaceMode::Direct => {
-                source.tree.restrict(WORKSHOP, Some(self.writable)).map_err(|e| cannot_map(path, &e))?;
+                source.tree.restrict(WRITABLE_EXEC, Some(self.writable)).map_err(|e| cannot_map(path, &e))?;
                 let agent = FsIds::assume(self.lease.agent.get());
                 super::sockets::refuse(source.tree.as_fd(), path, &workspace.sockets)?;
                 drop(agent);
@@ -201,8 +201,8 @@ impl Placer<'_> {
         let path = source.path.as_str();
         let own = source.upper.as_ref().ok_or_else(|| Fault::host("overlay", path, "no upper"))?;
         source.tree.restrict(PROGRAMS, Some(self.writable)).map_err(|e| cannot_map(path, &e))?;
-        own.tree.restrict(WORKSHOP, Some(self.writable)).map_err(|e| cannot_map(path, &e))?;
-        let attributes = WORKSHOP.within(source.tree.as_fd()).at("overlay", path)?;
+        own.tree.restrict(WRITABLE_EXEC, Some(self.writable)).map_err(|e| cannot_map(path, &e))?;
+        let attributes = WRITABLE_EXEC.within(source.tree.as_fd()).at("overlay", path)?;
         let mounter = FsIds::of_mounter(self.owner, self.lease.agent.get()).at("overlay", path)?;
         let overlay = of_descriptors(source, own, attributes);
         drop(mounter);

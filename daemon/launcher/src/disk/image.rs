@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use agentd_kernel::loop_device::LoopDevice;
 use agentd_kernel::mount::{Attributes, MountError, Tree};
-use agentd_kernel::process::{self, Birth, SingleThreaded};
+use agentd_kernel::process::{self, CloneArgs, SingleThreaded};
 use agentd_policy::event::ExitStatus;
 use rustix::fs::{FallocateFlags, Mode, OFlags};
 
@@ -44,7 +44,7 @@ pub fn program(name: &str, package: &str) -> Result<OwnedFd, String> {
 /// Runs `program` with these words and `file` as its standard input, and waits for its end.
 pub fn run(
     token: SingleThreaded,
-    birth: Birth<'_>,
+    birth: CloneArgs<'_>,
     (program, file): (BorrowedFd<'_>, BorrowedFd<'_>),
     words: &[&str],
 ) -> Result<ExitStatus, String> {
@@ -109,7 +109,7 @@ impl Image {
             "^resize_inode",
             "/proc/self/fd/0",
         ];
-        let birth = Birth { cgroup: Some(cgroup), ..Birth::default() };
+        let birth = CloneArgs { cgroup: Some(cgroup), ..CloneArgs::default() };
         match run(token, birth, (program, file.as_fd()), &words)? {
             ExitStatus::Code(0) => {}
             status => return Err(format!("{PROGRAM} ended with {status:?}")),

@@ -19,7 +19,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use agentd_kernel::cgroup::Freezer;
 use agentd_kernel::loop_device::LoopDevice;
-use agentd_kernel::process::{self, Birth, Child, SingleThreaded};
+use agentd_kernel::process::{self, Child, CloneArgs, SingleThreaded};
 use agentd_kernel::{creds, mount, quota, seccomp};
 use agentd_policy::config::{Config, DiskLimits};
 use agentd_policy::names::SessionId;
@@ -134,7 +134,7 @@ impl Meter<'_> {
     /// Starts it. What it finds comes by the descriptor, as [`read`] reads it.
     pub fn start(self) -> std::io::Result<(Child, OwnedFd)> {
         let (notices, tell) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
-        let birth = Birth { cgroup: Some(self.cgroup), ..Birth::default() };
+        let birth = CloneArgs { cgroup: Some(self.cgroup), ..CloneArgs::default() };
         let child = process::spawn(self.token, birth, || {
             let found = self.give_up(tell.as_fd()).and_then(|()| {
                 if self.form != DiskForm::Watch {

@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use agentd_kernel::loop_device::LoopDevice;
 use agentd_kernel::mount::{Attributes, MountError, Tree};
-use agentd_kernel::process::{Birth, SingleThreaded};
+use agentd_kernel::process::{CloneArgs, SingleThreaded};
 use agentd_kernel::quota;
 use agentd_policy::event::ExitStatus;
 use agentd_policy::names::SessionId;
@@ -132,7 +132,7 @@ fn file(token: SingleThreaded, state: BorrowedFd<'_>) -> Result<OwnedFd, String>
     }
     let program = image::program(PROGRAM, "xfsprogs")?;
     let words = [PROGRAM, "-q", "-f", "-s", "size=4096", "-m", "reflink=1", "/proc/self/fd/0"];
-    match image::run(token, Birth::default(), (program.as_fd(), file.as_fd()), &words)? {
+    match image::run(token, CloneArgs::default(), (program.as_fd(), file.as_fd()), &words)? {
         ExitStatus::Code(0) => {}
         status => return Err(format!("{PROGRAM} ended with {status:?}")),
     }

@@ -4,7 +4,7 @@ use std::io::Write as _;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
-use agentd_kernel::process::{self, Birth, SingleThreaded};
+use agentd_kernel::process::{self, CloneArgs, SingleThreaded};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::Signal;
 
@@ -15,13 +15,13 @@ const MAX_ANSWER: usize = 4096;
 
 /// Runs `work` in a child and returns what it says: what it found, or what it lacks.
 pub fn apart(token: SingleThreaded, work: impl FnOnce() -> Result<String, String>) -> Result<String, String> {
-    apart_in(token, Birth::default(), work)
+    apart_in(token, CloneArgs::default(), work)
 }
 
 /// The same, in a child that is born so.
 pub fn apart_in(
     token: SingleThreaded,
-    birth: Birth<'_>,
+    birth: CloneArgs<'_>,
     work: impl FnOnce() -> Result<String, String>,
 ) -> Result<String, String> {
     let text = |error: std::io::Error| error.to_string();

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use agentd_kernel::process::{self, Birth, SingleThreaded};
+use agentd_kernel::process::{self, CloneArgs, SingleThreaded};
 use agentd_policy::event::ExitStatus;
 use agentd_policy::wire::{Check, Status};
 use rustix::fs::{Mode, OFlags};
@@ -83,8 +83,8 @@ impl Trial {
     }
 
     /// Of a process that is to be as one of a session.
-    pub fn birth(&self) -> Birth<'_> {
-        Birth { cgroup: Some(self.dir.as_fd()), ..Birth::default() }
+    pub fn birth(&self) -> CloneArgs<'_> {
+        CloneArgs { cgroup: Some(self.dir.as_fd()), ..CloneArgs::default() }
     }
 
     /// Whether a process that is born into a group lives there. Newer kernels end one at once whose parent's group was
@@ -257,9 +257,9 @@ fn visible(mounts: &[Mount], all_v2: bool) -> Check {
     match ["cpuacct", "cpuset"].iter().find(|controller| !has(controller)) {
         None => fine(name, "programs read their limits below /sys/fs/cgroup, as version 1"),
         Some(controller) => {
-            let cost = "Java takes memory by the host's, not by its session's, and is killed";
-            let mend = "boot with systemd.unified_cgroup_hierarchy=1, or mount the hierarchy";
-            lack(name, Status::Reduced, format!("there is no hierarchy of {controller}"), cost, mend)
+            let impact = "Java takes memory by the host's, not by its session's, and is killed";
+            let fix = "boot with systemd.unified_cgroup_hierarchy=1, or mount the hierarchy";
+            lack(name, Status::Reduced, format!("there is no hierarchy of {controller}"), impact, fix)
         }
     }
 }
@@ -275,9 +275,9 @@ fn swap(memory: Option<&PathBuf>) -> Check {
     } else if devices == 0 {
         fine(name, "not counted; the host has no swap")
     } else {
-        let cost = "a session can hold its memory limit once more in swap";
-        let mend = "boot with swapaccount=1, or switch swap off";
-        lack(name, Status::Reduced, format!("not counted; {devices} swap devices"), cost, mend)
+        let impact = "a session can hold its memory limit once more in swap";
+        let fix = "boot with swapaccount=1, or switch swap off";
+        lack(name, Status::Reduced, format!("not counted; {devices} swap devices"), impact, fix)
     }
 }
 

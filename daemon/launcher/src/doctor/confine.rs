@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use agentd_kernel::exec_watch::ExecWatch;
 use agentd_kernel::landlock::{self, FileRules, LEAST_ABI};
-use agentd_kernel::process::{self, Birth, PidfdExit, SingleThreaded};
+use agentd_kernel::process::{self, CloneArgs, PidfdExit, SingleThreaded};
 use agentd_kernel::{creds, mount, procfs, seccomp};
 use agentd_policy::event::ExitStatus;
 use agentd_policy::wire::{Check, Status};
@@ -46,10 +46,10 @@ pub fn namespaces(token: SingleThreaded) -> Vec<Check> {
         }
     }
     let tried = if refused.is_empty() { Ok(made.join(" ")) } else { Err(refused.join("; ")) };
-    let mend =
+    let fix =
         "raise user.max_*_namespaces with sysctl; use a kernel with CONFIG_NAMESPACES and CONFIG_USER_NS";
     vec![
-        verdict("namespaces", tried, Status::Missing, "no session runs: it needs one of each", mend),
+        verdict("namespaces", tried, Status::Missing, "no session runs: it needs one of each", fix),
         unprivileged(),
     ]
 }
@@ -139,8 +139,8 @@ fn landlock(token: SingleThreaded) -> Check {
     let name = "landlock";
     match tried {
         Ok(found) if abi < WHOLE_ABI => {
-            let mend = "use Linux 6.12 or later; profiles can insist by [require] landlock_abi";
-            lack(name, Status::Reduced, found, &lacking.join("; "), mend)
+            let fix = "use Linux 6.12 or later; profiles can insist by [require] landlock_abi";
+            lack(name, Status::Reduced, found, &lacking.join("; "), fix)
         }
         tried => verdict(
             name,
@@ -176,7 +176,7 @@ fn watch_exec(host: &Host) -> Result<String, String> {
     let beside = mount::place(&beside.to_string_lossy()).map_err(text)?;
     watch.mark(beside.as_fd()).map_err(|e| format!("fanotify_mark: {e}"))?;
     let token = SingleThreaded::verify().map_err(text)?;
-    let child = process::spawn(token, Birth::default(), || {
+    let child = process::spawn(token, CloneArgs::default(), || {
         let signal = Some(rustix::process::Signal::KILL);
         let bound = rustix::process::set_parent_process_death_signal(signal);
         let ran = bound.map_err(|_| nix::errno::Errno::EINVAL).and_then(|()| {
@@ -203,7 +203,7 @@ fn watch_exec(host: &Host) -> Result<String, String> {
 /// In a pid namespace of its own, whose setting this is, forbids executable memfds and makes one.
 fn memfd_noexec(token: SingleThreaded) -> Result<String, String> {
     unshare(CloneFlags::CLONE_NEWPID).map_err(|e| e.to_string())?;
-    let child = process::spawn(token, Birth::default(), || {
+    let child = process::spawn(token, CloneArgs::default(), || {
         // The setting is that of the writer's namespace; it must not be the host's.
         if std::process::id() != 1 || std::fs::write("/proc/sys/vm/memfd_noexec", "2").is_err() {
             return 1;
@@ -223,7 +223,7 @@ fn memfd_noexec(token: SingleThreaded) -> Result<String, String> {
 
 /// Asks for the exit code of a process by its descriptor alone.
 fn pidfd_exit(token: SingleThreaded) -> Result<String, String> {
-    let child = process::spawn(token, Birth::default(), || 7).map_err(|e| e.to_string())?;
+    let child = process::spawn(token, CloneArgs::default(), || 7).map_err(|e| e.to_string())?;
     child.wait().map_err(|e| e.to_string())?;
     match process::exit_of(child.pidfd.as_fd()) {
         PidfdExit::Status(ExitStatus::Code(7)) => Ok("exit codes of all programs are told".into()),

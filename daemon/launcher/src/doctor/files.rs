@@ -39,8 +39,8 @@ pub fn checks(token: SingleThreaded, cx: &Context, uid: u32) -> Vec<Check> {
     let (agent, maps) = match maps {
         Ok(made) => made,
         Err(error) => {
-            let cost = "no session runs: its files could not be given to a throwaway id";
-            return vec![lack("idmap", Status::Missing, error, cost, "see the check namespaces")];
+            let impact = "no session runs: its files could not be given to a throwaway id";
+            return vec![lack("idmap", Status::Missing, error, impact, "see the check namespaces")];
         }
     };
     let mut checks = id_maps(token, settings, uid, maps.as_fd());
@@ -74,8 +74,8 @@ fn id_maps(token: SingleThreaded, settings: &Settings, uid: u32, maps: BorrowedF
             tree.restrict(WRITABLE, Some(maps)).map_err(|e| e.to_string())?;
             Ok("for directories on a tmpfs".into())
         });
-        let cost = "workspaces on a tmpfs, such as many a /tmp, are refused";
-        checks.push(verdict("idmap.tmpfs", tried, Status::Reduced, cost, "use Linux 6.3 or later"));
+        let impact = "workspaces on a tmpfs, such as many a /tmp, are refused";
+        checks.push(verdict("idmap.tmpfs", tried, Status::Reduced, impact, "use Linux 6.3 or later"));
     }
     for (kind, paths) in places {
         let tried = paths.iter().try_for_each(|path| {
@@ -89,13 +89,13 @@ fn id_maps(token: SingleThreaded, settings: &Settings, uid: u32, maps: BorrowedF
         });
         let found = tried.map(|()| paths.join(" "));
         let needed = paths.contains(&state);
-        let (without, cost) = if needed {
+        let (without, impact) = if needed {
             (Status::Missing, "no session runs with a copy-on-write workspace, which is the default")
         } else {
             (Status::Reduced, "workspaces and inputs there are refused")
         };
-        let mend = "use ext4, xfs, btrfs or (from Linux 6.3) tmpfs for these directories";
-        checks.push(verdict(format!("idmap.{kind}"), found, without, cost, mend));
+        let fix = "use ext4, xfs, btrfs or (from Linux 6.3) tmpfs for these directories";
+        checks.push(verdict(format!("idmap.{kind}"), found, without, impact, fix));
     }
     checks
 }

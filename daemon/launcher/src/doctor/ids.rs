@@ -26,16 +26,16 @@ pub fn pool(settings: &Settings) -> Check {
     let name = "pool.uids";
     let range = String::from(pool);
     if !met.is_empty() {
-        let cost = "a session could share an id with them: each could end and read the other's processes";
-        let mend = "set pool.uids in agentd.toml to a range that nothing uses";
-        return lack(name, Status::Missing, format!("{range} is used by {}", met.join(", ")), cost, mend);
+        let impact = "a session could share an id with them: each could end and read the other's processes";
+        let fix = "set pool.uids in agentd.toml to a range that nothing uses";
+        return lack(name, Status::Missing, format!("{range} is used by {}", met.join(", ")), impact, fix);
     }
     if !reserved {
-        let cost = "somebody may be given a part of it later";
+        let impact = "somebody may be given a part of it later";
         let count = pool.last() - pool.first() + 1;
         let owner = &settings.config.service_user;
-        let mend = format!("put {owner}:{}:{count} into /etc/subuid and /etc/subgid", pool.first());
-        return lack(name, Status::Reduced, format!("{range} is free, but not reserved"), cost, &mend);
+        let fix = format!("put {owner}:{}:{count} into /etc/subuid and /etc/subgid", pool.first());
+        return lack(name, Status::Reduced, format!("{range} is free, but not reserved"), impact, &fix);
     }
     fine(name, format!("{range} is reserved and free"))
 }

@@ -57,7 +57,7 @@ fn kernel() -> Check {
 /// A facility that is there.
 fn fine(name: impl Into<String>, found: impl std::fmt::Display) -> Check {
     let none = String::new;
-    Check { name: name.into(), status: Status::Ok, found: found.to_string(), cost: none(), mend: none() }
+    Check { name: name.into(), status: Status::Ok, found: found.to_string(), impact: none(), fix: none() }
 }
 
 /// A facility that is not.
@@ -65,10 +65,10 @@ fn lack(
     name: impl Into<String>,
     status: Status,
     found: impl std::fmt::Display,
-    cost: &str,
-    mend: &str,
+    impact: &str,
+    fix: &str,
 ) -> Check {
-    Check { name: name.into(), status, found: found.to_string(), cost: cost.into(), mend: mend.into() }
+    Check { name: name.into(), status, found: found.to_string(), impact: impact.into(), fix: fix.into() }
 }
 
 /// One or the other.
@@ -76,12 +76,12 @@ fn verdict(
     name: impl Into<String>,
     tried: Result<String, String>,
     without: Status,
-    cost: &str,
-    mend: &str,
+    impact: &str,
+    fix: &str,
 ) -> Check {
     match tried {
         Ok(found) => fine(name, found),
-        Err(found) => lack(name, without, found, cost, mend),
+        Err(found) => lack(name, without, found, impact, fix),
     }
 }
 
@@ -135,8 +135,8 @@ mod tests {
     #[test]
     fn what_is_there_needs_no_mend() {
         let check = verdict("x", Ok("all".into()), Status::Missing, "much", "do");
-        assert_eq!((check.status, check.cost.as_str(), check.mend.as_str()), (Status::Ok, "", ""));
+        assert_eq!((check.status, check.impact.as_str(), check.fix.as_str()), (Status::Ok, "", ""));
         let check = verdict("x", Err("EPERM".into()), Status::Reduced, "much", "do");
-        assert_eq!((check.status, check.mend.as_str()), (Status::Reduced, "do"));
+        assert_eq!((check.status, check.fix.as_str()), (Status::Reduced, "do"));
     }
 }

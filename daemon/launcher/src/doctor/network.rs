@@ -35,8 +35,8 @@ pub fn checks(token: SingleThreaded, trial: &Trial) -> Vec<Check> {
     let apart = |work: fn() -> Result<String, String>| apart_in(token, trial.birth(), work);
     let passes = apart(|| passes().map(|()| "packets pass inside a session".into()));
     let filtered = passes.is_err();
-    let cost = "a session's own servers do not answer, and what it is refused hangs";
-    let mut checks = vec![verdict("loopback", passes, Status::Missing, cost, FILTER)];
+    let impact = "a session's own servers do not answer, and what it is refused hangs";
+    let mut checks = vec![verdict("loopback", passes, Status::Missing, impact, FILTER)];
     if !filtered {
         checks.extend([
             verdict(
@@ -59,7 +59,7 @@ pub fn checks(token: SingleThreaded, trial: &Trial) -> Vec<Check> {
         "tproxy",
         apart(transparent),
         Status::Reduced,
-        "sessions can be given no way out to named hosts",
+        "sessions can be given no egress to named hosts",
         "use a kernel with CONFIG_NFT_TPROXY; modprobe nft_tproxy",
     ));
     checks

@@ -8,7 +8,7 @@ use std::os::fd::{AsFd as _, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use agentd_kernel::packets::{PacketError, Packets};
-use agentd_kernel::process::{self, Birth, Child};
+use agentd_kernel::process::{self, Child, CloneArgs};
 use agentd_policy::wire::{Check, FromLauncher, Leak, MAX_PACKET, RequestNumber, Status, decode, encode};
 use serde::{Deserialize, Serialize};
 
@@ -221,7 +221,7 @@ fn start(
 ) -> Result<(Child, Packets), String> {
     let (ours, theirs) = Packets::pair().map_err(|e| e.to_string())?;
     ours.set_nonblocking(true).map_err(|e| e.to_string())?;
-    let child = process::spawn(cx.token, Birth { with_parent: true, ..Birth::default() }, || {
+    let child = process::spawn(cx.token, CloneArgs { with_parent: true, ..CloneArgs::default() }, || {
         let mut keep: Vec<BorrowedFd<'_>> = vec![theirs.as_fd()];
         keep.extend(cx.host.descriptors());
         keep.extend(cx.directories.descriptors());
@@ -251,8 +251,8 @@ fn not_done(why: &str) -> Check {
         name: "doctor".into(),
         status: Status::Reduced,
         found: format!("the examination was not finished: {why}"),
-        cost: "this report is not complete".into(),
-        mend: "ask again in a few seconds".into(),
+        impact: "this report is not complete".into(),
+        fix: "ask again in a few seconds".into(),
     }
 }
 

@@ -68,7 +68,7 @@ impl Keeper {
         self.leftovers.begin(self.epoll.as_fd(), &mut self.spool);
         // Connections that ended with it are still to be told of.
         self.silence = Some(Instant::now() + SILENCE);
-        if self.way_out.is_none() || self.relay.is_none() {
+        if self.egress_state.is_none() || self.relay.is_none() {
             self.say_the_end();
         }
         Ok(())
@@ -83,8 +83,8 @@ impl Keeper {
         if self.end_waits {
             return;
         }
-        if let Some(way_out) = &mut self.way_out {
-            way_out.told.flush(&mut self.spool);
+        if let Some(egress_state) = &mut self.egress_state {
+            egress_state.told.flush(&mut self.spool);
         }
         let end = self.end.clone().unwrap_or(End::Killed);
         self.spool.push(EventBody::Ended(end));

@@ -62,8 +62,8 @@ impl Keeper {
             commands: self.commands.running(),
         };
         self.say(&hello, vec![]);
-        if let Some(way_out) = &self.way_out {
-            let egress = Box::new(way_out.egress.clone());
+        if let Some(egress_state) = &self.egress_state {
+            let egress = Box::new(egress_state.egress.clone());
             self.say(&FromKeeper::Egress(egress), vec![]);
         }
         for (command, status) in self.commands.ended() {

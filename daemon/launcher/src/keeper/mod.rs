@@ -43,7 +43,7 @@ use rustix::event::{PollFd, PollFlags};
 use crate::command::NotRun;
 use crate::init::{FromInit, Network};
 use commands::Commands;
-use egress::{DATAGRAMS, TUNNELS, WayOut};
+use egress::{DATAGRAMS, EgressState, TUNNELS};
 pub use leftovers::Leftovers;
 use limits::Limits;
 use link::Link;
@@ -104,9 +104,9 @@ pub struct Parts<'a> {
     pub leftovers: Leftovers,
     /// The session's network.
     pub network: Network,
-    /// The site's blocklists, if the session has a way out.
+    /// The site's blocklists, if the session egress.
     pub blocklist: Option<OwnedFd>,
-    /// Certificates of authorities, if its way out asks over TLS.
+    /// Certificates of authorities, if its egress asks over TLS.
     pub trust: Option<OwnedFd>,
     /// What the site's proxy wants to know of its clients, if it does.
     pub credential: Option<OwnedFd>,
@@ -144,7 +144,7 @@ pub struct Keeper {
     relay: Option<Child>,
     control: Option<Outbox>,
     commands: Commands,
-    way_out: Option<WayOut>,
+    egress_state: Option<EgressState>,
     /// For the relay, until it has it.
     trust: Option<OwnedFd>,
     execs: ExecWatch,
@@ -234,9 +234,9 @@ impl Keeper {
             to_init: Outbox::new(parts.to_init, epoll.as_fd(), INIT_SAYS)?,
             relay: Some(parts.relay),
             control: Some(Outbox::new(parts.control, epoll.as_fd(), RELAY_SAYS)?.patient()),
-            way_out: match &parts.plan.egress {
+            egress_state: match &parts.plan.egress {
                 Some(egress) => {
-                    Some(WayOut::new(egress.clone(), parts.ceiling, parts.blocklist, parts.credential)?)
+                    Some(EgressState::new(egress.clone(), parts.ceiling, parts.blocklist, parts.credential)?)
                 }
                 None => None,
             },
@@ -340,7 +340,7 @@ impl Keeper {
                 }
             };
             let Ok(message) = decode(&packet.bytes) else {
-                self.finish(End::Failed { what: "init: a message out of form".into() });
+                self.finish(End::Failed { what: "init: a message malformed".into() });
                 continue;
             };
             self.hear(message, packet.descriptors)?;
@@ -380,7 +380,7 @@ impl Keeper {
     /// What init could not do: the step, and why.
     pub fn confined(&mut self) -> Result<u32, (String, String)> {
         let failed = |why: String| ("init".to_owned(), why);
-        let mut opened = self.way_out.is_none();
+        let mut opened = self.egress_state.is_none();
         loop {
             let mut due = [PollFd::new(&self.to_init.socket, PollFlags::IN)];
             match rustix::event::poll(&mut due, None) {
@@ -428,8 +428,8 @@ impl Keeper {
         for event in self.refused.as_mut().map(|refused| refused.flush_older(now)).unwrap_or_default() {
             self.tell(event);
         }
-        if let Some(way_out) = &mut self.way_out {
-            way_out.told.flush_older(now, &mut self.spool);
+        if let Some(egress_state) = &mut self.egress_state {
+            egress_state.told.flush_older(now, &mut self.spool);
         }
         self.steering.recorded(self.spool.acknowledged(), now);
         self.leftovers.expire(now, self.epoll.as_fd(), &mut self.spool);
@@ -444,9 +444,9 @@ impl Keeper {
             self.processes.next_look(),
             self.denials.next_flush(),
             self.refused.as_ref().and_then(Refused::due),
-            self.way_out.as_ref().and_then(|way_out| way_out.told.next_flush()),
-            self.way_out.as_ref().and_then(|way_out| way_out.renewals.due()),
-            self.way_out.as_ref().and_then(|way_out| way_out.tunnels.due()),
+            self.egress_state.as_ref().and_then(|egress_state| egress_state.told.next_flush()),
+            self.egress_state.as_ref().and_then(|egress_state| egress_state.renewals.due()),
+            self.egress_state.as_ref().and_then(|egress_state| egress_state.tunnels.due()),
             self.limits.due().filter(|_| self.end.is_none()),
             self.spool.due().filter(|_| self.service.is_some()),
             self.end_due(),

@@ -121,8 +121,8 @@ impl Keeper {
         let syn = ends.zip(packet.sequence).map(|((from, to), sequence)| Syn { from, to, sequence });
         let now = Instant::now();
         // Asked for again while it waits.
-        if let (Some(way_out), Some(syn)) = (&self.way_out, &syn)
-            && way_out.renewals.has(syn)
+        if let (Some(egress_state), Some(syn)) = (&self.egress_state, &syn)
+            && egress_state.renewals.has(syn)
         {
             return;
         }
@@ -138,7 +138,7 @@ impl Keeper {
         }
         let (rule, name) = match syn.and_then(|syn| self.expired_name(&syn)) {
             Some(name) => ("pin.expired", Some(name.to_string())),
-            None => ("default", self.way_out.as_ref().and_then(|out| out.pins.name_of(packet.address))),
+            None => ("default", self.egress_state.as_ref().and_then(|out| out.pins.name_of(packet.address))),
         };
         let Denied { protocol, address, port, .. } = packet;
         let said = Said { protocol, address, port, name, rule, actor };

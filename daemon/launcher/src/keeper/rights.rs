@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use agentd_kernel::{creds, mount, process, rlimits, seccomp};
 
 use super::Keeper;
-use super::egress::WayOut;
+use super::egress::EgressState;
 
 /// Descriptors besides one for each process of the session: its own, and connections on their way to the relay.
 const OWN_FILES: u64 = 1024;
@@ -49,7 +49,7 @@ impl Keeper {
         ]);
         keep.extend(self.control.as_ref().map(|c| c.socket.as_fd()));
         keep.extend(self.mounts.as_ref().map(AsFd::as_fd));
-        keep.extend(self.way_out.iter().flat_map(WayOut::descriptors));
+        keep.extend(self.egress_state.iter().flat_map(EgressState::descriptors));
         keep.extend(self.trust.as_ref().map(AsFd::as_fd));
         if let Some((meter, over)) = &self.limits.disk {
             keep.extend([meter.pidfd.as_fd(), over.as_fd()]);

@@ -13,7 +13,7 @@ use agentd_policy::wire::{FromKeeper, FromRoot, MAX_KEEPER_PACKET, ToRelay, ToRo
 use rustix::event::epoll::{self, EventData, EventFlags};
 
 use super::{Keeper, STEERING};
-use crate::init::way_out;
+use crate::init::egress_state;
 use crate::refusals;
 
 /// The most connections that have not asked, and the most whose change is not on record. The launcher passes on what
@@ -106,25 +106,25 @@ impl Keeper {
     /// Changes what may be reached, for a caller. What is pinned and may not be any more goes before the relay hears.
     fn change_policy(&mut self, change: &Change, uid: u32) -> Result<(), Refusal> {
         let session = &self.session;
-        let Some(way_out) = self.way_out.as_mut().filter(|_| self.end.is_none()) else {
+        let Some(egress_state) = self.egress_state.as_mut().filter(|_| self.end.is_none()) else {
             return Err(refusals::ended(session));
         };
         if !self.spool.has_room() {
             return Err(busy());
         }
         // Nothing is to be denied where nothing is ever allowed, and this keeper's filter changes no table.
-        if way_out.egress.sealed {
+        if egress_state.egress.sealed {
             return Err(refusals::no_network(session));
         }
         change.check()?;
-        let egress = change.apply(&way_out.egress)?;
-        way_out.ceiling.check(&egress)?;
+        let egress = change.apply(&egress_state.egress)?;
+        egress_state.ceiling.check(&egress)?;
         let table = self.denials.table();
         let done = table
-            .plan(&Ruleset::open(&way_out::passages(&egress)))
-            .and_then(|()| way_out.pins.judge_again(&egress, table, Instant::now()));
-        way_out.egress = egress.clone();
-        way_out.told.flush(&mut self.spool);
+            .plan(&Ruleset::open(&egress_state::accept_rules(&egress)))
+            .and_then(|()| egress_state.pins.judge_again(&egress, table, Instant::now()));
+        egress_state.egress = egress.clone();
+        egress_state.told.flush(&mut self.spool);
         if let Err(error) = done {
             self.network_failed(&error);
             return Err(refusals::ended(&self.session));

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use agentd_kernel::creds;
 use agentd_kernel::mount::Tree;
-use agentd_kernel::process::{self, Birth, Child, SingleThreaded};
+use agentd_kernel::process::{self, Child, CloneArgs, SingleThreaded};
 use agentd_policy::event::ExitStatus;
 use rustix::event::{PollFd, PollFlags};
 
@@ -121,13 +121,16 @@ impl Copying {
         let of = fingerprint();
         let tree = Tree::tmpfs(SIZE, owner, 0o755, WRITABLE).map_err(|e| e.to_string())?;
         let child =
-            process::spawn(token, Birth { with_parent: true, ..Birth::default() }, || {
-                match give_up(owner, tree.as_fd()).and_then(|()| copy::all(tree.as_fd())) {
-                    Ok(()) => 0,
-                    Err(error) => {
-                        tracing::error!(error, "/etc cannot be copied");
-                        1
-                    }
+            process::spawn(token, CloneArgs { with_parent: true, ..CloneArgs::default() }, || match give_up(
+                owner,
+                tree.as_fd(),
+            )
+            .and_then(|()| copy::all(tree.as_fd()))
+            {
+                Ok(()) => 0,
+                Err(error) => {
+                    tracing::error!(error, "/etc cannot be copied");
+                    1
                 }
             });
         let child = child.map_err(|e| format!("fork: {e}"))?;

@@ -18,7 +18,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use agentd_kernel::mount::{self, Tree};
 use agentd_kernel::packets::{PacketError, Packets};
-use agentd_kernel::process::{self, Birth, Child, SingleThreaded};
+use agentd_kernel::process::{self, Child, CloneArgs, SingleThreaded};
 use agentd_kernel::{creds, seccomp};
 use agentd_policy::Refusal;
 use agentd_policy::event::Finding;
@@ -88,7 +88,7 @@ impl Commission<'_> {
     pub fn run(&self) -> Result<(FromScout, Option<Scout>), String> {
         let text = |e: &dyn std::fmt::Display| e.to_string();
         let (socket, own) = Packets::pair().map_err(|e| text(&e))?;
-        let birth = Birth { cgroup: Some(self.cgroup), ..Birth::default() };
+        let birth = CloneArgs { cgroup: Some(self.cgroup), ..CloneArgs::default() };
         let child = process::spawn(self.token, birth, || match self.search(&own) {
             Ok(()) => 0,
             Err(error) => {

@@ -1,4 +1,4 @@
-//! Commits and trees of a repository, loose and packed (gitformat-pack(5)). What is out of form or too much is an error:
+//! Commits and trees of a repository, loose and packed (gitformat-pack(5)). What is malformed or too much is an error:
 //! nobody is told that there is nothing in it.
 
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};

@@ -64,7 +64,7 @@ impl Trouble {
             Self::Unreadable(path, why) => Refusal::new(
                 format!("{}: {why}", at(&path)),
                 "workspace.git",
-                "mend it, or use mode overlay: what git would follow from there cannot be told",
+                "fix it, or use mode overlay: what git would follow from there cannot be told",
             ),
             Self::Host(path, errno) => {
                 Refusal::new(format!("{}: {errno}", at(&path)), "build.search", "see the launcher's log")

@@ -65,12 +65,12 @@ impl Sessions {
     ) -> Option<Message> {
         let refused = |refusal| Some((FromLauncher::Removed { request, refusal }, Vec::new()));
         if self.all.values().any(|s| s.id.as_ref() == Some(id)) {
-            let mend = "end it first";
-            return refused(Some(Refusal::new(format!("session {id} lives"), "session.running", mend)));
+            let hint = "end it first";
+            return refused(Some(Refusal::new(format!("session {id} lives"), "session.running", hint)));
         }
         if self.deletions.count(cx.accounts.of(owner)) >= MAX_WAITING {
-            let mend = "try again in a moment";
-            return refused(Some(Refusal::new("one more deletion", "host.busy", mend)));
+            let hint = "try again in a moment";
+            return refused(Some(Refusal::new("one more deletion", "host.busy", hint)));
         }
         match self.delete_uppers(cx, owner, id) {
             Ok(true) => {

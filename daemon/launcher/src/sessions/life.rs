@@ -10,7 +10,7 @@ use agentd_policy::plan::MAX_MOUNTS;
 use agentd_policy::wire::{FromLauncher, MAX_PACKET, decode};
 
 use super::lease::Record;
-use super::spares::{REST, SPARE};
+use super::prewarmed::{LIFETIME, REST};
 use super::{DEADLINE, Message, PATIENCE, Session, Sessions, State, ahead};
 use crate::build::Reply;
 use crate::context::Context;
@@ -174,9 +174,9 @@ impl Sessions {
         }
         let refused = match &session.state {
             State::Building { request, .. } => {
-                let mend = "ask again; see the launcher's log";
+                let hint = "ask again; see the launcher's log";
                 let what = format!("the builder ended with {how:?}");
-                request.map(|request| (request, Refusal::new(what, "build.ended", mend)))
+                request.map(|request| (request, Refusal::new(what, "build.ended", hint)))
             }
             State::Emptying { refused, .. } => refused.clone(),
             State::Waiting { .. } | State::Running => None,
@@ -208,7 +208,7 @@ impl Sessions {
                     *until = now + DEADLINE;
                     session.kill_all();
                 }
-                State::Waiting { since, .. } if *since + SPARE <= now => session.dismiss(),
+                State::Waiting { since, .. } if *since + LIFETIME <= now => session.dismiss(),
                 State::Emptying { next, .. } if has_keeper && *next + PATIENCE <= now => {
                     *next = now;
                     session.kill_all();
@@ -233,7 +233,7 @@ impl Sessions {
     pub fn next_tick(&self, now: Instant) -> Option<Instant> {
         let due = self.all.values().filter_map(|s| match &s.state {
             State::Building { until, .. } => Some(*until),
-            State::Waiting { since, .. } => Some(*since + SPARE),
+            State::Waiting { since, .. } => Some(*since + LIFETIME),
             State::Emptying { next, .. } => Some(if s.keeper.is_some() { *next + PATIENCE } else { *next }),
             State::Running => None,
         });

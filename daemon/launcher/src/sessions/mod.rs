@@ -7,12 +7,12 @@ mod groups;
 mod lease;
 mod life;
 mod placeholders;
+mod prewarmed;
 mod recover;
 mod relimit;
 mod request;
 mod rest;
 mod sockets;
-mod spares;
 mod terminals;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use agentd_kernel::cgroup::{CgroupError, Group, Limits};
-use agentd_kernel::process::{self, Birth, Child, SingleThreaded};
+use agentd_kernel::process::{self, Child, CloneArgs, SingleThreaded};
 use agentd_policy::event::ExitStatus;
 
 use super::groups::{of_host, of_user};
@@ -181,7 +181,7 @@ fn path(whose: Whose) -> String {
 
 /// A child that lowers the limit of memory, with no descriptor but the group's.
 fn lower(token: SingleThreaded, group: &Group, memory: u64) -> std::io::Result<Child> {
-    process::spawn(token, Birth { with_parent: true, ..Birth::default() }, || {
+    process::spawn(token, CloneArgs { with_parent: true, ..CloneArgs::default() }, || {
         let done = process::close_all_but(&group.descriptors())
             .map_err(|e| e.to_string())
             .and_then(|()| group.lower_memory(memory).map_err(|e| e.to_string()));

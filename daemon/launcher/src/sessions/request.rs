@@ -66,8 +66,8 @@ impl Sessions {
             let own = self.deferred.iter().filter(|d| cx.accounts.of(d.request.caller.uid) == account);
             if own.count() >= MAX_DEFERRED {
                 self.left.push(offer);
-                let mend = "try again in a moment";
-                return Err(Refusal::new("one more session in that directory", "host.busy", mend));
+                let hint = "try again in a moment";
+                return Err(Refusal::new("one more session in that directory", "host.busy", hint));
             }
             self.deferred.push_back(Deferred { request, offer });
             return Ok(());
@@ -164,11 +164,11 @@ impl Sessions {
     fn check(&self, cx: &Context, request: &Request) -> Result<(), Refusal> {
         let (plan, caller) = (&request.plan, request.caller);
         let (config, bounds) = (&cx.settings.config, bounds(cx));
-        if caller.uid == 0 && !config.root_callers {
+        if caller.uid == 0 && !config.allow_root {
             return Err(Refusal::new(
                 "a session for uid 0",
                 "caller.root",
-                "run agentctl as an ordinary user, or set root_callers = true",
+                "run agentctl as an ordinary user, or set allow_root = true",
             ));
         }
         let leased = |id: u32| config.pool.uids.contains(id);

@@ -10,7 +10,7 @@ use std::os::fd::AsFd as _;
 use std::time::{Duration, Instant};
 
 use agentd_kernel::nsfs::Handle;
-use agentd_kernel::process::{self, Birth, Child, SingleThreaded};
+use agentd_kernel::process::{self, Child, CloneArgs, SingleThreaded};
 use agentd_kernel::uids::{self, Counter};
 use agentd_policy::event::ExitStatus;
 use agentd_policy::lease::Lease;
@@ -147,7 +147,7 @@ impl Sessions {
         let leases: Vec<Lease> = numbers.iter().filter_map(|number| pool.lease(*number)).collect();
         let (answer, tell) = std::io::pipe().map_err(|e| e.to_string())?;
         let token = cx.token;
-        let child = process::spawn(token, Birth::default(), || {
+        let child = process::spawn(token, CloneArgs::default(), || {
             let said: Vec<u8> = match process::close_all_but(&[tell.as_fd()]) {
                 Ok(()) => leases.iter().map(|lease| left_of(token, lease)).collect(),
                 Err(_) => return 1,
@@ -198,7 +198,7 @@ fn left_of(token: SingleThreaded, lease: &Lease) -> u8 {
         Err(_) => return UNKNOWN,
     }
     let tried = |uid: u32, of: fn(u32) -> std::io::Result<Option<Counter>>| {
-        let child = process::spawn(token, Birth::default(), || match of(uid) {
+        let child = process::spawn(token, CloneArgs::default(), || match of(uid) {
             Ok(counter) => i32::from(counter.map_or(CLEAN, byte)),
             Err(_) => i32::from(UNKNOWN),
         });

@@ -1,4 +1,4 @@
-//! The way out of a session: what a keeper does for its relay, and what it does not for one that was taken over.
+//! Egress of a session: what a keeper does for its relay, and what it does not for one that was taken over.
 
 use std::io::Write as _;
 use std::net::{IpAddr, SocketAddr, TcpListener};
@@ -52,7 +52,7 @@ fn egress() -> Egress {
         local: vec![8080],
         resolvers: vec![Resolver::plain(SocketAddr::from(([127, 0, 0, 53], 53)))],
         // In the network of these tests every address is the host's own.
-        global_also: vec![Net::parse("11.0.0.0/8").unwrap()],
+        allow_private_ranges: vec![Net::parse("11.0.0.0/8").unwrap()],
         ..Egress::default()
     }
 }

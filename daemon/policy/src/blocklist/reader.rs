@@ -47,7 +47,7 @@ pub enum ListError {
     Line(u32, String),
     /// Too many lines that cannot be taken, the first of them with its reason.
     #[error(
-        "line {0}: {1}; {2} such lines beside {3} good ones are too many to pass over: mend them, or take them out"
+        "line {0}: {1}; {2} such lines beside {3} good ones are too many to pass over: fix them, or take them out"
     )]
     Odd(u32, String, u32, u32),
     /// Longer than [`MAX_FILE`].

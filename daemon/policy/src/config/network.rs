@@ -21,7 +21,7 @@ pub struct Egress {
     pub search: Search,
     /// Special-purpose ranges that the site uses as public ones.
     #[serde(deserialize_with = "nets")]
-    pub global_also: Vec<Net>,
+    pub allow_private_ranges: Vec<Net>,
     /// Files with names that no session reaches.
     #[serde(deserialize_with = "lists")]
     pub blocklists: Vec<ListFile>,
@@ -112,7 +112,7 @@ impl Default for Egress {
         Self {
             resolvers: Resolvers::System,
             search: Search::List(Vec::new()),
-            global_also: Vec::new(),
+            allow_private_ranges: Vec::new(),
             blocklists: Vec::new(),
             trust: Trust::System,
             proxy: None,
@@ -266,7 +266,7 @@ mod tests {
             assert!(parse(&format!("resolvers = {bad}")).is_err(), "{bad}");
         }
         for bad in ["['10.0.0.1/8']", "['x']", "'10.0.0.0/8'"] {
-            assert!(parse(&format!("global_also = {bad}")).is_err(), "{bad}");
+            assert!(parse(&format!("allow_private_ranges = {bad}")).is_err(), "{bad}");
         }
     }
 

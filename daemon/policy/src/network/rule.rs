@@ -95,8 +95,8 @@ struct Place<'a> {
 }
 
 impl Place<'_> {
-    fn bad(&self, rule: &str, why: impl fmt::Display, mend: impl AsRef<str>) -> Refusal {
-        Refusal::new(format!("{} {:?}: {why}", self.list, self.text), rule, mend)
+    fn bad(&self, rule: &str, why: impl fmt::Display, hint: impl AsRef<str>) -> Refusal {
+        Refusal::new(format!("{} {:?}: {why}", self.list, self.text), rule, hint)
     }
 
     fn host(&self, host: &str, ports: Vec<u16>, looked: Looked) -> Result<Rule, Refusal> {
@@ -117,16 +117,16 @@ impl Place<'_> {
     }
 
     fn net(&self, cidr: &str, ports: Vec<u16>, looked: Looked) -> Result<Rule, Refusal> {
-        let mend = "write ADDRESS/LENGTH with zeros behind the prefix, such as 192.0.2.0/24 or 2001:db8::/32";
-        let net = Net::parse(cidr).map_err(|error| self.bad("network.cidr", error, mend))?;
+        let hint = "write ADDRESS/LENGTH with zeros behind the prefix, such as 192.0.2.0/24 or 2001:db8::/32";
+        let net = Net::parse(cidr).map_err(|error| self.bad("network.cidr", error, hint))?;
         // No shorter prefix leaves such an address without bits behind it.
         if net.address().to_canonical().is_loopback() {
             let why = "inside, the session's own loopback has these addresses";
             return Err(self.bad("network.loopback", why, MEND_LOCAL));
         }
         if looked == Looked::Opaque {
-            let mend = "leave it out: what goes to addresses is looked at for the sake of denied names alone";
-            return Err(self.bad("network.opaque", "`opaque` is for names", mend));
+            let hint = "leave it out: what goes to addresses is looked at for the sake of denied names alone";
+            return Err(self.bad("network.opaque", "`opaque` is for names", hint));
         }
         let protocol = looked.protocol();
         Ok(Rule::Net(NetRule { net, ports: self.ports(ports, protocol)?, protocol }))
@@ -143,23 +143,23 @@ impl Place<'_> {
         let mut kept = Vec::with_capacity(ports.len());
         for port in ports {
             if port == 0 {
-                let mend = "name ports from 1 to 65535 with commas between them, or * for all of TCP";
-                return Err(self.bad("network.port", "it names no port", mend));
+                let hint = "name ports from 1 to 65535 with commas between them, or * for all of TCP";
+                return Err(self.bad("network.port", "it names no port", hint));
             }
             if !kept.contains(&port) {
                 kept.push(port);
             }
         }
         if kept.is_empty() && protocol == Protocol::Udp {
-            let mend = "name the ports of UDP: each has a socket of its own";
-            return Err(self.bad("network.udp", "every port of UDP", mend));
+            let hint = "name the ports of UDP: each has a socket of its own";
+            return Err(self.bad("network.udp", "every port of UDP", hint));
         }
         Ok(kept)
     }
 
     fn pattern(&self, text: &str) -> Result<HostPattern, Refusal> {
         HostPattern::parse(text).map_err(|error| {
-            let mend = match (&error, text.parse::<IpAddr>()) {
+            let hint = match (&error, text.parse::<IpAddr>()) {
                 (HostError::Address, Ok(ip)) if !ip.is_loopback() => {
                     let length = if ip.is_ipv4() { 32 } else { 128 };
                     format!("name an address as a network, {ip}/{length}: in a profile cidr = \"{ip}/{length}\"")
@@ -177,7 +177,7 @@ impl Place<'_> {
                 }
                 _ => "write a name such as api.example.org".to_owned(),
             };
-            self.bad("network.host", error, mend)
+            self.bad("network.host", error, hint)
         })
     }
 }
@@ -224,8 +224,8 @@ pub(super) fn denied(list: &str, text: &str) -> Result<HostPattern, Refusal> {
         ));
     }
     if let Err(error @ HostError::Address) = HostPattern::parse(text) {
-        let mend = "deny names: an address passes only by a rule that names its network, or by a name";
-        return Err(at.bad("network.deny", error, mend));
+        let hint = "deny names: an address passes only by a rule that names its network, or by a name";
+        return Err(at.bad("network.deny", error, hint));
     }
     at.pattern(text)
 }

@@ -44,7 +44,7 @@ pub enum ReplyError {
     #[error("the resolver answered {0}")]
     Code(ResponseCode),
     /// Out of form.
-    #[error("the reply is out of form: {0}")]
+    #[error("the reply is malformed: {0}")]
     Form(String),
     /// Two aliases for one name, or a name that is its own.
     #[error("the aliases of the name go in circles, or two ways")]

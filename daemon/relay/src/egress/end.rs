@@ -6,7 +6,7 @@ use agentd_policy::event::{NetEvent, NetPeer};
 use rustix::io::Errno;
 
 use super::caps::{self, Spent};
-use super::judge::{Manner, Refusal};
+use super::judge::{Refusal, RejectWith};
 use super::keeper::DialError;
 
 /// How a connection ended.
@@ -47,7 +47,7 @@ impl From<DialError> for End {
 impl From<io::Error> for End {
     fn from(error: io::Error) -> Self {
         match error.get_ref().and_then(|inner| inner.downcast_ref::<Spent>()) {
-            Some(Spent(rule)) => Refusal::new(Manner::Plain, rule.as_str(), caps::WHY).into(),
+            Some(Spent(rule)) => Refusal::new(RejectWith::Plain, rule.as_str(), caps::WHY).into(),
             None => Self::Reset,
         }
     }

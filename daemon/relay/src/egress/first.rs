@@ -8,7 +8,7 @@ use rustix::net::RecvFlags;
 use tokio::time::{sleep, sleep_until, timeout};
 
 use super::end::End;
-use super::judge::{First, Manner, Opening, Refusal};
+use super::judge::{Detected, First, Refusal, RejectWith};
 use super::tcp::Connection;
 use super::{copy, ssh};
 use crate::Endpoint;
@@ -23,25 +23,25 @@ const WEB: [u16; 6] = [80, 443, 3000, 8000, 8080, 8443];
 impl Connection {
     /// `refusal`, told as the client's protocol has it, if its first bytes show that within a moment.
     pub(super) async fn in_its_words(&self, refusal: Refusal) -> Refusal {
-        let (mut opening, mut held) = (Opening::default(), Vec::new());
+        let (mut opening, mut held) = (Detected::default(), Vec::new());
         let shown = async {
             loop {
                 if held.starts_with(ssh::BANNER) {
-                    return Manner::Ssh;
+                    return RejectWith::Ssh;
                 }
                 match opening.look(&held) {
                     Ok(None) => {}
-                    Ok(Some(First::Tls(..))) => return Manner::Tls,
-                    Ok(Some(First::Http)) => return Manner::Http,
-                    Ok(Some(_)) | Err(_) => return Manner::Plain,
+                    Ok(Some(First::Tls(..))) => return RejectWith::Tls,
+                    Ok(Some(First::Http)) => return RejectWith::Http,
+                    Ok(Some(_)) | Err(_) => return RejectWith::Plain,
                 }
                 if !matches!(copy::read(&self.client, &mut held, copy::CHUNK).await, Ok(1..)) {
-                    return Manner::Plain;
+                    return RejectWith::Plain;
                 }
             }
         };
-        let manner = timeout(SILENCE, shown).await.unwrap_or(Manner::Plain);
-        Refusal { manner, ..refusal }
+        let reject_with = timeout(SILENCE, shown).await.unwrap_or(RejectWith::Plain);
+        Refusal { reject_with, ..refusal }
     }
 
     /// What the first bytes are, and who says them.
@@ -50,7 +50,7 @@ impl Connection {
         held: &mut Vec<u8>,
         mut server: Option<Endpoint>,
     ) -> Result<(First, Option<Endpoint>), End> {
-        let mut opening = Opening::default();
+        let mut opening = Detected::default();
         // Through a proxy the client may not have had its turn yet.
         let mut turn = server.is_some() && held.is_empty();
         let mut end: Option<tokio::time::Instant> = None;
@@ -92,7 +92,7 @@ impl Connection {
                 biased;
                 () = late => {
                     let why = "the beginning of the connection does not come";
-                    return Err(Refusal::new(Manner::Plain, "tcp.slow", why).into());
+                    return Err(Refusal::new(RejectWith::Plain, "tcp.slow", why).into());
                 }
                 read = copy::read(&self.client, &mut more, copy::CHUNK) => read?,
                 spoken = spoken => {
@@ -114,7 +114,7 @@ impl Connection {
                 0 if held.is_empty() => return Ok((First::Other(None), server)),
                 0 => {
                     let why = "the connection ends in its beginning";
-                    return Err(Refusal::new(Manner::Plain, "tcp.short", why).into());
+                    return Err(Refusal::new(RejectWith::Plain, "tcp.short", why).into());
                 }
                 _ => {}
             }

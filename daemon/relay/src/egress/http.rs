@@ -14,7 +14,7 @@ use tokio::time::timeout;
 use super::caps;
 use super::copy::{self, Way};
 use super::end::End;
-use super::judge::{self, Manner, Place, Refusal};
+use super::judge::{self, Place, Refusal, RejectWith};
 use super::tcp::Connection;
 use crate::Endpoint;
 
@@ -171,7 +171,7 @@ impl Carried<'_> {
             self.heard.notify_one();
             // What is on its way to the server already may mean something else to it now.
             if self.lock().is_unasked() {
-                return Err(Refusal { manner: Manner::Plain, ..malformed(&Refused::Upgrade) }.into());
+                return Err(Refusal { reject_with: RejectWith::Plain, ..malformed(&Refused::Upgrade) }.into());
             }
             if self.lock().is_tunnel() {
                 return Ok(());
@@ -239,7 +239,7 @@ impl Carried<'_> {
             }
         };
         let told = !self.lock().is_unasked() && timeout(ANSWERS, all).await.is_ok();
-        if told { Ok(()) } else { Err(Refusal { manner: Manner::Plain, ..refusal.clone() }.into()) }
+        if told { Ok(()) } else { Err(Refusal { reject_with: RejectWith::Plain, ..refusal.clone() }.into()) }
     }
 
     fn lock(&self) -> MutexGuard<'_, Requests> {
@@ -328,12 +328,12 @@ fn refused(method: &str, authority: &Authority, rule: String) -> Refusal {
     Refusal {
         name: Some(authority.to_string()),
         method: Some(method.chars().take(MAX_METHOD).collect()),
-        ..Refusal::new(Manner::Http, rule, why)
+        ..Refusal::new(RejectWith::Http, rule, why)
     }
 }
 
 /// One that cannot be read in one way only.
 pub fn malformed(refused: &Refused) -> Refusal {
     let rule = if *refused == Refused::Body { "http.body" } else { "http.malformed" };
-    Refusal { method: Some(String::new()), ..Refusal::new(Manner::Http, rule, refused.to_string()) }
+    Refusal { method: Some(String::new()), ..Refusal::new(RejectWith::Http, rule, refused.to_string()) }
 }

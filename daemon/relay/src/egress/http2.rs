@@ -13,7 +13,7 @@ use tokio::time::timeout;
 use super::copy::{self, Way};
 use super::end::End;
 use super::http;
-use super::judge::{Manner, Refusal};
+use super::judge::{Refusal, RejectWith};
 use super::tcp::Connection;
 use crate::Endpoint;
 
@@ -112,8 +112,8 @@ impl Carried<'_> {
         if let Step::Head(head) = &step {
             let judged =
                 http::judged(self.connection, &head.method, &head.authority, self.connection.place());
-            let manner = Manner::Http2(head.stream, head.grpc);
-            judged.map_err(|refusal| Refusal { manner, ..refusal })?;
+            let reject_with = RejectWith::Http2(head.stream, head.grpc);
+            judged.map_err(|refusal| Refusal { reject_with, ..refusal })?;
         }
         Ok(step)
     }
@@ -128,7 +128,7 @@ impl Carried<'_> {
         };
         match timeout(BETWEEN, between).await {
             Ok(()) => refusal,
-            Err(_) => Refusal { manner: Manner::Plain, ..refusal },
+            Err(_) => Refusal { reject_with: RejectWith::Plain, ..refusal },
         }
     }
 
@@ -139,5 +139,5 @@ impl Carried<'_> {
 
 /// Bytes that cannot be read in one way only.
 fn malformed(refused: &Refused) -> Refusal {
-    Refusal { manner: Manner::Http2(0, false), ..http::malformed(refused) }
+    Refusal { reject_with: RejectWith::Http2(0, false), ..http::malformed(refused) }
 }

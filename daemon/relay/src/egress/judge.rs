@@ -18,7 +18,7 @@ use crate::Endpoint;
 
 /// What the client is told of a refusal, in its own protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Manner {
+pub enum RejectWith {
     /// By a reset.
     Plain,
     /// By an alert.
@@ -39,7 +39,7 @@ pub struct Refusal {
     /// For the client, in its words.
     pub why: String,
     /// How it is told.
-    pub manner: Manner,
+    pub reject_with: RejectWith,
     /// The name that it gave.
     pub name: Option<String>,
     /// The method of the request that it is about.
@@ -48,19 +48,19 @@ pub struct Refusal {
 
 impl Refusal {
     /// By `rule`.
-    pub fn new(manner: Manner, rule: impl Into<String>, why: impl Into<String>) -> Self {
-        Self { rule: rule.into(), why: why.into(), manner, name: None, method: None }
+    pub fn new(reject_with: RejectWith, rule: impl Into<String>, why: impl Into<String>) -> Self {
+        Self { rule: rule.into(), why: why.into(), reject_with, name: None, method: None }
     }
 
     /// What the client reads before the end.
     pub fn answer(&self) -> Vec<u8> {
-        match self.manner {
-            Manner::Plain => Vec::new(),
+        match self.reject_with {
+            RejectWith::Plain => Vec::new(),
             // Fatal, access_denied (RFC 8446 §6.2).
-            Manner::Tls => vec![21, 3, 3, 0, 2, 2, 49],
-            Manner::Http => forbidden(&self.rule, &self.why),
-            Manner::Http2(stream, grpc) => http2::refusal(stream, grpc, &self.rule, &self.why),
-            Manner::Ssh => ssh::disconnect(&format!("agentd: {} ({})", self.why, self.rule)),
+            RejectWith::Tls => vec![21, 3, 3, 0, 2, 2, 49],
+            RejectWith::Http => forbidden(&self.rule, &self.why),
+            RejectWith::Http2(stream, grpc) => http2::refusal(stream, grpc, &self.rule, &self.why),
+            RejectWith::Ssh => ssh::disconnect(&format!("agentd: {} ({})", self.why, self.rule)),
         }
     }
 }
@@ -162,12 +162,12 @@ pub fn tls(plan: &Rules, pins: &Pins, hello: &ClientHello, place: Place) -> Resu
     let Some(name) = &hello.name else {
         return match plan.net(place.to, Protocol::Tcp) {
             Some(_) if !place.proxied => Ok(Purpose::Net),
-            _ => Err(Refusal::new(Manner::Tls, "tls.unnamed", "the ClientHello names no host")),
+            _ => Err(Refusal::new(RejectWith::Tls, "tls.unnamed", "the ClientHello names no host")),
         };
     };
     named(plan, pins, name, place).map_err(|rule| {
         let why = format!("{name} is not allowed at this address");
-        Refusal { name: Some(name.to_string()), ..Refusal::new(Manner::Tls, rule, why) }
+        Refusal { name: Some(name.to_string()), ..Refusal::new(RejectWith::Tls, rule, why) }
     })
 }
 
@@ -228,19 +228,19 @@ pub enum First {
 }
 
 /// Reads the first bytes as they come.
-pub struct Opening {
+pub struct Detected {
     hello: Option<hello::Reader>,
     fed: usize,
 }
 
-impl Default for Opening {
+impl Default for Detected {
     fn default() -> Self {
         Self { hello: Some(hello::Reader::new()), fed: 0 }
     }
 }
 
-impl Opening {
-    /// Whether a client that waits behind `held`, of which [`Opening::look`] knows too little, is of another protocol
+impl Detected {
+    /// Whether a client that waits behind `held`, of which [`Detected::look`] knows too little, is of another protocol
     /// than those that are judged.
     pub fn is_other(&self, held: &[u8]) -> bool {
         self.hello.is_none() && !looks_cut(held)
@@ -256,12 +256,12 @@ impl Opening {
                 Progress::Hello(hello, length) => {
                     if holds_request(&held[..length]) {
                         let why = "a request of HTTP inside the ClientHello";
-                        return Err(Refusal::new(Manner::Tls, "tls.malformed", why));
+                        return Err(Refusal::new(RejectWith::Tls, "tls.malformed", why));
                     }
                     return Ok(Some(First::Tls(hello, length)));
                 }
                 Progress::Malformed(why) => {
-                    return Err(Refusal::new(Manner::Tls, "tls.malformed", why.to_string()));
+                    return Err(Refusal::new(RejectWith::Tls, "tls.malformed", why.to_string()));
                 }
                 Progress::NotTls => self.hello = None,
             }
@@ -279,10 +279,10 @@ impl Opening {
             Sniff::Binary => Ok(Some(First::Other(Some(Watch::after(held))))),
             Sniff::Proxied => {
                 let why = "a header of the PROXY protocol hides the names behind it";
-                Err(Refusal::new(Manner::Plain, "tcp.proxied", why))
+                Err(Refusal::new(RejectWith::Plain, "tcp.proxied", why))
             }
             Sniff::TooLong => {
-                Err(Refusal::new(Manner::Plain, "http.malformed", "a first line without an end"))
+                Err(Refusal::new(RejectWith::Plain, "http.malformed", "a first line without an end"))
             }
         }
     }

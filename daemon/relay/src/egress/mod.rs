@@ -1,4 +1,4 @@
-//! The session's way out. Sockets inside the session's network namespace come with [`ToRelay::Network`]; every
+//! the session's egress. Sockets inside the session's network namespace come with [`ToRelay::Network`]; every
 //! connection to the outside is dialled by the keeper. What goes between is judged here, by name.
 //!
 //! [`ToRelay::Network`]: agentd_policy::wire::ToRelay::Network
@@ -104,7 +104,7 @@ impl Gate {
     }
 }
 
-/// The way out, open.
+/// Egress, open.
 pub struct Network {
     gate: Arc<Gate>,
     /// Aborted with it.
@@ -121,7 +121,7 @@ impl Network {
         control: Arc<Control>,
     ) -> Result<Self, RelayError> {
         let (ports, locals, proxy) = (plan.udp_ports(), plan.local.clone(), plan.has_proxy());
-        // Last come a table of blocklists and then a file of authorities, if there are.
+        // Last come a table of blocklists and then a CA bundle, if there are.
         let trust = if plan.asks_over_tls() { descriptors.pop() } else { None };
         let table = if blocklist { descriptors.pop() } else { None };
         let listed = table.map(rules::table).transpose().map_err(RelayError::Keeper)?.map(Arc::new);

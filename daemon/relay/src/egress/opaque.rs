@@ -7,7 +7,7 @@ use agentd_relay::proxy::{Authority, Host};
 
 use super::copy;
 use super::end::End;
-use super::judge::{self, First, Manner, Opening, Refusal};
+use super::judge::{self, Detected, First, Refusal, RejectWith};
 use super::tcp::Connection;
 use crate::Endpoint;
 
@@ -29,17 +29,17 @@ struct Shown {
 pub async fn carry(connection: &Connection, server: &Endpoint, mut held: Vec<u8>) -> Result<(), End> {
     let (mut up, mut down) = connection.ways(server);
     let beginning = async {
-        let (mut opening, mut sent) = (Opening::default(), 0);
+        let (mut opening, mut sent) = (Detected::default(), 0);
         loop {
             let shown = shown(&mut opening, &held);
-            let manner = if shown.tls { Manner::Tls } else { Manner::Plain };
+            let reject_with = if shown.tls { RejectWith::Tls } else { RejectWith::Plain };
             if shown.names.len() > MAX_SHOWN {
                 let why = "the head of a request names too many hosts";
-                return Err(End::from(Refusal::new(manner, "tcp.names", why)));
+                return Err(End::from(Refusal::new(reject_with, "tcp.names", why)));
             }
             for name in shown.names {
                 if let Some(rule) = judge::denied(&connection.gate.plan(), &name) {
-                    return Err(End::from(refused(manner, rule, &name)));
+                    return Err(End::from(refused(reject_with, rule, &name)));
                 }
                 connection.shows(name);
             }
@@ -59,7 +59,7 @@ pub async fn carry(connection: &Connection, server: &Endpoint, mut held: Vec<u8>
     Ok(())
 }
 
-fn shown(opening: &mut Opening, held: &[u8]) -> Shown {
+fn shown(opening: &mut Detected, held: &[u8]) -> Shown {
     match opening.look(held) {
         Ok(None) => Shown { more: true, ..Shown::default() },
         Ok(Some(First::Tls(hello, _))) => {
@@ -99,7 +99,7 @@ fn hosts(head: &[u8]) -> Shown {
     shown
 }
 
-fn refused(manner: Manner, rule: String, name: &HostName) -> Refusal {
+fn refused(reject_with: RejectWith, rule: String, name: &HostName) -> Refusal {
     let why = format!("{name} is denied");
-    Refusal { name: Some(name.to_string()), ..Refusal::new(manner, rule, why) }
+    Refusal { name: Some(name.to_string()), ..Refusal::new(reject_with, rule, why) }
 }

@@ -4,7 +4,7 @@ use agentd_relay::http::{Sniff, Watch};
 
 use super::copy::{self, Way};
 use super::end::End;
-use super::judge::{First, Manner, Opening, Refusal};
+use super::judge::{Detected, First, Refusal, RejectWith};
 use super::tcp::Connection;
 use crate::Endpoint;
 
@@ -31,7 +31,7 @@ pub async fn carry(
 pub async fn behind(connection: &Connection, server: &Endpoint, mut held: Vec<u8>) -> Result<(), End> {
     let (mut up, mut down) = connection.ways(server);
     let requests = async {
-        let mut opening = Opening::default();
+        let mut opening = Detected::default();
         up.write(&held).await?;
         loop {
             let before = held.len();
@@ -41,7 +41,7 @@ pub async fn behind(connection: &Connection, server: &Endpoint, mut held: Vec<u8
             let first = opening.look(&held)?;
             if matches!(first, Some(First::Tls(..) | First::Http | First::Http2)) {
                 let why = "TLS or HTTP where another protocol began";
-                return Err(Refusal::new(Manner::Plain, "tcp.late", why).into());
+                return Err(Refusal::new(RejectWith::Plain, "tcp.late", why).into());
             }
             // What is not known yet is no whole request and no whole hello: it goes on, as single keys have to.
             up.write(&held[before..]).await?;
@@ -67,7 +67,7 @@ async fn rest(connection: &Connection, up: &mut Way<'_>, watch: Option<Watch>) -
         let seen = watch.see(&bytes);
         if seen == Sniff::Http {
             let why = "a request whose beginning is no text";
-            return Err(Refusal::new(Manner::Plain, "http.malformed", why).into());
+            return Err(Refusal::new(RejectWith::Plain, "http.malformed", why).into());
         }
         up.write(&bytes).await?;
         if seen == Sniff::Other {

@@ -16,7 +16,7 @@ use tokio::time::timeout;
 use super::cache::Found;
 use super::copy;
 use super::end::{End, Failure};
-use super::judge::{self, Manner, Place, Refusal};
+use super::judge::{self, Place, Refusal, RejectWith};
 use super::tcp::Connection;
 use super::{dns, http};
 use crate::Endpoint;
@@ -92,7 +92,7 @@ async fn http_target(connection: &Connection, held: &mut Vec<u8>) -> Result<Wish
                 let asked = asked(&head, &held[..head.len]);
                 let asked = asked.ok_or_else(|| {
                     let why = "a proxy is asked for http://host/path, or to CONNECT";
-                    Refusal::new(Manner::Http, "http.target", why)
+                    Refusal::new(RejectWith::Http, "http.target", why)
                 })?;
                 break (asked, head.len);
             }
@@ -211,7 +211,7 @@ async fn socks_target(connection: &Connection, held: &mut Vec<u8>) -> Result<(Ho
             Ok(None) => more(connection, held).await?,
             Err(error) => {
                 copy::linger(&connection.client, &error.reply().message(None)).await;
-                return Err(Refusal::new(Manner::Plain, "socks.malformed", error.to_string()).into());
+                return Err(Refusal::new(RejectWith::Plain, "socks.malformed", error.to_string()).into());
             }
         }
     }
@@ -244,9 +244,9 @@ async fn open(
 ) -> Result<Endpoint, End> {
     let refuse = |rule: String| {
         let why = format!("{host}:{port} is not allowed");
-        let manner = if asked.is_some() { Manner::Http } else { Manner::Plain };
+        let reject_with = if asked.is_some() { RejectWith::Http } else { RejectWith::Plain };
         let method = asked.map(|asked| asked.method.clone());
-        Refusal { name: Some(host.to_string()), method, ..Refusal::new(manner, rule, why) }
+        Refusal { name: Some(host.to_string()), method, ..Refusal::new(reject_with, rule, why) }
     };
     let address = match host {
         Host::Address(address) => *address,

@@ -17,7 +17,7 @@ use super::caps::{self, Budget};
 use super::copy::{self, Way};
 use super::end::{End, denied};
 use super::idle::idle;
-use super::judge::{self, First, Manner, Place, Refusal};
+use super::judge::{self, First, Place, Refusal, RejectWith};
 use super::right::Right;
 use super::room::Room;
 use super::{Gate, MAX_CONNECTIONS, answering, dial, dns, http, http2, local, opaque, other, proxy, tls};
@@ -170,9 +170,10 @@ impl Connection {
                     dns::renew_for(&self.gate, name, place.to.ip(), self.who()).await;
                 }
                 let purpose = judge::tls(&plan, pins, &hello, place)?;
-                let many = |rule| Refusal::new(Manner::Tls, rule, MANY);
+                let many = |rule| Refusal::new(RejectWith::Tls, rule, MANY);
                 self.used_for(hello.name.as_ref(), place).map_err(many)?;
-                self.join(&purpose, place.to).map_err(|rule| Refusal::new(Manner::Tls, rule, caps::WHY))?;
+                self.join(&purpose, place.to)
+                    .map_err(|rule| Refusal::new(RejectWith::Tls, rule, caps::WHY))?;
                 let server = self.dialled(purpose, server).await?;
                 tls::carry(self, &server, held, hello, length).await
             }
@@ -236,7 +237,7 @@ impl Connection {
     /// Connects to where it goes, or to another address of the same name.
     pub async fn dial(&self, purpose: Purpose) -> Result<Endpoint, End> {
         let to = self.to();
-        self.join(&purpose, to).map_err(|rule| Refusal::new(Manner::Plain, rule, caps::WHY))?;
+        self.join(&purpose, to).map_err(|rule| Refusal::new(RejectWith::Plain, rule, caps::WHY))?;
         let mut addresses = vec![to];
         let others = match &purpose {
             Purpose::Name(name) => self.gate.pins.others(name, to.ip()),
@@ -248,7 +249,7 @@ impl Connection {
             Purpose::Name(name) => Some(name),
             _ => None,
         };
-        self.used_for(name, Place::direct(to)).map_err(|rule| Refusal::new(Manner::Plain, rule, MANY))?;
+        self.used_for(name, Place::direct(to)).map_err(|rule| Refusal::new(RejectWith::Plain, rule, MANY))?;
         if let Some(right) = lock(&self.right).as_mut() {
             right.rule = self.gate.plan().rule(&purpose, to, Protocol::Tcp);
             right.purpose = purpose.clone();
@@ -317,14 +318,14 @@ impl Connection {
     /// Connects to where it goes, if nobody is named.
     pub(super) async fn dial_unnamed(&self) -> Result<Endpoint, End> {
         let purpose = self.by_address()?;
-        self.join_unnamed().map_err(|rule| Refusal::new(Manner::Plain, rule, caps::WHY))?;
+        self.join_unnamed().map_err(|rule| Refusal::new(RejectWith::Plain, rule, caps::WHY))?;
         self.dial(purpose).await
     }
 
     /// By what right the address may be reached if nobody is named.
     pub fn by_address(&self) -> Result<Purpose, Refusal> {
         let purpose = judge::unnamed(&self.gate.plan(), &self.gate.pins, self.to(), Protocol::Tcp);
-        purpose.map_err(|rule| Refusal::new(Manner::Plain, rule, "the address is not allowed"))
+        purpose.map_err(|rule| Refusal::new(RejectWith::Plain, rule, "the address is not allowed"))
     }
 
     async fn transparent(&self) -> Result<(), End> {
@@ -388,7 +389,7 @@ impl Connection {
         }
         match &end {
             End::Closed => return,
-            End::Refused(refusal) if refusal.manner != Manner::Plain => {
+            End::Refused(refusal) if refusal.reject_with != RejectWith::Plain => {
                 copy::linger(&self.client, &refusal.answer()).await;
             }
             _ => copy::reset(&self.client),

@@ -9,7 +9,7 @@ use tokio::time::timeout;
 
 use super::copy;
 use super::end::End;
-use super::judge::{Manner, Refusal};
+use super::judge::{Refusal, RejectWith};
 use super::keeper::DialError;
 use super::tcp::Connection;
 use crate::Endpoint;
@@ -44,7 +44,7 @@ pub async fn carry(
         // Then what goes on would be something else, and its names are not known.
         Turn::NotTls => {
             let why = "the server does not answer by TLS";
-            return Err(Refusal::new(Manner::Plain, "tls.answer", why).into());
+            return Err(Refusal::new(RejectWith::Plain, "tls.answer", why).into());
         }
         Turn::Final | Turn::NeedMore => {}
     }
@@ -61,10 +61,12 @@ async fn second(connection: &Connection, first: ClientHello, held: &mut Vec<u8>)
             Progress::Hello(..) => return Ok(()),
             Progress::NeedMore => {}
             Progress::NotTls => {
-                return Err(Refusal::new(Manner::Tls, "tls.malformed", "the second message is no TLS").into());
+                return Err(
+                    Refusal::new(RejectWith::Tls, "tls.malformed", "the second message is no TLS").into()
+                );
             }
             Progress::Malformed(why) => {
-                return Err(Refusal::new(Manner::Tls, "tls.malformed", why.to_string()).into());
+                return Err(Refusal::new(RejectWith::Tls, "tls.malformed", why.to_string()).into());
             }
         }
         let read = copy::read(&connection.client, held, copy::CHUNK);

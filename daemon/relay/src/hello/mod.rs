@@ -34,7 +34,7 @@ pub enum Why {
     #[error("the ClientHello is longer than {MAX_HELLO} bytes")]
     TooLong,
     /// Empty, too long, or of another type.
-    #[error("a record before the end of the ClientHello is out of form")]
+    #[error("a record before the end of the ClientHello is malformed")]
     Record,
     /// The first message is another one.
     #[error("the first message is no ClientHello")]
@@ -43,7 +43,7 @@ pub enum Why {
     #[error("a ClientHello of SSL 2.0")]
     Ssl2,
     /// A length that does not fit.
-    #[error("{0} of the ClientHello is out of form")]
+    #[error("{0} of the ClientHello is malformed")]
     Form(&'static str),
     /// RFC 8446 §4.2.
     #[error("extension {0} is there twice")]

@@ -39,7 +39,7 @@ pub enum Refused {
     #[error("{0} is too long")]
     TooLong(&'static str),
     /// A part that is not as the grammar has it, or not as all servers read it.
-    #[error("{0} is out of form")]
+    #[error("{0} is malformed")]
     Form(&'static str),
     /// A field that has to be there once.
     #[error("{0} is there more than once")]

@@ -47,7 +47,7 @@ impl Decoder {
     /// Hands the fields of a head to `each`, in order.
     ///
     /// # Errors
-    /// What is out of form, holds too much, or is refused by `each`. The table is of no use any more.
+    /// What is malformed, holds too much, or is refused by `each`. The table is of no use any more.
     pub(super) fn decode(
         &mut self,
         mut block: &[u8],

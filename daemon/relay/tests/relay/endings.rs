@@ -89,7 +89,7 @@ fn frames_out_of_form_cost_the_stream_and_not_the_session() {
         let (mut relay, pipes) = rig::pipes();
         (&*relay.service.0).write_all(bytes).unwrap();
         assert_eq!(relay.next(), None, "{bytes:?}");
-        // Nor does a stream that begins out of form, or with what never was.
+        // Nor does a stream that begins malformed, or with what never was.
         for bytes in [&[frame::STDIN, 0, 0, 0][..], &[frame::RESUME, 8, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0]] {
             relay.reconnect(0);
             (&*relay.service.0).write_all(bytes).unwrap();
@@ -102,7 +102,7 @@ fn frames_out_of_form_cost_the_stream_and_not_the_session() {
         relay.tell(&ToRelay::Over, &[]);
         let (status, said) = relay.end(SOON);
         assert!(status.success(), "{bytes:?}");
-        assert_eq!(said.matches("agentd-relay: frame out of form").count(), 3, "{said}");
+        assert_eq!(said.matches("agentd-relay: frame malformed").count(), 3, "{said}");
     }
 }
 

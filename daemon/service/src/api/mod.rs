@@ -75,7 +75,7 @@ impl Api {
     ) -> Result<(Permit, Profile), Refusal> {
         let host = &self.0;
         let site = host.site();
-        let facts = host.users.facts(caller.peer.uid, site.config.root_callers).await?;
+        let facts = host.users.facts(caller.peer.uid, site.config.allow_root).await?;
         let bounds = site.config.bounds.of_groups(&caller.groups);
         let (profile, spec) = resolved(spec).await?;
         let mut request = agentd_request::parse(spec, self.new_id()?)?;

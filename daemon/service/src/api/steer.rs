@@ -13,7 +13,7 @@ use super::{Api, take};
 use crate::build;
 use crate::connection::Caller;
 use crate::registry::Wish;
-use crate::session::{Ask, Killer, Phase, Session};
+use crate::session::{Ask, EndRequest, Phase, Session};
 use crate::supervisor::MAX_GRACE;
 use agentd_request::malformed;
 
@@ -42,7 +42,7 @@ impl Api {
                     "end it first, or use --force",
                 ));
             }
-            session.end(self.killer(&caller).await);
+            session.end(self.end_request(&caller).await);
         }
         let removing = async {
             session.reached(Phase::Over).await;
@@ -52,8 +52,8 @@ impl Api {
             }
         };
         let ending = || {
-            let mend = "it is still ending; try again";
-            Refusal::new(format!("session {}", session.id), "session.ending", mend)
+            let fix = "it is still ending; try again";
+            Refusal::new(format!("session {}", session.id), "session.ending", fix)
         };
         tokio::time::timeout(ENDING, removing).await.unwrap_or_else(|_| Err(ending()))?;
         build::remove(host, &session).await;
@@ -71,8 +71,8 @@ impl Api {
         }
     }
 
-    async fn killer(&self, caller: &Caller) -> Killer {
-        Killer { who: Some(self.0.users.name(caller.peer.uid).await), why: None }
+    async fn end_request(&self, caller: &Caller) -> EndRequest {
+        EndRequest { by: Some(self.0.users.name(caller.peer.uid).await), reason: None }
     }
 
     pub(super) async fn killed(&self, caller: &Caller, request: &KillRequest) -> Result<KillReply, Refusal> {
@@ -85,7 +85,7 @@ impl Api {
             ));
         }
         match request.signal {
-            None | Some(9) => session.end(self.killer(caller).await),
+            None | Some(9) => session.end(self.end_request(caller).await),
             Some(signal) => session.signal(0, signal)?,
         }
         Ok(KillReply { id: session.id.to_string() })
@@ -130,8 +130,8 @@ impl Api {
             name: c.name,
             status: status(c.status).to_owned(),
             found: c.found,
-            cost: c.cost,
-            mend: c.mend,
+            impact: c.impact,
+            fix: c.fix,
         };
         let leak = |l: wire::Leak| Leak { kind: l.kind, what: l.what, cleaned: l.cleaned };
         Ok(DoctorReply {

@@ -21,7 +21,7 @@ use agentd_request::malformed;
 use crate::error::refused;
 use crate::exec::{self, Start};
 use crate::host::Host;
-use crate::hub::{From, Hub, Seat, Stage};
+use crate::hub::{From, Hub, Stage, Subscription};
 use crate::registry::Wish;
 use crate::session::{Ask, Phase, Session};
 use crate::slots::{Slot, Slots, crowded};
@@ -46,7 +46,7 @@ struct Visit {
     command: CommandNumber,
     terminal: bool,
     watch: bool,
-    seat: Seat,
+    seat: Subscription,
     /// A picture of the screen comes first.
     picture: bool,
     /// Who it is.

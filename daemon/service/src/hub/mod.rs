@@ -2,7 +2,7 @@
 //! that takes nothing for long while others wait with it is cut off. Who only watches never holds up anything,
 //! and is cut off once it is too far behind.
 
-mod seat;
+mod subscription;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex};
@@ -14,8 +14,8 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use self::seat::Client;
-pub use self::seat::{Next, Seat};
+use self::subscription::Client;
+pub use self::subscription::{Next, Subscription};
 use crate::host::lock;
 use crate::output_log::{Frame, OutputLog};
 use crate::pace::Pace;
@@ -307,7 +307,7 @@ impl Hub {
     }
 
     /// A place for a client. Of the output that it wants, what is not in memory is to be read from disk.
-    pub fn join(self: &Arc<Self>, watch: bool, from: From) -> Result<Seat, Refusal> {
+    pub fn join(self: &Arc<Self>, watch: bool, from: From) -> Result<Subscription, Refusal> {
         let mut inner = lock(&self.inner);
         let memory = inner.recent.front().map_or(inner.end, |piece| piece.at);
         let first = match &self.log {
@@ -347,7 +347,7 @@ impl Hub {
         }
         inner.clients.insert(number, client);
         let replay = if screen { start } else { memory.max(start) };
-        Ok(Seat { hub: self.clone(), number, wake, start, replay })
+        Ok(Subscription { hub: self.clone(), number, wake, start, replay })
     }
 
     /// Forgets what need not be in memory any more.

@@ -9,7 +9,7 @@ fn out(hub: &Hub, len: usize) {
     hub.push(frame::STDOUT, vec![b'x'; len].into());
 }
 
-fn taken(seat: &Seat) -> usize {
+fn taken(seat: &Subscription) -> usize {
     let mut bytes = 0;
     while let Some(Next::Frame(piece)) = seat.now() {
         bytes += piece.bytes.len();

@@ -233,7 +233,7 @@ fn request(spec: RunSpec) -> CreateRequest {
 fn rule(status: &Status) -> String {
     let info = status.get_details_error_info().unwrap_or_else(|| panic!("{status:?}"));
     assert_eq!(info.domain, "agentd");
-    assert!(info.metadata.contains_key("what") && info.metadata.contains_key("mend"));
+    assert!(info.metadata.contains_key("what") && info.metadata.contains_key("hint"));
     info.reason
 }
 

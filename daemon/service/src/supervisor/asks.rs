@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::{GRACE_AT_START, OUTBOX, Supervisor};
 use crate::exec;
-use crate::session::{Ask, Killer};
+use crate::session::{Ask, EndRequest};
 use crate::state::{Input, State};
 
 impl Supervisor<'_> {
@@ -17,23 +17,23 @@ impl Supervisor<'_> {
         let status = self.session.status();
         let awaited = status.strict > 0 || status.detached || !(left || status.visited);
         if awaited || !matches!(self.state, State::Running { .. }) {
-            self.lonely = None;
-        } else if self.lonely.is_none() && !self.session.kill.is_cancelled() {
+            self.orphan_deadline = None;
+        } else if self.orphan_deadline.is_none() && !self.session.kill.is_cancelled() {
             let grace = Duration::from_millis(self.host.site().config.client_grace);
             let first = self.recovered && self.found.is_some();
             let grace = if first { grace.max(GRACE_AT_START) } else { grace };
-            self.lonely = Some(Instant::now() + grace);
+            self.orphan_deadline = Some(Instant::now() + grace);
         }
     }
 
     pub(super) fn abandon(&self) {
-        self.session.end(Killer { who: None, why: Some("its client is gone") });
+        self.session.end(EndRequest { by: None, reason: Some("its client is gone") });
     }
 
     pub(super) fn killed(&mut self) {
-        let killer = self.session.killer();
-        self.note = self.note.take().or_else(|| killer.why.map(str::to_owned));
-        self.by = killer.who;
+        let request = self.session.end_request();
+        self.note = self.note.take().or_else(|| request.reason.map(str::to_owned));
+        self.by = request.by;
     }
 
     pub(super) async fn asked(&mut self, ask: Ask) -> Option<Input> {

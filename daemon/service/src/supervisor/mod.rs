@@ -22,7 +22,7 @@ use crate::link::Link;
 use crate::metrics::{Depth, metrics};
 use crate::record::{self, micros};
 use crate::recover::foreign_format;
-use crate::session::{Asks, Killer, Phase, Session};
+use crate::session::{Asks, EndRequest, Phase, Session};
 use crate::state::{Action, Input, State};
 use crate::store::{Line, StoreError};
 
@@ -61,7 +61,7 @@ pub struct Supervisor<'a> {
     /// How long its command has when it is stopped.
     grace: Duration,
     /// It ends then, if still nobody is there.
-    lonely: Option<Instant>,
+    orphan_deadline: Option<Instant>,
     /// It was found at the start of the service; the keeper has not said yet who it is.
     found: Option<Instant>,
     recovered: bool,
@@ -100,7 +100,7 @@ impl<'a> Supervisor<'a> {
             commands: Commands::new(session.id.clone(), session.created_at),
             deadline: None,
             grace: GRACE,
-            lonely: None,
+            orphan_deadline: None,
             found: None,
             recovered: false,
             end: 0,
@@ -156,7 +156,7 @@ impl Supervisor<'_> {
                 () = session.kill.cancelled(), if !killed => { killed = true; self.killed(); Some(Input::Kill) }
                 () = creator.cancelled(), if !left => { left = true; self.look(left); None }
                 changed = status.changed() => { self.look(left); changed.err().map(|_| Input::Kill) }
-                () = at(self.lonely) => { self.lonely = None; self.abandon(); None }
+                () = at(self.orphan_deadline) => { self.orphan_deadline = None; self.abandon(); None }
                 _ = session.hub.ended(), if !drained => { drained = true; Some(Input::Drained) }
                 () = session.gone.cancelled(), if !gone => {
                     gone = true;
@@ -239,7 +239,7 @@ impl Supervisor<'_> {
         self.session.hub.set_stage(Stage::Lost);
         self.commands.close();
         self.deadline = Some(Instant::now() + GRACE);
-        self.lonely = None;
+        self.orphan_deadline = None;
         let (exit, events) = (self.noted(exit), self.numbering.seq());
         metrics().session_ended(&exit.reason);
         let lasted = self.session.created_at.elapsed().unwrap_or_default();
@@ -299,7 +299,7 @@ impl Supervisor<'_> {
         let mut line = self.numbering.own("session.created", lifecycle);
         line.event.time = crate::convert::rfc3339(self.session.created_at);
         if !self.append(&[line], before).await {
-            self.session.end(Killer { who: None, why: Some(UNWRITTEN) });
+            self.session.end(EndRequest { by: None, reason: Some(UNWRITTEN) });
         }
     }
 
@@ -352,7 +352,7 @@ impl Supervisor<'_> {
             StoreError::Full(_) => "its event log is full",
             _ => UNWRITTEN,
         };
-        self.session.end(Killer { who: None, why: Some(why) });
+        self.session.end(EndRequest { by: None, reason: Some(why) });
         false
     }
 }

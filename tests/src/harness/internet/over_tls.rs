@@ -13,7 +13,7 @@ use super::dns::{Resolver, Way, framed, read_message};
 
 /// How one behaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Manner {
+pub enum RejectWith {
     /// As it should.
     Honest,
     /// It has the right name by nobody's word but its own.
@@ -35,20 +35,20 @@ pub enum Manner {
 }
 
 /// Each with where it is.
-const SERVERS: &[(Manner, &str)] = &[
-    (Manner::Honest, "192.0.2.53:853"),
-    (Manner::Honest, "[2001:db8::53]:853"),
-    (Manner::Unknown, "192.0.2.54:853"),
-    (Manner::Mute, "192.0.2.55:853"),
-    (Manner::Silent, "192.0.2.56:853"),
-    (Manner::Half, "192.0.2.57:853"),
-    (Manner::Broken, "192.0.2.58:853"),
-    (Manner::Once, "192.0.2.59:853"),
-    (Manner::Cut, "192.0.2.60:853"),
-    (Manner::Reversed, "192.0.2.61:853"),
+const SERVERS: &[(RejectWith, &str)] = &[
+    (RejectWith::Honest, "192.0.2.53:853"),
+    (RejectWith::Honest, "[2001:db8::53]:853"),
+    (RejectWith::Unknown, "192.0.2.54:853"),
+    (RejectWith::Mute, "192.0.2.55:853"),
+    (RejectWith::Silent, "192.0.2.56:853"),
+    (RejectWith::Half, "192.0.2.57:853"),
+    (RejectWith::Broken, "192.0.2.58:853"),
+    (RejectWith::Once, "192.0.2.59:853"),
+    (RejectWith::Cut, "192.0.2.60:853"),
+    (RejectWith::Reversed, "192.0.2.61:853"),
 ];
 
-impl Manner {
+impl RejectWith {
     /// Where the first that behaves so is.
     ///
     /// # Panics
@@ -63,7 +63,7 @@ pub fn start(dir: &Path, resolver: &Resolver) {
     let (trusted, own) = (config(dir, "cert"), config(dir, "own"));
     for (manner, address) in SERVERS {
         let listener = TcpListener::bind(address).unwrap_or_else(|e| panic!("{address}: {e}"));
-        let config = if *manner == Manner::Unknown { own.clone() } else { trusted.clone() };
+        let config = if *manner == RejectWith::Unknown { own.clone() } else { trusted.clone() };
         let resolver = resolver.clone();
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
@@ -83,9 +83,9 @@ fn config(dir: &Path, name: &str) -> Arc<ServerConfig> {
     Arc::new(config.expect("a key that fits"))
 }
 
-fn converse(resolver: &Resolver, config: Arc<ServerConfig>, mut stream: TcpStream, manner: Manner) {
+fn converse(resolver: &Resolver, config: Arc<ServerConfig>, mut stream: TcpStream, manner: RejectWith) {
     let Ok(from) = stream.peer_addr() else { return };
-    if manner == Manner::Mute {
+    if manner == RejectWith::Mute {
         // Until the other side has enough of it.
         let _ = std::io::copy(&mut stream, &mut std::io::sink());
         return;
@@ -94,12 +94,12 @@ fn converse(resolver: &Resolver, config: Arc<ServerConfig>, mut stream: TcpStrea
     let mut stream = StreamOwned::new(connection, stream);
     while let Some(first) = read_message(&mut stream) {
         let mut questions = vec![first];
-        if manner == Manner::Reversed {
+        if manner == RejectWith::Reversed {
             // IPv4 and IPv6 are asked for together.
             questions.extend(read_message(&mut stream));
             questions.reverse();
         }
-        if manner == Manner::Silent {
+        if manner == RejectWith::Silent {
             continue;
         }
         let replies: Vec<_> =
@@ -114,13 +114,13 @@ fn converse(resolver: &Resolver, config: Arc<ServerConfig>, mut stream: TcpStrea
 }
 
 /// Sends a reply; whether others may follow.
-fn answered(stream: &mut (impl Read + Write), reply: &[u8], manner: Manner) -> bool {
+fn answered(stream: &mut (impl Read + Write), reply: &[u8], manner: RejectWith) -> bool {
     let mut message = framed(reply);
     match manner {
-        Manner::Half | Manner::Broken => message.truncate(message.len() / 2),
-        Manner::Cut => message[4] |= 2,
+        RejectWith::Half | RejectWith::Broken => message.truncate(message.len() / 2),
+        RejectWith::Cut => message[4] |= 2,
         _ => {}
     }
     let sent = stream.write_all(&message).and_then(|()| stream.flush()).is_ok();
-    sent && !matches!(manner, Manner::Broken | Manner::Once)
+    sent && !matches!(manner, RejectWith::Broken | RejectWith::Once)
 }

@@ -39,7 +39,7 @@ impl Keeper {
     fn begin(&mut self, number: u32, purpose: &Purpose, client: Client) -> Result<Begun, Errno> {
         let Client { protocol, to, .. } = client;
         let now = Instant::now();
-        let Some(way_out) = self.way_out.as_mut().filter(|_| self.end.is_none()) else {
+        let Some(egress_state) = self.egress_state.as_mut().filter(|_| self.end.is_none()) else {
             return Err(Errno::CANCELED);
         };
         let name = match purpose {
@@ -48,20 +48,22 @@ impl Keeper {
         };
         // What cannot be told is not done; and what is refused costs as much as what is not, or it would be told
         // without end.
-        if !self.spool.has_room_for(TOLD) || !way_out.dials.take(now) {
+        if !self.spool.has_room_for(TOLD) || !egress_state.dials.take(now) {
             return Err(Errno::AGAIN);
         }
-        let pinned = name.is_some_and(|name| way_out.pins.holds(to.ip(), name, now));
+        let pinned = name.is_some_and(|name| egress_state.pins.holds(to.ip(), name, now));
         let peer = |rule| {
             let (protocol, name) = (protocol_name(protocol).into(), name.map(ToString::to_string));
             NetPeer { protocol, address: to.ip(), port: to.port(), name, rule }
         };
-        let judged = way_out
+        let judged = egress_state
             .egress
             .dial(purpose, to, protocol, pinned)
-            .and_then(|()| way_out.below_ceiling(purpose, to.ip()));
+            .and_then(|()| egress_state.below_ceiling(purpose, to.ip()));
         let judged = match judged {
-            Ok(()) if is_own(&way_out.routes, to.ip())? => way_out.egress.own(purpose, to, protocol),
+            Ok(()) if is_own(&egress_state.routes, to.ip())? => {
+                egress_state.egress.own(purpose, to, protocol)
+            }
             judged => judged,
         };
         if let Err(denial) = judged {
@@ -69,32 +71,32 @@ impl Keeper {
             let actor = self.denials.owners.of_client(&client, &self.processes, &self.watch);
             let denied = Some(denial.to_string());
             let event = NetEvent::Connect { peer: peer(None), denied, actor, count: 1 };
-            way_out.told.tell(event, &mut self.spool);
+            egress_state.told.tell(event, &mut self.spool);
             return Err(Errno::ACCESS);
         }
-        let rule = way_out.egress.rule(purpose, to, protocol);
+        let rule = egress_state.egress.rule(purpose, to, protocol);
         // What the relay asks resolvers is told of as what the session asked.
         if *purpose != Purpose::Resolver {
             let event = NetEvent::Connect { peer: peer(rule.clone()), denied: None, actor: None, count: 1 };
-            way_out.told.tell(event, &mut self.spool);
+            egress_state.told.tell(event, &mut self.spool);
         }
-        let (proxy, epoll) = (way_out.egress.proxy, self.epoll.as_fd());
+        let (proxy, epoll) = (egress_state.egress.proxy, self.epoll.as_fd());
         let socket = match (proxy, name, protocol) {
             (Some(proxy), Some(name), Protocol::Tcp) => connect(proxy, protocol).and_then(|socket| {
                 let asked = Asked { number, name, port: to.port(), peer: peer(rule.clone()) };
-                way_out.tunnels.ask(socket, asked, epoll).map(|()| Begun::Asked)
+                egress_state.tunnels.ask(socket, asked, epoll).map(|()| Begun::Asked)
             }),
             (_, _, Protocol::Tcp) => connect(to, protocol).map(Begun::Connects),
             (_, _, Protocol::Udp) => connect(to, protocol).and_then(|socket| {
                 let asks = *purpose == Purpose::Resolver;
-                way_out.datagrams.open(socket, asks, epoll).map(Begun::Connects)
+                egress_state.datagrams.open(socket, asks, epoll).map(Begun::Connects)
             }),
         };
         // One that could not even begin, as without a route, has ended.
         socket.inspect_err(|errno| {
             if *purpose != Purpose::Resolver {
                 let reason = format!("failed: {}", std::io::Error::from(*errno));
-                way_out.told.tell(never_begun(peer(rule), reason), &mut self.spool);
+                egress_state.told.tell(never_begun(peer(rule), reason), &mut self.spool);
             }
         })
     }

@@ -1,4 +1,4 @@
-//! The session's way out, from the keeper's place: it pins what names answer with, and dials. The relay asks, and is
+//! the session's egress, from the keeper's place: it pins what names answer with, and dials. The relay asks, and is
 //! trusted with nothing: each pin and each dial is judged here, by the plan and by what was pinned.
 
 mod bucket;
@@ -47,7 +47,7 @@ const TOLD: usize = 3;
 
 /// What it may reach, and what of that can be reached now.
 #[derive(Debug)]
-pub struct WayOut {
+pub struct EgressState {
     pub(super) egress: Egress,
     /// The site's, as it was when the session began.
     pub(super) ceiling: Ceiling,
@@ -91,7 +91,7 @@ struct Pinned {
     denial: Option<Denial>,
 }
 
-impl WayOut {
+impl EgressState {
     /// As planned, with the table of the site's blocklists and what its proxy is told; nothing is pinned. In the host's network.
     pub fn new(
         egress: Egress,
@@ -137,30 +137,30 @@ impl WayOut {
 }
 
 impl Keeper {
-    /// Whether its session has a way out, or may have one later.
+    /// Whether its session egress, or may have one later.
     pub fn dials(&self) -> bool {
-        self.way_out.as_ref().is_some_and(|way_out| !way_out.egress.sealed)
+        self.egress_state.as_ref().is_some_and(|egress_state| !egress_state.egress.sealed)
     }
 
-    /// Hands the sockets of the way out, which init has opened, to the relay, with what it needs besides, and those of
+    /// Hands the sockets of the egress, which init has opened, to the relay, with what it needs besides, and those of
     /// what is published.
     pub(super) fn open_way_out(&mut self, mut sockets: Vec<OwnedFd>) -> Result<(), String> {
-        let (Some(way_out), Some(control)) = (&mut self.way_out, &mut self.control) else {
-            return Err("a way out that was not planned".into());
+        let (Some(egress_state), Some(control)) = (&mut self.egress_state, &mut self.control) else {
+            return Err("egress that was not planned".into());
         };
-        if sockets.len() != way_out.egress.sockets() {
-            return Err(format!("{} sockets for its way out", sockets.len()));
+        if sockets.len() != egress_state.egress.sockets() {
+            return Err(format!("{} sockets for its egress", sockets.len()));
         }
-        if self.trust.is_some() != way_out.egress.asks_over_tls() {
+        if self.trust.is_some() != egress_state.egress.asks_over_tls() {
             return Err("certificates of authorities that are missing, or for nothing".into());
         }
-        if let Some(listed) = &way_out.listed {
+        if let Some(listed) = &egress_state.listed {
             sockets.push(listed.table.try_clone().map_err(|e| format!("blocklists: {e}"))?);
         }
         sockets.extend(self.trust.take());
-        let (egress, blocklist) = (Box::new(way_out.egress.clone()), way_out.listed.is_some());
+        let (egress, blocklist) = (Box::new(egress_state.egress.clone()), egress_state.listed.is_some());
         control.send(&ToRelay::Network { egress, blocklist }, sockets)?;
-        for (publish, listeners) in way_out.inward.take_listeners() {
+        for (publish, listeners) in egress_state.inward.take_listeners() {
             control.send(&ToRelay::Publish { publish }, listeners)?;
         }
         Ok(())
@@ -168,7 +168,7 @@ impl Keeper {
 
     /// The relay asks for something, or tells.
     pub(super) fn relay_wants(&mut self, message: FromRelay) {
-        if self.way_out.is_none() {
+        if self.egress_state.is_none() {
             self.finish(End::Failed { what: "the relay: it asked for a network".into() });
             return;
         }
@@ -187,7 +187,9 @@ impl Keeper {
             FromRelay::Pin { number, name, question, addresses, ttl, client } => {
                 let actor = match client {
                     Some(_) => self.who(client),
-                    None => self.way_out.as_ref().and_then(|way_out| way_out.renewals.actor(&name)),
+                    None => {
+                        self.egress_state.as_ref().and_then(|egress_state| egress_state.renewals.actor(&name))
+                    }
                 };
                 let addresses = self.pin(&name, question, &addresses, ttl, actor);
                 self.ask_relay(&ToRelay::Pinned { number, addresses }, vec![]);
@@ -197,8 +199,8 @@ impl Keeper {
                     Some(_) => self.who(client),
                     None => client.and_then(|client| self.denials.owners.known(&client)),
                 };
-                if let Some(way_out) = &mut self.way_out {
-                    way_out.told.hear(event, actor, &mut self.spool);
+                if let Some(egress_state) = &mut self.egress_state {
+                    egress_state.told.hear(event, actor, &mut self.spool);
                 }
                 if let Some(number) = number {
                     self.ask_relay(&ToRelay::Recorded { number }, vec![]);
@@ -216,8 +218,8 @@ impl Keeper {
 
     /// Datagrams came by one of the pairs.
     pub(super) fn datagrams(&mut self, token: u64) {
-        if let Some(way_out) = &mut self.way_out {
-            way_out.datagrams.carry(token, Instant::now());
+        if let Some(egress_state) = &mut self.egress_state {
+            egress_state.datagrams.carry(token, Instant::now());
         }
     }
 
@@ -232,16 +234,16 @@ impl Keeper {
     ) -> Vec<IpAddr> {
         let now = Instant::now();
         let room = self.spool.has_room_for(TOLD) && self.end.is_none();
-        let Some(way_out) = self.way_out.as_mut().filter(|_| room) else { return vec![] };
-        if !way_out.asked.take(now) {
+        let Some(egress_state) = self.egress_state.as_mut().filter(|_| room) else { return vec![] };
+        if !egress_state.asked.take(now) {
             return vec![];
         }
         let lasts = Duration::from_secs(ttl.clamp(MIN_PIN, MAX_PIN).into());
         let mut pinned = Pinned::default();
-        let unlisted = way_out.unlisted(name).and_then(|()| way_out.ceiling.name(name));
+        let unlisted = egress_state.unlisted(name).and_then(|()| egress_state.ceiling.name(name));
         for address in addresses.iter().take(MAX_ADDRESSES) {
-            let below = unlisted.clone().and_then(|()| way_out.ceiling.address(*address));
-            match below.and_then(|()| way_out.egress.pin(name, *address)) {
+            let below = unlisted.clone().and_then(|()| egress_state.ceiling.address(*address));
+            match below.and_then(|()| egress_state.egress.pin(name, *address)) {
                 Ok(()) => pinned.addresses.push(*address),
                 Err(denial) => {
                     pinned.refused.push(*address);
@@ -250,8 +252,9 @@ impl Keeper {
             }
         }
         let table = self.denials.table();
-        let done = way_out.pins.add(&way_out.egress, table, name, &mut pinned.addresses, (now, lasts));
-        let allowed = way_out.egress.name_rule(name);
+        let done =
+            egress_state.pins.add(&egress_state.egress, table, name, &mut pinned.addresses, (now, lasts));
+        let allowed = egress_state.egress.name_rule(name);
         // Both are told: what was answered, and what somebody tried to have answered.
         let event = |addresses: Vec<IpAddr>, denied: Option<String>| NetEvent::Dns {
             name: name.to_string(),
@@ -263,10 +266,10 @@ impl Keeper {
             count: 1,
         };
         if let Some(denial) = pinned.denial {
-            way_out.told.tell(event(pinned.refused, Some(denial.to_string())), &mut self.spool);
+            egress_state.told.tell(event(pinned.refused, Some(denial.to_string())), &mut self.spool);
         }
         if !pinned.addresses.is_empty() {
-            way_out.told.tell(event(pinned.addresses.clone(), None), &mut self.spool);
+            egress_state.told.tell(event(pinned.addresses.clone(), None), &mut self.spool);
         }
         match done {
             Ok(()) => pinned.addresses,

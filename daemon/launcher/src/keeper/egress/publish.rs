@@ -63,14 +63,14 @@ impl From<PublishError> for Refusal {
     fn from(error: PublishError) -> Self {
         let PublishError { publish, errno, .. } = &error;
         let other = format!("HOSTPORT:{}", publish.port);
-        let mend = match *errno {
+        let hint = match *errno {
             Errno::ADDRINUSE => format!("end what listens there (`ss -ltn` shows it), or publish {other}"),
             Errno::ACCESS => {
                 format!("ports below net.ipv4.ip_unprivileged_port_start are root's: publish {other}")
             }
             _ => "see the launcher's log, and whether `lo` is up".to_owned(),
         };
-        Self::new(error.to_string(), RULE, mend)
+        Self::new(error.to_string(), RULE, hint)
     }
 }
 
@@ -81,9 +81,9 @@ impl Keeper {
     /// # Errors
     /// The first port that cannot be had; those before it are free again.
     pub fn publish(&mut self) -> Result<(), PublishError> {
-        let Some(way_out) = &mut self.way_out else { return Ok(()) };
-        let mut all = Vec::with_capacity(way_out.egress.publish.len());
-        for publish in &way_out.egress.publish {
+        let Some(egress_state) = &mut self.egress_state else { return Ok(()) };
+        let mut all = Vec::with_capacity(egress_state.egress.publish.len());
+        for publish in &egress_state.egress.publish {
             let mut listeners = Vec::with_capacity(2);
             for address in [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)] {
                 match listener((address, publish.host).into()) {
@@ -97,7 +97,7 @@ impl Keeper {
             }
             all.push((*publish, listeners));
         }
-        way_out.inward.listeners = all;
+        egress_state.inward.listeners = all;
         Ok(())
     }
 
@@ -123,31 +123,32 @@ impl Keeper {
         (to, protocol): (SocketAddr, Protocol),
         from: SocketAddr,
     ) -> Result<(), Errno> {
-        let Some(way_out) = self.way_out.as_mut().filter(|_| self.end.is_none()) else {
+        let Some(egress_state) = self.egress_state.as_mut().filter(|_| self.end.is_none()) else {
             return Err(Errno::CANCELED);
         };
         // As for dials: what cannot be told is not done, and what is refused costs as much.
-        if !self.spool.has_room_for(TOLD) || !way_out.inward.entries.take(Instant::now()) {
+        if !self.spool.has_room_for(TOLD) || !egress_state.inward.entries.take(Instant::now()) {
             return Err(Errno::AGAIN);
         }
         let event = |denied| NetEvent::Entered { from, publish, denied };
-        if let Err(denial) = way_out.egress.dial(&Purpose::Publish(publish), to, protocol, false) {
-            way_out.told.tell(event(Some(denial.to_string())), &mut self.spool);
+        if let Err(denial) = egress_state.egress.dial(&Purpose::Publish(publish), to, protocol, false) {
+            egress_state.told.tell(event(Some(denial.to_string())), &mut self.spool);
             return Err(Errno::ACCESS);
         }
-        let asked = &mut way_out.inward.asked;
+        let asked = &mut egress_state.inward.asked;
         if asked.len() >= MAX_INWARD || !asked.insert(number) {
             return Err(Errno::AGAIN);
         }
         if to.is_ipv4() {
-            way_out.told.tell(event(None), &mut self.spool);
+            egress_state.told.tell(event(None), &mut self.spool);
         }
         Ok(())
     }
 
     /// Init has connected, or could not.
     pub fn entered(&mut self, number: u32, errno: Option<i32>, mut sockets: Vec<OwnedFd>) {
-        let asked = self.way_out.as_mut().is_some_and(|way_out| way_out.inward.asked.remove(&number));
+        let asked =
+            self.egress_state.as_mut().is_some_and(|egress_state| egress_state.inward.asked.remove(&number));
         let begun = match (sockets.pop().filter(|_| sockets.is_empty()), errno) {
             (Some(socket), None) if asked => Ok(socket),
             (None, Some(errno)) if asked => Err(Errno::from_raw_os_error(errno)),
@@ -204,7 +205,7 @@ mod tests {
         };
         let taken = refusal(Errno::ADDRINUSE, 3000);
         assert!(taken.what.starts_with("publish 80:3000: port 80 on 127.0.0.1"), "{taken}");
-        assert!(taken.rule == RULE && taken.mend.contains("HOSTPORT:3000"), "{taken}");
-        assert!(refusal(Errno::ACCESS, 80).mend.ends_with("publish HOSTPORT:80"));
+        assert!(taken.rule == RULE && taken.hint.contains("HOSTPORT:3000"), "{taken}");
+        assert!(refusal(Errno::ACCESS, 80).hint.ends_with("publish HOSTPORT:80"));
     }
 }

@@ -138,12 +138,12 @@ impl Keeper {
     /// The names that may be meant by a connection that the kernel did not let through: allowed for its port, and pinned
     /// once.
     fn allowed_names(&self, syn: &Syn) -> Vec<HostName> {
-        let Some(way_out) = &self.way_out else { return Vec::new() };
+        let Some(egress_state) = &self.egress_state else { return Vec::new() };
         let allowed = |name: &HostName| {
-            let verdict = way_out.egress.hosts.connect(name, syn.to.port(), Protocol::Tcp);
+            let verdict = egress_state.egress.hosts.connect(name, syn.to.port(), Protocol::Tcp);
             matches!(verdict, HostVerdict::Allowed(_))
         };
-        way_out.pins.names_of(syn.to.ip()).into_iter().filter(allowed).collect()
+        egress_state.pins.names_of(syn.to.ip()).into_iter().filter(allowed).collect()
     }
 
     /// The name of which only the pin is missing to a connection.
@@ -154,8 +154,10 @@ impl Keeper {
     /// Has a connection wait for a new pin, if one may come.
     pub(in super::super) fn renew(&mut self, syn: Syn, actor: Option<Actor>, now: Instant) -> bool {
         let names = self.allowed_names(&syn);
-        let Some(way_out) = self.way_out.as_mut().filter(|_| self.end.is_none()) else { return false };
-        let Some(new) = way_out.renewals.begin(syn, actor, names, now) else { return false };
+        let Some(egress_state) = self.egress_state.as_mut().filter(|_| self.end.is_none()) else {
+            return false;
+        };
+        let Some(new) = egress_state.renewals.begin(syn, actor, names, now) else { return false };
         for name in new {
             self.ask_relay(&ToRelay::Renew { name, question: family(syn.to.ip()) }, vec![]);
         }
@@ -164,15 +166,15 @@ impl Keeper {
 
     /// The relay has asked for a name anew: what waited goes on by itself, or is refused.
     pub(super) fn renewed(&mut self, name: &HostName, question: u16) {
-        let Some(way_out) = &mut self.way_out else { return };
-        let done = way_out.renewals.answered(name, question);
+        let Some(egress_state) = &mut self.egress_state else { return };
+        let done = egress_state.renewals.answered(name, question);
         self.settle(done);
     }
 
     /// Refuses what has waited for too long.
     pub(in super::super) fn expire_renewals(&mut self, now: Instant) {
-        let Some(way_out) = &mut self.way_out else { return };
-        let late = way_out.renewals.late(now);
+        let Some(egress_state) = &mut self.egress_state else { return };
+        let late = egress_state.renewals.late(now);
         self.settle(late);
     }
 
@@ -180,8 +182,8 @@ impl Keeper {
         let now = Instant::now();
         for Waiting { syn, actor, name, .. } in done {
             let names = self.allowed_names(&syn);
-            let Some(way_out) = &self.way_out else { return };
-            if !names.iter().any(|name| way_out.pins.passes(syn.to.ip(), name, now)) {
+            let Some(egress_state) = &self.egress_state else { return };
+            if !names.iter().any(|name| egress_state.pins.passes(syn.to.ip(), name, now)) {
                 self.refuse_expired(&syn, name.to_string(), actor);
             }
         }

@@ -1,4 +1,4 @@
-//! What is told of the way out: what the keeper saw, and what the relay says, whose word is bounded and cleaned.
+//! What is told of the egress: what the keeper saw, and what the relay says, whose word is bounded and cleaned.
 
 use std::time::Instant;
 

@@ -204,8 +204,8 @@ fn line(file: &OwnedFd) -> Result<String, String> {
 impl Keeper {
     /// Something came of a tunnel.
     pub(in super::super) fn tunnel(&mut self, token: u64) {
-        let Some(way_out) = &mut self.way_out else { return };
-        let Some(tunnel) = way_out.tunnels.all.get_mut(&token) else { return };
+        let Some(egress_state) = &mut self.egress_state else { return };
+        let Some(tunnel) = egress_state.tunnels.all.get_mut(&token) else { return };
         let done = match tunnel.step(token, self.epoll.as_fd()) {
             Ok(false) => return,
             Ok(true) => Ok(()),
@@ -217,8 +217,8 @@ impl Keeper {
     /// Gives up those that take too long.
     pub(in super::super) fn expire_tunnels(&mut self, now: Instant) {
         loop {
-            let Some(way_out) = &mut self.way_out else { return };
-            let first = way_out.tunnels.all.first_key_value();
+            let Some(egress_state) = &mut self.egress_state else { return };
+            let first = egress_state.tunnels.all.first_key_value();
             let Some((token, _)) = first.filter(|(_, tunnel)| tunnel.until <= now) else { return };
             let token = *token;
             self.tunnelled(token, Err(NoTunnel::Late));
@@ -226,12 +226,14 @@ impl Keeper {
     }
 
     fn tunnelled(&mut self, token: u64, done: Result<(), NoTunnel>) {
-        let Some(way_out) = &mut self.way_out else { return };
-        let Some(Tunnel { number, peer, socket, .. }) = way_out.tunnels.all.remove(&token) else { return };
+        let Some(egress_state) = &mut self.egress_state else { return };
+        let Some(Tunnel { number, peer, socket, .. }) = egress_state.tunnels.all.remove(&token) else {
+            return;
+        };
         // The relay's copy would go on reporting here.
         let _ = epoll::delete(&self.epoll, &socket);
         if let Err(error) = &done {
-            way_out.told.tell(never_begun(peer, format!("failed: {error}")), &mut self.spool);
+            egress_state.told.tell(never_begun(peer, format!("failed: {error}")), &mut self.spool);
         }
         self.dialled(number, done.map(|()| socket).map_err(|error| error.errno()));
     }

@@ -1,4 +1,4 @@
-//! The way out. The test plays the keeper and the resolvers: names lead to servers of its own on the loopback, and a
+//! Egress. The test plays the keeper and the resolvers: names lead to servers of its own on the loopback, and a
 //! listener's own address is the destination, as it is of a transparent one.
 
 mod caps;

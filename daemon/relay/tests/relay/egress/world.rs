@@ -1,4 +1,4 @@
-//! A relay with a way out into a world of the test's.
+//! A relay egress into a world of the test's.
 
 use std::collections::HashMap;
 use std::io::{Read, Write};
@@ -385,7 +385,7 @@ pub fn egress(hosts: &[&str]) -> Egress {
     Egress {
         hosts: HostRules { deny: Vec::new(), allow },
         resolvers: vec![Resolver::plain("192.0.2.53:53".parse().unwrap())],
-        global_also: vec![Net::parse("127.0.0.0/8").unwrap()],
+        allow_private_ranges: vec![Net::parse("127.0.0.0/8").unwrap()],
         wildcard_budget: 3,
         ..Egress::default()
     }

@@ -29,7 +29,7 @@ pub(super) struct Client {
 }
 
 /// A client's place.
-pub struct Seat {
+pub struct Subscription {
     pub(super) hub: Arc<Hub>,
     pub(super) number: u64,
     pub(super) wake: Arc<Notify>,
@@ -127,7 +127,7 @@ impl Client {
     }
 }
 
-impl Seat {
+impl Subscription {
     /// What comes next for this client. Cancelling it loses nothing.
     pub async fn next(&self) -> Next {
         loop {
@@ -183,7 +183,7 @@ impl Seat {
     }
 }
 
-impl Drop for Seat {
+impl Drop for Subscription {
     fn drop(&mut self) {
         lock(&self.hub.inner).clients.remove(&self.number);
         self.hub.room.notify_one();

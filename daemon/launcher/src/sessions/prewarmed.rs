@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use agentd_kernel::packets::Packets;
-use agentd_kernel::process::{self, Birth};
+use agentd_kernel::process::{self, CloneArgs};
 use agentd_policy::plan::DiskForm;
 
 use super::{Keeper, Session, Sessions, State, ahead, terminals};
@@ -11,13 +11,13 @@ use crate::build::{Builder, Owner};
 use crate::context::Context;
 
 /// How long a prepared session waits for a request.
-pub const SPARE: Duration = Duration::from_secs(300);
+pub const LIFETIME: Duration = Duration::from_secs(300);
 /// How long after a session's start the next one is prepared, unless it ends before: it has the processors first.
 pub const REST: Duration = Duration::from_millis(25);
 /// Between two that are prepared one after the other.
 const PAUSE: Duration = Duration::from_millis(2);
 /// How many may wait for one user.
-const SPARES_PER_USER: usize = 2;
+const PREWARMED_PER_USER: usize = 2;
 
 impl Sessions {
     /// Starts a builder that prepares a session for `owner`. The lease's number.
@@ -40,7 +40,7 @@ impl Sessions {
         let groups = [agents.path().to_owned(), helpers.path().to_owned()];
         let born = Packets::pair().map_err(|e| ("socket", e.to_string())).and_then(|(ours, theirs)| {
             ours.set_nonblocking(true).map_err(|e| ("socket", e.to_string()))?;
-            let birth = Birth { cgroup: Some(helpers.directory()), ..Birth::default() };
+            let birth = CloneArgs { cgroup: Some(helpers.directory()), ..CloneArgs::default() };
             let builder = Builder {
                 owner,
                 lease,
@@ -100,7 +100,7 @@ impl Sessions {
     /// Lets go of what is prepared beyond what the site wants now.
     pub fn trim(&mut self, cx: &Context) {
         let waiting = self.all.values_mut().filter(|s| matches!(s.state, State::Waiting { .. }));
-        waiting.skip(cx.settings.config.spares as usize).for_each(Session::dismiss);
+        waiting.skip(cx.settings.config.prewarmed_sessions as usize).for_each(Session::dismiss);
     }
 
     /// Prepares a session for a user who just had one, if the site wants that.
@@ -110,13 +110,13 @@ impl Sessions {
             State::Waiting { since, .. } => Some(since),
             _ => None,
         };
-        let spares = cx.settings.config.spares as usize;
+        let limit = cx.settings.config.prewarmed_sessions as usize;
         let waiting = self.all.values().filter(|s| since(s).is_some());
         let own = waiting.clone().filter(|s| s.owner == owner).count();
-        if spares == 0 || own >= SPARES_PER_USER {
+        if limit == 0 || own >= PREWARMED_PER_USER {
             return;
         }
-        if waiting.count() >= spares {
+        if waiting.count() >= limit {
             // The one that nobody has asked for the longest makes room for the next time.
             let oldest = self.all.values_mut().filter(|s| since(s).is_some()).min_by_key(|s| since(s));
             if let Some(oldest) = oldest {
@@ -129,7 +129,7 @@ impl Sessions {
             Err((what, error)) => tracing::warn!(user = owner.uid, what, error, "no session was prepared"),
         }
         // One more while it is used up faster than it is made.
-        if own + 1 < SPARES_PER_USER && spares > 1 {
+        if own + 1 < PREWARMED_PER_USER && limit > 1 {
             self.wanted = Some((owner, now + PAUSE));
         }
     }

@@ -1,11 +1,11 @@
-//! The sockets of a session's way out, and what its nftables let through: made in its network namespace as long as
+//! The sockets of a session's egress, and what its nftables let through: made in its network namespace as long as
 //! init has its capabilities.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
-use agentd_kernel::nft::{self, Passage};
+use agentd_kernel::nft::{self, AcceptRule};
 use agentd_kernel::transparent::{datagrams, listener};
 use agentd_policy::egress::{Egress, MAX_LOCAL, MAX_UDP_PORTS, PROXY_PORT};
 use agentd_policy::profile::Protocol;
@@ -17,7 +17,7 @@ const DNS: u16 = 53;
 const ANY: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)];
 const LOOPBACK: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
 
-// One packet carries the sockets of any plan, the table of blocklists, and a file of authorities.
+// One packet carries the sockets of any plan, the table of blocklists, and a CA bundle.
 const _: () = assert!(2 + 6 + 2 * (MAX_UDP_PORTS + MAX_LOCAL) <= agentd_kernel::packets::MAX_DESCRIPTORS);
 
 /// What every session's network has, whatever is planned for it: made before that is known.
@@ -48,9 +48,9 @@ impl Prepared {
     /// What is planned: the sockets, in the order of [`ToRelay::Network`](agentd_policy::wire::ToRelay::Network). Where
     /// nothing is let out, names are still asked for.
     pub(super) fn open(self, egress: &Egress) -> Result<Vec<OwnedFd>, Failure> {
-        let passages = passages(egress);
-        if !passages.is_empty() {
-            self.table.plan(&nft::Ruleset::open(&passages)).step("nftables")?;
+        let accept_rules = accept_rules(egress);
+        if !accept_rules.is_empty() {
+            self.table.plan(&nft::Ruleset::open(&accept_rules)).step("nftables")?;
         }
         let mut sockets = self.always;
         // Where nothing ever is let out its port is the session's own.
@@ -80,15 +80,15 @@ fn add_planned(egress: &Egress, sockets: &mut Vec<OwnedFd>) -> io::Result<()> {
 }
 
 /// What may be reached without a name, as the kernel is told it.
-pub fn passages(egress: &Egress) -> Vec<Passage> {
-    let mut passages = Vec::new();
+pub fn accept_rules(egress: &Egress) -> Vec<AcceptRule> {
+    let mut accept_rules = Vec::new();
     for rule in &egress.nets {
         let (address, length, tcp) = (rule.net.address(), rule.net.length(), rule.protocol == Protocol::Tcp);
         let ports = rule.ports.iter().copied().map(Some);
         let every = rule.ports.is_empty().then_some(None);
-        passages.extend(ports.chain(every).map(|port| Passage { address, length, tcp, port }));
+        accept_rules.extend(ports.chain(every).map(|port| AcceptRule { address, length, tcp, port }));
     }
-    passages
+    accept_rules
 }
 
 #[cfg(test)]
@@ -105,8 +105,8 @@ mod tests {
             protocol: Protocol::Tcp,
         };
         let nets = vec![rule("10.0.0.0/8", &[80, 443]), rule("2001:db8::/32", &[])];
-        let passages = passages(&Egress { nets, ..Egress::default() });
-        let ports: Vec<_> = passages.iter().map(|passage| (passage.length, passage.port)).collect();
+        let accept_rules = accept_rules(&Egress { nets, ..Egress::default() });
+        let ports: Vec<_> = accept_rules.iter().map(|passage| (passage.length, passage.port)).collect();
         assert_eq!(ports, [(8, Some(80)), (8, Some(443)), (32, None)]);
     }
 }
