@@ -6,7 +6,7 @@ use agentd_policy::Refusal;
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
-use crate::show;
+use crate::text;
 
 /// What `run`, `attach` and `exec` exit with where agentd or agentctl failed or refused.
 pub const RUN_FAILED: i32 = 125;
@@ -187,7 +187,7 @@ fn root(status: &Status) -> String {
 
 /// One line on stderr with the program's name before it. If nobody reads it, so be it.
 pub fn say(line: &str) {
-    let line = format!("agentctl: {}\n", show::clean(line));
+    let line = format!("agentctl: {}\n", text::clean(line));
     let _ = io::stderr().write_all(line.as_bytes());
 }
 

@@ -35,6 +35,7 @@ mod site_profiles;
 mod spec;
 mod steps;
 mod terminal;
+mod text;
 
 use std::io::Write as _;
 use std::time::Instant;

@@ -1,5 +1,7 @@
 //! The workspace's own promises: who may import whom, where `unsafe` is, that nothing is shelled out to.
 
+mod circles;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;

@@ -5,8 +5,8 @@ use agentd_policy::event::Aside;
 use agentd_policy::names::SessionId;
 use agentd_proto::v1::{Exit, FileDetail};
 
-use crate::convert::bounded;
 use crate::left;
+use crate::text::bounded;
 
 /// How many names and commands the line has.
 const NAMED: usize = 4;

@@ -10,56 +10,11 @@ use agentd_proto::v1::{
 };
 
 use crate::aside::{self, Changes};
+use crate::clock::rfc3339;
 use crate::left::Left;
 use crate::reached::Reached;
-use crate::record::micros;
 use crate::store::Line;
-
-/// The longest path and argument of an event, in bytes.
-const TEXT: usize = 4096;
-/// The most arguments of an event, and their bytes together.
-const ARGUMENTS: (usize, usize) = (256, 16 << 10);
-/// The last moment that RFC 3339 can name, in seconds since 1970.
-const LAST_SECOND: u64 = 253_402_300_799;
-
-/// `time` as events have it.
-pub fn rfc3339(time: SystemTime) -> String {
-    let last = UNIX_EPOCH + Duration::from_secs(LAST_SECOND);
-    humantime::format_rfc3339_micros(time.clamp(UNIX_EPOCH, last)).to_string()
-}
-
-/// The moment that an event names, in microseconds since 1970.
-pub fn parse_rfc3339(text: &str) -> u64 {
-    humantime::parse_rfc3339(text).map(micros).unwrap_or_default()
-}
-
-/// `text` cut to what an event may hold.
-pub fn bounded(text: &str) -> String {
-    cut(text, TEXT)
-}
-
-/// `text` cut to `most` bytes.
-pub fn cut(text: &str, most: usize) -> String {
-    if text.len() <= most {
-        return text.to_owned();
-    }
-    let kept = text.char_indices().map(|(at, c)| at + c.len_utf8()).take_while(|end| *end <= most).last();
-    format!("{}…", &text[..kept.unwrap_or(0)])
-}
-
-/// `argv` cut to what an event may hold.
-pub fn arguments(argv: &[String]) -> Vec<String> {
-    let (count, mut room) = ARGUMENTS;
-    let mut kept = Vec::new();
-    for argument in argv.iter().take(count) {
-        kept.push(cut(argument, room.min(TEXT)));
-        room = room.saturating_sub(argument.len());
-    }
-    if argv.len() > count {
-        kept.push("…".to_owned());
-    }
-    kept
-}
+use crate::text::{arguments, bounded};
 
 /// Where a [`Numbering`] stood.
 #[derive(Clone, Copy)]

@@ -16,7 +16,7 @@ use agentd_proto::v1::{Event, EventsRequest};
 use tokio::sync::mpsc;
 use tonic::Status;
 
-use crate::convert::rfc3339;
+use crate::clock::rfc3339;
 use agentd_request::malformed;
 
 use crate::error::refused;

@@ -14,9 +14,10 @@ use agentd_policy::wire::{self, Command, CommandNumber, MAX_COMMANDS, MAX_KEEPER
 use agentd_proto::v1::{ExecOpen, Exit};
 use tokio::sync::{Semaphore, oneshot};
 
-use crate::convert::{self, arguments};
+use crate::convert;
 use crate::hub::{Hub, Inward, Stage};
 use crate::reached::Reached;
+use crate::text::arguments;
 use crate::{session, streams};
 
 /// Numbers for each second of a session's life: none is used twice, whichever service chose it.

@@ -6,7 +6,8 @@ use agentd_policy::event::{MAX_NAMES, NetEvent, NetPeer};
 use agentd_policy::publish::Publish;
 use agentd_proto::v1::{DnsDetail, Event, HttpDetail, NetDetail};
 
-use crate::convert::{actor, bounded};
+use crate::convert::actor;
+use crate::text::bounded;
 
 /// The event, of which `new` makes what all kinds have.
 pub fn convert(event: NetEvent, mut new: impl FnMut(&str) -> Event) -> Event {

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 use agentd_policy::egress::Egress;
 use agentd_policy::names::{AbsPath, SessionId, SessionName, UserName};
@@ -16,8 +16,9 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::convert::arguments;
+use crate::clock::{micros, time};
 use crate::log::session_of;
+use crate::text::arguments;
 
 /// The format below.
 pub const VERSION: u32 = 2;
@@ -124,17 +125,6 @@ fn mounts(plan: &Plan) -> Vec<Mount> {
     let inputs = plan.inputs.iter().map(|i| mount(&i.path, "input", "ro"));
     let scratch = plan.scratch.iter().map(|s| mount(&s.path, "scratch", "rw"));
     workspaces.chain(inputs).chain(scratch).chain([mount(&plan.home, "home", "rw")]).collect()
-}
-
-/// Microseconds since 1970.
-pub fn micros(time: SystemTime) -> u64 {
-    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
-}
-
-/// The moment so many microseconds after 1970.
-pub fn time(micros: u64) -> SystemTime {
-    UNIX_EPOCH.checked_add(Duration::from_micros(micros)).unwrap_or(UNIX_EPOCH)
 }
 
 /// The record's file.

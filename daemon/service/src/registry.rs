@@ -361,7 +361,7 @@ mod tests {
     fn what_was_removed_is_for_admins() {
         let removed = session("aa0000000001", Some("web"), 1000);
         removed.change(|status| {
-            (status.phase, status.ended_us) = (Phase::Over, Some(crate::record::micros(SystemTime::now())))
+            (status.phase, status.ended_us) = (Phase::Over, Some(crate::clock::micros(SystemTime::now())))
         });
         let registry = registry(&Bounds::default(), &[removed.clone(), session("ab0000000001", None, 1000)]);
         registry.keep(1 << 40);

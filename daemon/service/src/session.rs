@@ -12,15 +12,16 @@ use tokio::net::UnixStream;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::convert::{cut, rfc3339};
+use crate::clock::{self, rfc3339};
 use crate::exec::Start;
 use crate::host::lock;
 use crate::hub::{Hub, Stage};
 use crate::output_log::OutputLog;
 use crate::pace::Pace;
 use crate::policy;
-use crate::record::{self, Record};
+use crate::record::Record;
 use crate::store::Log;
+use crate::text::cut;
 
 /// What waits to be done for a session.
 const ASKED: usize = 64;
@@ -217,7 +218,7 @@ impl Session {
 
     /// When it ended; when it was asked for, if that is not known.
     pub fn ended_at(&self) -> SystemTime {
-        self.status.borrow().ended_us.map_or(self.created_at, record::time)
+        self.status.borrow().ended_us.map_or(self.created_at, clock::time)
     }
 
     /// How it ended, once it has.
@@ -298,7 +299,7 @@ impl Session {
     /// All that is known of it.
     pub fn inspect(&self) -> v1::InspectReply {
         let (status, facts) = (self.status(), &self.record);
-        let when = |micros: Option<u64>| micros.map(|us| rfc3339(record::time(us))).unwrap_or_default();
+        let when = |micros: Option<u64>| micros.map(|us| rfc3339(clock::time(us))).unwrap_or_default();
         v1::InspectReply {
             session: Some(self.show(SHOWN)),
             command: facts.command.clone(),

@@ -7,7 +7,8 @@ use std::path::Path;
 use agentd_proto::v1::{Event, Exit};
 use serde::Deserialize;
 
-use crate::convert::{bounded, parse_rfc3339};
+use crate::clock::parse_rfc3339;
+use crate::text::bounded;
 
 /// What is read at once, from the end; twice as much if that does not tell.
 const PIECE: u64 = 64 << 10;

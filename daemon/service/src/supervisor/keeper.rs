@@ -11,10 +11,10 @@ use agentd_policy::wire::{self, FromKeeper, ToKeeper, WireError};
 use tokio::time::timeout;
 
 use super::{BATCH, BATCH_BYTES, LAST_WORDS, OUTBOX, Supervisor};
+use crate::clock::micros;
 use crate::hub::Stage;
 use crate::link::Link;
 use crate::metrics::metrics;
-use crate::record::micros;
 use crate::state::Input;
 use crate::{build, session, streams};
 

@@ -14,13 +14,14 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use self::keeper::{receive, send};
+use crate::clock::micros;
 use crate::convert::{Mark, Numbering};
 use crate::exec::Commands;
 use crate::host::Host;
 use crate::hub::Stage;
 use crate::link::Link;
 use crate::metrics::{Depth, metrics};
-use crate::record::{self, micros};
+use crate::record;
 use crate::recover::foreign_format;
 use crate::session::{Asks, EndRequest, Phase, Session};
 use crate::state::{Action, Input, State};
@@ -297,7 +298,7 @@ impl Supervisor<'_> {
         };
         let before = self.numbering.mark();
         let mut line = self.numbering.own("session.created", lifecycle);
-        line.event.time = crate::convert::rfc3339(self.session.created_at);
+        line.event.time = crate::clock::rfc3339(self.session.created_at);
         if !self.append(&[line], before).await {
             self.session.end(EndRequest { by: None, reason: Some(UNWRITTEN) });
         }
