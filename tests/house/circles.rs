@@ -7,11 +7,11 @@ use super::{code, root, sources};
 
 /// For each crate, the most modules at its top that are in one circle. These only fall.
 const CEILINGS: &[(&str, usize)] = &[
-    ("daemon/policy/src", 17),
+    ("daemon/policy/src", 14),
     ("daemon/kernel/src", 0),
     ("daemon/launcher/src", 7),
     ("daemon/relay/src", 3),
-    ("daemon/service/src", 19),
+    ("daemon/service/src", 15),
     ("client/src", 2),
 ];
 

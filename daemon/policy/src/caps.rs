@@ -13,7 +13,7 @@ use crate::Refusal;
 use crate::egress::{Egress, NetRule, Purpose};
 use crate::hosts::{HostName, HostPattern, HostRule};
 use crate::network::Rule;
-use crate::profile::Protocol;
+use crate::protocol::Protocol;
 use crate::size::format_size;
 
 /// What a rule lets through at most; what is `None` has no bound of its own.

@@ -11,7 +11,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use crate::ceiling::{Ceiling, Hosts};
 use crate::lease::Pool;
 use crate::names::AbsPath;
-use crate::size;
+use crate::quantity::{bytes, milliseconds, optional_bytes};
 pub use groups::GroupBounds;
 pub use network::{Egress, MAX_AUTHORITIES, MAX_SEARCH, Resolvers, Search, Trust};
 pub(crate) use telling::MetricsSocket;
@@ -314,44 +314,6 @@ impl<'de> Deserialize<'de> for CgroupRoot {
             "auto" => Ok(Self::Auto),
             path => AbsPath::parse(path).map(Self::Path).map_err(serde::de::Error::custom),
         }
-    }
-}
-
-/// A size in TOML: a number of bytes or a text such as `"8G"`.
-pub(crate) fn bytes<'de, D: Deserializer<'de>>(d: D) -> Result<u64, D::Error> {
-    quantity(d, size::parse_size)
-}
-
-/// The same, if it is there.
-pub(crate) fn optional_bytes<'de, D: Deserializer<'de>>(d: D) -> Result<Option<u64>, D::Error> {
-    if !d.is_human_readable() {
-        return Option::deserialize(d);
-    }
-    bytes(d).map(Some)
-}
-
-/// A duration in TOML, as text.
-pub(crate) fn milliseconds<'de, D: Deserializer<'de>>(d: D) -> Result<u64, D::Error> {
-    quantity(d, size::parse_duration_ms)
-}
-
-fn quantity<'de, D: Deserializer<'de>>(
-    d: D,
-    parse: fn(&str) -> Result<u64, size::QuantityError>,
-) -> Result<u64, D::Error> {
-    #[derive(Deserialize)]
-    #[serde(untagged)]
-    enum Either {
-        Number(u64),
-        Text(String),
-    }
-    // As the wire has it, where a quantity is a number.
-    if !d.is_human_readable() {
-        return u64::deserialize(d);
-    }
-    match Either::deserialize(d)? {
-        Either::Number(n) => Ok(n),
-        Either::Text(text) => parse(&text).map_err(serde::de::Error::custom),
     }
 }
 

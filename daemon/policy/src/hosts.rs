@@ -10,7 +10,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::Refusal;
-use crate::profile::Protocol;
+use crate::protocol::Protocol;
 
 /// The longest name, in bytes, without the trailing dot (RFC 1035 §2.3.4).
 pub const MAX_NAME: usize = 253;

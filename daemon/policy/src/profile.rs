@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::names::ProfileName;
+pub use crate::protocol::{Looked, Protocol};
 use crate::{Refusal, network, size};
 
 /// The longest text of a profile, in bytes.
@@ -221,38 +222,6 @@ pub struct Allow {
     pub max_sent: Option<Size>,
 }
 
-/// A transport.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Protocol {
-    /// TCP.
-    Tcp,
-    /// UDP.
-    Udp,
-}
-
-/// A transport, and whether what goes by it is looked at.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Looked {
-    /// TCP.
-    Tcp,
-    /// UDP.
-    Udp,
-    /// TCP whose bytes nobody looks at.
-    Opaque,
-}
-
-impl Looked {
-    /// The transport.
-    pub fn protocol(self) -> Protocol {
-        match self {
-            Self::Tcp | Self::Opaque => Protocol::Tcp,
-            Self::Udp => Protocol::Udp,
-        }
-    }
-}
-
 /// `[[network.publish]]`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -388,7 +357,7 @@ pub struct Span(pub u64);
 
 impl<'de> Deserialize<'de> for Size {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        crate::config::bytes(d).map(Self)
+        crate::quantity::bytes(d).map(Self)
     }
 }
 
@@ -400,7 +369,7 @@ impl Serialize for Size {
 
 impl<'de> Deserialize<'de> for Span {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        crate::config::milliseconds(d).map(Self)
+        crate::quantity::milliseconds(d).map(Self)
     }
 }
 

@@ -16,7 +16,7 @@ use crate::hosts::HostName;
 use crate::names::{AbsPath, SessionId};
 use crate::network::Change;
 use crate::plan::{DiskForm, Plan, WindowSize};
-use crate::profile::Protocol;
+use crate::protocol::Protocol;
 use crate::publish::Publish;
 
 /// The format of all messages here, and of what the launcher keeps of a lease; the first two bytes of each packet.

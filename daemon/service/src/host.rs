@@ -1,6 +1,6 @@
 //! What all parts of the service share.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use tokio::sync::Semaphore;
 
@@ -11,6 +11,7 @@ use crate::registry::Registry;
 use crate::site::Site;
 use crate::slots::Slots;
 use crate::store::Store;
+use crate::sync::lock;
 use crate::users::Users;
 use crate::watchdog::Heartbeat;
 
@@ -101,9 +102,4 @@ impl Host {
         self.store.keep(site.config.audit.retain);
         *lock(&self.site) = Arc::new(site);
     }
-}
-
-/// Locks `mutex`. What it guards is whole after each statement: a panic elsewhere does not spoil it.
-pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

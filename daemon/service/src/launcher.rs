@@ -15,8 +15,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::connection::Line;
 use crate::error::no_launcher;
-use crate::host::lock;
 use crate::link::Link;
+use crate::sync::lock;
 
 /// A session that runs, as the launcher hands it over.
 #[derive(Debug)]

@@ -42,6 +42,7 @@ mod state;
 mod store;
 mod streams;
 mod supervisor;
+mod sync;
 mod system;
 mod tail;
 mod text;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::host::lock;
+use crate::sync::lock;
 
 /// Bytes a second for each processor that the session has: what the service needs a small part of one for.
 const RATE: f64 = (96 << 20) as f64;

@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Instant;
 
-use crate::host::lock;
+use crate::sync::lock;
 
 /// Users that are remembered before those are forgotten who have not asked for a while.
 const MANY: usize = 1024;

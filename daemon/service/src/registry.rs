@@ -10,8 +10,8 @@ use agentd_policy::config::Bounds;
 use agentd_policy::names::SessionId;
 use agentd_policy::wire::Peer;
 
-use crate::host::lock;
 use crate::session::{Phase, Session};
+use crate::sync::lock;
 
 /// Ended sessions of one user that are remembered.
 const KEPT: usize = 4096;

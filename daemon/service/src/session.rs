@@ -14,13 +14,13 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::{self, rfc3339};
 use crate::exec::Start;
-use crate::host::lock;
 use crate::hub::{Hub, Stage};
 use crate::output_log::OutputLog;
 use crate::pace::Pace;
 use crate::policy;
 use crate::record::Record;
 use crate::store::Log;
+use crate::sync::lock;
 use crate::text::cut;
 
 /// What waits to be done for a session.

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use agentd_policy::Refusal;
 
-use crate::host::lock;
+use crate::sync::lock;
 
 /// Whether a connection is of use. Streams hold it while they are open.
 #[derive(Default)]

@@ -9,7 +9,7 @@ use agentd_kernel::account::Account;
 use agentd_policy::Refusal;
 use agentd_policy::decide::CallerFacts;
 
-use crate::host::lock;
+use crate::sync::lock;
 
 const FRESH: Duration = Duration::from_secs(60);
 /// Accounts that are remembered; beyond it all are asked for again.

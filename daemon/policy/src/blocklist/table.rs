@@ -7,7 +7,7 @@ use std::io;
 use siphasher::sip::SipHasher13;
 
 use super::{Label, MAX_LABEL, MAX_LISTS, MAX_NAMES, MAX_TABLE, Scope};
-use crate::egress::Denial;
+use crate::denial::Denial;
 use crate::hosts::HostName;
 
 /// Bytes before the hashes.

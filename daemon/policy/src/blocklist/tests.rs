@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use proptest::prelude::*;
 
 use super::*;
-use crate::egress::Denial;
+use crate::denial::Denial;
 use crate::hosts::HostName;
 
 fn names(text: &[u8]) -> Result<(Vec<(bool, String)>, Summary), ListError> {

@@ -16,9 +16,9 @@ use tokio_util::sync::CancellationToken;
 
 use self::subscription::Client;
 pub use self::subscription::{Next, Subscription};
-use crate::host::lock;
 use crate::output_log::{Frame, OutputLog};
 use crate::pace::Pace;
+use crate::sync::lock;
 
 /// What may wait for a client before its command waits as well, in bytes.
 const HELD: usize = 128 << 10;

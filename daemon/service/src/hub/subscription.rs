@@ -8,8 +8,8 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::{HELD, Hub, PIECE, STUCK, Stage};
-use crate::host::lock;
 use crate::output_log::Frame;
+use crate::sync::lock;
 
 /// A client, as its hub sees it.
 pub(super) struct Client {

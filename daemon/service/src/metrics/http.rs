@@ -19,8 +19,9 @@ use tokio::time::{sleep, timeout};
 
 use super::look::Size;
 use super::metrics;
-use crate::host::{Host, lock};
+use crate::host::Host;
 use crate::slots::Slots;
+use crate::sync::lock;
 
 /// The one path.
 const PATH: &str = "/metrics";

@@ -19,7 +19,7 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
-use crate::host::lock;
+use crate::sync::lock;
 pub use http::Scrapes;
 
 /// The most values of one label. Ours are fewer.

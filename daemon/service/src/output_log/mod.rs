@@ -16,8 +16,8 @@ use bytes::Bytes;
 
 pub use self::reader::Reader;
 use self::reader::{head, scan};
-use crate::host::lock;
 use crate::log::session_of;
+use crate::sync::lock;
 
 /// The longest file, in bytes.
 const SEGMENT: u64 = 4 << 20;

@@ -23,10 +23,10 @@ use tokio::sync::{oneshot, watch};
 use super::ballast::Ballast;
 use super::log::Log;
 use super::remove;
-use crate::host::lock;
 use crate::metrics::metrics;
 use crate::output_log::OutputLog;
 use crate::record;
+use crate::sync::lock;
 
 /// How long events that nobody waits for wait for others.
 const PAUSE: Duration = Duration::from_millis(10);

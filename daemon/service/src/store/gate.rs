@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::{Condvar, Mutex, PoisonError};
 
-use crate::host::lock;
+use crate::sync::lock;
 
 /// What every sync goes through.
 #[derive(Default)]

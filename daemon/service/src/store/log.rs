@@ -12,7 +12,7 @@ use tokio::sync::watch;
 
 use super::disk::{Disk, Grown};
 use super::{Live, StoreError};
-use crate::host::lock;
+use crate::sync::lock;
 use crate::tail::{self, Tail};
 
 /// The file of one session.

@@ -29,11 +29,11 @@ use tokio::time::{Instant, timeout_at};
 
 use self::disk::Disk;
 pub use self::log::Log;
-use crate::host::lock;
 use crate::log::session_of;
 use crate::output_log::OutputLog;
 use crate::record::{self, Record};
 use crate::session::Session;
+use crate::sync::lock;
 use crate::tail::Tail;
 
 /// The longest file of a session, in bytes.
