@@ -179,7 +179,7 @@ mod tests {
     #[test]
     fn a_site_comes_as_it_went() {
         let text = "[bounds]\nhost_memory = '1G'\nmodes_forbidden = ['direct']\n\
-            [egress]\nresolvers = ['192.0.2.53']\nglobal_also = ['10.0.0.0/8']\nproxy = 'http://192.0.2.1:3128/'";
+            [egress]\nresolvers = ['192.0.2.53']\nallow_private_ranges = ['10.0.0.0/8']\nproxy = 'http://192.0.2.1:3128/'";
         for text in ["", text] {
             let site = ToClient::Site(Box::new(Site::of(&Config::parse(text).unwrap())));
             let packet = wire::encode(&site).unwrap();

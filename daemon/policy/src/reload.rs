@@ -58,9 +58,9 @@ mod tests {
         let keys = |text: &str| needs_restart(&old, &Config::parse(text).unwrap());
         for free in [
             "",
-            "prewarmed_sessions = 0\nclient_grace = '1s'\nroot_callers = true\nprofile_dirs = []",
+            "prewarmed_sessions = 0\nclient_grace = '1s'\nallow_root = true\nprofile_dirs = []",
             "[bounds]\nmax_sessions = 1\nuser_memory = '1G'",
-            "[audit]\nretain = '1d'\n[secret.x]\nfile = 'x'\n[egress]\nglobal_also = ['10.0.0.0/8']\nblocklists = ['/x/ads.hosts']",
+            "[audit]\nretain = '1d'\n[secret.x]\nfile = 'x'\n[egress]\nallow_private_ranges = ['10.0.0.0/8']\nblocklists = ['/x/ads.hosts']",
             "[log]\nlevel = 'debug'",
         ] {
             assert!(keys(free).is_empty(), "{free}");

@@ -72,7 +72,7 @@ impl Rig {
              profile_dirs = []\nsecrets_dir = \"{0}/secrets\"\nservice_user = \"nobody\"\n\
              socket_group = \"nogroup\"\nadmin_group = \"daemon\"\n[pool]\nuids = \"{first}-{1}\"\n\
              [bounds]\nuser_memory = \"3G\"\nuser_pids = 300\nhost_pids = 1000\n\
-             [egress]\nglobal_also = [\"11.0.0.0/8\"]\n",
+             [egress]\nallow_private_ranges = [\"11.0.0.0/8\"]\n",
             base.display(),
             first + 2999,
             state.display(),

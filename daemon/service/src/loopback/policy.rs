@@ -5,7 +5,7 @@ use agentd_policy::egress::Egress;
 use agentd_policy::network::Change;
 use agentd_policy::resolver::Resolver;
 
-const SITE: &str = "[egress]\nresolvers = ['192.0.2.53']\nglobal_also = ['10.1.0.0/16']";
+const SITE: &str = "[egress]\nresolvers = ['192.0.2.53']\nallow_private_ranges = ['10.1.0.0/16']";
 
 fn reaching() -> RunSpec {
     let (allow, deny) = (vec!["a.example:443".into()], vec!["x.example".into()]);
