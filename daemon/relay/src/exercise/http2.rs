@@ -87,7 +87,8 @@ fn heads(bytes: &[u8]) -> Vec<(usize, usize)> {
             (CONTINUATION, Some((_, head))) if open => *head += length,
             _ => {}
         }
-        open = matches!(*kind, HEADERS | CONTINUATION) && flags & END_HEADERS == 0;
+        // What continues nothing opens nothing.
+        open = (*kind == HEADERS || open && *kind == CONTINUATION) && flags & END_HEADERS == 0;
         at += length;
     }
     heads
