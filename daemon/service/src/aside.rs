@@ -71,13 +71,14 @@ fn upstream(path: &str, change: &Aside) -> Option<String> {
     Some(format!("git config --file {} {} {}", quoted(path)?, quoted(name)?, quoted(value)?))
 }
 
-/// A word as a shell takes it; nothing if it has what a terminal would not show.
+/// A word as a shell takes it; nothing if it has what a terminal would not show, or a backquote, which would seem to end the
+/// command where it is shown.
 fn quoted(text: &str) -> Option<String> {
     let plain = |c: char| c.is_ascii_alphanumeric() || "_-./:@+%,".contains(c);
     if text.chars().all(plain) && !text.is_empty() {
         return Some(text.to_owned());
     }
-    let shown = text.chars().all(|c| c.is_ascii_graphic() || c == ' ');
+    let shown = text.chars().all(|c| c != '`' && (c.is_ascii_graphic() || c == ' '));
     shown.then(|| format!("'{}'", text.replace('\'', "'\\''")))
 }
 
@@ -134,6 +135,12 @@ mod tests {
             noted(&[set("branch.a\u{202e}b.remote", "o", true), set("branch.it's.remote", "o", true)]);
         assert!(message.contains(r"'branch.it'\''s.remote' o`"), "{message}");
         assert_eq!(message.matches("git config").count(), 1, "{message}");
+    }
+
+    #[test]
+    fn a_backquote_ends_no_command() {
+        let message = noted(&[set("branch.`touch x`.remote", "o", true), set("branch.m.remote", "o", true)]);
+        assert_eq!(message.matches("git config --file").count(), 1, "{message}");
     }
 
     #[test]

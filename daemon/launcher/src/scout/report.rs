@@ -47,9 +47,9 @@ pub struct Report {
 /// A configuration of git's, without passwords and headers, in the file that the search was given for that.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Configuration {
-    /// Which.
+    /// Its path in the workspace, such as `.git/config`.
     pub path: RelPath,
-    /// Where it lies.
+    /// Where its text lies in that file.
     pub part: Part,
 }
 
