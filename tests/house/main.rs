@@ -1,6 +1,9 @@
 //! The workspace's own promises: who may import whom, where `unsafe` is, that nothing is shelled out to.
 
+mod ceilings;
 mod circles;
+mod documents;
+mod words;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -144,93 +147,4 @@ fn nothing_is_shelled_out_to() {
             assert!(test || !code(product).contains(&call), "{call} in {name}");
         }
     }
-}
-
-/// Names and phrases that a reader from outside would not search for, and what stands in their place.
-const WORDS: &[(&str, &str)] = &[
-    ("WayOut", "EgressState"),
-    ("way_out", "egress_state"),
-    ("Hangups", "SighupStream"),
-    ("WORKSHOP", "WRITABLE_EXEC"),
-    ("Passage", "AcceptRule"),
-    ("Birth", "CloneArgs"),
-    ("furnish", "populate"),
-    ("Killer", "EndRequest"),
-    ("Seat", "Subscription"),
-    ("Pulse", "Heartbeat"),
-    ("Manner", "RejectWith"),
-    ("spares", "prewarmed_sessions"),
-    ("global_also", "allow_private_ranges"),
-    ("root_callers", "allow_root"),
-    ("mend", "hint, fix"),
-    ("out of form", "malformed"),
-];
-
-/// Where a word begins and ends is where no letter, digit or `_` stands.
-fn has_word(text: &str, word: &str) -> bool {
-    let part = |c: Option<char>| c.is_some_and(|c| c.is_alphanumeric() || c == '_');
-    text.match_indices(word)
-        .any(|(at, _)| !part(text[..at].chars().next_back()) && !part(text[at + word.len()..].chars().next()))
-}
-
-#[test]
-fn words_are_those_of_the_field() {
-    let mut texts = of_product();
-    for dir in ["docs", "systemd/man", "proto/proto/agentd/v1", "."] {
-        let files =
-            std::fs::read_dir(root().join(dir)).expect("a directory").flatten().map(|entry| entry.path());
-        let read = |path: PathBuf| std::fs::read_to_string(&path).ok().map(|text| (path, text));
-        texts.extend(files.filter(|path| path.is_file() && !path.ends_with("CHANGELOG.md")).filter_map(read));
-    }
-    let mut found = Vec::new();
-    for (path, text) in &texts {
-        // What a key is called now is told to who writes the old one.
-        let text =
-            text.replace("(\"root_callers\"", "").replace("(\"spares\"", "").replace("(\"global_also\"", "");
-        let text = text.replace("\"spares = 1\"", "").replace("global_also = []", "");
-        for (word, now) in WORDS.iter().filter(|(word, _)| has_word(&text, word)) {
-            found.push(format!("{}: {word:?}: {now}", path.display()));
-        }
-    }
-    assert!(found.is_empty(), "{}", found.join("\n"));
-}
-
-/// Every test that a document names is there.
-#[test]
-fn the_tests_that_documents_name_exist() {
-    let mut names = Vec::new();
-    sources(&root().join("tests"), &mut names);
-    sources(&root().join("daemon"), &mut names);
-    sources(&root().join("client"), &mut names);
-    let code: String = names.iter().map(|path| std::fs::read_to_string(path).expect("a source")).collect();
-    let mut missing = Vec::new();
-    for file in ["README.md", "SECURITY.md", "docs/evidence.md", "docs/network.md", "docs/programs.md"] {
-        let text = std::fs::read_to_string(root().join(file)).expect("a document");
-        let above = file.starts_with("docs/");
-        // After a link into tests, names in backquotes are tests of it until something else comes.
-        for part in text.split("](").skip(1) {
-            let Some((target, rest)) = part.split_once(')') else { continue };
-            let target = target.split('#').next().unwrap_or_default();
-            if target.starts_with("http") || target.is_empty() {
-                continue;
-            }
-            let from = if above { root().join("docs") } else { root() };
-            if !from.join(target).exists() {
-                missing.push(format!("{file}: {target}"));
-            }
-            if !target.contains("tests/") || !target.ends_with(".rs") {
-                continue;
-            }
-            let quoted = rest.trim_start_matches([':', ' ', '\n']);
-            let mut rest = quoted;
-            while let Some(after) = rest.strip_prefix('`') {
-                let Some((name, behind)) = after.split_once('`') else { break };
-                if !code.contains(name) {
-                    missing.push(format!("{file}: {target}: {name}"));
-                }
-                rest = behind.trim_start_matches([' ', '\n']);
-            }
-        }
-    }
-    assert!(missing.is_empty(), "{}", missing.join("\n"));
 }

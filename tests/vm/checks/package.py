@@ -107,7 +107,7 @@ def purge_leaves_nothing(run):
 
 @check
 def a_taken_pool_is_refused(run):
-    """Somebody else has a part of the range: a clear message, nothing altered; another range mends it."""
+    """Somebody else has a part of the range: a clear message, nothing altered; another range fixes it."""
     vm = run.vm
     purge(vm)
     vm.sh("echo somebody:1900000000:65536 >> /etc/subuid")

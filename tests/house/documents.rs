@@ -1,0 +1,89 @@
+//! Documents: their links lead somewhere, and the tests that they name exist where they say.
+
+use std::path::{Path, PathBuf};
+
+use super::root;
+
+/// Every document of the workspace.
+fn documents() -> Vec<PathBuf> {
+    let mut all: Vec<PathBuf> = ["README.md", "SECURITY.md", "CONTRIBUTING.md", "tests/README.md"]
+        .map(|name| root().join(name))
+        .into();
+    let docs = std::fs::read_dir(root().join("docs")).expect("documents").flatten().map(|entry| entry.path());
+    all.extend(docs.filter(|path| path.extension().is_some_and(|e| e == "md")));
+    all.sort();
+    all
+}
+
+/// The links of a document: what each leads to, and the text behind it up to the next one.
+fn links(text: &str) -> impl Iterator<Item = (&str, &str)> {
+    text.split("](").skip(1).filter_map(|part| part.split_once(')'))
+}
+
+/// Whether `text` has a test function `name`, or it is a case of a table: a string `name` or `…::name`.
+fn has_test(text: &str, name: &str) -> bool {
+    let test = |(at, _): (usize, &str)| {
+        let above = text[..at].trim_end();
+        let attributes = above.rsplit("\n\n").next().unwrap_or_default();
+        attributes.contains("#[test]") || attributes.contains("#[tokio::test")
+    };
+    let alone = name.rsplit("::").next().unwrap_or(name);
+    let case = |end: &str| [format!("\"{name}\"{end}"), format!("::{name}\"{end}")];
+    text.match_indices(&format!("fn {alone}(")).any(test)
+        || [",", ")"].iter().any(|end| case(end).iter().any(|case| text.contains(case)))
+}
+
+/// Whether the suite of `file` has a case `name` that is in `file`: `("…::name", …, module::function)`.
+fn in_table_of_suite(file: &Path, name: &str) -> bool {
+    let Some(module) = file.file_stem().and_then(|stem| stem.to_str()) else { return false };
+    let text = std::fs::read_to_string(file.with_file_name("main.rs")).unwrap_or_default();
+    [format!("\"{name}\""), format!("::{name}\"")].iter().any(|case| {
+        text.match_indices(case.as_str()).any(|(at, _)| {
+            let rest = text[at..].split("),\n").next().unwrap_or_default();
+            rest.contains(&format!("{module}::"))
+        })
+    })
+}
+
+#[test]
+fn links_lead_to_files() {
+    let mut missing = Vec::new();
+    for document in documents() {
+        let text = std::fs::read_to_string(&document).expect("a document");
+        for (target, _) in links(&text) {
+            let file = target.split('#').next().unwrap_or_default();
+            if !file.starts_with("http") && !document.with_file_name(file).exists() {
+                missing.push(format!("{}: {target}", document.display()));
+            }
+        }
+    }
+    assert!(missing.is_empty(), "{}", missing.join("\n"));
+}
+
+/// After a link into tests, names in backquotes are tests of that file until something else comes.
+#[test]
+fn the_tests_that_documents_name_exist() {
+    let mut missing = Vec::new();
+    for document in documents() {
+        let text = std::fs::read_to_string(&document).expect("a document");
+        for (target, behind) in links(&text) {
+            let file = document.with_file_name(target.split('#').next().unwrap_or_default());
+            if !target.contains("tests/") || file.extension().is_none_or(|e| e != "rs") {
+                continue;
+            }
+            let tests = std::fs::read_to_string(&file).unwrap_or_default();
+            let mut rest = behind.trim_start_matches([':', ' ', '\n']);
+            // A type or function of the harness is no test.
+            if !behind.starts_with(':') {
+                continue;
+            }
+            while let Some((name, after)) = rest.strip_prefix('`').and_then(|rest| rest.split_once('`')) {
+                if !has_test(&tests, name) && !in_table_of_suite(&file, name) {
+                    missing.push(format!("{}: {target}: {name}", document.display()));
+                }
+                rest = after.trim_start_matches([' ', '\n', ',']);
+            }
+        }
+    }
+    assert!(missing.is_empty(), "{}", missing.join("\n"));
+}
