@@ -13,6 +13,7 @@ title() { printf '\n%s%s%s\n' "$bold" "$*" "$plain"; }
 as_user=(setpriv --reuid "$DEMO_USER" --regid "$DEMO_USER" --init-groups --inh-caps=-all --reset-env
     env --chdir="$work" AGENTD_SOCKET="$AGENTD_SOCKET" PATH="$BIN:$PATH")
 follower=
+# shellcheck disable=SC2317 # a trap calls it
 finish() { [ -z "$follower" ] || kill "$follower" 2>/dev/null || true; }
 trap finish EXIT
 
@@ -53,7 +54,7 @@ else
 fi
 echo "  the commit is in the real repository (workspace mode direct):"
 "${as_user[@]}" git log --stat --format='%h %an: %s' -1 | grep . | sed 's/^/    /'
-[ -z "$(ls "$work/.git/hooks" | grep -v '\.sample$' || true)" ] && echo "  no hook was left in it"
+[ -z "$(find "$work/.git/hooks" -mindepth 1 ! -name '*.sample')" ] && echo "  no hook was left in it"
 
 title "The same user, the default mode: a copy-on-write workspace"
 printf '%s  $ %s%s\n' "$dim" "agentctl run -- sh -c 'rm -rf sum.c .git/objects; ls'" "$plain"
