@@ -17,15 +17,6 @@ pub fn refused(refusal: &Refusal) -> Status {
     Status::with_error_details(code(&refusal.rule), refusal.to_string(), details)
 }
 
-/// A refusal of something that needs the launcher.
-pub fn no_launcher(why: &str) -> Refusal {
-    Refusal::new(
-        format!("the launcher: {why}"),
-        "host.launcher",
-        "it may be starting anew: try again, and look at the log of agentd-launcher if it stays so",
-    )
-}
-
 fn code(rule: &str) -> Code {
     match rule {
         "session.unknown" | "profile.unknown" => Code::NotFound,

@@ -3,48 +3,23 @@
 //! which checks it again.
 
 mod api;
-mod aside;
-mod attach;
-mod blocklists;
-mod build;
+mod audit;
 mod clock;
-mod connection;
-mod convert;
 mod error;
-mod events;
-mod exec;
 mod host;
-mod hub;
 mod launcher;
-mod left;
-mod link;
+mod lifecycle;
 mod log;
-mod logs;
+mod manager;
 mod metrics;
-mod net_events;
-mod output_log;
-mod pace;
-mod policy;
-mod profiles;
-mod rate;
-mod reached;
-mod record;
-mod recover;
-mod registry;
+mod quota;
 mod reload;
-mod replay;
 mod scope;
-mod serve;
 mod session;
 mod site;
-mod slots;
-mod state;
 mod store;
-mod streams;
-mod supervisor;
+mod stream;
 mod sync;
-mod system;
-mod tail;
 mod text;
 mod uplink;
 mod users;
@@ -62,11 +37,14 @@ use std::sync::Arc;
 use clap::Parser;
 use nix::unistd::{User, setgid, setgroups, setuid};
 use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
 
+use crate::api::connection::{self, Incoming};
+use crate::api::serve::serve;
 use crate::host::Host;
+use crate::lifecycle::recover;
 use crate::reload::SighupStream;
 use crate::site::Site;
+use crate::watchdog::Heartbeat;
 
 /// The service of agentd. Started as root it starts agentd-launcher instead, which starts the service as
 /// the account that the configuration names.
@@ -202,37 +180,28 @@ fn raise_open_files() {
 
 async fn run(site: Site, file: PathBuf, hangups: SighupStream) -> Result<(), Fatal> {
     let socket = uplink::connect(&site.config.service_socket()).await?;
-    let (host, incoming, link) = assemble(site, socket)?;
-    tell_manager(&[sd_notify::NotifyState::Ready]);
+    let heartbeat = Arc::new(Heartbeat::new());
+    let (host, incoming, link) = assemble(site, socket, heartbeat.clone())?;
+    manager::notify(&[sd_notify::NotifyState::Ready]);
     tracing::info!(socket = %host.site().config.socket, "ready");
-    tokio::spawn(watchdog::tell(host.clone()));
+    tokio::spawn(watchdog::run(host.clone(), heartbeat));
     tokio::spawn(reload::follow(host.clone(), file, hangups));
     tokio::select! {
-        served = serve::serve(host, incoming) => Ok(served?),
+        served = serve(host, incoming) => Ok(served?),
         () = link => Ok(()),
     }
 }
-
-/// Tells whoever supervises us; without one, nobody.
-fn tell_manager(states: &[sd_notify::NotifyState<'_>]) {
-    let lines: Vec<String> = states.iter().map(ToString::to_string).collect();
-    if let Err(error) = agentd_kernel::notify::notify(&lines.join("\n")) {
-        tracing::warn!(%error, "the service manager cannot be told");
-    }
-}
-
-/// Connections that clients made, as the launcher hands them over.
-type Incoming = ReceiverStream<std::io::Result<connection::Connection>>;
 
 /// The parts of the service with what an earlier one left, and what drives its link to the launcher.
 fn assemble(
     site: Site,
     socket: agentd_kernel::packets::Packets,
+    heartbeat: Arc<Heartbeat>,
 ) -> Result<(Arc<Host>, Incoming, impl Future<Output = ()>), Fatal> {
     let store = store::Store::open(&site.config.state_dir, site.config.audit.retain)?;
-    let host = Arc::new(Host::new(site, launcher::Launcher::new(), store));
+    let host = Arc::new(Host::new(site, store));
     recover::take_up(&host)?;
     let (to_server, incoming) = mpsc::channel(connection::BACKLOG);
-    let link = uplink::run(host.clone(), to_server, socket);
-    Ok((host, ReceiverStream::new(incoming), link))
+    let link = uplink::run(host.clone(), to_server, socket, heartbeat);
+    Ok((host, Incoming::new(incoming), link))
 }

@@ -11,8 +11,8 @@ use tokio::sync::mpsc;
 
 use crate::host::Host;
 use crate::log;
+use crate::manager;
 use crate::site::{Site, check};
-use crate::tell_manager;
 
 /// Requests to read everything again. One that waits stands for all.
 pub struct SighupStream(mpsc::Receiver<()>);
@@ -38,8 +38,8 @@ impl SighupStream {
 pub async fn follow(host: Arc<Host>, file: PathBuf, mut hangups: SighupStream) {
     while hangups.0.recv().await.is_some() {
         match NotifyState::monotonic_usec_now() {
-            Ok(now) => tell_manager(&[NotifyState::Reloading, now]),
-            Err(error) => tracing::warn!(%error, "the service manager cannot be told"),
+            Ok(now) => manager::notify(&[NotifyState::Reloading, now]),
+            Err(error) => tracing::warn!(%error, "the service manager cannot be notified"),
         }
         let place = file.display();
         let status = match again(&host, &file).await {
@@ -53,7 +53,7 @@ pub async fn follow(host: Arc<Host>, file: PathBuf, mut hangups: SighupStream) {
             }
         };
         let status = status.replace(char::is_control, " ");
-        tell_manager(&[NotifyState::Ready, NotifyState::Status(&status)]);
+        manager::notify(&[NotifyState::Ready, NotifyState::Status(&status)]);
     }
 }
 
@@ -74,7 +74,7 @@ fn take(host: &Host, site: Site) -> Result<usize, String> {
     }
     let profiles = site.profiles.len();
     log::change(&site.config.log);
-    host.take(site);
+    host.reload(site);
     Ok(profiles)
 }
 

@@ -8,14 +8,15 @@ use std::time::Duration;
 use agentd_kernel::packets::{Packet, PacketError, Packets};
 use agentd_policy::names::SessionId;
 use agentd_policy::wire::{self, FromLauncher, FromService, WireError};
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
 
-use crate::connection::Connection;
+use crate::api::connection::Connection;
 use crate::host::Host;
-use crate::launcher::{Answer, Built, Facts, Late};
-use crate::link::Link;
+use crate::launcher::link::{Link, connect_packets};
+use crate::launcher::{Answer, Built, Facts, Late, Line};
+use crate::metrics::MetricsServer;
+use crate::watchdog::Heartbeat;
 
 /// How long the launcher may take to be there, at the start.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -55,7 +56,7 @@ pub async fn connect(path: &str) -> Result<Packets, LinkError> {
 
 fn connect_once(path: &str) -> Result<Packets, LinkError> {
     let fail = |errno: rustix::io::Errno| LinkError::Connect { path: path.to_owned(), source: errno.into() };
-    let packets = to_name(path).map_err(fail)?;
+    let packets = connect_packets(path).map_err(fail)?;
     let peer = rustix::net::sockopt::socket_peercred(&packets).map_err(fail)?;
     match peer.uid.as_raw() {
         0 => Ok(packets),
@@ -63,24 +64,18 @@ fn connect_once(path: &str) -> Result<Packets, LinkError> {
     }
 }
 
-/// Connects to a packet socket by its name. Does not wait for the peer.
-pub fn to_name(path: &str) -> Result<Packets, rustix::io::Errno> {
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
-    rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)?;
-    Ok(Packets::from_fd(socket))
-}
-
-/// Takes what launchers send, one after the other, for ever; and says that it does to whoever asks.
-pub async fn run(host: Arc<Host>, clients: Clients, first: Packets) {
+/// Takes what launchers send, one after the other, for ever; and answers the heartbeat meanwhile.
+pub async fn run(host: Arc<Host>, clients: Clients, first: Packets, heartbeat: Arc<Heartbeat>) {
     tokio::select! {
         () = take(&host, clients, first) => {}
-        () = host.pulse.answer() => {}
+        () = heartbeat.answer() => {}
     }
 }
 
 async fn take(host: &Arc<Host>, clients: Clients, first: Packets) {
     let path = host.site().config.service_socket();
+    let counted = host.clone();
+    let mut metrics = MetricsServer::new(Arc::new(move || counted.snapshot()), host.store.dir().to_owned());
     let mut packets = Some(first);
     let mut pause = PAUSE.0;
     loop {
@@ -92,7 +87,7 @@ async fn take(host: &Arc<Host>, clients: Clients, first: Packets) {
         match link {
             Ok(link) => {
                 let began = Instant::now();
-                let error = serve(host, &clients, &link).await;
+                let error = serve(host, &clients, &link, &mut metrics).await;
                 host.launcher.lost();
                 tracing::error!(%error, "without a launcher: waiting for one");
                 // One that goes again at once is not asked as often as possible.
@@ -108,9 +103,14 @@ async fn take(host: &Arc<Host>, clients: Clients, first: Packets) {
 }
 
 /// Until this launcher is gone.
-async fn serve(host: &Arc<Host>, clients: &Clients, link: &Arc<Link>) -> LinkError {
+async fn serve(
+    host: &Arc<Host>,
+    clients: &Clients,
+    link: &Arc<Link>,
+    metrics: &mut MetricsServer,
+) -> LinkError {
     let (number, mut late): (u64, Late) = host.launcher.connected(link);
-    let mut taken = Taken { host, clients, launcher: number, live: HashSet::new() };
+    let mut taken = Taken { host, clients, launcher: number, live: HashSet::new(), metrics };
     let receive = async {
         loop {
             let done = match link.receive(2).await {
@@ -146,6 +146,7 @@ struct Taken<'a> {
     launcher: u64,
     /// Sessions that it has named so far.
     live: HashSet<SessionId>,
+    metrics: &'a mut MetricsServer,
 }
 
 impl Taken<'_> {
@@ -154,7 +155,8 @@ impl Taken<'_> {
         let mut descriptors = packet.descriptors.into_iter();
         match (wire::decode(&packet.bytes)?, descriptors.next(), descriptors.next()) {
             (FromLauncher::Caller { number, peer, account, groups }, Some(socket), None) => {
-                match Connection::new(host, socket, number, self.launcher, (peer, account, groups)) {
+                let line = Line::new(number, self.launcher, host.launcher.clone());
+                match Connection::new(socket, line, &host.quotas.connections, (peer, account, groups)) {
                     // Nobody accepts any more, or a thousand wait: it is closed.
                     Ok(connection) => drop(self.clients.try_send(Ok(connection))),
                     Err(error) => {
@@ -189,8 +191,8 @@ impl Taken<'_> {
                 }
             }
             (FromLauncher::Metrics, Some(socket), None) => {
-                if let Err(error) = host.scrapes.serve(host, socket) {
-                    tracing::error!(%error, "nobody can ask for metrics");
+                if let Err(error) = self.metrics.serve(socket) {
+                    tracing::error!(%error, "metrics are not served");
                 }
             }
             _ => return Err(LinkError::Form("a message with other descriptors than it needs")),

@@ -1,6 +1,6 @@
-//! What the service manager hears at least as often as it asked for, as long as the service lives: its runtime turns,
-//! its link to the launcher is looked after, and the store has its writer. A disk that does not answer is told by the
-//! store and ends nothing: another service would have the same disk, and sessions go on without one.
+//! Keep-alives for the service manager's watchdog, sent while the runtime turns, the task of the link to the launcher
+//! answers, and the store has its writer. A disk that does not answer ends nothing: the store reports it, another service
+//! would have the same disk, and sessions go on without one.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,9 +10,9 @@ use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use crate::host::Host;
-use crate::tell_manager;
+use crate::manager;
 
-/// Asked from one task and answered from another.
+/// Shows that a task is awake: asked from one task and answered from another.
 pub struct Heartbeat {
     asked: watch::Sender<u64>,
     answered: watch::Sender<u64>,
@@ -43,8 +43,8 @@ impl Heartbeat {
     }
 }
 
-/// Tells the manager that the service lives, for as long as it does.
-pub async fn tell(host: Arc<Host>) {
+/// Sends keep-alives to the manager's watchdog for as long as the service lives.
+pub async fn run(host: Arc<Host>, heartbeat: Arc<Heartbeat>) {
     let Some(limit) = sd_notify::watchdog_enabled().filter(|limit| !limit.is_zero()) else { return };
     // Question and pause together are less than what the manager waits.
     let every = limit / 3;
@@ -52,20 +52,20 @@ pub async fn tell(host: Arc<Host>) {
     turn.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         turn.tick().await;
-        match is_alive(&host, every).await {
-            Ok(()) => tell_manager(&[NotifyState::Watchdog]),
-            Err(what) => tracing::error!(error = what, "the watchdog is not told that this lives"),
+        match is_alive(&host, &heartbeat, every).await {
+            Ok(()) => manager::notify(&[NotifyState::Watchdog]),
+            Err(what) => tracing::error!(error = what, "the watchdog gets no keep-alive"),
         }
     }
 }
 
-async fn is_alive(host: &Host, limit: Duration) -> Result<(), &'static str> {
+async fn is_alive(host: &Host, heartbeat: &Heartbeat, limit: Duration) -> Result<(), &'static str> {
     if !host.store.has_writer() {
         return Err("the event store has no writer any more");
     }
-    match host.pulse.is_alive(limit).await {
+    match heartbeat.is_alive(limit).await {
         true => Ok(()),
-        false => Err("nobody looks after the link to the launcher"),
+        false => Err("the task of the link to the launcher does not answer"),
     }
 }
 
@@ -74,14 +74,14 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_task_that_is_stuck_has_no_pulse() {
-        let pulse = Arc::new(Heartbeat::new());
-        assert!(!pulse.is_alive(Duration::from_millis(20)).await);
-        let own = pulse.clone();
+    async fn a_task_that_is_stuck_has_no_heartbeat() {
+        let heartbeat = Arc::new(Heartbeat::new());
+        assert!(!heartbeat.is_alive(Duration::from_millis(20)).await);
+        let own = heartbeat.clone();
         let task = tokio::spawn(async move { own.answer().await });
-        assert!(pulse.is_alive(Duration::from_secs(10)).await);
+        assert!(heartbeat.is_alive(Duration::from_secs(10)).await);
         task.abort();
         assert!(task.await.is_err());
-        assert!(!pulse.is_alive(Duration::from_millis(20)).await);
+        assert!(!heartbeat.is_alive(Duration::from_millis(20)).await);
     }
 }

@@ -1,6 +1,12 @@
 //! The gRPC service. Who calls is what the launcher attested; what may be is decided elsewhere.
 
+mod attach;
+pub mod connection;
+mod events;
+mod logs;
+pub mod serve;
 mod steer;
+mod system;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -21,19 +27,19 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::connection::Caller;
+use self::connection::Caller;
 use agentd_request::malformed;
 
+use self::events::{Filter, Scope};
+use self::logs::Reading;
 use crate::error::refused;
-use crate::events::{self, Filter, Scope};
 use crate::host::Host;
-use crate::logs::Reading;
+use crate::lifecycle::{self, build};
 use crate::metrics::metrics;
-use crate::record::Record;
-use crate::registry::Wish;
+use crate::quota::slots::{Slot, Slots, crowded};
+use crate::session::registry::Wish;
 use crate::session::{Phase, Session};
-use crate::slots::{Slot, Slots, crowded};
-use crate::{attach, build, system};
+use crate::store::record::Record;
 
 /// What is worth a thread of its own to parse, in bytes.
 const LARGE: usize = 32 << 10;
@@ -89,7 +95,10 @@ impl Api {
         match (found, SessionId::parse(text)) {
             (Err(refusal), Ok(id)) if refusal.rule == "session.unknown" && (peer.admin || peer.uid == 0) => {
                 let host = self.0.clone();
-                let read = tokio::task::spawn_blocking(move || host.store.removed(&id)).await;
+                let read = tokio::task::spawn_blocking(move || {
+                    Session::from_removed(host.store.removed(&id)?, &host.store)
+                })
+                .await;
                 read.ok().flatten().ok_or(refusal)
             }
             (found, _) => found,
@@ -129,7 +138,7 @@ impl Api {
             Ok(Some(removed)) => {
                 // That may wait for the disk, and nobody for it.
                 let host = host.clone();
-                tokio::spawn(async move { build::remove(&host, &removed).await });
+                tokio::spawn(async move { lifecycle::remove(&host, &removed).await });
             }
             Ok(None) => {}
             Err(refusal) => {
@@ -140,7 +149,7 @@ impl Api {
         let id = session.id.to_string();
         let decided = began.elapsed();
         let (answer, answered) = oneshot::channel();
-        let order = build::Order { plan, ticket, caller };
+        let order = build::Order { plan, ticket, creator: caller.gone, line: caller.line };
         // A task of its own: a client that goes away does not leave half a session.
         tokio::spawn(build::run(host.clone(), session, order, asks, answer));
         let timings = answered.await.map_err(|_| {
@@ -247,7 +256,7 @@ impl Sessions for Api {
     async fn watch(&self, request: Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
         let caller = caller(&request)?;
         let session = deny(self.0.registry.find(&request.get_ref().id, &caller.peer, Wish::Look))?;
-        let slot = deny(take(&self.0.watchers, &caller, "watchers and stops"))?;
+        let slot = deny(take(&self.0.quotas.watchers, &caller, "watchers and stops"))?;
         let (to, stream) = mpsc::channel(EVENTS);
         tokio::spawn(async move {
             watch(session, to).await;
@@ -260,7 +269,7 @@ impl Sessions for Api {
         let caller = caller(&request)?;
         let LogsRequest { id, follow, tail } = request.into_inner();
         let session = deny(self.0.registry.find(&id, &caller.peer, Wish::Steer))?;
-        let slot = deny(take(&self.0.followers, &caller, "streams of events and logs"))?;
+        let slot = deny(take(&self.0.quotas.followers, &caller, "streams of events and logs"))?;
         let reading = deny(Reading::begin(&self.0, &session, follow, tail).await)?;
         let (to, stream) = mpsc::channel(CHUNKS);
         tokio::spawn(async move {
@@ -312,7 +321,7 @@ impl Sessions for Api {
             "" => Scope::All(peer),
             id => Scope::One(deny(self.of_record(id, &peer).await)?),
         };
-        let slot = deny(take(&self.0.followers, &caller, "streams of events and logs"))?;
+        let slot = deny(take(&self.0.quotas.followers, &caller, "streams of events and logs"))?;
         let (to, stream) = mpsc::channel(EVENTS);
         let sending = events::send(self.0.clone(), scope, filter, request.follow, to);
         tokio::spawn(async move {

@@ -10,11 +10,11 @@ use agentd_proto::v1::{
 };
 
 use super::{Api, take};
-use crate::build;
-use crate::connection::Caller;
-use crate::registry::Wish;
+use crate::api::connection::Caller;
+use crate::lifecycle;
+use crate::lifecycle::supervisor::MAX_GRACE;
+use crate::session::registry::Wish;
 use crate::session::{Ask, EndRequest, Phase, Session};
-use crate::supervisor::MAX_GRACE;
 use agentd_request::malformed;
 
 /// How long a session may take to be over when it is to be removed.
@@ -56,7 +56,7 @@ impl Api {
             Refusal::new(format!("session {}", session.id), "session.ending", fix)
         };
         tokio::time::timeout(ENDING, removing).await.unwrap_or_else(|_| Err(ending()))?;
-        build::remove(host, &session).await;
+        lifecycle::remove(host, &session).await;
         Ok(RemoveReply { id: session.id.to_string() })
     }
 
@@ -93,7 +93,7 @@ impl Api {
 
     pub(super) async fn stopped(&self, caller: &Caller, request: &StopRequest) -> Result<StopReply, Refusal> {
         let session = self.0.registry.find(&request.id, &caller.peer, Wish::Look)?;
-        let _slot = take(&self.0.watchers, caller, "watchers and stops")?;
+        let _slot = take(&self.0.quotas.watchers, caller, "watchers and stops")?;
         let grace = request.grace_ms.map_or(GRACE, Duration::from_millis);
         if grace > MAX_GRACE {
             return Err(malformed(format!("a grace of {} s", grace.as_secs()), "request.grace"));

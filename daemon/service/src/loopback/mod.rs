@@ -39,7 +39,7 @@ use tonic::{Status, Streaming};
 use tonic_types::StatusExt;
 
 use crate::host::Host;
-use crate::link::Link;
+use crate::launcher::link::Link;
 
 const ALICE: Peer = Peer { uid: 1000, gid: 1000, pid: 10, admin: false };
 const BOB: Peer = Peer { uid: 1001, gid: 1001, pid: 11, admin: false };
@@ -171,9 +171,10 @@ fn start(root: &std::path::Path, more: &str) -> (Link, Packets, Arc<Host>, Runti
     let (ours, theirs) = Packets::pair().unwrap();
     let host = {
         let _guard = service.enter();
+        let heartbeat = Arc::new(crate::watchdog::Heartbeat::new());
         let (host, incoming, link) =
-            crate::assemble(crate::site::Site::of(Config::parse(&text).unwrap()), theirs).unwrap();
-        tokio::spawn(crate::serve::serve(host.clone(), incoming));
+            crate::assemble(crate::site::Site::of(Config::parse(&text).unwrap()), theirs, heartbeat).unwrap();
+        tokio::spawn(crate::api::serve::serve(host.clone(), incoming));
         tokio::spawn(link);
         host
     };

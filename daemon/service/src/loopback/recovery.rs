@@ -269,7 +269,7 @@ async fn a_keeper_that_takes_no_connection_holds_up_no_start() {
     let played = stage.run(&client, RunSpec { detach: true, ..spec() }).await;
     let path = stage.root.join(format!("keepers/{}", played.id));
     let mut waiting = vec![];
-    while let Ok(socket) = crate::uplink::to_name(path.to_str().unwrap()) {
+    while let Ok(socket) = crate::launcher::link::connect_packets(path.to_str().unwrap()) {
         waiting.push(socket);
     }
     stage.restart();

@@ -3,7 +3,8 @@
 
 use std::convert::Infallible;
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Mutex};
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http_body_util::Full;
@@ -17,84 +18,98 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::task::AbortHandle;
 use tokio::time::{sleep, timeout};
 
-use super::look::Size;
 use super::metrics;
-use crate::host::Host;
-use crate::slots::Slots;
-use crate::sync::lock;
+use super::snapshot::{Snapshot, StoreSize};
+use crate::quota::slots::Slots;
 
-/// The one path.
 const PATH: &str = "/metrics";
-/// The form of the answer.
-const FORM: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 /// Connections of one user at a time.
-const EACH: u32 = 4;
-/// The longest head of a request, in bytes, and the most fields of it.
-const HEAD: (usize, usize) = (16 << 10, 64);
-/// How long a request may take to come, and the whole of a connection.
-const PATIENCE: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(10));
+const CONNECTIONS_EACH: u32 = 4;
+/// The longest head of a request, in bytes.
+const MAX_HEAD: usize = 16 << 10;
+const MAX_HEADERS: usize = 64;
+const HEAD_TIMEOUT: Duration = Duration::from_secs(2);
+const CONNECTION_TIMEOUT: Duration = Duration::from_secs(10);
 /// After a connection that could not be accepted: there may be no descriptor left.
-const PAUSE: Duration = Duration::from_millis(100);
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Who is answered at present.
-#[derive(Default)]
-pub struct Scrapes(Mutex<Option<AbortHandle>>);
+/// Reads the present counts.
+pub type TakeSnapshot = Arc<dyn Fn() -> Snapshot + Send + Sync>;
 
-impl Scrapes {
-    /// From now on whoever connects to `socket`, which takes the place of the one before.
-    pub fn serve(&self, host: &Arc<Host>, socket: OwnedFd) -> std::io::Result<()> {
+/// Answers on the socket that the launcher sent last.
+pub struct MetricsServer {
+    source: Source,
+    task: Option<AbortHandle>,
+}
+
+/// Where the numbers come from.
+#[derive(Clone)]
+struct Source {
+    snapshot: TakeSnapshot,
+    size: Arc<StoreSize>,
+}
+
+impl MetricsServer {
+    /// `store` is the directory whose size is exported.
+    pub fn new(snapshot: TakeSnapshot, store: PathBuf) -> Self {
+        Self { source: Source { snapshot, size: Arc::new(StoreSize::new(store)) }, task: None }
+    }
+
+    /// Answers on `socket` from now on, and no more on the one before.
+    pub fn serve(&mut self, socket: OwnedFd) -> std::io::Result<()> {
         let listener = std::os::unix::net::UnixListener::from(socket);
         listener.set_nonblocking(true)?;
         let listener = UnixListener::from_std(listener)?;
-        let task = tokio::spawn(accept(host.clone(), listener));
-        if let Some(before) = lock(&self.0).replace(task.abort_handle()) {
+        let task = tokio::spawn(accept(self.source.clone(), listener));
+        if let Some(before) = self.task.replace(task.abort_handle()) {
             before.abort();
         }
         Ok(())
     }
 }
 
-async fn accept(host: Arc<Host>, listener: UnixListener) {
-    let (slots, size) = (Slots::new(EACH), Arc::new(Size::default()));
+async fn accept(source: Source, listener: UnixListener) {
+    let slots = Slots::new(CONNECTIONS_EACH);
     loop {
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
             Err(error) => {
-                tracing::warn!(%error, "nobody can ask for metrics at this moment");
-                sleep(PAUSE).await;
+                tracing::warn!(%error, "a connection for metrics was not accepted");
+                sleep(ACCEPT_PAUSE).await;
                 continue;
             }
         };
         // One more than there may be is closed at once.
         let Some(slot) = stream.peer_cred().ok().and_then(|peer| slots.take(peer.uid())) else { continue };
-        let (host, size) = (host.clone(), size.clone());
+        let source = source.clone();
         tokio::spawn(async move {
-            answer(host, size, stream).await;
+            answer(source, stream).await;
             drop(slot);
         });
     }
 }
 
-async fn answer(host: Arc<Host>, size: Arc<Size>, stream: UnixStream) {
+async fn answer(source: Source, stream: UnixStream) {
     let service = service_fn(|request: Request<Incoming>| {
-        let (host, size) = (host.clone(), size.clone());
-        async move { Ok::<_, Infallible>(reply(&host, &size, &request).await) }
+        let source = source.clone();
+        async move { Ok::<_, Infallible>(reply(&source, &request).await) }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(PATIENCE.0)
-        .max_buf_size(HEAD.0)
-        .max_headers(HEAD.1)
+        .header_read_timeout(HEAD_TIMEOUT)
+        .max_buf_size(MAX_HEAD)
+        .max_headers(MAX_HEADERS)
         .keep_alive(false)
         .serve_connection(TokioIo::new(stream), service);
-    match timeout(PATIENCE.1, connection).await {
+    match timeout(CONNECTION_TIMEOUT, connection).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => tracing::debug!(%error, "a connection for metrics"),
         Err(error) => tracing::debug!(%error, "a connection for metrics"),
     }
 }
 
-async fn reply(host: &Host, size: &Size, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+async fn reply(source: &Source, request: &Request<Incoming>) -> Response<Full<Bytes>> {
     if request.uri().path() != PATH {
         return response(StatusCode::NOT_FOUND, "only /metrics is here\n".into());
     }
@@ -103,10 +118,10 @@ async fn reply(host: &Host, size: &Size, request: &Request<Incoming>) -> Respons
         response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET"));
         return response;
     }
-    match metrics().text(host, size).await {
+    match metrics().text((source.snapshot)(), &source.size).await {
         Ok(text) => {
             let mut response = response(StatusCode::OK, text);
-            response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(FORM));
+            response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(OPENMETRICS));
             response
         }
         Err(error) => {

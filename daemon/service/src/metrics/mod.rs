@@ -2,7 +2,7 @@
 //! is counted here. No label has a value that a user or an agent could choose.
 
 mod http;
-mod look;
+mod snapshot;
 #[cfg(test)]
 mod tests;
 
@@ -20,7 +20,8 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
 use crate::sync::lock;
-pub use http::Scrapes;
+pub use http::MetricsServer;
+pub use snapshot::Snapshot;
 
 /// The most values of one label. Ours are fewer.
 const VALUES: usize = 256;

@@ -22,10 +22,10 @@ use tokio::sync::{oneshot, watch};
 
 use super::ballast::Ballast;
 use super::log::Log;
+use super::output::OutputLog;
+use super::record;
 use super::remove;
 use crate::metrics::metrics;
-use crate::output_log::OutputLog;
-use crate::record;
 use crate::sync::lock;
 
 /// How long events that nobody waits for wait for others.

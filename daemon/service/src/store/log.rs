@@ -11,9 +11,9 @@ use agentd_policy::names::SessionId;
 use tokio::sync::watch;
 
 use super::disk::{Disk, Grown};
+use super::tail::{self, Tail};
 use super::{Live, StoreError};
 use crate::sync::lock;
-use crate::tail::{self, Tail};
 
 /// The file of one session.
 pub struct Log {

@@ -13,6 +13,9 @@ mod disk;
 #[cfg(test)]
 mod gate;
 mod log;
+pub mod output;
+pub mod record;
+mod tail;
 
 use std::collections::HashSet;
 use std::io;
@@ -29,12 +32,11 @@ use tokio::time::{Instant, timeout_at};
 
 use self::disk::Disk;
 pub use self::log::Log;
+use self::output::OutputLog;
+use self::record::Record;
+pub use self::tail::Tail;
 use crate::log::session_of;
-use crate::output_log::OutputLog;
-use crate::record::{self, Record};
-use crate::session::Session;
 use crate::sync::lock;
-use crate::tail::Tail;
 
 /// The longest file of a session, in bytes.
 pub const MAX_LOG: u64 = 256 << 20;
@@ -138,21 +140,9 @@ impl Store {
         !self.jobs.is_closed()
     }
 
-    /// A session that was removed, from its record; none if that tells of no end.
-    pub fn of_record(&self, record: Record) -> Option<Arc<Session>> {
-        record.exit.as_ref()?;
-        let log = self.log(&record.id);
-        let tail = log.take_up(true, &self.disk);
-        log.close();
-        let (events, output) = (tail.ok()?.seq, self.output(&record.id));
-        let (session, _) = Session::new(record, log, output);
-        session.change(|status| (status.events, status.removed) = (events, true));
-        Some(session)
-    }
-
-    /// The one of that identity, if it was removed and is on record.
-    pub fn removed(&self, session: &SessionId) -> Option<Arc<Session>> {
-        self.of_record(record::read(&record::removed(&self.dir, session)).ok()?)
+    /// The record of a session that was removed, while it is kept.
+    pub fn removed(&self, session: &SessionId) -> Option<Record> {
+        record::read(&record::removed(&self.dir, session)).ok()
     }
 
     /// The records of sessions that were removed, the oldest first.

@@ -1,0 +1,249 @@
+//! Clients at the streams of a command: of a session's first, or of one that they have run in it.
+
+mod carry;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use agentd_policy::Refusal;
+use agentd_policy::wire::CommandNumber;
+use agentd_proto::v1::attach_input::Kind as In;
+use agentd_proto::v1::{AttachInput, AttachOpen, AttachOutput, ExecOpen, Exit};
+use tokio::sync::{mpsc, oneshot};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Status, Streaming};
+
+pub use self::carry::slow;
+use self::carry::{carry, resize};
+use crate::api::connection::Caller;
+use agentd_request::malformed;
+
+use crate::error::refused;
+use crate::host::Host;
+use crate::quota::slots::{Slot, Slots, crowded};
+use crate::session::commands::{self, Start};
+use crate::session::registry::Wish;
+use crate::session::state::failed;
+use crate::session::{Ask, Phase, Session};
+use crate::stream::hub::{From, Hub, Stage, Subscription};
+
+/// How long a client may take to say which session it means.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How long the picture of a screen may take.
+const PICTURE: Duration = Duration::from_secs(3);
+/// Messages to the client that wait.
+const QUEUE: usize = 8;
+
+/// What goes to the client.
+pub type Output = mpsc::Sender<Result<AttachOutput, Status>>;
+type Stream = ReceiverStream<Result<AttachOutput, Status>>;
+
+/// A client at a command.
+struct Visit {
+    host: Arc<Host>,
+    session: Arc<Session>,
+    hub: Arc<Hub>,
+    command: CommandNumber,
+    terminal: bool,
+    watch: bool,
+    seat: Subscription,
+    /// A picture of the screen comes first.
+    picture: bool,
+    /// Who it is.
+    who: String,
+    _slot: Slot,
+}
+
+async fn first(input: &mut Streaming<AttachInput>) -> Result<Option<In>, Status> {
+    match tokio::time::timeout(PATIENCE, input.message()).await {
+        Ok(message) => Ok(message?.and_then(|message| message.kind)),
+        Err(_) => Err(Status::deadline_exceeded("the first message did not come")),
+    }
+}
+
+fn slot(slots: &Arc<Slots>, caller: &Caller) -> Result<Slot, Refusal> {
+    slots
+        .take_for(caller.account, caller.activity.upgrade())
+        .ok_or_else(|| crowded("streams of commands", slots))
+}
+
+/// Attaches the client to the session that its first message names.
+pub async fn attach(
+    host: &Arc<Host>,
+    caller: &Caller,
+    mut input: Streaming<AttachInput>,
+) -> Result<Stream, Status> {
+    let Some(In::Open(open)) = first(&mut input).await? else {
+        let refusal = malformed("an attach that does not begin with `open`", "request.attach");
+        return Err(refused(&refusal));
+    };
+    let (visit, presence) = enter(host, caller, open).await.map_err(|refusal| refused(&refusal))?;
+    let (to, stream) = mpsc::channel(QUEUE);
+    tokio::spawn(async move {
+        let session = visit.session.clone();
+        let exit = async { session.exit().await };
+        let watch = visit.watch;
+        if carry(&visit, exit, input, &to).await && !watch {
+            session.change(|status| status.told = true);
+        }
+        drop((visit, presence));
+    });
+    Ok(ReceiverStream::new(stream))
+}
+
+async fn enter(host: &Arc<Host>, caller: &Caller, open: AttachOpen) -> Result<(Visit, Presence), Refusal> {
+    let session = host.registry.find(&open.id, &caller.peer, Wish::Steer)?;
+    let slot = slot(&host.quotas.attached, caller)?;
+    let window = open.window.map(agentd_request::window).transpose()?;
+    let (hub, terminal) = (session.hub.clone(), session.facts().terminal);
+    let status = session.status();
+    let presence = Presence::new(&session, open.watch);
+    ready(&hub).await?;
+    // Who comes first gets all from the beginning: nobody has seen it.
+    let unseen = !open.watch && !status.visited && !status.detached;
+    let from = match open.resume {
+        Some(place) => From::Place(place),
+        None if terminal && !unseen => From::Screen,
+        None => From::Kept,
+    };
+    if let Some(size) = window.filter(|_| terminal && !open.watch) {
+        resize(&hub, size);
+    }
+    let seat = hub.join(open.watch, from)?;
+    let who = host.users.name(caller.peer.uid).await;
+    if status.phase < Phase::Ended {
+        session.ask(Ask::Note { kind: "session.attached", who: who.clone() }).await;
+    }
+    let picture = from == From::Screen && hub.stage() == Stage::Live;
+    let (host, watch) = (host.clone(), open.watch);
+    Ok((Visit { host, session, hub, command: 0, terminal, watch, seat, picture, who, _slot: slot }, presence))
+}
+
+/// Looks at what is kept of the output, if nobody has yet.
+pub async fn opened(hub: &Arc<Hub>) {
+    if hub.log.as_ref().is_some_and(|log| !log.is_open()) {
+        let hub = hub.clone();
+        // A panic in it leaves the log unread: then nothing is kept.
+        let _ = tokio::task::spawn_blocking(move || hub.open()).await;
+    }
+}
+
+/// Waits until it is known what the command has written.
+pub async fn ready(hub: &Arc<Hub>) -> Result<(), Refusal> {
+    opened(hub).await;
+    if hub.settled().await {
+        return Ok(());
+    }
+    Err(Refusal::new("the session's streams", "session.streams", "they are not there yet; try again"))
+}
+
+/// Runs a command in the session that the first message names.
+pub async fn exec(
+    host: &Arc<Host>,
+    caller: &Caller,
+    mut input: Streaming<AttachInput>,
+) -> Result<Stream, Status> {
+    let Some(In::Exec(open)) = first(&mut input).await? else {
+        let refusal = malformed("an exec that does not begin with `exec`", "request.attach");
+        return Err(refused(&refusal));
+    };
+    let (visit, exited) = run(host, caller, open).await.map_err(|refusal| refused(&refusal))?;
+    let (to, stream) = mpsc::channel(QUEUE);
+    tokio::spawn(async move {
+        let exit = async { exited.await.unwrap_or_else(|_| failed("its session has ended")) };
+        carry(&visit, exit, input, &to).await;
+        visit.session.ask(Ask::Close(visit.command)).await;
+    });
+    Ok(ReceiverStream::new(stream))
+}
+
+async fn run(
+    host: &Arc<Host>,
+    caller: &Caller,
+    open: ExecOpen,
+) -> Result<(Visit, oneshot::Receiver<Exit>), Refusal> {
+    let session = host.registry.find(&open.id, &caller.peer, Wish::Steer)?;
+    let slot = slot(&host.quotas.attached, caller)?;
+    let command = commands::parse(open)?;
+    if session.phase() != Phase::Running {
+        return Err(commands::ended());
+    }
+    let terminal = command.terminal.is_some();
+    let hub = Hub::new(None, Stage::Waiting, session.hub.pace.clone());
+    let seat = hub.join(false, From::Kept)?;
+    let (answer, answered) = oneshot::channel();
+    let (exit, exited) = oneshot::channel();
+    let who = host.users.name(caller.peer.uid).await;
+    let shown = commands::shown(&command);
+    let start = Start { who: who.clone(), shown, command, hub: hub.clone(), answer, exit };
+    if !session.ask(Ask::Run(Box::new(start))).await {
+        return Err(commands::ended());
+    }
+    let mut asked = Asked { session: session.clone(), answered: Some(answered) };
+    let command = asked.answer().await?;
+    let visit = Visit {
+        host: host.clone(),
+        session,
+        hub,
+        command,
+        terminal,
+        watch: false,
+        seat,
+        picture: false,
+        who,
+        _slot: slot,
+    };
+    Ok((visit, exited))
+}
+
+/// A command that was asked for. If nobody waits for it any more, it does not go on.
+struct Asked {
+    session: Arc<Session>,
+    answered: Option<oneshot::Receiver<Result<CommandNumber, Refusal>>>,
+}
+
+impl Asked {
+    async fn answer(&mut self) -> Result<CommandNumber, Refusal> {
+        let Some(answered) = &mut self.answered else { return Err(commands::ended()) };
+        let answer = answered.await.unwrap_or_else(|_| Err(commands::ended()));
+        self.answered = None;
+        answer
+    }
+}
+
+impl Drop for Asked {
+    fn drop(&mut self) {
+        let Some(mut answered) = self.answered.take() else { return };
+        answered.close();
+        if let Ok(Ok(command)) = answered.try_recv() {
+            let session = self.session.clone();
+            tokio::spawn(async move { session.ask(Ask::Close(command)).await });
+        }
+    }
+}
+
+/// Counts a client for as long as it is there.
+struct Presence {
+    session: Arc<Session>,
+    watch: bool,
+}
+
+impl Presence {
+    fn new(session: &Arc<Session>, watch: bool) -> Self {
+        session.change(|status| {
+            status.attached += 1;
+            status.strict += u32::from(!watch);
+            status.visited |= !watch;
+        });
+        Self { session: session.clone(), watch }
+    }
+}
+
+impl Drop for Presence {
+    fn drop(&mut self) {
+        self.session.change(|status| {
+            status.attached -= 1;
+            status.strict -= u32::from(!self.watch);
+        });
+    }
+}
