@@ -6,6 +6,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::time::Instant;
 
+use agentd_policy::token_bucket::TokenBucket;
 use rustix::fs::FileType;
 
 /// Where standard error leads.
@@ -177,8 +178,7 @@ pub struct LineRate<K> {
 
 #[derive(Debug)]
 struct Kind {
-    left: f64,
-    at: Instant,
+    bucket: TokenBucket,
     held_back: u64,
 }
 
@@ -191,15 +191,12 @@ impl<K> Default for LineRate<K> {
 impl<K: Hash + Eq> LineRate<K> {
     /// Whether a line of that kind may be written now; if so, how many were held back since the last.
     pub fn take(&mut self, kind: K, now: Instant) -> Option<u64> {
-        let (most, each) = (f64::from(LINES.0), f64::from(LINES.1));
-        let kind = self.kinds.entry(kind).or_insert(Kind { left: most, at: now, held_back: 0 });
-        kind.left = (kind.left + now.saturating_duration_since(kind.at).as_secs_f64() * each).min(most);
-        kind.at = now;
-        if kind.left < 1.0 {
+        let new = || Kind { bucket: TokenBucket::new(LINES.0, LINES.1), held_back: 0 };
+        let kind = self.kinds.entry(kind).or_insert_with(new);
+        if !kind.bucket.take(now) {
             kind.held_back += 1;
             return None;
         }
-        kind.left -= 1.0;
         Some(std::mem::take(&mut kind.held_back))
     }
 }

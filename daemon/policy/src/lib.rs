@@ -35,6 +35,7 @@ pub mod reload;
 pub mod resolver;
 pub mod size;
 pub mod text;
+pub mod token_bucket;
 pub mod wire;
 mod workspaces;
 

@@ -5,6 +5,8 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Instant;
 
+use agentd_policy::token_bucket::TokenBucket;
+
 use crate::sync::lock;
 
 /// Users that are remembered before those are forgotten who have not asked for a while.
@@ -13,7 +15,7 @@ const MANY: usize = 1024;
 /// A bucket of requests for each account: so many flow in a second, and twice as many fit.
 pub struct Rate {
     each: AtomicU32,
-    buckets: Mutex<HashMap<u32, (f64, Instant)>>,
+    buckets: Mutex<HashMap<u32, TokenBucket>>,
 }
 
 impl Rate {
@@ -36,18 +38,15 @@ impl Rate {
         let each = self.each();
         let most = 2.0 * each;
         let mut buckets = lock(&self.buckets);
-        let full = |(left, at): &(f64, Instant)| left + (now - *at).as_secs_f64() * each >= most;
         if buckets.len() >= MANY {
-            buckets.retain(|_, bucket| !full(bucket));
+            buckets.retain(|_, bucket| {
+                bucket.resize(most, each);
+                !bucket.is_full(now)
+            });
         }
-        let (left, at) = buckets.entry(account).or_insert((most, now));
-        *left = (*left + (now - *at).as_secs_f64() * each).min(most);
-        *at = now;
-        if *left < 1.0 {
-            return false;
-        }
-        *left -= 1.0;
-        true
+        let bucket = buckets.entry(account).or_insert_with(|| TokenBucket::new(most, each));
+        bucket.resize(most, each);
+        bucket.take(now)
     }
 }
 

@@ -2,8 +2,8 @@
 //! processors is read from slowly, and the command waits as it does for a slow reader.
 
 use std::sync::Mutex;
-use std::time::Duration;
 
+use agentd_policy::token_bucket::TokenBucket;
 use tokio::time::Instant;
 
 use crate::sync::lock;
@@ -16,35 +16,31 @@ const BURST: f64 = (4 << 20) as f64;
 /// One session's, for all its commands.
 #[derive(Debug)]
 pub struct Pace {
-    rate: f64,
-    /// What may be taken, or is owed, and as of when.
-    left: Mutex<(f64, Instant)>,
+    bytes: Mutex<TokenBucket>,
 }
 
 impl Pace {
     /// For a session with so many processors.
     pub fn new(cpus: f64) -> Self {
         // No limit is below a hundredth (see `Plan::check`); a division by nothing is none.
-        Self { rate: RATE * cpus.max(0.01), left: Mutex::new((BURST, Instant::now())) }
+        Self { bytes: Mutex::new(TokenBucket::new(BURST, RATE * cpus.max(0.01))) }
     }
 
     /// So many bytes were taken.
     pub fn took(&self, bytes: usize, now: Instant) {
-        let mut left = lock(&self.left);
-        let earned = now.saturating_duration_since(left.1).as_secs_f64() * self.rate;
-        *left = ((left.0 + earned).min(BURST) - bytes as f64, now.max(left.1));
+        lock(&self.bytes).charge(bytes as f64, now.into_std());
     }
 
     /// When more may be taken, if that is not now.
     pub fn due(&self, now: Instant) -> Option<Instant> {
-        let (left, at) = *lock(&self.left);
-        let due = at + Duration::from_secs_f64((-left).max(0.0) / self.rate);
-        (left < 0.0 && due > now).then_some(due)
+        lock(&self.bytes).owed_for(now.into_std()).map(|wait| now + wait)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
