@@ -10,7 +10,8 @@ const CEILINGS: &[(&str, usize)] = &[
     ("daemon/policy/src", 14),
     ("daemon/kernel/src", 0),
     ("daemon/launcher/src", 7),
-    ("daemon/relay/src", 3),
+    ("daemon/protocols/src", 0),
+    ("daemon/relay/src", 0),
     ("daemon/service/src", 0),
     ("client/src", 2),
 ];
@@ -65,7 +66,8 @@ fn circles_of_modules_only_fall() {
             let text = std::fs::read_to_string(file).expect("a source");
             let product = text.split("#[cfg(test)]").next().unwrap_or_default();
             let from = module(&dir, file);
-            let tests = file.to_string_lossy().ends_with("tests.rs");
+            let name = file.to_string_lossy();
+            let tests = name.ends_with("tests.rs") || name.contains("/tests/");
             if tests || ["main", "lib"].contains(&from.as_str()) {
                 continue;
             }

@@ -49,12 +49,17 @@ const MAY: &[(&str, &[&str], &[&str])] = &[
     ("agentd-policy", &[], &[]),
     ("agentd-kernel", &["agentd-policy"], &[]),
     ("agentd-launcher", &["agentd-policy", "agentd-kernel"], &["session", "lockdown"]),
-    ("agentd-relay", &["agentd-policy", "agentd-kernel"], &["lockdown"]),
+    ("agentd-protocols", &["agentd-policy"], &[]),
+    ("agentd-relay", &["agentd-policy", "agentd-kernel", "agentd-protocols"], &["lockdown"]),
     ("agentd-request", &["agentd-proto", "agentd-policy"], &[]),
     ("agentd", &["agentd-proto", "agentd-policy", "agentd-kernel", "agentd-request"], &["account"]),
-    ("agentctl", &["agentd-proto", "agentd-policy", "agentd-kernel", "agentd-request"], &["account"]),
+    (
+        "agentctl",
+        &["agentd-proto", "agentd-policy", "agentd-kernel", "agentd-protocols", "agentd-request"],
+        &["account"],
+    ),
     ("agentd-tests", &["agentd-proto", "agentd-policy", "agentd-kernel", "agentd-request"], &["account"]),
-    ("agentd-fuzz", &["agentd-policy", "agentd-kernel", "agentd-relay"], &["session"]),
+    ("agentd-fuzz", &["agentd-policy", "agentd-kernel", "agentd-protocols"], &["session"]),
 ];
 
 #[test]
@@ -126,7 +131,15 @@ fn only_the_kernel_crate_holds_unsafe() {
 
 #[test]
 fn every_crate_takes_the_workspaces_lints() {
-    for dir in ["proto", "daemon/policy", "daemon/launcher", "daemon/relay", "daemon/service", "client"] {
+    for dir in [
+        "proto",
+        "daemon/policy",
+        "daemon/protocols",
+        "daemon/launcher",
+        "daemon/relay",
+        "daemon/service",
+        "client",
+    ] {
         let manifest = std::fs::read_to_string(root().join(dir).join("Cargo.toml")).expect("a manifest");
         assert!(manifest.contains("[lints]\nworkspace = true"), "{dir}");
     }

@@ -9,13 +9,13 @@ use std::time::{Duration, Instant};
 use agentd_proto::v1::attach_input::Kind as In;
 use agentd_proto::v1::attach_output::Kind as Out;
 use agentd_proto::v1::{AttachInput, AttachOutput, Attached, Exit};
+use agentd_protocols::terminal::filter::Filter;
 use prost::bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::attach::{Line, Target};
 use crate::connect::Client;
 use crate::failure::{Failure, say};
-use crate::filter::Filter;
 use crate::keys::{Finder, Keys};
 use crate::pipes::{self, Stream, Written};
 use crate::progress::Progress;
@@ -108,8 +108,8 @@ impl Carrier {
             queue: VecDeque::new(),
             ended: false,
             leaving: false,
-            out: streams.stdout.then(Filter::new),
-            err: streams.stderr.then(Filter::new),
+            out: streams.stdout.then(Filter::default),
+            err: streams.stderr.then(Filter::default),
             output: Some(output),
             held: None,
             written,

@@ -210,6 +210,6 @@ impl Played {
             actor: None,
             count: 0,
         };
-        self.ask(&FromRelay::Told { event, client: None, number: None });
+        self.ask(&FromRelay::Event { event, client: None, number: None });
     }
 }

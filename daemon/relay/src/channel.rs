@@ -5,26 +5,18 @@ use std::io::{self, Write as _};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use agentd_policy::wire::{CommandNumber, frame};
+use agentd_policy::wire::{CommandNumber, CommandStreams, frame};
+use agentd_protocols::terminal::screen::Screen;
 use tokio::io::unix::AsyncFdReadyGuard;
 use tokio::sync::mpsc::Receiver;
 
 use crate::control::Control;
 use crate::inputs::{Asked, Frames, Inputs, Sink};
 use crate::outputs::{Outputs, Sender, Source};
-use crate::screen::Screen;
 use crate::{Endpoint, RelayError, endpoint};
 
 /// The most screens that wait for their place in the output. Then the service is not listened to.
 const MAX_SCREENS: usize = 4;
-
-/// A command's standard streams, from outside.
-pub enum Streams {
-    /// The writing end of its input, the reading ends of output and error.
-    Pipes([OwnedFd; 3]),
-    /// The master of its terminal.
-    Terminal(OwnedFd),
-}
 
 /// What the keeper wants of a channel.
 pub enum Order {
@@ -35,7 +27,7 @@ pub enum Order {
     /// The session is over: end once everything is delivered.
     Over,
     /// The keeper is gone: end once what is there is sent.
-    LastWords,
+    Drain,
 }
 
 /// The service's stream.
@@ -64,7 +56,7 @@ pub struct Channel {
     delivered: bool,
     /// Nothing more need be carried than what is there.
     over: bool,
-    last_words: bool,
+    draining: bool,
     orders: Receiver<Order>,
     control: Arc<Control>,
 }
@@ -82,16 +74,16 @@ impl Channel {
     /// A command with the first stream to the service.
     pub fn new(
         number: CommandNumber,
-        streams: Streams,
+        streams: CommandStreams<OwnedFd>,
         service: OwnedFd,
         orders: Receiver<Order>,
         control: Arc<Control>,
     ) -> Result<Self, RelayError> {
         let (sink, out, err, screen) = match streams {
-            Streams::Pipes([stdin, stdout, stderr]) => {
+            CommandStreams::Pipes([stdin, stdout, stderr]) => {
                 (Sink::Pipe(endpoint(stdin)?), endpoint(stdout)?, Some(endpoint(stderr)?), None)
             }
-            Streams::Terminal(master) => {
+            CommandStreams::Terminal(master) => {
                 let master = endpoint(master)?;
                 let size = rustix::termios::tcgetwinsize(&*master).map(|size| (size.ws_row, size.ws_col));
                 let (rows, columns) = size.unwrap_or((24, 80));
@@ -106,7 +98,7 @@ impl Channel {
             stream: Some(Stream::new(service, false)?),
             delivered: false,
             over: false,
-            last_words: false,
+            draining: false,
             orders,
             control,
         })
@@ -125,8 +117,8 @@ impl Channel {
     /// The first command's input is carried until the session is over, whatever became of its output.
     fn is_done(&self) -> bool {
         match &self.stream {
-            None if self.last_words => true,
-            Some(stream) if self.last_words && stream.sender.has_drained() => true,
+            None if self.draining => true,
+            Some(stream) if self.draining && stream.sender.has_drained() => true,
             _ => self.delivered && (self.over || self.number != 0),
         }
     }
@@ -150,7 +142,7 @@ impl Channel {
             ready = writable(input.as_ref()) => Ready::Input(ready),
         };
         match ready {
-            Ready::Order(order) => self.obey(order),
+            Ready::Order(order) => self.handle(order),
             Ready::FromService(ready) => match self.listen(ready) {
                 Err(error) => self.lose(&error),
                 Ok(()) => Ok(()),
@@ -180,7 +172,7 @@ impl Channel {
         }
     }
 
-    fn obey(&mut self, order: Option<Order>) -> Result<(), RelayError> {
+    fn handle(&mut self, order: Option<Order>) -> Result<(), RelayError> {
         match order {
             Some(Order::Connect(fd)) => {
                 self.inputs.lose();
@@ -188,7 +180,7 @@ impl Channel {
             }
             Some(Order::Close) => (self.delivered, self.over) = (true, true),
             Some(Order::Over) => self.over = true,
-            Some(Order::LastWords) | None => (self.over, self.last_words) = (true, true),
+            Some(Order::Drain) | None => (self.over, self.draining) = (true, true),
         }
         Ok(())
     }

@@ -33,9 +33,8 @@ mod control;
 mod egress;
 mod inputs;
 mod outputs;
-mod queries;
 mod ring;
-mod screen;
+mod session;
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -43,12 +42,10 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use agentd_kernel::inherited::{self, InheritedError};
-use agentd_policy::wire::frame;
+use agentd_policy::wire::{CommandStreams, WireError, frame};
 use rustix::io::ioctl_fionbio;
 use tokio::io::unix::AsyncFd;
 use tokio::task::JoinError;
-
-use channel::Streams;
 
 /// A non-blocking descriptor.
 type Endpoint = Arc<AsyncFd<OwnedFd>>;
@@ -69,7 +66,11 @@ enum RelayError {
     #[error("a stream to the service was lost")]
     ServiceGone,
     #[error("message malformed from the keeper: {0}")]
-    Keeper(String),
+    Wire(#[from] WireError),
+    #[error("message out of place from the keeper: {0}")]
+    Unexpected(&'static str),
+    #[error("{0}")]
+    Blocklists(String),
     #[error("the keeper is gone")]
     KeeperGone,
     #[error("a task failed: {0}")]
@@ -80,7 +81,7 @@ enum RelayError {
 struct Descriptors {
     service: OwnedFd,
     control: OwnedFd,
-    streams: Streams,
+    streams: CommandStreams<OwnedFd>,
 }
 
 fn main() -> ExitCode {
@@ -104,9 +105,9 @@ fn start() -> Result<(), RelayError> {
     let _enforced =
         agentd_kernel::lockdown::relay().map_err(|error| RelayError::Lockdown(error.to_string()))?;
     let descriptors = Descriptors::inherited()?;
-    screen::quiet_panics();
+    agentd_protocols::terminal::screen::quiet_panics();
     // In a task: what wakes the future that a runtime blocks on wakes the runtime as well, by a write to itself.
-    runtime.block_on(runtime.spawn(control::relay(descriptors)))?
+    runtime.block_on(runtime.spawn(session::relay(descriptors)))?
 }
 
 impl Descriptors {
@@ -114,8 +115,10 @@ impl Descriptors {
         let mut arguments = std::env::args_os().skip(1);
         let mode = arguments.next().filter(|_| arguments.len() == 0).ok_or(RelayError::Usage)?;
         let streams = match mode.to_str() {
-            Some("pipes") => Streams::Pipes([inherited::take(5)?, inherited::take(6)?, inherited::take(7)?]),
-            Some("terminal") => Streams::Terminal(inherited::take(5)?),
+            Some("pipes") => {
+                CommandStreams::Pipes([inherited::take(5)?, inherited::take(6)?, inherited::take(7)?])
+            }
+            Some("terminal") => CommandStreams::Terminal(inherited::take(5)?),
             _ => return Err(RelayError::Usage),
         };
         Ok(Self { service: inherited::take(3)?, control: inherited::take(4)?, streams })

@@ -7,13 +7,13 @@ use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 
 use agentd_policy::wire::frame;
+use agentd_protocols::terminal::screen::Screen;
 use rustix::io::{Errno, retry_on_intr};
 
 use crate::Endpoint;
 use crate::backlog::Backlog;
-use crate::screen::Screen;
 
-/// How much more input the command takes before that is told.
+/// How much more input the command takes before the service is sent a new count.
 const INPUT_STEP: u64 = frame::INPUT_WINDOW / 4;
 /// The most pieces that are written at once.
 const PIECES: usize = 8;
@@ -81,18 +81,18 @@ pub struct Sender {
     screens: VecDeque<(u64, Vec<u8>)>,
     drained: bool,
     /// How much input the service knows to be taken.
-    told: u64,
+    reported: u64,
 }
 
 impl Sender {
-    /// Goes on from `offset`; first says how much input was taken.
+    /// Goes on from `offset`; first sends how much input was taken.
     pub fn resume(&mut self, offset: u64, taken: u64) {
         self.sent = offset;
-        self.tell(taken);
+        self.report_taken(taken);
     }
 
-    fn tell(&mut self, taken: u64) {
-        self.told = taken;
+    fn report_taken(&mut self, taken: u64) {
+        self.reported = taken;
         self.raw.0.extend(frame::header(frame::INPUT, 8).unwrap_or_default());
         self.raw.0.extend(taken.to_le_bytes());
     }
@@ -102,7 +102,7 @@ impl Sender {
         self.sent
     }
 
-    /// Whether the end of the output was told.
+    /// Whether the end of the output was sent.
     pub fn has_drained(&self) -> bool {
         self.drained && self.raw.0.is_empty()
     }
@@ -123,8 +123,8 @@ impl Sender {
         if self.raw.1 < self.raw.0.len() || self.header.1 > 0 || self.payload > 0 {
             return true;
         }
-        if taken >= self.told + INPUT_STEP {
-            self.tell(taken);
+        if taken >= self.reported + INPUT_STEP {
+            self.report_taken(taken);
         }
         while self.screens.front().is_some_and(|(place, _)| *place <= self.sent) {
             let Some((_, shown)) = self.screens.pop_front() else { break };
@@ -151,7 +151,7 @@ impl Sender {
         false
     }
 
-    /// Writes once.
+    /// One write, as much as the stream takes.
     pub fn write(&mut self, outputs: &Outputs, fd: &impl std::os::fd::AsFd) -> io::Result<()> {
         if !self.raw.0.is_empty() {
             self.raw.1 += retry_on_intr(|| rustix::io::write(fd, &self.raw.0[self.raw.1..]))?;

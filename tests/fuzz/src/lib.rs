@@ -5,19 +5,7 @@ mod git;
 mod policy;
 mod terminal;
 
-// The client and the relay's program have these for themselves.
-#[allow(dead_code)]
-#[path = "../../../client/src/filter.rs"]
-mod filter;
-#[path = "../../../client/src/modes.rs"]
-mod modes;
-#[allow(dead_code)]
-#[path = "../../../daemon/relay/src/queries.rs"]
-mod queries;
-#[allow(dead_code)]
-#[path = "../../../daemon/relay/src/screen.rs"]
-mod screen;
-// And the launcher.
+// The launcher has these for itself.
 #[allow(dead_code)]
 #[path = "../../../daemon/launcher/src/scout/index.rs"]
 mod index;
@@ -32,21 +20,21 @@ mod trouble;
 mod walk;
 
 use agentd_kernel::exercise as kernel;
-use agentd_relay::exercise as relay;
+use agentd_protocols::exercise as protocols;
 
 /// A target: bytes from nobody knows where.
 pub type Target = fn(&[u8]);
 
 /// All of them, by the names of their directories in `corpus/`.
 pub const TARGETS: &[(&str, Target)] = &[
-    ("tls_hello", relay::hello),
-    ("http_requests", relay::http),
-    ("http_exchange", relay::exchange),
-    ("http2_requests", relay::http2),
-    ("authority", relay::target),
-    ("socks", relay::socks),
-    ("dns_query", relay::dns_query),
-    ("dns_reply", relay::dns_reply),
+    ("tls_hello", protocols::hello),
+    ("http_requests", protocols::http),
+    ("http_exchange", protocols::exchange),
+    ("http2_requests", protocols::http2),
+    ("authority", protocols::target),
+    ("socks", protocols::socks),
+    ("dns_query", protocols::dns_query),
+    ("dns_reply", protocols::dns_reply),
     ("nft_readback", kernel::readback),
     ("nflog", kernel::denied),
     ("proc", kernel::proc),

@@ -2,11 +2,10 @@
 
 use std::sync::Once;
 
-use prost::bytes::Bytes;
+use agentd_protocols::terminal::filter::Filter;
+use agentd_protocols::terminal::screen::{Screen, quiet_panics};
+use bytes::Bytes;
 use vte::{Params, Parser, Perform};
-
-use crate::filter::Filter;
-use crate::screen::{Screen, quiet_panics};
 
 /// The client's filter: the same passes whatever the pieces; it passes again; and a terminal that reads it is asked
 /// for nothing that goes beyond it.
@@ -23,13 +22,13 @@ pub fn filter(bytes: &[u8]) {
 }
 
 fn passed(bytes: &[u8], piece: usize) -> Vec<u8> {
-    let mut filter = Filter::new();
+    let mut filter = Filter::default();
     let mut out = Vec::new();
     for piece in bytes.chunks(piece) {
         out.extend(filter.pass(Bytes::copy_from_slice(piece)));
     }
     let undone = filter.undo();
-    assert_eq!(Filter::new().pass(undone.clone()), undone);
+    assert_eq!(Filter::default().pass(undone.clone()), undone);
     out
 }
 

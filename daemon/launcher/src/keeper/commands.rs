@@ -5,7 +5,10 @@ use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::OwnedFd;
 
 use agentd_policy::event::{End, ExitStatus};
-use agentd_policy::wire::{Command, CommandNumber, FromKeeper, FromRelay, MAX_COMMANDS, ToRelay, decode};
+use agentd_policy::wire::{
+    Attached, CarryDescriptors, Command, CommandNumber, CommandStreams, FromKeeper, FromRelay, MAX_COMMANDS,
+    ToRelay, decode,
+};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
@@ -132,9 +135,9 @@ impl Keeper {
         terminal: bool,
         streams: Vec<OwnedFd>,
     ) -> Result<(), String> {
-        let count = if terminal { 1 } else { 3 };
         let known = self.commands.known.get_mut(&command).filter(|known| !known.started);
-        let Some(known) = known.filter(|_| streams.len() == count) else {
+        let streams = CommandStreams::take(terminal, Attached::new(streams));
+        let (Some(known), Ok(streams)) = (known, streams) else {
             self.finish(End::Failed { what: "init: a command that nobody asked for".into() });
             return Ok(());
         };
@@ -144,8 +147,8 @@ impl Keeper {
         }
         known.carried = true;
         let (ours, theirs) = stream()?;
-        let descriptors = std::iter::once(theirs).chain(streams).collect();
-        self.ask_relay(&ToRelay::Carry { command, terminal }, descriptors);
+        let descriptors = CarryDescriptors { service: theirs, streams };
+        self.ask_relay(&ToRelay::Carry { command, terminal }, descriptors.into_vec());
         self.say(&FromKeeper::Running { command }, vec![ours]);
         Ok(())
     }

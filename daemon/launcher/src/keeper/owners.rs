@@ -10,9 +10,9 @@ use agentd_kernel::procfs::{self, SocketMount};
 use agentd_kernel::sock_diag::{Ends, SockDiag};
 use agentd_policy::event::Actor;
 use agentd_policy::profile::Protocol;
+use agentd_policy::token_bucket::TokenBucket;
 use agentd_policy::wire::Client;
 
-use super::egress::Bucket;
 use super::processes::Processes;
 
 /// The most processes that are looked at for one socket, and the most of their descriptors.
@@ -31,7 +31,7 @@ pub struct Owners {
     sockets: SockDiag,
     /// `None` where /proc does not tell.
     mount: Option<SocketMount>,
-    looks: Bucket,
+    looks: TokenBucket,
     /// Who had the relay's clients that were looked for last.
     recent: VecDeque<(Client, Actor)>,
 }
@@ -43,7 +43,12 @@ impl Owners {
         if let Err(error) = &mount {
             tracing::warn!(%error, "whose a connection is cannot be told on this host");
         }
-        Self { sockets, mount: mount.ok(), looks: Bucket::new(LOOKS.0, LOOKS.1), recent: VecDeque::new() }
+        Self {
+            sockets,
+            mount: mount.ok(),
+            looks: TokenBucket::new(LOOKS.0, LOOKS.1),
+            recent: VecDeque::new(),
+        }
     }
 
     /// Who has the relay's client, which waits for an answer.

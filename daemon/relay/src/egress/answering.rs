@@ -1,4 +1,4 @@
-//! Whoever asks for names: by datagrams and on streams. What is known is answered at once, many at a time, without
+//! Answers DNS queries, by datagrams and on streams. What is known is answered at once, many at a time, without
 //! anything being made for it.
 
 use std::net::SocketAddr;
@@ -10,21 +10,21 @@ use agentd_kernel::datagrams::{Answers, Received, Route};
 use agentd_policy::hosts::HostName;
 use agentd_policy::profile::Protocol;
 use agentd_policy::wire::Client;
-use agentd_relay::dns::{Answer, MAX_QUERY, Query, Transport};
+use agentd_protocols::dns::{Answer, MAX_QUERY, Query, Transport};
 use tokio::time::{sleep, timeout};
 
 use super::cache::Found;
-use super::dns::{find, tell};
+use super::dns::{find, record};
 use super::{Gate, copy, packet, upstream};
 use crate::Endpoint;
 
 /// How long a client may say nothing on a stream.
-const PATIENCE: Duration = Duration::from_secs(10);
+const STREAM_TIMEOUT: Duration = Duration::from_secs(10);
 const DNS: u16 = 53;
 /// After a socket failed.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// Answers datagrams.
+/// Answers the queries that come by datagrams.
 pub async fn serve(gate: Arc<Gate>, socket: Endpoint) {
     // One byte more than a query has, so that it is seen which are longer.
     let mut received = Received::new(MAX_QUERY + 1);
@@ -58,7 +58,7 @@ pub async fn serve(gate: Arc<Gate>, socket: Endpoint) {
     }
 }
 
-/// Answers what is known and needs not be told: it is counted. The rules allowed it when it was found out, and are the
+/// Answers from the cache what is counted and needs no event of its own. The rules allowed it when it was found out, and are the
 /// same since.
 fn answer_known(gate: &Gate, query: &Query, route: Route, now: Instant, answers: &mut Answers) -> bool {
     let write = |found: &Found| answers.add(route, |out| reply(query, found, Transport::Udp, now, out));
@@ -76,9 +76,9 @@ async fn answer(gate: &Arc<Gate>, socket: &Endpoint, query: Query, route: Route)
     let (gate, socket, client) = (gate.clone(), socket.clone(), by_datagram(&route));
     tokio::spawn(async move {
         let reply = match known {
-            // Told first: whoever has its answer may be gone.
+            // Recorded first: a client that has its answer may be gone.
             Some(found) => {
-                let tally = tell(&gate, shown(&query), query.kind, &found, client).await;
+                let tally = record(&gate, shown(&query), query.kind, &found, client).await;
                 gate.names.cache.count(&query.key(), tally);
                 written(&query, &found, Transport::Udp)
             }
@@ -98,7 +98,7 @@ fn by_datagram(route: &Route) -> Client {
 pub async fn serve_stream(gate: &Gate, client: &Endpoint, (from, to): (SocketAddr, SocketAddr)) {
     let who = Client { protocol: Protocol::Tcp, from, to };
     let mut held = Vec::new();
-    while let Ok(Ok(Some(message))) = timeout(PATIENCE, upstream::message(client, &mut held)).await {
+    while let Ok(Ok(Some(message))) = timeout(STREAM_TIMEOUT, upstream::message(client, &mut held)).await {
         let reply = match Query::read(&message) {
             Ok(query) => Some(resolve(gate, &query, who, Transport::Tcp).await),
             Err(malformed) => malformed.answer(),
@@ -107,7 +107,7 @@ pub async fn serve_stream(gate: &Gate, client: &Endpoint, (from, to): (SocketAdd
         // Never longer than that says.
         let length = (reply.len() as u16).to_be_bytes();
         let message = [&length[..], &reply].concat();
-        if !matches!(timeout(PATIENCE, copy::write(client, &message)).await, Ok(Ok(()))) {
+        if !matches!(timeout(STREAM_TIMEOUT, copy::write(client, &message)).await, Ok(Ok(()))) {
             return;
         }
     }
@@ -118,7 +118,7 @@ async fn resolve(gate: &Gate, query: &Query, client: Client, transport: Transpor
         Ok(name) => find(gate, &name, query.kind, client).await,
         Err(_) => {
             let found = Found::Denied("dns.name".into());
-            tell(gate, shown(query), query.kind, &found, client).await;
+            record(gate, shown(query), query.kind, &found, client).await;
             found
         }
     };

@@ -1,5 +1,5 @@
-//! What names were found to mean, for as long as that holds. A session has its own: one for several would tell each of
-//! them what the others ask for, by how soon the answer comes, and have them believe what another was told.
+//! What names were found to mean, for as long as that holds. A session has its own: one for several would show each of
+//! them what the others ask for, by how soon the answer comes, and answer one by what another was answered.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -7,9 +7,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use agentd_policy::wire::Client;
-use agentd_relay::dns::Key;
+use agentd_protocols::dns::Key;
 
-use super::told::Tally;
+use super::query_log::Tally;
 
 /// The most bytes of all that is kept, as far as it is counted: an entry with an address is some 250.
 const MAX_BYTES: usize = 1 << 20;
@@ -146,7 +146,7 @@ impl Cache {
         self.entries().find(key.as_bytes(), Instant::now()).map(|entry| entry.found.clone())
     }
 
-    /// Shows what is known of `key`, if whoever asks is counted already.
+    /// Shows what is known of `key`, if further queries of `client` are counted already.
     pub fn counted<T>(
         &self,
         key: &Key,
@@ -201,7 +201,7 @@ impl Cache {
 mod tests {
     use super::*;
     use agentd_policy::hosts::HostName;
-    use agentd_relay::dns::RecordType;
+    use agentd_protocols::dns::RecordType;
     use proptest::prelude::*;
     use std::time::Duration;
 

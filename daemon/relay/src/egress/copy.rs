@@ -12,8 +12,8 @@ use rustix::io::{Errno, retry_on_intr};
 use rustix::net::{RecvFlags, Shutdown};
 use rustix::pipe::{PipeFlags, SpliceFlags};
 
+use super::buffers::BufferTier;
 use super::caps::Budget;
-use super::room::Room;
 use crate::Endpoint;
 use crate::control::Control;
 
@@ -46,7 +46,7 @@ impl Pipe {
 }
 
 /// One direction of a connection.
-pub struct Way<'a> {
+pub struct Direction<'a> {
     from: &'a Endpoint,
     to: &'a Endpoint,
     count: &'a AtomicU64,
@@ -60,7 +60,7 @@ pub struct Way<'a> {
     chunk: usize,
 }
 
-impl<'a> Way<'a> {
+impl<'a> Direction<'a> {
     /// From `from` to `to`, counted in `count`.
     pub fn new(from: &'a Endpoint, to: &'a Endpoint, count: &'a AtomicU64, control: &'a Control) -> Self {
         Self { from, to, count, control, pipe: None, bulk: false, splices: true, budget: None, chunk: CHUNK }
@@ -71,9 +71,9 @@ impl<'a> Way<'a> {
         Self { budget: Some(budget), ..self }
     }
 
-    /// Holding no more than that has room for.
-    pub fn with(self, room: Room) -> Self {
-        Self { splices: room.splices(), chunk: room.chunk(), ..self }
+    /// With the buffers of `tier`.
+    pub fn with(self, tier: BufferTier) -> Self {
+        Self { splices: tier.splices(), chunk: tier.chunk(), ..self }
     }
 
     /// Writes what was read before.
@@ -259,7 +259,7 @@ pub async fn write(to: &Endpoint, mut bytes: &[u8]) -> io::Result<()> {
 
 /// Has an answer read before the connection goes: closing over bytes that nobody read would reset it.
 pub async fn linger(client: &Endpoint, answer: &[u8]) {
-    const PATIENCE: Duration = Duration::from_secs(1);
+    const LINGER: Duration = Duration::from_secs(1);
     const MOST: usize = 1 << 20;
     let last = async {
         write(client, answer).await?;
@@ -267,7 +267,7 @@ pub async fn linger(client: &Endpoint, answer: &[u8]) {
         discard(client, MOST).await
     };
     // Who does not read it does without.
-    let _ = tokio::time::timeout(PATIENCE, last).await;
+    let _ = tokio::time::timeout(LINGER, last).await;
 }
 
 /// Reads to the end, or so many bytes and a little more, for nobody.

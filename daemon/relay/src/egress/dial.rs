@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use super::Gate;
-use super::end::End;
+use super::close::CloseReason;
 use super::keeper::DialError;
 use crate::Endpoint;
 
@@ -24,13 +24,13 @@ const UNUSED: &str = "unused";
 /// The most addresses that are tried.
 const MAX_TRIES: usize = 6;
 
-/// The first of `addresses` that accepts. What fails on the way is told, but for the last.
+/// The first of `addresses` that accepts. Each that fails is recorded, but for the last.
 pub async fn first(
     gate: &Arc<Gate>,
     purpose: &Purpose,
     addresses: Vec<SocketAddr>,
     from: SocketAddr,
-) -> Result<(Endpoint, SocketAddr), (End, SocketAddr)> {
+) -> Result<(Endpoint, SocketAddr), (CloseReason, SocketAddr)> {
     let mut left = addresses.into_iter().take(MAX_TRIES).peekable();
     // One address needs no task of its own.
     if let Some(only) = left.next_if(|_| true) {
@@ -50,7 +50,7 @@ async fn race(
     first: SocketAddr,
     mut left: impl Iterator<Item = SocketAddr>,
     from: SocketAddr,
-) -> Result<(Endpoint, SocketAddr), (End, SocketAddr)> {
+) -> Result<(Endpoint, SocketAddr), (CloseReason, SocketAddr)> {
     // What is dropped unfinished is closed.
     let mut tries = JoinSet::new();
     let mut open = Vec::new();
@@ -74,12 +74,12 @@ async fn race(
                 match dialled {
                     Ok(server) => {
                         for other in open {
-                            tell(gate, purpose, other, UNUSED.into()).await;
+                            record(gate, purpose, other, UNUSED.into()).await;
                         }
                         return Ok((server, to));
                     }
                     Err(error) if next.is_none() && tries.is_empty() => return Err((error.into(), to)),
-                    Err(DialError::Failed(why)) => tell(gate, purpose, to, format!("failed: {why}")).await,
+                    Err(DialError::Failed(why)) => record(gate, purpose, to, format!("failed: {why}")).await,
                     // It was not tried.
                     Err(DialError::Refused(_)) => {}
                 }
@@ -89,7 +89,7 @@ async fn race(
 }
 
 /// What became of an address that is not the connection's.
-async fn tell(gate: &Gate, purpose: &Purpose, to: SocketAddr, reason: String) {
+async fn record(gate: &Gate, purpose: &Purpose, to: SocketAddr, reason: String) {
     let name = match purpose {
         Purpose::Name(name) => Some(name.to_string()),
         _ => None,
@@ -98,5 +98,5 @@ async fn tell(gate: &Gate, purpose: &Purpose, to: SocketAddr, reason: String) {
     let peer = NetPeer { protocol: "tcp".into(), address: to.ip(), port: to.port(), name, rule };
     let ended =
         NetEvent::Closed { peer, names: vec![], more_names: 0, sent: 0, received: 0, duration_ms: 0, reason };
-    gate.keeper.tell(ended).await;
+    gate.keeper.record(ended).await;
 }

@@ -8,22 +8,23 @@ use std::time::{Duration, Instant};
 
 use agentd_policy::egress::{Egress, MAX_ADDRESSES, MAX_PIN, MIN_PIN, STAND_IN};
 use agentd_policy::hosts::{HostName, HostPattern, HostVerdict};
+use agentd_policy::token_bucket::TokenBucket;
 use agentd_policy::wire::Client;
-use agentd_relay::dns::{Disposition, Key, Outcome, RecordType, disposition};
+use agentd_protocols::dns::{Disposition, Key, Outcome, RecordType, disposition};
 use tokio::sync::{OnceCell, Semaphore};
 
 use super::cache::{Cache, Found};
+use super::query_log::{QueryLog, Tally};
 use super::rules::Rules;
-use super::told::{Tally, Told};
 use super::{Gate, upstream};
 
 /// The most questions that resolvers have at a time.
 const MAX_ASKED: usize = 256;
 /// The most queries that wait for an answer.
 const MAX_WAITING: usize = 1024;
-/// Questions to resolvers: in one go, and then a second.
-const BURST: f64 = 512.0;
-const RATE: f64 = 256.0;
+/// Queries to resolvers: at once, and each second after that.
+const BURST: u32 = 512;
+const RATE: u32 = 256;
 /// The least time between two questions for one name that are asked anew.
 const RENEWAL: Duration = Duration::from_secs(5);
 /// The most names whose addresses stand for what the site's proxy knows.
@@ -41,15 +42,14 @@ pub struct Names {
     asked: Mutex<HashMap<Box<[u8]>, Asked>>,
     /// For each wildcard, the names that it stood for.
     wildcards: Mutex<HashMap<HostPattern, HashSet<HostName>>>,
-    bucket: Mutex<(f64, Instant)>,
+    bucket: Mutex<TokenBucket>,
     /// The number of each name that the site's proxy alone can resolve.
     stand_ins: Mutex<HashMap<HostName, u32>>,
     /// When names were asked for anew.
     renewed: Mutex<HashMap<HostName, Instant>>,
     /// Who waits for an answer.
     pub waiting: Arc<Semaphore>,
-    /// For the record.
-    pub told: Told,
+    pub log: QueryLog,
 }
 
 impl Default for Names {
@@ -58,11 +58,11 @@ impl Default for Names {
             cache: Cache::default(),
             asked: Mutex::default(),
             wildcards: Mutex::default(),
-            bucket: Mutex::new((BURST, Instant::now())),
+            bucket: Mutex::new(TokenBucket::new(BURST, RATE)),
             stand_ins: Mutex::default(),
             renewed: Mutex::default(),
             waiting: Arc::new(Semaphore::new(MAX_WAITING)),
-            told: Told::default(),
+            log: QueryLog::default(),
         }
     }
 }
@@ -151,12 +151,7 @@ impl Names {
 
     /// Whether a resolver may be asked once more now.
     fn has_token(&self) -> bool {
-        let mut bucket = lock(&self.bucket);
-        let (tokens, last) = *bucket;
-        let now = Instant::now();
-        let tokens = BURST.min(tokens + RATE * now.duration_since(last).as_secs_f64());
-        *bucket = if tokens >= 1.0 { (tokens - 1.0, now) } else { (tokens, now) };
-        tokens >= 1.0
+        lock(&self.bucket).take(Instant::now())
     }
 
     /// Whether the wildcard that allows `name`, if it is one, may stand for it as well.
@@ -188,7 +183,7 @@ pub async fn find(gate: &Gate, name: &HostName, kind: RecordType, client: Client
         None => look_up(gate, name, kind, Some(client)).await,
     };
     if !recorded {
-        tell(gate, name.to_string(), kind, &found, client).await;
+        record(gate, name.to_string(), kind, &found, client).await;
     }
     found
 }
@@ -215,7 +210,7 @@ pub async fn renew_for(gate: &Gate, name: &HostName, address: IpAddr, client: Cl
 }
 
 /// Has it recorded that somebody asked.
-pub async fn tell(
+pub async fn record(
     gate: &Gate,
     name: String,
     kind: RecordType,
@@ -223,7 +218,7 @@ pub async fn tell(
     client: Client,
 ) -> Option<Tally> {
     let allowed = HostName::parse(&name).ok().and_then(|name| gate.plan().name_rule(&name));
-    gate.names.told.asked(&gate.keeper, name, kind.to_string(), allowed, found, client).await
+    gate.names.log.record(&gate.keeper, name, kind.to_string(), allowed, found, client).await
 }
 
 /// Asks, once for all who want to know at that time. Whether the keeper has recorded it.
@@ -248,7 +243,7 @@ async fn look_up(gate: &Gate, name: &HostName, kind: RecordType, client: Option<
 }
 
 async fn ask(gate: &Gate, name: &HostName, kind: RecordType, client: Option<Client>) -> (Found, bool) {
-    // By it a resolver's connection is told from others; what nobody asked for has none.
+    // It distinguishes resolvers' connections; what nobody asked for has none.
     let from = client.map_or(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)), |client| client.from);
     let plan = gate.plan();
     if !gate.names.within_budget(&plan, name) {
@@ -274,7 +269,7 @@ async fn ask(gate: &Gate, name: &HostName, kind: RecordType, client: Option<Clie
             gate.pins.add(name, &pinned, Duration::from_secs(pin.into()));
             (Found::Addresses(pinned.into(), after(ttl)), true)
         }
-        // The keeper may have had no room to tell why.
+        // The keeper may have had no room to record why.
         Ok(_) => (Found::Failed("the addresses could not be let through".into()), false),
         Err(error) => (Found::Failed(error.to_string()), false),
     }

@@ -6,53 +6,51 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use agentd_policy::egress::Purpose;
-use agentd_relay::http::{Connection as Requests, Head, Mode, Refused, Step, Target};
-use agentd_relay::proxy::{Authority, Host};
+use agentd_protocols::authority::{Authority, Host};
+use agentd_protocols::http::{Connection as Requests, Head, Mode, Refused, Step, Target};
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
 use super::caps;
-use super::copy::{self, Way};
-use super::end::End;
-use super::judge::{self, Place, Refusal, RejectWith};
+use super::close::CloseReason;
+use super::copy::{self, Direction};
+use super::judge::{self, Place, Refusal, RejectWith, Subject};
 use super::tcp::Connection;
 use crate::Endpoint;
 
 /// How long a response may take to which a refusal has to wait.
-const ANSWERS: Duration = Duration::from_secs(10);
+const PENDING_RESPONSE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a body waits for a server that does not say whether it wants it; curl waits for a second.
-const EXPECTING: Duration = Duration::from_secs(3);
+const EXPECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// What of a body that the server did not want is taken from the client, so that it reads the answer.
-const UNWANTED: usize = 1 << 20;
+const MAX_DISCARDED: usize = 1 << 20;
 /// Below this, asking whether bytes are certain costs more than looking at them.
-const WORTH: u64 = copy::CHUNK as u64;
+const PUMP_MIN: u64 = copy::CHUNK as u64;
 
 /// The port of a request to a proxy that names none.
 const HTTP: u16 = 80;
-/// As much of a method as is recorded.
-pub const MAX_METHOD: usize = 32;
 
 /// What both directions know of the requests.
 struct Carried<'a> {
     connection: &'a Connection,
     requests: Mutex<Requests>,
-    /// What the last tunnel was asked for to: one that was refused before leads nowhere.
+    /// What the last tunnel was asked for to: one that was refused before opens no tunnel.
     target: Mutex<Option<Authority>>,
-    /// The server said something.
-    heard: Notify,
+    /// Notified at each read from the server.
+    server_spoke: Notify,
     /// Something is on its way to the client.
     delivering: AtomicBool,
 }
 
 /// What comes next of the client's bytes.
 enum Next {
-    /// Goes on.
-    Goes(usize, Option<Purpose>),
+    /// So many bytes to send on; of a head, by what purpose it was judged.
+    Forward(usize, Option<Purpose>),
     /// Not known without more bytes.
     More,
     /// Not known before the server answers.
     Held,
-    /// Nothing more.
+    /// Nothing goes on any more.
     Over,
     /// All that follows.
     All,
@@ -61,17 +59,21 @@ enum Next {
 }
 
 /// Carries a connection that begins with a request, `held`; it is dialled once that is judged.
-pub async fn carry(connection: &Connection, server: Option<Endpoint>, mut held: Vec<u8>) -> Result<(), End> {
+pub async fn carry(
+    connection: &Connection,
+    server: Option<Endpoint>,
+    mut held: Vec<u8>,
+) -> Result<(), CloseReason> {
     let carried = Carried {
         connection,
         target: Mutex::default(),
         requests: Mutex::new(Requests::new(Mode::Origin)),
-        heard: Notify::new(),
+        server_spoke: Notify::new(),
         delivering: AtomicBool::new(false),
     };
     let (length, purpose) = carried.first(&mut held).await?;
     let server = connection.dialled(purpose, server).await?;
-    let (mut up, mut down) = connection.ways(&server);
+    let (mut up, mut down) = connection.directions(&server);
     let requests = carried.requests(&mut up, held, length);
     let (tunnelled, ()) = tokio::try_join!(requests, carried.responses(&mut down))?;
     match (tunnelled, carried.target.into_inner().unwrap_or_else(PoisonError::into_inner)) {
@@ -81,18 +83,18 @@ pub async fn carry(connection: &Connection, server: Option<Endpoint>, mut held: 
 }
 
 impl Carried<'_> {
-    /// The head of the first request: how long it is, and by what right it goes.
-    async fn first(&self, held: &mut Vec<u8>) -> Result<(usize, Purpose), End> {
+    /// The head of the first request: its length, and the purpose by which it goes on.
+    async fn first(&self, held: &mut Vec<u8>) -> Result<(usize, Purpose), CloseReason> {
         loop {
             match self.next(held)? {
-                Next::Goes(length, Some(purpose)) => return Ok((length, purpose)),
+                Next::Forward(length, Some(purpose)) => return Ok((length, purpose)),
                 Next::More => match copy::read(&self.connection.client, held, copy::CHUNK).await? {
-                    0 => return Err(End::Reset),
+                    0 => return Err(CloseReason::Reset),
                     _ => continue,
                 },
                 // Nothing else is first.
-                Next::Goes(_, None) | Next::Held | Next::Over | Next::All | Next::Tunnel => {
-                    return Err(End::Reset);
+                Next::Forward(_, None) | Next::Held | Next::Over | Next::All | Next::Tunnel => {
+                    return Err(CloseReason::Reset);
                 }
             }
         }
@@ -101,20 +103,20 @@ impl Carried<'_> {
     /// Sends on what is judged, of which `judged` bytes are in `held` already. What follows in a tunnel, if one is opened.
     async fn requests(
         &self,
-        way: &mut Way<'_>,
+        way: &mut Direction<'_>,
         mut held: Vec<u8>,
         mut judged: usize,
-    ) -> Result<Option<Vec<u8>>, End> {
+    ) -> Result<Option<Vec<u8>>, CloseReason> {
         loop {
             let next = match self.next(&held[judged..]) {
-                Ok(Next::Goes(length, _)) => {
+                Ok(Next::Forward(length, _)) => {
                     judged += length;
                     continue;
                 }
                 Ok(next) => next,
                 Err(refusal) => {
                     way.write(&held[..judged]).await?;
-                    self.answered(&refusal).await?;
+                    self.wait_for_responses(&refusal).await?;
                     return Err(refusal.into());
                 }
             };
@@ -129,16 +131,16 @@ impl Carried<'_> {
                 Next::Tunnel => return Ok(Some(held)),
                 Next::Held => {
                     let awaited = self.lock().is_awaited();
-                    let heard = self.heard.notified();
+                    let server_spoke = self.server_spoke.notified();
                     if !awaited {
-                        heard.await;
-                    } else if timeout(EXPECTING, heard).await.is_err() {
+                        server_spoke.await;
+                    } else if timeout(EXPECT_TIMEOUT, server_spoke).await.is_err() {
                         self.lock().go_on();
                     }
                 }
                 Next::Over => {
                     way.end()?;
-                    copy::discard(&self.connection.client, UNWANTED).await?;
+                    copy::discard(&self.connection.client, MAX_DISCARDED).await?;
                     return Ok(None);
                 }
                 _ => {
@@ -152,10 +154,10 @@ impl Carried<'_> {
         }
     }
 
-    async fn responses(&self, way: &mut Way<'_>) -> Result<(), End> {
+    async fn responses(&self, way: &mut Direction<'_>) -> Result<(), CloseReason> {
         loop {
             let certain = self.lock().server_certain();
-            let whole = if certain >= WORTH {
+            let whole = if certain >= PUMP_MIN {
                 self.delivering.store(true, Ordering::Relaxed);
                 let count = way.pump(certain).await?;
                 self.lock().server_skipped(count);
@@ -168,7 +170,7 @@ impl Carried<'_> {
                 way.step(copy::CHUNK, see).await? > 0
             };
             self.delivering.store(false, Ordering::Relaxed);
-            self.heard.notify_one();
+            self.server_spoke.notify_one();
             // What is on its way to the server already may mean something else to it now.
             if self.lock().is_unasked() {
                 return Err(Refusal { reject_with: RejectWith::Plain, ..malformed(&Refused::Upgrade) }.into());
@@ -191,16 +193,16 @@ impl Carried<'_> {
             Ok(Step::Over) => Ok(Next::Over),
             Ok(Step::Opaque) => Ok(Next::All),
             Ok(Step::Tunnel) => Ok(Next::Tunnel),
-            Ok(Step::Body(length)) => Ok(Next::Goes(length, None)),
+            Ok(Step::Body(length)) => Ok(Next::Forward(length, None)),
             Ok(Step::Head(head)) => {
                 let purpose = self.judge(&head)?;
-                Ok(Next::Goes(head.len, Some(purpose)))
+                Ok(Next::Forward(head.len, Some(purpose)))
             }
             Err(refused) => Err(malformed(&refused)),
         }
     }
 
-    /// By what right a request goes. One that is for a proxy names whom that is to reach.
+    /// The purpose by which a request goes on. One for a proxy names the host that the proxy is to reach.
     fn judge(&self, head: &Head<'_>) -> Result<Purpose, Refusal> {
         let (connection, method, authority) = (self.connection, head.method, &head.authority);
         let behind = match (&head.target, authority.port) {
@@ -230,16 +232,20 @@ impl Carried<'_> {
     }
 
     /// Waits until the client has the answers to what it asked before. Without them nothing can be said to it.
-    async fn answered(&self, refusal: &Refusal) -> Result<(), End> {
+    async fn wait_for_responses(&self, refusal: &Refusal) -> Result<(), CloseReason> {
         // A request that is refused by its host waits for an answer itself.
-        let but = usize::from(refusal.method.as_deref().is_some_and(|method| !method.is_empty()));
+        let but = usize::from(matches!(refusal.subject, Subject::Request { .. }));
         let all = async {
             while self.delivering.load(Ordering::Relaxed) || !self.lock().is_answered(but) {
-                self.heard.notified().await;
+                self.server_spoke.notified().await;
             }
         };
-        let told = !self.lock().is_unasked() && timeout(ANSWERS, all).await.is_ok();
-        if told { Ok(()) } else { Err(Refusal { reject_with: RejectWith::Plain, ..refusal.clone() }.into()) }
+        let answered = !self.lock().is_unasked() && timeout(PENDING_RESPONSE_TIMEOUT, all).await.is_ok();
+        if answered {
+            Ok(())
+        } else {
+            Err(Refusal { reject_with: RejectWith::Plain, ..refusal.clone() }.into())
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Requests> {
@@ -247,31 +253,31 @@ impl Carried<'_> {
     }
 }
 
-/// Takes more of the client's bytes into `held`, or past it, told by `skipped`, those that begin nothing for `certain`;
+/// Takes more of the client's bytes into `held`, or past it, counted by `skipped`, those that begin nothing for `certain`;
 /// `false` at their end.
 ///
 /// # Errors
 /// If the end comes behind a part of something that was never judged: that goes nowhere.
 pub async fn more(
     connection: &Connection,
-    way: &mut Way<'_>,
+    way: &mut Direction<'_>,
     held: &mut Vec<u8>,
     certain: u64,
     skipped: impl FnOnce(u64),
-) -> Result<bool, End> {
-    let whole = if held.is_empty() && certain >= WORTH {
+) -> Result<bool, CloseReason> {
+    let whole = if held.is_empty() && certain >= PUMP_MIN {
         let count = way.pump(certain).await?;
         skipped(count);
         count == certain
     } else {
         tokio::task::coop::consume_budget().await;
-        copy::read(&connection.client, held, connection.room.chunk()).await? > 0
+        copy::read(&connection.client, held, connection.buffers.chunk()).await? > 0
     };
     if whole {
         return Ok(true);
     }
     if !held.is_empty() {
-        return Err(End::Reset);
+        return Err(CloseReason::Reset);
     }
     way.end()?;
     Ok(false)
@@ -286,7 +292,7 @@ fn is_at(authority: &Authority, port: u16, to: SocketAddr) -> bool {
     there && port == to.port()
 }
 
-/// By what right a request for `authority` goes on `connection`, which counts by its rule from now on.
+/// The purpose by which a request for `authority` goes on `connection`, which counts by its rule from now on.
 ///
 /// # Errors
 /// The refusal, as a response of HTTP/1.
@@ -325,15 +331,12 @@ pub fn judged(
 /// A request that is refused by the host that it names.
 fn refused(method: &str, authority: &Authority, rule: String) -> Refusal {
     let why = format!("{authority} is not allowed here");
-    Refusal {
-        name: Some(authority.to_string()),
-        method: Some(method.chars().take(MAX_METHOD).collect()),
-        ..Refusal::new(RejectWith::Http, rule, why)
-    }
+    let subject = Subject::request(method, authority.to_string());
+    Refusal { subject, ..Refusal::new(RejectWith::Http, rule, why) }
 }
 
 /// One that cannot be read in one way only.
 pub fn malformed(refused: &Refused) -> Refusal {
     let rule = if *refused == Refused::Body { "http.body" } else { "http.malformed" };
-    Refusal { method: Some(String::new()), ..Refusal::new(RejectWith::Http, rule, refused.to_string()) }
+    Refusal { subject: Subject::Malformed, ..Refusal::new(RejectWith::Http, rule, refused.to_string()) }
 }

@@ -1,56 +1,56 @@
 //! HTTP/2 without TLS: each request of a connection is judged by the host that it names. One that is refused has its
-//! answer, and is the connection's last: whoever took part of the others' heads out would have to write all anew.
+//! answer, and is the connection's last: to take a part of the others' heads out, all would have to be written anew.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use agentd_relay::http::Refused;
-use agentd_relay::http2::{Connection as Requests, Step};
+use agentd_protocols::http::Refused;
+use agentd_protocols::http2::{Connection as Requests, Step};
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
-use super::copy::{self, Way};
-use super::end::End;
+use super::close::CloseReason;
+use super::copy::{self, Direction};
 use super::http;
 use super::judge::{Refusal, RejectWith};
 use super::tcp::Connection;
 use crate::Endpoint;
 
 /// How long a server may take to show that it speaks HTTP/2.
-const GREETS: Duration = Duration::from_secs(10);
+const PREFACE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a frame of the server's may take to which a refusal has to wait.
-const BETWEEN: Duration = Duration::from_secs(2);
+const FRAME_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What both directions know.
 struct Carried<'a> {
     connection: &'a Connection,
     requests: Mutex<Requests>,
-    /// The server said something.
-    heard: Notify,
+    /// Notified at each read from the server.
+    server_spoke: Notify,
     /// Something is on its way to the client.
     delivering: AtomicBool,
-    /// The client is to be told something between two frames.
+    /// The server's side stops at the end of its frame: a refusal goes to the client there.
     stopping: AtomicBool,
 }
 
 /// Carries a connection that begins with the preface, `held`.
-pub async fn carry(connection: &Connection, server: &Endpoint, held: Vec<u8>) -> Result<(), End> {
+pub async fn carry(connection: &Connection, server: &Endpoint, held: Vec<u8>) -> Result<(), CloseReason> {
     let carried = Carried {
         connection,
         requests: Mutex::default(),
-        heard: Notify::new(),
+        server_spoke: Notify::new(),
         delivering: AtomicBool::new(false),
         stopping: AtomicBool::new(false),
     };
-    let (mut up, mut down) = connection.ways(server);
+    let (mut up, mut down) = connection.directions(server);
     tokio::try_join!(carried.requests(&mut up, held), carried.responses(&mut down))?;
     Ok(())
 }
 
 impl Carried<'_> {
     /// Sends on what is judged.
-    async fn requests(&self, way: &mut Way<'_>, mut held: Vec<u8>) -> Result<(), End> {
+    async fn requests(&self, way: &mut Direction<'_>, mut held: Vec<u8>) -> Result<(), CloseReason> {
         let mut judged = 0;
         loop {
             let next = match self.next(&held[judged..]) {
@@ -73,8 +73,8 @@ impl Carried<'_> {
             judged = 0;
             let certain = self.lock().certain();
             if next == Step::Held {
-                let greets = timeout(GREETS, self.heard.notified()).await;
-                greets.map_err(|_| malformed(&Refused::Server))?;
+                let begun = timeout(PREFACE_TIMEOUT, self.server_spoke.notified()).await;
+                begun.map_err(|_| malformed(&Refused::Server))?;
             } else if !http::more(self.connection, way, &mut held, certain, |count| {
                 self.lock().skipped(count)
             })
@@ -85,7 +85,7 @@ impl Carried<'_> {
         }
     }
 
-    async fn responses(&self, way: &mut Way<'_>) -> Result<(), End> {
+    async fn responses(&self, way: &mut Direction<'_>) -> Result<(), CloseReason> {
         loop {
             let left = self.lock().server_left();
             let stops = self.stopping.load(Ordering::Relaxed);
@@ -99,7 +99,7 @@ impl Carried<'_> {
             };
             let count = way.step(most, see).await?;
             self.delivering.store(false, Ordering::Relaxed);
-            self.heard.notify_one();
+            self.server_spoke.notify_one();
             if count == 0 {
                 return Ok(way.end()?);
             }
@@ -118,15 +118,15 @@ impl Carried<'_> {
         Ok(step)
     }
 
-    /// `refusal`, once it can be said to the client; without words, if the server does not end what it is saying.
+    /// `refusal`, once the server's frame is whole; by a reset, if that takes longer than [`FRAME_TIMEOUT`].
     async fn between_frames(&self, refusal: Refusal) -> Refusal {
         self.stopping.store(true, Ordering::Relaxed);
         let between = async {
             while self.delivering.load(Ordering::Relaxed) || self.lock().server_left() > 0 {
-                self.heard.notified().await;
+                self.server_spoke.notified().await;
             }
         };
-        match timeout(BETWEEN, between).await {
+        match timeout(FRAME_TIMEOUT, between).await {
             Ok(()) => refusal,
             Err(_) => Refusal { reject_with: RejectWith::Plain, ..refusal },
         }

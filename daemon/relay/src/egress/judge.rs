@@ -1,4 +1,4 @@
-//! What a connection is for, by its first bytes, and whether it may be.
+//! Whether a connection, or a request on it, may go where it names, and what a client reads that may not.
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
@@ -6,17 +6,18 @@ use std::net::SocketAddr;
 use agentd_policy::egress::{Denial, Egress, Purpose};
 use agentd_policy::hosts::{HostName, HostVerdict};
 use agentd_policy::profile::Protocol;
-use agentd_relay::hello::{self, ClientHello, Progress};
-use agentd_relay::http::{Sniff, Watch, looks_cut, sniff};
-use agentd_relay::http2;
-use agentd_relay::proxy::{Authority, Host};
+use agentd_protocols::authority::{Authority, Host};
+use agentd_protocols::hello::ClientHello;
+use agentd_protocols::http2;
 
 use super::pins::Pins;
 use super::rules::Rules;
 use super::ssh;
-use crate::Endpoint;
 
-/// What the client is told of a refusal, in its own protocol.
+/// As much of a method as is recorded, in characters.
+pub const MAX_METHOD: usize = 32;
+
+/// How a client is refused, in its own protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RejectWith {
     /// By a reset.
@@ -34,22 +35,50 @@ pub enum RejectWith {
 /// Why a connection goes no further.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
-    /// The rule.
+    /// Its dotted name (agentd-rules(7)).
     pub rule: String,
-    /// For the client, in its words.
+    /// One line for the client.
     pub why: String,
-    /// How it is told.
     pub reject_with: RejectWith,
-    /// The name that it gave.
-    pub name: Option<String>,
-    /// The method of the request that it is about.
-    pub method: Option<String>,
+    pub subject: Subject,
+}
+
+/// What a refusal is about, for the record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Subject {
+    /// The connection, whatever it names.
+    Connection,
+    /// The connection, by the name that its client gave.
+    Name(String),
+    /// A request of HTTP for this host.
+    Request {
+        /// At most [`MAX_METHOD`] characters.
+        method: String,
+        host: String,
+    },
+    /// Bytes of HTTP that cannot be read in one way only, and so have no method and no host.
+    Malformed,
+}
+
+impl Subject {
+    /// The name that the client gave.
+    pub fn name(&self) -> Option<&str> {
+        match self {
+            Self::Name(name) | Self::Request { host: name, .. } => Some(name),
+            Self::Connection | Self::Malformed => None,
+        }
+    }
+
+    /// A request by `method`, of which so much is kept as is recorded.
+    pub fn request(method: &str, host: String) -> Self {
+        Self::Request { method: method.chars().take(MAX_METHOD).collect(), host }
+    }
 }
 
 impl Refusal {
-    /// By `rule`.
+    /// Of the connection, by `rule`.
     pub fn new(reject_with: RejectWith, rule: impl Into<String>, why: impl Into<String>) -> Self {
-        Self { rule: rule.into(), why: why.into(), reject_with, name: None, method: None }
+        Self { rule: rule.into(), why: why.into(), reject_with, subject: Subject::Connection }
     }
 
     /// What the client reads before the end.
@@ -167,7 +196,7 @@ pub fn tls(plan: &Rules, pins: &Pins, hello: &ClientHello, place: Place) -> Resu
     };
     named(plan, pins, name, place).map_err(|rule| {
         let why = format!("{name} is not allowed at this address");
-        Refusal { name: Some(name.to_string()), ..Refusal::new(RejectWith::Tls, rule, why) }
+        Refusal { subject: Subject::Name(name.to_string()), ..Refusal::new(RejectWith::Tls, rule, why) }
     })
 }
 
@@ -197,93 +226,4 @@ pub fn http(
 /// Whether nothing but a pin is missing.
 pub fn is_unpinned(rule: &str) -> bool {
     rule == Denial::Unpinned.to_string()
-}
-
-/// Whether a server that speaks no TLS could find the host of a request in `hello`: some take any bytes before it for
-/// a method.
-fn holds_request(hello: &[u8]) -> bool {
-    let is = |part: Option<&[u8]>, text: &[u8]| part.is_some_and(|part| part.eq_ignore_ascii_case(text));
-    hello.iter().enumerate().any(|(at, byte)| match byte {
-        b'\n' => is(hello.get(at + 1..at + 6), b"host:"),
-        b':' => is(at.checked_sub(4).and_then(|begin| hello.get(begin..at + 3)), b"http://"),
-        _ => false,
-    })
-}
-
-/// What a connection's first bytes are.
-#[derive(Debug)]
-pub enum First {
-    /// A ClientHello, and how long it is.
-    Tls(ClientHello, usize),
-    /// A request.
-    Http,
-    /// HTTP/2, without TLS.
-    Http2,
-    /// Something else; a first line that has no end yet is to be watched.
-    Other(Option<Watch>),
-    /// Nothing before the server has spoken.
-    Spoken(Endpoint),
-    /// A line that has no end yet, of no protocol that is judged: its client waits for an answer.
-    Waiting,
-}
-
-/// Reads the first bytes as they come.
-pub struct Detected {
-    hello: Option<hello::Reader>,
-    fed: usize,
-}
-
-impl Default for Detected {
-    fn default() -> Self {
-        Self { hello: Some(hello::Reader::new()), fed: 0 }
-    }
-}
-
-impl Detected {
-    /// Whether a client that waits behind `held`, of which [`Detected::look`] knows too little, is of another protocol
-    /// than those that are judged.
-    pub fn is_other(&self, held: &[u8]) -> bool {
-        self.hello.is_none() && !looks_cut(held)
-    }
-
-    /// Looks at all bytes that there are; `None` while they do not say enough. Who stops waiting then must refuse.
-    pub fn look(&mut self, held: &[u8]) -> Result<Option<First>, Refusal> {
-        if let Some(reader) = &mut self.hello {
-            let progress = reader.feed(&held[self.fed..]);
-            self.fed = held.len();
-            match progress {
-                Progress::NeedMore => return Ok(None),
-                Progress::Hello(hello, length) => {
-                    if holds_request(&held[..length]) {
-                        let why = "a request of HTTP inside the ClientHello";
-                        return Err(Refusal::new(RejectWith::Tls, "tls.malformed", why));
-                    }
-                    return Ok(Some(First::Tls(hello, length)));
-                }
-                Progress::Malformed(why) => {
-                    return Err(Refusal::new(RejectWith::Tls, "tls.malformed", why.to_string()));
-                }
-                Progress::NotTls => self.hello = None,
-            }
-        }
-        if held.starts_with(http2::PREFACE) {
-            return Ok(Some(First::Http2));
-        }
-        if http2::PREFACE.starts_with(held) {
-            return Ok(None);
-        }
-        match sniff(held) {
-            Sniff::NeedMore => Ok(None),
-            Sniff::Http => Ok(Some(First::Http)),
-            Sniff::Other => Ok(Some(First::Other(None))),
-            Sniff::Binary => Ok(Some(First::Other(Some(Watch::after(held))))),
-            Sniff::Proxied => {
-                let why = "a header of the PROXY protocol hides the names behind it";
-                Err(Refusal::new(RejectWith::Plain, "tcp.proxied", why))
-            }
-            Sniff::TooLong => {
-                Err(Refusal::new(RejectWith::Plain, "http.malformed", "a first line without an end"))
-            }
-        }
-    }
 }

@@ -1,4 +1,4 @@
-//! What only the keeper can do: connect, and let an address through.
+//! Requests to the keeper, which alone can connect, pin an address and record an event.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -31,10 +31,10 @@ const NO_TURN: &str = "the session begins too many connections, and this one's t
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
 pub enum DialError {
-    /// The keeper did not even try: it has told why.
+    /// The keeper did not try, and has recorded why.
     #[error("{0}")]
     Refused(Errno),
-    /// It was tried.
+    /// The keeper tried, and it failed.
     #[error("{0}")]
     Failed(#[from] io::Error),
 }
@@ -51,35 +51,34 @@ impl DialError {
 
 /// One that waits for an answer, with its place among those that may.
 type Waiting<T> = BTreeMap<u32, (oneshot::Sender<T>, OwnedSemaphorePermit)>;
-type Dialled = Result<OwnedFd, Errno>;
+pub type Dialled = Result<OwnedFd, Errno>;
 
 #[derive(Default)]
-struct Asked {
+struct Pending {
     last: u32,
     dials: Waiting<Dialled>,
     pins: Waiting<Vec<IpAddr>>,
-    told: Waiting<()>,
+    events: Waiting<()>,
 }
 
-/// The keeper.
 pub struct Keeper {
     control: Arc<Control>,
-    asked: Mutex<Asked>,
-    dials: Line,
-    inward: Line,
+    asked: Mutex<Pending>,
+    dials: DialQueue,
+    inward: DialQueue,
     pins: Arc<Semaphore>,
-    told: Arc<Semaphore>,
+    events: Arc<Semaphore>,
 }
 
 /// Those that want a connection.
-struct Line {
+struct DialQueue {
     /// For those whose answer is on its way.
     room: Arc<Semaphore>,
     /// Whose turn it is, once the keeper did not begin one.
     turn: Semaphore,
 }
 
-impl Line {
+impl DialQueue {
     fn new(most: usize) -> Self {
         Self { room: Arc::new(Semaphore::new(most)), turn: Semaphore::new(1) }
     }
@@ -100,10 +99,10 @@ impl Keeper {
         Self {
             control,
             asked: Mutex::default(),
-            dials: Line::new(MAX_DIALS),
-            inward: Line::new(MAX_INWARD),
+            dials: DialQueue::new(MAX_DIALS),
+            inward: DialQueue::new(MAX_INWARD),
             pins: Arc::new(Semaphore::new(MAX_DIALS)),
-            told: Arc::new(Semaphore::new(MAX_DIALS)),
+            events: Arc::new(Semaphore::new(MAX_DIALS)),
         }
     }
 
@@ -155,7 +154,7 @@ impl Keeper {
         }
     }
 
-    async fn begin(&self, line: &Line, wanted: Wanted) -> Result<OwnedFd, DialError> {
+    async fn begin(&self, line: &DialQueue, wanted: Wanted) -> Result<OwnedFd, DialError> {
         let Wanted { purpose, to, protocol, from } = wanted;
         let (sender, answer) = oneshot::channel();
         let number = self.ask(&line.room, |asked, number, place| {
@@ -186,35 +185,36 @@ impl Keeper {
         answer.await.map_err(io::Error::other)
     }
 
-    /// Has something recorded.
-    pub async fn tell(&self, event: NetEvent) {
-        self.tell_again(event, None).await;
+    /// Sends an event to be recorded.
+    pub async fn record(&self, event: NetEvent) {
+        self.record_repeat(event, None).await;
     }
 
-    /// Has something recorded that `client` did before, of which the keeper was told then.
-    pub async fn tell_again(&self, event: NetEvent, client: Option<Client>) {
+    /// Sends a further event of a kind that `client` caused before, and that was recorded then.
+    pub async fn record_repeat(&self, event: NetEvent, client: Option<Client>) {
         // It fails once the keeper is gone, and the session with it.
-        let _ = self.control.send(&FromRelay::Told { event, client, number: None }).await;
+        let _ = self.control.send(&FromRelay::Event { event, client, number: None }).await;
     }
 
-    /// Has something recorded about `client`, which is answered after that: as long as it waits it can be seen.
-    pub async fn tell_of(&self, event: NetEvent, client: Client) {
+    /// Sends an event about `client`, and waits until it is recorded, at most [`RECORDED`]: until it is answered, its process
+    /// can be found.
+    pub async fn record_and_wait(&self, event: NetEvent, client: Client) {
         let (sender, answer) = oneshot::channel();
-        let number = self.ask(&self.told, |asked, number, place| {
-            asked.told.insert(number, (sender, place));
+        let number = self.ask(&self.events, |asked, number, place| {
+            asked.events.insert(number, (sender, place));
             number
         });
         let Ok(number) = number.await else { return };
-        let told = FromRelay::Told { event, client: Some(client), number: Some(number) };
-        if self.send(number, &told).await.is_ok() {
+        let message = FromRelay::Event { event, client: Some(client), number: Some(number) };
+        if self.send(number, &message).await.is_ok() {
             // An answer that comes later finds nobody, and makes room.
             let _ = timeout(RECORDED, answer).await;
         }
     }
 
-    /// An answer to [`Keeper::tell_of`].
+    /// An answer to [`Keeper::record_and_wait`].
     pub fn recorded(&self, number: u32) {
-        if let Some((sender, _place)) = self.asked().told.remove(&number) {
+        if let Some((sender, _place)) = self.asked().events.remove(&number) {
             let _ = sender.send(());
         }
     }
@@ -225,9 +225,8 @@ impl Keeper {
     }
 
     /// An answer to [`Keeper::dial`]. What nobody waits for any more is closed.
-    pub fn dialled(&self, number: u32, errno: Option<i32>, descriptor: Option<OwnedFd>) {
+    pub fn dialled(&self, number: u32, dialled: Dialled) {
         let waiting = self.asked().dials.remove(&number);
-        let dialled = descriptor.ok_or(errno.map_or(Errno::IO, Errno::from_raw_os_error));
         if let Some((sender, _place)) = waiting {
             let _ = sender.send(dialled);
         }
@@ -244,7 +243,7 @@ impl Keeper {
     async fn ask(
         &self,
         room: &Arc<Semaphore>,
-        enter: impl FnOnce(&mut Asked, u32, OwnedSemaphorePermit) -> u32,
+        enter: impl FnOnce(&mut Pending, u32, OwnedSemaphorePermit) -> u32,
     ) -> io::Result<u32> {
         let place = room.clone().acquire_owned().await.map_err(io::Error::other)?;
         let mut asked = self.asked();
@@ -261,7 +260,7 @@ impl Keeper {
         Ok(())
     }
 
-    fn asked(&self) -> MutexGuard<'_, Asked> {
+    fn asked(&self) -> MutexGuard<'_, Pending> {
         self.asked.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -277,7 +276,7 @@ impl Drop for Unsent<'_> {
         let mut asked = self.keeper.asked();
         asked.dials.remove(&self.number);
         asked.pins.remove(&self.number);
-        asked.told.remove(&self.number);
+        asked.events.remove(&self.number);
     }
 }
 

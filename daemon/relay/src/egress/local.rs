@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use agentd_policy::egress::Purpose;
 
-use super::end::End;
+use super::close::CloseReason;
 use super::tcp::Connection;
 
 /// Both, that of the same family as `address` first.
@@ -14,7 +14,7 @@ pub fn loopbacks(address: IpAddr) -> [IpAddr; 2] {
 }
 
 /// Connects to the same port of the host's and carries all.
-pub async fn serve(connection: &Connection) -> Result<(), End> {
+pub async fn serve(connection: &Connection) -> Result<(), CloseReason> {
     let to = connection.to();
     let [first, _] = loopbacks(to.ip());
     connection.set_to(SocketAddr::new(first, to.port()));

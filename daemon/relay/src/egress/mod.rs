@@ -1,17 +1,20 @@
-//! the session's egress. Sockets inside the session's network namespace come with [`ToRelay::Network`]; every
+//! The session's egress. Sockets inside the session's network namespace come with [`ToRelay::Network`]; every
 //! connection to the outside is dialled by the keeper. What goes between is judged here, by name.
 //!
 //! [`ToRelay::Network`]: agentd_policy::wire::ToRelay::Network
 
-mod admit;
+mod accept;
 mod answering;
+mod buffers;
 mod cache;
 mod caps;
+mod close;
 mod copy;
+mod detect;
 mod dial;
 mod dns;
-mod end;
-mod first;
+mod dot;
+mod grant;
 mod http;
 mod http2;
 mod idle;
@@ -19,22 +22,19 @@ mod judge;
 mod keeper;
 mod local;
 mod opaque;
-mod other;
 mod packet;
 mod pins;
 mod proxy;
 mod published;
-mod right;
-mod room;
+mod query_log;
 mod rules;
-mod secure;
 mod ssh;
 mod tcp;
 mod tls;
 mod tls_stream;
-mod told;
-mod trust;
+mod trust_anchors;
 mod udp;
+mod unnamed;
 mod upstream;
 
 use std::net::IpAddr;
@@ -46,6 +46,7 @@ use agentd_policy::blocklist::Blocklist;
 use agentd_policy::egress::Egress;
 use agentd_policy::hosts::HostName;
 use agentd_policy::publish::Publish;
+use agentd_policy::wire::{EgressSockets, NetworkDescriptors};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -54,18 +55,18 @@ use crate::control::Control;
 use crate::{RelayError, endpoint};
 use caps::Counters;
 use dns::Names;
-use keeper::Keeper;
+use dot::DotResolvers;
+use keeper::{Dialled, Keeper};
 use pins::Pins;
 use published::MAX_VISITS;
 use rules::Rules;
-use secure::Secure;
 use tcp::Entry;
 use udp::MAX_FLOWS;
 
 /// The most connections of a session.
 const MAX_CONNECTIONS: u32 = 1024;
-/// For what is left to tell once the session is over.
-const LAST_WORDS: Duration = Duration::from_millis(500);
+/// How long events are still recorded once the session is over.
+const CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// What is in force.
 #[derive(Clone)]
@@ -84,7 +85,7 @@ struct Gate {
     pins: Pins,
     names: Names,
     counters: Counters,
-    secure: Secure,
+    resolvers: DotResolvers,
     connections: Arc<Semaphore>,
     visits: Arc<Semaphore>,
     flows: Arc<Semaphore>,
@@ -93,7 +94,7 @@ struct Gate {
 }
 
 impl Gate {
-    /// The rules.
+    /// The rules that are in force, with the blocklists.
     fn plan(&self) -> Rules {
         Rules::new(self.state.borrow().plan.clone(), self.listed.clone())
     }
@@ -104,7 +105,7 @@ impl Gate {
     }
 }
 
-/// Egress, open.
+/// The egress of one session, as long as it is served.
 pub struct Network {
     gate: Arc<Gate>,
     /// Aborted with it.
@@ -113,22 +114,15 @@ pub struct Network {
 }
 
 impl Network {
-    /// Opens it, with the descriptors that [`ToRelay::Network`](agentd_policy::wire::ToRelay::Network) lists.
+    /// Serves the session's sockets.
     pub fn open(
         plan: Egress,
-        blocklist: bool,
-        mut descriptors: Vec<OwnedFd>,
+        descriptors: NetworkDescriptors<OwnedFd>,
         control: Arc<Control>,
     ) -> Result<Self, RelayError> {
-        let (ports, locals, proxy) = (plan.udp_ports(), plan.local.clone(), plan.has_proxy());
-        // Last come a table of blocklists and then a CA bundle, if there are.
-        let trust = if plan.asks_over_tls() { descriptors.pop() } else { None };
-        let table = if blocklist { descriptors.pop() } else { None };
-        let listed = table.map(rules::table).transpose().map_err(RelayError::Keeper)?.map(Arc::new);
-        if descriptors.len() != plan.sockets() {
-            return Err(RelayError::Keeper("sockets that are not the plan's".into()));
-        }
-        let secure = Secure::new(plan.resolvers.len(), trust);
+        let NetworkDescriptors { sockets, blocklist, ca_bundle } = descriptors;
+        let listed = blocklist.map(rules::table).transpose().map_err(RelayError::Blocklists)?.map(Arc::new);
+        let resolvers = DotResolvers::new(plan.resolvers.len(), ca_bundle);
         let gate = Arc::new(Gate {
             state: watch::Sender::new(State { plan: Arc::new(plan), over: false }),
             listed,
@@ -136,30 +130,33 @@ impl Network {
             pins: Pins::default(),
             names: Names::default(),
             counters: Counters::default(),
-            secure,
+            resolvers,
             connections: Arc::new(Semaphore::new(MAX_CONNECTIONS as usize)),
             visits: Arc::new(Semaphore::new(MAX_VISITS as usize)),
             flows: Arc::new(Semaphore::new(MAX_FLOWS)),
             datagrams: Arc::new(Semaphore::new(udp::MAX_WAITING)),
         });
         let mut listeners = JoinSet::new();
-        let twice = |port: u16| [port, port];
-        let kinds = [Kind::Tcp(Entry::Transparent); 2]
+        let EgressSockets { tcp, dns, proxy, udp, local } = sockets;
+        let entries = [(Entry::Transparent, tcp)]
             .into_iter()
-            .chain([Kind::Dns; 2])
-            .chain([Kind::Tcp(Entry::Proxy); 2].into_iter().filter(|_| proxy))
-            .chain(ports.into_iter().flat_map(twice).map(Kind::Udp))
-            .chain(locals.into_iter().flat_map(twice).map(|_| Kind::Tcp(Entry::Local)));
-        for (kind, descriptor) in kinds.zip(descriptors) {
-            let socket = endpoint(descriptor)?;
-            match kind {
-                Kind::Tcp(entry) => listeners.spawn(tcp::listen(gate.clone(), socket, entry)),
-                Kind::Dns => listeners.spawn(answering::serve(gate.clone(), socket)),
-                Kind::Udp(port) => listeners.spawn(udp::serve(gate.clone(), socket, port)),
-            };
+            .chain(proxy.map(|sockets| (Entry::Proxy, sockets)))
+            .chain(local.into_iter().map(|sockets| (Entry::Local, sockets)));
+        for (entry, sockets) in entries {
+            for socket in sockets {
+                listeners.spawn(tcp::listen(gate.clone(), endpoint(socket)?, entry));
+            }
         }
-        let told = gate.clone();
-        listeners.spawn(async move { told.names.told.run(&told.keeper).await });
+        for socket in dns {
+            listeners.spawn(answering::serve(gate.clone(), endpoint(socket)?));
+        }
+        for (port, sockets) in udp {
+            for socket in sockets {
+                listeners.spawn(udp::serve(gate.clone(), endpoint(socket)?, port));
+            }
+        }
+        let recorder = gate.clone();
+        listeners.spawn(async move { recorder.names.log.run(&recorder.keeper).await });
         Ok(Self { gate, listeners, renewals: JoinSet::new() })
     }
 
@@ -179,8 +176,8 @@ impl Network {
     }
 
     /// The keeper has dialled, or not.
-    pub fn dialled(&self, number: u32, errno: Option<i32>, descriptor: Option<OwnedFd>) {
-        self.gate.keeper.dialled(number, errno, descriptor);
+    pub fn dialled(&self, number: u32, dialled: Dialled) {
+        self.gate.keeper.dialled(number, dialled);
     }
 
     /// The keeper has pinned.
@@ -211,25 +208,17 @@ impl Network {
         self.gate.state.send_modify(|state| state.over = true);
     }
 
-    /// Has all ends told, as far as the keeper listens.
+    /// Ends all, and waits until the ends are recorded, at most [`CLOSE_TIMEOUT`].
     pub async fn close(mut self) {
         self.over();
-        // What was published is free again before the end is told.
+        // What was published is free again before the end is recorded.
         while self.listeners.join_next().await.is_some() {}
         let all = async {
-            self.gate.names.told.flush(&self.gate.keeper).await;
+            self.gate.names.log.flush(&self.gate.keeper).await;
             let _ = self.gate.connections.acquire_many(MAX_CONNECTIONS).await;
             let _ = self.gate.visits.acquire_many(MAX_VISITS).await;
             let _ = self.gate.flows.acquire_many(MAX_FLOWS as u32).await;
         };
-        let _ = timeout(LAST_WORDS, all).await;
+        let _ = timeout(CLOSE_TIMEOUT, all).await;
     }
-}
-
-/// What comes by a socket.
-#[derive(Clone, Copy)]
-enum Kind {
-    Tcp(Entry),
-    Dns,
-    Udp(u16),
 }

@@ -2,12 +2,13 @@
 //! request, that the connection begins with ends it: a deny is no allow's to undo.
 
 use agentd_policy::hosts::HostName;
-use agentd_relay::http::MAX_HEAD;
-use agentd_relay::proxy::{Authority, Host};
+use agentd_protocols::authority::{Authority, Host};
+use agentd_protocols::http::MAX_HEAD;
 
+use super::close::CloseReason;
 use super::copy;
-use super::end::End;
-use super::judge::{self, Detected, First, Refusal, RejectWith};
+use super::detect::{Detected, ProtocolDetector};
+use super::judge::{self, Refusal, RejectWith, Subject};
 use super::tcp::Connection;
 use crate::Endpoint;
 
@@ -17,29 +18,28 @@ const MAX_SHOWN: usize = 16;
 /// What the beginning shows.
 #[derive(Default)]
 struct Shown {
-    /// These names.
     names: Vec<HostName>,
-    /// By TLS.
+    /// The protocol is TLS.
     tls: bool,
     /// More is to be seen.
     more: bool,
 }
 
 /// Carries it, `held` first. No byte waits for those behind it: what completes a denied name does not go on.
-pub async fn carry(connection: &Connection, server: &Endpoint, mut held: Vec<u8>) -> Result<(), End> {
-    let (mut up, mut down) = connection.ways(server);
+pub async fn carry(connection: &Connection, server: &Endpoint, mut held: Vec<u8>) -> Result<(), CloseReason> {
+    let (mut up, mut down) = connection.directions(server);
     let beginning = async {
-        let (mut opening, mut sent) = (Detected::default(), 0);
+        let (mut detector, mut sent) = (ProtocolDetector::default(), 0);
         loop {
-            let shown = shown(&mut opening, &held);
+            let shown = shown(&mut detector, &held);
             let reject_with = if shown.tls { RejectWith::Tls } else { RejectWith::Plain };
             if shown.names.len() > MAX_SHOWN {
                 let why = "the head of a request names too many hosts";
-                return Err(End::from(Refusal::new(reject_with, "tcp.names", why)));
+                return Err(CloseReason::from(Refusal::new(reject_with, "tcp.names", why)));
             }
             for name in shown.names {
                 if let Some(rule) = judge::denied(&connection.gate.plan(), &name) {
-                    return Err(End::from(refused(reject_with, rule, &name)));
+                    return Err(CloseReason::from(refused(reject_with, rule, &name)));
                 }
                 connection.shows(name);
             }
@@ -59,17 +59,16 @@ pub async fn carry(connection: &Connection, server: &Endpoint, mut held: Vec<u8>
     Ok(())
 }
 
-fn shown(opening: &mut Detected, held: &[u8]) -> Shown {
-    match opening.look(held) {
+fn shown(detector: &mut ProtocolDetector, held: &[u8]) -> Shown {
+    match detector.detect(held) {
         Ok(None) => Shown { more: true, ..Shown::default() },
-        Ok(Some(First::Tls(hello, _))) => {
+        Ok(Some(Detected::Tls(hello, _))) => {
             Shown { names: hello.name.into_iter().collect(), tls: true, more: false }
         }
         // A first line without an end, and empty ones before it, are some servers' requests.
-        Ok(Some(First::Http)) => hosts(held),
-        Ok(Some(First::Http2 | First::Other(_) | First::Spoken(_) | First::Waiting)) | Err(_) => {
-            Shown::default()
-        }
+        Ok(Some(Detected::Http)) => hosts(held),
+        Ok(Some(Detected::Http2 | Detected::Other(_) | Detected::ServerFirst(_) | Detected::ClientWaits))
+        | Err(_) => Shown::default(),
     }
 }
 
@@ -101,5 +100,5 @@ fn hosts(head: &[u8]) -> Shown {
 
 fn refused(reject_with: RejectWith, rule: String, name: &HostName) -> Refusal {
     let why = format!("{name} is denied");
-    Refusal { name: Some(name.to_string()), ..Refusal::new(reject_with, rule, why) }
+    Refusal { subject: Subject::Name(name.to_string()), ..Refusal::new(reject_with, rule, why) }
 }

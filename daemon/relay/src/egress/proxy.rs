@@ -6,49 +6,53 @@ use std::time::Duration;
 
 use agentd_policy::egress::Purpose;
 use agentd_policy::profile::Protocol;
-use agentd_relay::dns::RecordType;
-use agentd_relay::http::{Connection as Requests, Head, MAX_HEAD, Mode, Step, Target};
-use agentd_relay::proxy::{Authority, Host};
-use agentd_relay::socks::{self, Reply, SocksError};
+use agentd_protocols::authority::{Authority, Host};
+use agentd_protocols::dns::RecordType;
+use agentd_protocols::http::{Connection as Requests, Head, MAX_HEAD, Mode, Step, Target};
+use agentd_protocols::socks::{self, Reply, SocksError};
 use rustix::io::Errno;
 use tokio::time::timeout;
 
 use super::cache::Found;
+use super::close::{CloseReason, Failure};
 use super::copy;
-use super::end::{End, Failure};
-use super::judge::{self, Place, Refusal, RejectWith};
+use super::judge::{self, Place, Refusal, RejectWith, Subject};
 use super::tcp::Connection;
 use super::{dns, http};
 use crate::Endpoint;
 
-/// How long a client may take to say what it wants.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a client may take for its request.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 const HTTP: u16 = 80;
 /// Fields between a client and its proxy, not for the server. There is one request for each connection.
-const BETWEEN: [&[u8]; 6] =
+const HOP_BY_HOP: [&[u8]; 6] =
     [b"connection", b"proxy-connection", b"keep-alive", b"proxy-authorization", b"upgrade", EXPECT];
 /// Answered here: servers disagree on what follows if they do not want the body.
 const EXPECT: &[u8] = b"expect";
 
 /// Serves a client of the proxy.
-pub async fn serve(connection: &Connection) -> Result<(), End> {
+pub async fn serve(connection: &Connection) -> Result<(), CloseReason> {
     let mut held = Vec::new();
     let beginning = async {
         more(connection, &mut held).await?;
         if held[0] == 5 {
-            return socks_target(connection, &mut held).await.map(Wish::Socks);
+            return socks_target(connection, &mut held).await.map(ProxyRequest::Socks);
         }
         http_target(connection, &mut held).await
     };
-    match timeout(PATIENCE, beginning).await.map_err(|_| End::Reset)?? {
-        Wish::Socks((host, port)) => socks(connection, host, port, held).await,
-        Wish::Tunnel(head) => {
-            let server = told(connection, open(connection, &head.host, head.port, Some(&head)).await).await?;
+    match timeout(REQUEST_TIMEOUT, beginning).await.map_err(|_| CloseReason::Reset)?? {
+        ProxyRequest::Socks((host, port)) => socks(connection, host, port, held).await,
+        ProxyRequest::Tunnel(head) => {
+            let server =
+                or_bad_gateway(connection, open(connection, &head.host, head.port, Some(&head)).await)
+                    .await?;
             copy::write(&connection.client, b"HTTP/1.1 200 Connection established\r\n\r\n").await?;
             connection.carry(held, Some(server)).await
         }
-        Wish::Request(head, requests) => {
-            let server = told(connection, open(connection, &head.host, head.port, Some(&head)).await).await?;
+        ProxyRequest::Forward(head, requests) => {
+            let server =
+                or_bad_gateway(connection, open(connection, &head.host, head.port, Some(&head)).await)
+                    .await?;
             if head.expects {
                 copy::write(&connection.client, b"HTTP/1.1 100 Continue\r\n\r\n").await?;
             }
@@ -57,19 +61,19 @@ pub async fn serve(connection: &Connection) -> Result<(), End> {
     }
 }
 
-/// What a client wants.
-enum Wish {
+/// What a client asks of the proxy.
+enum ProxyRequest {
     Socks((Host, u16)),
-    Tunnel(Asked),
-    Request(Asked, Box<Requests>),
+    Tunnel(HttpRequest),
+    Forward(HttpRequest, Box<Requests>),
 }
 
 /// The head of a request to the proxy.
-struct Asked {
+struct HttpRequest {
     host: Host,
     port: u16,
     method: String,
-    /// CONNECT.
+    /// The method is CONNECT.
     tunnel: bool,
     /// Whether the client waits before it sends the body.
     expects: bool,
@@ -77,14 +81,14 @@ struct Asked {
     rewritten: Vec<u8>,
 }
 
-async fn more(connection: &Connection, held: &mut Vec<u8>) -> Result<(), End> {
+async fn more(connection: &Connection, held: &mut Vec<u8>) -> Result<(), CloseReason> {
     match copy::read(&connection.client, held, copy::CHUNK).await? {
-        0 => Err(End::Reset),
+        0 => Err(CloseReason::Reset),
         _ => Ok(()),
     }
 }
 
-async fn http_target(connection: &Connection, held: &mut Vec<u8>) -> Result<Wish, End> {
+async fn http_target(connection: &Connection, held: &mut Vec<u8>) -> Result<ProxyRequest, CloseReason> {
     let mut requests = Requests::new(Mode::Proxy);
     let (asked, length) = loop {
         match requests.client(held) {
@@ -102,21 +106,25 @@ async fn http_target(connection: &Connection, held: &mut Vec<u8>) -> Result<Wish
         more(connection, held).await?;
     };
     held.drain(..length);
-    Ok(if asked.tunnel { Wish::Tunnel(asked) } else { Wish::Request(asked, Box::new(requests)) })
+    Ok(if asked.tunnel {
+        ProxyRequest::Tunnel(asked)
+    } else {
+        ProxyRequest::Forward(asked, Box::new(requests))
+    })
 }
 
 /// Where a request goes; `None` if it does not say so.
-fn asked(head: &Head<'_>, bytes: &[u8]) -> Option<Asked> {
+fn asked(head: &Head<'_>, bytes: &[u8]) -> Option<HttpRequest> {
     let rewritten = match &head.target {
         Target::Connect => Vec::new(),
         Target::Absolute { path, .. } => rewritten(head.method, path, bytes),
         Target::Path(_) | Target::Asterisk => return None,
     };
     let port = head.authority.port.unwrap_or(HTTP);
-    Some(Asked {
+    Some(HttpRequest {
         host: head.authority.host.clone(),
         port,
-        method: head.method.chars().take(http::MAX_METHOD).collect(),
+        method: head.method.chars().take(judge::MAX_METHOD).collect(),
         tunnel: head.target == Target::Connect,
         expects: bytes.split(|byte| *byte == b'\n').any(|line| name(line).eq_ignore_ascii_case(EXPECT)),
         rewritten,
@@ -141,7 +149,7 @@ fn rewritten(method: &str, path: &str, head: &[u8]) -> Vec<u8> {
         if line == b"\r\n" {
             new.extend(b"Connection: close\r\n");
         }
-        if !BETWEEN.iter().any(|between| name.eq_ignore_ascii_case(between)) {
+        if !HOP_BY_HOP.iter().any(|field| name.eq_ignore_ascii_case(field)) {
             new.extend(line);
         }
     }
@@ -155,8 +163,8 @@ async fn request(
     head: &[u8],
     mut held: Vec<u8>,
     mut requests: Requests,
-) -> Result<(), End> {
-    let (mut up, mut down) = connection.ways(server);
+) -> Result<(), CloseReason> {
+    let (mut up, mut down) = connection.directions(server);
     let body = async {
         up.write(head).await?;
         let mut over = false;
@@ -177,7 +185,7 @@ async fn request(
             }
             if copy::read(&connection.client, &mut held, copy::CHUNK).await? == 0 {
                 up.end()?;
-                return std::future::pending::<Result<(), End>>().await;
+                return std::future::pending::<Result<(), CloseReason>>().await;
             }
         }
     };
@@ -187,7 +195,7 @@ async fn request(
     }
 }
 
-async fn socks_target(connection: &Connection, held: &mut Vec<u8>) -> Result<(Host, u16), End> {
+async fn socks_target(connection: &Connection, held: &mut Vec<u8>) -> Result<(Host, u16), CloseReason> {
     let greeting = loop {
         match socks::greeting(held) {
             Ok(Some(length)) => break length,
@@ -196,7 +204,7 @@ async fn socks_target(connection: &Connection, held: &mut Vec<u8>) -> Result<(Ho
                 if error == SocksError::Method {
                     copy::linger(&connection.client, &socks::NO_METHOD).await;
                 }
-                return Err(End::Reset);
+                return Err(CloseReason::Reset);
             }
         }
     };
@@ -217,7 +225,7 @@ async fn socks_target(connection: &Connection, held: &mut Vec<u8>) -> Result<(Ho
     }
 }
 
-async fn socks(connection: &Connection, host: Host, port: u16, held: Vec<u8>) -> Result<(), End> {
+async fn socks(connection: &Connection, host: Host, port: u16, held: Vec<u8>) -> Result<(), CloseReason> {
     match open(connection, &host, port, None).await {
         Ok(server) => {
             copy::write(&connection.client, &Reply::Succeeded.message(None)).await?;
@@ -225,8 +233,8 @@ async fn socks(connection: &Connection, host: Host, port: u16, held: Vec<u8>) ->
         }
         Err(end) => {
             let reply = match &end {
-                End::Refused(_) => Reply::NotAllowed,
-                End::Failed(failure) => in_socks(failure.errno),
+                CloseReason::Refused(_) => Reply::NotAllowed,
+                CloseReason::Failed(failure) => socks_reply(failure.errno),
                 _ => Reply::Failure,
             };
             copy::linger(&connection.client, &reply.message(None)).await;
@@ -240,13 +248,16 @@ async fn open(
     connection: &Connection,
     host: &Host,
     port: u16,
-    asked: Option<&Asked>,
-) -> Result<Endpoint, End> {
+    asked: Option<&HttpRequest>,
+) -> Result<Endpoint, CloseReason> {
     let refuse = |rule: String| {
         let why = format!("{host}:{port} is not allowed");
         let reject_with = if asked.is_some() { RejectWith::Http } else { RejectWith::Plain };
-        let method = asked.map(|asked| asked.method.clone());
-        Refusal { name: Some(host.to_string()), method, ..Refusal::new(reject_with, rule, why) }
+        let subject = match asked {
+            Some(asked) => Subject::request(&asked.method, host.to_string()),
+            None => Subject::Name(host.to_string()),
+        };
+        Refusal { subject, ..Refusal::new(reject_with, rule, why) }
     };
     let address = match host {
         Host::Address(address) => *address,
@@ -275,15 +286,15 @@ async fn open(
     connection.dial(purpose).await
 }
 
-fn unknown(found: &Found) -> End {
+fn unknown(found: &Found) -> CloseReason {
     let why = match found {
         Found::Failed(why) => why.clone(),
         _ => "the name has no address".into(),
     };
-    End::Failed(Failure { why, dialled: false, errno: Errno::HOSTUNREACH })
+    CloseReason::Failed(Failure { why, dialled: false, errno: Errno::HOSTUNREACH })
 }
 
-fn purpose(connection: &Connection, host: &Host, asked: Option<&Asked>) -> Result<Purpose, String> {
+fn purpose(connection: &Connection, host: &Host, asked: Option<&HttpRequest>) -> Result<Purpose, String> {
     let (plan, pins, to) = (connection.gate.plan(), &connection.gate.pins, connection.to());
     match host {
         Host::Name(name) => judge::named(&plan, pins, name, Place::direct(to)),
@@ -296,9 +307,12 @@ fn purpose(connection: &Connection, host: &Host, asked: Option<&Asked>) -> Resul
     }
 }
 
-/// A client of HTTP is told by a response why its server could not be reached.
-async fn told(connection: &Connection, opened: Result<Endpoint, End>) -> Result<Endpoint, End> {
-    if let Err(End::Failed(failure)) = &opened {
+/// Answers a client of HTTP whose server could not be reached by 502, with the reason.
+async fn or_bad_gateway(
+    connection: &Connection,
+    opened: Result<Endpoint, CloseReason>,
+) -> Result<Endpoint, CloseReason> {
+    if let Err(CloseReason::Failed(failure)) = &opened {
         let body = format!("agentd: {}\n", failure.why);
         let head = "HTTP/1.1 502 Bad Gateway\r\nContent-Type: text/plain\r\nConnection: close\r\n";
         let answer = format!("{head}Content-Length: {}\r\n\r\n{body}", body.len());
@@ -307,8 +321,8 @@ async fn told(connection: &Connection, opened: Result<Endpoint, End>) -> Result<
     opened
 }
 
-/// How SOCKS says it.
-fn in_socks(errno: Errno) -> Reply {
+/// The reply that stands for `errno` (RFC 1928 §6).
+fn socks_reply(errno: Errno) -> Reply {
     match errno {
         Errno::ACCESS => Reply::NotAllowed,
         Errno::NETUNREACH => Reply::NetworkUnreachable,

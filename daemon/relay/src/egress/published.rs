@@ -14,8 +14,8 @@ use rustix::io::Errno;
 use tokio::time::sleep;
 
 use super::Gate;
-use super::admit::{Admitted, admit};
-use super::copy::{self, Way};
+use super::accept::{Accepted, accept_all};
+use super::copy::{self, Direction};
 use super::idle::idle;
 use super::keeper::DialError;
 use super::tcp::IDLE;
@@ -31,9 +31,7 @@ const LAST_BYTES: Duration = Duration::from_millis(250);
 
 /// How one ended.
 enum End {
-    /// In order.
     Closed,
-    /// By a reset, of either side.
     Reset,
     /// Nothing went by for too long.
     Idle,
@@ -56,16 +54,16 @@ struct Visit {
 
 /// Lets in who comes.
 pub async fn listen(gate: Arc<Gate>, listener: Endpoint, publish: Publish) {
-    let serve = |Admitted { client, from, .. }: Admitted| {
+    let serve = |Accepted { client, from, .. }: Accepted| {
         let (sent, received) = (AtomicU64::new(0), AtomicU64::new(0));
         let (gate, began) = (gate.clone(), Instant::now());
         Visit { gate, client, from, publish, began, sent, received }.serve()
     };
-    let denied = |admitted: &Admitted| {
+    let denied = |accepted: &Accepted| {
         let denied = Some("publish.connections".into());
-        NetEvent::Entered { from: admitted.from, publish, denied }
+        NetEvent::Entered { from: accepted.from, publish, denied }
     };
-    admit(listener, &gate.visits, &gate.keeper, serve, denied).await;
+    accept_all(listener, &gate.visits, &gate.keeper, serve, denied).await;
 }
 
 impl Visit {
@@ -85,8 +83,8 @@ impl Visit {
             Err(error) => return End::Failed(error),
         };
         let control = self.gate.keeper.control();
-        let mut inwards = Way::new(&self.client, server, &self.received, control);
-        let mut outwards = Way::new(server, &self.client, &self.sent, control);
+        let mut inwards = Direction::new(&self.client, server, &self.received, control);
+        let mut outwards = Direction::new(server, &self.client, &self.sent, control);
         match tokio::try_join!(inwards.drain(), outwards.drain()) {
             Ok(_) => End::Closed,
             Err(_) => End::Reset,
@@ -108,7 +106,7 @@ impl Visit {
 
     async fn over(&self) {
         let mut state = self.gate.watch();
-        // It is over as well if nobody is left who could say so.
+        // It is over as well if the sender is gone.
         while !state.borrow_and_update().over && state.changed().await.is_ok() {}
         sleep(LAST_BYTES).await;
     }
@@ -117,7 +115,7 @@ impl Visit {
         idle(IDLE, || self.sent.load(Ordering::Relaxed) + self.received.load(Ordering::Relaxed)).await;
     }
 
-    /// Tells what became of it, and carries an end that is out of order to both sides.
+    /// Records how it ended, and resets both sides unless it ended in order.
     async fn close(self, end: End, server: Option<Endpoint>) {
         let reason = match &end {
             End::Closed | End::Over => "closed".to_owned(),
@@ -132,12 +130,12 @@ impl Visit {
         }
         let Self { gate, client, from, publish, began, sent, received } = self;
         drop((client, server));
-        // These the keeper did not even try: it has told why, or has no room for that.
+        // These the keeper did not even try: it has recorded why, or has no room for that.
         if matches!(end, End::Failed(DialError::Refused(Errno::ACCESS | Errno::AGAIN | Errno::CANCELED))) {
             return;
         }
         let (sent, received) = (sent.into_inner(), received.into_inner());
         let duration_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
-        gate.keeper.tell(NetEvent::Left { from, publish, sent, received, duration_ms, reason }).await;
+        gate.keeper.record(NetEvent::Left { from, publish, sent, received, duration_ms, reason }).await;
     }
 }

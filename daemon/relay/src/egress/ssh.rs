@@ -4,7 +4,7 @@
 pub const BANNER: &[u8] = b"SSH-";
 /// SSH_MSG_DISCONNECT (RFC 4253 §11.1).
 const DISCONNECT: u8 = 1;
-/// SSH_DISCONNECT_HOST_NOT_ALLOWED_TO_CONNECT.
+/// SSH_DISCONNECT_HOST_NOT_ALLOWED_TO_CONNECT (RFC 4253 §11.1).
 const NOT_ALLOWED: u32 = 1;
 /// Without a cipher packets come in blocks of so many bytes, and are padded by at least half as many (RFC 4253 §6).
 const BLOCK: usize = 8;

@@ -3,12 +3,12 @@
 use std::io;
 use std::time::Duration;
 
-use agentd_relay::hello::{ClientHello, Progress, Reader, Reply, Turn};
+use agentd_protocols::hello::{ClientHello, Progress, Reader, Reply, Turn};
 use rustix::io::Errno;
 use tokio::time::timeout;
 
+use super::close::CloseReason;
 use super::copy;
-use super::end::End;
 use super::judge::{Refusal, RejectWith};
 use super::keeper::DialError;
 use super::tcp::Connection;
@@ -24,8 +24,8 @@ pub async fn carry(
     held: Vec<u8>,
     hello: ClientHello,
     length: usize,
-) -> Result<(), End> {
-    let (mut up, mut down) = connection.ways(server);
+) -> Result<(), CloseReason> {
+    let (mut up, mut down) = connection.directions(server);
     let (hello_bytes, rest) = held.split_at(length);
     up.write(hello_bytes).await?;
     let mut rest = rest.to_vec();
@@ -52,7 +52,7 @@ pub async fn carry(
 }
 
 /// Reads the second ClientHello into `held`.
-async fn second(connection: &Connection, first: ClientHello, held: &mut Vec<u8>) -> Result<(), End> {
+async fn second(connection: &Connection, first: ClientHello, held: &mut Vec<u8>) -> Result<(), CloseReason> {
     let (mut reader, mut fed) = (Reader::after_retry(first), 0);
     loop {
         let progress = reader.feed(&held[fed..]);
@@ -70,8 +70,8 @@ async fn second(connection: &Connection, first: ClientHello, held: &mut Vec<u8>)
             }
         }
         let read = copy::read(&connection.client, held, copy::CHUNK);
-        if timeout(TURN, read).await.map_err(|_| End::Reset)?? == 0 {
-            return Err(End::Reset);
+        if timeout(TURN, read).await.map_err(|_| CloseReason::Reset)?? == 0 {
+            return Err(CloseReason::Reset);
         }
     }
 }

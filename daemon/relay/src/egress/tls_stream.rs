@@ -27,7 +27,7 @@ pub enum TlsError {
     Io(#[from] io::Error),
 }
 
-/// A stream.
+/// A connection of TLS to a resolver.
 pub struct Stream {
     socket: Endpoint,
     tls: ClientConnection,
@@ -111,7 +111,7 @@ impl Stream {
         }
     }
 
-    /// Says that it is the end. The server need not hear it.
+    /// Sends `close_notify`, if there is room for it.
     pub fn close(mut self) {
         self.tls.send_close_notify();
         let _ = self.tls.write_tls(&mut Socket(self.socket.get_ref()));

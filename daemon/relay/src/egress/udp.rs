@@ -28,7 +28,7 @@ pub const MAX_FLOWS: usize = 256;
 const IDLE: Duration = Duration::from_secs(60);
 /// Datagrams that wait for a flow's socket; more are lost.
 const QUEUE: usize = 32;
-/// How long one lasts that a cap refused: what comes meanwhile is lost, and not told one by one.
+/// How long one lasts that a cap refused: what comes meanwhile is lost, and not recorded one by one.
 const REFUSED: Duration = Duration::from_secs(1);
 /// How often it is looked which flows have ended.
 const SWEEP: usize = 64;
@@ -47,7 +47,6 @@ pub const MAX_WAITING: usize = 16 << 20;
 type Waiting = (Vec<u8>, OwnedSemaphorePermit);
 type Queue = mpsc::Sender<Waiting>;
 
-/// One flow.
 struct Flow {
     gate: Arc<Gate>,
     socket: Endpoint,
@@ -117,7 +116,7 @@ impl Flow {
             Ok(purpose) => purpose,
             Err(rule) => {
                 let event = NetEvent::Connect { peer, denied: Some(rule), actor: None, count: 1 };
-                return keeper.tell_of(event, self.who()).await;
+                return keeper.record_and_wait(event, self.who()).await;
             }
         };
         if let Purpose::Name(name) = &purpose {
@@ -127,7 +126,7 @@ impl Flow {
         if let Err(rule) = self.join() {
             return self.capped(peer, rule, &purpose, &mut datagrams).await;
         }
-        // Why not is the keeper's to tell, and the client's to find out.
+        // The keeper records why not; the client gets no answer.
         let dialled = keeper.dial(purpose.clone(), self.to, Protocol::Udp, self.route.from).await;
         let Ok(server) = dialled else { return };
         let reason = tokio::select! {
@@ -139,7 +138,7 @@ impl Flow {
         let duration_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
         let capped = (reason == LIMIT).then(|| (peer.clone(), self.budget.spent()));
         keeper
-            .tell(NetEvent::Closed {
+            .record(NetEvent::Closed {
                 peer,
                 names: vec![],
                 more_names: 0,
@@ -166,7 +165,7 @@ impl Flow {
         Client { protocol: Protocol::Udp, from: self.route.from, to: self.to }
     }
 
-    /// A cap is reached. Whoever goes on sending is not listened to for a moment.
+    /// A cap is reached. What the client sends for a moment is dropped.
     async fn capped(
         &self,
         peer: NetPeer,
@@ -175,11 +174,11 @@ impl Flow {
         datagrams: &mut mpsc::Receiver<Waiting>,
     ) {
         let event = NetEvent::Connect { peer, denied: Some(rule), actor: None, count: 1 };
-        self.gate.keeper.tell_of(event, self.who()).await;
-        let unheard = async { while datagrams.recv().await.is_some() {} };
+        self.gate.keeper.record_and_wait(event, self.who()).await;
+        let dropped = async { while datagrams.recv().await.is_some() {} };
         tokio::select! {
             () = sleep(REFUSED) => {}
-            () = unheard => {}
+            () = dropped => {}
             _ = self.revoked(purpose) => {}
         }
     }

@@ -7,13 +7,13 @@ use std::time::Duration;
 use agentd_policy::egress::{Egress, Purpose};
 use agentd_policy::hosts::HostName;
 use agentd_policy::profile::Protocol;
-use agentd_relay::dns::{Outcome, Question, RecordType, ReplyError, Ttls};
+use agentd_protocols::dns::{Outcome, Question, RecordType, ReplyError, Ttls};
 use rustix::io::Errno;
 use rustix::rand::{GetRandomFlags, getrandom};
 use tokio::time::timeout;
 
+use super::dot::{DotError, Server};
 use super::keeper::{DialError, Keeper};
-use super::secure::{SecureError, Server};
 use super::{Gate, copy, packet};
 use crate::Endpoint;
 
@@ -40,14 +40,14 @@ enum AskError {
     #[error("cannot ask it: {0}")]
     Io(#[from] io::Error),
     #[error(transparent)]
-    Secure(#[from] SecureError),
+    Dot(#[from] DotError),
     #[error(transparent)]
     Reply(#[from] ReplyError),
     #[error("it answered something else")]
     Forged,
 }
 
-/// What the resolvers of `plan` say; or, in one line, why they do not. `from` is who wants to know.
+/// What the resolvers of `plan` answer; or, in one line, why they do not. `from` is the client.
 pub async fn ask(
     gate: &Gate,
     plan: &Egress,
@@ -86,9 +86,9 @@ async fn over_tls(
     kind: RecordType,
     from: SocketAddr,
 ) -> Result<Outcome, AskError> {
-    // Nobody can forge a reply here, so that the name's case need not tell one.
+    // Nobody can forge a reply here, so that the name's case need not identify one.
     let question = Question::new(name.clone(), kind, 0, [0; 32]).padded();
-    let reply = gate.secure.ask(&gate.keeper, server, question.message(), from).await?;
+    let reply = gate.resolvers.ask(&gate.keeper, server, question.message(), from).await?;
     Ok(question.read(&reply, TTLS)?)
 }
 

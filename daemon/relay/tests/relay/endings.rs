@@ -59,7 +59,7 @@ fn it_waits_for_the_end_of_the_session_and_the_last_acknowledgement() {
     let (mut relay, pipes) = rig::pipes();
     relay.service.set_silent();
     drop(pipes);
-    relay.tell(&ToRelay::Over, &[]);
+    relay.order(&ToRelay::Over, &[]);
     assert_eq!(relay.next(), Some((frame::DRAINED, Vec::new())));
     std::thread::sleep(Duration::from_millis(100));
     assert!(relay.child.try_wait().unwrap().is_none());
@@ -99,7 +99,7 @@ fn frames_out_of_form_cost_the_stream_and_not_the_session() {
         assert_eq!(relay.service.resume(), 0);
         drop(pipes);
         assert_eq!(relay.rest(), (Vec::new(), Vec::new()));
-        relay.tell(&ToRelay::Over, &[]);
+        relay.order(&ToRelay::Over, &[]);
         let (status, said) = relay.end(SOON);
         assert!(status.success(), "{bytes:?}");
         assert_eq!(said.matches("agentd-relay: frame malformed").count(), 3, "{said}");

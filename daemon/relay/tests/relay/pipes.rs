@@ -47,7 +47,7 @@ fn nothing_at_all_is_drained_too() {
     let (relay, pipes) = rig::pipes();
     drop(pipes);
     assert_eq!(relay.next(), Some((frame::DRAINED, Vec::new())));
-    relay.tell(&ToRelay::Over, &[]);
+    relay.order(&ToRelay::Over, &[]);
     assert_eq!(relay.next(), None);
 }
 

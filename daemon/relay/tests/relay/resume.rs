@@ -45,7 +45,7 @@ fn the_end_is_told_again() {
     assert_eq!(relay.next(), Some((frame::DRAINED, Vec::new())));
     // And from the start, which was not acknowledged.
     let (service, theirs) = Service::pair(State::default());
-    relay.tell(&ToRelay::Connect { command: 0 }, &[theirs]);
+    relay.order(&ToRelay::Connect { command: 0 }, &[theirs]);
     relay.service = service;
     relay.service.resume();
     assert_eq!(relay.rest().0, b"all");
@@ -60,12 +60,12 @@ fn further_commands_have_streams_of_their_own() {
     for number in 1..=16 {
         let (service, theirs) = Service::pair(State::default());
         let (streams, pipes) = rig::streams();
-        relay.tell(&ToRelay::Carry { command: number, terminal: false }, &fds(theirs, streams));
+        relay.order(&ToRelay::Carry { command: number, terminal: false }, &fds(theirs, streams));
         others.push((number, service, pipes.sh(&format!("cat; printf {number} >&2"))));
     }
     let (service, theirs) = Service::pair(State::default());
     let (master, slave) = rig::pty();
-    relay.tell(&ToRelay::Carry { command: 17, terminal: true }, &[theirs, master]);
+    relay.order(&ToRelay::Carry { command: 17, terminal: true }, &[theirs, master]);
     let mut sh = rig::sh_on(slave, "stty size");
     assert!(!service.rest().0.is_empty());
     sh.wait().unwrap();
@@ -80,11 +80,11 @@ fn further_commands_have_streams_of_their_own() {
     assert_eq!(closed.len(), 17);
     let (service, theirs) = Service::pair(State::default());
     let (streams, pipes) = rig::streams();
-    relay.tell(&ToRelay::Carry { command: 18, terminal: false }, &fds(theirs, streams));
+    relay.order(&ToRelay::Carry { command: 18, terminal: false }, &fds(theirs, streams));
     let mut sh = pipes.sh("exec sleep 1000 | yes");
     service.set_silent();
     assert!(service.next().is_some());
-    relay.tell(&ToRelay::Close { command: 18 }, &[]);
+    relay.order(&ToRelay::Close { command: 18 }, &[]);
     // It may be cut off within a frame.
     let mut rest = Vec::new();
     let _ = std::io::Read::read_to_end(&mut &*service.0, &mut rest);
@@ -93,7 +93,7 @@ fn further_commands_have_streams_of_their_own() {
     sh.wait().unwrap();
     // Nobody's.
     let (service, theirs) = Service::pair(State::default());
-    relay.tell(&ToRelay::Connect { command: 18 }, &[theirs]);
+    relay.order(&ToRelay::Connect { command: 18 }, &[theirs]);
     assert_eq!(service.next(), None);
     drop(first);
     relay.rest();

@@ -153,7 +153,7 @@ impl Service {
     fn write(&self, kind: u8, payload: &[u8]) {
         let bytes = [&frame::header(kind, payload.len()).unwrap()[..], payload].concat();
         let written = (&*self.0).write_all(&bytes);
-        // The relay may have heard that all is there before it said that nothing more comes.
+        // The relay may have received the acknowledgement of all before it sent that nothing more comes.
         assert!(written.is_ok() || kind == frame::ACK, "{written:?}");
     }
 
@@ -224,7 +224,7 @@ impl Relay {
     }
 
     /// As the keeper.
-    pub fn tell(&self, message: &ToRelay, descriptors: &[OwnedFd]) {
+    pub fn order(&self, message: &ToRelay, descriptors: &[OwnedFd]) {
         let descriptors: Vec<_> = descriptors.iter().map(std::os::fd::AsFd::as_fd).collect();
         self.control.as_ref().unwrap().send(&encode(message).unwrap(), &descriptors).unwrap();
     }
@@ -234,7 +234,7 @@ impl Relay {
         std::fs::read_dir(format!("/proc/{}/fd", self.child.id())).unwrap().count()
     }
 
-    /// What the keeper hears next.
+    /// The next message to the keeper.
     pub fn said(&self) -> FromRelay {
         let packet = self.control.as_ref().unwrap().receive(64, 0).unwrap().unwrap();
         decode(&packet.bytes).unwrap()
@@ -243,7 +243,7 @@ impl Relay {
     /// The service is another one, which knows what this one knew.
     pub fn reconnect(&mut self, command: u32) {
         let (service, theirs) = Service::pair(self.service.state());
-        self.tell(&ToRelay::Connect { command }, &[theirs]);
+        self.order(&ToRelay::Connect { command }, &[theirs]);
         self.service = service;
     }
 
@@ -252,12 +252,10 @@ impl Relay {
         self.send(frame::RESIZE, &[r[0], r[1], c[0], c[1]]);
     }
 
-    /// As [`Service::next`].
     pub fn next(&self) -> Option<(u8, Vec<u8>)> {
         self.service.next()
     }
 
-    /// As [`Service::rest`].
     pub fn rest(&self) -> (Vec<u8>, Vec<u8>) {
         self.service.rest()
     }
@@ -290,7 +288,7 @@ impl Relay {
 
     /// The session is over.
     pub fn assert_ends_well(&mut self) {
-        self.tell(&ToRelay::Over, &[]);
+        self.order(&ToRelay::Over, &[]);
         let (status, said) = self.end(Duration::from_secs(3));
         assert!(status.success(), "{status}: {said}");
         assert_eq!(said, "");

@@ -6,12 +6,11 @@ use std::collections::BTreeMap;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::time::Instant;
 
+use agentd_policy::token_bucket::TokenBucket;
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, socketpair};
-
-use super::bucket::Bucket;
 
 /// Their events in the keeper's epoll instance are from here on.
 pub const FIRST: u64 = 1 << 33;
@@ -37,14 +36,19 @@ struct Pair {
 pub struct Datagrams {
     pairs: BTreeMap<u64, Pair>,
     last: u64,
-    questions: Bucket,
+    questions: TokenBucket,
     buffer: Vec<u8>,
 }
 
 impl Default for Datagrams {
     fn default() -> Self {
         let (burst, rate) = QUESTIONS;
-        Self { pairs: BTreeMap::new(), last: FIRST, questions: Bucket::new(burst, rate), buffer: Vec::new() }
+        Self {
+            pairs: BTreeMap::new(),
+            last: FIRST,
+            questions: TokenBucket::new(burst, rate),
+            buffer: Vec::new(),
+        }
     }
 }
 

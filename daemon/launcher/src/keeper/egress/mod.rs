@@ -1,7 +1,6 @@
 //! the session's egress, from the keeper's place: it pins what names answer with, and dials. The relay asks, and is
 //! trusted with nothing: each pin and each dial is judged here, by the plan and by what was pinned.
 
-mod bucket;
 mod datagrams;
 mod dial;
 mod pins;
@@ -23,10 +22,10 @@ use agentd_policy::ceiling::Ceiling;
 use agentd_policy::egress::{Denial, Egress, MAX_ADDRESSES, MAX_PIN, MIN_PIN, Purpose};
 use agentd_policy::event::{Actor, End, NetEvent};
 use agentd_policy::hosts::HostName;
-use agentd_policy::wire::{Client, FromRelay, ToRelay};
+use agentd_policy::token_bucket::TokenBucket;
+use agentd_policy::wire::{Attached, Client, EgressSockets, FromRelay, NetworkDescriptors, ToRelay};
 
 use super::Keeper;
-pub use bucket::Bucket;
 use datagrams::Datagrams;
 pub use datagrams::FIRST as DATAGRAMS;
 use pins::Pins;
@@ -56,8 +55,8 @@ pub struct EgressState {
     routes: Routes,
     pub(super) pins: Pins,
     pub(super) renewals: Renewals,
-    dials: Bucket,
-    asked: Bucket,
+    dials: TokenBucket,
+    asked: TokenBucket,
     datagrams: Datagrams,
     pub(super) tunnels: Tunnels,
     inward: Inward,
@@ -107,8 +106,8 @@ impl EgressState {
             routes: Routes::open().map_err(|e| format!("routes: {e}"))?,
             pins: Pins::default(),
             renewals: Renewals::default(),
-            dials: Bucket::new(DIALS.0, DIALS.1),
-            asked: Bucket::new(PINS, PINS),
+            dials: TokenBucket::new(DIALS.0, DIALS.1),
+            asked: TokenBucket::new(PINS, PINS),
             datagrams: Datagrams::default(),
             tunnels: Tunnels::new(credential)?,
             inward: Inward::default(),
@@ -144,7 +143,7 @@ impl Keeper {
 
     /// Hands the sockets of the egress, which init has opened, to the relay, with what it needs besides, and those of
     /// what is published.
-    pub(super) fn open_way_out(&mut self, mut sockets: Vec<OwnedFd>) -> Result<(), String> {
+    pub(super) fn open_way_out(&mut self, sockets: Vec<OwnedFd>) -> Result<(), String> {
         let (Some(egress_state), Some(control)) = (&mut self.egress_state, &mut self.control) else {
             return Err("egress that was not planned".into());
         };
@@ -154,12 +153,13 @@ impl Keeper {
         if self.trust.is_some() != egress_state.egress.asks_over_tls() {
             return Err("certificates of authorities that are missing, or for nothing".into());
         }
-        if let Some(listed) = &egress_state.listed {
-            sockets.push(listed.table.try_clone().map_err(|e| format!("blocklists: {e}"))?);
-        }
-        sockets.extend(self.trust.take());
-        let (egress, blocklist) = (Box::new(egress_state.egress.clone()), egress_state.listed.is_some());
-        control.send(&ToRelay::Network { egress, blocklist }, sockets)?;
+        let egress = Box::new(egress_state.egress.clone());
+        let sockets = EgressSockets::take(&egress, &mut Attached::new(sockets)).map_err(|e| e.to_string())?;
+        let table = egress_state.listed.as_ref().map(|listed| listed.table.try_clone()).transpose();
+        let blocklist = table.map_err(|e| format!("blocklists: {e}"))?;
+        let message = ToRelay::Network { egress, blocklist: blocklist.is_some() };
+        let descriptors = NetworkDescriptors { sockets, blocklist, ca_bundle: self.trust.take() };
+        control.send(&message, descriptors.into_vec())?;
         for (publish, listeners) in egress_state.inward.take_listeners() {
             control.send(&ToRelay::Publish { publish }, listeners)?;
         }
@@ -194,7 +194,7 @@ impl Keeper {
                 let addresses = self.pin(&name, question, &addresses, ttl, actor);
                 self.ask_relay(&ToRelay::Pinned { number, addresses }, vec![]);
             }
-            FromRelay::Told { event, client, number } => {
+            FromRelay::Event { event, client, number } => {
                 let actor = match number {
                     Some(_) => self.who(client),
                     None => client.and_then(|client| self.denials.owners.known(&client)),

@@ -12,13 +12,13 @@ use agentd_policy::egress::Purpose;
 use agentd_policy::event::{End, NetEvent};
 use agentd_policy::profile::Protocol;
 use agentd_policy::publish::{Publish, RULE};
+use agentd_policy::token_bucket::TokenBucket;
 use agentd_policy::wire::MAX_INWARD;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, ipproto, sockopt};
 
 use super::super::Keeper;
 use super::TOLD;
-use super::bucket::Bucket;
 use crate::init::ToInit;
 
 /// How many connections wait for being accepted.
@@ -34,12 +34,16 @@ pub struct Inward {
     listeners: Vec<(Publish, Vec<OwnedFd>)>,
     /// Questions of the relay's that init has not answered.
     asked: BTreeSet<u32>,
-    entries: Bucket,
+    entries: TokenBucket,
 }
 
 impl Default for Inward {
     fn default() -> Self {
-        Self { listeners: Vec::new(), asked: BTreeSet::new(), entries: Bucket::new(ENTRIES.0, ENTRIES.1) }
+        Self {
+            listeners: Vec::new(),
+            asked: BTreeSet::new(),
+            entries: TokenBucket::new(ENTRIES.0, ENTRIES.1),
+        }
     }
 }
 

@@ -51,8 +51,8 @@ fn both(world: &World, server: &TcpListener) -> (TcpStream, TcpStream) {
 
 /// Waits for the end of one that had sent so much.
 fn ended(world: &World, bytes: u64, why: &str) {
-    world.keeper.heard(|message| match message {
-        FromRelay::Told { event: NetEvent::Closed { sent, reason, .. }, .. } => {
+    world.keeper.wait_for(|message| match message {
+        FromRelay::Event { event: NetEvent::Closed { sent, reason, .. }, .. } => {
             (*sent == bytes && reason == why).then_some(())
         }
         _ => None,
@@ -124,9 +124,9 @@ fn connections_at_once_and_one_after_the_other_have_one_cap_together() {
         late.write_all(request.as_bytes()).unwrap();
         let answer = rest(&mut late);
         let answer = answer.as_deref().map(String::from_utf8_lossy);
-        let told =
+        let recorded =
             answer.as_deref().is_none_or(|text| text.contains("X-Agentd-Reason: cap.sent *.example:*\r\n"));
-        assert!(told && answer.is_some() == request.starts_with("GET"), "{answer:?}");
+        assert!(recorded && answer.is_some() == request.starts_with("GET"), "{answer:?}");
     }
     ended(&world, 28, "limit");
     ended(&world, 24, "limit");

@@ -187,7 +187,7 @@ fn the_end_of_the_session_is_the_end_of_all() {
     let (mut client, mut theirs) = both(&world);
     client.write_all(b"x").unwrap();
     expect(&mut theirs, b"x");
-    world.relay.tell(&agentd_policy::wire::ToRelay::Over, &[]);
+    world.relay.order(&agentd_policy::wire::ToRelay::Over, &[]);
     assert_eq!(world.keeper.closed().2, "closed");
     drop(world.relay.child.stdin.take());
     assert_eq!(rest(&mut theirs).unwrap_or_default(), b"");
@@ -207,7 +207,7 @@ fn a_server_that_speaks_first_is_dialled_by_the_pin_alone() {
         theirs.write_all(b"more").unwrap();
         expect(&mut client, b"more");
     }
-    let name = world.keeper.heard(|message| match message {
+    let name = world.keeper.wait_for(|message| match message {
         FromRelay::Dial { purpose: Purpose::Name(name), .. } => Some(name.to_string()),
         _ => None,
     });
@@ -231,7 +231,7 @@ fn what_names_hosts_is_refused_once_the_server_has_spoken() {
             theirs.shutdown(Shutdown::Write).unwrap();
         }
         expect(&mut client, SETTINGS);
-        // What says nothing yet may have gone on.
+        // What is no request yet may have gone on.
         let (first, more) = request.split_at(2);
         client.write_all(first).unwrap();
         expect(&mut theirs, first);

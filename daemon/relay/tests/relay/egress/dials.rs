@@ -39,10 +39,10 @@ fn last(address: IpAddr) -> u8 {
     }
 }
 
-/// What was told of each that ended.
+/// The event of each that ended.
 fn ended(world: &World) -> Vec<(u8, String)> {
     world.keeper.all(|message| match message {
-        FromRelay::Told { event: NetEvent::Closed { peer, reason, .. }, .. } => {
+        FromRelay::Event { event: NetEvent::Closed { peer, reason, .. }, .. } => {
             Some((last(peer.address), reason.clone()))
         }
         _ => None,
@@ -93,8 +93,8 @@ fn if_all_refuse_the_client_hears_it_and_each_is_told() {
     client.write_all(FIRST).unwrap();
     assert_eq!(rest(&mut client), None);
     assert_eq!(dialled(&world), [1, 2, 3]);
-    world.keeper.heard(|message| match message {
-        FromRelay::Told { event: NetEvent::Closed { peer, .. }, .. } => {
+    world.keeper.wait_for(|message| match message {
+        FromRelay::Event { event: NetEvent::Closed { peer, .. }, .. } => {
             (last(peer.address) == 3).then_some(())
         }
         _ => None,

@@ -82,9 +82,9 @@ fn each_stream_is_judged_and_told_why() {
         assert_eq!((answer[3], answer[8]), (1, 3), "a head on stream 3");
         let status = if grpc { "grpc-status\u{1}7" } else { "403" };
         assert!(text.contains(status) && text.contains(rule) && text.contains("agentd: "), "{text:?}");
-        assert_eq!(rest(&mut theirs).unwrap_or_default(), b"", "{host} was heard of");
-        let denied = world.keeper.heard(|message| match message {
-            FromRelay::Told { event: NetEvent::Http { denied, method, host, .. }, .. } => {
+        assert_eq!(rest(&mut theirs).unwrap_or_default(), b"", "{host} was received");
+        let denied = world.keeper.wait_for(|message| match message {
+            FromRelay::Event { event: NetEvent::Http { denied, method, host, .. }, .. } => {
                 Some((denied.clone(), method.clone(), host.clone()))
             }
             _ => None,
@@ -104,8 +104,8 @@ fn a_server_of_another_protocol_gets_nothing_that_it_could_take_for_a_request() 
     expect(&mut theirs, PREFACE);
     theirs.write_all(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n").unwrap();
     assert_eq!(rest(&mut theirs).unwrap_or_default(), b"");
-    let method = world.keeper.heard(|message| match message {
-        FromRelay::Told { event: NetEvent::Http { denied, method, .. }, .. } => {
+    let method = world.keeper.wait_for(|message| match message {
+        FromRelay::Event { event: NetEvent::Http { denied, method, .. }, .. } => {
             Some((denied.clone(), method.clone()))
         }
         _ => None,

@@ -21,7 +21,7 @@ fn a_name_is_asked_for_anew_if_the_keeper_wants_that_and_the_rules_allow_it() {
     world.ask("a.example");
     let renewed = |of: &str| {
         world.renew(of);
-        world.keeper.heard(|message| match message {
+        world.keeper.wait_for(|message| match message {
             FromRelay::Renewed { name, question: 1 } => (name.to_string() == of).then_some(()),
             _ => None,
         });
@@ -44,8 +44,8 @@ fn is_question(message: &FromRelay) -> bool {
 }
 
 fn denial(world: &World, of: &str) -> String {
-    world.keeper.heard(|message| match message {
-        FromRelay::Told { event: NetEvent::Dns { name, denied: Some(rule), .. }, .. } if name == of => {
+    world.keeper.wait_for(|message| match message {
+        FromRelay::Event { event: NetEvent::Dns { name, denied: Some(rule), .. }, .. } if name == of => {
             Some(rule.clone())
         }
         _ => None,
@@ -61,10 +61,10 @@ fn an_allowed_name_is_pinned_before_it_is_answered_and_then_known() {
     assert_eq!(world.ask("A.eXample"), (0, HERE.into()));
     assert_eq!((world.keeper.count(is_question), world.keeper.count(pins)), (1, 1));
     // The second is on record as well.
-    let told = |message: &FromRelay| {
-        matches!(message, FromRelay::Told { event: NetEvent::Dns { .. }, .. }).then_some(())
+    let recorded = |message: &FromRelay| {
+        matches!(message, FromRelay::Event { event: NetEvent::Dns { .. }, .. }).then_some(())
     };
-    world.keeper.heard(told);
+    world.keeper.wait_for(recorded);
 }
 
 #[test]
@@ -272,7 +272,7 @@ fn a_port_of_the_hosts_loopback() {
     client.write_all(b"x").unwrap();
     let mut theirs = accept(&server);
     expect(&mut theirs, b"x");
-    let right = world.keeper.heard(|message| match message {
+    let right = world.keeper.wait_for(|message| match message {
         FromRelay::Dial { purpose: Purpose::Local, to, .. } => Some(*to),
         _ => None,
     });

@@ -111,7 +111,7 @@ fn a_line_that_becomes_a_request_after_all_is_refused() {
     }
 }
 
-/// Where nothing allows the address any more, each protocol is told in its own words.
+/// Where nothing allows the address any more, each protocol is refused in its own form.
 #[test]
 fn a_refusal_is_in_the_words_of_who_is_refused() {
     let world = World::new(egress(&["a.example"]));

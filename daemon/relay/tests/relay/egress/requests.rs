@@ -172,8 +172,8 @@ fn get(host: &str) -> Vec<u8> {
 const OK: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
 fn refusal(world: &World) -> (String, String) {
-    world.keeper.heard(|message| match message {
-        FromRelay::Told { event: NetEvent::Http { host, denied, .. }, .. } => {
+    world.keeper.wait_for(|message| match message {
+        FromRelay::Event { event: NetEvent::Http { host, denied, .. }, .. } => {
             Some((host.clone(), denied.clone()))
         }
         _ => None,
@@ -245,7 +245,7 @@ fn a_first_request_that_is_refused_reaches_nobody() {
         client.write_all(&request).unwrap();
         forbidden(&mut client, rule);
         let dials =
-            |message: &FromRelay| matches!(message, FromRelay::Told { event: NetEvent::Closed { .. }, .. });
+            |message: &FromRelay| matches!(message, FromRelay::Event { event: NetEvent::Closed { .. }, .. });
         assert_eq!(world.keeper.count(dials), 0);
     }
 }
@@ -300,7 +300,7 @@ fn a_body_that_the_server_does_not_want_goes_nowhere() {
     let no = b"HTTP/1.1 417 No\r\nContent-Length: 0\r\n\r\n";
     theirs.write_all(no).unwrap();
     expect(&mut client, no);
-    // Neither the body nor anything behind it; and the server is told that nothing comes.
+    // Neither the body nor anything behind it; and the server sees the end.
     client.write_all(&get("a.example")).unwrap();
     assert_eq!(rest(&mut theirs).unwrap(), b"");
     drop(theirs);
@@ -355,7 +355,7 @@ fn what_hides_names_behind_an_address_is_refused() {
         assert_eq!(
             world
                 .keeper
-                .count(|message| matches!(message, FromRelay::Told { event: NetEvent::Closed { .. }, .. })),
+                .count(|message| matches!(message, FromRelay::Event { event: NetEvent::Closed { .. }, .. })),
             0
         );
     }

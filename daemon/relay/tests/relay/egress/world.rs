@@ -24,7 +24,7 @@ use nix::sys::socket::sockopt::{Ipv4PacketInfo, Ipv6RecvPacketInfo};
 use crate::rig::{self, Pipes, Relay};
 
 /// Nothing here takes that long.
-const PATIENCE: Duration = Duration::from_secs(15);
+const DEADLINE: Duration = Duration::from_secs(15);
 
 pub struct World {
     pub relay: Relay,
@@ -45,7 +45,7 @@ pub struct Keeper {
     changed: Condvar,
 }
 
-/// The internet.
+/// Servers that stand for the internet.
 #[derive(Default)]
 pub struct Zone {
     /// IPv4 addresses of names; what is not there does not exist.
@@ -137,7 +137,7 @@ impl World {
         ];
         let blocklist = listed.is_some();
         let descriptors: Vec<OwnedFd> = sockets.into_iter().chain(listed).collect();
-        relay.tell(&ToRelay::Network { egress: Box::new(egress), blocklist }, &descriptors);
+        relay.order(&ToRelay::Network { egress: Box::new(egress), blocklist }, &descriptors);
         let playing = keeper.clone();
         std::thread::spawn(move || playing.play());
         let (tcp, dns, proxy) = addresses;
@@ -154,7 +154,7 @@ impl World {
     /// Asks for a name's address: code and addresses of the answer.
     pub fn ask(&self, name: &str) -> (u8, Vec<Ipv4Addr>) {
         let client = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        client.set_read_timeout(Some(PATIENCE)).unwrap();
+        client.set_read_timeout(Some(DEADLINE)).unwrap();
         client.send_to(&query(name, 1), self.dns).unwrap();
         let mut reply = [0; 2048];
         let (length, from) = client.recv_from(&mut reply).unwrap();
@@ -169,17 +169,17 @@ impl World {
     /// The keeper wants a name asked for anew.
     pub fn renew(&self, name: &str) {
         let name = HostName::parse(name).unwrap();
-        self.relay.tell(&ToRelay::Renew { name, question: 1 }, &[]);
+        self.relay.order(&ToRelay::Renew { name, question: 1 }, &[]);
     }
 
     pub fn policy(&self, egress: Egress) {
-        self.relay.tell(&ToRelay::Policy { egress: Box::new(egress) }, &[]);
+        self.relay.order(&ToRelay::Policy { egress: Box::new(egress) }, &[]);
     }
 }
 
 impl Drop for World {
     fn drop(&mut self) {
-        // The player hears the end.
+        // The player reads the end.
         let _ = self.relay.child.kill();
     }
 }
@@ -193,13 +193,13 @@ impl Keeper {
                 FromRelay::Dial { number, purpose, protocol, to, .. } => {
                     let (fd, errno) = self.dial(purpose, *protocol, to.ip());
                     let fds: Vec<_> = fd.iter().map(AsFd::as_fd).collect();
-                    self.tell(&ToRelay::Dialled { number: *number, errno }, &fds);
+                    self.order(&ToRelay::Dialled { number: *number, errno }, &fds);
                 }
                 FromRelay::Pin { number, addresses, .. } => {
-                    self.tell(&ToRelay::Pinned { number: *number, addresses: addresses.clone() }, &[]);
+                    self.order(&ToRelay::Pinned { number: *number, addresses: addresses.clone() }, &[]);
                 }
-                FromRelay::Told { number: Some(number), .. } => {
-                    self.tell(&ToRelay::Recorded { number: *number }, &[]);
+                FromRelay::Event { number: Some(number), .. } => {
+                    self.order(&ToRelay::Recorded { number: *number }, &[]);
                 }
                 _ => {}
             }
@@ -207,7 +207,7 @@ impl Keeper {
         }
     }
 
-    fn tell(&self, message: &ToRelay, fds: &[std::os::fd::BorrowedFd<'_>]) {
+    fn order(&self, message: &ToRelay, fds: &[std::os::fd::BorrowedFd<'_>]) {
         // The relay may be gone by the end of a test.
         let _ = self.control.send(&encode(message).unwrap(), fds);
     }
@@ -221,7 +221,7 @@ impl Keeper {
             }
             (Purpose::Resolver, Protocol::Udp) => {
                 let (ours, theirs) = UnixDatagram::pair().unwrap();
-                ours.set_read_timeout(Some(PATIENCE)).unwrap();
+                ours.set_read_timeout(Some(DEADLINE)).unwrap();
                 let replies = zone.resolver();
                 std::thread::spawn(move || {
                     let mut query = [0; 2048];
@@ -260,13 +260,13 @@ impl Keeper {
     }
 
     /// Waits until the relay has said something of which `pick` makes something.
-    pub fn heard<T>(&self, pick: impl Fn(&FromRelay) -> Option<T>) -> T {
+    pub fn wait_for<T>(&self, pick: impl Fn(&FromRelay) -> Option<T>) -> T {
         let (start, mut said) = (Instant::now(), self.said.lock().unwrap());
         loop {
             if let Some(found) = said.iter().find_map(&pick) {
                 return found;
             }
-            let left = PATIENCE.checked_sub(start.elapsed());
+            let left = DEADLINE.checked_sub(start.elapsed());
             let left = left.unwrap_or_else(|| panic!("not said: {said:?}"));
             said = self.changed.wait_timeout(said, left).unwrap().0;
         }
@@ -284,25 +284,25 @@ impl Keeper {
 
     /// Waits for the end of a connection by `why`.
     pub fn closed_by(&self, why: &str) {
-        self.heard(|message| match message {
-            FromRelay::Told { event: NetEvent::Closed { reason, .. }, .. } => (reason == why).then_some(()),
+        self.wait_for(|message| match message {
+            FromRelay::Event { event: NetEvent::Closed { reason, .. }, .. } => (reason == why).then_some(()),
             _ => None,
         });
     }
 
-    /// Waits until the relay has told of so many questions, one by one or as a number.
+    /// Waits until the relay has sent events of so many queries, one by one or as a count.
     pub fn heard_questions(&self, wanted: u64) {
         let (start, mut said) = (Instant::now(), self.said.lock().unwrap());
         loop {
             let counts = said.iter().map(|message| match message {
-                FromRelay::Told { event: NetEvent::Dns { count, .. }, .. } => *count,
+                FromRelay::Event { event: NetEvent::Dns { count, .. }, .. } => *count,
                 _ => 0,
             });
             let total: u64 = counts.sum();
             if total == wanted {
                 return;
             }
-            let left = PATIENCE.checked_sub(start.elapsed());
+            let left = DEADLINE.checked_sub(start.elapsed());
             let left = left.unwrap_or_else(|| panic!("{total} questions: {said:?}"));
             said = self.changed.wait_timeout(said, left).unwrap().0;
         }
@@ -310,8 +310,8 @@ impl Keeper {
 
     /// Waits for the end of a connection: bytes sent, received, and why.
     pub fn closed(&self) -> (u64, u64, String) {
-        self.heard(|message| match message {
-            FromRelay::Told { event: NetEvent::Closed { sent, received, reason, .. }, .. } => {
+        self.wait_for(|message| match message {
+            FromRelay::Event { event: NetEvent::Closed { sent, received, reason, .. }, .. } => {
                 Some((*sent, *received, reason.clone()))
             }
             _ => None,
@@ -320,8 +320,8 @@ impl Keeper {
 
     /// Waits for a refused connection: the name and the rule.
     pub fn denied(&self) -> (Option<String>, String) {
-        self.heard(|message| match message {
-            FromRelay::Told { event: NetEvent::Connect { peer, denied: Some(rule), .. }, .. } => {
+        self.wait_for(|message| match message {
+            FromRelay::Event { event: NetEvent::Connect { peer, denied: Some(rule), .. }, .. } => {
                 Some((peer.name.clone(), rule.clone()))
             }
             _ => None,
@@ -418,7 +418,7 @@ fn unanswered() -> OwnedFd {
 
 pub fn connect(to: SocketAddr) -> TcpStream {
     let stream = TcpStream::connect(to).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_read_timeout(Some(DEADLINE)).unwrap();
     stream
 }
 
@@ -433,10 +433,10 @@ pub fn accept(server: &TcpListener) -> TcpStream {
             Ok((stream, _)) => break stream,
             Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock),
         }
-        assert!(start.elapsed() < PATIENCE, "nobody connects");
+        assert!(start.elapsed() < DEADLINE, "nobody connects");
     };
     stream.set_nonblocking(false).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_read_timeout(Some(DEADLINE)).unwrap();
     stream
 }
 

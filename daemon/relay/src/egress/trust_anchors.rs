@@ -1,0 +1,105 @@
+//! The trust anchors of resolvers over TLS: the site's CA bundle, a file that the launcher has opened.
+
+use std::io::Read;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use agentd_policy::config::MAX_AUTHORITIES;
+use rustls::client::Resumption;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use rustls::{ClientConfig, RootCertStore};
+
+/// Sessions of TLS that can be taken up again, of all resolvers.
+const MAX_RESUMED: usize = 16;
+
+/// Read when a resolver is first asked: what a session does not need it does not have in memory.
+pub struct TrustAnchors(Mutex<State>);
+
+enum State {
+    File(Option<OwnedFd>),
+    Read(Result<Arc<ClientConfig>, String>),
+}
+
+impl TrustAnchors {
+    /// In `file`, if there is one.
+    pub fn new(file: Option<OwnedFd>) -> Self {
+        Self(Mutex::new(State::File(file)))
+    }
+
+    /// The TLS configuration that accepts certificates of these trust anchors.
+    ///
+    /// # Errors
+    /// In one line, why there are no trust anchors; the same ever after.
+    pub fn config(&self) -> Result<Arc<ClientConfig>, String> {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let State::File(file) = &mut *state {
+            let file = file.take().ok_or_else(|| "no CA bundle came".to_owned());
+            *state = State::Read(file.and_then(read));
+        }
+        match &*state {
+            State::Read(config) => config.clone(),
+            State::File(_) => Err("no CA bundle was read".into()),
+        }
+    }
+}
+
+fn read(file: OwnedFd) -> Result<Arc<ClientConfig>, String> {
+    let mut text = Vec::new();
+    let read = std::fs::File::from(file).take(MAX_AUTHORITIES + 1).read_to_end(&mut text);
+    read.map_err(|error| format!("the CA bundle cannot be read: {error}"))?;
+    if text.len() as u64 > MAX_AUTHORITIES {
+        return Err(format!("the CA bundle is longer than {MAX_AUTHORITIES} bytes"));
+    }
+    config(&text)
+}
+
+fn config(text: &[u8]) -> Result<Arc<ClientConfig>, String> {
+    let form = |error: &dyn std::fmt::Display| format!("the CA bundle: {error}");
+    let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(text).collect();
+    let mut roots = RootCertStore::empty();
+    // One that is of an old kind is no trust anchor; the others are.
+    let (good, bad) = roots.add_parsable_certificates(certificates.map_err(|error| form(&error))?);
+    if good == 0 {
+        return Err(form(&format!("no certificate in it, and {bad} that cannot be read")));
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+    let config = config.map_err(|error| form(&error))?;
+    let mut config = config.with_root_certificates(roots).with_no_client_auth();
+    config.resumption = Resumption::in_memory_sessions(MAX_RESUMED);
+    Ok(Arc::new(config))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_vouches_for_nobody_is_an_error() {
+        let error = |text: &[u8]| config(text).err().unwrap();
+        assert!(error(b"").contains("no certificate in it, and 0"));
+        let no_certificate = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+        assert!(error(no_certificate.as_bytes()).contains("and 1 that cannot be read"));
+        assert!(
+            error(b"-----BEGIN CERTIFICATE-----\n*\n-----END CERTIFICATE-----\n")
+                .starts_with("the CA bundle")
+        );
+        let trust = TrustAnchors::new(None);
+        for _ in 0..2 {
+            assert_eq!(trust.config().err().as_deref(), Some("no CA bundle came"));
+        }
+    }
+
+    #[test]
+    fn a_file_is_read_once() {
+        // The file is the host's; one without certificates cannot be used by any program.
+        let Ok(file) = std::fs::File::open("/etc/ssl/certs/ca-certificates.crt") else {
+            eprintln!("not run: this host has no CA bundle");
+            return;
+        };
+        let trust = TrustAnchors::new(Some(file.into()));
+        let first = trust.config().unwrap();
+        assert!(Arc::ptr_eq(&first, &trust.config().unwrap()));
+    }
+}
