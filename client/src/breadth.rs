@@ -1,26 +1,26 @@
 //! Rules that let through far more than they seem to: names that anybody may register, and most of the internet's
 //! addresses. Such a rule is its owner's choice, and said in words.
 
-use agentd_policy::egress::NetRule;
+use agentd_policy::allow::AllowRule;
+use agentd_policy::allow::NetRule;
 use agentd_policy::hosts::HostRule;
-use agentd_policy::network::Rule;
 
 /// The longest prefixes, of IPv4 and IPv6, of networks that are said to be wide.
 const WIDE: [u8; 2] = [8, 24];
 
 /// What to say of `rules`, each in a line.
-pub fn warnings(rules: impl IntoIterator<Item = Rule>) -> Vec<String> {
+pub fn warnings(rules: impl IntoIterator<Item = AllowRule>) -> Vec<String> {
     rules.into_iter().filter_map(|rule| warning(&rule)).collect()
 }
 
-fn warning(rule: &Rule) -> Option<String> {
+fn warning(rule: &AllowRule) -> Option<String> {
     match rule {
-        Rule::Net(NetRule { net, .. }) => {
+        AllowRule::Net(NetRule { net, .. }) => {
             let wide = WIDE[usize::from(net.address().is_ipv6())];
             (net.length() <= wide)
                 .then(|| format!("warning: allow {rule} reaches every server in {net}, by whatever name"))
         }
-        Rule::Host(HostRule { host, .. }) => {
+        AllowRule::Host(HostRule { host, .. }) => {
             let host = host.to_string();
             let base = host.strip_prefix("*.")?;
             let suffix = psl::suffix(base.as_bytes())?;
@@ -29,7 +29,7 @@ fn warning(rule: &Rule) -> Option<String> {
                 format!("warning: allow {rule} reaches every name below {base}, where anybody may have one")
             })
         }
-        Rule::Local(_) => None,
+        AllowRule::Local(_) => None,
     }
 }
 
@@ -38,7 +38,7 @@ mod tests {
     use super::*;
 
     fn said(rule: &str) -> usize {
-        warnings([Rule::parse(rule).unwrap()]).len()
+        warnings([AllowRule::parse(rule).unwrap()]).len()
     }
 
     #[test]

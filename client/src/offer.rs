@@ -3,10 +3,10 @@
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 
-use agentd_policy::decide::Wanted;
+use agentd_policy::mode::Role;
 use agentd_policy::names::AbsPath;
 use agentd_policy::offer::{Grant, MAX_GRANTS};
-use agentd_policy::plan::Role;
+use agentd_policy::request::Wanted;
 use rustix::fs::{FileType, OFlags};
 
 use crate::failure::Failure;
@@ -119,7 +119,7 @@ pub fn utf8(path: &Path) -> Result<String, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use agentd_policy::plan::Mode;
+    use agentd_policy::mode::Mode;
 
     fn wanted(path: &str, role: Role) -> Wanted {
         Wanted { role, mode: Mode::Ro, path: AbsPath::parse(path).unwrap() }

@@ -7,7 +7,7 @@ use super::{code, root, sources};
 
 /// For each crate, the most modules at its top that are in one circle. These only fall.
 const CEILINGS: &[(&str, usize)] = &[
-    ("daemon/policy/src", 14),
+    ("daemon/policy/src", 0),
     ("daemon/kernel/src", 0),
     ("daemon/launcher/src", 7),
     ("daemon/protocols/src", 0),

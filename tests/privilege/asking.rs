@@ -7,10 +7,14 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use agentd_kernel::packets::Packets;
-use agentd_policy::consent::{Consent, Digest};
+use agentd_policy::consent::Consent;
+use agentd_policy::digest::Digest;
+use agentd_policy::limits::Limits;
+use agentd_policy::mode::{Mode, Role};
+use agentd_policy::mount::Workspace;
 use agentd_policy::names::{AbsPath, SessionId, UserName};
 use agentd_policy::offer::{FromClient, Grant, Offer, ToClient};
-use agentd_policy::plan::{Limits, Mode, Plan, Role, Workspace};
+use agentd_policy::plan::Plan;
 use agentd_policy::wire::{MAX_PACKET, Ticket, decode, encode};
 use agentd_tests::harness::User;
 pub use agentd_tests::harness::{as_user, number_of};

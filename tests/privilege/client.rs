@@ -14,8 +14,8 @@ use crate::asking::{self, answer, as_user, grant, offer, open_dir, packet, plan,
 use crate::packets::ends_within;
 use crate::place::Launcher;
 use crate::played::Played;
+use agentd_policy::mode::{Mode, Role};
 use agentd_policy::offer::ToClient;
-use agentd_policy::plan::{Mode, Role};
 
 /// The tests of this file.
 pub const TESTS: &[Member] = &[

@@ -5,14 +5,17 @@ use std::time::Duration;
 
 use agentd_kernel::packets::Packets;
 use agentd_policy::addresses::Net;
-use agentd_policy::egress::{Egress, NetRule};
+use agentd_policy::allow::NetRule;
+use agentd_policy::egress::Egress;
 use agentd_policy::event::EventBody;
 use agentd_policy::hosts::{HostPattern, HostRule, HostRules};
+use agentd_policy::mode::{Mode, Role};
+use agentd_policy::mount::{Input, Scratch, Workspace};
 use agentd_policy::names::{AbsPath, RelPath};
 use agentd_policy::network::Change;
 use agentd_policy::offer::{FromClient, Steer, ToClient};
-use agentd_policy::plan::{Input, MAX_ARGS, Mode, Plan, Role, Scratch, Workspace};
-use agentd_policy::profile::Protocol;
+use agentd_policy::plan::{MAX_ARGS, Plan};
+use agentd_policy::protocol::Protocol;
 use agentd_policy::publish::Publish;
 use agentd_policy::resolver::Resolver;
 use agentd_policy::wire::{

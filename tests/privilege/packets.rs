@@ -6,8 +6,9 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 use agentd_kernel::packets::{PacketError, Packets};
+use agentd_policy::mode::Mode;
+use agentd_policy::mount::Workspace;
 use agentd_policy::names::{RelPath, SessionId};
-use agentd_policy::plan::{Mode, Workspace};
 use agentd_policy::wire::{
     CallerNumber, FromLauncher, FromService, MAX_PACKET, RequestNumber, Ticket, encode,
 };

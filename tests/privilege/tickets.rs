@@ -3,8 +3,10 @@
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 
+use agentd_policy::mode::{Mode, Role};
+use agentd_policy::mount::{Input, Workspace};
 use agentd_policy::offer::ToClient;
-use agentd_policy::plan::{Input, Mode, Plan, Role, Workspace};
+use agentd_policy::plan::Plan;
 use agentd_policy::wire::Ticket;
 use agentd_tests::harness::{Mounted, World};
 use rustix::fs::{FileType, Mode as Bits, OFlags};

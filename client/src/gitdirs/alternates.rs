@@ -2,8 +2,8 @@
 
 use agentd_policy::git::Use;
 use agentd_policy::git::read::{self, ALTERNATES, MAX_ALTERNATES};
+use agentd_policy::mode::Mode;
 use agentd_policy::names::AbsPath;
-use agentd_policy::plan::Mode;
 
 use super::look::{Dir, Why};
 use super::{Finder, Held, store};

@@ -18,8 +18,9 @@ use agentd_policy::Refusal;
 use agentd_policy::config::Bounds;
 use agentd_policy::git::read;
 use agentd_policy::git::{Part, Place, Use};
+use agentd_policy::mode::Mode;
 use agentd_policy::names::AbsPath;
-use agentd_policy::plan::{Mode, Plan};
+use agentd_policy::plan::Plan;
 
 use look::{Dir, Why};
 use search::{Kind, Repository};

@@ -13,7 +13,7 @@ use agentd_kernel::packets::{MAX_DESCRIPTORS, PacketError, Packets};
 use agentd_policy::egress::Purpose;
 use agentd_policy::event::NetEvent;
 use agentd_policy::hosts::HostName;
-use agentd_policy::profile::Protocol;
+use agentd_policy::protocol::Protocol;
 use agentd_policy::publish::Publish;
 use agentd_policy::wire::{FromRelay, MAX_INWARD, MAX_PACKET, ToRelay, decode, encode, frame};
 use rustix::net::AddressFamily;

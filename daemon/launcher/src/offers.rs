@@ -199,10 +199,10 @@ fn send(socket: &Packets, message: &ToClient) -> Result<(), String> {
 mod tests {
     use super::*;
     use agentd_policy::config::Config;
+    use agentd_policy::mode::{Mode, Role};
     use agentd_policy::names::SessionId;
     use agentd_policy::network::Change;
     use agentd_policy::offer::{self, Grant};
-    use agentd_policy::plan::{Mode, Role};
     use agentd_policy::wire::MAX_PACKET;
 
     const PEER: Peer = Peer { uid: 1000, gid: 1000, pid: 7, admin: false };

@@ -1,7 +1,8 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::network::{Change, Upstream, egress};
+use crate::caps::Caps;
+use crate::network::{Change, Upstream};
 use crate::profile::Profile;
 use crate::resolver::Resolver;
 
@@ -17,7 +18,7 @@ fn upstream() -> Upstream {
 /// What a profile with these entries lets out, with these flags.
 fn out(toml: &str, flags: &[&str]) -> Egress {
     let profile = Profile::parse("x", &format!("schema = 1\n{toml}")).unwrap();
-    egress(&profile.network, (&given(flags), &[]), &upstream()).unwrap()
+    profile.network.egress(&given(flags), &[], &upstream()).unwrap()
 }
 
 fn given(allow: &[&str]) -> Change {
@@ -141,7 +142,7 @@ fn what_says_nothing_is_refused() {
     let good = out(&entries(&[("a.example", "max_sent = 5")]), &[]);
     let foul: [fn(&mut Egress); 4] = [
         |e| e.caps.push(e.caps[0].clone()),
-        |e| e.caps[0].rule = Rule::Local(1),
+        |e| e.caps[0].rule = AllowRule::Local(1),
         |e| e.caps[0].caps = Caps::default(),
         |e| e.caps[0].caps.sent = Some(0),
     ];

@@ -8,9 +8,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::Refusal;
 use crate::addresses::{self, Net};
-use crate::egress::{Denial, Egress};
+use crate::allow::{AllowRule, WEB};
+use crate::denial::Denial;
+use crate::egress::Egress;
 use crate::hosts::{HostName, HostPattern, HostRule};
-use crate::network::{Rule, WEB};
 
 /// The most entries of one list.
 pub const MAX_ENTRIES: usize = 256;
@@ -141,9 +142,9 @@ impl Ceiling {
     ///
     /// # Errors
     /// Why not.
-    pub fn check_rule(&self, rule: &Rule) -> Result<(), Refusal> {
+    pub fn check_rule(&self, rule: &AllowRule) -> Result<(), Refusal> {
         let named = match rule {
-            Rule::Host(HostRule { opaque: true, ports, .. })
+            AllowRule::Host(HostRule { opaque: true, ports, .. })
                 if !self.opaque && ports.iter().any(|port| WEB.contains(port)) =>
             {
                 return Err(Refusal::new(
@@ -152,10 +153,10 @@ impl Ceiling {
                     "the administrator forbids it: names on ports 80 and 443 are looked at; leave out `opaque`",
                 ));
             }
-            Rule::Host(host) => Hosts::Name(host.host.clone()),
-            Rule::Net(net) => Hosts::Net(net.net),
-            Rule::Local(_) if self.local => return Ok(()),
-            Rule::Local(_) => {
+            AllowRule::Host(host) => Hosts::Name(host.host.clone()),
+            AllowRule::Net(net) => Hosts::Net(net.net),
+            AllowRule::Local(_) if self.local => return Ok(()),
+            AllowRule::Local(_) => {
                 return Err(Refusal::new(
                     format!("allow {rule}"),
                     "bounds.local",

@@ -24,9 +24,9 @@ impl Change {
         let mut next = egress.clone();
         for capped in &self.allow {
             match &capped.rule {
-                Rule::Host(host) => next.hosts.allow.push(host.clone()),
-                Rule::Net(net) => next.nets.push(net.clone()),
-                Rule::Local(port) => next.local.push(*port),
+                AllowRule::Host(host) => next.hosts.allow.push(host.clone()),
+                AllowRule::Net(net) => next.nets.push(net.clone()),
+                AllowRule::Local(port) => next.local.push(*port),
             }
         }
         next

@@ -13,7 +13,7 @@ use crate::lease::Pool;
 use crate::names::AbsPath;
 use crate::quantity::{bytes, milliseconds, optional_bytes};
 pub use groups::GroupBounds;
-pub use network::{Egress, MAX_AUTHORITIES, MAX_SEARCH, Resolvers, Search, Trust};
+pub use network::{Egress, MAX_AUTHORITIES, Resolvers, Search, Trust};
 pub(crate) use telling::MetricsSocket;
 pub use telling::{Format, Level, Log, Metrics};
 
@@ -150,7 +150,7 @@ pub struct Bounds {
     #[serde(deserialize_with = "milliseconds")]
     pub timeout: u64,
     /// Workspace modes that nobody gets.
-    pub modes_forbidden: Vec<crate::plan::Mode>,
+    pub modes_forbidden: Vec<crate::mode::Mode>,
     /// Whether ports of sessions may appear on the host's loopback.
     pub publish: bool,
     /// Whether sessions may reach ports of the host's loopback.
@@ -374,7 +374,7 @@ mod tests {
         let config = Config::parse(text).unwrap();
         assert_eq!(config.bounds.memory, 8 << 30);
         assert_eq!((config.disk_limits, config.disk_reserve), (DiskLimits::Watch, Some(512 << 20)));
-        assert_eq!(config.bounds.modes_forbidden, [crate::plan::Mode::Direct]);
+        assert_eq!(config.bounds.modes_forbidden, [crate::mode::Mode::Direct]);
         assert!(!config.bounds.publish && Bounds::default().publish);
         let resolvers = Resolvers::List(vec![crate::resolver::Resolver::parse("192.0.2.53:53").unwrap()]);
         assert_eq!(config.egress.resolvers, resolvers);

@@ -6,9 +6,9 @@
 //! version, changes nothing of what was asked for: no path, mode, mask, command, variable, name of the network or limit.
 
 use serde::{Deserialize, Serialize};
-use sha2::{Digest as _, Sha256};
 
 use crate::Refusal;
+use crate::digest::Digest;
 use crate::egress::Egress;
 use crate::plan::Plan;
 
@@ -16,23 +16,6 @@ use crate::plan::Plan;
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// The longest version that an offer may name, in bytes.
 pub const MAX_VERSION: usize = 32;
-
-/// SHA-256 of a value as the wire has it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Digest([u8; 32]);
-
-impl Digest {
-    /// The digest of `value`.
-    ///
-    /// # Errors
-    /// If it has a form that the wire cannot carry.
-    pub fn of<T: Serialize>(value: &T) -> Result<Self, Refusal> {
-        let bytes = postcard::to_stdvec(value).map_err(|error| {
-            Refusal::new(format!("the request: {error}"), "consent.form", "ask for something simpler")
-        })?;
-        Ok(Self(Sha256::digest(bytes).into()))
-    }
-}
 
 /// A part of a plan that is compared by itself, so that a refusal can name it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -171,16 +154,18 @@ impl Consent {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mode::Mode;
+    use crate::mount::Input;
     use crate::names::{AbsPath, RelPath, SessionId};
+    use crate::plan::WindowSize;
     use crate::plan::tests::plan;
-    use crate::plan::{Input, Mode, WindowSize};
     use crate::resolver::Resolver;
 
     #[test]
     fn each_part_of_a_plan_is_agreed_to() {
         type Change = fn(&mut Plan);
         let changes: &[(&str, Change)] = &[
-            ("consent.profile", |p| p.profile = Digest([1; 32])),
+            ("consent.profile", |p| p.profile = Digest::of(&1).unwrap()),
             ("consent.command", |p| p.command.push(b"x".to_vec())),
             ("consent.command", |p| p.cwd = AbsPath::parse("/").unwrap()),
             ("consent.command", |p| p.terminal = Some(WindowSize { rows: 1, cols: 1 })),
@@ -222,7 +207,7 @@ mod tests {
     #[test]
     fn a_mismatch_names_both_versions() {
         let consent = Consent { version: "9.9.9".into(), ..Consent::to(&plan()).unwrap() };
-        let other = Plan { profile: Digest([1; 32]), ..plan() };
+        let other = Plan { profile: Digest::of(&1).unwrap(), ..plan() };
         let refusal = consent.check(&other).unwrap_err();
         assert!(refusal.what.contains("agentctl 9.9.9") && refusal.what.contains(VERSION), "{refusal}");
         assert!(refusal.hint.contains("of one version"), "{refusal}");

@@ -1,91 +1,17 @@
 //! From what a caller asks for to what it gets: pure, so that the same question has the same answer.
 
 use crate::config::Bounds;
-use crate::consent::Digest;
-use crate::git::{self, Place, Use};
-use crate::names::{AbsPath, RelPath, SessionId, UserName};
-use crate::network::{self, Change, Upstream};
-use crate::plan::{Input, Limits, Mode, Plan, Role, Scratch, WindowSize, Workspace};
+use crate::digest::Digest;
+use crate::git::{Place, Use};
+use crate::limits::Limits;
+use crate::mode::{Mode, Role};
+use crate::mount::{Input, MAX_SCRATCH, Scratch, Workspace};
+use crate::names::AbsPath;
+use crate::network::Upstream;
+use crate::plan::Plan;
 use crate::profile::Profile;
-use crate::publish::Publish;
-use crate::{Refusal, environment, overlap, workspaces};
-
-/// What a caller asks for, in types that hold only what is in form.
-#[derive(Clone, Debug)]
-pub struct Request {
-    /// The identity that the session will have.
-    pub session: SessionId,
-    /// argv.
-    pub command: Vec<Vec<u8>>,
-    /// Variables that were named by hand.
-    pub env: Vec<(Vec<u8>, Vec<u8>)>,
-    /// The caller's own variables; the profile picks.
-    pub caller_env: Vec<(Vec<u8>, Vec<u8>)>,
-    /// The caller's directory.
-    pub cwd: AbsPath,
-    /// The first one in place of the profile's workspace `"."`, the others besides, and how.
-    pub workspace: Vec<(AbsPath, Option<Mode>)>,
-    /// Directories in mode `direct` besides.
-    pub write: Vec<AbsPath>,
-    /// More to read.
-    pub read: Vec<AbsPath>,
-    /// What workspaces need of the repositories that they belong to.
-    pub git: Vec<Place>,
-    /// More to mask, below each workspace.
-    pub mask: Vec<String>,
-    /// The files of the profile that was given, and of those that it may extend, by every name that led to them.
-    pub profile_files: Vec<AbsPath>,
-    /// More to let pass, and to deny.
-    pub network: Change,
-    /// More to publish.
-    pub publish: Vec<Publish>,
-    /// Bytes.
-    pub memory: Option<u64>,
-    /// Processes and threads.
-    pub pids: Option<u64>,
-    /// CPUs' worth of time.
-    pub cpus: Option<f64>,
-    /// Bytes.
-    pub disk: Option<u64>,
-    /// Milliseconds.
-    pub timeout_ms: Option<u64>,
-    /// Milliseconds.
-    pub idle_ms: Option<u64>,
-    /// A terminal of this size, or pipes.
-    pub terminal: Option<WindowSize>,
-    /// Whether what it wrote to overlays goes when it ends.
-    pub remove: bool,
-    /// The caller's `umask(2)`.
-    pub umask: u32,
-    /// What the caller opened for it, in the order that [`Permit::wanted`] gave; `None` before it did.
-    pub offered: Option<Vec<Wanted>>,
-}
-
-/// Who asks, as the kernel and the account database have it.
-#[derive(Clone, Debug)]
-pub struct CallerFacts {
-    /// The attested uid.
-    pub uid: u32,
-    /// Its login name.
-    pub user: UserName,
-    /// Its home.
-    pub home: AbsPath,
-    /// Its login shell.
-    pub shell: AbsPath,
-    /// Whether the site lets uid 0 start sessions.
-    pub allow_root: bool,
-}
-
-/// A path that the caller has to open and offer.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Wanted {
-    /// What for.
-    pub role: Role,
-    /// The most that it is to be used for.
-    pub mode: Mode,
-    /// Where it is, and where it will appear.
-    pub path: AbsPath,
-}
+use crate::request::{CallerFacts, Here, Request, Wanted};
+use crate::{Refusal, environment, overlap, places, workspaces};
 
 /// That a session may be: the only way to a plan that somebody may build.
 #[derive(Clone, Debug)]
@@ -162,15 +88,15 @@ pub fn decide(
     let cwd = settle(request, &wanted, &mut workspaces, &mut inputs)?;
     let scratch = scratch(request, profile, &here, (&workspaces, &inputs))?;
     for workspace in &workspaces {
-        overlap::not_the_home(&workspace.path, &caller.home)?;
-        workspaces::not_run_by_itself(workspace, &caller.home)?;
+        places::not_the_home(&workspace.path, &caller.home)?;
+        places::not_run_by_itself(workspace, &caller.home)?;
     }
-    protect_profiles(&request.profile_files, &mut workspaces)?;
-    git::guard(&request.git, &mut workspaces)?;
+    workspaces::protect_profiles(&request.profile_files, &mut workspaces)?;
+    workspaces::guard(&request.git, &mut workspaces)?;
     overlap::check(&mut workspaces, &inputs, &scratch, &caller.home)?;
     let cwd = cwd_inside(cwd, &workspaces, &inputs, &scratch, &caller.home);
     let limits = limits(request, profile, bounds);
-    let mut egress = network::egress(&profile.network, (&request.network, &request.publish), upstream)?;
+    let mut egress = profile.network.egress(&request.network, &request.publish, upstream)?;
     egress.deny(bounds.ceiling().denied_names());
     let plan = Plan {
         session: request.session.clone(),
@@ -185,7 +111,7 @@ pub fn decide(
         workspaces,
         inputs,
         scratch,
-        home_size: (limits.memory / 2).clamp(1 << 12, crate::plan::MAX_SCRATCH),
+        home_size: (limits.memory / 2).clamp(1 << 12, MAX_SCRATCH),
         limits,
         landlock_abi: profile.require.landlock_abi.map_or(LANDLOCK_ABI, |abi| abi.max(LANDLOCK_ABI)),
         remove: request.remove,
@@ -205,54 +131,6 @@ fn enforceable(profile: &Profile) -> Result<(), Refusal> {
         )),
         None => Ok(()),
     }
-}
-
-/// What `.` and `~` mean.
-pub(crate) struct Here<'a> {
-    pub(crate) cwd: &'a AbsPath,
-    pub(crate) home: &'a AbsPath,
-}
-
-impl Here<'_> {
-    pub(crate) fn path(&self, key: &str, text: &str) -> Result<AbsPath, Refusal> {
-        let fail = |e: crate::names::NameError| {
-            Refusal::new(
-                format!("{key} {text:?}: {e}"),
-                "profile.path",
-                "give an absolute path, `~/…` or one below `.`",
-            )
-        };
-        let trimmed = if text.len() > 1 { text.trim_end_matches('/') } else { text };
-        let (base, rest) = match trimmed.split_once('/') {
-            Some(("~", rest)) => (self.home, rest),
-            Some((".", rest)) => (self.cwd, rest),
-            _ if trimmed == "~" => return Ok(self.home.clone()),
-            _ if trimmed == "." => return Ok(self.cwd.clone()),
-            _ if trimmed.starts_with('/') => return AbsPath::parse(trimmed).map_err(fail),
-            _ => (self.cwd, trimmed),
-        };
-        base.join(&RelPath::parse(rest).map_err(fail)?).map_err(fail)
-    }
-}
-
-/// A profile that the agent could change would be its next session's.
-fn protect_profiles(files: &[AbsPath], workspaces: &mut [Workspace]) -> Result<(), Refusal> {
-    for workspace in workspaces.iter_mut().filter(|w| w.mode != Mode::Ro) {
-        for file in files {
-            match file.below(&workspace.path) {
-                Some(Some(name)) => workspace.protect.push(name),
-                Some(None) => {
-                    return Err(Refusal::new(
-                        format!("workspace {} holds the profiles of its own session", workspace.path),
-                        "workspace.profiles",
-                        "choose another workspace, or mode ro",
-                    ));
-                }
-                None => {}
-            }
-        }
-    }
-    Ok(())
 }
 
 fn inputs(

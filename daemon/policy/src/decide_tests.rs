@@ -3,7 +3,11 @@ use proptest::prelude::*;
 use super::*;
 use crate::git::Part;
 use crate::library::Library;
-use crate::names::ProfileName;
+use crate::names::{ProfileName, RelPath, SessionId, UserName};
+use crate::network::Change;
+use crate::plan::WindowSize;
+use crate::profile::filesystem;
+use crate::publish::Publish;
 use crate::resolver::Resolver;
 
 fn path(text: &str) -> AbsPath {
@@ -405,7 +409,7 @@ proptest! {
     ) {
         let mut profile = default();
         profile.filesystem.read = paths.clone();
-        profile.filesystem.workspace.extend(paths.iter().map(|p| crate::profile::Workspace {
+        profile.filesystem.workspace.extend(paths.iter().map(|p| filesystem::Workspace {
             path: p.clone(), mode: None, mask: masks.clone(), protect: masks.clone(), sockets: masks.clone(),
         }));
         profile.environment.allow = masks.clone();

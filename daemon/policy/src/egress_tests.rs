@@ -1,5 +1,11 @@
+use std::net::IpAddr;
+
 use super::*;
+use crate::allow::MAX_RULES;
+use crate::denial::Denial;
 use crate::hosts::{HostPattern, HostRule};
+use crate::ports::{MAX_LOCAL, PROXY_PORT};
+use crate::resolver::MAX_RESOLVERS;
 
 /// One of them.
 const PUBLISHED: Publish = Publish { host: 8080, port: 80 };
@@ -195,12 +201,12 @@ fn the_hosts_own_addresses_are_named_one_by_one() {
 
 #[test]
 fn what_is_the_sites_is_the_sites() {
-    let site = |text: &str| config::Config::parse(&format!("[egress]\n{text}")).unwrap().egress;
+    let site = |text: &str| crate::config::Config::parse(&format!("[egress]\n{text}")).unwrap().egress;
     let resolvers = vec![Resolver::parse("192.0.2.53").unwrap()];
     let egress = Egress { resolvers, local: vec![5432], ..Egress::default() };
-    assert_eq!(egress.check_site(&site("")), Ok(()));
-    assert_eq!(egress.check_site(&site("resolvers = ['192.0.2.1', '192.0.2.53']")), Ok(()));
-    let rule = |text: &str| egress.check_site(&site(text)).unwrap_err().rule;
+    assert_eq!(site("").check(&egress), Ok(()));
+    assert_eq!(site("resolvers = ['192.0.2.1', '192.0.2.53']").check(&egress), Ok(()));
+    let rule = |text: &str| site(text).check(&egress).unwrap_err().rule;
     assert_eq!(rule("resolvers = ['192.0.2.54']"), "egress.resolver");
     assert_eq!(rule("resolvers = ['tls://192.0.2.53:53#dns.example']"), "egress.resolver");
     assert_eq!(rule("allow_private_ranges = ['10.0.0.0/8']"), "egress.allow_private_ranges");

@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 
 use crate::Refusal;
-use crate::decide::{CallerFacts, Request};
 use crate::egress::Egress;
 use crate::git::Use;
 use crate::names::AbsPath;
 use crate::profile::Profile;
+use crate::request::{CallerFacts, Request};
 
 /// Where programs are looked for.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";

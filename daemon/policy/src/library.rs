@@ -5,7 +5,10 @@ use std::sync::LazyLock;
 use crate::Refusal;
 use crate::config::Bounds;
 use crate::names::ProfileName;
-use crate::profile::{NetworkDefault, Profile, Size, Span, Workspace};
+use crate::profile::Profile;
+use crate::profile::filesystem::Workspace;
+use crate::profile::network::NetworkDefault;
+use crate::quantity::{Size, Span};
 
 /// The longest chain of `extends`.
 pub const MAX_DEPTH: usize = 8;
@@ -264,7 +267,7 @@ fn add<T: PartialEq>(parent: &mut Vec<T>, child: Vec<T>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::profile::Scratch;
+    use crate::profile::filesystem::Scratch;
     use proptest::prelude::*;
 
     fn name(text: &str) -> ProfileName {
@@ -335,7 +338,7 @@ mod tests {
         assert_eq!(workspace.mask.first().map(String::as_str), Some(".env"));
         assert_eq!(workspace.mask.last().map(String::as_str), Some("key"));
         assert_eq!(workspace.protect, [".git/hooks", ".git/config"]);
-        assert_eq!(workspace.mode, Some(crate::profile::WorkspaceMode::Direct));
+        assert_eq!(workspace.mode, Some(crate::profile::filesystem::WorkspaceMode::Direct));
         assert_eq!((profile.limits.pids, profile.limits.memory), (Some(7), Some(Size(4 << 30))));
         assert_eq!(profile.environment.allow.len(), 10);
     }

@@ -1,9 +1,4 @@
-//! What profiles and flags say of the network, parsed into rules, and what becomes of them together: an [`Egress`].
-//!
-//! One entry has one form, in which it is given (`--allow`) and shown: `HOST`, `HOST:443`, `*.HOST:80,443`, `HOST:*`,
-//! `192.0.2.0/24:8080`, `[2001:db8::/32]:443`, `HOST:123/udp`, `local:5432`.
-
-mod rule;
+//! What is to be allowed and denied besides what is, and what becomes of an [`Egress`] with it.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -12,15 +7,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::Refusal;
 use crate::addresses::Net;
+use crate::allow::AllowRule;
+use crate::allow::parse::denied;
 use crate::caps::{self, Capped, Caps};
-use crate::dns_type::DnsType;
-use crate::egress::{Egress, WILDCARD_BUDGET};
+use crate::egress::Egress;
 use crate::hosts::{HostName, HostPattern, HostRule};
-use crate::profile;
-use crate::publish::Publish;
 use crate::resolver::Resolver;
-use rule::denied;
-pub use rule::{Rule, WEB};
 
 /// The most entries of one change.
 pub const MAX_CHANGE: usize = 64;
@@ -55,22 +47,10 @@ impl Change {
     /// # Errors
     /// The first that cannot be meant.
     pub fn parse(allow: &[String], deny: &[String]) -> Result<Self, Refusal> {
-        let uncapped = |text: &String| Ok(Capped { rule: Rule::parse(text)?, caps: Caps::default() });
+        let uncapped = |text: &String| Ok(Capped { rule: AllowRule::parse(text)?, caps: Caps::default() });
         Ok(Self {
             allow: allow.iter().map(uncapped).collect::<Result<_, Refusal>>()?,
             deny: deny.iter().map(|text| denied("deny", text)).collect::<Result<_, _>>()?,
-        })
-    }
-
-    /// Reads a profile's.
-    ///
-    /// # Errors
-    /// The first that cannot be meant.
-    pub fn of(network: &profile::Network) -> Result<Self, Refusal> {
-        network.publish.iter().try_for_each(|entry| Publish::of(entry).map(drop))?;
-        Ok(Self {
-            allow: network.allow.iter().map(Rule::of).collect::<Result<_, _>>()?,
-            deny: network.deny.iter().map(|text| denied("network.deny", text)).collect::<Result<_, _>>()?,
         })
     }
 
@@ -98,19 +78,19 @@ impl Change {
     /// What is denied already, what only a new session can have, and what goes beyond any plan.
     pub fn apply(&self, now: &Egress) -> Result<Egress, Refusal> {
         let mut next = now.clone();
-        next.add(self)?;
+        self.add_to(&mut next)?;
         now.may_become(&next)?;
         Ok(next)
     }
-}
-
-impl Egress {
     /// Adds what somebody asks for by hand.
-    fn add(&mut self, change: &Change) -> Result<(), Refusal> {
-        self.deny(&change.deny);
-        for Capped { rule, .. } in &change.allow {
-            if let Rule::Host(HostRule { host, .. }) = rule
-                && let Some(pattern) = self.hosts.deny.iter().find(|pattern| pattern.covers(host))
+    ///
+    /// # Errors
+    /// What is denied already, and a name that nobody resolves.
+    pub(crate) fn add_to(&self, egress: &mut Egress) -> Result<(), Refusal> {
+        egress.deny(&self.deny);
+        for Capped { rule, .. } in &self.allow {
+            if let AllowRule::Host(HostRule { host, .. }) = rule
+                && let Some(pattern) = egress.hosts.deny.iter().find(|pattern| pattern.covers(host))
             {
                 return Err(Refusal::new(
                     format!("allow {rule}, while {pattern} is denied"),
@@ -119,108 +99,8 @@ impl Egress {
                 ));
             }
         }
-        self.allow(&change.allow)
+        egress.allow(&self.allow)
     }
-
-    /// Adds names that nothing can allow.
-    pub(crate) fn deny<'a>(&mut self, patterns: impl IntoIterator<Item = &'a HostPattern>) {
-        for pattern in patterns {
-            if !self.hosts.deny.contains(pattern) {
-                self.hosts.deny.push(pattern.clone());
-            }
-        }
-    }
-
-    fn allow(&mut self, rules: &[Capped]) -> Result<(), Refusal> {
-        for capped in rules {
-            if !(self.caps.is_empty() && capped.caps.is_none()) {
-                self.forget(&capped.rule);
-            }
-            self.set_caps(capped);
-            match &capped.rule {
-                Rule::Host(host) if self.resolvers.is_empty() && self.proxy.is_none() => {
-                    return Err(Refusal::new(
-                        format!("allow {}, without anybody to resolve names", host.host),
-                        "egress.resolver",
-                        "have the administrator name resolvers in agentd.toml, or in /etc/resolv.conf, and reload",
-                    ));
-                }
-                Rule::Host(host) if !self.hosts.allow.contains(host) => self.hosts.allow.push(host.clone()),
-                Rule::Net(net) if !self.nets.contains(net) => self.nets.push(net.clone()),
-                Rule::Local(port) if !self.local.contains(port) => self.local.push(*port),
-                Rule::Host(_) | Rule::Net(_) | Rule::Local(_) => {}
-            }
-        }
-        Ok(())
-    }
-
-    /// The last of those that are equally close counts: a rule that is given again is given last.
-    fn forget(&mut self, rule: &Rule) {
-        match rule {
-            Rule::Host(host) => self.hosts.allow.retain(|known| known != host),
-            Rule::Net(net) => self.nets.retain(|known| known != net),
-            Rule::Local(_) => {}
-        }
-    }
-
-    fn publish(&mut self, publish: Publish) {
-        if !self.publish.contains(&publish) {
-            self.publish.push(publish);
-        }
-    }
-
-    /// All that passes, in the form that [`Rule::parse`] reads.
-    pub fn rules(&self) -> impl Iterator<Item = Rule> {
-        let hosts = self.hosts.allow.iter().cloned().map(Rule::Host);
-        let nets = self.nets.iter().cloned().map(Rule::Net);
-        hosts.chain(nets).chain(self.local.iter().copied().map(Rule::Local))
-    }
-}
-
-/// The types of records that a profile lists, each once.
-///
-/// # Errors
-/// The first that cannot be listed.
-pub(crate) fn dns_types(network: &profile::Network) -> Result<Vec<DnsType>, Refusal> {
-    let kinds = network.dns_types.iter().map(|text| DnsType::parse(text));
-    let mut kinds: Vec<DnsType> = kinds.collect::<Result<_, _>>()?;
-    kinds.sort_unstable();
-    kinds.dedup();
-    Ok(kinds)
-}
-
-/// The egress that a profile and flags give together, and what they publish. Where they let nothing pass, the session
-/// still has a resolver, which denies each name.
-///
-/// # Errors
-/// The first entry that cannot be meant, or that nothing can resolve.
-pub(crate) fn egress(
-    network: &profile::Network,
-    (flags, publish): (&Change, &[Publish]),
-    upstream: &Upstream,
-) -> Result<Egress, Refusal> {
-    let own = Change::of(network)?;
-    let mut egress = Egress {
-        resolvers: upstream.resolvers.clone(),
-        search: upstream.search.clone(),
-        dns_types: dns_types(network)?,
-        allow_private_ranges: upstream.allow_private_ranges.clone(),
-        proxy: upstream.proxy,
-        wildcard_budget: WILDCARD_BUDGET,
-        announce_proxy: network.proxy_env != Some(false),
-        sealed: network.default == Some(profile::NetworkDefault::None),
-        ..Egress::default()
-    };
-    egress.deny(&own.deny);
-    egress.allow(&own.allow)?;
-    egress.add(flags)?;
-    for entry in &network.publish {
-        egress.publish(Publish::of(entry)?);
-    }
-    publish.iter().for_each(|publish| egress.publish(*publish));
-    // No program is told of a proxy that does not listen.
-    egress.announce_proxy &= egress.has_proxy();
-    Ok(egress)
 }
 
 impl fmt::Display for Change {

@@ -1,8 +1,13 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::dns_type::DnsType;
+use crate::egress::WILDCARD_BUDGET;
+use crate::profile::Profile;
+use crate::profile::network::Network;
 use crate::profile::tests::WHOLE;
-use crate::profile::{Profile, Protocol};
+use crate::protocol::Protocol;
+use crate::publish::Publish;
 
 fn texts(list: &[&str]) -> Vec<String> {
     list.iter().map(ToString::to_string).collect()
@@ -22,13 +27,13 @@ fn upstream() -> Upstream {
 }
 
 fn of(toml: &str) -> Result<Change, Refusal> {
-    Profile::parse("x", &format!("schema = 1\n{toml}")).map(|profile| Change::of(&profile.network).unwrap())
+    Profile::parse("x", &format!("schema = 1\n{toml}")).map(|profile| profile.network.change().unwrap())
 }
 
 #[test]
 fn the_documented_profile_has_its_way_out() {
     let profile = Profile::parse("x", WHOLE).unwrap();
-    let egress = egress(&profile.network, (&Change::default(), &[]), &upstream()).unwrap();
+    let egress = profile.network.egress(&Change::default(), &[], &upstream()).unwrap();
     let host = HostPattern::parse("api.example.org").unwrap();
     assert_eq!(
         egress.hosts.allow,
@@ -59,9 +64,9 @@ fn flags_have_one_form_and_it_comes_back() {
         ("[2001:db8::/32]", "[2001:db8::/32]:80,443"),
         ("local:5432", "local:5432"),
     ] {
-        let rule = Rule::parse(given).unwrap();
+        let rule = AllowRule::parse(given).unwrap();
         assert_eq!(rule.to_string(), shown);
-        assert_eq!(Rule::parse(shown).unwrap(), rule);
+        assert_eq!(AllowRule::parse(shown).unwrap(), rule);
     }
 }
 
@@ -99,7 +104,7 @@ fn what_cannot_be_meant_is_one_line_with_its_mend() {
         ("", "network.host", "name"),
         ("a\n\u{1b}2J", "network.host", "name"),
     ] {
-        let refusal = Rule::parse(given).unwrap_err();
+        let refusal = AllowRule::parse(given).unwrap_err();
         assert_eq!(refusal.rule, rule, "{refusal}");
         assert!(refusal.hint.contains(hint), "{refusal}");
         assert!(!refusal.to_string().contains(char::is_control), "{refusal}");
@@ -153,7 +158,7 @@ fn entries_of_profiles_are_one_of_three() {
 #[test]
 fn a_session_that_runs_gets_more_and_keeps_every_deny() {
     let flags = change(&["a.example:443", "192.0.2.0/24:123/udp", "local:5432"], &["b.example"]);
-    let now = egress(&profile::Network::default(), (&flags, &[]), &upstream()).unwrap();
+    let now = Network::default().egress(&flags, &[], &upstream()).unwrap();
     let next =
         change(&["*.c.example", "a.example:443", "local:5432", "11.22.33.0/24:123/udp"], &["d.c.example"]);
     assert_eq!(
@@ -187,8 +192,8 @@ fn the_text_of_a_change_is_bounded() {
 proptest! {
     #[test]
     fn what_is_read_comes_back_as_it_is_shown(text in "(\\*\\.)?[a-c0-9.:/\\[\\]*-]{0,24}(/udp)?") {
-        if let Ok(rule) = Rule::parse(&text) {
-            prop_assert_eq!(Rule::parse(&rule.to_string()).unwrap(), rule);
+        if let Ok(rule) = AllowRule::parse(&text) {
+            prop_assert_eq!(AllowRule::parse(&rule.to_string()).unwrap(), rule);
         }
     }
 
@@ -201,24 +206,24 @@ proptest! {
 #[test]
 fn types_of_records_are_listed_by_name() {
     let parse = |toml: &str| Profile::parse("x", &format!("schema = 1\n[network]\n{toml}"));
-    let kinds = |toml: &str| dns_types(&parse(toml).unwrap().network).unwrap();
+    let kinds = |toml: &str| parse(toml).unwrap().network.parsed_dns_types().unwrap();
     assert_eq!(kinds(""), []);
     assert_eq!(kinds("dns_types = ['txt', 'SRV', 'TXT']"), [DnsType::Srv, DnsType::Txt]);
     let refusal = parse("dns_types = ['TXT', 'ANY']").unwrap_err();
     assert_eq!(refusal.rule, "network.dns_types");
     assert!(refusal.what.contains("profile x") && refusal.what.contains("ANY"), "{refusal}");
     let both = parse("dns_types = ['TXT']").unwrap().overlaid(parse("dns_types = ['MX']").unwrap());
-    assert_eq!(dns_types(&both.network).unwrap(), [DnsType::Mx, DnsType::Txt]);
+    assert_eq!(both.network.parsed_dns_types().unwrap(), [DnsType::Mx, DnsType::Txt]);
     let allow = "dns_types = ['MX']\n[[network.allow]]\nhost = 'a.example'";
-    let egress = egress(&parse(allow).unwrap().network, (&Change::default(), &[]), &upstream()).unwrap();
+    let egress = parse(allow).unwrap().network.egress(&Change::default(), &[], &upstream()).unwrap();
     assert_eq!(egress.dns_types, [DnsType::Mx]);
 }
 
 #[test]
 fn an_opaque_rule_is_for_one_name_and_its_ports() {
-    let rule = Rule::parse("db.example.org:5432,5433/opaque").unwrap();
+    let rule = AllowRule::parse("db.example.org:5432,5433/opaque").unwrap();
     assert_eq!(rule.to_string(), "db.example.org:5432,5433/opaque");
-    assert!(matches!(&rule, Rule::Host(HostRule { opaque: true, protocol: Protocol::Tcp, .. })));
+    assert!(matches!(&rule, AllowRule::Host(HostRule { opaque: true, protocol: Protocol::Tcp, .. })));
     for (text, rule) in [
         ("*.example.org:5432/opaque", "network.opaque"),
         ("db.example.org/opaque", "network.opaque"),
@@ -226,14 +231,14 @@ fn an_opaque_rule_is_for_one_name_and_its_ports() {
         ("192.0.2.0/24:5432/opaque", "network.opaque"),
         ("local:5432/opaque", "network.local"),
     ] {
-        assert_eq!(Rule::parse(text).unwrap_err().rule, rule, "{text}");
+        assert_eq!(AllowRule::parse(text).unwrap_err().rule, rule, "{text}");
     }
     let change =
         of("[[network.allow]]\nhost = 'db.example.org'\nports = [5432]\nprotocol = 'opaque'").unwrap();
     assert_eq!(change.allow[0].to_string(), "db.example.org:5432/opaque");
     // Whoever made the plan: the same is checked of it.
     let mut egress = Egress { wildcard_budget: WILDCARD_BUDGET, ..Egress::default() };
-    let Rule::Host(mut host) = rule else { panic!("a name") };
+    let AllowRule::Host(mut host) = rule else { panic!("a name") };
     host.ports.clear();
     egress.hosts.allow.push(host);
     assert_eq!(egress.check().unwrap_err().rule, "network.opaque");

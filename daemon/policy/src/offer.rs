@@ -14,9 +14,9 @@ use crate::Refusal;
 use crate::addresses::Net;
 use crate::config::{Bounds, Config, Resolvers};
 use crate::consent::{Consent, VERSION};
+use crate::mode::{Mode, Role};
 use crate::names::{AbsPath, SessionId};
 use crate::network::Change;
-use crate::plan::{Mode, Role};
 use crate::resolver::Resolver;
 use crate::wire::{self, Ticket, WireError};
 

@@ -1,8 +1,9 @@
 //! Mounts that meet: no two at one place, and none that uncovers what another masks or protects.
 
 use crate::Refusal;
+use crate::mode::Mode;
+use crate::mount::{Input, MAX_MOUNTS, MAX_NAMES, Scratch, Workspace};
 use crate::names::{AbsPath, RelPath};
-use crate::plan::{Input, MAX_MOUNTS, MAX_NAMES, Mode, Scratch, Workspace};
 
 /// Checks all places of a plan, and hands names that an outer workspace masks or protects on to the
 /// workspaces inside it.
@@ -36,18 +37,6 @@ pub(crate) fn check(
     hand_on(workspaces)?;
     for workspace in workspaces {
         tidy(workspace);
-    }
-    Ok(())
-}
-
-/// A workspace must not hold the caller's home.
-pub(crate) fn not_the_home(path: &AbsPath, home: &AbsPath) -> Result<(), Refusal> {
-    if home.starts_with(path) {
-        return Err(Refusal::new(
-            format!("workspace {path}"),
-            "workspace.home",
-            "it holds your whole home: cd to a project directory, or name one with --workspace",
-        ));
     }
     Ok(())
 }

@@ -1,13 +1,20 @@
 //! Profiles: what a session of a kind may touch. The format, whole, whether or not this version can enforce
 //! each part of it (see [`Profile::unenforced`]), and how a child is laid over its parents.
 
+pub mod filesystem;
+pub mod http;
+pub mod network;
+
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 
+use crate::Refusal;
 use crate::names::ProfileName;
-pub use crate::protocol::{Looked, Protocol};
-use crate::{Refusal, network, size};
+use crate::quantity::{Size, Span};
+use filesystem::{Filesystem, Home, WorkspaceMode};
+use http::{Credential, Http};
+use network::{Network, NetworkDefault};
 
 /// The longest text of a profile, in bytes.
 pub const MAX_BYTES: usize = 1 << 20;
@@ -78,198 +85,6 @@ pub struct Profile {
     /// How people are asked.
     #[serde(default)]
     pub approval: Approval,
-}
-
-/// `[filesystem]`.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Filesystem {
-    /// The home directory.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub home: Option<Home>,
-    /// What may be read besides.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub read: Vec<String>,
-    /// Directories in mode `direct` besides.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub write: Vec<String>,
-    /// Directories to work in.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub workspace: Vec<Workspace>,
-    /// Directories in memory.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub scratch: Vec<Scratch>,
-}
-
-/// What a session finds at its home.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Home {
-    /// An empty directory in memory.
-    Scratch,
-    /// One that is kept for the user and the profile.
-    Kept,
-}
-
-/// `[[filesystem.workspace]]`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Workspace {
-    /// `"."` is the caller's directory, `~` the caller's home.
-    pub path: String,
-    /// How it is given.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub mode: Option<WorkspaceMode>,
-    /// Names below it that appear empty.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub mask: Vec<String>,
-    /// Names below it that are read-only.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub protect: Vec<String>,
-    /// Unix sockets below it that are accepted in mode `direct`.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub sockets: Vec<String>,
-}
-
-/// How a workspace is given.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum WorkspaceMode {
-    /// Read-only.
-    Ro,
-    /// Copy-on-write.
-    Overlay,
-    /// The real directory.
-    Direct,
-    /// A repository of its own on its own branch.
-    Worktree,
-}
-
-/// `[[filesystem.scratch]]`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Scratch {
-    /// Where.
-    pub path: String,
-    /// What it may hold.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub size: Option<Size>,
-    /// Whether programs in it may run.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub exec: Option<bool>,
-}
-
-/// `[network]`.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Network {
-    /// What happens to what no entry names.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub default: Option<NetworkDefault>,
-    /// Names that nothing can allow.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub deny: Vec<String>,
-    /// What passes.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub allow: Vec<Allow>,
-    /// Types of records besides addresses that names which pass may be asked for.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub dns_types: Vec<String>,
-    /// Ports of the session that can be reached on the host's loopback.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub publish: Vec<Publish>,
-    /// Whether programs are told of the explicit proxy, by `http_proxy` and its like.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub proxy_env: Option<bool>,
-}
-
-/// What happens to what no entry names.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum NetworkDefault {
-    /// It is refused.
-    Deny,
-    /// Somebody is asked.
-    Ask,
-    /// It is refused for as long as the session lives, whatever anybody allows later.
-    None,
-}
-
-/// `[[network.allow]]`: one of `host`, `cidr`, `local`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Allow {
-    /// A name or `*.` and a name.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub host: Option<String>,
-    /// Addresses.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub cidr: Option<String>,
-    /// A port of the host's loopback.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub local: Option<u16>,
-    /// Ports; none: all.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub ports: Vec<u16>,
-    /// The protocol.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub protocol: Option<Looked>,
-    /// Connections by this rule that are open at a time, and flows of UDP.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub max_connections: Option<u32>,
-    /// Bytes from the session by this rule, in all.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub max_sent: Option<Size>,
-}
-
-/// `[[network.publish]]`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Publish {
-    /// The port in the session.
-    pub port: u16,
-    /// The port on the host's loopback; the same if it is not named.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub host_port: Option<u16>,
-}
-
-/// `[[http]]`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Http {
-    /// The host.
-    pub host: String,
-    /// The methods.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub methods: Vec<String>,
-    /// The paths.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub paths: Vec<String>,
-}
-
-/// `[[credential]]`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Credential {
-    /// The host.
-    pub host: String,
-    /// The secret's name.
-    pub secret: String,
-    /// Where it is put.
-    pub inject: Inject,
-    /// The variable that holds a placeholder of its shape.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub placeholder_env: Option<String>,
-}
-
-/// Where a secret is put.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Inject {
-    /// The header.
-    pub header: String,
-    /// Its value, with `{secret}` in it.
-    pub value: String,
 }
 
 /// `[environment]`.
@@ -347,38 +162,6 @@ pub struct Approval {
     pub timeout: Option<Span>,
 }
 
-/// Bytes, as `"512M"` or a number.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Size(pub u64);
-
-/// Milliseconds, as `"8h"`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Span(pub u64);
-
-impl<'de> Deserialize<'de> for Size {
-    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        crate::quantity::bytes(d).map(Self)
-    }
-}
-
-impl Serialize for Size {
-    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
-        s.serialize_str(&size::format_size(self.0))
-    }
-}
-
-impl<'de> Deserialize<'de> for Span {
-    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        crate::quantity::milliseconds(d).map(Self)
-    }
-}
-
-impl Serialize for Span {
-    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
-        s.serialize_str(&size::format_duration_ms(self.0))
-    }
-}
-
 impl Profile {
     /// Reads the text of a profile. `label` names it in messages.
     ///
@@ -404,7 +187,7 @@ impl Profile {
         })?;
         profile.check(label)?;
         let network = &profile.network;
-        network::Change::of(network).and_then(|_| network::dns_types(network)).map_err(|refusal| {
+        network.change().and_then(|_| network.parsed_dns_types()).map_err(|refusal| {
             Refusal::new(format!("profile {label}: {}", refusal.what), refusal.rule, refusal.hint)
         })?;
         Ok(profile)

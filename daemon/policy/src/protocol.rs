@@ -15,7 +15,7 @@ pub enum Protocol {
 /// A transport, and whether what goes by it is looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Looked {
+pub enum AllowProtocol {
     /// TCP.
     Tcp,
     /// UDP.
@@ -24,7 +24,7 @@ pub enum Looked {
     Opaque,
 }
 
-impl Looked {
+impl AllowProtocol {
     /// The transport.
     pub fn protocol(self) -> Protocol {
         match self {

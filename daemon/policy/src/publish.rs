@@ -7,8 +7,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::egress::{MAX_LOCAL, OWN_PORTS};
-use crate::{Refusal, profile};
+use crate::Refusal;
+use crate::ports::{MAX_LOCAL, OWN_PORTS};
 
 /// The rule of all that is wrong with one.
 pub const RULE: &str = "network.publish";
@@ -47,17 +47,6 @@ impl Publish {
             (Some(port @ 1..), None) => Ok(Self { host: port, port }),
             (Some(port @ 1..), Some(Some(host @ 1..))) => Ok(Self { host, port }),
             _ => Err(bad("it is no port", FORM)),
-        }
-    }
-
-    /// Reads an entry of a profile.
-    ///
-    /// # Errors
-    /// A port that is none.
-    pub fn of(entry: &profile::Publish) -> Result<Self, Refusal> {
-        match (entry.port, entry.host_port.unwrap_or(entry.port)) {
-            (port @ 1.., host @ 1..) => Ok(Self { host, port }),
-            _ => Err(Refusal::new("network.publish with port 0", RULE, "name ports from 1 to 65535")),
         }
     }
 }
@@ -108,6 +97,7 @@ pub(crate) fn check(all: &[Publish], local: &[u16]) -> Result<(), Refusal> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::profile::network;
     use proptest::prelude::*;
 
     #[test]
@@ -140,7 +130,7 @@ mod tests {
             assert!(refusal.rule == RULE && refusal.hint.contains(hint), "{refusal}");
             assert!(!refusal.to_string().contains(char::is_control), "{refusal}");
         }
-        let entry = |port, host_port| Publish::of(&profile::Publish { port, host_port });
+        let entry = |port, host_port| network::Publish { port, host_port }.parsed();
         assert_eq!(entry(3000, None), Ok(Publish { host: 3000, port: 3000 }));
         assert_eq!(entry(3000, Some(8080)), Ok(Publish { host: 8080, port: 3000 }));
         for (port, host) in [(0, None), (0, Some(1)), (1, Some(0))] {

@@ -7,6 +7,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::hosts::HostName;
 
+/// The most resolvers.
+pub const MAX_RESOLVERS: usize = 8;
+/// The most domains that names without a dot are looked for in: as many as every C library takes.
+pub const MAX_SEARCH: usize = 6;
 /// Where a resolver is asked if nothing else is said (RFC 1035).
 const DNS: u16 = 53;
 /// The same over TLS (RFC 7858).

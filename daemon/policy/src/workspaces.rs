@@ -1,26 +1,14 @@
 //! The directories that a session works in: the profile's, those of flags, and how each is given.
 
 use crate::Refusal;
-use crate::decide::{Here, Request};
-use crate::git::Place;
+use crate::git::{Place, Use};
+use crate::mode::Mode;
+use crate::mount::Workspace;
 use crate::names::{AbsPath, RelPath};
 use crate::pattern::NamePattern;
-use crate::plan::{Mode, Workspace};
-use crate::profile::{self, Profile, WorkspaceMode};
-
-/// Below a home, what its user's programs run or trust by themselves: at a login, when a shell starts, when a
-/// connection comes in.
-const RUN_BY_THEMSELVES: &[&str] = &[
-    ".ssh",
-    ".gnupg",
-    ".bashrc.d",
-    ".config/agentd",
-    ".config/autostart",
-    ".config/environment.d",
-    ".config/fish",
-    ".config/systemd",
-    ".local/share/systemd",
-];
+use crate::profile::filesystem::WorkspaceMode;
+use crate::profile::{Profile, filesystem};
+use crate::request::{Here, Request};
 
 /// All of them, in the order of their descriptors.
 ///
@@ -56,7 +44,7 @@ pub(crate) fn of(request: &Request, profile: &Profile, here: &Here<'_>) -> Resul
         workspace.mask.extend(more.iter().cloned());
         workspace.mask_anywhere.extend(more_anywhere.iter().cloned());
     }
-    all.extend(request.git.iter().filter_map(Place::workspace));
+    all.extend(request.git.iter().filter_map(of_git));
     for (workspace, number) in all.iter_mut().zip(0..) {
         workspace.descriptor = number;
     }
@@ -81,7 +69,7 @@ fn writes(request: &Request, profile: &Profile, here: &Here<'_>) -> Result<Vec<A
 fn workspace(
     path: AbsPath,
     mode: Option<Mode>,
-    entry: Option<&profile::Workspace>,
+    entry: Option<&filesystem::Workspace>,
 ) -> Result<Workspace, Refusal> {
     let (mut mask, mut mask_anywhere, mut protect, mut sockets) = Default::default();
     if let Some(entry) = entry {
@@ -94,32 +82,7 @@ fn workspace(
     Ok(Workspace { path, descriptor: 0, mode, mask, mask_anywhere, protect, sockets, git: None })
 }
 
-/// In mode `direct` a workspace must not hold, nor lie in, what the caller's programs run by themselves.
-///
-/// # Errors
-/// Which of it.
-pub(crate) fn not_run_by_itself(workspace: &Workspace, home: &AbsPath) -> Result<(), Refusal> {
-    if workspace.mode != Mode::Direct {
-        return Ok(());
-    }
-    for name in RUN_BY_THEMSELVES {
-        let place = RelPath::parse(name).and_then(|name| home.join(&name));
-        let place = place.map_err(|e| e.refusal("workspace.startup"))?;
-        if workspace.path.starts_with(&place) || place.starts_with(&workspace.path) {
-            return Err(Refusal::new(
-                format!(
-                    "{} to write to, in mode direct: your own programs run or trust what is in {place}",
-                    workspace.path
-                ),
-                "workspace.startup",
-                "use mode overlay, or name a directory below it that nothing is run from",
-            ));
-        }
-    }
-    Ok(())
-}
-
-fn mode_of(entry: &profile::Workspace) -> Mode {
+fn mode_of(entry: &filesystem::Workspace) -> Mode {
     match entry.mode {
         Some(WorkspaceMode::Ro) => Mode::Ro,
         Some(WorkspaceMode::Direct) => Mode::Direct,
@@ -171,4 +134,65 @@ fn names(key: &str, texts: &[String]) -> Result<Vec<RelPath>, Refusal> {
             })
         })
         .collect()
+}
+
+/// The workspace that a place of a repository is in a plan, if it is one.
+fn of_git(place: &Place) -> Option<Workspace> {
+    let Use::Work(part, mode) = place.used else { return None };
+    Some(Workspace {
+        path: place.path.clone(),
+        descriptor: 0,
+        mode,
+        mask: Vec::new(),
+        mask_anywhere: Vec::new(),
+        protect: Vec::new(),
+        sockets: Vec::new(),
+        git: Some(part),
+    })
+}
+
+/// Has the workspaces that are given as they are protect what the places of use [`Use::Guard`] name.
+///
+/// # Errors
+/// If that is a whole workspace.
+pub(crate) fn guard(places: &[Place], workspaces: &mut [Workspace]) -> Result<(), Refusal> {
+    for workspace in workspaces.iter_mut().filter(|w| w.mode == Mode::Direct && w.git.is_none()) {
+        for place in places.iter().filter(|place| place.used == Use::Guard) {
+            match place.path.below(&workspace.path) {
+                Some(Some(name)) => workspace.protect.push(name),
+                Some(None) => {
+                    return Err(Refusal::new(
+                        format!(
+                            "{}, where the configuration of its repository has git run hooks",
+                            place.path
+                        ),
+                        "workspace.hooks",
+                        "use mode overlay, or set core.hooksPath to a directory below it",
+                    ));
+                }
+                None => {}
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A profile that the agent could change would be its next session's.
+pub(crate) fn protect_profiles(files: &[AbsPath], workspaces: &mut [Workspace]) -> Result<(), Refusal> {
+    for workspace in workspaces.iter_mut().filter(|w| w.mode != Mode::Ro) {
+        for file in files {
+            match file.below(&workspace.path) {
+                Some(Some(name)) => workspace.protect.push(name),
+                Some(None) => {
+                    return Err(Refusal::new(
+                        format!("workspace {} holds the profiles of its own session", workspace.path),
+                        "workspace.profiles",
+                        "choose another workspace, or mode ro",
+                    ));
+                }
+                None => {}
+            }
+        }
+    }
+    Ok(())
 }

@@ -2,14 +2,17 @@
 //! service that answers read it by the same rules, so that both come to the same plan.
 
 use agentd_policy::Refusal;
-use agentd_policy::decide::{Request, Wanted};
-use agentd_policy::egress::{MAX_LOCAL, MAX_RULES};
+use agentd_policy::allow::MAX_RULES;
 use agentd_policy::git::{Place, Use};
+use agentd_policy::mode::{Mode, Role};
+use agentd_policy::mount::{MAX_MOUNTS, MAX_NAMES};
 use agentd_policy::names::{AbsPath, SessionId, SessionName};
 use agentd_policy::network::Change;
-use agentd_policy::plan::{MAX_ARGC, MAX_MOUNTS, MAX_NAMES, Mode, Role, WindowSize};
+use agentd_policy::plan::{MAX_ARGC, WindowSize};
+use agentd_policy::ports::MAX_LOCAL;
 use agentd_policy::profile::Profile;
 use agentd_policy::publish::Publish;
+use agentd_policy::request::{Request, Wanted};
 use agentd_proto::v1::{self, OfferedPath, RunSpec};
 
 /// What files are made without, where the client does not say.

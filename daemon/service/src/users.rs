@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use agentd_kernel::account::Account;
 use agentd_policy::Refusal;
-use agentd_policy::decide::CallerFacts;
+use agentd_policy::request::CallerFacts;
 
 use crate::sync::lock;
 

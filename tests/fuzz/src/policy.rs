@@ -4,16 +4,20 @@ use std::fmt::Debug;
 use std::net::IpAddr;
 
 use agentd_policy::addresses::{Judgement, Net, judge};
+use agentd_policy::allow::AllowRule;
+use agentd_policy::allow::NetRule;
 use agentd_policy::config::{Bounds, Config};
-use agentd_policy::decide::{CallerFacts, Request, decide};
-use agentd_policy::egress::{Egress, NetRule, Purpose};
+use agentd_policy::decide::decide;
+use agentd_policy::egress::{Egress, Purpose};
 use agentd_policy::event::SourceEvent;
 use agentd_policy::hosts::{HostName, HostPattern};
 use agentd_policy::library::{Library, Text};
 use agentd_policy::names::{AbsPath, ProfileName, RelPath, SessionId, UserName};
-use agentd_policy::network::{Change, Rule, Upstream};
+use agentd_policy::network::{Change, Upstream};
 use agentd_policy::offer::{FromClient, MAX_GRANTS, MAX_OFFER, ToClient};
-use agentd_policy::profile::{Profile, Protocol};
+use agentd_policy::profile::Profile;
+use agentd_policy::protocol::Protocol;
+use agentd_policy::request::{CallerFacts, Request};
 use agentd_policy::size;
 use agentd_policy::wire::{
     self, FromKeeper, FromLauncher, FromRelay, FromRoot, FromService, ToKeeper, ToRelay, VERSION, frame,
@@ -159,8 +163,8 @@ pub fn hosts(bytes: &[u8]) {
 /// Entries of what may be reached, networks, paths, sizes: what is read is shown so that it is read again.
 pub fn rules(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
-    if let Ok(rule) = Rule::parse(&text) {
-        assert_eq!(Rule::parse(&rule.to_string()).as_ref(), Ok(&rule), "{rule}");
+    if let Ok(rule) = AllowRule::parse(&text) {
+        assert_eq!(AllowRule::parse(&rule.to_string()).as_ref(), Ok(&rule), "{rule}");
     }
     if let Ok(net) = Net::parse(&text) {
         assert_eq!(Net::parse(&net.to_string()).ok(), Some(net));

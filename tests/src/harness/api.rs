@@ -11,11 +11,12 @@ use agentd_kernel::packets::Packets;
 use agentd_policy::Refusal;
 use agentd_policy::config::Bounds;
 use agentd_policy::consent::Consent;
-use agentd_policy::decide::{CallerFacts, Permit, decide};
+use agentd_policy::decide::{Permit, decide};
 use agentd_policy::library::Library;
 use agentd_policy::names::{ProfileName, SessionId};
 use agentd_policy::network::Upstream;
 use agentd_policy::offer::{FromClient, Grant, Offer, Site, ToClient};
+use agentd_policy::request::CallerFacts;
 use agentd_policy::wire::{MAX_PACKET, decode, encode};
 use agentd_proto::v1::sessions_client::SessionsClient;
 use agentd_proto::v1::{CreateRequest, EnvVar, OfferedPath, RunSpec};
@@ -133,7 +134,7 @@ impl Api {
                 let paths = vec![OfferedPath { path: spec.cwd.clone(), role, mode }];
                 return (None, CreateRequest { spec: Some(spec), ticket: vec![0; 32].into(), paths });
             };
-            let open = |wanted: &agentd_policy::decide::Wanted| -> (Grant, OwnedFd) {
+            let open = |wanted: &agentd_policy::request::Wanted| -> (Grant, OwnedFd) {
                 let grant = Grant { role: wanted.role, mode: wanted.mode };
                 (grant, std::fs::File::open(wanted.path.as_str()).expect("the user's own").into())
             };

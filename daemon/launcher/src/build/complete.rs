@@ -9,7 +9,9 @@ use agentd_kernel::nsfs::Handle;
 use agentd_kernel::packets::Packets;
 use agentd_kernel::process::Child;
 use agentd_policy::event::Finding;
-use agentd_policy::plan::{DiskForm, Mode as WorkspaceMode, Plan};
+use agentd_policy::limits::DiskForm;
+use agentd_policy::mode::Mode as WorkspaceMode;
+use agentd_policy::plan::Plan;
 use agentd_policy::wire::encode;
 
 use super::covers;
@@ -175,7 +177,7 @@ impl Builder<'_> {
     ) -> Result<Placed, Fault> {
         enum Item<'a> {
             Scratch(u64, bool),
-            Workspace(&'a agentd_policy::plan::Workspace, &'a paths::Source),
+            Workspace(&'a agentd_policy::mount::Workspace, &'a paths::Source),
             Input(&'a paths::Source),
         }
         let agent = self.lease.agent.get();

@@ -6,8 +6,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use agentd_kernel::mount::{self, Tree};
 use agentd_policy::git::Part;
+use agentd_policy::mode::Mode as WorkspaceMode;
+use agentd_policy::mount::{MAX_POINTS, Workspace};
 use agentd_policy::names::RelPath;
-use agentd_policy::plan::{MAX_POINTS, Mode as WorkspaceMode, Workspace};
 use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
 

@@ -7,9 +7,11 @@ use agentd_kernel::mount::{self, Identity, Tree};
 use agentd_kernel::mountinfo::Mounts;
 use agentd_kernel::packets::Packets;
 use agentd_kernel::procfs;
+use agentd_policy::mode::{Mode as WorkspaceMode, Role};
+use agentd_policy::mount::Workspace;
 use agentd_policy::names::AbsPath;
 use agentd_policy::offer::Grant;
-use agentd_policy::plan::{Mode as WorkspaceMode, Plan, Role, Workspace};
+use agentd_policy::plan::Plan;
 use agentd_policy::wire::encode;
 use rustix::fs::{FileType, OFlags, Stat};
 

@@ -3,7 +3,8 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use agentd_kernel::mount::Tree;
-use agentd_policy::plan::{DiskForm, Plan};
+use agentd_policy::limits::DiskForm;
+use agentd_policy::plan::Plan;
 use rustix::fs::{Mode, OFlags, Stat};
 use rustix::process::{Gid, Uid};
 

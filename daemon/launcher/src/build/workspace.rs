@@ -8,8 +8,9 @@ use agentd_kernel::mount::{self, Attributes, MountError, Tree};
 use agentd_kernel::process::SingleThreaded;
 use agentd_policy::event::Finding;
 use agentd_policy::lease::Lease;
+use agentd_policy::mode::Mode as WorkspaceMode;
+use agentd_policy::mount::Workspace;
 use agentd_policy::names::RelPath;
-use agentd_policy::plan::{Mode as WorkspaceMode, Workspace};
 use rustix::fs::{AtFlags, MemfdFlags, Mode, OFlags, linkat};
 use rustix::io::Errno;
 

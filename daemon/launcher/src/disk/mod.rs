@@ -22,8 +22,9 @@ use agentd_kernel::loop_device::LoopDevice;
 use agentd_kernel::process::{self, Child, CloneArgs, SingleThreaded};
 use agentd_kernel::{creds, mount, quota, seccomp};
 use agentd_policy::config::{Config, DiskLimits};
+use agentd_policy::limits::DiskForm;
 use agentd_policy::names::SessionId;
-use agentd_policy::plan::{DiskForm, Plan};
+use agentd_policy::plan::Plan;
 use rustix::thread::{CapabilitySet, CapabilitySets};
 use serde::{Deserialize, Serialize};
 

@@ -3,7 +3,7 @@
 use std::ops::Add;
 use std::os::fd::AsFd;
 
-use agentd_policy::plan::DiskForm;
+use agentd_policy::limits::DiskForm;
 use serde::{Deserialize, Serialize};
 
 /// The reserve where the site names none: so much, or this part of the file system if that is less.

@@ -8,8 +8,8 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::time::{Duration, Instant};
 
 use agentd_kernel::quota;
+use agentd_policy::limits::DiskForm;
 use agentd_policy::names::SessionId;
-use agentd_policy::plan::DiskForm;
 use rustix::fs::{Mode, OFlags};
 
 use super::space::Space;

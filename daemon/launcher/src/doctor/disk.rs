@@ -1,6 +1,6 @@
 //! What enforces the limits of overlays, how it can be better, and what is free.
 
-use agentd_policy::plan::DiskForm;
+use agentd_policy::limits::DiskForm;
 use agentd_policy::wire::{Check, Status};
 
 use super::{fine, lack};

@@ -287,7 +287,7 @@ mod tests {
     fn plan() -> Plan {
         let json = |text: &str| AbsPath::parse(text).unwrap();
         Plan {
-            profile: agentd_policy::consent::Digest::default(),
+            profile: agentd_policy::digest::Digest::default(),
             session: agentd_policy::names::SessionId::parse("0123456789ab").unwrap(),
             user: agentd_policy::names::UserName::parse("alice").unwrap(),
             home: json("/home/alice"),
@@ -300,7 +300,7 @@ mod tests {
             inputs: vec![],
             scratch: vec![],
             home_size: 0,
-            limits: agentd_policy::plan::Limits {
+            limits: agentd_policy::limits::Limits {
                 memory: 0,
                 pids: 0,
                 cpus: 1.0,

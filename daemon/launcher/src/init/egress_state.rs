@@ -7,8 +7,9 @@ use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
 use agentd_kernel::nft::{self, AcceptRule};
 use agentd_kernel::transparent::{datagrams, listener};
-use agentd_policy::egress::{Egress, MAX_LOCAL, MAX_UDP_PORTS, PROXY_PORT};
-use agentd_policy::profile::Protocol;
+use agentd_policy::egress::{Egress, MAX_UDP_PORTS};
+use agentd_policy::ports::{MAX_LOCAL, PROXY_PORT};
+use agentd_policy::protocol::Protocol;
 
 use super::{Failure, Step};
 
@@ -95,7 +96,7 @@ pub fn accept_rules(egress: &Egress) -> Vec<AcceptRule> {
 mod tests {
     use super::*;
     use agentd_policy::addresses::Net;
-    use agentd_policy::egress::NetRule;
+    use agentd_policy::allow::NetRule;
 
     #[test]
     fn a_rule_is_one_passage_for_each_port() {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use agentd_kernel::cgroup::Watch;
 use agentd_kernel::process::Child;
 use agentd_policy::event::{End, EventBody, ExitStatus};
-use agentd_policy::plan::Limits as Planned;
+use agentd_policy::limits::Limits as Planned;
 use agentd_policy::size::readable_size;
 
 use super::Keeper;

@@ -9,7 +9,7 @@ use agentd_kernel::cgroup::Watch;
 use agentd_kernel::procfs::{self, SocketMount};
 use agentd_kernel::sock_diag::{Ends, SockDiag};
 use agentd_policy::event::Actor;
-use agentd_policy::profile::Protocol;
+use agentd_policy::protocol::Protocol;
 use agentd_policy::token_bucket::TokenBucket;
 use agentd_policy::wire::Client;
 

@@ -22,8 +22,8 @@ use agentd_kernel::process::{self, Child, CloneArgs, SingleThreaded};
 use agentd_kernel::{creds, seccomp};
 use agentd_policy::Refusal;
 use agentd_policy::event::Finding;
+use agentd_policy::mount::Workspace;
 use agentd_policy::names::{AbsPath, RelPath};
-use agentd_policy::plan::Workspace;
 use agentd_policy::wire::{MAX_PACKET, decode, encode};
 
 use report::{Configuration, Found};

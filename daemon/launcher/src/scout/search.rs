@@ -5,9 +5,10 @@ use std::os::fd::BorrowedFd;
 
 use agentd_policy::event::Finding;
 use agentd_policy::git::Part;
+use agentd_policy::mode::Mode as WorkspaceMode;
+use agentd_policy::mount::Workspace;
 use agentd_policy::names::{AbsPath, RelPath};
 use agentd_policy::pattern::NamePattern;
-use agentd_policy::plan::{Mode as WorkspaceMode, Workspace};
 use rustix::fs::{AtFlags, FileType, Mode, Stat, openat};
 
 use super::history::History;

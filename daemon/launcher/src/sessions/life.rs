@@ -6,7 +6,7 @@ use agentd_kernel::nsfs::Handle;
 use agentd_kernel::packets::PacketError;
 use agentd_policy::Refusal;
 use agentd_policy::event::ExitStatus;
-use agentd_policy::plan::MAX_MOUNTS;
+use agentd_policy::mount::MAX_MOUNTS;
 use agentd_policy::wire::{FromLauncher, MAX_PACKET, decode};
 
 use super::lease::Record;

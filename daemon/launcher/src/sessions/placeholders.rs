@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 use agentd_kernel::packets::Packets;
 use agentd_kernel::process::Child;
 use agentd_policy::lease::Groups;
+use agentd_policy::mode::Mode;
 use agentd_policy::names::AbsPath;
-use agentd_policy::plan::{Mode, Plan};
+use agentd_policy::plan::Plan;
 
 use super::{Message, Session, Sessions};
 use crate::build::Owner;

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use agentd_kernel::packets::Packets;
 use agentd_kernel::process::{self, CloneArgs};
-use agentd_policy::plan::DiskForm;
+use agentd_policy::limits::DiskForm;
 
 use super::{Keeper, Session, Sessions, State, ahead, terminals};
 use crate::build::{Builder, Owner};

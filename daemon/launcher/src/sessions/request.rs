@@ -10,7 +10,8 @@ use agentd_policy::Refusal;
 use agentd_policy::config::{Bounds, Config};
 use agentd_policy::consent::Consent;
 use agentd_policy::lease::Groups;
-use agentd_policy::plan::{Mode, Plan};
+use agentd_policy::mode::Mode;
+use agentd_policy::plan::Plan;
 use agentd_policy::wire::{FromLauncher, Peer, RequestNumber, encode};
 use rustix::fs::{FileType, OFlags};
 use rustix::io::Errno;
@@ -177,7 +178,7 @@ impl Sessions {
         }
         plan.check(&request.bounds)?;
         request.consent.check(plan)?;
-        plan.egress.as_ref().map_or(Ok(()), |egress| egress.check_site(&config.egress))?;
+        plan.egress.as_ref().map_or(Ok(()), |egress| config.egress.check(egress))?;
         let (account, each) = (cx.accounts.of(caller.uid), bounds.max_sessions_per_user);
         self.check_count(cx, None, bounds.max_sessions, "bounds.max_sessions")?;
         self.check_count(cx, Some(account), each, "bounds.max_sessions_per_user")?;

@@ -11,7 +11,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use agentd_policy::event::{End, EventBody, ExitStatus};
-use agentd_policy::plan::{Mode, WindowSize};
+use agentd_policy::mode::Mode;
+use agentd_policy::plan::WindowSize;
 use agentd_policy::wire::{FromKeeper, FromLauncher, ToKeeper, frame};
 use peer::{Peer, command};
 use rig::Rig;

@@ -10,8 +10,9 @@ use std::time::{Duration, Instant};
 use agentd_kernel::packets::{PacketError, Packets};
 use agentd_policy::egress::Egress;
 use agentd_policy::event::{EventBody, ExitStatus};
+use agentd_policy::mode::Mode;
 use agentd_policy::names::SessionId;
-use agentd_policy::plan::{Mode, Plan, WindowSize};
+use agentd_policy::plan::{Plan, WindowSize};
 use agentd_policy::wire::{
     Command, FromKeeper, FromLauncher, MAX_KEEPER_PACKET, ToKeeper, decode, encode, frame,
 };

@@ -1,6 +1,6 @@
 //! A fault at every step of a build ends in an error and leaves nothing.
 
-use agentd_policy::plan::Mode;
+use agentd_policy::mode::Mode;
 use agentd_policy::wire::FromLauncher;
 use rustix::process::Signal;
 

@@ -12,7 +12,7 @@ mod rig;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use agentd_policy::plan::Mode;
+use agentd_policy::mode::Mode;
 use agentd_policy::wire::{FromLauncher, FromService, RequestNumber, Status};
 use rig::{CALLER, Rig};
 use rustix::process::Signal;

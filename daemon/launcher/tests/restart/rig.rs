@@ -8,10 +8,14 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use agentd_kernel::packets::{PacketError, Packets};
-use agentd_policy::consent::{Consent, Digest};
+use agentd_policy::consent::Consent;
+use agentd_policy::digest::Digest;
+use agentd_policy::limits::Limits;
+use agentd_policy::mode::{Mode, Role};
+use agentd_policy::mount::Workspace;
 use agentd_policy::names::{AbsPath, RelPath, SessionId, UserName};
 use agentd_policy::offer::{FromClient, Grant, Offer, ToClient};
-use agentd_policy::plan::{Limits, Mode, Plan, Role, Workspace};
+use agentd_policy::plan::Plan;
 use agentd_policy::wire::{
     CallerNumber, FromLauncher, FromService, MAX_PACKET, RequestNumber, Ticket, decode, encode,
 };

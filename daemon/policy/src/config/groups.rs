@@ -4,7 +4,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use super::{Bounds, milliseconds, optional_bytes};
 use crate::ceiling::{Hosts, MAX_ENTRIES, MAX_LISTS, intersection};
-use crate::plan::Mode;
+use crate::mode::Mode;
 
 /// The most groups with bounds of their own.
 const MAX_GROUPS: usize = 64;
@@ -124,7 +124,7 @@ impl Bounds {
 #[cfg(test)]
 mod tests {
     use crate::config::Config;
-    use crate::plan::Mode;
+    use crate::mode::Mode;
 
     const TEXT: &str = "
         [bounds]

@@ -4,12 +4,14 @@ use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Deserializer, de::Error};
 
+use crate::Refusal;
 use crate::addresses::Net;
+use crate::allow::MAX_RULES;
 use crate::blocklist::{ListFile, MAX_LISTS};
-use crate::egress::{MAX_RESOLVERS, MAX_RULES};
+use crate::egress;
 use crate::hosts::HostName;
 use crate::names::AbsPath;
-use crate::resolver::Resolver;
+use crate::resolver::{MAX_RESOLVERS, MAX_SEARCH, Resolver};
 
 /// How sessions reach the network.
 #[derive(Clone, Debug, Deserialize)]
@@ -65,9 +67,6 @@ pub enum Search {
     List(Vec<HostName>),
 }
 
-/// As many as every C library takes.
-pub const MAX_SEARCH: usize = 6;
-
 impl Search {
     /// Those that the text of a `resolv.conf(5)` names: the last line that names some counts. What is no name of a host
     /// is left out.
@@ -118,6 +117,34 @@ impl Default for Egress {
             proxy: None,
             proxy_credential: None,
         }
+    }
+}
+
+impl Egress {
+    /// Checks that `given` has what the site gives to every session's egress, whoever made it. Which resolvers are the
+    /// system's only the service knows.
+    ///
+    /// # Errors
+    /// A resolver or a range that is not the site's.
+    pub fn check(&self, given: &egress::Egress) -> Result<(), Refusal> {
+        let reload = "ask again: the configuration may just have been read anew";
+        if let Resolvers::List(list) = &self.resolvers
+            && let Some(other) = given.resolvers.iter().find(|resolver| !list.contains(resolver))
+        {
+            return Err(Refusal::new(format!("resolver {other}"), "egress.resolver", reload));
+        }
+        if let Search::List(list) = &self.search
+            && given.search != *list
+        {
+            return Err(Refusal::new("other domains to search than the site's", "egress.search", reload));
+        }
+        if given.proxy != self.proxy {
+            return Err(Refusal::new("another proxy than the site's", "egress.proxy", reload));
+        }
+        if given.allow_private_ranges != self.allow_private_ranges {
+            return Err(Refusal::new("other ranges than the site's", "egress.allow_private_ranges", reload));
+        }
+        Ok(())
     }
 }
 

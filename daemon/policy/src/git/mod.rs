@@ -7,9 +7,8 @@ pub mod read;
 
 use serde::{Deserialize, Serialize};
 
-use crate::Refusal;
+use crate::mode::Mode;
 use crate::names::AbsPath;
-use crate::plan::{Mode, Workspace};
 
 /// What a directory of a plan is to git, if a session has it for git alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -69,49 +68,6 @@ impl Use {
     pub fn parse(part: &str, mode: &str) -> Option<Self> {
         Self::ALL.iter().find(|(_, p, m)| (*p, *m) == (part, mode)).map(|(used, ..)| *used)
     }
-}
-
-impl Place {
-    /// The workspace that it is in a plan, if it is one.
-    pub(crate) fn workspace(&self) -> Option<Workspace> {
-        let Use::Work(part, mode) = self.used else { return None };
-        Some(Workspace {
-            path: self.path.clone(),
-            descriptor: 0,
-            mode,
-            mask: Vec::new(),
-            mask_anywhere: Vec::new(),
-            protect: Vec::new(),
-            sockets: Vec::new(),
-            git: Some(part),
-        })
-    }
-}
-
-/// Has the workspaces that are given as they are protect what the places of use [`Use::Guard`] name.
-///
-/// # Errors
-/// If that is a whole workspace.
-pub(crate) fn guard(places: &[Place], workspaces: &mut [Workspace]) -> Result<(), Refusal> {
-    for workspace in workspaces.iter_mut().filter(|w| w.mode == Mode::Direct && w.git.is_none()) {
-        for place in places.iter().filter(|place| place.used == Use::Guard) {
-            match place.path.below(&workspace.path) {
-                Some(Some(name)) => workspace.protect.push(name),
-                Some(None) => {
-                    return Err(Refusal::new(
-                        format!(
-                            "{}, where the configuration of its repository has git run hooks",
-                            place.path
-                        ),
-                        "workspace.hooks",
-                        "use mode overlay, or set core.hooksPath to a directory below it",
-                    ));
-                }
-                None => {}
-            }
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]

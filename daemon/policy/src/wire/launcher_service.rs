@@ -3,8 +3,9 @@
 use serde::{Deserialize, Serialize};
 
 use crate::Refusal;
+use crate::limits::DiskForm;
 use crate::names::SessionId;
-use crate::plan::{DiskForm, Plan};
+use crate::plan::Plan;
 
 /// A connection that the launcher accepted. Never used twice in a launcher's life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use agentd_kernel::datagrams::{Answers, Received, Route};
 use agentd_policy::hosts::HostName;
-use agentd_policy::profile::Protocol;
+use agentd_policy::protocol::Protocol;
 use agentd_policy::wire::Client;
 use agentd_protocols::dns::{Answer, MAX_QUERY, Query, Transport};
 use tokio::time::{sleep, timeout};

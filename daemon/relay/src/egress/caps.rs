@@ -6,10 +6,10 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use agentd_policy::allow::AllowRule;
 use agentd_policy::caps::{Capped, Caps};
 use agentd_policy::egress::{Egress, Purpose};
-use agentd_policy::network::Rule;
-use agentd_policy::profile::Protocol;
+use agentd_policy::protocol::Protocol;
 
 /// For the client, in its words.
 pub const WHY: &str = "a cap of the rule that allows it is reached";
@@ -19,13 +19,13 @@ pub const WHY: &str = "a cap of the rule that allows it is reached";
 pub struct Counters(Mutex<Vec<Arc<Counter>>>);
 
 struct Counter {
-    rule: Rule,
+    rule: AllowRule,
     open: AtomicU32,
     sent: AtomicU64,
 }
 
 impl Counters {
-    fn of(&self, rule: &Rule) -> Arc<Counter> {
+    fn of(&self, rule: &AllowRule) -> Arc<Counter> {
         let mut counters = lock(&self.0);
         if let Some(counter) = counters.iter().find(|counter| counter.rule == *rule) {
             return counter.clone();
@@ -178,7 +178,7 @@ mod tests {
         let allow = list.iter().map(|(text, ..)| host(text)).collect();
         let caps = list.iter().filter(|(_, connections, sent)| connections.is_some() || sent.is_some()).map(
             |(text, connections, sent)| Capped {
-                rule: Rule::Host(host(text)),
+                rule: AllowRule::Host(host(text)),
                 caps: Caps { connections: *connections, sent: *sent },
             },
         );

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use agentd_policy::egress::Purpose;
 use agentd_policy::event::{NetEvent, NetPeer};
-use agentd_policy::profile::Protocol;
+use agentd_policy::protocol::Protocol;
 use rustix::io::Errno;
 use tokio::task::JoinSet;
 use tokio::time::sleep;

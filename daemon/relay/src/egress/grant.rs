@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use agentd_policy::egress::{Egress, Purpose};
 use agentd_policy::hosts::{HostName, HostVerdict};
-use agentd_policy::profile::Protocol;
+use agentd_policy::protocol::Protocol;
 
 use super::judge::Place;
 

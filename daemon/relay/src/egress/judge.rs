@@ -3,9 +3,10 @@
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 
-use agentd_policy::egress::{Denial, Egress, Purpose};
+use agentd_policy::denial::Denial;
+use agentd_policy::egress::{Egress, Purpose};
 use agentd_policy::hosts::{HostName, HostVerdict};
-use agentd_policy::profile::Protocol;
+use agentd_policy::protocol::Protocol;
 use agentd_protocols::authority::{Authority, Host};
 use agentd_protocols::hello::ClientHello;
 use agentd_protocols::http2;

@@ -10,7 +10,7 @@ use std::time::Duration;
 use agentd_policy::egress::Purpose;
 use agentd_policy::event::NetEvent;
 use agentd_policy::hosts::HostName;
-use agentd_policy::profile::Protocol;
+use agentd_policy::protocol::Protocol;
 use agentd_policy::wire::{Client, FromRelay, MAX_DIALS, MAX_INWARD};
 use rustix::io::Errno;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use agentd_policy::egress::Purpose;
-use agentd_policy::profile::Protocol;
+use agentd_policy::protocol::Protocol;
 use agentd_protocols::authority::{Authority, Host};
 use agentd_protocols::dns::RecordType;
 use agentd_protocols::http::{Connection as Requests, Head, MAX_HEAD, Mode, Step, Target};

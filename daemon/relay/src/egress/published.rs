@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use agentd_policy::egress::Purpose;
 use agentd_policy::event::NetEvent;
-use agentd_policy::profile::Protocol;
+use agentd_policy::protocol::Protocol;
 use agentd_policy::publish::Publish;
 use rustix::io::Errno;
 use tokio::time::sleep;

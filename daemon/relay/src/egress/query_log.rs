@@ -142,7 +142,7 @@ fn event(kind: QueryKind, count: u64, addresses: Vec<IpAddr>) -> NetEvent {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use agentd_policy::profile::Protocol;
+    use agentd_policy::protocol::Protocol;
 
     fn client(port: u16) -> Client {
         let (from, to) = (([127, 0, 0, 1], port).into(), ([127, 0, 0, 1], 53).into());

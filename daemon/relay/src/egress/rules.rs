@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use agentd_kernel::memfd::Sealed;
 use agentd_policy::blocklist::Blocklist;
-use agentd_policy::egress::{Denial, Egress};
+use agentd_policy::denial::Denial;
+use agentd_policy::egress::Egress;
 use agentd_policy::hosts::HostName;
 
 /// The rules that are in force.

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use agentd_policy::egress::{Egress, Purpose};
 use agentd_policy::event::{NetEvent, NetPeer};
 use agentd_policy::hosts::HostVerdict;
-use agentd_policy::profile::Protocol;
+use agentd_policy::protocol::Protocol;
 use agentd_policy::wire::Client;
 use rustix::io::Errno;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};

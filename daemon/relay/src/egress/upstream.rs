@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use agentd_policy::egress::{Egress, Purpose};
 use agentd_policy::hosts::HostName;
-use agentd_policy::profile::Protocol;
+use agentd_policy::protocol::Protocol;
 use agentd_protocols::dns::{Outcome, Question, RecordType, ReplyError, Ttls};
 use rustix::io::Errno;
 use rustix::rand::{GetRandomFlags, getrandom};

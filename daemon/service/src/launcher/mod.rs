@@ -10,8 +10,9 @@ use std::sync::{Arc, Mutex};
 
 use agentd_kernel::packets::{PacketError, Packets};
 use agentd_policy::Refusal;
+use agentd_policy::limits::DiskForm;
 use agentd_policy::names::SessionId;
-use agentd_policy::plan::{DiskForm, Plan};
+use agentd_policy::plan::Plan;
 use agentd_policy::wire::{self, CallerNumber, Check, FromService, Leak, RequestNumber, Ticket, Timing};
 use tokio::sync::{mpsc, oneshot, watch};
 

@@ -30,7 +30,7 @@ async fn a_plan_has_the_sites_resolvers_and_a_change_is_its_keepers_word() {
     let played = stage.run(&client, reaching()).await;
     let egress = played.plan.egress.clone().unwrap();
     assert_eq!(egress.resolvers, [Resolver::parse("192.0.2.53").unwrap()]);
-    assert_eq!(egress.check_site(&stage.host.site().config.egress), Ok(()));
+    assert_eq!(stage.host.site().config.egress.check(&egress), Ok(()));
     played.say(1, EventBody::Started).await;
     let shown = network(&client, &played.id).await.unwrap();
     assert_eq!((shown.allow, shown.deny), (vec!["a.example:443".into()], vec!["x.example".into()]));

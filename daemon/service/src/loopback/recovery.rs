@@ -151,7 +151,7 @@ async fn the_service_outlives_the_launcher() {
     let stranger = agentd_policy::names::SessionId::parse("0000000000aa").unwrap();
     let sessions = vec![played.plan.session.clone(), stranger.clone()];
     stage.say(&FromLauncher::Live {
-        disk: agentd_policy::plan::DiskForm::Watch,
+        disk: agentd_policy::limits::DiskForm::Watch,
         open_files: 1024,
         sessions,
         last: true,

@@ -1,6 +1,6 @@
 //! Sessions from their start to their end, for whom they are, and what is told of them.
 
-use agentd_policy::plan::Mode;
+use agentd_policy::mode::Mode;
 use tonic::Code;
 
 use super::*;

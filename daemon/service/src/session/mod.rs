@@ -344,7 +344,7 @@ pub mod tests {
         let path = |text| AbsPath::parse(text).unwrap();
         let plan = Plan {
             session: SessionId::parse(id).unwrap(),
-            profile: agentd_policy::consent::Digest::default(),
+            profile: agentd_policy::digest::Digest::default(),
             user: UserName::parse("alice").unwrap(),
             home: path("/home/alice"),
             shell: path("/bin/sh"),
@@ -356,7 +356,7 @@ pub mod tests {
             inputs: vec![],
             scratch: vec![],
             home_size: 4096,
-            limits: agentd_policy::plan::Limits {
+            limits: agentd_policy::limits::Limits {
                 memory: 1 << 20,
                 pids: 1,
                 cpus: 1.0,

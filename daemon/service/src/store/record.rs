@@ -8,8 +8,10 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use agentd_policy::egress::Egress;
+use agentd_policy::mode::Mode;
+use agentd_policy::mount::Workspace;
 use agentd_policy::names::{AbsPath, SessionId, SessionName, UserName};
-use agentd_policy::plan::{Mode, Plan, Workspace};
+use agentd_policy::plan::Plan;
 use agentd_policy::text;
 use agentd_proto::v1::{Exit, Limits, Mount};
 use serde::de::DeserializeOwned;

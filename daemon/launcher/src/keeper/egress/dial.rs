@@ -7,7 +7,7 @@ use std::time::Instant;
 use agentd_kernel::route::Routes;
 use agentd_policy::egress::Purpose;
 use agentd_policy::event::{NetEvent, NetPeer};
-use agentd_policy::profile::Protocol;
+use agentd_policy::protocol::Protocol;
 use agentd_policy::wire::{Client, ToRelay};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, ipproto};

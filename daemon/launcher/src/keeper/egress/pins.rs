@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use agentd_kernel::nft::{Element, MAX_ELEMENTS, NftError, Table};
 use agentd_policy::egress::Egress;
 use agentd_policy::hosts::HostName;
-use agentd_policy::profile::Protocol;
+use agentd_policy::protocol::Protocol;
 use rustix::net::ipproto;
 
 /// The most pairs of address and name.

@@ -10,7 +10,7 @@ use std::time::Instant;
 use agentd_policy::Refusal;
 use agentd_policy::egress::Purpose;
 use agentd_policy::event::{End, NetEvent};
-use agentd_policy::profile::Protocol;
+use agentd_policy::protocol::Protocol;
 use agentd_policy::publish::{Publish, RULE};
 use agentd_policy::token_bucket::TokenBucket;
 use agentd_policy::wire::MAX_INWARD;

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use agentd_kernel::resets::Syn;
 use agentd_policy::event::Actor;
 use agentd_policy::hosts::{HostName, HostVerdict};
-use agentd_policy::profile::Protocol;
+use agentd_policy::protocol::Protocol;
 use agentd_policy::wire::ToRelay;
 
 use super::super::Keeper;

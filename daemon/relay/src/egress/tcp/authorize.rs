@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use agentd_policy::egress::Purpose;
 use agentd_policy::hosts::HostName;
-use agentd_policy::profile::Protocol;
+use agentd_policy::protocol::Protocol;
 
 use super::super::close::CloseReason;
 use super::super::grant::Grant;

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
 
 use agentd_policy::event::{MAX_NAMES, NetEvent, NetPeer};
-use agentd_policy::profile::Protocol;
+use agentd_policy::protocol::Protocol;
 use agentd_policy::wire::Client;
 
 use super::super::close::{CloseReason, denied};

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use agentd_policy::egress::{Egress, Purpose};
 use agentd_policy::event::{NetEvent, NetPeer};
-use agentd_policy::profile::Protocol;
+use agentd_policy::protocol::Protocol;
 use agentd_protocols::authority::{Authority, Host};
 
 use super::accept::{Accepted, accept_all};

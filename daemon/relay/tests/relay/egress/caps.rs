@@ -1,10 +1,10 @@
 use std::io::Write;
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream, UdpSocket};
 
+use agentd_policy::allow::AllowRule;
 use agentd_policy::caps::{Capped, Caps};
 use agentd_policy::egress::Egress;
 use agentd_policy::event::NetEvent;
-use agentd_policy::network::Rule;
 use agentd_policy::wire::FromRelay;
 
 use super::world::{World, accept, connect, egress, expect, rest};
@@ -18,7 +18,7 @@ const MUCH: usize = (1 << 20) + 17;
 /// `hosts`, of which the rule of the first, or that for UDP, has these caps.
 fn capped(hosts: &[&str], caps: Caps) -> Egress {
     let mut egress = egress(hosts);
-    egress.caps = vec![Capped { rule: Rule::Host(egress.hosts.allow[0].clone()), caps }];
+    egress.caps = vec![Capped { rule: AllowRule::Host(egress.hosts.allow[0].clone()), caps }];
     egress
 }
 
@@ -237,7 +237,7 @@ fn one_that_cannot_be_dialled_takes_no_place() {
 #[test]
 fn datagrams_end_at_the_cap() {
     let world = World::with_local(egress(&[]), |egress| {
-        let rule = Rule::Host(egress.hosts.allow[0].clone());
+        let rule = AllowRule::Host(egress.hosts.allow[0].clone());
         egress.caps = vec![Capped { rule, caps: sent(20) }];
     });
     let world = at(world, &["udp.example"]);

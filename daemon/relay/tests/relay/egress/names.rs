@@ -5,7 +5,7 @@ use agentd_policy::dns_type::DnsType;
 use agentd_policy::egress::Purpose;
 use agentd_policy::event::NetEvent;
 use agentd_policy::hosts::{HostPattern, HostRule};
-use agentd_policy::profile::Protocol;
+use agentd_policy::protocol::Protocol;
 use agentd_policy::wire::FromRelay;
 
 use super::world::{World, accept, answer, connect, egress, expect, query};

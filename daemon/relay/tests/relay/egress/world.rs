@@ -15,7 +15,7 @@ use agentd_policy::blocklist::{self, Compiler, KEY, Label};
 use agentd_policy::egress::{Egress, Purpose};
 use agentd_policy::event::NetEvent;
 use agentd_policy::hosts::{HostName, HostPattern, HostRule, HostRules};
-use agentd_policy::profile::Protocol;
+use agentd_policy::protocol::Protocol;
 use agentd_policy::resolver::Resolver;
 use agentd_policy::wire::{FromRelay, ToRelay, decode, encode};
 use nix::sys::socket::setsockopt;

@@ -1,38 +1,22 @@
-//! One entry: how it is read, and how it is shown.
+//! How entries are read, and what is written instead of one that cannot be meant.
 
 use std::fmt;
 use std::net::IpAddr;
 
-use serde::{Deserialize, Serialize};
-
+use super::{AllowRule, NetRule, WEB};
 use crate::Refusal;
 use crate::addresses::Net;
-use crate::caps::{self, Capped, Caps};
-use crate::egress::NetRule;
 use crate::hosts::{HostError, HostPattern, HostRule};
-use crate::profile::{self, Looked, Protocol};
+use crate::protocol::{AllowProtocol, Protocol};
 
-/// What a flag means that names no port.
-pub const WEB: [u16; 2] = [80, 443];
-/// One entry of what passes.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Rule {
-    /// By name.
-    Host(HostRule),
-    /// By address.
-    Net(NetRule),
-    /// A port of the host's loopback.
-    Local(u16),
-}
-
-impl Rule {
+impl AllowRule {
     /// Reads `HOST[:PORTS]`, `CIDR[:PORTS]` or `local:PORT`; PORTS are [`WEB`] if none are named, `*` for all, or a
     /// list with commas, and are TCP's unless `/udp` follows. `HOST:PORT/opaque` is TCP that nobody looks at.
     ///
     /// # Errors
     /// What cannot be meant, and what to write instead.
     pub fn parse(text: &str) -> Result<Self, Refusal> {
-        let at = Place { list: "allow", text };
+        let at = Entry { list: "allow", text };
         if text.contains("://") {
             return Err(at.bad("network.form", "it is a URL", "leave out the scheme and the path"));
         }
@@ -40,102 +24,79 @@ impl Rule {
             return at.local(port.parse().unwrap_or(0));
         }
         let (rest, protocol) = match text.rsplit_once('/') {
-            Some((rest, "tcp")) => (rest, Looked::Tcp),
-            Some((rest, "udp")) => (rest, Looked::Udp),
-            Some((rest, "opaque")) => (rest, Looked::Opaque),
-            _ => (text, Looked::Tcp),
+            Some((rest, "tcp")) => (rest, AllowProtocol::Tcp),
+            Some((rest, "udp")) => (rest, AllowProtocol::Udp),
+            Some((rest, "opaque")) => (rest, AllowProtocol::Opaque),
+            _ => (text, AllowProtocol::Tcp),
         };
         let (target, ports) = split(rest);
         let ports = match (ports, protocol) {
-            (Some("*"), _) | (None, Looked::Udp | Looked::Opaque) => Vec::new(),
-            (None, Looked::Tcp) => WEB.to_vec(),
+            (Some("*"), _) | (None, AllowProtocol::Udp | AllowProtocol::Opaque) => Vec::new(),
+            (None, AllowProtocol::Tcp) => WEB.to_vec(),
             (Some(list), _) => list.split(',').map(|port| port.parse().unwrap_or(0)).collect(),
         };
         if target.contains('/') { at.net(target, ports, protocol) } else { at.host(target, ports, protocol) }
     }
-
-    /// Reads an entry of a profile.
-    ///
-    /// # Errors
-    /// As [`Rule::parse`]; a cap of nothing.
-    pub fn of(entry: &profile::Allow) -> Result<Capped, Refusal> {
-        let rule = Self::without_caps(entry)?;
-        let caps = Caps { connections: entry.max_connections, sent: entry.max_sent.map(|size| size.0) };
-        caps::check(&rule, caps)?;
-        Ok(Capped { rule, caps })
-    }
-
-    fn without_caps(entry: &profile::Allow) -> Result<Self, Refusal> {
-        let protocol = entry.protocol.unwrap_or(Looked::Tcp);
-        let at = |text| Place { list: "network.allow", text };
-        match (&entry.host, &entry.cidr, entry.local) {
-            (Some(host), None, None) => at(host).host(host, entry.ports.clone(), protocol),
-            (None, Some(cidr), None) => at(cidr).net(cidr, entry.ports.clone(), protocol),
-            (None, None, Some(port)) if entry.ports.is_empty() && protocol == Looked::Tcp => {
-                at(&format!("local = {port}")).local(port)
-            }
-            (None, None, Some(_)) => Err(Refusal::new(
-                "network.allow with local and ports or UDP",
-                "network.local",
-                "`local` is itself the port, of TCP: give an entry to each",
-            )),
-            _ => Err(Refusal::new(
-                "an entry of network.allow without one of host, cidr and local, or with two of them",
-                "network.form",
-                "give each entry exactly one of `host`, `cidr` and `local`",
-            )),
-        }
-    }
 }
 
 /// Where an entry is, for messages.
-struct Place<'a> {
-    list: &'a str,
-    text: &'a str,
+pub(crate) struct Entry<'a> {
+    pub(crate) list: &'a str,
+    pub(crate) text: &'a str,
 }
 
-impl Place<'_> {
+impl Entry<'_> {
     fn bad(&self, rule: &str, why: impl fmt::Display, hint: impl AsRef<str>) -> Refusal {
         Refusal::new(format!("{} {:?}: {why}", self.list, self.text), rule, hint)
     }
 
-    fn host(&self, host: &str, ports: Vec<u16>, looked: Looked) -> Result<Rule, Refusal> {
+    pub(crate) fn host(
+        &self,
+        host: &str,
+        ports: Vec<u16>,
+        given: AllowProtocol,
+    ) -> Result<AllowRule, Refusal> {
         let host = self.pattern(host)?;
         // Shown, it would be read as a port of the host's.
         if host.to_string() == "local" {
             return Err(self.bad(
                 "network.local",
                 "this means the host's loopback, and is no name",
-                MEND_LOCAL,
+                LOCAL_HINT,
             ));
         }
-        let protocol = looked.protocol();
+        let protocol = given.protocol();
         let ports = self.ports(ports, protocol)?;
-        let rule = HostRule { host, ports, protocol, opaque: looked == Looked::Opaque };
+        let rule = HostRule { host, ports, protocol, opaque: given == AllowProtocol::Opaque };
         rule.check()?;
-        Ok(Rule::Host(rule))
+        Ok(AllowRule::Host(rule))
     }
 
-    fn net(&self, cidr: &str, ports: Vec<u16>, looked: Looked) -> Result<Rule, Refusal> {
+    pub(crate) fn net(
+        &self,
+        cidr: &str,
+        ports: Vec<u16>,
+        given: AllowProtocol,
+    ) -> Result<AllowRule, Refusal> {
         let hint = "write ADDRESS/LENGTH with zeros behind the prefix, such as 192.0.2.0/24 or 2001:db8::/32";
         let net = Net::parse(cidr).map_err(|error| self.bad("network.cidr", error, hint))?;
         // No shorter prefix leaves such an address without bits behind it.
         if net.address().to_canonical().is_loopback() {
             let why = "inside, the session's own loopback has these addresses";
-            return Err(self.bad("network.loopback", why, MEND_LOCAL));
+            return Err(self.bad("network.loopback", why, LOCAL_HINT));
         }
-        if looked == Looked::Opaque {
+        if given == AllowProtocol::Opaque {
             let hint = "leave it out: what goes to addresses is looked at for the sake of denied names alone";
             return Err(self.bad("network.opaque", "`opaque` is for names", hint));
         }
-        let protocol = looked.protocol();
-        Ok(Rule::Net(NetRule { net, ports: self.ports(ports, protocol)?, protocol }))
+        let protocol = given.protocol();
+        Ok(AllowRule::Net(NetRule { net, ports: self.ports(ports, protocol)?, protocol }))
     }
 
-    fn local(&self, port: u16) -> Result<Rule, Refusal> {
+    pub(crate) fn local(&self, port: u16) -> Result<AllowRule, Refusal> {
         match port {
             0 => Err(self.bad("network.local", "it is no port", "name one port from 1 to 65535")),
-            port => Ok(Rule::Local(port)),
+            port => Ok(AllowRule::Local(port)),
         }
     }
 
@@ -164,7 +125,7 @@ impl Place<'_> {
                     let length = if ip.is_ipv4() { 32 } else { 128 };
                     format!("name an address as a network, {ip}/{length}: in a profile cidr = \"{ip}/{length}\"")
                 }
-                (HostError::Own, _) | (HostError::Address, Ok(_)) => MEND_LOCAL.to_owned(),
+                (HostError::Own, _) | (HostError::Address, Ok(_)) => LOCAL_HINT.to_owned(),
                 (HostError::Address, Err(_)) => {
                     "write HOST:PORT, or an address as a network, such as 192.0.2.1/32 or [2001:db8::1/128]:443"
                         .to_owned()
@@ -183,7 +144,7 @@ impl Place<'_> {
 }
 
 /// What to do about the host's loopback.
-const MEND_LOCAL: &str = "for a port of the host's loopback write local:PORT, in a profile local = PORT";
+const LOCAL_HINT: &str = "for a port of the host's loopback write local:PORT, in a profile local = PORT";
 
 /// The target, and what follows the colon behind it. An IPv6 network may stand in brackets.
 fn split(text: &str) -> (&str, Option<&str>) {
@@ -211,8 +172,8 @@ fn split(text: &str) -> (&str, Option<&str>) {
 ///
 /// # Errors
 /// What cannot be meant, and what to write instead.
-pub(super) fn denied(list: &str, text: &str) -> Result<HostPattern, Refusal> {
-    let at = Place { list, text };
+pub(crate) fn denied(list: &str, text: &str) -> Result<HostPattern, Refusal> {
+    let at = Entry { list, text };
     if let Some((name, port)) = text.split_once(':')
         && port.bytes().all(|byte| byte.is_ascii_digit() || byte == b'*')
         && HostPattern::parse(name).is_ok()
@@ -228,40 +189,4 @@ pub(super) fn denied(list: &str, text: &str) -> Result<HostPattern, Refusal> {
         return Err(at.bad("network.deny", error, hint));
     }
     at.pattern(text)
-}
-
-impl fmt::Display for Rule {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (ports, behind) = match self {
-            Self::Local(port) => return write!(f, "local:{port}"),
-            Self::Host(HostRule { host, ports, protocol, opaque }) => {
-                write!(f, "{host}:")?;
-                (ports, if *opaque { "/opaque" } else { suffix(*protocol) })
-            }
-            Self::Net(NetRule { net, ports, protocol }) => {
-                if net.address().is_ipv4() {
-                    write!(f, "{net}:")?
-                } else {
-                    write!(f, "[{net}]:")?
-                }
-                (ports, suffix(*protocol))
-            }
-        };
-        match ports.as_slice() {
-            [] => f.write_str("*")?,
-            [first, rest @ ..] => {
-                write!(f, "{first}")?;
-                rest.iter().try_for_each(|port| write!(f, ",{port}"))?;
-            }
-        }
-        f.write_str(behind)
-    }
-}
-
-/// What follows a rule's ports.
-fn suffix(protocol: Protocol) -> &'static str {
-    match protocol {
-        Protocol::Tcp => "",
-        Protocol::Udp => "/udp",
-    }
 }

@@ -1,0 +1,84 @@
+//! Directories and files of a profile.
+
+use serde::{Deserialize, Serialize};
+
+use crate::quantity::Size;
+
+/// `[filesystem]`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Filesystem {
+    /// The home directory.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub home: Option<Home>,
+    /// What may be read besides.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub read: Vec<String>,
+    /// Directories in mode `direct` besides.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub write: Vec<String>,
+    /// Directories to work in.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub workspace: Vec<Workspace>,
+    /// Directories in memory.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub scratch: Vec<Scratch>,
+}
+
+/// What a session finds at its home.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Home {
+    /// An empty directory in memory.
+    Scratch,
+    /// One that is kept for the user and the profile.
+    Kept,
+}
+
+/// `[[filesystem.workspace]]`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Workspace {
+    /// `"."` is the caller's directory, `~` the caller's home.
+    pub path: String,
+    /// How it is given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode: Option<WorkspaceMode>,
+    /// Names below it that appear empty.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub mask: Vec<String>,
+    /// Names below it that are read-only.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub protect: Vec<String>,
+    /// Unix sockets below it that are accepted in mode `direct`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sockets: Vec<String>,
+}
+
+/// How a workspace is given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WorkspaceMode {
+    /// Read-only.
+    Ro,
+    /// Copy-on-write.
+    Overlay,
+    /// The real directory.
+    Direct,
+    /// A repository of its own on its own branch.
+    Worktree,
+}
+
+/// `[[filesystem.scratch]]`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Scratch {
+    /// Where.
+    pub path: String,
+    /// What it may hold.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub size: Option<Size>,
+    /// Whether programs in it may run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exec: Option<bool>,
+}

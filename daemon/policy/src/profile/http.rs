@@ -1,0 +1,42 @@
+//! What a profile says of HTTP requests and of secrets in them.
+
+use serde::{Deserialize, Serialize};
+
+/// `[[http]]`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Http {
+    /// The host.
+    pub host: String,
+    /// The methods.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub methods: Vec<String>,
+    /// The paths.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub paths: Vec<String>,
+}
+
+/// `[[credential]]`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Credential {
+    /// The host.
+    pub host: String,
+    /// The secret's name.
+    pub secret: String,
+    /// Where it is put.
+    pub inject: Inject,
+    /// The variable that holds a placeholder of its shape.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub placeholder_env: Option<String>,
+}
+
+/// Where a secret is put.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Inject {
+    /// The header.
+    pub header: String,
+    /// Its value, with `{secret}` in it.
+    pub value: String,
+}
