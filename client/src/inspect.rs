@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use agentd_policy::size::readable_size;
+use agentd_policy::size::{format_duration_ms, format_size, readable_size};
 use agentd_proto::v1::{InspectReply, InspectRequest, Limits, Network, Session};
 
 use crate::cli::IdsArgs;
@@ -134,21 +134,13 @@ fn enforced(form: &str) -> String {
 
 /// As `--memory` takes it, if it is a whole number of something.
 fn size(bytes: u64) -> String {
-    let unit = [(40, 'T'), (30, 'G'), (20, 'M'), (10, 'K')];
-    match unit.into_iter().find(|(shift, _)| bytes > 0 && bytes.is_multiple_of(1 << shift)) {
-        Some((shift, letter)) => format!("{}{letter}", bytes >> shift),
-        None => format!("{bytes} bytes"),
-    }
+    let text = format_size(bytes);
+    if text.ends_with(|c: char| c.is_ascii_digit()) { format!("{text} bytes") } else { text }
 }
 
 /// As `--timeout` takes it.
 fn duration(ms: u64) -> String {
-    let unit = [(86_400_000, "d"), (3_600_000, "h"), (60_000, "m"), (1_000, "s")];
-    match unit.into_iter().find(|(unit, _)| ms.is_multiple_of(*unit)) {
-        _ if ms == 0 => "none".to_owned(),
-        Some((unit, letter)) => format!("{}{letter}", ms / unit),
-        None => format!("{ms}ms"),
-    }
+    if ms == 0 { "none".to_owned() } else { format_duration_ms(ms) }
 }
 
 #[cfg(test)]

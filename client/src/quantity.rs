@@ -2,21 +2,14 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use agentd_policy::size::{parse_duration_ms, parse_size};
+
 /// Bytes of `4096`, `64K`, `512M`, `8G`, `1T` (powers of 1024).
 ///
 /// # Errors
 /// A text for the user.
 pub fn size(text: &str) -> Result<u64, String> {
-    let fail = || "write a size such as 512M or 8G".to_owned();
-    let (digits, shift) = match text.char_indices().next_back() {
-        Some((at, 'K' | 'k')) => (&text[..at], 10),
-        Some((at, 'M' | 'm')) => (&text[..at], 20),
-        Some((at, 'G' | 'g')) => (&text[..at], 30),
-        Some((at, 'T' | 't')) => (&text[..at], 40),
-        _ => (text, 0),
-    };
-    let number = number(digits).ok_or_else(fail)?;
-    number.checked_mul(1 << shift).filter(|n| *n < 1 << 63).ok_or_else(fail)
+    parse_size(text).map_err(|_| "write a size such as 512M or 8G".to_owned())
 }
 
 /// Milliseconds of `500ms`, `60s`, `15m`, `8h`, `90d`.
@@ -24,18 +17,7 @@ pub fn size(text: &str) -> Result<u64, String> {
 /// # Errors
 /// A text for the user.
 pub fn duration_ms(text: &str) -> Result<u64, String> {
-    let fail = || "write a duration such as 60s or 8h".to_owned();
-    let cut = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(fail)?;
-    let unit: u64 = match &text[cut..] {
-        "ms" => 1,
-        "s" => 1_000,
-        "m" => 60_000,
-        "h" => 3_600_000,
-        "d" => 86_400_000,
-        _ => return Err(fail()),
-    };
-    let number = number(&text[..cut]).ok_or_else(fail)?;
-    number.checked_mul(unit).filter(|ms| *ms <= 100 * 366 * 86_400_000).ok_or_else(fail)
+    parse_duration_ms(text).map_err(|_| "write a duration such as 60s or 8h".to_owned())
 }
 
 /// The same, and seconds where there is no unit.
@@ -56,10 +38,6 @@ pub fn cpus(text: &str) -> Result<f64, String> {
         Ok(cpus) if cpus.is_finite() && cpus > 0.0 => Ok(cpus),
         _ => Err("write a number above 0, such as 1.5".to_owned()),
     }
-}
-
-fn number(digits: &str) -> Option<u64> {
-    digits.bytes().all(|b| b.is_ascii_digit()).then(|| digits.parse().ok()).flatten()
 }
 
 const SIGNALS: &[(&str, i32)] = &[
