@@ -18,6 +18,7 @@ use agentd_policy::plan::Plan;
 use agentd_policy::profile::Profile;
 use agentd_policy::request::{CallerFacts, Request, Wanted};
 use agentd_policy::resolver::Resolver;
+use agentd_policy::rule::Rule;
 use agentd_proto::v1::{CreateRequest, RunSpec};
 use prost::bytes::Bytes;
 
@@ -119,7 +120,7 @@ fn may_ask(uid: u32, site: &Site) -> Result<(), Refusal> {
         false => Ok(()),
         true => Err(Refusal::new(
             "a session for root",
-            "caller.root",
+            Rule::CallerRoot,
             "ask as an ordinary user, or set `allow_root = true` in agentd.toml",
         )),
     }
@@ -139,7 +140,7 @@ fn no_programs(plan: &Plan, spec: &RunSpec) -> Result<(), Refusal> {
         if let Some(dir) = dirs.iter().find(holds) {
             return Err(Refusal::new(
                 format!("{place} to write to, in mode direct: {} is in your PATH", dir.display()),
-                "workspace.path",
+                Rule::WorkspacePath,
                 "use mode overlay, or name a directory that no program is run from",
             ));
         }
@@ -173,7 +174,7 @@ fn spec(asked: Asked, profile: &Profile) -> Result<RunSpec, Refusal> {
 
 /// The daemon gives the session its id; none of what is agreed to depends on it.
 fn unnamed() -> Result<SessionId, Refusal> {
-    SessionId::parse("000000000000").map_err(|error| error.refusal("session.id"))
+    SessionId::parse("000000000000").map_err(|error| error.refusal(Rule::SessionId))
 }
 
 /// What the site gives to sessions with a network, as far as a decision needs it.

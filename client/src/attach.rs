@@ -16,6 +16,7 @@ use crate::failure::{Failure, say};
 use crate::keys::Keys;
 use crate::signals::Signals;
 use crate::terminal::{Streams, window};
+use agentd_policy::rule::Rule;
 
 /// Messages that wait for the daemon: with 64 KiB each, a pipe's worth and some.
 const WAITING: usize = 4;
@@ -28,12 +29,12 @@ const QUIET: Duration = Duration::from_secs(1);
 /// A connection that held for so long was a good one: the next loss has the whole patience again.
 const GOOD: Duration = Duration::from_secs(5);
 
-/// The daemon's rule for output that it does not keep any more.
-const GONE: &str = "attach.gone";
-/// Its rule for a session that it has found again, but not all of it.
-const NOT_YET: &str = "session.streams";
-/// Ours for a socket that one may not connect to: one that is made anew is its group's a moment later only.
-const NOT_YET_OURS: &str = "socket.permission";
+/// Whether a later try may succeed: the daemon has found the session again, but not all of it, or its socket is made
+/// anew, which is its group's a moment later only.
+fn is_not_yet(failure: &Failure) -> bool {
+    failure.is_unreachable()
+        || [Rule::SessionStreams, Rule::SocketPermission].iter().any(|rule| failure.is_by(*rule))
+}
 
 /// What to attach to.
 #[derive(Clone, Debug)]
@@ -178,13 +179,8 @@ async fn again(
             };
             match tried {
                 // What came after that is not kept any more: then what is.
-                Err(failure) if failure.rule() == Some(GONE) && had.is_some() => had = None,
-                Err(failure)
-                    if failure.is_unreachable()
-                        || failure.rule().is_some_and(|rule| [NOT_YET, NOT_YET_OURS].contains(&rule)) =>
-                {
-                    tokio::time::sleep(PAUSE).await;
-                }
+                Err(failure) if failure.is_by(Rule::AttachGone) && had.is_some() => had = None,
+                Err(failure) if is_not_yet(&failure) => tokio::time::sleep(PAUSE).await,
                 other => return other,
             }
         }

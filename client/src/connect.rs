@@ -12,6 +12,7 @@ use tonic::Status;
 use tonic::transport::{Channel, Endpoint, Uri};
 
 use crate::failure::{Failure, Kind};
+use agentd_policy::rule::Rule;
 
 /// The daemon's methods.
 pub type Client = SessionsClient<Channel>;
@@ -83,7 +84,7 @@ pub fn unreachable(path: &Path, error: &io::Error) -> Failure {
     match error.kind() {
         io::ErrorKind::PermissionDenied => Failure::Refused {
             what: format!("a connection to {socket}"),
-            rule: "socket.permission".into(),
+            rule: Rule::SocketPermission.into(),
             hint: "become a member of the group that the socket belongs to, usually agentd".into(),
             kind: Kind::NotPermitted,
         },

@@ -14,6 +14,7 @@ use crate::run::code;
 use crate::signals::Signals;
 use crate::spec::{bytes, env_flag};
 use crate::terminal::{Streams, window};
+use agentd_policy::rule::Rule;
 
 /// Attaches to a session. Returns the exit code of its command.
 ///
@@ -47,7 +48,7 @@ fn open(args: ExecArgs) -> Result<ExecOpen, Failure> {
     let cwd = match &args.cwd {
         Some(dir) if !Path::new(dir).is_absolute() => {
             let hint = "write an absolute path of the session's";
-            return Err(Failure::refused(format!("directory {}", dir.display()), "cwd.absolute", hint));
+            return Err(Failure::refused(format!("directory {}", dir.display()), Rule::CwdAbsolute, hint));
         }
         Some(dir) => utf8(Path::new(dir))?,
         None => String::new(),

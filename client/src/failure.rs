@@ -3,6 +3,7 @@
 use std::io::{self, Write};
 
 use agentd_policy::Refusal;
+use agentd_policy::rule::{Class, Rule};
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
@@ -32,7 +33,7 @@ pub enum Failure {
     Refused {
         /// The object, with the value at fault.
         what: String,
-        /// The rule's name.
+        /// The rule's name, as the daemon has it.
         rule: String,
         /// What the user can do about it.
         hint: String,
@@ -51,6 +52,9 @@ pub enum Failure {
     #[error("exit {0}")]
     Quiet(i32),
 }
+
+/// The longest name of a rule that is taken from a daemon, in characters.
+const MAX_RULE: usize = 512;
 
 /// What a shell reports of a program that wrote to a closed pipe: 128 + SIGPIPE.
 const BROKEN_PIPE: i32 = 141;
@@ -82,16 +86,13 @@ impl Failure {
         )
     }
 
-    /// Which rule said no, if one did.
-    pub fn rule(&self) -> Option<&str> {
-        match self {
-            Self::Refused { rule, .. } => Some(rule),
-            Self::Failed { .. } | Self::Quiet(_) => None,
-        }
+    /// Whether it is a refusal by `rule`.
+    pub fn is_by(&self, rule: Rule) -> bool {
+        matches!(self, Self::Refused { rule: name, .. } if name == rule.name())
     }
 
     /// A refusal of agentctl's own.
-    pub fn refused(what: impl Into<String>, rule: &str, hint: impl Into<String>) -> Self {
+    pub fn refused(what: impl Into<String>, rule: Rule, hint: impl Into<String>) -> Self {
         Self::Refused { what: what.into(), rule: rule.into(), hint: hint.into(), kind: Kind::Failed }
     }
 
@@ -135,12 +136,12 @@ impl Failure {
 impl From<Refusal> for Failure {
     fn from(refusal: Refusal) -> Self {
         let Refusal { what, rule, hint } = refusal;
-        let kind = match rule.as_str() {
-            "profile.unknown" | "session.unknown" => Kind::NotFound,
-            "caller.root" | "caller.unknown" => Kind::NotPermitted,
+        let kind = match rule.class() {
+            Class::NotFound => Kind::NotFound,
+            Class::PermissionDenied => Kind::NotPermitted,
             _ => Kind::Failed,
         };
-        Self::Refused { what, rule, hint, kind }
+        Self::Refused { what, rule: rule.into(), hint, kind }
     }
 }
 
@@ -156,7 +157,7 @@ impl From<Status> for Failure {
             Some(mut info) if info.domain == "agentd" => Self::Refused {
                 what: info.metadata.remove("what").unwrap_or_else(|| status.message().to_owned()),
                 hint: info.metadata.remove("hint").unwrap_or_default(),
-                rule: info.reason,
+                rule: info.reason.chars().take(MAX_RULE).collect(),
                 kind,
             },
             _ if is_transport(&status) => Self::Failed {

@@ -7,6 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
 use crate::failure::Failure;
+use agentd_policy::rule::Rule;
 
 /// Flags of theirs that agentctl has not, and what to write instead.
 const HINTS: &[(&[&str], &str)] = &[
@@ -67,7 +68,7 @@ pub fn check(command: &[OsString]) -> Result<(), Failure> {
     match command.first().and_then(|program| program.to_str()) {
         Some(program) if program.starts_with('-') => Err(Failure::refused(
             format!("a program named {program}"),
-            "command.option",
+            Rule::CommandOption,
             format!("options of agentctl stand before `--`; a program of that name is run as ./{program}"),
         )),
         _ => Ok(()),

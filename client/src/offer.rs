@@ -7,6 +7,7 @@ use agentd_policy::mode::Role;
 use agentd_policy::names::AbsPath;
 use agentd_policy::offer::{Grant, MAX_GRANTS};
 use agentd_policy::request::Wanted;
+use agentd_policy::rule::Rule;
 use rustix::fs::{FileType, OFlags};
 
 use crate::failure::Failure;
@@ -23,7 +24,7 @@ pub fn open_all(wanted: &[Wanted], git: &mut gitdirs::Found) -> Result<(Opened, 
     if wanted.len() > MAX_GRANTS {
         return Err(Failure::refused(
             format!("{} paths", wanted.len()),
-            "offer.paths",
+            Rule::OfferPaths,
             format!("name at most {MAX_GRANTS} workspaces and inputs"),
         ));
     }
@@ -39,7 +40,7 @@ pub fn open_all(wanted: &[Wanted], git: &mut gitdirs::Found) -> Result<(Opened, 
         if of_git && found != path.path {
             return Err(Failure::refused(
                 format!("{} is {found} by now", path.path),
-                "offer.moved",
+                Rule::OfferMoved,
                 "the repository changed while it was looked at; ask again",
             ));
         }
@@ -56,7 +57,10 @@ fn open(path: &Wanted) -> Result<OwnedFd, Failure> {
     let refused = |error: rustix::io::Errno| {
         Failure::refused(
             format!("{word} {}: {}", path.path, std::io::Error::from(error)),
-            &format!("{word}.open"),
+            match path.role {
+                Role::Workspace => Rule::WorkspaceOpen,
+                Role::Input => Rule::InputOpen,
+            },
             "name one that exists and that you may read",
         )
     };
@@ -81,9 +85,9 @@ fn open(path: &Wanted) -> Result<OwnedFd, Failure> {
 
 fn wrong_type(path: &Wanted, found: FileType) -> Failure {
     let word = path.role.as_str();
-    let hint = match path.role {
-        Role::Workspace => "name a directory",
-        Role::Input => "name a regular file or a directory",
+    let (rule, hint) = match path.role {
+        Role::Workspace => (Rule::WorkspaceType, "name a directory"),
+        Role::Input => (Rule::InputType, "name a regular file or a directory"),
     };
     let what = match found {
         FileType::RegularFile => "a regular file",
@@ -92,14 +96,14 @@ fn wrong_type(path: &Wanted, found: FileType) -> Failure {
         FileType::CharacterDevice | FileType::BlockDevice => "a device",
         _ => "something else",
     };
-    Failure::refused(format!("{word} {} is {what}", path.path), &format!("{word}.type"), hint)
+    Failure::refused(format!("{word} {} is {what}", path.path), rule, hint)
 }
 
 /// The path of an open descriptor, as the kernel names it now.
 fn name(fd: &OwnedFd, path: &Wanted) -> Result<AbsPath, Failure> {
     let link = std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd()))
         .map_err(|error| Failure::failed(format!("cannot learn the name of {}: {error}", path.path)))?;
-    Ok(AbsPath::parse(&utf8(&link)?).map_err(|error| error.refusal("path.name"))?)
+    Ok(AbsPath::parse(&utf8(&link)?).map_err(|error| error.refusal(Rule::PathName))?)
 }
 
 /// `path` as the API carries it.
@@ -110,7 +114,7 @@ pub fn utf8(path: &Path) -> Result<String, Failure> {
     path.to_str().map(str::to_owned).ok_or_else(|| {
         Failure::refused(
             format!("path {}", path.display()),
-            "path.utf8",
+            Rule::PathUtf8,
             "rename it, or go through a directory whose name is UTF-8",
         )
     })

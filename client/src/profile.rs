@@ -11,6 +11,7 @@ use agentd_policy::library::{Library, Text};
 use agentd_policy::names::ProfileName;
 use agentd_policy::offer::Site;
 use agentd_policy::profile::Profile;
+use agentd_policy::rule::Rule;
 use rustix::fs::OFlags;
 use serde_json::json;
 
@@ -82,9 +83,9 @@ fn find_in(own: Option<&Path>, name: &OsStr) -> Result<Found, Failure> {
     };
     let Some(meant) = meant else {
         let name = name.to_str().ok_or_else(|| {
-            Failure::refused(format!("profile {}", name.display()), "profile.utf8", "name it in UTF-8")
+            Failure::refused(format!("profile {}", name.display()), Rule::ProfileUtf8, "name it in UTF-8")
         })?;
-        let name = ProfileName::parse(name).map_err(|error| error.refusal("profile.name"))?;
+        let name = ProfileName::parse(name).map_err(|error| error.refusal(Rule::ProfileName))?;
         return Ok(Found { name, files: vec![] });
     };
     let mut files = vec![read(&meant)?];
@@ -92,7 +93,7 @@ fn find_in(own: Option<&Path>, name: &OsStr) -> Result<Found, Failure> {
         add_others(own, &meant, &mut files);
     }
     // It only says by what the file was found; the file is there.
-    let name = ProfileName::parse("file").map_err(|error| error.refusal("profile.name"))?;
+    let name = ProfileName::parse("file").map_err(|error| error.refusal(Rule::ProfileName))?;
     Ok(Found { name, files })
 }
 
@@ -161,7 +162,7 @@ fn read(path: &Path) -> Result<Text, Failure> {
     let label = utf8(path)?;
     let unreadable = |error: std::io::Error| {
         let hint = "name a file that exists and that you may read";
-        Failure::refused(format!("profile {label}: {error}"), "profile.open", hint)
+        Failure::refused(format!("profile {label}: {error}"), Rule::ProfileOpen, hint)
     };
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     let fd = rustix::fs::open(path, flags, rustix::fs::Mode::empty()).map_err(|e| unreadable(e.into()))?;
@@ -170,7 +171,7 @@ fn read(path: &Path) -> Result<Text, Failure> {
     if !metadata.is_file() {
         return Err(Failure::refused(
             format!("profile {label}"),
-            "profile.type",
+            Rule::ProfileType,
             "name a regular file; a profile by name has no slash and no .toml",
         ));
     }
@@ -178,13 +179,13 @@ fn read(path: &Path) -> Result<Text, Failure> {
     if metadata.nlink() > 1 && metadata.uid() == rustix::process::geteuid().as_raw() {
         return Err(Failure::refused(
             format!("profile {label}, a file with {} names", metadata.nlink()),
-            "profile.links",
+            Rule::ProfileLinks,
             "make it a file of its own: cp it, and mv the copy over it",
         ));
     }
     let too_long = |bytes: u64| {
         let hint = format!("keep it within {MAX_BYTES} bytes");
-        Failure::refused(format!("profile {label} of {bytes} bytes"), "profile.size", hint)
+        Failure::refused(format!("profile {label} of {bytes} bytes"), Rule::ProfileSize, hint)
     };
     if metadata.len() > MAX_BYTES {
         return Err(too_long(metadata.len()));
@@ -195,7 +196,7 @@ fn read(path: &Path) -> Result<Text, Failure> {
         return Err(too_long(bytes.len() as u64));
     }
     let toml = String::from_utf8(bytes)
-        .map_err(|_| Failure::refused(format!("profile {label}"), "profile.utf8", "write it in UTF-8"))?;
+        .map_err(|_| Failure::refused(format!("profile {label}"), Rule::ProfileUtf8, "write it in UTF-8"))?;
     Ok(Text { label, toml })
 }
 

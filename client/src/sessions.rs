@@ -5,6 +5,7 @@ use std::time::Duration;
 use agentd_policy::names::SessionId;
 use agentd_policy::network::Change;
 use agentd_policy::offer::Steer;
+use agentd_policy::rule::Rule;
 use agentd_proto::v1::{
     InspectRequest, KillRequest, ListRequest, RemoveRequest, Session, StopRequest, VersionReply,
     VersionRequest,
@@ -168,11 +169,11 @@ async fn steer(socket: &Socket, id: String, change: Change, as_json: bool) -> Re
     let found = found.ok_or_else(|| {
         Failure::refused(
             format!("session {id:?}: the daemon answered with another one"),
-            "session.other",
+            Rule::SessionOther,
             "give the whole id, and look at the daemon's log",
         )
     })?;
-    let session = SessionId::parse(&found.id).map_err(|error| error.refusal("session.id"))?;
+    let session = SessionId::parse(&found.id).map_err(|error| error.refusal(Rule::SessionId))?;
     Side::connect(socket)?.steer(Steer { session, change: Box::new(change) })?;
     print_id(&found.id, as_json)
 }

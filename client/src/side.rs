@@ -9,6 +9,7 @@ use std::time::Duration;
 use agentd_kernel::packets::{PacketError, Packets};
 use agentd_policy::consent::Consent;
 use agentd_policy::offer::{FromClient, Grant, Offer, Site, Steer, ToClient};
+use agentd_policy::rule::Rule;
 use agentd_policy::wire::{MAX_PACKET, Ticket, decode, encode};
 use rustix::net::sockopt::{Timeout, set_socket_timeout, socket_peercred};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
@@ -135,7 +136,7 @@ fn is_roots(fd: &OwnedFd, path: &Path) -> Result<(), Failure> {
     }
     Err(Failure::refused(
         format!("{}, which uid {} listens at", path.display(), peer.uid.as_raw()),
-        "launcher.peer",
+        Rule::LauncherPeer,
         "agentd's launcher is root: name the socket of one by --socket",
     ))
 }

@@ -10,6 +10,7 @@ use agentd_policy::Refusal;
 use agentd_policy::library::Text;
 use agentd_policy::names::{AbsPath, ProfileName};
 use agentd_policy::profile::MAX_BYTES;
+use agentd_policy::rule::Rule;
 use rustix::fs::OFlags;
 
 /// The site's profile `name`: `NAME.toml` of the first of `dirs` that has one.
@@ -29,7 +30,7 @@ pub fn find(dirs: &[AbsPath], name: &ProfileName) -> Result<Option<Text>, Refusa
             Error::Read(error) => unreadable(&label, &error),
             Error::Writable(what) => Refusal::new(
                 format!("profile {label}: {what}"),
-                "profile.owner",
+                Rule::ProfileOwner,
                 "have the administrator make the file and each directory above it root's, and writable by root alone",
             ),
         })
@@ -85,7 +86,7 @@ fn is_roots(what: &str, uid: u32, mode: u32) -> Result<(), Error> {
 fn unreadable(label: &str, error: &io::Error) -> Refusal {
     Refusal::new(
         format!("profile {label}: {error}"),
-        "profile.unreadable",
+        Rule::ProfileUnreadable,
         "have the administrator let everybody read it",
     )
 }
@@ -116,7 +117,7 @@ mod tests {
         std::fs::write(dir.join("mine.toml"), "schema = 1").unwrap();
         let dirs = [AbsPath::parse(dir.to_str().unwrap()).unwrap()];
         let refusal = find(&dirs, &ProfileName::parse("mine").unwrap()).unwrap_err();
-        assert_eq!(refusal.rule, "profile.owner");
+        assert_eq!(refusal.rule.name(), "profile.owner");
         std::fs::remove_dir_all(&dir).unwrap();
     }
 }

@@ -12,6 +12,7 @@ use crate::cli::RunArgs;
 use crate::failure::Failure;
 use crate::offer::utf8;
 use crate::terminal::{Streams, window};
+use agentd_policy::rule::Rule;
 
 /// The most of the caller's environment that goes along.
 const MAX_ENV: usize = 64 << 10;
@@ -32,7 +33,7 @@ pub struct Asked {
 /// What cannot be meant.
 pub fn asked(args: RunArgs) -> Result<Asked, Failure> {
     let cwd = std::env::current_dir().map_err(|error| {
-        Failure::refused("the current directory", "cwd.open", format!("{error}; go to one that exists"))
+        Failure::refused("the current directory", Rule::CwdOpen, format!("{error}; go to one that exists"))
     })?;
     let streams = Streams::look();
     let both = streams.stdin && (streams.stdout || args.detach);
@@ -49,7 +50,11 @@ pub fn asked(args: RunArgs) -> Result<Asked, Failure> {
         cwd: utf8(&cwd)?,
         workspace,
         read,
-        write: args.write.iter().map(|path| absolute("write", Path::new(path))).collect::<Result<_, _>>()?,
+        write: args
+            .write
+            .iter()
+            .map(|path| absolute("write", Rule::WriteOpen, Path::new(path)))
+            .collect::<Result<_, _>>()?,
         mask: args.mask,
         allow: args.allow,
         deny: args.deny,
@@ -88,7 +93,7 @@ fn own_terminfo() -> Option<String> {
         return None;
     }
     let own = entry(&PathBuf::from(std::env::var_os("HOME")?).join(".terminfo"))?;
-    absolute("input", &own).ok()
+    absolute("input", Rule::InputOpen, &own).ok()
 }
 
 /// This process's (`umask(2)`). There is one thread yet.
@@ -106,12 +111,12 @@ fn workspace(text: &OsStr) -> Result<WorkspaceSpec, Failure> {
     if let Some(typo) = mistyped(text).filter(|_| mode.is_empty()) {
         return Err(Failure::refused(
             format!("workspace mode {}", typo.display()),
-            "workspace.mode",
+            Rule::WorkspaceMode,
             "write DIR:overlay, DIR:direct or DIR:ro",
         ));
     }
     let dir = if dir.is_empty() { Path::new(".") } else { Path::new(OsStr::from_bytes(dir)) };
-    Ok(WorkspaceSpec { path: absolute("workspace", dir)?, mode: mode.to_owned() })
+    Ok(WorkspaceSpec { path: absolute("workspace", Rule::WorkspaceOpen, dir)?, mode: mode.to_owned() })
 }
 
 fn split_mode<'a>(text: &'a [u8], modes: &[&'static str]) -> (&'a [u8], &'static str) {
@@ -135,7 +140,7 @@ fn mistyped(text: &OsStr) -> Option<&OsStr> {
 fn inputs(given: &[OsString]) -> Result<Vec<String>, Failure> {
     let (mut names, mut real) = (Vec::new(), Vec::new());
     for path in given {
-        let found = absolute("input", Path::new(path))?;
+        let found = absolute("input", Rule::InputOpen, Path::new(path))?;
         let name = own_name(Path::new(path)).unwrap_or_else(|| found.clone());
         // Another name of what has one: it can be at one place only.
         if names.contains(&name) || !real.contains(&found) {
@@ -158,11 +163,11 @@ fn own_name(path: &Path) -> Option<String> {
 }
 
 /// The kernel's name for `path`.
-fn absolute(word: &str, path: &Path) -> Result<String, Failure> {
+fn absolute(word: &str, rule: Rule, path: &Path) -> Result<String, Failure> {
     let found: PathBuf = path.canonicalize().map_err(|error| {
         Failure::refused(
             format!("{word} {}: {error}", path.display()),
-            &format!("{word}.open"),
+            rule,
             "name one that exists and that you may read",
         )
     })?;
@@ -180,7 +185,7 @@ pub fn env_flag(text: OsString) -> Result<Option<EnvVar>, Failure> {
         Some(0) => {
             return Err(Failure::refused(
                 format!("--env {}", String::from_utf8_lossy(&text)),
-                "environment.name",
+                Rule::EnvironmentName,
                 "write KEY=VALUE, or KEY for the value that you have",
             ));
         }

@@ -5,7 +5,7 @@
 
 #[doc(hidden)]
 pub mod skip {
-    /// Whether a field says nothing and is left out of the JSON form.
+    /// Whether a field is empty and is left out of the JSON form.
     pub trait Skip {
         fn skip(&self) -> bool;
     }

@@ -3,6 +3,7 @@
 mod ceilings;
 mod circles;
 mod documents;
+mod rules;
 mod words;
 
 use std::collections::BTreeMap;

@@ -8,7 +8,7 @@ use std::process::{Command, ExitCode, Stdio};
 
 use agentd_kernel::packets::Packets;
 use agentd_kernel::{creds, seccomp};
-use agentd_policy::mode::{Mode, Role};
+use agentd_policy::mode::{self, Role};
 use agentd_policy::plan::Plan;
 use agentd_policy::wire::Ticket;
 use agentd_tests::harness::User;
@@ -321,7 +321,7 @@ pub fn helper() -> Option<ExitCode> {
 /// Offers `dir` and hands ticket and socket to the parent, on standard input.
 fn give_offer(socket: &Path, ids: (u32, u32), group: u32, dir: &Path, plan: &Plan) {
     let fd = std::fs::File::open(dir).expect("the user's own").into();
-    let held = offer_at(socket, ids, group, &[(grant(Role::Workspace, Mode::Direct), fd)], plan);
+    let held = offer_at(socket, ids, group, &[(grant(Role::Workspace, mode::Mode::Direct), fd)], plan);
     let parent = Packets::from_fd(io::stdin().as_fd().try_clone_to_owned().expect("a descriptor"));
     parent.send(&held.ticket.0, &[held.socket.as_fd()]).expect("the parent waits");
 }

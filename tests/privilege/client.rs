@@ -155,7 +155,7 @@ fn nonsense_offers(world: &'static World) {
         socket.send(&bytes, descriptors).expect("sent");
         match answer(&socket) {
             ToClient::Refused(refusal) => {
-                assert_eq!(refusal.rule, "offer.form");
+                assert_eq!(refusal.rule.name(), "offer.form");
                 assert!(!refusal.what.is_empty() && !refusal.hint.is_empty());
             }
             other => panic!("{other:?} for {bytes:?}"),

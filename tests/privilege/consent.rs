@@ -17,6 +17,7 @@ use agentd_policy::mount::Input;
 use agentd_policy::network::Upstream;
 use agentd_policy::plan::{Plan, WindowSize};
 use agentd_policy::request::CallerFacts;
+use agentd_policy::rule::Rule;
 use agentd_policy::wire::{CallerNumber, FromService, Ticket};
 use agentd_proto::v1::CreateRequest;
 use agentd_tests::harness::{User, World};
@@ -114,7 +115,7 @@ impl Stage {
                 drop(built);
                 self.service.end(&id);
                 assert_eq!(self.service.remove(number, user.uid, &id), None, "its overlay goes");
-                Refusal::new("a session", "test.built", "it was built")
+                Refusal::new("a session", Rule::SessionExists, "it was built")
             }
         };
         answer.send(refusal).expect("the client waits");
@@ -159,7 +160,7 @@ fn another_session(world: &'static World) {
     }
     // Nothing else was wrong with it: what was asked for is built.
     let (_, (_, stderr)) = stage.run(&[], |_| {});
-    assert!(stderr.contains("(test.built)"), "{stderr}");
+    assert!(stderr.contains("(session.exists)"), "{stderr}");
     stage.launcher.assert_clean(&before);
 }
 
@@ -189,7 +190,7 @@ fn dry_run(world: &'static World) {
     assert!(!String::from_utf8_lossy(&output.stdout).contains(CANARY));
     // The service would hear of a caller before it hears this.
     let nobody = stage.service.remove(CallerNumber(0), 0, &session());
-    assert_eq!(nobody.expect("nobody asks").rule, "caller.unknown");
+    assert_eq!(nobody.expect("nobody asks").rule.name(), "caller.unknown");
 }
 
 /// A process with the service's uid, and sockets of its own, got every descriptor that it asked for.
@@ -248,6 +249,6 @@ fn root(world: &'static World) {
     }
     // Neither a caller nor an offer: no descriptor of root's was ever with the launcher.
     let nobody = stage.service.remove(CallerNumber(0), 0, &session());
-    assert_eq!(nobody.expect("nobody asks").rule, "caller.unknown");
+    assert_eq!(nobody.expect("nobody asks").rule.name(), "caller.unknown");
     stage.launcher.assert_clean(&before);
 }

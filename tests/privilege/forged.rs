@@ -63,7 +63,7 @@ fn honest(world: &'static World) {
     assert_eq!(built.sockets.len(), 2);
     assert_ne!(launcher.traces(), before, "a session leaves traces while it lives");
     let alive = service.remove(client.number, user.uid, &id).expect("it lives");
-    assert_eq!(alive.rule, "session.running");
+    assert_eq!(alive.rule.name(), "session.running");
     service.end(&id);
     drop((built, held));
     assert_eq!(service.remove(client.number, user.uid, &id), None);
@@ -86,7 +86,7 @@ fn forged_numbers(world: &'static World) {
     drop(gone.socket);
     let impossible = || Plan { command: vec![], ..plan(world.b()) };
     within(Duration::from_secs(2), || match service.build(gone.number, None, impossible()) {
-        Err(refusal) if refusal.rule == "caller.unknown" => Ok(()),
+        Err(refusal) if refusal.rule.name() == "caller.unknown" => Ok(()),
         Err(refusal) => Err(refusal.to_string()),
         Ok(_) => panic!("built for a client that is gone"),
     })
@@ -284,7 +284,7 @@ fn widening(world: &'static World) {
         answer(&side)
     };
     let refused = |answer| match answer {
-        ToClient::Refused(refusal) => refusal.rule,
+        ToClient::Refused(refusal) => refusal.rule.name(),
         other => panic!("{other:?}"),
     };
     assert_eq!(refused(steer(world.b().uid, world.b().gid)), "session.unknown");
@@ -480,7 +480,7 @@ fn overlays(world: &'static World) {
     // On the word of another user, of nobody, and under another user's name: nothing goes.
     for (caller, owner) in [(a.number, user.uid), (CallerNumber(999), user.uid), (b.number, world.a().uid)] {
         let refusal = service.remove(caller, owner, &id).expect("refused");
-        assert_eq!(refusal.rule, "caller.unknown");
+        assert_eq!(refusal.rule.name(), "caller.unknown");
     }
     assert_eq!(service.remove(a.number, world.a().uid, &id), None, "there is none of that user");
     assert!(overlay.is_dir());

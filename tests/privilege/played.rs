@@ -99,7 +99,7 @@ impl Played {
     /// An answer says that the launcher is done with all that came before.
     fn settle(&self) {
         let nobody = self.remove(CallerNumber(0), 0, &session()).expect("nobody asks");
-        assert_eq!(nobody.rule, "caller.unknown");
+        assert_eq!(nobody.rule.name(), "caller.unknown");
     }
 
     /// Says something, as bytes.
@@ -191,7 +191,7 @@ impl Played {
         match self.build(caller, ticket, plan) {
             Ok(_) => panic!("built, and not refused under {rule}"),
             Err(refusal) => {
-                assert_eq!(refusal.rule, rule, "{refusal}");
+                assert_eq!(refusal.rule.name(), rule, "{refusal}");
                 let parts = [&refusal.what, &refusal.hint];
                 assert!(
                     parts.iter().all(|p| !p.is_empty() && !p.contains('\n') && p.len() < 600),

@@ -56,7 +56,7 @@ impl Sessions for Rogue {
         self.0.send(Answer { request: request.into_inner(), answer }).expect("the test waits");
         let refusal = answered.await.expect("the test answers");
         let metadata = HashMap::from([("what".to_owned(), refusal.what), ("hint".to_owned(), refusal.hint)]);
-        let details = ErrorDetails::with_error_info(refusal.rule, "agentd", metadata);
+        let details = ErrorDetails::with_error_info(refusal.rule.name(), "agentd", metadata);
         Err(Status::with_error_details(Code::FailedPrecondition, "refused", details))
     }
 

@@ -21,6 +21,7 @@ use crate::pipes::{self, Stream, Written};
 use crate::progress::Progress;
 use crate::signals::Signals;
 use crate::terminal::{Raw, Streams, window};
+use agentd_policy::rule::Rule;
 
 /// Chunks of standard input that wait to be sent.
 const TYPED: usize = 2;
@@ -28,8 +29,6 @@ const TYPED: usize = 2;
 const LEAVE: Duration = Duration::from_secs(5);
 /// How long the terminal may take after a failure.
 const UNDO: Duration = Duration::from_secs(1);
-/// The daemon's rule for who takes no output.
-const SLOW: &str = "attach.slow";
 /// What ctrl-c types.
 const INTERRUPT: u8 = 3;
 
@@ -181,7 +180,7 @@ impl Carrier {
                     }
                     Err(failure) if failure.is_unreachable() => return Ok(Step::Lost(failure)),
                     // We were stopped for long, and others did not wait.
-                    Err(failure) if failure.rule() == Some(SLOW) && !self.watch => return Ok(Step::Lost(failure)),
+                    Err(failure) if failure.is_by(Rule::AttachSlow) && !self.watch => return Ok(Step::Lost(failure)),
                     Err(failure) => return Err(failure),
                 },
                 Ok(permit) = output.reserve(), if self.held.is_some() => {

@@ -5,6 +5,7 @@ use agentd_policy::Refusal;
 use agentd_policy::git::config::{self, Variable};
 use agentd_policy::git::{Use, read};
 use agentd_policy::names::AbsPath;
+use agentd_policy::rule::Rule;
 use rustix::fs::FileType;
 
 use super::Finder;
@@ -121,7 +122,7 @@ impl Finder<'_> {
 fn unreadable(file: &AbsPath, why: &str) -> Refusal {
     Refusal::new(
         format!("{file}: {why}"),
-        "workspace.git",
+        Rule::WorkspaceGit,
         "fix it, or use mode overlay: what git would follow from there cannot be told",
     )
 }

@@ -225,7 +225,7 @@ fn what_the_configuration_names_in_a_workspace_is_guarded_in_direct() {
     assert_eq!(guarded(Mode::Direct), ["wt/hk", "wt/inc", "wt/more", "wt/tool"]);
     scratch.write("main/.git/config", &"a=b\n".repeat(20_000));
     let refusal = scratch.find(&[("wt", Mode::Direct)], &[]).unwrap_err();
-    assert_eq!(refusal.rule, "workspace.git");
+    assert_eq!(refusal.rule.name(), "workspace.git");
     assert!(scratch.find(&[("wt", Mode::Overlay)], &[]).is_ok());
 }
 

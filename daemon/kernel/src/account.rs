@@ -4,6 +4,7 @@ use std::path::Path;
 
 use agentd_policy::Refusal;
 use agentd_policy::names::{AbsPath, UserName};
+use agentd_policy::rule::Rule;
 use nix::unistd::{Uid, User};
 
 /// A user's account.
@@ -43,7 +44,7 @@ impl Account {
 fn unknown(uid: u32, why: &str) -> Refusal {
     Refusal::new(
         format!("caller with uid {uid}: {why}"),
-        "caller.unknown",
+        Rule::CallerUnknown,
         "ask as a user whom the account database knows in full",
     )
 }

@@ -8,7 +8,7 @@ use agentd_kernel::seccomp::{self, Filter};
 use agentd_kernel::{idmap, procfs};
 use agentd_policy::lease::Pool;
 use agentd_policy::limits::DiskForm;
-use agentd_policy::mode::Mode;
+use agentd_policy::mode;
 use agentd_policy::plan::Plan;
 use nix::sched::CloneFlags;
 use rustix::fs::{FileType, Mode, OFlags};
@@ -127,7 +127,7 @@ impl AgentFilters {
 
     /// The one for a session of `owner`'s.
     pub fn of(&self, plan: &Plan, owner: &Owner) -> Filter {
-        let direct = plan.workspaces.iter().any(|workspace| workspace.mode == Mode::Direct);
+        let direct = plan.workspaces.iter().any(|workspace| workspace.mode == mode::Mode::Direct);
         let filter = if direct { &self.direct } else { &self.apart };
         filter.clone().with_ids(owner.uid, owner.gid)
     }

@@ -10,6 +10,7 @@ use agentd_kernel::peer;
 use agentd_policy::Refusal;
 use agentd_policy::consent::Consent;
 use agentd_policy::offer::{FromClient, MAX_STEER, Site, Steer, ToClient};
+use agentd_policy::rule::Rule;
 use agentd_policy::wire::{self, Peer, Ticket};
 
 use crate::shares::Shares;
@@ -130,7 +131,7 @@ impl Offers {
             Some((socket, Some((_, consent)))) => Ok((socket, consent)),
             _ => Err(Refusal::new(
                 "the ticket for the offered paths",
-                "offer.ticket",
+                Rule::OfferTicket,
                 "offer the paths again: a ticket is good once, for a minute, for the process that got it",
             )),
         }
@@ -185,7 +186,7 @@ impl Offer {
         let hint =
             "offer at most 253 open files and directories in one packet, by an agentctl of agentd's version";
         // The client is cut off whether it hears why or not.
-        let _ = send(&self.socket, &ToClient::Refused(Refusal::new(what, "offer.form", hint)));
+        let _ = send(&self.socket, &ToClient::Refused(Refusal::new(what, Rule::OfferForm, hint)));
         Heard::Over
     }
 }
@@ -280,7 +281,9 @@ mod tests {
             let (mut offers, client, number) = connected();
             client.send(&nonsense, &[]).unwrap();
             assert_eq!(offers.ready(number), Heard::Over);
-            assert!(matches!(answer(&client), ToClient::Refused(refusal) if refusal.rule == "offer.form"));
+            assert!(
+                matches!(answer(&client), ToClient::Refused(refusal) if refusal.rule.name() == "offer.form")
+            );
         }
     }
 }

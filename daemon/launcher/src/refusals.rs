@@ -2,12 +2,13 @@
 
 use agentd_policy::Refusal;
 use agentd_policy::names::SessionId;
+use agentd_policy::rule::Rule;
 
 /// A session that does not run any more.
 pub fn ended(session: &SessionId) -> Refusal {
     Refusal::new(
         format!("session {session}"),
-        "session.ended",
+        Rule::SessionEnded,
         "it has ended already: start another with these rules",
     )
 }
@@ -16,7 +17,7 @@ pub fn ended(session: &SessionId) -> Refusal {
 pub fn no_network(session: &SessionId) -> Refusal {
     Refusal::new(
         format!("a change of session {session}, which has no network"),
-        "network.none",
+        Rule::NetworkNone,
         "its profile has default = \"none\" in [network]: start one with another profile",
     )
 }

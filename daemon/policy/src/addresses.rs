@@ -124,7 +124,7 @@ pub enum Kind {
     Unspecified,
     /// The rest of 0.0.0.0/8.
     ThisNetwork,
-    /// RFC 1918.
+    /// Private networks, RFC 1918.
     Private,
     /// Carrier-grade NAT, RFC 6598.
     Shared,
@@ -146,29 +146,29 @@ pub enum Kind {
     As112,
     /// Automatic multicast tunnelling, RFC 7450.
     Amt,
-    /// To many.
+    /// Groups of hosts, RFC 5771 and RFC 4291.
     Multicast,
     /// Not in use.
     Reserved,
     /// 255.255.255.255. Never permitted.
     Broadcast,
-    /// RFC 4193.
+    /// Private networks of IPv6, RFC 4193.
     UniqueLocal,
-    /// RFC 3879.
+    /// The deprecated fec0::/10, RFC 3879.
     SiteLocal,
-    /// `::ffff:a.b.c.d`.
+    /// `::ffff:a.b.c.d`, RFC 4291 §2.5.5.2.
     Mapped,
-    /// `::a.b.c.d`.
+    /// `::a.b.c.d`, RFC 4291 §2.5.5.1.
     Compatible,
     /// `::ffff:0:a.b.c.d`, RFC 2765.
     Translated,
-    /// RFC 6052.
+    /// 64:ff9b::/96, which carries an IPv4 address, RFC 6052.
     Nat64,
-    /// RFC 8215.
+    /// 64:ff9b:1::/48, a site's own NAT64, RFC 8215.
     Nat64Local,
-    /// RFC 3056.
+    /// 2002::/16, which carries an IPv4 address, RFC 3056.
     SixToFour,
-    /// RFC 4380.
+    /// 2001::/32, which carries two IPv4 addresses, RFC 4380.
     Teredo,
     /// ORCHID and what came after it, RFC 4843, RFC 7343, RFC 9374.
     Orchid,
@@ -219,7 +219,7 @@ impl fmt::Display for Kind {
 pub enum Judgement {
     /// The internet's, or named as if it were.
     Global,
-    /// Neither.
+    /// Neither, with what it is for.
     Special(Kind),
 }
 

@@ -19,9 +19,9 @@ pub const WEB: [u16; 2] = [80, 443];
 /// One entry of what passes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum AllowRule {
-    /// By name.
+    /// What a name resolves to.
     Host(HostRule),
-    /// By address.
+    /// Addresses of a network, without a name.
     Net(NetRule),
     /// A port of the host's loopback.
     Local(u16),
@@ -30,7 +30,7 @@ pub enum AllowRule {
 /// Addresses that may be connected to without a name.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NetRule {
-    /// Which.
+    /// The network; one address is a network with the longest prefix.
     pub net: Net,
     /// Which ports; none: all.
     pub ports: Vec<u16>,

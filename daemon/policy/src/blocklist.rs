@@ -33,7 +33,7 @@ const MAX_LABEL: usize = 63;
 /// What a listed name stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scope {
-    /// Itself.
+    /// The name itself, not those below it.
     Exact,
     /// Itself and every name below it.
     Below,

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::Refusal;
 use crate::allow::AllowRule;
+use crate::rule::Rule;
 use crate::size::format_size;
 
 /// What a rule lets through at most; what is `None` has no bound of its own.
@@ -43,9 +44,9 @@ impl fmt::Display for Caps {
 /// A rule with what it lets through at most.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Capped {
-    /// Which.
+    /// The rule that connections are counted by.
     pub rule: AllowRule,
-    /// How much.
+    /// What it lets through at most.
     pub caps: Caps,
 }
 
@@ -63,7 +64,7 @@ pub(crate) fn check(rule: &AllowRule, caps: Caps) -> Result<(), Refusal> {
         if none {
             return Err(Refusal::new(
                 format!("network.allow {rule} with {key} of 0"),
-                "network.cap",
+                Rule::NetworkCap,
                 "give at least 1, or leave out the entry",
             ));
         }

@@ -12,6 +12,7 @@ use crate::allow::{AllowRule, WEB};
 use crate::denial::Denial;
 use crate::egress::Egress;
 use crate::hosts::{HostName, HostPattern, HostRule};
+use crate::rule::Rule;
 
 /// The most entries of one list.
 pub const MAX_ENTRIES: usize = 256;
@@ -111,7 +112,7 @@ impl Ceiling {
         })
     }
 
-    /// Whether all of `egress` is within it, whoever made it.
+    /// Whether all of `egress` is within it, by any service.
     ///
     /// # Errors
     /// The first rule that is not.
@@ -122,7 +123,7 @@ impl Ceiling {
         if let Some(publish) = egress.publish.first().filter(|_| !self.publish) {
             return Err(Refusal::new(
                 format!("publish {publish}"),
-                "bounds.publish",
+                Rule::BoundsPublish,
                 "the administrator forbids it: nothing of a session appears on this host's loopback",
             ));
         }
@@ -131,7 +132,7 @@ impl Ceiling {
         match missing.filter(|_| !egress.is_closed()) {
             Some(pattern) => Err(Refusal::new(
                 format!("a session that does not deny {pattern}"),
-                "bounds.hosts_denied",
+                Rule::BoundsHostsDenied,
                 "ask again: the configuration may just have been read anew",
             )),
             None => Ok(()),
@@ -149,7 +150,7 @@ impl Ceiling {
             {
                 return Err(Refusal::new(
                     format!("allow {rule}"),
-                    "bounds.opaque",
+                    Rule::BoundsOpaque,
                     "the administrator forbids it: names on ports 80 and 443 are looked at; leave out `opaque`",
                 ));
             }
@@ -159,7 +160,7 @@ impl Ceiling {
             AllowRule::Local(_) => {
                 return Err(Refusal::new(
                     format!("allow {rule}"),
-                    "bounds.local",
+                    Rule::BoundsLocal,
                     "the administrator forbids it: sessions reach no port of this host's loopback",
                 ));
             }
@@ -167,7 +168,7 @@ impl Ceiling {
         if let Some(entry) = self.denied.iter().find(|entry| entry.covers(&named)) {
             return Err(Refusal::new(
                 format!("allow {rule}, while no session may reach {entry}"),
-                "bounds.hosts_denied",
+                Rule::BoundsHostsDenied,
                 "the administrator denies it in agentd.toml: leave it out",
             ));
         }
@@ -176,7 +177,7 @@ impl Ceiling {
         }
         Err(Refusal::new(
             format!("allow {rule}"),
-            "bounds.hosts",
+            Rule::BoundsHosts,
             format!("the administrator allows {}: name one of these, or part of it", list(&self.hosts)),
         ))
     }

@@ -11,6 +11,7 @@ use crate::Refusal;
 use crate::digest::Digest;
 use crate::egress::Egress;
 use crate::plan::Plan;
+use crate::rule::Rule;
 
 /// The version of this program.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -41,14 +42,14 @@ impl Part {
         [Self::Profile, Self::Command, Self::Environment, Self::Files, Self::Network, Self::Limits];
 
     /// The rule that a plan breaks which differs in this part.
-    fn rule(self) -> &'static str {
+    fn rule(self) -> Rule {
         match self {
-            Self::Profile => "consent.profile",
-            Self::Command => "consent.command",
-            Self::Environment => "consent.environment",
-            Self::Files => "consent.files",
-            Self::Network => "consent.network",
-            Self::Limits => "consent.limits",
+            Self::Profile => Rule::ConsentProfile,
+            Self::Command => Rule::ConsentCommand,
+            Self::Environment => Rule::ConsentEnvironment,
+            Self::Files => Rule::ConsentFiles,
+            Self::Network => Rule::ConsentNetwork,
+            Self::Limits => Rule::ConsentLimits,
         }
     }
 
@@ -190,7 +191,7 @@ mod tests {
             let mut changed = plan();
             change(&mut changed);
             let refusal = consent.check(&changed).unwrap_err();
-            assert_eq!(refusal.rule, *rule);
+            assert_eq!(refusal.rule.name(), *rule);
             assert!(refusal.what.starts_with("the daemon asked for "), "{refusal}");
         }
     }

@@ -11,6 +11,7 @@ use crate::network::Upstream;
 use crate::plan::Plan;
 use crate::profile::Profile;
 use crate::request::{CallerFacts, Here, Request, Wanted};
+use crate::rule::Rule;
 use crate::{Refusal, environment, overlap, places, workspaces};
 
 /// That a session may be: the only way to a plan that somebody may build.
@@ -22,7 +23,7 @@ pub struct Permit {
 }
 
 impl Permit {
-    /// The session.
+    /// The session as it was decided.
     pub fn plan(&self) -> &Plan {
         &self.plan
     }
@@ -76,7 +77,7 @@ pub fn decide(
     if caller.uid == 0 && !caller.allow_root {
         return Err(Refusal::new(
             "a session for root",
-            "caller.root",
+            Rule::CallerRoot,
             "ask as an ordinary user, or set `allow_root = true` in agentd.toml",
         ));
     }
@@ -126,7 +127,7 @@ fn enforceable(profile: &Profile) -> Result<(), Refusal> {
     match profile.unenforced().first() {
         Some(key) => Err(Refusal::new(
             format!("`{key}` of profile {}", profile.name.as_ref().map_or("(unnamed)", |n| n.as_str())),
-            "profile.unenforced",
+            Rule::ProfileUnenforced,
             "this version cannot enforce it yet; leave it out of the profile",
         )),
         None => Ok(()),
@@ -154,7 +155,7 @@ fn inputs(
         .enumerate()
         .map(|(i, path)| match u16::try_from(before + i) {
             Ok(descriptor) => Ok(Input { path, link: None, descriptor }),
-            Err(_) => Err(Refusal::new("more than 65535 paths", "plan.mounts", "name fewer")),
+            Err(_) => Err(Refusal::new("more than 65535 paths", Rule::PlanMounts, "name fewer")),
         })
         .collect()
 }
@@ -181,7 +182,7 @@ fn settle(
     if !alike {
         return Err(Refusal::new(
             format!("{} offered paths where {} were asked for", offered.len(), wanted.len()),
-            "request.paths",
+            Rule::RequestPaths,
             "offer the workspaces and then the inputs that the request asks for, in its order",
         ));
     }

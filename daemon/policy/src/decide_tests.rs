@@ -74,8 +74,8 @@ fn plan(request: &Request, profile: &Profile) -> Result<Plan, Refusal> {
     decide(request, profile, &Bounds::default(), &upstream(), &alice()).map(Permit::into_plan)
 }
 
-fn rule(request: &Request, profile: &Profile) -> String {
-    plan(request, profile).unwrap_err().rule
+fn rule(request: &Request, profile: &Profile) -> &'static str {
+    plan(request, profile).unwrap_err().rule.name()
 }
 
 fn text(names: &[RelPath]) -> Vec<&str> {
@@ -188,7 +188,7 @@ fn what_cannot_be_enforced_is_refused_by_name() {
         ("[terminal]\nfilter = false", "terminal.filter"),
     ] {
         let refusal = plan(&request(), &toml(text)).unwrap_err();
-        assert_eq!(refusal.rule, "profile.unenforced");
+        assert_eq!(refusal.rule.name(), "profile.unenforced");
         assert!(refusal.what.contains(key), "{refusal}");
     }
     assert!(plan(&request(), &toml("[network]\ndefault = 'deny'\ndeny = ['x.example']")).is_ok());
@@ -196,7 +196,7 @@ fn what_cannot_be_enforced_is_refused_by_name() {
         assert_eq!(rule(&Request { mask: vec![glob.into()], ..request() }, &default()), "mask.glob");
     }
     let anywhere = plan(&Request { mask: vec!["**/.env.*".into()], ..request() }, &toml("")).unwrap_err();
-    assert_eq!(anywhere.rule, "mask.workspace");
+    assert_eq!(anywhere.rule.name(), "mask.workspace");
     let anywhere = plan(&Request { mask: vec!["**/*.pem".into()], ..request() }, &default()).unwrap();
     assert!(anywhere.workspaces[0].mask_anywhere.iter().any(|pattern| pattern.to_string() == "**/*.pem"));
     let protect = toml("[[filesystem.workspace]]\npath = '.'\nprotect = ['*.toml']");
@@ -271,7 +271,7 @@ fn a_way_out_is_there_if_something_may_pass() {
     assert_eq!(rule(&flags(&["x.ads.example"], &[]), &denying), "network.deny");
     let nobody =
         |request: &Request| decide(request, &denying, &Bounds::default(), &Upstream::default(), &alice());
-    assert_eq!(nobody(&flags(&["a.example"], &[])).unwrap_err().rule, "egress.resolver");
+    assert_eq!(nobody(&flags(&["a.example"], &[])).unwrap_err().rule.name(), "egress.resolver");
     assert!(nobody(&flags(&["192.0.2.0/24"], &[])).is_ok());
 }
 
@@ -304,7 +304,7 @@ fn what_is_published_is_no_way_out() {
     assert_eq!(rule(&looped, &profile), "network.publish");
     let bounds = Bounds { publish: false, ..Bounds::default() };
     let forbidden = |profile: &Profile| decide(&asked(&[]), profile, &bounds, &upstream(), &alice());
-    assert_eq!(forbidden(&profile).unwrap_err().rule, "bounds.publish");
+    assert_eq!(forbidden(&profile).unwrap_err().rule.name(), "bounds.publish");
     assert!(forbidden(&toml("")).is_ok());
 }
 
@@ -316,10 +316,10 @@ fn limits_that_were_written_down_are_refused_above_the_bound() {
     let plan = with(&request(), &toml("")).unwrap().into_plan();
     assert_eq!((plan.limits.memory, plan.limits.cpus), (1 << 30, 1.0));
     let flag = Request { memory: Some(2 << 30), ..request() };
-    assert_eq!(with(&flag, &toml("")).unwrap_err().rule, "bounds.memory");
-    assert_eq!(with(&request(), &toml("[limits]\nmemory = '2G'")).unwrap_err().rule, "bounds.memory");
+    assert_eq!(with(&flag, &toml("")).unwrap_err().rule.name(), "bounds.memory");
+    assert_eq!(with(&request(), &toml("[limits]\nmemory = '2G'")).unwrap_err().rule.name(), "bounds.memory");
     assert_eq!(
-        with(&Request { cpus: Some(f64::NAN), ..request() }, &toml("")).unwrap_err().rule,
+        with(&Request { cpus: Some(f64::NAN), ..request() }, &toml("")).unwrap_err().rule.name(),
         "bounds.cpus"
     );
 }
@@ -328,7 +328,7 @@ fn limits_that_were_written_down_are_refused_above_the_bound() {
 fn root_needs_the_sites_word() {
     let root = CallerFacts { uid: 0, ..alice() };
     assert_eq!(
-        decide(&request(), &default(), &Bounds::default(), &upstream(), &root).unwrap_err().rule,
+        decide(&request(), &default(), &Bounds::default(), &upstream(), &root).unwrap_err().rule.name(),
         "caller.root"
     );
     let root = CallerFacts { allow_root: true, ..root };

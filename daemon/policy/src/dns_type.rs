@@ -6,6 +6,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::Refusal;
+use crate::rule::Rule;
 
 /// A type of records (RFC 1035 §3.2.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -28,12 +29,12 @@ pub enum DnsType {
     Sshfp,
     /// Fingerprints of certificates (RFC 6698).
     Tlsa,
-    /// Text.
+    /// Text records, such as SPF's.
     Txt,
 }
 
 impl DnsType {
-    /// Every one.
+    /// All of them, in the order of their names.
     pub const ALL: [Self; 10] = [
         Self::Caa,
         Self::Mx,
@@ -68,7 +69,7 @@ impl DnsType {
         Self::ALL.into_iter().find(|kind| kind.number() == number)
     }
 
-    /// Its name.
+    /// The name as zone files have it.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Caa => "CAA",
@@ -104,7 +105,7 @@ impl DnsType {
         } else {
             format!("name some of {}", Self::ALL.map(Self::as_str).join(", "))
         };
-        Err(Refusal::new(format!("network.dns_types: {text:?}"), "network.dns_types", hint))
+        Err(Refusal::new(format!("network.dns_types: {text:?}"), Rule::NetworkDnsTypes, hint))
     }
 }
 
@@ -135,7 +136,7 @@ mod tests {
     fn what_cannot_be_listed_is_told_what_to_do() {
         let hint = |text: &str| {
             let refusal = DnsType::parse(text).unwrap_err();
-            assert_eq!(refusal.rule, "network.dns_types");
+            assert_eq!(refusal.rule.name(), "network.dns_types");
             assert!(refusal.what.contains(text), "{refusal}");
             refusal.hint
         };

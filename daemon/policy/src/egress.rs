@@ -43,7 +43,7 @@ pub const MIN_PIN: u32 = 60;
 /// Where a session may go. What nothing here names is refused.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Egress {
-    /// By name.
+    /// Names that are allowed and denied.
     pub hosts: HostRules,
     /// By address, without any name.
     pub nets: Vec<NetRule>,
@@ -68,14 +68,14 @@ pub struct Egress {
     pub proxy: Option<SocketAddr>,
     /// How many names a wildcard may stand for in one session.
     pub wildcard_budget: u32,
-    /// Whether programs are told of the explicit proxy (`HTTP_PROXY` and friends).
+    /// Whether the environment names the explicit proxy (`HTTP_PROXY` and the like).
     pub announce_proxy: bool,
     /// Whether nothing can be let out later either (`default = "none"`).
     #[serde(default)]
     pub sealed: bool,
 }
 
-/// What a dial is for: by what right it is asked for.
+/// What authorizes a dial.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Purpose {
     /// A name that pinned the address.

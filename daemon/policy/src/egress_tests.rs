@@ -1,6 +1,7 @@
 use std::net::IpAddr;
 
 use super::*;
+use crate::addresses::Kind;
 use crate::allow::MAX_RULES;
 use crate::denial::Denial;
 use crate::hosts::{HostPattern, HostRule};
@@ -67,7 +68,7 @@ fn a_special_range_is_reached_by_a_rule_within_it() {
         net("::ffff:127.0.0.0/104", &[]),
     ]);
     assert_eq!(dial(&egress, "10.1.2.3:80"), Ok(()));
-    assert_eq!(dial(&egress, "10.1.2.3:443"), Err(Denial::Special("private".into())));
+    assert_eq!(dial(&egress, "10.1.2.3:443"), Err(Denial::Special(Kind::Private)));
     assert_eq!(dial(&egress, "10.2.2.3:80"), Err(Denial::Default));
     assert_eq!(dial(&egress, "169.254.169.254:80"), Ok(()));
     assert!(dial(&egress, "169.254.169.254:81").is_err());
@@ -84,13 +85,13 @@ fn a_name_leads_into_a_range_by_a_rule_within_it() {
     let name = HostName::parse("intranet.example").unwrap();
     let address = |text: &str| text.parse::<IpAddr>().unwrap();
     assert_eq!(egress.pin(&name, address("10.1.2.3")), Ok(()));
-    assert_eq!(egress.pin(&name, address("10.2.2.3")), Err(Denial::Special("private".into())));
-    assert_eq!(egress.pin(&name, address("127.0.0.1")), Err(Denial::Special("loopback".into())));
+    assert_eq!(egress.pin(&name, address("10.2.2.3")), Err(Denial::Special(Kind::Private)));
+    assert_eq!(egress.pin(&name, address("127.0.0.1")), Err(Denial::Special(Kind::Loopback)));
     let by_name = Purpose::Name(name.clone());
     let dial = |to: &str| egress.dial(&by_name, to.parse().unwrap(), Protocol::Tcp, true);
     assert_eq!(dial("10.1.2.3:80"), Ok(()));
     // No further than without the name.
-    assert_eq!(dial("10.1.2.3:443"), Err(Denial::Special("private".into())));
+    assert_eq!(dial("10.1.2.3:443"), Err(Denial::Special(Kind::Private)));
     assert_eq!(
         egress.rule(&by_name, "10.1.2.3:80".parse().unwrap(), Protocol::Tcp).as_deref(),
         Some("allow intranet.example")
@@ -154,7 +155,7 @@ fn names_need_their_pin_and_no_deny() {
     assert_eq!(dial("b.a.example", "8.8.8.8:443", false), Err(Denial::Unpinned));
     assert_eq!(dial("b.a.example", "8.8.8.8:80", true), Err(Denial::Default));
     assert_eq!(dial("x.a.example", "8.8.8.8:443", true), Err(Denial::Denied("x.a.example".into())));
-    assert_eq!(dial("b.a.example", "10.0.0.1:443", true), Err(Denial::Special("private".into())));
+    assert_eq!(dial("b.a.example", "10.0.0.1:443", true), Err(Denial::Special(Kind::Private)));
 }
 
 #[test]
@@ -181,7 +182,7 @@ fn each_bound_of_a_plan_holds() {
     for (rule, change) in breaks {
         let mut egress = Egress::default();
         change(&mut egress);
-        assert_eq!(egress.check().unwrap_err().rule, *rule);
+        assert_eq!(egress.check().unwrap_err().rule.name(), *rule);
     }
 }
 
@@ -206,7 +207,7 @@ fn what_is_the_sites_is_the_sites() {
     let egress = Egress { resolvers, local: vec![5432], ..Egress::default() };
     assert_eq!(site("").check(&egress), Ok(()));
     assert_eq!(site("resolvers = ['192.0.2.1', '192.0.2.53']").check(&egress), Ok(()));
-    let rule = |text: &str| site(text).check(&egress).unwrap_err().rule;
+    let rule = |text: &str| site(text).check(&egress).unwrap_err().rule.name();
     assert_eq!(rule("resolvers = ['192.0.2.54']"), "egress.resolver");
     assert_eq!(rule("resolvers = ['tls://192.0.2.53:53#dns.example']"), "egress.resolver");
     assert_eq!(rule("allow_private_ranges = ['10.0.0.0/8']"), "egress.allow_private_ranges");
@@ -218,7 +219,7 @@ fn what_is_the_sites_is_the_sites() {
         Egress { local: vec![5432, 2], ..egress.clone() },
         Egress { publish: vec![PUBLISHED], ..egress.clone() },
     ] {
-        assert_eq!(egress.may_become(&next).unwrap_err().rule, "network.live");
+        assert_eq!(egress.may_become(&next).unwrap_err().rule.name(), "network.live");
     }
     let with = |text: &str, allow_private_ranges: Vec<Net>| {
         let before = Egress { allow_private_ranges, ..egress.clone() };
@@ -228,7 +229,7 @@ fn what_is_the_sites_is_the_sites() {
     for near in
         ["169.254.169.254", "10.0.0.0/8", "10.1.2.0/24", "127.0.0.1", "fd00::/8", "::ffff:11.0.0.0/104"]
     {
-        assert_eq!(with(near, vec![]).unwrap_err().rule, "network.live", "{near}");
+        assert_eq!(with(near, vec![]).unwrap_err().rule.name(), "network.live", "{near}");
     }
     // What is wider names none of them.
     for far in ["11.0.0.0/8", "0.0.0.0/0", "2000::/3"] {
@@ -238,7 +239,7 @@ fn what_is_the_sites_is_the_sites() {
     let mut denying = egress.clone();
     denying.hosts.deny = vec![HostPattern::parse("a.example").unwrap()];
     assert_eq!(egress.may_become(&denying), Ok(()));
-    assert_eq!(denying.may_become(&egress).unwrap_err().rule, "network.live");
+    assert_eq!(denying.may_become(&egress).unwrap_err().rule.name(), "network.live");
 }
 
 #[test]
@@ -262,10 +263,10 @@ fn a_published_port_is_the_sessions_own_and_lets_nothing_out() {
     }
     // It began without anything to reach: what needs a socket from the start it does not get later.
     let open = Egress { local: vec![5432], ..egress.clone() };
-    assert_eq!(egress.may_become(&open).unwrap_err().rule, "network.live");
+    assert_eq!(egress.may_become(&open).unwrap_err().rule.name(), "network.live");
     assert_eq!(egress.may_become(&egress), Ok(()));
     assert_eq!(
-        open.may_become(&Egress { publish: vec![], ..open.clone() }).unwrap_err().rule,
+        open.may_become(&Egress { publish: vec![], ..open.clone() }).unwrap_err().rule.name(),
         "network.live"
     );
     assert_eq!(open.may_become(&open), Ok(()));
@@ -289,8 +290,8 @@ fn what_began_without_a_network_may_have_one_unless_that_is_for_good() {
     let sealed = Egress { sealed: true, ..closed.clone() };
     assert_eq!((sealed.check(), sealed.sockets()), (Ok(()), 4));
     let unsealed = Egress { sealed: true, ..open.clone() };
-    assert_eq!(sealed.may_become(&unsealed).unwrap_err().rule, "network.none");
-    assert_eq!(sealed.may_become(&open).unwrap_err().rule, "network.live");
+    assert_eq!(sealed.may_become(&unsealed).unwrap_err().rule.name(), "network.none");
+    assert_eq!(sealed.may_become(&open).unwrap_err().rule.name(), "network.live");
 }
 
 /// What only the site's proxy can resolve has an address that nobody connects to.
@@ -310,5 +311,5 @@ fn an_address_that_stands_for_a_name_is_for_the_proxy_alone() {
         assert!(dial(&egress, other.parse().unwrap(), Protocol::Tcp).is_err(), "{other}");
     }
     let none = Egress { proxy: None, ..egress.clone() };
-    assert_eq!(egress.may_become(&none).unwrap_err().rule, "network.live");
+    assert_eq!(egress.may_become(&none).unwrap_err().rule.name(), "network.live");
 }

@@ -8,6 +8,7 @@ use crate::git::Use;
 use crate::names::AbsPath;
 use crate::profile::Profile;
 use crate::request::{CallerFacts, Request};
+use crate::rule::Rule;
 
 /// Where programs are looked for.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -129,7 +130,7 @@ pub(crate) fn of(
 fn dangerous(key: &str, name: &str) -> Refusal {
     Refusal::new(
         format!("{key} {name}"),
-        "environment.dangerous",
+        Rule::EnvironmentDangerous,
         "it makes programs run other code; if you mean it, give it with --env",
     )
 }
@@ -151,7 +152,7 @@ impl<'a> Pattern<'a> {
             Self::Name(name) | Self::Prefix(name) if name.contains(&b'*') || text.is_empty() => {
                 Err(Refusal::new(
                     format!("environment.allow {text:?}"),
-                    "environment.pattern",
+                    Rule::EnvironmentPattern,
                     "give a name, or the beginning of names and `*`",
                 ))
             }

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::Refusal;
 use crate::protocol::Protocol;
+use crate::rule::Rule;
 
 /// The longest name, in bytes, without the trailing dot (RFC 1035 §2.3.4).
 pub const MAX_NAME: usize = 253;
@@ -203,7 +204,7 @@ impl fmt::Display for HostPattern {
 /// What may be connected to by name.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HostRule {
-    /// Which names.
+    /// The name, or all names below one.
     pub host: HostPattern,
     /// Which ports; none: all.
     pub ports: Vec<u16>,
@@ -227,7 +228,7 @@ impl HostRule {
             _ => return Ok(()),
         };
         let what = format!("an opaque rule for {}: {why}", self.host);
-        Err(Refusal::new(what, "network.opaque", "write HOST:PORT/opaque, for each host by itself"))
+        Err(Refusal::new(what, Rule::NetworkOpaque, "write HOST:PORT/opaque, for each host by itself"))
     }
 
     /// Whether it allows `port` by `protocol`.

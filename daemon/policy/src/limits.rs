@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::Refusal;
 use crate::config::Bounds;
 use crate::mount::{MAX_SCRATCH, Scratch};
+use crate::rule::Rule;
 use crate::size::{format_size, readable_duration};
 
 /// The fewest files that an overlay may hold: those that it is made of are among them.
@@ -62,20 +63,20 @@ impl Limits {
     /// Checks them, with the sizes of the home and the scratch directories, against the site's bounds.
     pub(crate) fn check(&self, bounds: &Bounds, home_size: u64, scratch: &[Scratch]) -> Result<(), Refusal> {
         let (size, time, count): (Unit, Unit, Unit) = (format_size, readable_duration, |n| n.to_string());
-        within("memory", size, self.memory, 1 << 20, bounds.memory)?;
-        within("pids", count, self.pids, 1, bounds.pids)?;
-        within("disk", size, self.disk, 0, bounds.disk)?;
-        within("inodes", count, self.inodes, MIN_INODES, bounds.inodes)?;
-        within("timeout", time, self.timeout_ms, 1, bounds.timeout)?;
-        within("idle", time, self.idle_ms, 0, bounds.timeout)?;
-        within("open_files", count, self.open_files, 16, MAX_OPEN_FILES)?;
-        within("home size", size, home_size, 1 << 12, MAX_SCRATCH)?;
+        within(Rule::BoundsMemory, size, self.memory, 1 << 20, bounds.memory)?;
+        within(Rule::BoundsPids, count, self.pids, 1, bounds.pids)?;
+        within(Rule::BoundsDisk, size, self.disk, 0, bounds.disk)?;
+        within(Rule::BoundsInodes, count, self.inodes, MIN_INODES, bounds.inodes)?;
+        within(Rule::BoundsTimeout, time, self.timeout_ms, 1, bounds.timeout)?;
+        within(Rule::BoundsIdle, time, self.idle_ms, 0, bounds.timeout)?;
+        within(Rule::BoundsOpenFiles, count, self.open_files, 16, MAX_OPEN_FILES)?;
+        within(Rule::BoundsHomeSize, size, home_size, 1 << 12, MAX_SCRATCH)?;
         for scratch in scratch {
-            within("scratch size", size, scratch.size, 1 << 12, MAX_SCRATCH)?;
+            within(Rule::BoundsScratchSize, size, scratch.size, 1 << 12, MAX_SCRATCH)?;
         }
         if !(self.cpus >= MIN_CPUS && self.cpus <= bounds.cpus) {
             let [value, least, most] = [self.cpus, MIN_CPUS, bounds.cpus].map(|cpus| cpus.to_string());
-            return Err(out_of_bounds("cpus", &value, self.cpus > bounds.cpus, &least, &most));
+            return Err(out_of_bounds(Rule::BoundsCpus, &value, self.cpus > bounds.cpus, &least, &most));
         }
         Ok(())
     }
@@ -84,15 +85,20 @@ impl Limits {
 /// How a number is written for people.
 type Unit = fn(u64) -> String;
 
-fn within(what: &str, unit: Unit, value: u64, least: u64, most: u64) -> Result<(), Refusal> {
+fn within(rule: Rule, unit: Unit, value: u64, least: u64, most: u64) -> Result<(), Refusal> {
     match value < least || value > most {
         false => Ok(()),
-        true => Err(out_of_bounds(what, &unit(value), value > most, &unit(least), &unit(most))),
+        true => Err(out_of_bounds(rule, &unit(value), value > most, &unit(least), &unit(most))),
     }
 }
 
 /// A value that is too large, or too small, with what sets it.
-fn out_of_bounds(what: &str, value: &str, large: bool, least: &str, most: &str) -> Refusal {
+fn out_of_bounds(rule: Rule, value: &str, large: bool, least: &str, most: &str) -> Refusal {
+    let what = match rule {
+        Rule::BoundsHomeSize => "home size",
+        Rule::BoundsScratchSize => "scratch size",
+        rule => rule.name().trim_start_matches("bounds."),
+    };
     let compared = match large {
         true => format!("more than this host allows ({most})"),
         false => format!("less than a session can do with ({least})"),
@@ -104,9 +110,5 @@ fn out_of_bounds(what: &str, value: &str, large: bool, least: &str, most: &str) 
         "inodes" => ": `inodes` in the profile's [limits]".to_owned(),
         _ => String::new(),
     };
-    Refusal::new(
-        format!("{what} {value} is {compared}"),
-        format!("bounds.{}", what.replace(' ', "_")),
-        format!("ask for {least} to {most}{set_by}"),
-    )
+    Refusal::new(format!("{what} {value} is {compared}"), rule, format!("ask for {least} to {most}{set_by}"))
 }

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Mode {
-    /// Read-only.
+    /// Read-only: the agent changes nothing.
     Ro,
     /// Copy-on-write; the real directory stays as it is.
     Overlay,

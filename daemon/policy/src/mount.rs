@@ -8,6 +8,7 @@ use crate::git::Part;
 use crate::mode::Mode;
 use crate::names::{AbsPath, RelPath};
 use crate::pattern::NamePattern;
+use crate::rule::Rule;
 
 /// The most mounts of each kind that a plan may ask for.
 pub const MAX_MOUNTS: usize = 64;
@@ -66,7 +67,7 @@ impl Workspace {
         if bounds.modes_forbidden.contains(&self.mode) {
             return Err(Refusal::new(
                 format!("workspace {} in mode {}", self.path, self.mode.as_str()),
-                "bounds.modes_forbidden",
+                Rule::BoundsModesForbidden,
                 "the administrator forbids this mode; choose another",
             ));
         }
@@ -78,7 +79,7 @@ impl Workspace {
         if !fits {
             return Err(Refusal::new(
                 format!("a part of a repository in mode {}", self.mode.as_str()),
-                "plan.git",
+                Rule::PlanGit,
                 "objects and references are given as they are, what working trees share as a copy",
             ));
         }
@@ -86,7 +87,7 @@ impl Workspace {
         if names > MAX_NAMES {
             return Err(Refusal::new(
                 format!("{names} mask and protect names for {}", self.path),
-                "plan.names",
+                Rule::PlanNames,
                 format!("give at most {MAX_NAMES}"),
             ));
         }

@@ -5,6 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::Refusal;
+use crate::rule::Rule;
 
 /// A name that broke its rule.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -31,7 +32,7 @@ pub enum NameError {
 
 impl NameError {
     /// The refusal under `rule`, with the value at fault.
-    pub fn refusal(&self, rule: &str) -> Refusal {
+    pub fn refusal(&self, rule: Rule) -> Refusal {
         Refusal::new(self.to_string(), rule, "give one of the form that the rule names")
     }
 }

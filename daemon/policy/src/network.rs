@@ -13,6 +13,7 @@ use crate::caps::{self, Capped, Caps};
 use crate::egress::Egress;
 use crate::hosts::{HostName, HostPattern, HostRule};
 use crate::resolver::Resolver;
+use crate::rule::Rule;
 
 /// The most entries of one change.
 pub const MAX_CHANGE: usize = 64;
@@ -60,13 +61,13 @@ impl Change {
     /// Why not.
     pub fn check(&self) -> Result<(), Refusal> {
         match self.allow.len() + self.deny.len() {
-            0 => Err(Refusal::new("a change of nothing", "network.change", "name what to allow or deny")),
+            0 => Err(Refusal::new("a change of nothing", Rule::NetworkChange, "name what to allow or deny")),
             1..=MAX_CHANGE => {
                 self.allow.iter().try_for_each(|Capped { rule, caps }| caps::check(rule, *caps))
             }
             many => Err(Refusal::new(
                 format!("{many} changes at once"),
-                "network.change",
+                Rule::NetworkChange,
                 format!("give at most {MAX_CHANGE}, or several times"),
             )),
         }
@@ -94,7 +95,7 @@ impl Change {
             {
                 return Err(Refusal::new(
                     format!("allow {rule}, while {pattern} is denied"),
-                    "network.deny",
+                    Rule::NetworkDeny,
                     "a deny wins over every allow and is not taken back: leave one of them out, from the start",
                 ));
             }

@@ -67,9 +67,9 @@ impl Site {
 /// The most that one descriptor may be used for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Grant {
-    /// What for.
+    /// What the descriptor is for.
     pub role: Role,
-    /// At most.
+    /// The most that it may be given as.
     pub mode: Mode,
 }
 
@@ -85,7 +85,7 @@ pub enum FromClient {
 /// A change of a session that runs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Steer {
-    /// Which session.
+    /// A session of the client's user.
     pub session: SessionId,
     /// What it may reach besides, and what not any more.
     pub change: Box<Change>,

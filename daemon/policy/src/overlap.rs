@@ -4,6 +4,7 @@ use crate::Refusal;
 use crate::mode::Mode;
 use crate::mount::{Input, MAX_MOUNTS, MAX_NAMES, Scratch, Workspace};
 use crate::names::{AbsPath, RelPath};
+use crate::rule::Rule;
 
 /// Checks all places of a plan, and hands names that an outer workspace masks or protects on to the
 /// workspaces inside it.
@@ -25,7 +26,7 @@ pub(crate) fn check(
     if let Some(twice) = places.windows(2).find(|pair| pair[0] == pair[1]).map(|pair| pair[0]) {
         return Err(Refusal::new(
             format!("two mounts at {twice}"),
-            "mount.duplicate",
+            Rule::MountDuplicate,
             "give each workspace, input and scratch directory (the home is one) a place of its own",
         ));
     }
@@ -51,14 +52,14 @@ fn countable(workspaces: &[Workspace], inputs: &[Input], scratch: &[Scratch]) ->
     if most > MAX_MOUNTS {
         return Err(Refusal::new(
             format!("{most} mounts of one kind"),
-            "plan.mounts",
+            Rule::PlanMounts,
             format!("ask for at most {MAX_MOUNTS}"),
         ));
     }
     match names {
         Some(names) if names > MAX_NAMES => Err(Refusal::new(
             format!("{names} mask and protect names of one workspace"),
-            "plan.names",
+            Rule::PlanNames,
             format!("give at most {MAX_NAMES}"),
         )),
         _ => Ok(()),
@@ -74,7 +75,7 @@ fn not_over_a_mask(workspace: &Workspace, input: &AbsPath) -> Result<(), Refusal
     match literal.map(ToString::to_string).or(pattern.map(ToString::to_string)) {
         Some(mask) => Err(Refusal::new(
             format!("input {input} over the mask {mask} of {}", workspace.path),
-            "mask.uncovered",
+            Rule::MaskUncovered,
             "what is masked stays masked; leave the input out",
         )),
         None => Ok(()),
@@ -91,7 +92,7 @@ fn hand_on(workspaces: &mut [Workspace]) -> Result<(), Refusal> {
             if masked || protected {
                 return Err(Refusal::new(
                     format!("workspace {} inside what {} masks or protects", inner.path, outer.path),
-                    "mask.uncovered",
+                    Rule::MaskUncovered,
                     "what is masked or protected stays so; choose another workspace",
                 ));
             }

@@ -4,6 +4,7 @@ use crate::Refusal;
 use crate::mode::Mode;
 use crate::mount::Workspace;
 use crate::names::{AbsPath, RelPath};
+use crate::rule::Rule;
 
 /// Directories that are the session's own or the system's: nothing of a caller's is mounted over them.
 const RESERVED: &[&str] = &[
@@ -58,7 +59,7 @@ pub(crate) fn check(path: &AbsPath) -> Result<(), Refusal> {
     if reserved {
         return Err(Refusal::new(
             format!("a mount at {path}"),
-            "plan.reserved",
+            Rule::PlanReserved,
             "system directories are the session's own; choose a path outside them",
         ));
     }
@@ -70,7 +71,7 @@ pub(crate) fn not_the_home(path: &AbsPath, home: &AbsPath) -> Result<(), Refusal
     if home.starts_with(path) {
         return Err(Refusal::new(
             format!("workspace {path}"),
-            "workspace.home",
+            Rule::WorkspaceHome,
             "it holds your whole home: cd to a project directory, or name one with --workspace",
         ));
     }
@@ -87,14 +88,14 @@ pub(crate) fn not_run_by_itself(workspace: &Workspace, home: &AbsPath) -> Result
     }
     for name in RUN_BY_THEMSELVES {
         let place = RelPath::parse(name).and_then(|name| home.join(&name));
-        let place = place.map_err(|e| e.refusal("workspace.startup"))?;
+        let place = place.map_err(|e| e.refusal(Rule::WorkspaceStartup))?;
         if workspace.path.starts_with(&place) || place.starts_with(&workspace.path) {
             return Err(Refusal::new(
                 format!(
                     "{} to write to, in mode direct: your own programs run or trust what is in {place}",
                     workspace.path
                 ),
-                "workspace.startup",
+                Rule::WorkspaceStartup,
                 "use mode overlay, or name a directory below it that nothing is run from",
             ));
         }

@@ -11,12 +11,13 @@ use crate::egress::Egress;
 use crate::limits::Limits;
 use crate::mount::{Input, MAX_MOUNTS, MAX_POINTS, Scratch, Workspace};
 use crate::names::{AbsPath, SessionId, UserName};
+use crate::rule::Rule;
 use crate::{Refusal, overlap, places};
 
 /// The whole session, decided.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Plan {
-    /// Its identity.
+    /// The id, which the service chose.
     pub session: SessionId,
     /// Of the profile that it follows.
     pub profile: Digest,
@@ -69,7 +70,7 @@ pub const MAX_ARGS: usize = 128 << 10;
 /// The most arguments and variables.
 pub const MAX_ARGC: usize = 4096;
 impl Plan {
-    /// Checks the plan against the site's bounds and against what any plan may hold, whoever made it.
+    /// Checks the plan against the site's bounds and against what any plan may hold, by any service.
     ///
     /// # Errors
     /// The first rule that it breaks.
@@ -86,22 +87,22 @@ impl Plan {
         let size = self.command.iter().map(|a| a.len() + 1).sum::<usize>()
             + self.env.iter().map(|(k, v)| k.len() + v.len() + 2).sum::<usize>();
         if self.command.is_empty() || self.command[0].is_empty() {
-            return Err(Refusal::new("an empty command", "command.empty", "name a program to run"));
+            return Err(Refusal::new("an empty command", Rule::CommandEmpty, "name a program to run"));
         }
         if words > MAX_ARGC || size > MAX_ARGS {
             return Err(Refusal::new(
                 format!("a command line of {words} words and {size} bytes"),
-                "command.size",
+                Rule::CommandSize,
                 format!("stay below {MAX_ARGC} words and {MAX_ARGS} bytes; pass long input through stdin"),
             ));
         }
         if self.command.iter().chain(self.env.iter().map(|(_, v)| v)).any(|a| a.contains(&0)) {
-            return Err(Refusal::new("an argument with a NUL byte", "command.nul", "leave it out"));
+            return Err(Refusal::new("an argument with a NUL byte", Rule::CommandNul, "leave it out"));
         }
         match self.env.iter().find(|(k, _)| k.is_empty() || k.contains(&b'=') || k.contains(&0)) {
             Some((key, _)) => Err(Refusal::new(
                 format!("environment variable {:?}", String::from_utf8_lossy(key)),
-                "environment.name",
+                Rule::EnvironmentName,
                 "a name is not empty and holds neither `=` nor NUL",
             )),
             None => Ok(()),
@@ -117,7 +118,7 @@ impl Plan {
             if count > MAX_MOUNTS {
                 return Err(Refusal::new(
                     format!("{count} {what}"),
-                    "plan.mounts",
+                    Rule::PlanMounts,
                     format!("ask for at most {MAX_MOUNTS}"),
                 ));
             }
@@ -130,7 +131,7 @@ impl Plan {
         if points > MAX_POINTS {
             return Err(Refusal::new(
                 format!("masked and protected names with {points} directories on the way"),
-                "plan.names",
+                Rule::PlanNames,
                 format!("stay below {MAX_POINTS}: each becomes a mount"),
             ));
         }
@@ -149,7 +150,7 @@ impl Plan {
         if self.home.as_str().contains(':') || self.shell.as_str().contains(':') {
             return Err(Refusal::new(
                 format!("home {}", self.home),
-                "user.home",
+                Rule::UserHome,
                 "passwd(5) cannot hold a home with a colon",
             ));
         }
@@ -171,7 +172,7 @@ impl Plan {
             true => Ok(()),
             false => Err(Refusal::new(
                 "a workspace without the names that one around it masks or protects",
-                "mask.uncovered",
+                Rule::MaskUncovered,
                 "give each workspace the names of those around it",
             )),
         }
@@ -260,7 +261,7 @@ pub(crate) mod tests {
         for (rule, change) in breaks {
             let mut plan = plan();
             change(&mut plan);
-            assert_eq!(plan.check(&Bounds::default()).unwrap_err().rule, *rule);
+            assert_eq!(plan.check(&Bounds::default()).unwrap_err().rule.name(), *rule);
         }
         let mut large = plan();
         large.limits.memory = 100 << 30;
@@ -268,6 +269,6 @@ pub(crate) mod tests {
         assert_eq!(refusal.what, "memory 100G is more than this host allows (8G)");
         assert!(refusal.hint.starts_with("ask for 1M to 8G: --memory"), "{}", refusal.hint);
         let bounds = Bounds { modes_forbidden: vec![Mode::Overlay], ..Bounds::default() };
-        assert_eq!(plan().check(&bounds).unwrap_err().rule, "bounds.modes_forbidden");
+        assert_eq!(plan().check(&bounds).unwrap_err().rule.name(), "bounds.modes_forbidden");
     }
 }

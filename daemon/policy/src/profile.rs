@@ -3,6 +3,7 @@
 
 pub mod filesystem;
 pub mod http;
+mod merge;
 pub mod network;
 
 use std::collections::BTreeMap;
@@ -12,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::Refusal;
 use crate::names::ProfileName;
 use crate::quantity::{Size, Span};
+use crate::rule::Rule;
 use filesystem::{Filesystem, Home, WorkspaceMode};
 use http::{Credential, Http};
 use network::{Network, NetworkDefault};
@@ -55,7 +57,7 @@ pub struct Profile {
     /// Its parents, the later over the earlier.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub extends: Vec<ProfileName>,
-    /// Files.
+    /// What its programs see of the file system.
     #[serde(default)]
     pub filesystem: Filesystem,
     /// Where its programs may connect to.
@@ -67,13 +69,13 @@ pub struct Profile {
     /// Secrets that are put into requests on the way.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub credential: Vec<Credential>,
-    /// Variables.
+    /// Which variables its programs get.
     #[serde(default)]
     pub environment: Environment,
-    /// Programs.
+    /// Which programs may run.
     #[serde(default)]
     pub process: Process,
-    /// The terminal.
+    /// What its programs may send to the terminal.
     #[serde(default)]
     pub terminal: Terminal,
     /// What the host must offer.
@@ -87,7 +89,7 @@ pub struct Profile {
     pub approval: Approval,
 }
 
-/// `[environment]`.
+/// `[environment]`: variables of the command.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Environment {
@@ -99,7 +101,7 @@ pub struct Environment {
     pub set: BTreeMap<String, String>,
 }
 
-/// `[process]`.
+/// `[process]`: programs that may run.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Process {
@@ -108,7 +110,7 @@ pub struct Process {
     pub exec: Vec<String>,
 }
 
-/// `[terminal]`.
+/// `[terminal]`: what reaches the caller's terminal.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Terminal {
@@ -117,7 +119,7 @@ pub struct Terminal {
     pub filter: Option<bool>,
 }
 
-/// `[require]`.
+/// `[require]`: what the host must offer.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Require {
@@ -126,11 +128,11 @@ pub struct Require {
     pub landlock_abi: Option<u32>,
 }
 
-/// `[limits]`.
+/// `[limits]`: what a session may use up.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
-    /// Memory.
+    /// Memory, page cache and scratch included.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory: Option<Size>,
     /// CPUs' worth of time.
@@ -139,7 +141,7 @@ pub struct Limits {
     /// Processes and threads.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pids: Option<u64>,
-    /// Overlay.
+    /// What is written to overlays.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub disk: Option<Size>,
     /// Files, directories and links of overlay.
@@ -153,7 +155,7 @@ pub struct Limits {
     pub idle: Option<Span>,
 }
 
-/// `[approval]`.
+/// `[approval]`: how people are asked.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Approval {
@@ -171,7 +173,7 @@ impl Profile {
         if text.len() > MAX_BYTES {
             return Err(Refusal::new(
                 format!("profile {label} of {} bytes", text.len()),
-                "profile.size",
+                Rule::ProfileSize,
                 format!("a profile has at most {MAX_BYTES} bytes"),
             ));
         }
@@ -181,7 +183,7 @@ impl Profile {
             });
             Refusal::new(
                 format!("profile {label}, line {line}: {}", e.message()),
-                "profile.form",
+                Rule::ProfileForm,
                 "fix the line; `agentctl profile check FILE` says whether it is right",
             )
         })?;
@@ -198,8 +200,9 @@ impl Profile {
     /// # Errors
     /// If it holds what TOML cannot say, such as a number beyond 2^63.
     pub fn to_toml(&self) -> Result<String, Refusal> {
-        toml::to_string(self)
-            .map_err(|e| Refusal::new(format!("the profile as TOML: {e}"), "profile.form", "fix the value"))
+        toml::to_string(self).map_err(|e| {
+            Refusal::new(format!("the profile as TOML: {e}"), Rule::ProfileForm, "fix the value")
+        })
     }
 
     /// Bounds of every list and text.
@@ -220,7 +223,7 @@ impl Profile {
             if let Some(long) = texts.iter().find(|t| t.len() > MAX_TEXT) {
                 return Err(Refusal::new(
                     format!("profile {label}: {key} has an entry of {} bytes", long.len()),
-                    "profile.size",
+                    Rule::ProfileSize,
                     format!("an entry has at most {MAX_TEXT} bytes"),
                 ));
             }
@@ -228,7 +231,7 @@ impl Profile {
         match lists.iter().find(|(_, len)| *len > MAX_LIST) {
             Some((key, len)) => Err(Refusal::new(
                 format!("profile {label}: {key} has {len} entries"),
-                "profile.size",
+                Rule::ProfileSize,
                 format!("a list has at most {MAX_LIST} entries"),
             )),
             None => Ok(()),

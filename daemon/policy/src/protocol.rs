@@ -1,14 +1,14 @@
-//! Transports.
+//! Transports, and how an entry of a profile names them.
 
 use serde::{Deserialize, Serialize};
 
-/// A transport.
+/// A transport that connections are allowed by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Protocol {
-    /// TCP.
+    /// TCP, RFC 9293.
     Tcp,
-    /// UDP.
+    /// UDP, RFC 768.
     Udp,
 }
 
@@ -16,16 +16,16 @@ pub enum Protocol {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum AllowProtocol {
-    /// TCP.
+    /// TCP whose first bytes are inspected.
     Tcp,
-    /// UDP.
+    /// UDP, by datagram.
     Udp,
     /// TCP whose bytes nobody looks at.
     Opaque,
 }
 
 impl AllowProtocol {
-    /// The transport.
+    /// The transport that it stands for.
     pub fn protocol(self) -> Protocol {
         match self {
             Self::Tcp | Self::Opaque => Protocol::Tcp,

@@ -1,4 +1,4 @@
-//! Ports of a session that appear on the host's loopback, so that whoever is on the host can connect to them.
+//! Ports of a session that appear on the host's loopback, so that programs on the host can connect to them.
 //!
 //! One has one form, in which it is given (`--publish`) and shown: `PORT`, or `HOSTPORT:PORT` where the host's is
 //! another.
@@ -9,9 +9,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::Refusal;
 use crate::ports::{MAX_LOCAL, OWN_PORTS};
+use crate::rule::Rule;
 
-/// The rule of all that is wrong with one.
-pub const RULE: &str = "network.publish";
 /// What is not a port.
 const FORM: &str = "write PORT, or HOSTPORT:PORT for another one on this host, each from 1 to 65535";
 
@@ -30,7 +29,9 @@ impl Publish {
     /// # Errors
     /// What cannot be meant, and what to write instead.
     pub fn parse(text: &str) -> Result<Self, Refusal> {
-        let bad = |why: &str, hint: &str| Refusal::new(format!("publish {text:?}: {why}"), RULE, hint);
+        let bad = |why: &str, hint: &str| {
+            Refusal::new(format!("publish {text:?}: {why}"), Rule::NetworkPublish, hint)
+        };
         let mut parts = text.rsplitn(3, ':');
         let (port, host, address) = (parts.next().unwrap_or(text), parts.next(), parts.next());
         if address.is_some() {
@@ -60,7 +61,7 @@ impl fmt::Display for Publish {
     }
 }
 
-/// Checks what any session may publish, whoever planned it. `local` are the ports of the host's loopback that it has
+/// Checks what any session may publish, by any plan. `local` are the ports of the host's loopback that it has
 /// on its own.
 ///
 /// # Errors
@@ -69,7 +70,7 @@ pub(crate) fn check(all: &[Publish], local: &[u16]) -> Result<(), Refusal> {
     if all.len() > MAX_LOCAL {
         return Err(Refusal::new(
             format!("{} published ports", all.len()),
-            "plan.egress",
+            Rule::PlanEgress,
             format!("ask for at most {MAX_LOCAL}"),
         ));
     }
@@ -89,7 +90,7 @@ pub(crate) fn check(all: &[Publish], local: &[u16]) -> Result<(), Refusal> {
             ),
             Publish { .. } => continue,
         };
-        return Err(Refusal::new(format!("publish {one}: {what}"), RULE, hint));
+        return Err(Refusal::new(format!("publish {one}: {what}"), Rule::NetworkPublish, hint));
     }
     Ok(())
 }
@@ -127,14 +128,14 @@ mod tests {
             ("\u{1b}[2J", "HOSTPORT:PORT"),
         ] {
             let refusal = Publish::parse(given).unwrap_err();
-            assert!(refusal.rule == RULE && refusal.hint.contains(hint), "{refusal}");
+            assert!(refusal.rule == Rule::NetworkPublish && refusal.hint.contains(hint), "{refusal}");
             assert!(!refusal.to_string().contains(char::is_control), "{refusal}");
         }
         let entry = |port, host_port| network::Publish { port, host_port }.parsed();
         assert_eq!(entry(3000, None), Ok(Publish { host: 3000, port: 3000 }));
         assert_eq!(entry(3000, Some(8080)), Ok(Publish { host: 8080, port: 3000 }));
         for (port, host) in [(0, None), (0, Some(1)), (1, Some(0))] {
-            assert_eq!(entry(port, host).unwrap_err().rule, RULE);
+            assert_eq!(entry(port, host).unwrap_err().rule, Rule::NetworkPublish);
         }
     }
 
@@ -153,10 +154,10 @@ mod tests {
             (vec![publish(8080, 80)], vec![80]),
             (vec![publish(8080, 80)], vec![8080]),
         ] {
-            assert_eq!(check(&bad, &local).unwrap_err().rule, RULE, "{bad:?}");
+            assert_eq!(check(&bad, &local).unwrap_err().rule, Rule::NetworkPublish, "{bad:?}");
         }
         let many: Vec<_> = (1000..).take(MAX_LOCAL + 1).map(|port| publish(port, port)).collect();
-        assert_eq!(check(&many, &[]).unwrap_err().rule, "plan.egress");
+        assert_eq!(check(&many, &[]).unwrap_err().rule.name(), "plan.egress");
         assert_eq!(check(&many[1..], &[]), Ok(()));
     }
 

@@ -2,14 +2,16 @@
 
 use serde::{Deserialize, Serialize};
 
-/// Why a request was refused: shown as `refused: WHAT (RULE): MEND`, on one line.
+use crate::rule::Rule;
+
+/// Why a request was refused: shown as `refused: WHAT (RULE): HINT`, on one line.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("{what} ({rule}): {hint}")]
 pub struct Refusal {
     /// The object that was refused, with the value at fault.
     pub what: String,
-    /// The rule's name, dotted, for programs: `bounds.memory`, `workspace.symlink`.
-    pub rule: String,
+    /// The rule that it breaks.
+    pub rule: Rule,
     /// What the caller can do about it.
     pub hint: String,
 }
@@ -18,14 +20,10 @@ pub struct Refusal {
 const PART: usize = 512;
 
 impl Refusal {
-    /// A refusal in three parts. Control characters are escaped and each part is cut to 512 bytes, so that
+    /// A refusal in three parts. Control characters are escaped and each text is cut to 512 bytes, so that
     /// the result is safe to print and to send.
-    pub fn new(what: impl AsRef<str>, rule: impl AsRef<str>, hint: impl AsRef<str>) -> Self {
-        Self {
-            what: printable(what.as_ref()),
-            rule: printable(rule.as_ref()),
-            hint: printable(hint.as_ref()),
-        }
+    pub fn new(what: impl AsRef<str>, rule: Rule, hint: impl AsRef<str>) -> Self {
+        Self { what: printable(what.as_ref()), rule, hint: printable(hint.as_ref()) }
     }
 }
 
@@ -57,7 +55,7 @@ mod tests {
 
     #[test]
     fn one_line_whatever_comes() {
-        let refusal = Refusal::new("a\nb\x1b[2J\u{202e}", "r", "x".repeat(10_000));
+        let refusal = Refusal::new("a\nb\x1b[2J\u{202e}", Rule::Default, "x".repeat(10_000));
         assert_eq!(refusal.what, "a\\u{a}b\\u{1b}[2J\\u{202e}");
         assert!(refusal.hint.len() <= PART + '…'.len_utf8());
         assert!(!refusal.to_string().contains('\n'));

@@ -7,13 +7,14 @@ use crate::names::{AbsPath, NameError, RelPath, SessionId, UserName};
 use crate::network::Change;
 use crate::plan::WindowSize;
 use crate::publish::Publish;
+use crate::rule::Rule;
 
 /// What a caller asks for, in types that hold only what is in form.
 #[derive(Clone, Debug)]
 pub struct Request {
     /// The identity that the session will have.
     pub session: SessionId,
-    /// argv.
+    /// argv of the command; the first names the program.
     pub command: Vec<Vec<u8>>,
     /// Variables that were named by hand.
     pub env: Vec<(Vec<u8>, Vec<u8>)>,
@@ -37,17 +38,17 @@ pub struct Request {
     pub network: Change,
     /// More to publish.
     pub publish: Vec<Publish>,
-    /// Bytes.
+    /// Bytes of memory; the profile's if none.
     pub memory: Option<u64>,
     /// Processes and threads.
     pub pids: Option<u64>,
     /// CPUs' worth of time.
     pub cpus: Option<f64>,
-    /// Bytes.
+    /// Bytes of overlay; the profile's if none.
     pub disk: Option<u64>,
-    /// Milliseconds.
+    /// Milliseconds from start to end; the profile's if none.
     pub timeout_ms: Option<u64>,
-    /// Milliseconds.
+    /// Milliseconds without activity; the profile's if none.
     pub idle_ms: Option<u64>,
     /// A terminal of this size, or pipes.
     pub terminal: Option<WindowSize>,
@@ -66,7 +67,7 @@ pub struct CallerFacts {
     pub uid: u32,
     /// Its login name.
     pub user: UserName,
-    /// Its home.
+    /// Its home directory in the account database.
     pub home: AbsPath,
     /// Its login shell.
     pub shell: AbsPath,
@@ -77,7 +78,7 @@ pub struct CallerFacts {
 /// A path that the caller has to open and offer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Wanted {
-    /// What for.
+    /// What the path is for.
     pub role: Role,
     /// The most that it is to be used for.
     pub mode: Mode,
@@ -96,7 +97,7 @@ impl Here<'_> {
         let fail = |e: NameError| {
             Refusal::new(
                 format!("{key} {text:?}: {e}"),
-                "profile.path",
+                Rule::ProfilePath,
                 "give an absolute path, `~/…` or one below `.`",
             )
         };

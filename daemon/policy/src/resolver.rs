@@ -18,7 +18,7 @@ const DNS_OVER_TLS: u16 = 853;
 /// What is in front of one that is asked over TLS.
 const TLS: &str = "tls://";
 
-/// A resolver.
+/// A DNS server that the relay asks.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Resolver {
     /// Where it is.

@@ -9,6 +9,7 @@ use crate::pattern::NamePattern;
 use crate::profile::filesystem::WorkspaceMode;
 use crate::profile::{Profile, filesystem};
 use crate::request::{Here, Request};
+use crate::rule::Rule;
 
 /// All of them, in the order of their descriptors.
 ///
@@ -34,11 +35,11 @@ pub(crate) fn of(request: &Request, profile: &Profile, here: &Here<'_>) -> Resul
     if all.is_empty() && !request.mask.is_empty() {
         return Err(Refusal::new(
             "a mask without a workspace",
-            "mask.workspace",
+            Rule::MaskWorkspace,
             "leave it out, or give a workspace: masks are names below one",
         ));
     }
-    let more = names("mask", &literal(&request.mask))?;
+    let more = names(Key::Mask, &literal(&request.mask))?;
     let more_anywhere = patterns(&request.mask)?;
     for workspace in &mut all {
         workspace.mask.extend(more.iter().cloned());
@@ -73,10 +74,10 @@ fn workspace(
 ) -> Result<Workspace, Refusal> {
     let (mut mask, mut mask_anywhere, mut protect, mut sockets) = Default::default();
     if let Some(entry) = entry {
-        mask = names("mask", &literal(&entry.mask))?;
+        mask = names(Key::Mask, &literal(&entry.mask))?;
         mask_anywhere = patterns(&entry.mask)?;
-        protect = names("protect", &entry.protect)?;
-        sockets = names("sockets", &entry.sockets)?;
+        protect = names(Key::Protect, &entry.protect)?;
+        sockets = names(Key::Sockets, &entry.sockets)?;
     }
     let mode = mode.unwrap_or_else(|| entry.map_or(Mode::Overlay, mode_of));
     Ok(Workspace { path, descriptor: 0, mode, mask, mask_anywhere, protect, sockets, git: None })
@@ -104,7 +105,7 @@ fn patterns(masks: &[String]) -> Result<Vec<NamePattern>, Refusal> {
             NamePattern::parse(text).ok_or_else(|| {
                 Refusal::new(
                     format!("mask {text:?}"),
-                    "mask.glob",
+                    Rule::MaskGlob,
                     "this version takes `**/NAME`, with at most one `*` in the last name, and literal names",
                 )
             })
@@ -112,25 +113,41 @@ fn patterns(masks: &[String]) -> Result<Vec<NamePattern>, Refusal> {
         .collect()
 }
 
+/// A list of names below a workspace.
+#[derive(Clone, Copy)]
+enum Key {
+    Mask,
+    Protect,
+    Sockets,
+}
+
+impl Key {
+    /// Its name, and the rules that a pattern and a malformed name in it break.
+    fn parts(self) -> (&'static str, Rule, Rule) {
+        match self {
+            Self::Mask => ("mask", Rule::MaskGlob, Rule::MaskName),
+            Self::Protect => ("protect", Rule::ProtectGlob, Rule::ProtectName),
+            Self::Sockets => ("sockets", Rule::SocketsGlob, Rule::SocketsName),
+        }
+    }
+}
+
 /// Literal names below a workspace.
-fn names(key: &str, texts: &[String]) -> Result<Vec<RelPath>, Refusal> {
+fn names(key: Key, texts: &[String]) -> Result<Vec<RelPath>, Refusal> {
+    let (key, glob, malformed) = key.parts();
     texts
         .iter()
         .map(|text| {
             if text.contains(['*', '?', '[']) {
                 return Err(Refusal::new(
                     format!("{key} {text:?}"),
-                    format!("{key}.glob"),
+                    glob,
                     "this version takes literal names such as `.env`, and `**/NAME` in masks",
                 ));
             }
             let literal = text.strip_prefix("./").unwrap_or(text).trim_end_matches('/');
             RelPath::parse(literal).map_err(|e| {
-                Refusal::new(
-                    format!("{key} {text:?}: {e}"),
-                    format!("{key}.name"),
-                    "give a name below the workspace",
-                )
+                Refusal::new(format!("{key} {text:?}: {e}"), malformed, "give a name below the workspace")
             })
         })
         .collect()
@@ -166,7 +183,7 @@ pub(crate) fn guard(places: &[Place], workspaces: &mut [Workspace]) -> Result<()
                             "{}, where the configuration of its repository has git run hooks",
                             place.path
                         ),
-                        "workspace.hooks",
+                        Rule::WorkspaceHooks,
                         "use mode overlay, or set core.hooksPath to a directory below it",
                     ));
                 }
@@ -186,7 +203,7 @@ pub(crate) fn protect_profiles(files: &[AbsPath], workspaces: &mut [Workspace]) 
                 Some(None) => {
                     return Err(Refusal::new(
                         format!("workspace {} holds the profiles of its own session", workspace.path),
-                        "workspace.profiles",
+                        Rule::WorkspaceProfiles,
                         "choose another workspace, or mode ro",
                     ));
                 }

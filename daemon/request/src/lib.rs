@@ -13,13 +13,14 @@ use agentd_policy::ports::MAX_LOCAL;
 use agentd_policy::profile::Profile;
 use agentd_policy::publish::Publish;
 use agentd_policy::request::{Request, Wanted};
+use agentd_policy::rule::Rule;
 use agentd_proto::v1::{self, OfferedPath, RunSpec};
 
 /// What files are made without, where the client does not say.
 const DEFAULT_UMASK: u32 = 0o022;
 
 /// A refusal of something that the API's own form does not allow.
-pub fn malformed(what: impl AsRef<str>, rule: &str) -> Refusal {
+pub fn malformed(what: impl AsRef<str>, rule: Rule) -> Refusal {
     Refusal::new(what, rule, "use an agentctl of the daemon's version")
 }
 
@@ -31,7 +32,7 @@ pub fn profile(spec: &RunSpec) -> Result<Profile, Refusal> {
     let profile = Profile::parse("of the request", &spec.profile)?;
     match profile.extends.first() {
         None => Ok(profile),
-        Some(parent) => Err(malformed(format!("a profile that extends {parent}"), "request.profile")),
+        Some(parent) => Err(malformed(format!("a profile that extends {parent}"), Rule::RequestProfile)),
     }
 }
 
@@ -56,7 +57,7 @@ pub fn parse(spec: RunSpec, session: SessionId) -> Result<Request, Refusal> {
         if count > most {
             return Err(Refusal::new(
                 format!("{count} {what}"),
-                "request.size",
+                Rule::RequestSize,
                 format!("give at most {most}"),
             ));
         }
@@ -96,7 +97,7 @@ pub fn parse(spec: RunSpec, session: SessionId) -> Result<Request, Refusal> {
 /// A path of a repository.
 fn place(given: &v1::GitPlace) -> Result<Place, Refusal> {
     let used = Use::parse(&given.part, &given.mode)
-        .ok_or_else(|| malformed(format!("git {:?} {:?}", given.part, given.mode), "request.git"))?;
+        .ok_or_else(|| malformed(format!("git {:?} {:?}", given.part, given.mode), Rule::RequestGit))?;
     Ok(Place { path: abs("git", &given.path)?, used })
 }
 
@@ -109,7 +110,7 @@ pub fn git_place(place: &Place) -> v1::GitPlace {
 fn umask(given: Option<u32>) -> Result<u32, Refusal> {
     match given.unwrap_or(DEFAULT_UMASK) {
         mask if mask <= 0o777 => Ok(mask),
-        mask => Err(malformed(format!("umask {mask:o}"), "request.umask")),
+        mask => Err(malformed(format!("umask {mask:o}"), Rule::RequestUmask)),
     }
 }
 
@@ -120,7 +121,7 @@ fn umask(given: Option<u32>) -> Result<u32, Refusal> {
 pub fn name(spec: &RunSpec) -> Result<Option<SessionName>, Refusal> {
     match spec.name.as_str() {
         "" => Ok(None),
-        name => SessionName::parse(name).map(Some).map_err(|e| e.refusal("session.name")),
+        name => SessionName::parse(name).map(Some).map_err(|e| e.refusal(Rule::SessionName)),
     }
 }
 
@@ -130,16 +131,16 @@ pub fn name(spec: &RunSpec) -> Result<Option<SessionName>, Refusal> {
 /// A role, mode or path that is none.
 pub fn offered(paths: &[OfferedPath]) -> Result<Vec<Wanted>, Refusal> {
     if paths.len() > 2 * MAX_MOUNTS {
-        return Err(malformed(format!("{} offered paths", paths.len()), "request.paths"));
+        return Err(malformed(format!("{} offered paths", paths.len()), Rule::RequestPaths));
     }
     let parse = |path: &OfferedPath| {
         let role = match path.role.as_str() {
             "workspace" => Role::Workspace,
             "input" => Role::Input,
-            other => return Err(malformed(format!("role {other:?}"), "request.paths")),
+            other => return Err(malformed(format!("role {other:?}"), Rule::RequestPaths)),
         };
         let mode =
-            mode(&path.mode).ok_or_else(|| malformed(format!("mode {:?}", path.mode), "request.paths"))?;
+            mode(&path.mode).ok_or_else(|| malformed(format!("mode {:?}", path.mode), Rule::RequestPaths))?;
         Ok(Wanted { role, mode, path: abs("offered path", &path.path)? })
     };
     paths.iter().map(parse).collect()
@@ -161,7 +162,7 @@ pub fn offered_path(wanted: &Wanted) -> OfferedPath {
 pub fn window(size: v1::WindowSize) -> Result<WindowSize, Refusal> {
     match (u16::try_from(size.rows), u16::try_from(size.cols)) {
         (Ok(rows), Ok(cols)) => Ok(WindowSize { rows, cols }),
-        _ => Err(malformed(format!("a window of {} by {}", size.rows, size.cols), "request.window")),
+        _ => Err(malformed(format!("a window of {} by {}", size.rows, size.cols), Rule::RequestWindow)),
     }
 }
 
@@ -185,7 +186,7 @@ fn abs(what: &str, text: &str) -> Result<AbsPath, Refusal> {
     AbsPath::parse(text).map_err(|e| {
         Refusal::new(
             format!("{what}: {e}"),
-            "request.path",
+            Rule::RequestPath,
             "give an absolute path without `.`, `..` and `//`",
         )
     })
@@ -197,12 +198,12 @@ fn flag_mode(text: &str) -> Result<Option<Mode>, Refusal> {
         (_, Some(mode)) => Ok(Some(mode)),
         ("worktree", None) => Err(Refusal::new(
             "workspace mode \"worktree\"",
-            "profile.unenforced",
+            Rule::ProfileUnenforced,
             "this version cannot do it yet; use overlay, direct or ro",
         )),
         (other, None) => Err(Refusal::new(
             format!("workspace mode {other:?}"),
-            "request.mode",
+            Rule::RequestMode,
             "use overlay, direct or ro",
         )),
     }

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use agentd_policy::Refusal;
+use agentd_policy::rule::Class;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
@@ -10,27 +11,21 @@ use crate::metrics::metrics;
 
 /// `refusal` with its three parts in the details, and counted.
 pub fn refused(refusal: &Refusal) -> Status {
-    metrics().refused(&refusal.rule);
+    metrics().refused(refusal.rule.name());
     let metadata =
         HashMap::from([("what".to_owned(), refusal.what.clone()), ("hint".to_owned(), refusal.hint.clone())]);
-    let details = ErrorDetails::with_error_info(refusal.rule.clone(), "agentd", metadata);
-    Status::with_error_details(code(&refusal.rule), refusal.to_string(), details)
+    let details = ErrorDetails::with_error_info(refusal.rule.name(), "agentd", metadata);
+    Status::with_error_details(code(refusal.rule.class()), refusal.to_string(), details)
 }
 
-fn code(rule: &str) -> Code {
-    match rule {
-        "session.unknown" | "profile.unknown" => Code::NotFound,
-        "caller.root" | "caller.unknown" | "caller.admin" => Code::PermissionDenied,
-        "bounds.max_sessions"
-        | "bounds.max_sessions_per_user"
-        | "bounds.user_requests"
-        | "sessions.kept"
-        | "service.crowded"
-        | "session.commands"
-        | "attach.slow" => Code::ResourceExhausted,
-        "host.launcher" | "service.store" | "audit.failed" | "audit.late" => Code::Unavailable,
-        "attach.gone" => Code::OutOfRange,
-        _ if rule.starts_with("request.") => Code::InvalidArgument,
-        _ => Code::FailedPrecondition,
+fn code(class: Class) -> Code {
+    match class {
+        Class::NotFound => Code::NotFound,
+        Class::PermissionDenied => Code::PermissionDenied,
+        Class::ResourceExhausted => Code::ResourceExhausted,
+        Class::Unavailable => Code::Unavailable,
+        Class::OutOfRange => Code::OutOfRange,
+        Class::InvalidArgument => Code::InvalidArgument,
+        Class::FailedPrecondition => Code::FailedPrecondition,
     }
 }

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use agentd_kernel::account::Account;
 use agentd_policy::Refusal;
 use agentd_policy::request::CallerFacts;
+use agentd_policy::rule::Rule;
 
 use crate::sync::lock;
 
@@ -65,7 +66,7 @@ impl Users {
 fn unknown(uid: u32, why: &str) -> Refusal {
     Refusal::new(
         format!("caller with uid {uid}: {why}"),
-        "caller.unknown",
+        Rule::CallerUnknown,
         "ask as a user whom the account database knows in full",
     )
 }

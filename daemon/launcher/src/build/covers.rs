@@ -9,6 +9,7 @@ use agentd_policy::git::Part;
 use agentd_policy::mode::Mode as WorkspaceMode;
 use agentd_policy::mount::{MAX_POINTS, Workspace};
 use agentd_policy::names::RelPath;
+use agentd_policy::rule::Rule;
 use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
 
@@ -172,7 +173,7 @@ impl Placer<'_> {
             if points.len() + self.covered.len() > MAX_POINTS {
                 return Err(Fault::caller(
                     format!("{} has more than {MAX_POINTS} names to mask and protect", workspace.path),
-                    "workspace.names",
+                    Rule::WorkspaceNames,
                     "use a smaller directory, or mode overlay",
                 ));
             }
@@ -236,14 +237,14 @@ impl Placer<'_> {
                 Err(Errno::ACCESS) => {
                     return Err(Fault::caller(
                         format!("{top}/{walked} cannot be looked at"),
-                        "workspace.closed",
+                        Rule::WorkspaceClosed,
                         "make the directories on the way to masked and protected names searchable",
                     ));
                 }
                 Err(Errno::LOOP) => {
                     return Err(Fault::caller(
                         format!("{top}/{walked} is a symbolic link"),
-                        "workspace.symlink",
+                        Rule::WorkspaceSymlink,
                         "masked and protected names must not lead through links; replace it by what it names",
                     ));
                 }
@@ -297,7 +298,7 @@ fn is_directory(place: &OwnedFd) -> Result<bool, Fault> {
 fn placeholder_fault(top: &str, name: &str, errno: &Errno) -> Fault {
     Fault::caller(
         format!("{top}/{name} does not exist and cannot be held free: {errno}"),
-        "workspace.placeholder",
+        Rule::WorkspacePlaceholder,
         "create it, or use a workspace that you may write to",
     )
 }
@@ -342,7 +343,7 @@ pub fn verify_covered(covered: &[String]) -> Result<(), Fault> {
         if !stat.stx_attributes.contains(StatxAttributes::MOUNT_ROOT) {
             return Err(Fault::caller(
                 format!("{path} was replaced while the session was built"),
-                "workspace.changed",
+                Rule::WorkspaceChanged,
                 "ask again",
             ));
         }

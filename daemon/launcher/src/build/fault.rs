@@ -1,6 +1,8 @@
 //! What goes wrong while a session is built.
 
 use agentd_policy::Refusal;
+use agentd_policy::rule::Rule;
+use agentd_policy::step::Step;
 
 /// A step that could not be done in full; the session is not built.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -11,13 +13,18 @@ impl Fault {
     /// `step` failed on `object` because of `why`; the host's administrator has to look.
     pub fn host(step: &str, object: &str, why: impl std::fmt::Display) -> Self {
         let hint = "see `agentctl doctor` and the launcher's log for what this host lacks";
-        Self(Refusal::new(format!("{object}: {why}"), format!("build.{step}"), hint))
+        Self(Refusal::new(format!("{object}: {why}"), of_step(step), hint))
     }
 
     /// `object` breaks `rule`; the caller can fix it.
-    pub fn caller(object: impl AsRef<str>, rule: &str, hint: impl AsRef<str>) -> Self {
+    pub fn caller(object: impl AsRef<str>, rule: Rule, hint: impl AsRef<str>) -> Self {
         Self(Refusal::new(object, rule, hint))
     }
+}
+
+/// The rule of a step by its name; one that is unknown can only be init's.
+pub fn of_step(step: &str) -> Rule {
+    Rule::Build(Step::parse(step).unwrap_or(Step::Init))
 }
 
 /// Names the step and the object of an error.

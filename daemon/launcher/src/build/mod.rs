@@ -41,11 +41,12 @@ use agentd_policy::lease::{Groups, Lease, Pool};
 use agentd_policy::names::AbsPath;
 use agentd_policy::offer::{Grant, MAX_OFFER, Offer};
 use agentd_policy::plan::Plan;
+use agentd_policy::rule::Rule;
 use agentd_policy::wire::{MAX_KEEPER_PACKET, MAX_PACKET, Timing, decode, encode};
 use rustix::event::{PollFd, PollFlags};
 use serde::{Deserialize, Serialize};
 
-pub use fault::{At, Fault};
+pub use fault::{At, Fault, of_step};
 pub use inside::Copied;
 pub use root::WRITABLE;
 pub use view::COPY_ON_WRITE;
@@ -298,7 +299,8 @@ impl Builder<'_> {
 
 /// What the client offered: it is taken here, not in the launcher, because to close a descriptor can block.
 fn offered(socket: &Packets) -> Result<Vec<(Grant, OwnedFd)>, Fault> {
-    let malformed = |what: String| Fault::caller(what, "offer.form", "offer one descriptor for each grant");
+    let malformed =
+        |what: String| Fault::caller(what, Rule::OfferForm, "offer one descriptor for each grant");
     let packet = socket.receive(MAX_OFFER, MAX_DESCRIPTORS).at("order", "offer")?;
     let packet = packet.ok_or_else(|| Fault::host("order", "offer", "its client is gone"))?;
     let Offer { grants, .. } = Offer::decode(&packet.bytes).map_err(|error| malformed(error.to_string()))?;

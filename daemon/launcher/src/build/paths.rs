@@ -12,6 +12,7 @@ use agentd_policy::mount::Workspace;
 use agentd_policy::names::AbsPath;
 use agentd_policy::offer::Grant;
 use agentd_policy::plan::Plan;
+use agentd_policy::rule::Rule;
 use agentd_policy::wire::encode;
 use rustix::fs::{FileType, OFlags, Stat};
 
@@ -66,14 +67,14 @@ pub fn take(
         let Some((grant, fd)) = slot else {
             return Err(Fault::caller(
                 format!("{path}: no descriptor {index} was offered, or it is used twice"),
-                "offer.missing",
+                Rule::OfferMissing,
                 "offer each path once",
             ));
         };
         if grant.role != role || grant.mode < mode {
             return Err(Fault::caller(
                 format!("{path}: offered for less than the plan asks"),
-                "offer.mode",
+                Rule::OfferMode,
                 "offer it with the role and mode that the request names",
             ));
         }
@@ -137,7 +138,7 @@ fn prove(
     if flags.contains(OFlags::PATH) || !matches!(flags & OFlags::RWMODE, OFlags::RDONLY | OFlags::RDWR) {
         return Err(Fault::caller(
             format!("{path}: the descriptor does not prove the right to read"),
-            "offer.unreadable",
+            Rule::OfferUnreadable,
             "open it for reading",
         ));
     }
@@ -150,7 +151,7 @@ fn prove(
     if !fits {
         return Err(Fault::caller(
             format!("{path} is a {}", kind_name(kind)),
-            "path.kind",
+            Rule::PathKind,
             "a workspace is a directory, an input a directory or a regular file",
         ));
     }
@@ -188,7 +189,7 @@ fn by_name(path: &AbsPath, is_dir: bool, identity: Identity) -> Result<(OwnedFd,
     if mount::identity(dir.as_fd()).at("paths", path.as_str())?.mount != identity.mount {
         return Err(Fault::caller(
             format!("{path} is a mount of its own"),
-            "path.submount",
+            Rule::PathSubmount,
             "name the file that is mounted there, or a copy of it",
         ));
     }
@@ -196,13 +197,13 @@ fn by_name(path: &AbsPath, is_dir: bool, identity: Identity) -> Result<(OwnedFd,
 }
 
 fn moved(what: String) -> Fault {
-    Fault::caller(what, "offer.moved", "the path changed while the session was asked for; ask again")
+    Fault::caller(what, Rule::OfferMoved, "the path changed while the session was asked for; ask again")
 }
 
 fn foreign(path: &AbsPath) -> Fault {
     Fault::caller(
         format!("{path} is in another mount namespace than agentd"),
-        "path.namespace",
+        Rule::PathNamespace,
         "run agentctl outside containers and private mount namespaces",
     )
 }
@@ -223,7 +224,7 @@ fn no_submounts(source: &Source, mounts: &Mounts) -> Result<(), Fault> {
         None => Ok(()),
         Some(mount) => Err(Fault::caller(
             format!("{} has a mount below it: {}", source.path, mount.point.display()),
-            "path.submount",
+            Rule::PathSubmount,
             "unmount it, or use a workspace in mode direct, which carries mounts along",
         )),
     }

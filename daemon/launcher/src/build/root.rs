@@ -5,6 +5,7 @@ use std::path::Path;
 
 use agentd_kernel::mount::{self, Attributes, Tree};
 use agentd_policy::names::AbsPath;
+use agentd_policy::rule::Rule;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
 use rustix::process::{Gid, Uid};
 
@@ -258,7 +259,7 @@ enum Kind {
 fn nested(path: &str) -> Fault {
     Fault::caller(
         format!("{path} cannot be mounted in the directory that holds it"),
-        "path.nested",
+        Rule::PathNested,
         "create it first, where the session may go: agentd adds nothing to your directories",
     )
 }

@@ -3,6 +3,7 @@
 use std::os::fd::BorrowedFd;
 
 use agentd_policy::names::RelPath;
+use agentd_policy::rule::Rule;
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
 
 use super::fault::{At, Fault};
@@ -40,7 +41,7 @@ pub fn refuse(tree: BorrowedFd<'_>, path: &str, accepted: &[RelPath]) -> Result<
             FileType::Socket if !accepted.iter().any(|a| a.as_str() == label) => {
                 return Err(Fault::caller(
                     format!("{path}/{label} is a Unix socket"),
-                    "workspace.socket",
+                    Rule::WorkspaceSocket,
                     "use mode overlay, or name it in `sockets` of the profile's workspace",
                 ));
             }
@@ -52,7 +53,7 @@ pub fn refuse(tree: BorrowedFd<'_>, path: &str, accepted: &[RelPath]) -> Result<
                     Err(rustix::io::Errno::ACCESS) => {
                         return Err(Fault::caller(
                             format!("{path}/{label} cannot be searched for Unix sockets"),
-                            "workspace.closed",
+                            Rule::WorkspaceClosed,
                             "make it readable, move it away, or use mode overlay",
                         ));
                     }
@@ -80,7 +81,7 @@ fn kind(dir: BorrowedFd<'_>, entry: &rustix::fs::DirEntry) -> FileType {
 fn too_large(path: &str) -> Fault {
     Fault::caller(
         format!("{path} has more than {MAX_ENTRIES} files or is deeper than {MAX_DEPTH} directories"),
-        "workspace.large",
+        Rule::WorkspaceLarge,
         "use mode overlay: whether it holds Unix sockets cannot be told in time",
     )
 }

@@ -8,6 +8,7 @@ use rustix::fs::{FileType, Mode, OFlags, Stat};
 
 use super::fault::{At, Fault};
 use super::root::{EMPTY_DIR, PRIVATE, PROGRAMS, READ_ONLY, Root};
+use agentd_policy::rule::Rule;
 
 /// Where a view of a directory is while one file of it is copied.
 const ASIDE: &str = "/run/agentd/view";
@@ -152,7 +153,7 @@ pub fn layer(root: &Root, name: &str, tree: &Tree) -> Result<String, Fault> {
 fn replaced(path: &str) -> Fault {
     Fault::caller(
         format!("{path} was replaced while the session was built"),
-        "offer.moved",
+        Rule::OfferMoved,
         "the path changed while the session was asked for; ask again",
     )
 }
@@ -161,7 +162,7 @@ fn replaced(path: &str) -> Fault {
 pub fn cannot_map(path: &str, error: &MountError) -> Fault {
     Fault::caller(
         format!("{path} is on a file system that cannot be id-mapped, or has one mounted below it: {error}"),
-        "path.idmap",
+        Rule::PathIdmap,
         "use a directory on ext4, xfs or btrfs (tmpfs from Linux 6.3 on)",
     )
 }
@@ -173,7 +174,7 @@ pub fn cannot_layer(path: &str, error: MountError) -> Fault {
     }
     Fault::caller(
         format!("{path} is on a file system that cannot be a layer of an overlay: {error}"),
-        "path.overlay",
+        Rule::PathOverlay,
         "use a directory on ext4, xfs, btrfs or tmpfs, or mode direct",
     )
 }

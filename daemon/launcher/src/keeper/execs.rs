@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use agentd_kernel::exec_watch::Attempt;
 use agentd_policy::event::{EventBody, ExecResult};
+use agentd_policy::rule::Rule;
 use rustix::event::epoll::{self, EventData, EventFlags};
 
 use super::processes::{Ended, Met};
@@ -33,7 +34,7 @@ impl Keeper {
             if met == Met::Unknown {
                 let actor = self.processes.actor(attempt.thread);
                 let path = attempt.path.clone().unwrap_or_else(|| "(unnameable)".into());
-                let rule = if room { "audit.unnameable" } else { "audit.room" }.into();
+                let rule = if room { Rule::AuditUnnameable } else { Rule::AuditRoom }.into();
                 self.spool.push(EventBody::ExecRefused { actor, path, rule });
             }
             let allow = !matches!(met, Met::Unknown | Met::Gone);

@@ -9,6 +9,7 @@ use agentd_kernel::nft::Table;
 use agentd_kernel::resets::{Resets, Syn};
 use agentd_kernel::sock_diag::{Ends, SockDiag};
 use agentd_policy::event::{Actor, EventBody};
+use agentd_policy::rule::Rule;
 
 use super::Keeper;
 use super::owners::Owners;
@@ -27,7 +28,7 @@ struct Said {
     address: std::net::IpAddr,
     port: Option<u16>,
     name: Option<String>,
-    rule: &'static str,
+    rule: Rule,
     actor: Option<Actor>,
 }
 
@@ -88,7 +89,7 @@ impl Denials {
     pub fn flush(&mut self, spool: &mut Spool) {
         if let Some((said, count, _)) = self.current.take() {
             let Said { protocol, address, port, name, rule, actor } = said;
-            let rule = rule.to_owned();
+            let rule = rule.into();
             spool.push(EventBody::NetDenied { protocol, address, port, name, rule, actor, count });
         }
     }
@@ -137,8 +138,10 @@ impl Keeper {
             self.denials.reset(&syn);
         }
         let (rule, name) = match syn.and_then(|syn| self.expired_name(&syn)) {
-            Some(name) => ("pin.expired", Some(name.to_string())),
-            None => ("default", self.egress_state.as_ref().and_then(|out| out.pins.name_of(packet.address))),
+            Some(name) => (Rule::PinExpired, Some(name.to_string())),
+            None => {
+                (Rule::Default, self.egress_state.as_ref().and_then(|out| out.pins.name_of(packet.address)))
+            }
         };
         let Denied { protocol, address, port, .. } = packet;
         let said = Said { protocol, address, port, name, rule, actor };
@@ -153,7 +156,7 @@ impl Keeper {
             address: syn.to.ip(),
             port: Some(syn.to.port()),
             name: Some(name),
-            rule: "pin.expired",
+            rule: Rule::PinExpired,
             actor,
         };
         self.denials.count(said, &mut self.spool);

@@ -9,6 +9,7 @@ use agentd_kernel::packets::{PacketError, Packets};
 use agentd_policy::Refusal;
 use agentd_policy::event::EventBody;
 use agentd_policy::network::Change;
+use agentd_policy::rule::Rule;
 use agentd_policy::wire::{FromKeeper, FromRoot, MAX_KEEPER_PACKET, ToRelay, ToRoot, decode, encode};
 use rustix::event::epoll::{self, EventData, EventFlags};
 
@@ -140,7 +141,7 @@ impl Keeper {
 fn busy() -> Refusal {
     Refusal::new(
         "one more change of the session, whose events are not being written down",
-        "audit.room",
+        Rule::AuditRoom,
         "try again in a moment",
     )
 }

@@ -1,6 +1,8 @@
 //! Why a workspace cannot be searched in full. What is not searched would not be covered: the session is refused.
 
 use agentd_policy::Refusal;
+use agentd_policy::rule::Rule;
+use agentd_policy::step::Step;
 use rustix::io::Errno;
 
 /// What kept the search from its end, and where.
@@ -33,42 +35,44 @@ impl Trouble {
                 format!(
                     "{top} has more than {most} files, too many to find the names that are masked or protected in it"
                 ),
-                "workspace.large",
+                Rule::WorkspaceLarge,
                 "use a smaller directory, or a profile whose masks are literal names (and mode overlay)",
             ),
             Self::TooDeep(path) => Refusal::new(
                 format!("{} is too deep to be searched", at(&path)),
-                "workspace.large",
+                Rule::WorkspaceLarge,
                 "move it away, or use a smaller directory",
             ),
             Self::TooMany => Refusal::new(
                 format!("{top} has too many names to mask and protect"),
-                "workspace.names",
+                Rule::WorkspaceNames,
                 "use a smaller directory, or mode overlay",
             ),
             Self::Closed(path) => Refusal::new(
                 format!("{} cannot be searched for names to mask and protect", at(&path)),
-                "workspace.closed",
+                Rule::WorkspaceClosed,
                 "make it readable, or move it away",
             ),
             Self::NotUtf8(path) => Refusal::new(
                 format!("{} is to be covered and is not UTF-8", at(&path)),
-                "workspace.utf8",
+                Rule::WorkspaceUtf8,
                 "rename it, or move it away",
             ),
             Self::Link(path) => Refusal::new(
                 format!("{} is a symbolic link", at(&path)),
-                "workspace.symlink",
+                Rule::WorkspaceSymlink,
                 "masked and protected names must not lead through links; replace it by what it names",
             ),
             Self::Unreadable(path, why) => Refusal::new(
                 format!("{}: {why}", at(&path)),
-                "workspace.git",
+                Rule::WorkspaceGit,
                 "fix it, or use mode overlay: what git would follow from there cannot be told",
             ),
-            Self::Host(path, errno) => {
-                Refusal::new(format!("{}: {errno}", at(&path)), "build.search", "see the launcher's log")
-            }
+            Self::Host(path, errno) => Refusal::new(
+                format!("{}: {errno}", at(&path)),
+                Rule::Build(Step::Search),
+                "see the launcher's log",
+            ),
         }
     }
 }

@@ -9,6 +9,7 @@ use agentd_kernel::peer;
 use agentd_policy::Refusal;
 use agentd_policy::config::Bounds;
 use agentd_policy::offer::Site;
+use agentd_policy::rule::Rule;
 use agentd_policy::wire::{CallerNumber, FromLauncher, Peer};
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::net::SocketFlags;
@@ -81,7 +82,7 @@ impl Server {
 
     /// The bounds of a caller's sessions, by the configuration as it is now.
     pub(super) fn bounds_of(&self, number: CallerNumber) -> Result<Bounds, Refusal> {
-        let unknown = || Refusal::new("the caller", "caller.unknown", "connect again");
+        let unknown = || Refusal::new("the caller", Rule::CallerUnknown, "connect again");
         let peer = self.callers.get(number).ok_or_else(unknown)?;
         let socket = self.callers.socket(number).ok_or_else(unknown)?;
         let groups = self.groups_of(&peer, socket.as_fd()).map_err(|_| unknown())?;

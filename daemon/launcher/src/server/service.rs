@@ -6,6 +6,7 @@ use agentd_kernel::packets::Packets;
 use agentd_kernel::peer;
 use agentd_policy::Refusal;
 use agentd_policy::lease::Groups;
+use agentd_policy::rule::Rule;
 use agentd_policy::wire::{CallerNumber, FromLauncher, FromService, MAX_LIVE, RequestNumber, Ticket};
 use rustix::event::epoll::{self, EventData, EventFlags};
 
@@ -154,7 +155,7 @@ impl Server {
             FromService::Build { request, caller, ticket, plan } => {
                 let session = plan.session.clone();
                 if let Err(refusal) = self.build(request, caller, ticket, *plan, began_ns) {
-                    tracing::info!(%session, rule = refusal.rule, error = %refusal, "session refused");
+                    tracing::info!(%session, rule = refusal.rule.name(), error = %refusal, "session refused");
                     self.tell((FromLauncher::Refused { request, refusal }, Vec::new()));
                 }
             }
@@ -164,7 +165,7 @@ impl Server {
                         self.sessions.remove(&self.context, request, owner, &session)
                     }
                     _ => {
-                        let refusal = Some(Refusal::new("the caller", "caller.unknown", "connect again"));
+                        let refusal = Some(Refusal::new("the caller", Rule::CallerUnknown, "connect again"));
                         Some((FromLauncher::Removed { request, refusal }, Vec::new()))
                     }
                 };
@@ -198,19 +199,23 @@ impl Server {
         began_ns: u64,
     ) -> Result<(), Refusal> {
         if self.closing.is_some() {
-            return Err(Refusal::new("a new session", "host.closing", "agentd is shutting down; try later"));
+            return Err(Refusal::new(
+                "a new session",
+                Rule::HostClosing,
+                "agentd is shutting down; try later",
+            ));
         }
         let bounds = self.bounds_of(caller)?;
-        let unknown = || Refusal::new("the caller", "caller.unknown", "connect again");
+        let unknown = || Refusal::new("the caller", Rule::CallerUnknown, "connect again");
         let socket = self.callers.socket(caller).ok_or_else(unknown)?;
         let listed = peer::groups(socket.as_fd()).map_err(|e| {
-            Refusal::new(format!("the caller's groups: {e}"), "caller.groups", "connect again")
+            Refusal::new(format!("the caller's groups: {e}"), Rule::CallerGroups, "connect again")
         })?;
         let caller = self.callers.get(caller).ok_or_else(unknown)?;
         let groups = Groups::new(caller.gid, &listed).map_err(|e| {
             Refusal::new(
                 format!("a session for a member of {e}"),
-                "caller.groups",
+                Rule::CallerGroups,
                 format!("run agentctl with at most {} of them, by `setpriv --groups`", Groups::MAX),
             )
         })?;

@@ -9,6 +9,7 @@ use agentd_kernel::packets::{PacketError, Packets};
 use agentd_policy::Refusal;
 use agentd_policy::names::SessionId;
 use agentd_policy::offer::Steer;
+use agentd_policy::rule::Rule;
 use agentd_policy::wire::{FromRoot, MAX_KEEPER_PACKET, Peer, ToRoot, decode, encode};
 use rustix::event::epoll::EventFlags;
 
@@ -48,7 +49,7 @@ impl Server {
         let Steer { session, change } = steer;
         self.may_steer(peer, &session)?;
         change.check()?;
-        let unknown = || Refusal::new("the caller", "caller.unknown", "ask again");
+        let unknown = || Refusal::new("the caller", Rule::CallerUnknown, "ask again");
         let client = self.offers.socket(number).ok_or_else(unknown)?;
         let groups = self.groups_of(peer, client.as_fd()).map_err(|_| unknown())?;
         let ceiling = self.context.settings.config.bounds.of_groups(&groups).ceiling();
@@ -57,7 +58,7 @@ impl Server {
             tracing::warn!(%session, error, "a session's keeper cannot be asked");
             Refusal::new(
                 format!("session {session}: {error}"),
-                "session.unanswered",
+                Rule::SessionUnanswered,
                 "it may be ending: look at it with agentctl ps, or try again",
             )
         };
@@ -76,7 +77,7 @@ impl Server {
         let unknown = || {
             Refusal::new(
                 format!("session \"{session}\""),
-                "session.unknown",
+                Rule::SessionUnknown,
                 "`agentctl ps -a` shows those that there are",
             )
         };
@@ -84,7 +85,7 @@ impl Server {
             Some(owner) if owner == peer.uid || peer.admin => Ok(()),
             Some(_) if peer.uid == 0 => Err(Refusal::new(
                 format!("session {session} of another user"),
-                "caller.root",
+                Rule::CallerRoot,
                 "root may look at sessions and end them; ask as their user or as an admin",
             )),
             _ => Err(unknown()),
@@ -128,7 +129,7 @@ impl Server {
 fn unanswered(session: &SessionId) -> Refusal {
     Refusal::new(
         format!("session {session}, which does not answer"),
-        "session.unanswered",
+        Rule::SessionUnanswered,
         "the change may be in force: look at its events for policy.changed, or end it",
     )
 }

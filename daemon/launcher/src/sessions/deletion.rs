@@ -9,6 +9,7 @@ use agentd_kernel::process::Child;
 use agentd_policy::Refusal;
 use agentd_policy::event::ExitStatus;
 use agentd_policy::names::SessionId;
+use agentd_policy::rule::Rule;
 use agentd_policy::wire::{FromLauncher, RequestNumber};
 
 use super::{Message, Sessions};
@@ -66,11 +67,11 @@ impl Sessions {
         let refused = |refusal| Some((FromLauncher::Removed { request, refusal }, Vec::new()));
         if self.all.values().any(|s| s.id.as_ref() == Some(id)) {
             let hint = "end it first";
-            return refused(Some(Refusal::new(format!("session {id} lives"), "session.running", hint)));
+            return refused(Some(Refusal::new(format!("session {id} lives"), Rule::SessionRunning, hint)));
         }
         if self.deletions.count(cx.accounts.of(owner)) >= MAX_WAITING {
             let hint = "try again in a moment";
-            return refused(Some(Refusal::new("one more deletion", "host.busy", hint)));
+            return refused(Some(Refusal::new("one more deletion", Rule::HostBusy, hint)));
         }
         match self.delete_uppers(cx, owner, id) {
             Ok(true) => {
@@ -175,5 +176,5 @@ impl Sessions {
 }
 
 fn not_removed(id: &SessionId, why: &str) -> Refusal {
-    Refusal::new(format!("session {id}: {why}"), "session.remove", "see the launcher's log")
+    Refusal::new(format!("session {id}: {why}"), Rule::SessionRemove, "see the launcher's log")
 }

@@ -7,6 +7,8 @@ use agentd_kernel::packets::PacketError;
 use agentd_policy::Refusal;
 use agentd_policy::event::ExitStatus;
 use agentd_policy::mount::MAX_MOUNTS;
+use agentd_policy::rule::Rule;
+use agentd_policy::step::Step;
 use agentd_policy::wire::{FromLauncher, MAX_PACKET, decode};
 
 use super::lease::Record;
@@ -87,7 +89,7 @@ impl Sessions {
                     session.errors.extend(recorded.err());
                     session.ran = false;
                     let what = "the session could not be put on record";
-                    let refusal = Refusal::new(what, "build.lease", "see the launcher's log");
+                    let refusal = Refusal::new(what, Rule::Build(Step::Lease), "see the launcher's log");
                     session.state = State::emptying(request.map(|request| (request, refusal)));
                     session.kill_all();
                     return Some(Said::Last);
@@ -102,7 +104,7 @@ impl Sessions {
                 session.kill_all();
             }
             Ok(Reply::Refused(refusal)) => {
-                tracing::info!(session = session.label(), rule = refusal.rule, error = %refusal, "session not built");
+                tracing::info!(session = session.label(), rule = refusal.rule.name(), error = %refusal, "session not built");
                 if request.is_none() {
                     session.errors.push(format!("not built: {refusal}"));
                 }
@@ -176,7 +178,7 @@ impl Sessions {
             State::Building { request, .. } => {
                 let hint = "ask again; see the launcher's log";
                 let what = format!("the builder ended with {how:?}");
-                request.map(|request| (request, Refusal::new(what, "build.ended", hint)))
+                request.map(|request| (request, Refusal::new(what, Rule::Build(Step::Ended), hint)))
             }
             State::Emptying { refused, .. } => refused.clone(),
             State::Waiting { .. } | State::Running => None,

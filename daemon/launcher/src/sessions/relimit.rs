@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use agentd_kernel::cgroup::{CgroupError, Group, Limits};
 use agentd_kernel::process::{self, Child, CloneArgs, SingleThreaded};
 use agentd_policy::event::ExitStatus;
+use agentd_policy::rule::Rule;
 
 use super::groups::{of_host, of_user};
 use super::{Sessions, bounds};
@@ -154,8 +155,8 @@ impl Sessions {
     }
 
     /// The bound that does not hold yet for sessions of `uid`, or for all together.
-    pub(super) fn exceeds(&self, uid: u32) -> Option<&'static str> {
-        let bounds = [(None, "bounds.host_memory"), (Some(uid), "bounds.user_memory")];
+    pub(super) fn exceeds(&self, uid: u32) -> Option<Rule> {
+        let bounds = [(None, Rule::BoundsHostMemory), (Some(uid), Rule::BoundsUserMemory)];
         bounds.into_iter().find(|(whose, _)| self.over.contains(whose)).map(|(_, rule)| rule)
     }
 

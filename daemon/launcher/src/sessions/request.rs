@@ -12,6 +12,7 @@ use agentd_policy::consent::Consent;
 use agentd_policy::lease::Groups;
 use agentd_policy::mode::Mode;
 use agentd_policy::plan::Plan;
+use agentd_policy::rule::Rule;
 use agentd_policy::wire::{FromLauncher, Peer, RequestNumber, encode};
 use rustix::fs::{FileType, OFlags};
 use rustix::io::Errno;
@@ -19,7 +20,7 @@ use rustix::io::Errno;
 use super::groups::cpus;
 use super::placeholders::places;
 use super::{DEADLINE, Message, Session, Sessions, State, ahead, bounds};
-use crate::build::{Order, Owner};
+use crate::build::{Order, Owner, of_step};
 use crate::context::Context;
 use crate::disk::{self, Reserve, Usage};
 
@@ -68,7 +69,7 @@ impl Sessions {
             if own.count() >= MAX_DEFERRED {
                 self.left.push(offer);
                 let hint = "try again in a moment";
-                return Err(Refusal::new("one more session in that directory", "host.busy", hint));
+                return Err(Refusal::new("one more session in that directory", Rule::HostBusy, hint));
             }
             self.deferred.push_back(Deferred { request, offer });
             return Ok(());
@@ -143,7 +144,7 @@ impl Sessions {
 
     /// Whether an account, or all together, may have one more. Sessions whose last process is gone do not count, since
     /// their users have been told so; but neither may there be as many of them again.
-    fn check_count(&self, cx: &Context, account: Option<u32>, most: u32, rule: &str) -> Result<(), Refusal> {
+    fn check_count(&self, cx: &Context, account: Option<u32>, most: u32, rule: Rule) -> Result<(), Refusal> {
         let most = most as usize;
         let own = |uid: u32| account.is_none_or(|account| account == cx.accounts.of(uid));
         let known = || self.all.values().filter(|s| s.id.is_some() && own(s.owner.uid));
@@ -168,20 +169,24 @@ impl Sessions {
         if caller.uid == 0 && !config.allow_root {
             return Err(Refusal::new(
                 "a session for uid 0",
-                "caller.root",
+                Rule::CallerRoot,
                 "run agentctl as an ordinary user, or set allow_root = true",
             ));
         }
         let leased = |id: u32| config.pool.uids.contains(id);
         if leased(caller.uid) || leased(caller.gid) || request.groups.iter().any(leased) {
-            return Err(Refusal::new("a session for a leased uid", "caller.pool", "sessions ask for none"));
+            return Err(Refusal::new(
+                "a session for a leased uid",
+                Rule::CallerPool,
+                "sessions ask for none",
+            ));
         }
         plan.check(&request.bounds)?;
         request.consent.check(plan)?;
         plan.egress.as_ref().map_or(Ok(()), |egress| config.egress.check(egress))?;
         let (account, each) = (cx.accounts.of(caller.uid), bounds.max_sessions_per_user);
-        self.check_count(cx, None, bounds.max_sessions, "bounds.max_sessions")?;
-        self.check_count(cx, Some(account), each, "bounds.max_sessions_per_user")?;
+        self.check_count(cx, None, bounds.max_sessions, Rule::BoundsMaxSessions)?;
+        self.check_count(cx, Some(account), each, Rule::BoundsMaxSessionsPerUser)?;
         if let Some(rule) = self.exceeds(caller.uid) {
             return Err(Refusal::new(
                 "one more session, while those that run have more memory in use than they may",
@@ -194,19 +199,19 @@ impl Sessions {
             Ok(false) => {
                 return Err(Refusal::new(
                     "one more session, while what ended sessions left in use is all the memory that there is",
-                    "bounds.user_memory",
+                    Rule::BoundsUserMemory,
                     "close what still holds descriptors of theirs",
                 ));
             }
             Err(error) => {
-                return Err(Refusal::new(error, "bounds.user_memory", "see the launcher's log"));
+                return Err(Refusal::new(error, Rule::BoundsUserMemory, "see the launcher's log"));
             }
         }
         let known = self.all.values().filter_map(|s| s.id.as_ref());
         let mut taken =
             known.chain(self.deferred.iter().chain(self.queued.iter()).map(|d| &d.request.plan.session));
         if taken.any(|id| *id == plan.session) {
-            return Err(Refusal::new(format!("session {}", plan.session), "session.exists", "ask again"));
+            return Err(Refusal::new(format!("session {}", plan.session), Rule::SessionExists, "ask again"));
         }
         Ok(())
     }
@@ -237,7 +242,7 @@ impl Sessions {
         });
         self.left.extend(offer);
         started.map_err(|(what, why)| {
-            Refusal::new(format!("{what}: {why}"), format!("build.{what}"), "see the launcher's log")
+            Refusal::new(format!("{what}: {why}"), of_step(what), "see the launcher's log")
         })
     }
 
@@ -365,7 +370,7 @@ fn reserve(cx: &Context, plan: &Plan) -> Result<Reserve, Refusal> {
     disk::admit(&cx.directories.state, cx.settings.config.disk_reserve, limit, cx.disk.form).map_err(|found| {
         Refusal::new(
             format!("one more session on the disk of state_dir: {found}"),
-            "host.disk",
+            Rule::HostDisk,
             "delete sessions that have ended (agentctl ps -a, agentctl rm), or have the administrator make room",
         )
     })
@@ -387,7 +392,7 @@ impl SiteFiles {
             regular(site.trust.path()).map_err(|errno| {
                 Refusal::new(
                     format!("a resolver over TLS without authorities: {}: {errno}", site.trust.path()),
-                    "egress.trust",
+                    Rule::EgressTrust,
                     "have the administrator set `trust` in [egress] of agentd.toml to a file of certificates as PEM",
                 )
             })
@@ -396,7 +401,7 @@ impl SiteFiles {
             regular(path.as_str()).map_err(|errno| {
                 Refusal::new(
                     format!("the site's proxy without its password: {path}: {errno}"),
-                    "egress.proxy",
+                    Rule::EgressProxy,
                     "have the administrator set `proxy_credential` in [egress] of agentd.toml to a file with USER:PASSWORD",
                 )
             })

@@ -233,7 +233,7 @@ fn a_port_of_the_host_is_reached_and_a_change_is_its_callers() {
     // One that is not possible changes nothing.
     let session = service.session(1);
     let late = steer(&rig, &session, &[&format!("local:{}", port ^ 1)], &[]).unwrap_err();
-    assert_eq!(late.rule, "network.live");
+    assert_eq!(late.rule.name(), "network.live");
     let changed = std::thread::scope(|scope| {
         let changing = scope.spawn(|| steer(&rig, &session, &[], &["a.example"]));
         peer.until(|event| *event == EventBody::Policy { change: "deny a.example".into(), uid: CALLER });
@@ -309,14 +309,14 @@ fn a_session_is_widened_by_its_caller_alone_and_never_beyond_the_ceiling() {
         ("11.2.3.4/32:80", "bounds.hosts"),
         ("local:5432", "bounds.local"),
     ] {
-        assert_eq!(steer(&rig, &session, &[rule], &[]).unwrap_err().rule, why, "{rule}");
+        assert_eq!(steer(&rig, &session, &[rule], &[]).unwrap_err().rule.name(), why, "{rule}");
     }
     for (uid, why) in [(CALLER + 1, "session.unknown"), (0, "caller.root")] {
         let refused = steer_as(&rig, &session, (&["other.example"], &[]), uid).unwrap_err();
-        assert_eq!(refused.rule, why);
+        assert_eq!(refused.rule.name(), why);
     }
     let nobody = service.session(9);
-    assert_eq!(steer(&rig, &nobody, &["other.example"], &[]).unwrap_err().rule, "session.unknown");
+    assert_eq!(steer(&rig, &nobody, &["other.example"], &[]).unwrap_err().rule.name(), "session.unknown");
     // The service has no word for it: by the keeper's name it says what the launcher would, and is cut off.
     let change = Box::new(Change::parse(&["other.example".into()], &[]).unwrap());
     let question = encode(&FromRoot::Change { change, uid: CALLER }).unwrap();

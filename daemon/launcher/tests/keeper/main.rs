@@ -185,7 +185,7 @@ fn a_step_that_fails_is_named_and_leaves_nothing() {
             let (_, _side) = service.ask(id, Mode::Direct, &["true"], &format!("{step}:{kind}"));
             match service.next().0 {
                 FromLauncher::Refused { refusal, .. } if kind == "fail" => {
-                    assert_eq!(refusal.rule, format!("build.{step}"));
+                    assert_eq!(refusal.rule.name(), format!("build.{step}"));
                 }
                 FromLauncher::Refused { .. } => {}
                 other => panic!("{step}:{kind}: {other:?}"),

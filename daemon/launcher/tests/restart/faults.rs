@@ -13,7 +13,7 @@ fn refused(service: &Service, id: u8, mode: Mode, fault: &str) {
     let (session, _side) = service.ask(id, mode, &["sleep", "600"], fault);
     match service.next() {
         (FromLauncher::Refused { refusal, .. }, _) => {
-            assert!(refusal.rule.starts_with("build."), "{refusal}")
+            assert!(refusal.rule.name().starts_with("build."), "{refusal}")
         }
         // The last step of all: it had been built.
         (FromLauncher::Built { .. }, _) => {

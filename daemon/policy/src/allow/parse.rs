@@ -8,6 +8,7 @@ use crate::Refusal;
 use crate::addresses::Net;
 use crate::hosts::{HostError, HostPattern, HostRule};
 use crate::protocol::{AllowProtocol, Protocol};
+use crate::rule::Rule;
 
 impl AllowRule {
     /// Reads `HOST[:PORTS]`, `CIDR[:PORTS]` or `local:PORT`; PORTS are [`WEB`] if none are named, `*` for all, or a
@@ -18,7 +19,7 @@ impl AllowRule {
     pub fn parse(text: &str) -> Result<Self, Refusal> {
         let at = Entry { list: "allow", text };
         if text.contains("://") {
-            return Err(at.bad("network.form", "it is a URL", "leave out the scheme and the path"));
+            return Err(at.bad(Rule::NetworkForm, "it is a URL", "leave out the scheme and the path"));
         }
         if let Some(port) = text.strip_prefix("local:") {
             return at.local(port.parse().unwrap_or(0));
@@ -46,7 +47,7 @@ pub(crate) struct Entry<'a> {
 }
 
 impl Entry<'_> {
-    fn bad(&self, rule: &str, why: impl fmt::Display, hint: impl AsRef<str>) -> Refusal {
+    fn bad(&self, rule: Rule, why: impl fmt::Display, hint: impl AsRef<str>) -> Refusal {
         Refusal::new(format!("{} {:?}: {why}", self.list, self.text), rule, hint)
     }
 
@@ -60,7 +61,7 @@ impl Entry<'_> {
         // Shown, it would be read as a port of the host's.
         if host.to_string() == "local" {
             return Err(self.bad(
-                "network.local",
+                Rule::NetworkLocal,
                 "this means the host's loopback, and is no name",
                 LOCAL_HINT,
             ));
@@ -79,15 +80,15 @@ impl Entry<'_> {
         given: AllowProtocol,
     ) -> Result<AllowRule, Refusal> {
         let hint = "write ADDRESS/LENGTH with zeros behind the prefix, such as 192.0.2.0/24 or 2001:db8::/32";
-        let net = Net::parse(cidr).map_err(|error| self.bad("network.cidr", error, hint))?;
+        let net = Net::parse(cidr).map_err(|error| self.bad(Rule::NetworkCidr, error, hint))?;
         // No shorter prefix leaves such an address without bits behind it.
         if net.address().to_canonical().is_loopback() {
             let why = "inside, the session's own loopback has these addresses";
-            return Err(self.bad("network.loopback", why, LOCAL_HINT));
+            return Err(self.bad(Rule::NetworkLoopback, why, LOCAL_HINT));
         }
         if given == AllowProtocol::Opaque {
             let hint = "leave it out: what goes to addresses is looked at for the sake of denied names alone";
-            return Err(self.bad("network.opaque", "`opaque` is for names", hint));
+            return Err(self.bad(Rule::NetworkOpaque, "`opaque` is for names", hint));
         }
         let protocol = given.protocol();
         Ok(AllowRule::Net(NetRule { net, ports: self.ports(ports, protocol)?, protocol }))
@@ -95,7 +96,7 @@ impl Entry<'_> {
 
     pub(crate) fn local(&self, port: u16) -> Result<AllowRule, Refusal> {
         match port {
-            0 => Err(self.bad("network.local", "it is no port", "name one port from 1 to 65535")),
+            0 => Err(self.bad(Rule::NetworkLocal, "it is no port", "name one port from 1 to 65535")),
             port => Ok(AllowRule::Local(port)),
         }
     }
@@ -105,7 +106,7 @@ impl Entry<'_> {
         for port in ports {
             if port == 0 {
                 let hint = "name ports from 1 to 65535 with commas between them, or * for all of TCP";
-                return Err(self.bad("network.port", "it names no port", hint));
+                return Err(self.bad(Rule::NetworkPort, "it names no port", hint));
             }
             if !kept.contains(&port) {
                 kept.push(port);
@@ -113,7 +114,7 @@ impl Entry<'_> {
         }
         if kept.is_empty() && protocol == Protocol::Udp {
             let hint = "name the ports of UDP: each has a socket of its own";
-            return Err(self.bad("network.udp", "every port of UDP", hint));
+            return Err(self.bad(Rule::NetworkUdp, "every port of UDP", hint));
         }
         Ok(kept)
     }
@@ -138,7 +139,7 @@ impl Entry<'_> {
                 }
                 _ => "write a name such as api.example.org".to_owned(),
             };
-            self.bad("network.host", error, hint)
+            self.bad(Rule::NetworkHost, error, hint)
         })
     }
 }
@@ -179,14 +180,14 @@ pub(crate) fn denied(list: &str, text: &str) -> Result<HostPattern, Refusal> {
         && HostPattern::parse(name).is_ok()
     {
         return Err(at.bad(
-            "network.deny",
+            Rule::NetworkDeny,
             "a name is denied with all of its ports",
             format!("write {name}"),
         ));
     }
     if let Err(error @ HostError::Address) = HostPattern::parse(text) {
         let hint = "deny names: an address passes only by a rule that names its network, or by a name";
-        return Err(at.bad("network.deny", error, hint));
+        return Err(at.bad(Rule::NetworkDeny, error, hint));
     }
     at.pattern(text)
 }

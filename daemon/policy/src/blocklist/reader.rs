@@ -8,9 +8,9 @@ use serde::{Deserialize, Serialize};
 use super::{MAX_FILE, MAX_LINE, Scope};
 use crate::hosts::HostName;
 
-/// How many lines that cannot be taken are told with their reasons.
-const TOLD: usize = 3;
-/// Of so many lines that are taken, one that cannot be is passed over. More of them are a mistake: in a list that
+/// How many lines that are skipped are kept with their reasons.
+const MAX_REASONS: usize = 3;
+/// Of so many lines that are taken, one that cannot be is skipped. More of them are a mistake: in a list that
 /// somebody wrote by hand, or that is of another form.
 const GOOD_FOR_ONE: u32 = 100;
 
@@ -66,10 +66,10 @@ pub enum ListError {
 pub struct Summary {
     /// Names, each as often as it is there.
     pub names: u32,
-    /// Lines that were passed over.
+    /// Lines that were skipped.
     pub odd: u32,
     /// The first of them, each with its reason.
-    pub told: Vec<String>,
+    pub reasons: Vec<String>,
 }
 
 /// All lines of a file are of one form.
@@ -89,14 +89,14 @@ pub struct Reader {
     good: u32,
     names: u32,
     odd: u32,
-    told: Vec<(u32, String)>,
+    reasons: Vec<(u32, String)>,
 }
 
 impl Reader {
     /// Takes more bytes; `each` takes the names.
     ///
     /// # Errors
-    /// A line that cannot be passed over; nothing of the file is to be used then.
+    /// A line that cannot be skipped; nothing of the file is to be used then.
     pub fn feed(&mut self, bytes: &[u8], mut each: impl FnMut(Scope, &HostName)) -> Result<(), ListError> {
         let mut pieces = bytes.split_inclusive(|byte| *byte == b'\n');
         pieces.try_for_each(|piece| match piece.strip_suffix(b"\n") {
@@ -122,19 +122,20 @@ impl Reader {
             let line = std::mem::take(&mut self.held);
             self.line(&line, &mut each)?;
         }
-        match self.told.first() {
+        match self.reasons.first() {
             Some((line, why)) if self.odd > self.good / GOOD_FOR_ONE => {
                 Err(ListError::Odd(*line, why.clone(), self.odd, self.good))
             }
             _ if self.names == 0 => Err(ListError::Nothing),
             _ => {
-                let told = self.told.into_iter().map(|(line, why)| format!("line {line}: {why}")).collect();
-                Ok(Summary { names: self.names, odd: self.odd, told })
+                let reasons =
+                    self.reasons.into_iter().map(|(line, why)| format!("line {line}: {why}")).collect();
+                Ok(Summary { names: self.names, odd: self.odd, reasons })
             }
         }
     }
 
-    /// No more of a line than tells that it is too long.
+    /// No more of a line than shows that it is too long.
     fn hold(&mut self, piece: &[u8]) {
         let room = (MAX_LINE + 1).saturating_sub(self.held.len());
         self.held.extend_from_slice(&piece[..piece.len().min(room)]);
@@ -168,8 +169,8 @@ impl Reader {
             }
             Err(why) => {
                 self.odd = self.odd.saturating_add(1);
-                if self.told.len() < TOLD {
-                    self.told.push((self.lines, why));
+                if self.reasons.len() < MAX_REASONS {
+                    self.reasons.push((self.lines, why));
                 }
             }
         }
@@ -202,7 +203,7 @@ enum Read {
     Exception,
 }
 
-/// `None` for a line that says nothing.
+/// `None` for an empty line or a comment.
 fn parse(line: &[u8]) -> Result<Option<Read>, String> {
     if line.len() > MAX_LINE {
         return Err(format!("longer than {MAX_LINE} bytes"));

@@ -153,7 +153,7 @@ impl Blocklist {
         self.count
     }
 
-    /// By which list `name` is not to be reached. What cannot be told is not to be, either.
+    /// By which list `name` is not to be reached. What is unknown is not to be, either.
     ///
     /// # Errors
     /// The denial.

@@ -82,8 +82,8 @@ fn odd(form: &str, line: &str) -> String {
     let text: String = (0..100).map(good).chain([format!("{line}\n"), good(100)]).collect();
     let (names, summary) = names(text.as_bytes()).unwrap_or_else(|error| panic!("{line}: {error}"));
     assert_eq!((names.len(), summary.names, summary.odd), (101, 101, 1), "{line}");
-    assert!(summary.told[0].starts_with("line 101: "), "{summary:?}");
-    summary.told.concat()
+    assert!(summary.reasons[0].starts_with("line 101: "), "{summary:?}");
+    summary.reasons.concat()
 }
 
 #[test]
@@ -128,7 +128,7 @@ fn what_is_not_understood_in_full_is_not_taken_at_all() {
     assert!(odd("", &format!("{}.example", "a.".repeat(9999))).contains("longer than 4096 bytes"));
     // In a piece that begins within a line as well, and in bytes of any kind.
     let (_, summary) = names(&[&b"n.example\n".repeat(100)[..], b"a\xff\0.example"].concat()).unwrap();
-    assert_eq!(summary.told, ["line 101: not UTF-8"]);
+    assert_eq!(summary.reasons, ["line 101: not UTF-8"]);
 }
 
 #[test]

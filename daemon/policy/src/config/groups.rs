@@ -2,9 +2,10 @@
 
 use serde::{Deserialize, Deserializer, Serialize};
 
-use super::{Bounds, milliseconds, optional_bytes};
+use super::Bounds;
 use crate::ceiling::{Hosts, MAX_ENTRIES, MAX_LISTS, intersection};
 use crate::mode::Mode;
+use crate::quantity::{milliseconds, optional_bytes};
 
 /// The most groups with bounds of their own.
 const MAX_GROUPS: usize = 64;

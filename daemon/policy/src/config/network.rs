@@ -12,6 +12,7 @@ use crate::egress;
 use crate::hosts::HostName;
 use crate::names::AbsPath;
 use crate::resolver::{MAX_RESOLVERS, MAX_SEARCH, Resolver};
+use crate::rule::Rule;
 
 /// How sessions reach the network.
 #[derive(Clone, Debug, Deserialize)]
@@ -36,15 +37,15 @@ pub struct Egress {
     pub proxy_credential: Option<AbsPath>,
 }
 
-/// The longest file of authorities, in bytes: the system's has some 220 KiB.
-pub const MAX_AUTHORITIES: u64 = 4 << 20;
+/// The longest CA bundle, in bytes: the system's has some 220 KiB.
+pub const MAX_CA_BUNDLE: u64 = 4 << 20;
 
-/// A file with certificates of authorities, as PEM.
+/// A CA bundle: certificates, as PEM.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Trust {
-    /// The system's.
+    /// The file that Debian's ca-certificates makes.
     System,
-    /// This one.
+    /// A file of root's.
     File(AbsPath),
 }
 
@@ -121,7 +122,7 @@ impl Default for Egress {
 }
 
 impl Egress {
-    /// Checks that `given` has what the site gives to every session's egress, whoever made it. Which resolvers are the
+    /// Checks that `given` has what the site gives to every session's egress, by any service. Which resolvers are the
     /// system's only the service knows.
     ///
     /// # Errors
@@ -131,18 +132,18 @@ impl Egress {
         if let Resolvers::List(list) = &self.resolvers
             && let Some(other) = given.resolvers.iter().find(|resolver| !list.contains(resolver))
         {
-            return Err(Refusal::new(format!("resolver {other}"), "egress.resolver", reload));
+            return Err(Refusal::new(format!("resolver {other}"), Rule::EgressResolver, reload));
         }
         if let Search::List(list) = &self.search
             && given.search != *list
         {
-            return Err(Refusal::new("other domains to search than the site's", "egress.search", reload));
+            return Err(Refusal::new("other domains to search than the site's", Rule::EgressSearch, reload));
         }
         if given.proxy != self.proxy {
-            return Err(Refusal::new("another proxy than the site's", "egress.proxy", reload));
+            return Err(Refusal::new("another proxy than the site's", Rule::EgressProxy, reload));
         }
         if given.allow_private_ranges != self.allow_private_ranges {
-            return Err(Refusal::new("other ranges than the site's", "egress.allow_private_ranges", reload));
+            return Err(Refusal::new("other ranges than the site's", Rule::EgressPrivateRanges, reload));
         }
         Ok(())
     }

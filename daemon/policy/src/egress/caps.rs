@@ -8,6 +8,7 @@ use crate::allow::{AllowRule, NetRule};
 use crate::caps::{self, Capped};
 use crate::hosts::{HostName, HostPattern, HostRule};
 use crate::protocol::Protocol;
+use crate::rule::Rule;
 
 impl Egress {
     /// The caps by which a connection to `to` for `purpose` counts: those of the closest rule, if it has any.
@@ -52,12 +53,12 @@ impl Egress {
             let twice = self.caps[..number].iter().any(|other| other.rule == capped.rule);
             if twice || !rules.contains(&capped.rule) {
                 let hint = "give each rule its caps once, and no others";
-                return Err(Refusal::new(format!("caps of {}", capped.rule), "network.cap", hint));
+                return Err(Refusal::new(format!("caps of {}", capped.rule), Rule::NetworkCap, hint));
             }
             caps::check(&capped.rule, capped.caps)?;
             if capped.caps.is_none() {
                 let hint = "leave out the entry";
-                return Err(Refusal::new(format!("no caps for {}", capped.rule), "network.cap", hint));
+                return Err(Refusal::new(format!("no caps for {}", capped.rule), Rule::NetworkCap, hint));
             }
         }
         Ok(())

@@ -5,6 +5,7 @@ use crate::allow::AllowRule;
 use crate::caps::Capped;
 use crate::hosts::HostPattern;
 use crate::publish::Publish;
+use crate::rule::Rule;
 use crate::{Refusal, addresses};
 
 impl Egress {
@@ -28,7 +29,7 @@ impl Egress {
                 AllowRule::Host(host) if self.resolvers.is_empty() && self.proxy.is_none() => {
                     return Err(Refusal::new(
                         format!("allow {}, without anybody to resolve names", host.host),
-                        "egress.resolver",
+                        Rule::EgressResolver,
                         "have the administrator name resolvers in agentd.toml, or in /etc/resolv.conf, and reload",
                     ));
                 }
@@ -79,7 +80,7 @@ impl Egress {
         ] {
             if !same {
                 let hint = "start another session: that stays as it began";
-                return Err(Refusal::new(format!("{what} for a session that runs"), "network.live", hint));
+                return Err(Refusal::new(format!("{what} for a session that runs"), Rule::NetworkLive, hint));
             }
         }
         let new = next.nets.iter().filter(|rule| !self.nets.contains(rule));
@@ -89,7 +90,7 @@ impl Egress {
         {
             return Err(Refusal::new(
                 format!("{net} for a session that runs: it names {kind} addresses"),
-                "network.live",
+                Rule::NetworkLive,
                 "what is near the host is for the start alone: start another session with it",
             ));
         }
@@ -99,7 +100,7 @@ impl Egress {
         match late {
             Some(what) => Err(Refusal::new(
                 format!("{what} for a session that runs"),
-                "network.live",
+                Rule::NetworkLive,
                 "it needs a socket that is made at the start: start another session with it",
             )),
             None => Ok(()),

@@ -7,10 +7,11 @@ use crate::hosts::HostRule;
 use crate::ports::{DNS_PORT, MAX_LOCAL, OWN_PORTS};
 use crate::protocol::Protocol;
 use crate::resolver::{MAX_RESOLVERS, MAX_SEARCH};
+use crate::rule::Rule;
 use crate::{Refusal, publish};
 
 impl Egress {
-    /// Checks what any plan may hold, whoever made it.
+    /// Checks what any plan may hold, by any service.
     ///
     /// # Errors
     /// The first rule that it breaks.
@@ -18,7 +19,7 @@ impl Egress {
         if let Some(rule) = self.rules().next().filter(|_| self.sealed) {
             return Err(Refusal::new(
                 format!("allow {rule}, for a session without a network"),
-                "network.none",
+                Rule::NetworkNone,
                 "its profile has default = \"none\" in [network]: start one with another profile",
             ));
         }
@@ -44,7 +45,7 @@ impl Egress {
             if count > most {
                 return Err(Refusal::new(
                     format!("{count} {what}"),
-                    "plan.egress",
+                    Rule::PlanEgress,
                     format!("ask for at most {most}"),
                 ));
             }
@@ -53,7 +54,7 @@ impl Egress {
         if size > MAX_SIZE {
             return Err(Refusal::new(
                 format!("rules for the network of {size} bytes"),
-                "plan.egress",
+                Rule::PlanEgress,
                 format!("stay below {MAX_SIZE} bytes in all"),
             ));
         }
@@ -63,7 +64,7 @@ impl Egress {
         if unbounded {
             return Err(Refusal::new(
                 "a rule for every port of UDP",
-                "network.udp",
+                Rule::NetworkUdp,
                 "name the ports: each has a socket of its own",
             ));
         }
@@ -72,25 +73,25 @@ impl Egress {
         if by_name.chain(self.nets.iter().flat_map(|rule| &rule.ports)).any(|port| *port == DNS_PORT) {
             return Err(Refusal::new(
                 format!("a rule for port {DNS_PORT}"),
-                "network.dns",
+                Rule::NetworkDns,
                 "allow the names that are to be looked up: agentd itself answers whatever server is asked",
             ));
         }
         if let Some(port) = self.local.iter().find(|port| OWN_PORTS.contains(port)) {
             return Err(Refusal::new(
                 format!("local port {port}"),
-                "network.local",
+                Rule::NetworkLocal,
                 "have the server listen on another port: in a session this one is agentd's own",
             ));
         }
         if self.local.contains(&0) {
-            return Err(Refusal::new("local port 0", "network.local", "name a port from 1 to 65535"));
+            return Err(Refusal::new("local port 0", Rule::NetworkLocal, "name a port from 1 to 65535"));
         }
         publish::check(&self.publish, &self.local)?;
         if self.wildcard_budget > WILDCARD_BUDGET {
             return Err(Refusal::new(
                 format!("a budget of {} names for a wildcard", self.wildcard_budget),
-                "plan.egress",
+                Rule::PlanEgress,
                 format!("ask for at most {WILDCARD_BUDGET}"),
             ));
         }

@@ -121,7 +121,7 @@ impl Egress {
             Purpose::Name(_) | Purpose::Publish(_) => false,
         };
         let by_site = self.allow_private_ranges.iter().any(|net| net.contains(to.ip()));
-        if named || by_site { Ok(()) } else { Err(Denial::Special("own".into())) }
+        if named || by_site { Ok(()) } else { Err(Denial::Own) }
     }
 
     /// Whether `address` is one that a name has which the site's proxy alone can resolve. Nobody connects to it.
@@ -154,10 +154,10 @@ impl Egress {
         let also: Vec<Net> = self.allow_private_ranges.iter().copied().chain(named).collect();
         match addresses::judge(address, &also) {
             Judgement::Global if named.is_some() && address.to_canonical().is_loopback() => {
-                Err(Denial::Special(addresses::Kind::Loopback.to_string()))
+                Err(Denial::Special(addresses::Kind::Loopback))
             }
             Judgement::Global => Ok(()),
-            Judgement::Special(kind) => Err(Denial::Special(kind.to_string())),
+            Judgement::Special(kind) => Err(Denial::Special(kind)),
         }
     }
 }

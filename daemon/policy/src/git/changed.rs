@@ -109,10 +109,10 @@ mod tests {
     fn what_differs_is_told_by_name() {
         let before = b"[core]\n\tbare = false\n[remote \"o\"]\n\turl = https://a/x\n\tfetch = +refs/heads/*:refs/remotes/o/*\n[user]\n\tname = A\n";
         let after = b"[core]\n\tbare = false\n\tfsmonitor = ./x\n[remote \"o\"]\n\turl = https://b/x\n\tfetch = +refs/heads/*:refs/remotes/o/*\n[branch \"a.B\"]\n\tremote = o\n";
-        let told: Vec<_> = between(before, after).unwrap().into_iter().map(|c| (c.name, c.value)).collect();
+        let found: Vec<_> = between(before, after).unwrap().into_iter().map(|c| (c.name, c.value)).collect();
         let set = |name: &str, value: &str| (name.to_owned(), Some(value.to_owned()));
         assert_eq!(
-            told,
+            found,
             [
                 set("branch.a.B.remote", "o"),
                 set("core.fsmonitor", "./x"),

@@ -41,7 +41,7 @@ pub enum Use {
 pub struct Place {
     /// Where it is, and where it appears.
     pub path: AbsPath,
-    /// How.
+    /// What the session has it for.
     pub used: Use,
 }
 

@@ -40,7 +40,7 @@ pub fn alternates(text: &[u8], objects: &AbsPath) -> (Vec<AbsPath>, bool) {
     (all, whole)
 }
 
-/// `path` seen from the directory `from`, by its names alone: whoever opens it follows no link, so that it leads where
+/// `path` seen from the directory `from`, by its names alone: opening it follows no link, so that it leads where
 /// the kernel would go.
 pub fn resolve(from: &AbsPath, path: &str) -> Option<AbsPath> {
     let mut names: Vec<&str> = match path.strip_prefix('/') {

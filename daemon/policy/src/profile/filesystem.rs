@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::quantity::Size;
 
-/// `[filesystem]`.
+/// `[filesystem]`: directories and files of a session.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Filesystem {
@@ -35,7 +35,7 @@ pub enum Home {
     Kept,
 }
 
-/// `[[filesystem.workspace]]`.
+/// `[[filesystem.workspace]]`: a directory to work in.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Workspace {
@@ -59,9 +59,9 @@ pub struct Workspace {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum WorkspaceMode {
-    /// Read-only.
+    /// Read-only: the agent changes nothing.
     Ro,
-    /// Copy-on-write.
+    /// Copy-on-write: the real directory stays as it is.
     Overlay,
     /// The real directory.
     Direct,
@@ -69,11 +69,11 @@ pub enum WorkspaceMode {
     Worktree,
 }
 
-/// `[[filesystem.scratch]]`.
+/// `[[filesystem.scratch]]`: a directory in memory.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Scratch {
-    /// Where.
+    /// Where it is mounted: absolute, or below `~` or `.`.
     pub path: String,
     /// What it may hold.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -2,25 +2,25 @@
 
 use serde::{Deserialize, Serialize};
 
-/// `[[http]]`.
+/// `[[http]]`: requests that pass. Not enforced yet.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Http {
-    /// The host.
+    /// The host that requests go to.
     pub host: String,
-    /// The methods.
+    /// Methods that pass; none: all.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub methods: Vec<String>,
-    /// The paths.
+    /// Paths that pass; none: all.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub paths: Vec<String>,
 }
 
-/// `[[credential]]`.
+/// `[[credential]]`: a secret for requests. Not enforced yet.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Credential {
-    /// The host.
+    /// The host whose requests get it.
     pub host: String,
     /// The secret's name.
     pub secret: String,
@@ -35,7 +35,7 @@ pub struct Credential {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Inject {
-    /// The header.
+    /// The name of the header.
     pub header: String,
     /// Its value, with `{secret}` in it.
     pub value: String,

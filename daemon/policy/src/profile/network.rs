@@ -10,9 +10,10 @@ use crate::egress::{Egress, WILDCARD_BUDGET};
 use crate::network::{Change, Upstream};
 use crate::protocol::AllowProtocol;
 use crate::quantity::Size;
+use crate::rule::Rule;
 use crate::{Refusal, publish};
 
-/// `[network]`.
+/// `[network]`: what a session may reach, and what of it may be reached.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Network {
@@ -22,7 +23,7 @@ pub struct Network {
     /// Names that nothing can allow.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub deny: Vec<String>,
-    /// What passes.
+    /// Names, networks and local ports that pass.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub allow: Vec<Allow>,
     /// Types of records besides addresses that names which pass may be asked for.
@@ -31,7 +32,7 @@ pub struct Network {
     /// Ports of the session that can be reached on the host's loopback.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub publish: Vec<Publish>,
-    /// Whether programs are told of the explicit proxy, by `http_proxy` and its like.
+    /// Whether the environment names the explicit proxy, by `http_proxy` and its like.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub proxy_env: Option<bool>,
 }
@@ -55,7 +56,7 @@ pub struct Allow {
     /// A name or `*.` and a name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host: Option<String>,
-    /// Addresses.
+    /// A network, such as `192.0.2.0/24`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cidr: Option<String>,
     /// A port of the host's loopback.
@@ -64,7 +65,7 @@ pub struct Allow {
     /// Ports; none: all.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ports: Vec<u16>,
-    /// The protocol.
+    /// The protocol; TCP that is inspected if none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub protocol: Option<AllowProtocol>,
     /// Connections by this rule that are open at a time, and flows of UDP.
@@ -75,7 +76,7 @@ pub struct Allow {
     pub max_sent: Option<Size>,
 }
 
-/// `[[network.publish]]`.
+/// `[[network.publish]]`: a port of the session on the host's loopback.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Publish {
@@ -141,7 +142,7 @@ impl Network {
             egress.publish(entry.parsed()?);
         }
         publish.iter().for_each(|publish| egress.publish(*publish));
-        // No program is told of a proxy that does not listen.
+        // The environment names no proxy that does not listen.
         egress.announce_proxy &= egress.has_proxy();
         Ok(egress)
     }
@@ -170,12 +171,12 @@ impl Allow {
             }
             (None, None, Some(_)) => Err(Refusal::new(
                 "network.allow with local and ports or UDP",
-                "network.local",
+                Rule::NetworkLocal,
                 "`local` is itself the port, of TCP: give an entry to each",
             )),
             _ => Err(Refusal::new(
                 "an entry of network.allow without one of host, cidr and local, or with two of them",
-                "network.form",
+                Rule::NetworkForm,
                 "give each entry exactly one of `host`, `cidr` and `local`",
             )),
         }
@@ -190,9 +191,11 @@ impl Publish {
     pub fn parsed(&self) -> Result<publish::Publish, Refusal> {
         match (self.port, self.host_port.unwrap_or(self.port)) {
             (port @ 1.., host @ 1..) => Ok(publish::Publish { host, port }),
-            _ => {
-                Err(Refusal::new("network.publish with port 0", publish::RULE, "name ports from 1 to 65535"))
-            }
+            _ => Err(Refusal::new(
+                "network.publish with port 0",
+                Rule::NetworkPublish,
+                "name ports from 1 to 65535",
+            )),
         }
     }
 }

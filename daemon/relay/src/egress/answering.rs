@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use agentd_kernel::datagrams::{Answers, Received, Route};
 use agentd_policy::hosts::HostName;
 use agentd_policy::protocol::Protocol;
+use agentd_policy::rule::Rule;
 use agentd_policy::wire::Client;
 use agentd_protocols::dns::{Answer, MAX_QUERY, Query, Transport};
 use tokio::time::{sleep, timeout};
@@ -69,7 +70,7 @@ fn answer_known(gate: &Gate, query: &Query, route: Route, now: Instant, answers:
 async fn answer(gate: &Arc<Gate>, socket: &Endpoint, query: Query, route: Route) {
     let known = match query.name() {
         Ok(name) => gate.names.known(&gate.plan(), &name, query.kind),
-        Err(_) => Some(Found::Denied("dns.name".into())),
+        Err(_) => Some(Found::Denied(Rule::DnsName.into())),
     };
     // A client asks again if nothing comes.
     let Ok(place) = gate.names.waiting.clone().try_acquire_owned() else { return };
@@ -117,7 +118,7 @@ async fn resolve(gate: &Gate, query: &Query, client: Client, transport: Transpor
     let found = match query.name() {
         Ok(name) => find(gate, &name, query.kind, client).await,
         Err(_) => {
-            let found = Found::Denied("dns.name".into());
+            let found = Found::Denied(Rule::DnsName.into());
             record(gate, shown(query), query.kind, &found, client).await;
             found
         }

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use agentd_policy::rule::Rule;
 use agentd_policy::wire::Client;
 use agentd_protocols::dns::Key;
 
@@ -32,7 +33,7 @@ pub enum Found {
     /// The rule that denies the name.
     Denied(String),
     /// The rule that refuses the question.
-    Refused(&'static str),
+    Refused(Rule),
     /// Why it could not be found out.
     Failed(String),
 }
@@ -50,7 +51,7 @@ impl Found {
     pub fn denied(&self) -> Option<&str> {
         match self {
             Self::Denied(rule) => Some(rule),
-            Self::Refused(rule) => Some(rule),
+            Self::Refused(rule) => Some(rule.name()),
             _ => None,
         }
     }

@@ -10,6 +10,7 @@ use agentd_policy::allow::AllowRule;
 use agentd_policy::caps::{Capped, Caps};
 use agentd_policy::egress::{Egress, Purpose};
 use agentd_policy::protocol::Protocol;
+use agentd_policy::rule::Rule;
 
 /// For the client, in its words.
 pub const WHY: &str = "a cap of the rule that allows it is reached";
@@ -49,7 +50,7 @@ impl Share {
     fn take(counter: Arc<Counter>, caps: Caps) -> Result<Self, String> {
         let open = counter.open.load(Ordering::Relaxed);
         if caps.connections.is_some_and(|most| open >= most) {
-            return Err(format!("cap.connections {}", counter.rule));
+            return Err(format!("{} {}", Rule::CapConnections, counter.rule));
         }
         counter.open.store(open + 1, Ordering::Relaxed);
         let share = Self { counter, caps, purposes: Vec::new() };
@@ -66,7 +67,7 @@ impl Share {
     }
 
     fn spent(&self) -> String {
-        format!("cap.sent {}", self.counter.rule)
+        format!("{} {}", Rule::CapSent, self.counter.rule)
     }
 }
 
@@ -150,7 +151,7 @@ pub struct Spent(pub String);
 
 /// Whether a rule that refused something is a cap.
 pub fn is_cap(rule: &str) -> bool {
-    rule.starts_with("cap.")
+    [Rule::CapConnections, Rule::CapSent].iter().any(|cap| rule.split(' ').next() == Some(cap.name()))
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -15,6 +15,7 @@ use super::judge::{Refusal, RejectWith};
 use super::tcp::Connection;
 use super::{copy, ssh};
 use crate::Endpoint;
+use agentd_policy::rule::Rule;
 
 /// How long a client may take from its first byte until it is known what it wants.
 const DETECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -96,7 +97,7 @@ impl Connection {
                 biased;
                 () = late => {
                     let why = "the beginning of the connection does not come";
-                    return Err(Refusal::new(RejectWith::Plain, "tcp.slow", why).into());
+                    return Err(Refusal::new(RejectWith::Plain, Rule::TcpSlow, why).into());
                 }
                 read = copy::read(&self.client, &mut more, copy::CHUNK) => read?,
                 spoken = spoken => {
@@ -118,7 +119,7 @@ impl Connection {
                 0 if held.is_empty() => return Ok((Detected::Other(None), server)),
                 0 => {
                     let why = "the connection ends in its beginning";
-                    return Err(Refusal::new(RejectWith::Plain, "tcp.short", why).into());
+                    return Err(Refusal::new(RejectWith::Plain, Rule::TcpShort, why).into());
                 }
                 _ => {}
             }
@@ -197,12 +198,12 @@ impl ProtocolDetector {
                 Progress::Hello(hello, length) => {
                     if holds_request(&held[..length]) {
                         let why = "a request of HTTP inside the ClientHello";
-                        return Err(Refusal::new(RejectWith::Tls, "tls.malformed", why));
+                        return Err(Refusal::new(RejectWith::Tls, Rule::TlsMalformed, why));
                     }
                     return Ok(Some(Detected::Tls(hello, length)));
                 }
                 Progress::Malformed(why) => {
-                    return Err(Refusal::new(RejectWith::Tls, "tls.malformed", why.to_string()));
+                    return Err(Refusal::new(RejectWith::Tls, Rule::TlsMalformed, why.to_string()));
                 }
                 Progress::NotTls => self.hello = None,
             }
@@ -220,10 +221,10 @@ impl ProtocolDetector {
             Sniff::Binary => Ok(Some(Detected::Other(Some(Watch::after(held))))),
             Sniff::Proxied => {
                 let why = "a header of the PROXY protocol hides the names behind it";
-                Err(Refusal::new(RejectWith::Plain, "tcp.proxied", why))
+                Err(Refusal::new(RejectWith::Plain, Rule::TcpProxied, why))
             }
             Sniff::TooLong => {
-                Err(Refusal::new(RejectWith::Plain, "http.malformed", "a first line without an end"))
+                Err(Refusal::new(RejectWith::Plain, Rule::HttpMalformed, "a first line without an end"))
             }
         }
     }

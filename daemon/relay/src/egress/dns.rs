@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use agentd_policy::egress::{Egress, MAX_ADDRESSES, MAX_PIN, MIN_PIN, STAND_IN};
 use agentd_policy::hosts::{HostName, HostPattern, HostVerdict};
+use agentd_policy::rule::Rule;
 use agentd_policy::token_bucket::TokenBucket;
 use agentd_policy::wire::Client;
 use agentd_protocols::dns::{Disposition, Key, Outcome, RecordType, disposition};
@@ -90,7 +91,7 @@ impl Names {
         }
         match disposition {
             Disposition::Nothing => Some(Found::Nothing(None)),
-            Disposition::Refused => Some(Found::Refused("dns.type")),
+            Disposition::Refused => Some(Found::Refused(Rule::DnsType)),
             Disposition::Addresses | Disposition::Data => None,
         }
     }
@@ -247,7 +248,7 @@ async fn ask(gate: &Gate, name: &HostName, kind: RecordType, client: Option<Clie
     let from = client.map_or(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)), |client| client.from);
     let plan = gate.plan();
     if !gate.names.within_budget(&plan, name) {
-        return (Found::Denied("dns.budget".into()), false);
+        return (Found::Denied(Rule::DnsBudget.into()), false);
     }
     if !gate.names.has_token() {
         return (Found::Failed("too many names in a short time".into()), false);

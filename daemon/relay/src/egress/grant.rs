@@ -5,13 +5,12 @@ use std::net::SocketAddr;
 use agentd_policy::egress::{Egress, Purpose};
 use agentd_policy::hosts::{HostName, HostVerdict};
 use agentd_policy::protocol::Protocol;
+use agentd_policy::rule::Rule;
 
 use super::judge::Place;
 
 /// The most names that one is used for, and as many addresses: each is judged again whenever the rules change.
 const MAX_USED: usize = 1024;
-/// The rule of which one that is used for more falls foul.
-const MANY: &str = "tcp.names";
 
 /// What a connection is used for, by its rules.
 pub struct Grant {
@@ -49,12 +48,12 @@ impl Grant {
     ///
     /// # Errors
     /// The rule by which it is used for too many.
-    pub fn use_for(&mut self, name: &HostName, place: Place) -> Result<(), &'static str> {
+    pub fn use_for(&mut self, name: &HostName, place: Place) -> Result<(), Rule> {
         if self.names.iter().any(|(used, there)| used == name && *there == place) {
             return Ok(());
         }
         if self.names.len() == MAX_USED {
-            return Err(MANY);
+            return Err(Rule::TcpNames);
         }
         self.names.push((name.clone(), place));
         Ok(())
@@ -64,12 +63,12 @@ impl Grant {
     ///
     /// # Errors
     /// As [`Grant::use_for`].
-    pub fn use_at(&mut self, address: SocketAddr) -> Result<(), &'static str> {
+    pub fn use_at(&mut self, address: SocketAddr) -> Result<(), Rule> {
         if self.addresses.contains(&address) {
             return Ok(());
         }
         if self.addresses.len() == MAX_USED {
-            return Err(MANY);
+            return Err(Rule::TcpNames);
         }
         self.addresses.push(address);
         Ok(())

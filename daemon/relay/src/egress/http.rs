@@ -6,6 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use agentd_policy::egress::Purpose;
+use agentd_policy::rule::Rule;
 use agentd_protocols::authority::{Authority, Host};
 use agentd_protocols::http::{Connection as Requests, Head, Mode, Refused, Step, Target};
 use tokio::sync::Notify;
@@ -337,6 +338,6 @@ fn refused(method: &str, authority: &Authority, rule: String) -> Refusal {
 
 /// One that cannot be read in one way only.
 pub fn malformed(refused: &Refused) -> Refusal {
-    let rule = if *refused == Refused::Body { "http.body" } else { "http.malformed" };
+    let rule = if *refused == Refused::Body { Rule::HttpBody } else { Rule::HttpMalformed };
     Refusal { subject: Subject::Malformed, ..Refusal::new(RejectWith::Http, rule, refused.to_string()) }
 }

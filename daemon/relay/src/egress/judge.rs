@@ -7,6 +7,7 @@ use agentd_policy::denial::Denial;
 use agentd_policy::egress::{Egress, Purpose};
 use agentd_policy::hosts::{HostName, HostVerdict};
 use agentd_policy::protocol::Protocol;
+use agentd_policy::rule::Rule;
 use agentd_protocols::authority::{Authority, Host};
 use agentd_protocols::hello::ClientHello;
 use agentd_protocols::http2;
@@ -192,7 +193,7 @@ pub fn tls(plan: &Rules, pins: &Pins, hello: &ClientHello, place: Place) -> Resu
     let Some(name) = &hello.name else {
         return match plan.net(place.to, Protocol::Tcp) {
             Some(_) if !place.proxied => Ok(Purpose::Net),
-            _ => Err(Refusal::new(RejectWith::Tls, "tls.unnamed", "the ClientHello names no host")),
+            _ => Err(Refusal::new(RejectWith::Tls, Rule::TlsUnnamed, "the ClientHello names no host")),
         };
     };
     named(plan, pins, name, place).map_err(|rule| {
@@ -210,7 +211,7 @@ pub fn http(
 ) -> Result<(Purpose, Option<HostName>), String> {
     let to = place.to;
     if authority.port.is_some_and(|port| port != to.port()) {
-        return Err("http.port".into());
+        return Err(Rule::HttpPort.into());
     }
     match &authority.host {
         Host::Name(name) => Ok((named(plan, pins, name, place)?, Some(name.clone()))),
@@ -226,5 +227,5 @@ pub fn http(
 
 /// Whether nothing but a pin is missing.
 pub fn is_unpinned(rule: &str) -> bool {
-    rule == Denial::Unpinned.to_string()
+    rule == Rule::PinUnknown.name()
 }

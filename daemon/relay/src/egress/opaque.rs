@@ -2,6 +2,7 @@
 //! request, that the connection begins with ends it: a deny is no allow's to undo.
 
 use agentd_policy::hosts::HostName;
+use agentd_policy::rule::Rule;
 use agentd_protocols::authority::{Authority, Host};
 use agentd_protocols::http::MAX_HEAD;
 
@@ -35,7 +36,7 @@ pub async fn carry(connection: &Connection, server: &Endpoint, mut held: Vec<u8>
             let reject_with = if shown.tls { RejectWith::Tls } else { RejectWith::Plain };
             if shown.names.len() > MAX_SHOWN {
                 let why = "the head of a request names too many hosts";
-                return Err(CloseReason::from(Refusal::new(reject_with, "tcp.names", why)));
+                return Err(CloseReason::from(Refusal::new(reject_with, Rule::TcpNames, why)));
             }
             for name in shown.names {
                 if let Some(rule) = judge::denied(&connection.gate.plan(), &name) {

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use agentd_policy::egress::Purpose;
 use agentd_policy::protocol::Protocol;
+use agentd_policy::rule::Rule;
 use agentd_protocols::authority::{Authority, Host};
 use agentd_protocols::dns::RecordType;
 use agentd_protocols::http::{Connection as Requests, Head, MAX_HEAD, Mode, Step, Target};
@@ -96,7 +97,7 @@ async fn http_target(connection: &Connection, held: &mut Vec<u8>) -> Result<Prox
                 let asked = asked(&head, &held[..head.len]);
                 let asked = asked.ok_or_else(|| {
                     let why = "a proxy is asked for http://host/path, or to CONNECT";
-                    Refusal::new(RejectWith::Http, "http.target", why)
+                    Refusal::new(RejectWith::Http, Rule::HttpTarget, why)
                 })?;
                 break (asked, head.len);
             }
@@ -219,7 +220,7 @@ async fn socks_target(connection: &Connection, held: &mut Vec<u8>) -> Result<(Ho
             Ok(None) => more(connection, held).await?,
             Err(error) => {
                 copy::linger(&connection.client, &error.reply().message(None)).await;
-                return Err(Refusal::new(RejectWith::Plain, "socks.malformed", error.to_string()).into());
+                return Err(Refusal::new(RejectWith::Plain, Rule::SocksMalformed, error.to_string()).into());
             }
         }
     }

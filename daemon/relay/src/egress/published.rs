@@ -10,6 +10,7 @@ use agentd_policy::egress::Purpose;
 use agentd_policy::event::NetEvent;
 use agentd_policy::protocol::Protocol;
 use agentd_policy::publish::Publish;
+use agentd_policy::rule::Rule;
 use rustix::io::Errno;
 use tokio::time::sleep;
 
@@ -60,7 +61,7 @@ pub async fn listen(gate: Arc<Gate>, listener: Endpoint, publish: Publish) {
         Visit { gate, client, from, publish, began, sent, received }.serve()
     };
     let denied = |accepted: &Accepted| {
-        let denied = Some("publish.connections".into());
+        let denied = Some(Rule::PublishConnections.into());
         NetEvent::Entered { from: accepted.from, publish, denied }
     };
     accept_all(listener, &gate.visits, &gate.keeper, serve, denied).await;

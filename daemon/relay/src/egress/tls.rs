@@ -13,6 +13,7 @@ use super::judge::{Refusal, RejectWith};
 use super::keeper::DialError;
 use super::tcp::Connection;
 use crate::Endpoint;
+use agentd_policy::rule::Rule;
 
 /// How long server and client may take for their next message.
 const TURN: Duration = Duration::from_secs(60);
@@ -44,7 +45,7 @@ pub async fn carry(
         // Then what goes on would be something else, and its names are not known.
         Turn::NotTls => {
             let why = "the server does not answer by TLS";
-            return Err(Refusal::new(RejectWith::Plain, "tls.answer", why).into());
+            return Err(Refusal::new(RejectWith::Plain, Rule::TlsAnswer, why).into());
         }
         Turn::Final | Turn::NeedMore => {}
     }
@@ -61,12 +62,15 @@ async fn second(connection: &Connection, first: ClientHello, held: &mut Vec<u8>)
             Progress::Hello(..) => return Ok(()),
             Progress::NeedMore => {}
             Progress::NotTls => {
-                return Err(
-                    Refusal::new(RejectWith::Tls, "tls.malformed", "the second message is no TLS").into()
-                );
+                return Err(Refusal::new(
+                    RejectWith::Tls,
+                    Rule::TlsMalformed,
+                    "the second message is no TLS",
+                )
+                .into());
             }
             Progress::Malformed(why) => {
-                return Err(Refusal::new(RejectWith::Tls, "tls.malformed", why.to_string()).into());
+                return Err(Refusal::new(RejectWith::Tls, Rule::TlsMalformed, why.to_string()).into());
             }
         }
         let read = copy::read(&connection.client, held, copy::CHUNK);

@@ -4,7 +4,7 @@ use std::io::Read;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use agentd_policy::config::MAX_AUTHORITIES;
+use agentd_policy::config::MAX_CA_BUNDLE;
 use rustls::client::Resumption;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
@@ -46,10 +46,10 @@ impl TrustAnchors {
 
 fn read(file: OwnedFd) -> Result<Arc<ClientConfig>, String> {
     let mut text = Vec::new();
-    let read = std::fs::File::from(file).take(MAX_AUTHORITIES + 1).read_to_end(&mut text);
+    let read = std::fs::File::from(file).take(MAX_CA_BUNDLE + 1).read_to_end(&mut text);
     read.map_err(|error| format!("the CA bundle cannot be read: {error}"))?;
-    if text.len() as u64 > MAX_AUTHORITIES {
-        return Err(format!("the CA bundle is longer than {MAX_AUTHORITIES} bytes"));
+    if text.len() as u64 > MAX_CA_BUNDLE {
+        return Err(format!("the CA bundle is longer than {MAX_CA_BUNDLE} bytes"));
     }
     config(&text)
 }

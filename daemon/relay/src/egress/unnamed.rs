@@ -8,6 +8,7 @@ use super::detect::{Detected, ProtocolDetector};
 use super::judge::{Refusal, RejectWith};
 use super::tcp::Connection;
 use crate::Endpoint;
+use agentd_policy::rule::Rule;
 
 /// Carries it: `held` and all that follows. While its first line has no end, `watch` sees what goes on.
 pub async fn carry(
@@ -46,7 +47,7 @@ pub async fn behind(
             let first = detector.detect(&held)?;
             if matches!(first, Some(Detected::Tls(..) | Detected::Http | Detected::Http2)) {
                 let why = "TLS or HTTP where another protocol began";
-                return Err(Refusal::new(RejectWith::Plain, "tcp.late", why).into());
+                return Err(Refusal::new(RejectWith::Plain, Rule::TcpLate, why).into());
             }
             // What is not known yet is no whole request and no whole hello: it goes on, as single keys have to.
             up.write(&held[before..]).await?;
@@ -76,7 +77,7 @@ async fn rest(
         let seen = watch.see(&bytes);
         if seen == Sniff::Http {
             let why = "a request whose beginning is no text";
-            return Err(Refusal::new(RejectWith::Plain, "http.malformed", why).into());
+            return Err(Refusal::new(RejectWith::Plain, Rule::HttpMalformed, why).into());
         }
         up.write(&bytes).await?;
         if seen == Sniff::Other {

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use agentd_policy::Refusal;
 use agentd_policy::names::SessionId;
+use agentd_policy::rule::Rule;
 use agentd_policy::wire::Peer;
 use agentd_proto::v1::{Event, EventsRequest};
 use tokio::sync::mpsc;
@@ -47,15 +48,15 @@ pub struct Filter {
 impl Filter {
     pub fn parse(request: &EventsRequest) -> Result<Self, Refusal> {
         if request.kinds.len() > 64 {
-            return Err(malformed("more than 64 kinds", "request.kinds"));
+            return Err(malformed("more than 64 kinds", Rule::RequestKinds));
         }
         if !matches!(request.decision.as_str(), "" | "allow" | "deny") {
-            return Err(malformed(format!("decision {:?}", request.decision), "request.decision"));
+            return Err(malformed(format!("decision {:?}", request.decision), Rule::RequestDecision));
         }
         let since = match request.since.as_str() {
             "" => String::new(),
             text => humantime::parse_rfc3339_weak(text).map(rfc3339).map_err(|_| {
-                malformed(format!("since {text:?}, which is not RFC 3339 in UTC"), "request.since")
+                malformed(format!("since {text:?}, which is not RFC 3339 in UTC"), Rule::RequestSince)
             })?,
         };
         Ok(Self { kinds: request.kinds.clone(), decision: request.decision.clone(), since })

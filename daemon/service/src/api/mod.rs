@@ -15,6 +15,7 @@ use agentd_policy::Refusal;
 use agentd_policy::decide::{Permit, decide};
 use agentd_policy::names::SessionId;
 use agentd_policy::profile::Profile;
+use agentd_policy::rule::Rule;
 use agentd_policy::wire::{Peer, Ticket};
 use agentd_proto::v1::sessions_server::Sessions;
 use agentd_proto::v1::{
@@ -93,7 +94,9 @@ impl Api {
     async fn of_record(&self, text: &str, peer: &Peer) -> Result<Arc<Session>, Refusal> {
         let found = self.0.registry.find(text, peer, Wish::Look);
         match (found, SessionId::parse(text)) {
-            (Err(refusal), Ok(id)) if refusal.rule == "session.unknown" && (peer.admin || peer.uid == 0) => {
+            (Err(refusal), Ok(id))
+                if refusal.rule == Rule::SessionUnknown && (peer.admin || peer.uid == 0) =>
+            {
                 let host = self.0.clone();
                 let read = tokio::task::spawn_blocking(move || {
                     Session::from_removed(host.store.removed(&id)?, &host.store)
@@ -106,7 +109,7 @@ impl Api {
     }
 
     fn new_id(&self) -> Result<SessionId, Refusal> {
-        let fail = || Refusal::new("a session id", "session.id", "try again");
+        let fail = || Refusal::new("a session id", Rule::SessionId, "try again");
         let mut bytes = [0; 6];
         let got =
             rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty()).map_err(|_| fail())?;
@@ -118,7 +121,7 @@ impl Api {
     async fn created(&self, caller: Caller, request: CreateRequest) -> Result<CreateReply, Refusal> {
         let (host, began) = (&self.0, Instant::now());
         host.store.check()?;
-        let spec = request.spec.ok_or_else(|| malformed("a request without a spec", "request.spec"))?;
+        let spec = request.spec.ok_or_else(|| malformed("a request without a spec", Rule::RequestSpec))?;
         let ticket = ticket(&request.ticket)?;
         let (name, detach) = (agentd_request::name(&spec)?, spec.detach);
         let (permit, profile) = self.permit(&caller, spec, &request.paths).await?;
@@ -153,7 +156,7 @@ impl Api {
         // A task of its own: a client that goes away does not leave half a session.
         tokio::spawn(build::run(host.clone(), session, order, asks, answer));
         let timings = answered.await.map_err(|_| {
-            Refusal::new(format!("session {id}"), "service.failed", "look at the log of agentd")
+            Refusal::new(format!("session {id}"), Rule::ServiceFailed, "look at the log of agentd")
         })??;
         let took = began.elapsed();
         metrics().session_created(took);
@@ -168,7 +171,7 @@ impl Api {
 
 /// Whoever asks for sessions that it cannot have does not fill the log: there is a number that tells of them.
 fn refused_session(peer: &Peer, refusal: &Refusal) {
-    tracing::debug!(user = peer.uid, pid = peer.pid, rule = refusal.rule, error = %refusal, "session refused");
+    tracing::debug!(user = peer.uid, pid = peer.pid, rule = refusal.rule.name(), error = %refusal, "session refused");
 }
 
 /// Sends the state of a session, and each that follows.
@@ -195,7 +198,7 @@ async fn watch(session: Arc<Session>, to: mpsc::Sender<Result<Shown, Status>>) {
 }
 
 fn ticket(bytes: &[u8]) -> Result<Ticket, Refusal> {
-    let malformed = |_| malformed(format!("a ticket of {} bytes", bytes.len()), "request.ticket");
+    let malformed = |_| malformed(format!("a ticket of {} bytes", bytes.len()), Rule::RequestTicket);
     <[u8; 32]>::try_from(bytes).map(Ticket).map_err(malformed)
 }
 
@@ -204,9 +207,9 @@ async fn resolved(spec: RunSpec) -> Result<(Profile, RunSpec), Refusal> {
     if spec.profile.len() < LARGE {
         return Ok((agentd_request::profile(&spec)?, spec));
     }
-    tokio::task::spawn_blocking(move || Ok((agentd_request::profile(&spec)?, spec)))
-        .await
-        .map_err(|_| Refusal::new("the profile", "profile.form", "it could not be read; make it simpler"))?
+    tokio::task::spawn_blocking(move || Ok((agentd_request::profile(&spec)?, spec))).await.map_err(|_| {
+        Refusal::new("the profile", Rule::ProfileForm, "it could not be read; make it simpler")
+    })?
 }
 
 #[tonic::async_trait]

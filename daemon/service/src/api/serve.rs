@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use agentd_policy::Refusal;
+use agentd_policy::rule::Rule;
 use agentd_proto::v1::sessions_server::SessionsServer;
 use agentd_proto::{DESCRIPTORS, MAX_MESSAGE, MAX_REPLY};
 use tonic::service::interceptor::InterceptedService;
@@ -88,7 +89,7 @@ fn admit(host: &Arc<Host>, mut request: Request<()>) -> Result<Request<()>, Stat
     if !host.quotas.rate.take(caller.account, Instant::now()) {
         return deny(Err(Refusal::new(
             format!("more than {} requests a second", host.quotas.rate.each()),
-            "bounds.user_requests",
+            Rule::BoundsUserRequests,
             "ask less often",
         )));
     }

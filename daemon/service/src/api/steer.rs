@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use agentd_policy::Refusal;
+use agentd_policy::rule::Rule;
 use agentd_policy::wire;
 use agentd_proto::v1::{
     Check, DoctorReply, DoctorRequest, KillReply, KillRequest, Leak, RemoveReply, RemoveRequest, StopReply,
@@ -38,7 +39,7 @@ impl Api {
             if !request.force {
                 return Err(Refusal::new(
                     format!("session {}, which runs", session.id),
-                    "session.running",
+                    Rule::SessionRunning,
                     "end it first, or use --force",
                 ));
             }
@@ -53,7 +54,7 @@ impl Api {
         };
         let ending = || {
             let fix = "it is still ending; try again";
-            Refusal::new(format!("session {}", session.id), "session.ending", fix)
+            Refusal::new(format!("session {}", session.id), Rule::SessionEnding, fix)
         };
         tokio::time::timeout(ENDING, removing).await.unwrap_or_else(|_| Err(ending()))?;
         lifecycle::remove(host, &session).await;
@@ -65,7 +66,7 @@ impl Api {
         loop {
             let id = session.id.clone();
             match self.0.launcher.remove(&caller.line, session.uid, id).await {
-                Err(refusal) if refusal.rule == "session.running" => tokio::time::sleep(AGAIN).await,
+                Err(refusal) if refusal.rule == Rule::SessionRunning => tokio::time::sleep(AGAIN).await,
                 other => return other,
             }
         }
@@ -80,7 +81,7 @@ impl Api {
         if session.phase() >= Phase::Ended {
             return Err(Refusal::new(
                 format!("session {}", session.id),
-                "session.ended",
+                Rule::SessionEnded,
                 "it has ended already: start another, agentctl ps lists those that run",
             ));
         }
@@ -96,7 +97,7 @@ impl Api {
         let _slot = take(&self.0.quotas.watchers, caller, "watchers and stops")?;
         let grace = request.grace_ms.map_or(GRACE, Duration::from_millis);
         if grace > MAX_GRACE {
-            return Err(malformed(format!("a grace of {} s", grace.as_secs()), "request.grace"));
+            return Err(malformed(format!("a grace of {} s", grace.as_secs()), Rule::RequestGrace));
         }
         if session.phase() < Phase::Ended {
             let who = self.0.users.name(caller.peer.uid).await;
@@ -115,7 +116,7 @@ impl Api {
         if (request.leaks || request.clean) && !caller.peer.admin && caller.peer.uid != 0 {
             return Err(Refusal::new(
                 "a look for what others' sessions left behind",
-                "caller.admin",
+                Rule::CallerAdmin,
                 "ask as root or as an admin",
             ));
         }

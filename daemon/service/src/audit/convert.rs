@@ -4,6 +4,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use agentd_policy::event::{self, End, EventBody, ExecResult, ExitStatus, Finding, SourceEvent};
 use agentd_policy::names::SessionId;
+use agentd_policy::rule::Rule;
 use agentd_proto::v1::{
     Actor, ConfineDetail, DroppedDetail, Event, ExecDetail, Exit, ExitDetail, FileDetail, LimitDetail,
     Limits, NetDetail, PolicyDetail, SessionDetail,
@@ -173,7 +174,7 @@ impl Numbering {
             },
             EventBody::CallRefused { actor: who, call, argument, count } => Event {
                 decision: Some("deny".into()),
-                rule: Some("confine.call".into()),
+                rule: Some(Rule::ConfineCall.into()),
                 actor: Some(actor(&who)),
                 confine: Some(ConfineDetail {
                     call: bounded(&call),
@@ -221,7 +222,7 @@ impl Numbering {
                 let finding = finding.as_text();
                 let file = FileDetail { path: bounded(&path), finding, more, ..FileDetail::default() };
                 let (kind, rule) =
-                    if links { ("file.denied", "mask.links") } else { ("file.changed", "direct.left") };
+                    if links { ("file.denied", Rule::MaskLinks) } else { ("file.changed", Rule::DirectLeft) };
                 Event { file: Some(file), rule: Some(rule.into()), ..self.event(kind, time) }
             }
             EventBody::Aside { path, change, more } => {
@@ -229,7 +230,7 @@ impl Numbering {
                 let file = aside::detail(&path, change, more);
                 Event {
                     file: Some(file),
-                    rule: Some("direct.aside".into()),
+                    rule: Some(Rule::DirectAside.into()),
                     ..self.event("file.changed", time)
                 }
             }

@@ -13,6 +13,7 @@ use agentd_policy::Refusal;
 use agentd_policy::limits::DiskForm;
 use agentd_policy::names::SessionId;
 use agentd_policy::plan::Plan;
+use agentd_policy::rule::Rule;
 use agentd_policy::wire::{self, CallerNumber, Check, FromService, Leak, RequestNumber, Ticket, Timing};
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -192,14 +193,14 @@ impl Launcher {
         if uplink.launcher != line.accepted_by {
             return Err(Refusal::new(
                 "a connection that an earlier launcher accepted",
-                "caller.unknown",
+                Rule::CallerUnknown,
                 "connect again",
             ));
         }
         let request = RequestNumber(self.next.fetch_add(1, Ordering::Relaxed));
         let (answer, answered) = oneshot::channel();
         let packet = wire::encode(&message(request)).map_err(|e| {
-            Refusal::new(format!("a plan: {e}"), "plan.size", "ask for fewer mounts, names and arguments")
+            Refusal::new(format!("a plan: {e}"), Rule::PlanSize, "ask for fewer mounts, names and arguments")
         })?;
         lock(&self.pending).insert(request, answer);
         if let Err(error) = uplink.link.send(&packet).await {
@@ -231,7 +232,7 @@ impl Launcher {
 pub fn no_launcher(why: &str) -> Refusal {
     Refusal::new(
         format!("the launcher: {why}"),
-        "host.launcher",
+        Rule::HostLauncher,
         "it may be starting anew: try again, and look at the log of agentd-launcher if it stays so",
     )
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use agentd_policy::Refusal;
 use agentd_policy::plan::Plan;
+use agentd_policy::rule::Rule;
 use agentd_policy::wire::{Ticket, Timing};
 use tokio::net::UnixStream;
 use tokio::sync::oneshot;
@@ -49,7 +50,7 @@ pub async fn run(
                 Ok(Ok(())) => open(built),
                 _ => Err(Refusal::new(
                     "the session's record",
-                    "service.store",
+                    Rule::ServiceStore,
                     "it could not be written; look at the log of agentd and at the disk",
                 )),
             };

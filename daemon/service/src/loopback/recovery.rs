@@ -1,5 +1,6 @@
 //! The service dies and another takes over; the launcher goes and comes back.
 
+use agentd_policy::rule::Rule;
 use tonic::Code;
 
 use super::*;
@@ -215,7 +216,7 @@ async fn output_that_comes_after_the_end_is_not_lost_with_the_service() {
     // The launcher has not buried it at once.
     for refuse in [true, false] {
         let FromService::Remove { request, .. } = stage.heard().await else { panic!() };
-        let refusal = refuse.then(|| agentd_policy::Refusal::new("it", "session.running", "wait"));
+        let refusal = refuse.then(|| agentd_policy::Refusal::new("it", Rule::SessionRunning, "wait"));
         stage.say(&FromLauncher::Removed { request, refusal });
     }
     removing.await.unwrap().unwrap();

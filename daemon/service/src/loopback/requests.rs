@@ -1,5 +1,6 @@
 //! What is refused, and how that is told.
 
+use agentd_policy::rule::Rule;
 use tonic::Code;
 
 use super::*;
@@ -27,11 +28,11 @@ async fn refusals_name_what_rule_and_mend() {
     let mut again = client.clone();
     let asked = async {
         let FromService::Build { request, .. } = stage.heard().await else { panic!() };
-        let refusal = agentd_policy::Refusal::new("x", "quota.memory", "y");
+        let refusal = agentd_policy::Refusal::new("x", Rule::BoundsUserMemory, "y");
         stage.sender.send(&wire::encode(&FromLauncher::Refused { request, refusal }).unwrap(), &[]).unwrap();
     };
     let (created, ()) = tokio::join!(again.create(request(spec())), asked);
-    assert_eq!(rule(&created.unwrap_err()), "quota.memory");
+    assert_eq!(rule(&created.unwrap_err()), "bounds.user_memory");
     assert!(stage.host.registry.visible(&ADMIN).is_empty());
     for _ in 0..3 {
         std::mem::forget(stage.run(&client, spec()).await);

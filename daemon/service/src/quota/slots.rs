@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
 use agentd_policy::Refusal;
+use agentd_policy::rule::Rule;
 
 use crate::sync::lock;
 
@@ -84,7 +85,7 @@ impl Slots {
 pub fn crowded(what: &str, slots: &Slots) -> Refusal {
     Refusal::new(
         format!("more than {} {what} at a time", slots.each()),
-        "service.crowded",
+        Rule::ServiceCrowded,
         "let some of them end, and try again",
     )
 }

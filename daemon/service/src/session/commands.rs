@@ -9,6 +9,7 @@ use agentd_policy::Refusal;
 use agentd_policy::event::{End, ExitStatus};
 use agentd_policy::names::{AbsPath, SessionId};
 use agentd_policy::plan::{MAX_ARGC, MAX_ARGS};
+use agentd_policy::rule::Rule;
 use agentd_policy::text;
 use agentd_policy::wire::{self, Command, CommandNumber, MAX_COMMANDS, MAX_KEEPER_PACKET, ToKeeper};
 use agentd_proto::v1::{ExecOpen, Exit};
@@ -43,20 +44,20 @@ pub fn parse(open: ExecOpen) -> Result<Command, Refusal> {
     let size = argv.iter().map(|word| word.len() + 1).sum::<usize>()
         + env.iter().map(|(key, value)| key.len() + value.len() + 2).sum::<usize>();
     if argv.first().is_none_or(Vec::is_empty) {
-        return Err(Refusal::new("an empty command", "command.empty", "name a program to run"));
+        return Err(Refusal::new("an empty command", Rule::CommandEmpty, "name a program to run"));
     }
     if argv.len() + env.len() > MAX_ARGC || size > MAX_ARGS.min(MAX_KEEPER_PACKET / 2) {
         return Err(too_long(size));
     }
     if argv.iter().chain(env.iter().map(|(_, value)| value)).any(|word| word.contains(&0)) {
-        return Err(Refusal::new("an argument with a NUL byte", "command.nul", "leave it out"));
+        return Err(Refusal::new("an argument with a NUL byte", Rule::CommandNul, "leave it out"));
     }
     if let Some((key, _)) =
         env.iter().find(|(key, _)| key.is_empty() || key.iter().any(|b| b"=\0".contains(b)))
     {
         return Err(Refusal::new(
             format!("environment variable {:?}", String::from_utf8_lossy(key)),
-            "environment.name",
+            Rule::EnvironmentName,
             "a name is not empty and holds neither `=` nor NUL",
         ));
     }
@@ -65,7 +66,7 @@ pub fn parse(open: ExecOpen) -> Result<Command, Refusal> {
         text => Some(AbsPath::parse(text).map_err(|error| {
             Refusal::new(
                 format!("current directory: {error}"),
-                "request.path",
+                Rule::RequestPath,
                 "give an absolute path without `.`, `..` and `//`",
             )
         })?),
@@ -76,7 +77,7 @@ pub fn parse(open: ExecOpen) -> Result<Command, Refusal> {
 fn too_long(size: usize) -> Refusal {
     Refusal::new(
         format!("a command line of {size} bytes"),
-        "command.size",
+        Rule::CommandSize,
         format!("stay below {} bytes; pass long input through stdin", MAX_KEEPER_PACKET / 2),
     )
 }
@@ -219,19 +220,19 @@ impl Commands {
 fn too_many() -> Refusal {
     Refusal::new(
         format!("more than {MAX_COMMANDS} further commands at a time"),
-        "session.commands",
+        Rule::SessionCommands,
         "let some of them end, and try again",
     )
 }
 
 /// Its keeper hears nothing.
 pub fn deaf() -> Refusal {
-    Refusal::new("one message more for the session", "service.crowded", "too many wait already; try again")
+    Refusal::new("one message more for the session", Rule::ServiceCrowded, "too many wait already; try again")
 }
 
 /// There is no session to run it in.
 pub fn ended() -> Refusal {
-    Refusal::new("a command in a session that does not run", "session.ended", "start a new session for it")
+    Refusal::new("a command in a session that does not run", Rule::SessionEnded, "start a new session for it")
 }
 
 /// Tells a command that no input will come.
@@ -248,7 +249,7 @@ mod tests {
     #[test]
     fn commands_out_of_form_are_refused() {
         let open = || ExecOpen { command: vec!["a".into()], ..ExecOpen::default() };
-        let rule = |open: ExecOpen| parse(open).unwrap_err().rule;
+        let rule = |open: ExecOpen| parse(open).unwrap_err().rule.name();
         assert_eq!(rule(ExecOpen { command: vec![], ..open() }), "command.empty");
         assert_eq!(rule(ExecOpen { command: vec!["a\0".into()], ..open() }), "command.nul");
         assert_eq!(rule(ExecOpen { command: vec!["a".repeat(40_000).into()], ..open() }), "command.size");

@@ -11,6 +11,7 @@ use std::time::{Duration, SystemTime};
 use agentd_policy::Refusal;
 use agentd_policy::egress::Egress;
 use agentd_policy::names::{SessionId, SessionName};
+use agentd_policy::rule::Rule;
 use agentd_policy::wire::CommandNumber;
 use agentd_proto::v1::{self, Exit};
 use tokio::sync::{mpsc, watch};
@@ -265,12 +266,12 @@ impl Session {
     /// Sends a signal to a command of it.
     pub fn signal(&self, command: CommandNumber, signal: i32) -> Result<(), Refusal> {
         if !(1..=64).contains(&signal) {
-            return Err(agentd_request::malformed(format!("signal {signal}"), "request.signal"));
+            return Err(agentd_request::malformed(format!("signal {signal}"), Rule::RequestSignal));
         }
         self.asks.try_send(Ask::Signal { command, signal }).map_err(|_| {
             Refusal::new(
                 format!("signal {signal}"),
-                "session.signals",
+                Rule::SessionSignals,
                 "too many wait already, or it has ended",
             )
         })

@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 use agentd_policy::Refusal;
 use agentd_policy::config::Bounds;
 use agentd_policy::names::SessionId;
+use agentd_policy::rule::Rule;
 use agentd_policy::wire::Peer;
 
 use crate::session::{Phase, Session};
@@ -115,10 +116,10 @@ impl Registry {
         let (total, each) = (self.total.load(Ordering::Relaxed), self.each.load(Ordering::Relaxed));
         let own = || sessions.values().filter(|s| s.uid == session.uid);
         if !has_room(own(), each) {
-            return Err(full("bounds.max_sessions_per_user", each));
+            return Err(full(Rule::BoundsMaxSessionsPerUser, each));
         }
         if !has_room(sessions.values(), total) {
-            return Err(full("bounds.max_sessions", total));
+            return Err(full(Rule::BoundsMaxSessions, total));
         }
         // A name is free again with the end that the client has been told of.
         if let Some(name) = &session.name
@@ -126,12 +127,12 @@ impl Registry {
         {
             return Err(Refusal::new(
                 format!("a second session with the name {name}"),
-                "session.name",
+                Rule::SessionName,
                 "choose another name, or end the first",
             ));
         }
         if sessions.contains_key(&session.id) {
-            return Err(Refusal::new("a session id that is taken", "session.id", "try again"));
+            return Err(Refusal::new("a session id that is taken", Rule::SessionId, "try again"));
         }
         let kept = || own().filter(|session| !session.is_removed());
         let mut removed = None;
@@ -142,7 +143,7 @@ impl Registry {
             if removed.is_none() {
                 return Err(Refusal::new(
                     format!("one more than {KEPT} sessions that were kept"),
-                    "sessions.kept",
+                    Rule::SessionsKept,
                     "remove ended ones with `agentctl rm`",
                 ));
             }
@@ -231,7 +232,7 @@ impl Registry {
         {
             return Err(Refusal::new(
                 format!("session {text:?}"),
-                "session.ambiguous",
+                Rule::SessionAmbiguous,
                 "sessions of several users have this name: give the id",
             ));
         }
@@ -256,13 +257,13 @@ impl Registry {
         }
         Err(Refusal::new(
             format!("session {text} of another user"),
-            "caller.root",
+            Rule::CallerRoot,
             "root may look at sessions and end them; ask as their user or as an admin",
         ))
     }
 }
 
-fn full(rule: &str, most: usize) -> Refusal {
+fn full(rule: Rule, most: usize) -> Refusal {
     Refusal::new(
         format!("one session more than {most}"),
         rule,
@@ -274,7 +275,7 @@ fn unknown(text: &str) -> Refusal {
     let shown: String = text.chars().take(64).collect();
     Refusal::new(
         format!("session {shown:?}"),
-        "session.unknown",
+        Rule::SessionUnknown,
         "`agentctl ps -a` shows those that there are",
     )
 }
@@ -282,7 +283,7 @@ fn unknown(text: &str) -> Refusal {
 fn ambiguous(text: &str) -> Refusal {
     Refusal::new(
         format!("session {text:?}"),
-        "session.ambiguous",
+        Rule::SessionAmbiguous,
         "more than one begins like this: give more of the id",
     )
 }
@@ -313,7 +314,10 @@ mod tests {
         ];
         let registry = registry(&Bounds::default(), &sessions);
         let find = |text: &str| {
-            registry.find(text, &peer(1000, false), Wish::Steer).map(|s| s.id.to_string()).map_err(|r| r.rule)
+            registry
+                .find(text, &peer(1000, false), Wish::Steer)
+                .map(|s| s.id.to_string())
+                .map_err(|r| r.rule.name())
         };
         assert_eq!(find("aa0000000002").unwrap(), "aa0000000002");
         assert_eq!(find("b").unwrap(), "bb0000000001");
@@ -340,7 +344,7 @@ mod tests {
         assert!(registry.visible(&peer(1001, false)).is_empty());
         assert!(find(1001, true, Wish::Steer).is_ok());
         assert!(find(0, false, Wish::Look).is_ok());
-        assert_eq!(find(0, false, Wish::Steer).unwrap_err().rule, "caller.root");
+        assert_eq!(find(0, false, Wish::Steer).unwrap_err().rule.name(), "caller.root");
     }
 
     #[test]
@@ -350,7 +354,7 @@ mod tests {
         let registry = registry(&Bounds::default(), &sessions);
         let find = |uid| {
             let found = registry.find("web", &peer(uid, true), Wish::Steer);
-            found.map(|s| s.id.to_string()).map_err(|r| r.rule)
+            found.map(|s| s.id.to_string()).map_err(|r| r.rule.name())
         };
         assert_eq!(find(1000).unwrap(), "aa0000000001");
         assert_eq!(find(1001).unwrap(), "aa0000000002");
@@ -366,18 +370,15 @@ mod tests {
         let registry = registry(&Bounds::default(), &[removed.clone(), session("ab0000000001", None, 1000)]);
         registry.keep(1 << 40);
         registry.retire(&removed);
-        let find = |text, uid, admin, wish| registry.find(text, &peer(uid, admin), wish).map_err(|r| r.rule);
+        let find =
+            |text, uid, admin, wish| registry.find(text, &peer(uid, admin), wish).map_err(|r| r.rule.name());
         for text in ["aa0000000001", "aa", "web"] {
-            assert_eq!(
-                find(text, 1000, false, Wish::Look).err().as_deref(),
-                Some("session.unknown"),
-                "{text}"
-            );
+            assert_eq!(find(text, 1000, false, Wish::Look).err(), Some("session.unknown"), "{text}");
         }
         assert!(find("aa0000000001", 1001, true, Wish::Look).is_ok());
         assert!(find("aa0000000001", 0, false, Wish::Look).is_ok());
         assert!(find("a", 1001, true, Wish::Look).is_ok_and(|found| found.id.as_str() == "ab0000000001"));
-        assert_eq!(find("aa0000000001", 1001, true, Wish::Steer).err().as_deref(), Some("session.unknown"));
+        assert_eq!(find("aa0000000001", 1001, true, Wish::Steer).err(), Some("session.unknown"));
         assert_eq!(registry.visible(&peer(1000, false)).len(), 1);
         assert_eq!(registry.visible(&peer(1001, true)).len(), 2);
         // The name is free, and what was kept long enough goes.
@@ -392,7 +393,8 @@ mod tests {
         let bounds = Bounds { max_sessions: 2, max_sessions_per_user: 1, ..Bounds::default() };
         let first = session("aa0000000001", Some("a"), 1);
         let registry = registry(&bounds, std::slice::from_ref(&first));
-        let insert = |id, name, uid| registry.insert(&session(id, name, uid)).map(drop).map_err(|r| r.rule);
+        let insert =
+            |id, name, uid| registry.insert(&session(id, name, uid)).map(drop).map_err(|r| r.rule.name());
         assert_eq!(insert("aa0000000002", None, 1).unwrap_err(), "bounds.max_sessions_per_user");
         insert("aa0000000003", Some("a"), 2).unwrap();
         assert_eq!(insert("aa0000000004", None, 3).unwrap_err(), "bounds.max_sessions");

@@ -8,7 +8,7 @@ use std::io::Read;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use agentd_policy::config::{self, Config, ConfigError, MAX_AUTHORITIES, Resolvers, Search};
+use agentd_policy::config::{self, Config, ConfigError, MAX_CA_BUNDLE, Resolvers, Search};
 use agentd_policy::network::Upstream;
 use agentd_policy::resolver::Resolver;
 use nix::unistd::{Group, User};
@@ -108,11 +108,11 @@ fn authorities(file: &Path) -> std::io::Result<()> {
     if !meta.is_file() {
         return Err(std::io::Error::other("is not a regular file"));
     }
-    if meta.len() > MAX_AUTHORITIES {
-        return Err(std::io::Error::other(format!("is longer than {MAX_AUTHORITIES} bytes")));
+    if meta.len() > MAX_CA_BUNDLE {
+        return Err(std::io::Error::other(format!("is longer than {MAX_CA_BUNDLE} bytes")));
     }
     let mut text = Vec::new();
-    opened.take(MAX_AUTHORITIES).read_to_end(&mut text)?;
+    opened.take(MAX_CA_BUNDLE).read_to_end(&mut text)?;
     match text.windows(BEGIN.len()).any(|part| part == BEGIN) {
         true => Ok(()),
         false => Err(std::io::Error::other("has no certificate in PEM")),

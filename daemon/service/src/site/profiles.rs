@@ -11,6 +11,7 @@ use agentd_policy::config::Bounds;
 use agentd_policy::library::{Library, Text};
 use agentd_policy::names::{AbsPath, ProfileName};
 use agentd_policy::profile::{MAX_BYTES, Profile};
+use agentd_policy::rule::Rule;
 use rustix::fs::OFlags;
 
 /// The most profiles of a site.
@@ -108,7 +109,7 @@ fn text(label: String) -> Result<Text, Refusal> {
 
 fn unreadable(label: &str, error: &std::io::Error) -> Refusal {
     let hint = "let the account of the service read it";
-    Refusal::new(format!("profile {label}: {error}"), "profile.unreadable", hint)
+    Refusal::new(format!("profile {label}: {error}"), Rule::ProfileUnreadable, hint)
 }
 
 #[cfg(test)]
@@ -135,11 +136,11 @@ mod tests {
         let profiles = Profiles::read(&dirs);
         assert_eq!(profiles.len(), 4);
         let mistakes = profiles.mistakes(&Bounds::default());
-        let rules: Vec<_> = mistakes.iter().map(|m| m.rule.as_str()).collect();
+        let rules: Vec<_> = mistakes.iter().map(|m| m.rule.name()).collect();
         assert_eq!(rules, ["profile.form", "profile.unreadable", "profile.unknown"], "{mistakes:?}");
         assert!(mistakes[0].what.contains("a/default.toml, line 2"), "{}", mistakes[0]);
         let find = |name: &str| profiles.find(&ProfileName::parse(name).unwrap());
-        assert_eq!(find("default").unwrap_err().rule, "profile.form");
+        assert_eq!(find("default").unwrap_err().rule.name(), "profile.form");
         assert!(find("good").unwrap().unwrap().label.contains("/a/"));
         assert!(find("base").unwrap().is_none());
         std::fs::remove_dir_all(&root).unwrap();

@@ -8,6 +8,8 @@
 //! A session's first record comes to the disk before its first event does, and one that knows of its end after that
 //! event: whose events there are is known, and a record with an end has all of them on disk.
 
+use agentd_policy::rule::Rule;
+
 mod ballast;
 mod disk;
 #[cfg(test)]
@@ -180,7 +182,7 @@ impl Store {
         }
         Err(Refusal::new(
             "a session, while events do not come to the disk",
-            "audit.failed",
+            Rule::AuditFailed,
             "look at the log of agentd and at the disk, and restart agentd",
         ))
     }
@@ -203,7 +205,7 @@ impl Store {
             if timeout_at(deadline, enough).await.is_err() {
                 return Err(Refusal::new(
                     "the last events, which are not on disk yet",
-                    "audit.late",
+                    Rule::AuditLate,
                     "ask again; if it stays so, look at the log of agentd and at the disk",
                 ));
             }

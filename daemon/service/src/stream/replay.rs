@@ -4,6 +4,7 @@ use std::io;
 use std::sync::Arc;
 
 use agentd_policy::Refusal;
+use agentd_policy::rule::Rule;
 use tokio::sync::Semaphore;
 
 use crate::store::output::{Frame, Reader};
@@ -31,7 +32,7 @@ impl Replay {
         if self.at >= self.end {
             return Ok(None);
         }
-        let gone = |why: &str| Refusal::new(format!("kept output: {why}"), "attach.gone", "attach anew");
+        let gone = |why: &str| Refusal::new(format!("kept output: {why}"), Rule::AttachGone, "attach anew");
         let turn = readers.acquire().await.map_err(|_| gone("nobody reads it"))?;
         let (hub, reader, at, end) = (self.hub.clone(), self.reader.take(), self.at, self.end);
         let read = tokio::task::spawn_blocking(move || {

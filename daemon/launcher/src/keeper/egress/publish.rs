@@ -11,7 +11,8 @@ use agentd_policy::Refusal;
 use agentd_policy::egress::Purpose;
 use agentd_policy::event::{End, NetEvent};
 use agentd_policy::protocol::Protocol;
-use agentd_policy::publish::{Publish, RULE};
+use agentd_policy::publish::Publish;
+use agentd_policy::rule::Rule;
 use agentd_policy::token_bucket::TokenBucket;
 use agentd_policy::wire::MAX_INWARD;
 use rustix::io::Errno;
@@ -74,7 +75,7 @@ impl From<PublishError> for Refusal {
             }
             _ => "see the launcher's log, and whether `lo` is up".to_owned(),
         };
-        Self::new(error.to_string(), RULE, hint)
+        Self::new(error.to_string(), Rule::NetworkPublish, hint)
     }
 }
 
@@ -209,7 +210,7 @@ mod tests {
         };
         let taken = refusal(Errno::ADDRINUSE, 3000);
         assert!(taken.what.starts_with("publish 80:3000: port 80 on 127.0.0.1"), "{taken}");
-        assert!(taken.rule == RULE && taken.hint.contains("HOSTPORT:3000"), "{taken}");
+        assert!(taken.rule == Rule::NetworkPublish && taken.hint.contains("HOSTPORT:3000"), "{taken}");
         assert!(refusal(Errno::ACCESS, 80).hint.ends_with("publish HOSTPORT:80"));
     }
 }

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use agentd_policy::egress::Purpose;
 use agentd_policy::hosts::HostName;
 use agentd_policy::protocol::Protocol;
+use agentd_policy::rule::Rule;
 
 use super::super::close::CloseReason;
 use super::super::grant::Grant;
@@ -68,7 +69,7 @@ impl Connection {
     ///
     /// # Errors
     /// The rule by which it is used for too many.
-    pub fn used_for(&self, name: Option<&HostName>, place: Place) -> Result<(), &'static str> {
+    pub fn used_for(&self, name: Option<&HostName>, place: Place) -> Result<(), Rule> {
         let Some(name) = name else { return Ok(()) };
         lock(&self.grant).get_or_insert_with(|| Grant::net(false)).use_for(name, place)
     }
@@ -77,7 +78,7 @@ impl Connection {
     ///
     /// # Errors
     /// The rule by which it is used for too many.
-    pub fn used_at(&self, address: SocketAddr) -> Result<(), &'static str> {
+    pub fn used_at(&self, address: SocketAddr) -> Result<(), Rule> {
         lock(&self.grant).get_or_insert_with(|| Grant::net(false)).use_at(address)
     }
 

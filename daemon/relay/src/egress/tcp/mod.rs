@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use agentd_policy::egress::{Egress, Purpose};
 use agentd_policy::event::{NetEvent, NetPeer};
 use agentd_policy::protocol::Protocol;
+use agentd_policy::rule::Rule;
 use agentd_protocols::authority::{Authority, Host};
 
 use super::accept::{Accepted, accept_all};
@@ -49,7 +50,7 @@ pub async fn listen(gate: Arc<Gate>, listener: Endpoint, entry: Entry) {
     let denied = |accepted: &Accepted| {
         let (address, port) = (accepted.to.ip(), accepted.to.port());
         let peer = NetPeer { protocol: "tcp".into(), address, port, name: None, rule: None };
-        NetEvent::Connect { peer, denied: Some("tcp.connections".into()), actor: None, count: 1 }
+        NetEvent::Connect { peer, denied: Some(Rule::TcpConnections.into()), actor: None, count: 1 }
     };
     accept_all(listener, &gate.connections, &gate.keeper, serve, denied).await;
 }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use agentd_policy::Refusal;
 use agentd_policy::plan::WindowSize;
+use agentd_policy::rule::Rule;
 use agentd_policy::wire::frame;
 use agentd_proto::v1::attach_input::Kind as In;
 use agentd_proto::v1::attach_output::Kind as Out;
@@ -154,7 +155,7 @@ async fn next(visit: &Visit) -> Next {
 pub fn slow() -> Refusal {
     Refusal::new(
         "a client that takes no output, or only watches and is more than 4 MiB behind",
-        "attach.slow",
+        Rule::AttachSlow,
         "attach again, and take the output faster",
     )
 }
@@ -181,7 +182,7 @@ async fn inwards(visit: &Visit, mut input: Streaming<AttachInput>) -> End {
                     return End::Detached;
                 }
                 Some(In::Open(_) | In::Exec(_)) => {
-                    return End::Refused(refused(&malformed("a second first message", "request.attach")));
+                    return End::Refused(refused(&malformed("a second first message", Rule::RequestAttach)));
                 }
                 _ if visit.watch => {}
                 Some(In::Stdin(bytes)) if open => stdin(&visit.hub, bytes).await,
@@ -194,7 +195,7 @@ async fn inwards(visit: &Visit, mut input: Streaming<AttachInput>) -> End {
                     Err(refusal) => return End::Refused(refused(&refusal)),
                 },
                 Some(In::Signal(signal)) => match visit.session.signal(visit.command, signal) {
-                    Err(refusal) if refusal.rule == "request.signal" => {
+                    Err(refusal) if refusal.rule == Rule::RequestSignal => {
                         return End::Refused(refused(&refusal));
                     }
                     // It is ending, or flooded: a signal that is lost.

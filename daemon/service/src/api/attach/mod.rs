@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use agentd_policy::Refusal;
+use agentd_policy::rule::Rule;
 use agentd_policy::wire::CommandNumber;
 use agentd_proto::v1::attach_input::Kind as In;
 use agentd_proto::v1::{AttachInput, AttachOpen, AttachOutput, ExecOpen, Exit};
@@ -74,7 +75,7 @@ pub async fn attach(
     mut input: Streaming<AttachInput>,
 ) -> Result<Stream, Status> {
     let Some(In::Open(open)) = first(&mut input).await? else {
-        let refusal = malformed("an attach that does not begin with `open`", "request.attach");
+        let refusal = malformed("an attach that does not begin with `open`", Rule::RequestAttach);
         return Err(refused(&refusal));
     };
     let (visit, presence) = enter(host, caller, open).await.map_err(|refusal| refused(&refusal))?;
@@ -134,7 +135,7 @@ pub async fn ready(hub: &Arc<Hub>) -> Result<(), Refusal> {
     if hub.settled().await {
         return Ok(());
     }
-    Err(Refusal::new("the session's streams", "session.streams", "they are not there yet; try again"))
+    Err(Refusal::new("the session's streams", Rule::SessionStreams, "they are not there yet; try again"))
 }
 
 /// Runs a command in the session that the first message names.
@@ -144,7 +145,7 @@ pub async fn exec(
     mut input: Streaming<AttachInput>,
 ) -> Result<Stream, Status> {
     let Some(In::Exec(open)) = first(&mut input).await? else {
-        let refusal = malformed("an exec that does not begin with `exec`", "request.attach");
+        let refusal = malformed("an exec that does not begin with `exec`", Rule::RequestAttach);
         return Err(refused(&refusal));
     };
     let (visit, exited) = run(host, caller, open).await.map_err(|refusal| refused(&refusal))?;

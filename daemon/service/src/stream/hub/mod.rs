@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use agentd_policy::Refusal;
+use agentd_policy::rule::Rule;
 use bytes::{Bytes, BytesMut};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::Instant;
@@ -319,7 +320,7 @@ impl Hub {
             From::Place(place) if place < first => {
                 return Err(Refusal::new(
                     format!("output from byte {place} on"),
-                    "attach.gone",
+                    Rule::AttachGone,
                     format!("what is kept begins at byte {first}: attach anew"),
                 ));
             }
@@ -339,7 +340,7 @@ impl Hub {
             if self.controls.try_send(Control::Screen).is_err() {
                 return Err(Refusal::new(
                     "one client more that asks for the screen",
-                    "service.crowded",
+                    Rule::ServiceCrowded,
                     "too many ask for it at this moment; try again",
                 ));
             }

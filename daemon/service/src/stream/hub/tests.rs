@@ -79,7 +79,7 @@ fn a_client_gets_every_byte_from_its_place_on() {
     for _ in 0..100 {
         out(&hub, 1000);
     }
-    assert_eq!(hub.join(false, From::Place(0)).err().unwrap().rule, "attach.gone");
+    assert_eq!(hub.join(false, From::Place(0)).err().unwrap().rule.name(), "attach.gone");
     taken(&seat);
     hub.set_stage(Stage::Drained);
     hub.set_stage(Stage::Lost);

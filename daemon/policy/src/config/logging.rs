@@ -1,4 +1,4 @@
-//! What the daemon tells about itself, to whom and how.
+//! The daemon's own metrics and log.
 
 use serde::{Deserialize, Deserializer};
 
@@ -44,12 +44,12 @@ pub enum Level {
     Info,
     /// What explains the rest.
     Debug,
-    /// Everything.
+    /// All lines, the least important as well.
     Trace,
 }
 
 impl Level {
-    /// Its name.
+    /// The name as `log.level` has it.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Error => "error",
@@ -68,7 +68,7 @@ pub enum Format {
     /// The journal's own where there is a journal, else text.
     #[default]
     Auto,
-    /// For people.
+    /// Lines of text, for people.
     Text,
     /// One object a line.
     Json,
