@@ -53,7 +53,7 @@ impl Question {
     /// # Errors
     /// The first rule that it breaks. Nothing was opened then.
     pub fn new(side: Begun, asked: Asked) -> Result<Self, Failure> {
-        let side = side.hear()?;
+        let side = side.receive_site()?;
         let site = &side.site;
         let uid = rustix::process::geteuid().as_raw();
         // Before anything of root's is read.

@@ -4,24 +4,18 @@
 use std::cell::Cell;
 use std::time::{Duration, Instant};
 
-use agentd_proto::v1::attach_output::Kind as Out;
-use agentd_proto::v1::{AttachInput, AttachOpen, AttachOutput, Attached, ExecOpen, Exit, attach_input};
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::Streaming;
+use agentd_policy::rule::Rule;
+use agentd_proto::v1::{ExecOpen, Exit};
 
 use crate::carry::{Carrier, Step};
 use crate::connect::{Client, Socket};
 use crate::failure::{Failure, say};
 use crate::keys::Keys;
 use crate::signals::Signals;
-use crate::terminal::{Streams, window};
-use agentd_policy::rule::Rule;
+use crate::stream::{AttachStream, Target, open};
 
-/// Messages that wait for the daemon: with 64 KiB each, a pipe's worth and some.
-const WAITING: usize = 4;
 /// How long a lost connection is tried to be made again.
-const PATIENCE: Duration = Duration::from_secs(30);
+const ATTACH_RETRY_WINDOW: Duration = Duration::from_secs(30);
 /// How long between two tries.
 const PAUSE: Duration = Duration::from_millis(250);
 /// How long it is tried before that is said on a terminal.
@@ -34,22 +28,6 @@ const GOOD: Duration = Duration::from_secs(5);
 fn is_not_yet(failure: &Failure) -> bool {
     failure.is_unreachable()
         || [Rule::SessionStreams, Rule::SocketPermission].iter().any(|rule| failure.is_by(*rule))
-}
-
-/// What to attach to.
-#[derive(Clone, Debug)]
-pub enum Target {
-    /// A session.
-    Session {
-        /// An id, a unique prefix of one, or a name.
-        id: String,
-        /// Only to look.
-        watch: bool,
-        /// From its first byte on; else from the screen as it is.
-        whole: bool,
-    },
-    /// A further command of a session, which this starts.
-    Command(ExecOpen),
 }
 
 /// How it ended.
@@ -74,15 +52,6 @@ pub struct Outcome {
     pub further: bool,
 }
 
-/// One connection: what goes to the daemon and what comes from it.
-#[derive(Debug)]
-pub struct Line {
-    /// For the command.
-    pub input: mpsc::Sender<AttachInput>,
-    /// From it.
-    pub inbound: Streaming<AttachOutput>,
-}
-
 /// Attaches and stays until the end; then the terminal is as it was, and all output written.
 ///
 /// # Errors
@@ -94,14 +63,14 @@ pub async fn attach(
     keys: Keys,
     signals: &mut Signals,
 ) -> Result<Outcome, Failure> {
-    let (line, first) = unless_ended(signals, open(&client, &target, None)).await?;
+    let (stream, first) = unless_ended(signals, open(&client, &target, None)).await?;
     let attached = Instant::now();
     let id = match &target {
         _ if !first.id.is_empty() => first.id.clone(),
         Target::Session { id, .. } | Target::Command(ExecOpen { id, .. }) => id.clone(),
     };
     let mut carrier = Carrier::new(client, &target, &id, &first, keys)?;
-    let ended = match stay(socket, &target, &id, line, &mut carrier, signals).await {
+    let ended = match stay(socket, &target, &id, stream, &mut carrier, signals).await {
         Ok(ended) => ended,
         Err(failure) => {
             carrier.abandon().await;
@@ -117,13 +86,13 @@ async fn stay(
     socket: &Socket,
     target: &Target,
     id: &str,
-    mut line: Line,
+    mut stream: AttachStream,
     carrier: &mut Carrier,
     signals: &mut Signals,
 ) -> Result<Ended, Failure> {
     let (mut since, mut lost_at) = (Instant::now(), None);
     loop {
-        let failure = match carrier.carry(line, signals).await? {
+        let failure = match carrier.carry(stream, signals).await? {
             Step::Exit(exit) => return Ok(Ended::Exit(exit)),
             Step::Detached => return Ok(Ended::Detached),
             Step::Lost(failure) => failure,
@@ -136,8 +105,8 @@ async fn stay(
         if now - since > GOOD {
             lost_at = None;
         }
-        let until = *lost_at.get_or_insert(now) + PATIENCE;
-        line = again(socket, target, id, carrier, signals, until).await?;
+        let until = *lost_at.get_or_insert(now) + ATTACH_RETRY_WINDOW;
+        stream = again(socket, target, id, carrier, signals, until).await?;
         since = Instant::now();
     }
 }
@@ -150,16 +119,16 @@ async fn again(
     carrier: &mut Carrier,
     signals: &mut Signals,
     until: Instant,
-) -> Result<Line, Failure> {
+) -> Result<AttachStream, Failure> {
     carrier.pause();
-    // On a terminal it would stand in the middle of what the command has drawn: if it has to be said, all is drawn
+    // On a terminal it would stand in the middle of what the command has drawn: if the stream is printed, all is drawn
     // anew. Mostly the daemon is there again at once.
-    let (draws, told) = (carrier.draws(), Cell::new(false));
-    let tell = async {
+    let (draws, printed) = (carrier.draws(), Cell::new(false));
+    let notice = async {
         if draws {
             tokio::time::sleep(QUIET).await;
         }
-        told.set(true);
+        printed.set(true);
         say("connection lost; attaching again…");
         std::future::pending().await
     };
@@ -171,10 +140,10 @@ async fn again(
             let tried = match socket.connect().await {
                 Ok(client) => match open(&client, &target, had).await {
                     // The answer may have taken long.
-                    Ok(_) if draws && told.get() => open(&client, &target, None).await,
+                    Ok(_) if draws && printed.get() => open(&client, &target, None).await,
                     opened => opened,
                 }
-                .map(|line| (client, line)),
+                .map(|stream| (client, stream)),
                 Err(failure) => Err(failure),
             };
             match tried {
@@ -186,17 +155,21 @@ async fn again(
         }
     };
     let within = unless_ended(signals, async {
-        let failed =
-            || Failure::unreachable(format!("agentd could not be reached for {} s", PATIENCE.as_secs()));
+        let failed = || {
+            Failure::unreachable(format!(
+                "agentd could not be reached for {} s",
+                ATTACH_RETRY_WINDOW.as_secs()
+            ))
+        };
         tokio::select! {
             biased;
-            () = tell => Err(failed()),
+            () = notice => Err(failed()),
             tried = tokio::time::timeout_at(until.into(), trying) => tried.unwrap_or_else(|_| Err(failed())),
         }
     });
-    let (client, (line, attached)) = within.await?;
-    carrier.resume(client, &attached, draws && told.get())?;
-    Ok(line)
+    let (client, (stream, attached)) = within.await?;
+    carrier.resume(client, &attached, draws && printed.get())?;
+    Ok(stream)
 }
 
 async fn unless_ended<T>(
@@ -206,36 +179,5 @@ async fn unless_ended<T>(
     tokio::select! {
         result = work => result,
         number = signals.next_ending() => Err(Failure::Quiet(128 + number)),
-    }
-}
-
-/// Opens a stream; `had` is how much output came by an earlier one.
-async fn open(client: &Client, target: &Target, had: Option<u64>) -> Result<(Line, Attached), Failure> {
-    let (input, queue) = mpsc::channel(WAITING);
-    let queue = ReceiverStream::new(queue);
-    let mut client = client.clone();
-    let first = |kind| AttachInput { kind: Some(kind) };
-    let failed = |_| Failure::failed("the request could not be sent");
-    let mut inbound = match target {
-        Target::Session { id, watch, whole } => {
-            let streams = Streams::look();
-            let open = AttachOpen {
-                id: id.clone(),
-                watch: *watch,
-                window: (!watch && streams.stdin && streams.stdout).then(window),
-                resume: had.or(whole.then_some(0)),
-            };
-            input.try_send(first(attach_input::Kind::Open(open))).map_err(failed)?;
-            client.attach(queue).await?.into_inner()
-        }
-        Target::Command(open) => {
-            input.try_send(first(attach_input::Kind::Exec(open.clone()))).map_err(failed)?;
-            client.exec(queue).await?.into_inner()
-        }
-    };
-    match inbound.message().await?.and_then(|message| message.kind) {
-        Some(Out::Attached(attached)) => Ok((Line { input, inbound }, attached)),
-        Some(_) => Err(Failure::failed("agentd did not say what it attached to")),
-        None => Err(Failure::unreachable("agentd ended the stream before it began")),
     }
 }

@@ -13,8 +13,8 @@ use rustix::fs::Mode;
 use tokio_stream::StreamExt as _;
 
 use crate::ask::Question;
+use crate::check::check;
 use crate::connect::{Client, Socket, answer};
-use crate::doctor::check;
 use crate::failure::Failure;
 use crate::offer::utf8;
 use crate::run::make;
@@ -24,7 +24,7 @@ use crate::spec::Asked;
 use crate::steps::Steps;
 
 /// How long the whole may take.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TEST_TIMEOUT: Duration = Duration::from_secs(60);
 /// The built-in profile that gives no file of the caller's away.
 const BARE: &str = "base";
 /// The most that it may say.
@@ -81,14 +81,14 @@ const ACTS: [Act; 5] = [
 
 /// Lets the session try. Never fails: what goes wrong is what it reports.
 pub async fn self_test(socket: &Socket) -> Vec<Check> {
-    match tokio::time::timeout(PATIENCE, perform(socket)).await {
+    match tokio::time::timeout(TEST_TIMEOUT, perform(socket)).await {
         Ok(Ok((output, events))) => judge(&output, &events),
         Ok(Err(failure)) => vec![unmade(&failure)],
-        Err(_) => vec![unmade(&Failure::failed(format!("it took more than {} s", PATIENCE.as_secs())))],
+        Err(_) => vec![unmade(&Failure::failed(format!("it took more than {} s", TEST_TIMEOUT.as_secs())))],
     }
 }
 
-/// A refusal that comes from who asks says nothing of the host.
+/// A refusal because of the caller is no property of the host.
 fn unmade(failure: &Failure) -> Check {
     let impact = "it was not tried whether sessions hold";
     match failure {

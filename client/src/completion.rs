@@ -19,7 +19,7 @@ const BASH: &str = include_str!("completion/agentctl.bash");
 const FISH: &str = include_str!("completion/agentctl.fish");
 const ZSH: &str = include_str!("completion/agentctl.zsh");
 /// How long somebody who has pressed a key waits for the daemon.
-const PATIENCE: Duration = Duration::from_secs(2);
+const LIST_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Prints the script for `shell`.
 ///
@@ -38,7 +38,7 @@ pub async fn words(socket: &Socket, kind: Words) -> Result<(), Failure> {
         Words::Profiles => profile::names(),
         Words::Running | Words::Sessions => {
             let request = ListRequest { all: kind == Words::Sessions };
-            let sessions = answer_within(PATIENCE, socket.connect().await?.list(request)).await?.sessions;
+            let sessions = answer_within(LIST_TIMEOUT, socket.connect().await?.list(request)).await?.sessions;
             sessions.into_iter().flat_map(|session| [session.id, session.name]).collect()
         }
     };

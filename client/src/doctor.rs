@@ -8,6 +8,7 @@ use std::time::Duration;
 use agentd_proto::v1::{Check, DoctorReply, DoctorRequest};
 
 use crate::canary;
+use crate::check::check;
 use crate::cli::DoctorArgs;
 use crate::connect::{Socket, answer_within};
 use crate::failure::Failure;
@@ -56,17 +57,6 @@ pub async fn doctor(socket: &Socket, args: DoctorArgs) -> Result<i32, Failure> {
 
 async fn examine(socket: &Socket, request: DoctorRequest) -> Result<DoctorReply, Failure> {
     answer_within(EXAMINATION, socket.connect().await?.doctor(request)).await
-}
-
-/// A check in one line of code.
-pub fn check(name: &str, status: &str, found: impl Into<String>, impact: &str, fix: &str) -> Check {
-    Check {
-        name: name.into(),
-        status: status.into(),
-        found: found.into(),
-        impact: impact.into(),
-        fix: fix.into(),
-    }
 }
 
 /// What can be said without a daemon.

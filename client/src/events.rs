@@ -1,4 +1,4 @@
-//! `agentctl events`.
+//! `agentctl events`: events as lines for a person, or as JSON.
 
 use std::fmt::Write as _;
 
@@ -218,7 +218,7 @@ fn detail(event: &Event) -> String {
     }
     if let Some(dropped) = &event.dropped {
         let _ = match dropped.count {
-            0 => write!(out, " events: nobody can tell how many"),
+            0 => write!(out, " events: how many is unknown"),
             count => write!(out, " {count} events"),
         };
     }
@@ -282,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn what_went_out_is_told() {
+    fn what_went_out_is_shown() {
         let of = |event: Event| detail(&event);
         let net = NetDetail {
             protocol: "tcp".into(),

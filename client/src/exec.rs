@@ -4,7 +4,7 @@ use std::path::Path;
 
 use agentd_proto::v1::ExecOpen;
 
-use crate::attach::{self, Target};
+use crate::attach::attach;
 use crate::cli::{AttachArgs, ExecArgs};
 use crate::connect::Socket;
 use crate::failure::Failure;
@@ -13,6 +13,7 @@ use crate::offer::utf8;
 use crate::run::code;
 use crate::signals::Signals;
 use crate::spec::{bytes, env_flag};
+use crate::stream::Target;
 use crate::terminal::{Streams, window};
 use agentd_policy::rule::Rule;
 
@@ -25,7 +26,7 @@ pub async fn attach(socket: &Socket, args: AttachArgs) -> Result<i32, Failure> {
     let client = socket.connect().await?;
     let mut signals = Signals::take_over()?;
     let keys = args.detach_keys.unwrap_or_default();
-    Ok(code(&attach::attach(socket, client, target, keys, &mut signals).await?))
+    Ok(code(&attach(socket, client, target, keys, &mut signals).await?))
 }
 
 /// Runs one more command in a session. Returns its exit code.
@@ -37,7 +38,7 @@ pub async fn exec(socket: &Socket, args: ExecArgs) -> Result<i32, Failure> {
     let open = open(args)?;
     let client = socket.connect().await?;
     let mut signals = Signals::take_over()?;
-    Ok(code(&attach::attach(socket, client, Target::Command(open), keys, &mut signals).await?))
+    Ok(code(&attach(socket, client, Target::Command(open), keys, &mut signals).await?))
 }
 
 fn open(args: ExecArgs) -> Result<ExecOpen, Failure> {

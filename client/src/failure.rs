@@ -15,13 +15,13 @@ pub const RUN_FAILED: i32 = 125;
 /// Which exit code a failure has, outside of `run`, `attach` and `exec`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// 1
+    /// Exit code 1, for anything else.
     Failed,
-    /// 3
+    /// Exit code 3.
     NotFound,
-    /// 4
+    /// Exit code 4.
     NotPermitted,
-    /// 5
+    /// Exit code 5.
     Unreachable,
 }
 

@@ -1,4 +1,4 @@
-//! `agentctl inspect`.
+//! `agentctl inspect`: a session's plan, limits and state.
 
 use std::fmt::Write as _;
 
@@ -95,7 +95,7 @@ fn network_lines(network: &Network) -> impl Iterator<Item = (&'static str, Strin
     let deny = network.deny.iter().map(|name| ("deny", name.clone()));
     let resolvers = network.resolvers.iter().map(|address| ("resolver", address.clone()));
     let kinds = network.dns_types.iter().map(|kind| ("dns type", kind.clone()));
-    let proxy = network.proxy_env.then(|| ("proxy", "programs are told of it".to_owned()));
+    let proxy = network.proxy_env.then(|| ("proxy", "named in the environment".to_owned()));
     let publish = network.publish.iter().map(|port| ("publish", port.clone()));
     allow.chain(nothing).chain(deny).chain(resolvers).chain(kinds).chain(proxy).chain(publish)
 }

@@ -12,20 +12,22 @@ impl Default for Keys {
     }
 }
 
+/// Keys that are malformed; the text is the hint that clap prints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "write keys such as ctrl-p,ctrl-q: each a letter or digit, or ctrl- and one of a-z @ [ \\ ] ^ _; nothing for none"
+)]
+pub struct MalformedKeys;
+
 /// Reads `ctrl-p,ctrl-q`: keys with commas between them, each a character or `ctrl-` and one of `a-z@[\]^_`.
 ///
 /// # Errors
-/// A text for the user.
-pub fn parse(text: &str) -> Result<Keys, String> {
-    let wrong = || {
-        "write keys such as ctrl-p,ctrl-q: each a letter or digit, or ctrl- and one of a-z @ [ \\ ] ^ _; \
-         nothing for none"
-            .to_owned()
-    };
+/// If one of them is neither.
+pub fn parse(text: &str) -> Result<Keys, MalformedKeys> {
     if text.is_empty() {
         return Ok(Keys(vec![]));
     }
-    text.split(',').map(|key| key_byte(key).ok_or_else(wrong)).collect::<Result<_, _>>().map(Keys)
+    text.split(',').map(|key| key_byte(key).ok_or(MalformedKeys)).collect::<Result<_, _>>().map(Keys)
 }
 
 fn key_byte(key: &str) -> Option<u8> {

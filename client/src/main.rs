@@ -6,6 +6,7 @@ mod attach;
 mod breadth;
 mod canary;
 mod carry;
+mod check;
 mod cli;
 mod completion;
 mod connect;
@@ -32,6 +33,7 @@ mod signals;
 mod site_profiles;
 mod spec;
 mod steps;
+mod stream;
 mod terminal;
 mod text;
 

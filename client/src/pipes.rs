@@ -25,9 +25,7 @@ const WAITING: usize = 16;
 /// Where output goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stream {
-    /// Standard output.
     Stdout,
-    /// Standard error.
     Stderr,
 }
 
@@ -98,16 +96,16 @@ fn read(fd: BorrowedFd<'_>, size: usize) -> Option<Bytes> {
     }
 }
 
-/// Where output is sent, and where it is told how the writing went.
+/// Takes the output, and returns the result of writing it.
 pub type Writer = (mpsc::Sender<(Stream, Bytes)>, oneshot::Receiver<Written>);
 
-/// A thread that writes what it is sent, in order, and tells at its end how it went.
+/// A thread that writes what it is sent, in order, and sends the result when it ends.
 ///
 /// # Errors
 /// If no thread can be started.
 pub fn writer() -> io::Result<Writer> {
     let (sender, mut output) = mpsc::channel::<(Stream, Bytes)>(WAITING);
-    let (tell, told) = oneshot::channel();
+    let (done, written) = oneshot::channel();
     let work = move || {
         let mut result = Ok(());
         while let Some((stream, bytes)) = output.blocking_recv() {
@@ -116,10 +114,10 @@ pub fn writer() -> io::Result<Writer> {
                 break;
             }
         }
-        let _ = tell.send(result);
+        let _ = done.send(result);
     };
     std::thread::Builder::new().name("output".into()).spawn(work)?;
-    Ok((sender, told))
+    Ok((sender, written))
 }
 
 /// Writes all of `bytes`, whether or not `fd` is non-blocking.

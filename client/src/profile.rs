@@ -27,7 +27,7 @@ use crate::site_profiles;
 const MAX_BYTES: u64 = 1 << 20;
 /// The most of a user's own profiles that go along.
 const MAX_FILES: usize = 64;
-/// The profile of whoever names none.
+/// The profile if none is named.
 const DEFAULT: &str = "default";
 
 /// Where the user's own are.

@@ -4,27 +4,42 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use agentd_policy::size::{parse_duration_ms, parse_size};
 
+/// A value that is malformed; its text is the hint that clap prints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Malformed {
+    #[error("write a size such as 512M or 8G")]
+    Size,
+    #[error("write a duration such as 60s or 8h")]
+    Duration,
+    #[error("write a number above 0, such as 1.5")]
+    Cpus,
+    #[error("write a signal such as TERM, or a number from 1 to 64")]
+    Signal,
+    #[error("write a time in UTC such as 2026-01-02T03:04:05Z, or how long ago, such as 10m")]
+    Time,
+}
+
 /// Bytes of `4096`, `64K`, `512M`, `8G`, `1T` (powers of 1024).
 ///
 /// # Errors
-/// A text for the user.
-pub fn size(text: &str) -> Result<u64, String> {
-    parse_size(text).map_err(|_| "write a size such as 512M or 8G".to_owned())
+/// `Malformed`, of the kind that this reads.
+pub fn size(text: &str) -> Result<u64, Malformed> {
+    parse_size(text).map_err(|_| Malformed::Size)
 }
 
 /// Milliseconds of `500ms`, `60s`, `15m`, `8h`, `90d`.
 ///
 /// # Errors
-/// A text for the user.
-pub fn duration_ms(text: &str) -> Result<u64, String> {
-    parse_duration_ms(text).map_err(|_| "write a duration such as 60s or 8h".to_owned())
+/// `Malformed`, of the kind that this reads.
+pub fn duration_ms(text: &str) -> Result<u64, Malformed> {
+    parse_duration_ms(text).map_err(|_| Malformed::Duration)
 }
 
 /// The same, and seconds where there is no unit.
 ///
 /// # Errors
-/// A text for the user.
-pub fn seconds_or_duration_ms(text: &str) -> Result<u64, String> {
+/// `Malformed`, of the kind that this reads.
+pub fn seconds_or_duration_ms(text: &str) -> Result<u64, Malformed> {
     let seconds = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
     if seconds { duration_ms(&format!("{text}s")) } else { duration_ms(text) }
 }
@@ -32,11 +47,11 @@ pub fn seconds_or_duration_ms(text: &str) -> Result<u64, String> {
 /// A number of CPUs.
 ///
 /// # Errors
-/// A text for the user.
-pub fn cpus(text: &str) -> Result<f64, String> {
+/// `Malformed`, of the kind that this reads.
+pub fn cpus(text: &str) -> Result<f64, Malformed> {
     match text.parse::<f64>() {
         Ok(cpus) if cpus.is_finite() && cpus > 0.0 => Ok(cpus),
-        _ => Err("write a number above 0, such as 1.5".to_owned()),
+        _ => Err(Malformed::Cpus),
     }
 }
 
@@ -77,8 +92,8 @@ const SIGNALS: &[(&str, i32)] = &[
 /// The number of `TERM`, `SIGTERM`, `sigterm` or `15`.
 ///
 /// # Errors
-/// A text for the user.
-pub fn signal(text: &str) -> Result<i32, String> {
+/// `Malformed`, of the kind that this reads.
+pub fn signal(text: &str) -> Result<i32, Malformed> {
     let upper = text.to_ascii_uppercase();
     let name = upper.strip_prefix("SIG").unwrap_or(&upper);
     SIGNALS
@@ -86,14 +101,14 @@ pub fn signal(text: &str) -> Result<i32, String> {
         .find(|(known, _)| *known == name)
         .map(|(_, number)| *number)
         .or_else(|| text.parse().ok().filter(|n| (1..=64).contains(n)))
-        .ok_or_else(|| "write a signal such as TERM, or a number from 1 to 64".to_owned())
+        .ok_or(Malformed::Signal)
 }
 
 /// A point in time as RFC 3339: given so, or as how long ago (`10m`).
 ///
 /// # Errors
-/// A text for the user.
-pub fn since(text: &str) -> Result<String, String> {
+/// `Malformed`, of the kind that this reads.
+pub fn since(text: &str) -> Result<String, Malformed> {
     if let Ok(ms) = duration_ms(text) {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis());
         return Ok(rfc3339(u64::try_from(now).unwrap_or(u64::MAX).saturating_sub(ms)));
@@ -101,7 +116,7 @@ pub fn since(text: &str) -> Result<String, String> {
     if looks_rfc3339(text) {
         return Ok(text.to_owned());
     }
-    Err("write a time in UTC such as 2026-01-02T03:04:05Z, or how long ago, such as 10m".to_owned())
+    Err(Malformed::Time)
 }
 
 /// Milliseconds since 1970 as RFC 3339.

@@ -7,7 +7,7 @@ use agentd_policy::git::Place;
 use agentd_proto::v1::{CreateReply, CreateRequest, Event, EventsRequest, Exit, KillRequest};
 
 use crate::ask::Question;
-use crate::attach::{Ended, Outcome, Target, attach};
+use crate::attach::{Ended, Outcome, attach};
 use crate::breadth;
 use crate::cli::RunArgs;
 use crate::connect::{Client, Socket};
@@ -18,6 +18,7 @@ use crate::side::Begun;
 use crate::signals::Signals;
 use crate::spec::asked;
 use crate::steps::Steps;
+use crate::stream::Target;
 
 /// How long a session that is being made may still take once we have been asked to end.
 const GRACE: Duration = Duration::from_secs(3);

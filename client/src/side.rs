@@ -58,11 +58,11 @@ impl Begun {
         Ok(Self { path, packets: Packets::from_fd(fd) })
     }
 
-    /// Takes what it says of the daemon.
+    /// Receives what a client needs to know of the daemon.
     ///
     /// # Errors
-    /// If it does not speak, or is of another version.
-    pub fn hear(self) -> Result<Side, Failure> {
+    /// If no answer comes, or one of another version.
+    pub fn receive_site(self) -> Result<Side, Failure> {
         let Self { path, packets } = self;
         match receive(&packets, &path)? {
             ToClient::Site(site) => Ok(Side { path, packets, site: *site }),
@@ -72,12 +72,12 @@ impl Begun {
 }
 
 impl Side {
-    /// Connects to the launcher beside the daemon's `socket`, and takes what it says of the daemon.
+    /// Connects to the launcher beside the daemon's `socket`, and receives what a client needs to know of the daemon.
     ///
     /// # Errors
-    /// As [`Begun::connect`] and [`Begun::hear`].
+    /// As [`Begun::connect`] and [`Begun::receive_site`].
     pub fn connect(socket: &Socket) -> Result<Self, Failure> {
-        Begun::connect(socket)?.hear()
+        Begun::connect(socket)?.receive_site()
     }
 
     /// Hands `opened` over, with what was agreed to.
@@ -128,7 +128,7 @@ fn open(path: &Path) -> io::Result<OwnedFd> {
     Ok(fd)
 }
 
-/// Descriptors go to root alone: whoever else listens there is no launcher (`SO_PEERCRED`, `unix(7)`).
+/// Descriptors go to root alone: a process of another uid that listens there is no launcher (`SO_PEERCRED`, `unix(7)`).
 fn is_roots(fd: &OwnedFd, path: &Path) -> Result<(), Failure> {
     let peer = socket_peercred(fd).map_err(|errno| failed(path, &io::Error::from(errno)))?;
     if peer.uid.is_root() {

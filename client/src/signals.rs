@@ -11,7 +11,6 @@ use crate::failure::Failure;
 pub const WINCH: i32 = 28;
 /// Stop, as ctrl-z asks.
 pub const TSTP: i32 = 20;
-/// Go on.
 pub const CONT: i32 = 18;
 /// What is handed on to the command: HUP, INT, QUIT, USR1, USR2, TERM.
 const FORWARDED: &[i32] = &[1, 2, 3, 10, 12, 15];
@@ -21,7 +20,7 @@ const FORWARDED: &[i32] = &[1, 2, 3, 10, 12, 15];
 pub struct Signals(Vec<(i32, Signal)>);
 
 impl Signals {
-    /// Takes the signals over, but for those that whoever started agentctl had ignored (`nohup`).
+    /// Handles the signals, but for those that the process that started agentctl had ignored (`nohup`).
     ///
     /// # Errors
     /// As `sigaction(2)`.

@@ -12,11 +12,8 @@ static SAVED: Mutex<Option<Termios>> = Mutex::new(None);
 /// Which of the standard streams are terminals.
 #[derive(Clone, Copy, Debug)]
 pub struct Streams {
-    /// Standard input.
     pub stdin: bool,
-    /// Standard output.
     pub stdout: bool,
-    /// Standard error.
     pub stderr: bool,
 }
 

@@ -13,13 +13,13 @@ use agentd_protocols::terminal::filter::Filter;
 use prost::bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::attach::{Line, Target};
 use crate::connect::Client;
 use crate::failure::{Failure, say};
 use crate::keys::{Finder, Keys};
 use crate::pipes::{self, Stream, Written};
 use crate::progress::Progress;
 use crate::signals::Signals;
+use crate::stream::{AttachStream, Target};
 use crate::terminal::{Raw, Streams, window};
 use agentd_policy::rule::Rule;
 
@@ -116,7 +116,7 @@ impl Carrier {
         })
     }
 
-    /// How much output came so far; `None` for whoever only looks at a terminal: its screen is enough.
+    /// How much output came so far; `None` for one that only watches a terminal: its screen is enough.
     pub fn place(&self) -> Option<u64> {
         (!self.watch || !self.terminal).then(|| self.progress.output())
     }
@@ -161,14 +161,14 @@ impl Carrier {
     ///
     /// # Errors
     /// If one of our streams fails, or the daemon refuses to go on.
-    pub async fn carry(&mut self, mut line: Line, signals: &mut Signals) -> Result<Step, Failure> {
+    pub async fn carry(&mut self, mut stream: AttachStream, signals: &mut Signals) -> Result<Step, Failure> {
         let Some(output) = self.output.clone() else { return Err(Failure::failed("all is written")) };
         loop {
             if self.leaving && self.queue.is_empty() {
-                return self.leave(line).await;
+                return self.leave(stream).await;
             }
             tokio::select! {
-                message = line.inbound.message(), if self.held.is_none() => match message.map_err(Failure::from) {
+                message = stream.inbound.message(), if self.held.is_none() => match message.map_err(Failure::from) {
                     Ok(Some(message)) => {
                         if let Some(exit) = self.received(message) {
                             return Ok(Step::Exit(exit));
@@ -189,8 +189,8 @@ impl Carrier {
                     }
                 }
                 result = &mut self.written => return Err(unwritten(result)),
-                number = signals.next() => self.signal(number, &line).await?,
-                Ok(permit) = line.input.reserve(), if !self.queue.is_empty() => {
+                number = signals.next() => self.signal(number, &stream).await?,
+                Ok(permit) = stream.input.reserve(), if !self.queue.is_empty() => {
                     permit.send(AttachInput { kind: self.queue.pop_front() });
                 }
                 typed = self.typed.recv(), if self.queue.is_empty() && !self.ended => self.typed(typed.flatten()),
@@ -239,27 +239,28 @@ impl Carrier {
         }
     }
 
-    /// Tells the daemon that the session shall go on without us, and waits until it has heard so.
-    async fn leave(&mut self, mut line: Line) -> Result<Step, Failure> {
+    /// Detaches: the session goes on without this client. Waits until the daemon has closed the stream.
+    async fn leave(&mut self, mut stream: AttachStream) -> Result<Step, Failure> {
         // A further command ends with its stream.
         if self.watch || !self.beside {
             return Ok(Step::Detached);
         }
-        let told = async {
+        let detached = async {
             let detach = AttachInput { kind: Some(In::Detach(true)) };
-            line.input
+            stream
+                .input
                 .send(detach)
                 .await
                 .map_err(|_| Failure::failed("cannot detach: the stream is closed"))?;
-            drop(line.input);
-            while let Some(message) = line.inbound.message().await? {
+            drop(stream.input);
+            while let Some(message) = stream.inbound.message().await? {
                 if let Some(Out::Exit(exit)) = message.kind {
                     return Ok(Step::Exit(exit));
                 }
             }
             Ok(Step::Detached)
         };
-        tokio::time::timeout(LEAVE, told)
+        tokio::time::timeout(LEAVE, detached)
             .await
             .unwrap_or_else(|_| Err(Failure::unreachable("agentd did not answer to the wish to detach")))
     }

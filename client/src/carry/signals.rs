@@ -7,24 +7,24 @@ use agentd_proto::v1::{AttachInput, KillRequest};
 use rustix::process::{Signal, getpid, kill_process};
 
 use super::Carrier;
-use crate::attach::Line;
 use crate::failure::Failure;
 use crate::signals::{CONT, TSTP, WINCH};
+use crate::stream::AttachStream;
 use crate::terminal::window;
 
 /// What a signal needs to be on its way before we stop.
 const SENT: Duration = Duration::from_millis(20);
 /// The same signal three times within this time means us.
-const IMPATIENCE: Duration = Duration::from_secs(2);
+const REPEAT_WINDOW: Duration = Duration::from_secs(2);
 
 impl Carrier {
     /// Hands a signal on to the command, or does what it asks of us.
-    pub(super) async fn signal(&mut self, number: i32, line: &Line) -> Result<(), Failure> {
+    pub(super) async fn signal(&mut self, number: i32, stream: &AttachStream) -> Result<(), Failure> {
         match number {
             WINCH if self.terminal && !self.watch => self.resize(),
             WINCH => {}
             TSTP => {
-                self.send(number, 1, line);
+                self.send(number, 1, stream);
                 tokio::time::sleep(SENT).await;
                 if let Some(raw) = &self.raw {
                     raw.pause();
@@ -39,14 +39,14 @@ impl Carrier {
                 if self.terminal && !self.watch {
                     self.resize();
                 }
-                self.send(number, 1, line);
+                self.send(number, 1, stream);
             }
             _ => {
                 let times = self.count(number, Instant::now());
                 if times > 2 || self.watch {
                     return Err(Failure::Quiet(128 + number));
                 }
-                self.send(number, times, line);
+                self.send(number, times, stream);
             }
         }
         Ok(())
@@ -60,7 +60,7 @@ impl Carrier {
 
     fn count(&mut self, number: i32, now: Instant) -> u32 {
         let (since, times) = match self.last {
-            Some((last, since, times)) if last == number && now - since < IMPATIENCE => (since, times + 1),
+            Some((last, since, times)) if last == number && now - since < REPEAT_WINDOW => (since, times + 1),
             _ => (now, 1),
         };
         self.last = Some((number, since, times));
@@ -68,14 +68,14 @@ impl Carrier {
     }
 
     /// Sends it in order with the input. If input is stuck before it, or if it comes again, it goes beside.
-    fn send(&self, number: i32, times: u32, line: &Line) {
+    fn send(&self, number: i32, times: u32, stream: &AttachStream) {
         if self.watch {
             return;
         }
-        let idle = self.queue.is_empty() && line.input.capacity() == line.input.max_capacity();
+        let idle = self.queue.is_empty() && stream.input.capacity() == stream.input.max_capacity();
         if (idle && times == 1) || !self.beside {
             let message = AttachInput { kind: Some(In::Signal(number)) };
-            if line.input.try_send(message).is_ok() || !self.beside {
+            if stream.input.try_send(message).is_ok() || !self.beside {
                 return;
             }
         }

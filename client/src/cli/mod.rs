@@ -51,7 +51,7 @@ pub enum Command {
     Attach(AttachArgs),
     /// Run one more command in a running session
     Exec(Box<ExecArgs>),
-    /// List sessions
+    /// List running sessions, or all of them
     #[command(alias = "ls")]
     Ps(PsArgs),
     /// Show all that is known of sessions
@@ -62,7 +62,7 @@ pub enum Command {
     Stop(StopArgs),
     /// End sessions, or send a signal to their commands
     Kill(KillArgs),
-    /// Forget ended sessions and delete their overlays
+    /// Delete ended sessions with their overlays
     Rm(RmArgs),
     /// Let a running session reach more hosts
     Allow(AllowArgs),
@@ -70,7 +70,7 @@ pub enum Command {
     Deny(DenyArgs),
     /// Show what sessions did
     Events(EventsArgs),
-    /// Say what this host offers to sessions and what it lacks, and try whether sessions hold
+    /// Check this host and test the sandbox
     Doctor(DoctorArgs),
     /// Check and show profiles
     Profile(ProfileArgs),
@@ -86,7 +86,6 @@ pub enum Command {
     Manpages(ManpagesArgs),
 }
 
-/// `agentctl run`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -125,7 +124,7 @@ pub struct RunArgs {
     /// Print the session's id once its command runs, and leave it running; its standard input is empty
     #[arg(short, long)]
     pub detach: bool,
-    /// Forget the session once it has ended
+    /// Delete the session and its files when it exits
     #[arg(long)]
     pub rm: bool,
     /// The directory to work in [default: the current one, in the profile's mode]; MODE is overlay, direct
@@ -171,8 +170,8 @@ pub struct RunArgs {
     /// When the session ends at the latest, such as 90s, 30m or 8h
     #[arg(long, value_name = "DURATION", value_parser = quantity::duration_ms)]
     pub timeout: Option<u64>,
-    /// When the session ends for want of anything to do: nothing on its streams and connections, and no new process,
-    /// for so long
+    /// The idle timeout: the session ends after so long without a byte on its streams and connections and without a
+    /// new process
     #[arg(long, value_name = "DURATION", value_parser = quantity::duration_ms)]
     pub idle: Option<u64>,
     /// With a terminal [default: if standard input and output are one; with --detach, if standard input is]
@@ -193,7 +192,7 @@ pub struct RunArgs {
     /// Print the plan, the id and the timings as JSON, one object a line
     #[arg(long)]
     pub json: bool,
-    /// Say on standard error, at the end, how long each step of the start took
+    /// Print on standard error, at the end, how long each step of the start took
     #[arg(long)]
     pub timings: bool,
     /// The command and its arguments
@@ -201,7 +200,6 @@ pub struct RunArgs {
     pub command: Vec<OsString>,
 }
 
-/// `agentctl attach`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -223,7 +221,6 @@ pub struct AttachArgs {
     pub detach_keys: Option<Keys>,
 }
 
-/// `agentctl exec`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -260,7 +257,6 @@ pub struct ExecArgs {
     pub command: Vec<OsString>,
 }
 
-/// `agentctl completion`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -272,7 +268,6 @@ pub struct CompletionArgs {
     pub shell: Shell,
 }
 
-/// `agentctl words`.
 #[derive(Debug, Args)]
 pub struct WordsArgs {
     /// Of which kind
@@ -290,7 +285,6 @@ pub enum Words {
     Profiles,
 }
 
-/// `agentctl manpages`.
 #[derive(Debug, Args)]
 pub struct ManpagesArgs {
     /// A directory that exists
@@ -300,15 +294,11 @@ pub struct ManpagesArgs {
 /// The shells that there is a completion for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Shell {
-    /// bash(1)
     Bash,
-    /// zsh(1)
     Zsh,
-    /// fish(1)
     Fish,
 }
 
-/// `agentctl profile`.
 #[derive(Debug, Args)]
 pub struct ProfileArgs {
     /// What to do with it.
@@ -319,7 +309,7 @@ pub struct ProfileArgs {
 /// What to do with a profile.
 #[derive(Debug, Subcommand)]
 pub enum ProfileCommand {
-    /// Say whether a profile and all that it extends can be used
+    /// Check that a profile and all that it extends can be used
     #[command(
         after_help = "Examples:\n  agentctl profile check ./agent.toml\n  agentctl profile check default"
     )]
@@ -331,7 +321,6 @@ pub enum ProfileCommand {
     Show(ProfileNameArgs),
 }
 
-/// Which profile.
 #[derive(Debug, Args)]
 pub struct ProfileNameArgs {
     /// A profile by name, or a file
@@ -342,7 +331,6 @@ pub struct ProfileNameArgs {
     pub json: bool,
 }
 
-/// `agentctl version`.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  agentctl version\n  agentctl version --json")]
 pub struct VersionArgs {

@@ -19,7 +19,6 @@ pub struct IdsArgs {
     pub json: bool,
 }
 
-/// `agentctl logs`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -42,7 +41,6 @@ pub struct LogsArgs {
     pub json: bool,
 }
 
-/// `agentctl stop`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -60,7 +58,6 @@ pub struct StopArgs {
     pub json: bool,
 }
 
-/// `agentctl doctor`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -86,7 +83,6 @@ pub struct DoctorArgs {
     pub json: bool,
 }
 
-/// `agentctl ps`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -99,7 +95,7 @@ pub struct PsArgs {
     /// Ended sessions too
     #[arg(short, long)]
     pub all: bool,
-    /// Only ids
+    /// Print ids only, one a line
     #[arg(short, long, conflicts_with = "json")]
     pub quiet: bool,
     /// One JSON object a line
@@ -107,7 +103,6 @@ pub struct PsArgs {
     pub json: bool,
 }
 
-/// `agentctl kill`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -126,7 +121,6 @@ pub struct KillArgs {
     pub json: bool,
 }
 
-/// `agentctl rm`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -144,7 +138,6 @@ pub struct RmArgs {
     pub json: bool,
 }
 
-/// `agentctl allow`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -164,7 +157,6 @@ pub struct AllowArgs {
     pub json: bool,
 }
 
-/// `agentctl deny`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -187,13 +179,12 @@ pub struct DenyArgs {
 /// Which way a decision went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Decision {
-    /// Permitted.
+    /// What was permitted
     Allow,
-    /// Refused.
+    /// What was refused
     Deny,
 }
 
-/// `agentctl events`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:

@@ -23,11 +23,9 @@ const NO_PROGRAMS: &[&str] = &["remote", "branch", "submodule", "url", "user", "
 struct Seen<'a> {
     /// The file that they are in.
     file: AbsPath,
-    /// Its directory.
     dir: AbsPath,
     /// The top of the working tree.
     top: &'a AbsPath,
-    /// The workspace.
     workspace: &'a AbsPath,
 }
 
@@ -118,12 +116,12 @@ impl Finder<'_> {
     }
 }
 
-/// What git would run from there cannot be told, so that it could not be kept from the agent.
+/// What git would run from there is unknown, so that it could not be protected from the agent.
 fn unreadable(file: &AbsPath, why: &str) -> Refusal {
     Refusal::new(
         format!("{file}: {why}"),
         Rule::WorkspaceGit,
-        "fix it, or use mode overlay: what git would follow from there cannot be told",
+        "fix it, or use mode overlay: what git would follow from there is unknown",
     )
 }
 

@@ -13,7 +13,6 @@ const NAMES: usize = 16 << 10;
 /// A directory, under the name that leads to it without links.
 #[derive(Debug)]
 pub struct Dir {
-    /// Its name.
     pub path: AbsPath,
     /// The file system that it is on.
     pub device: u64,

@@ -1,6 +1,6 @@
 //! What git needs of the repository that a workspace belongs to and that lies outside of it: a linked working tree's common
 //! directory, a submodule's own, the one above a subdirectory, the object stores of alternates. No program is run, and what
-//! `.git` says is not believed: an agent that had the workspace before, or whoever packed it, may have written it. A
+//! `.git` says is not believed: an agent that had the workspace before, or who packed it, may have written it. A
 //! directory is offered only if what is in it, out of their reach, leads back to the workspace; all else is shown with the
 //! flag that would allow it.
 
@@ -91,7 +91,7 @@ impl Found {
 /// What the workspaces of `plan` need.
 ///
 /// # Errors
-/// If what git outside would run from a workspace in mode `direct` cannot be told.
+/// If what git outside would run from a workspace in mode `direct` is unknown.
 pub fn find(plan: &Plan, bounds: &Bounds) -> Result<Found, Refusal> {
     let real = |path: &AbsPath| {
         let real = Path::new(path.as_str()).canonicalize().ok();

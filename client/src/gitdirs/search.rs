@@ -88,7 +88,7 @@ impl Finder<'_> {
                     // It is there inside as well.
                     Some(there) if there.starts_with(workspace) => Ok(None),
                     Some(there) => Err(Unfollowed::of(&there, "is where a symbolic link .git leads".into())),
-                    None => Err(no("is a symbolic link that leads nowhere".into())),
+                    None => Err(no("is a dangling symbolic link".into())),
                 }
             }
             _ => Err(no(Why::Kind.to_string())),

@@ -10,7 +10,7 @@ const MAX_NAMES: usize = 1_000_000;
 /// Names in the directory `info` of an object store, and those of directories in it.
 const INFO: &[&str] = &["alternates", "packs", "commit-graph", "http-alternates"];
 const GRAPHS: &str = "commit-graphs";
-/// How the names of files beside a pack end, and those of what is told of several.
+/// How the names of files beside a pack end, and those of indexes of several.
 const PACK_ENDS: &[&str] = &["pack", "idx", "rev", "bitmap", "keep", "mtimes", "promisor"];
 /// What git puts there for a moment, or leaves when it is interrupted.
 const UNFINISHED: &[&str] = &["tmp_", ".tmp-"];
@@ -44,8 +44,8 @@ const REPOSITORY: &[&str] = &[
     "sharedindex",
 ];
 
-/// Whether `store` is an object store and nothing else: directories of loose objects, packs, and what is told of them, all
-/// of it regular files.
+/// Whether `store` is an object store and nothing else: directories of loose objects, packs, and their indexes, all of it
+/// regular files.
 ///
 /// # Errors
 /// If it cannot be read.

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const OUTPUT_TIMEOUT: Duration = Duration::from_secs(20);
 
 pub struct Terminal {
     writer: std::fs::File,
@@ -50,7 +50,7 @@ impl Terminal {
 
     /// Everything that was said, once `text` was.
     pub fn wait_for(&mut self, text: &str) -> String {
-        let until = Instant::now() + PATIENCE;
+        let until = Instant::now() + OUTPUT_TIMEOUT;
         while !self.said.contains(text) {
             let left = until.saturating_duration_since(Instant::now());
             match self.output.recv_timeout(left) {
