@@ -32,22 +32,22 @@ pub(crate) fn lists(world: &World) {
     assert_eq!(ids(world, &User::root()), all);
 }
 
-/// Somebody who follows all events hears of no session of another.
+/// Somebody who follows all events receives no event of another's session.
 pub(crate) fn followed(world: &World) {
     let api = world.api(world.b());
     let mut client = api.client();
-    let (heard, events) = std::sync::mpsc::channel();
+    let (received, events) = std::sync::mpsc::channel();
     api.spawn(async move {
         let request = EventsRequest { follow: true, ..EventsRequest::default() };
         let Ok(stream) = client.events(request).await else { return };
         let mut stream = stream.into_inner();
         while let Ok(Some(event)) = stream.message().await {
-            if heard.send(event).is_err() {
+            if received.send(event).is_err() {
                 return;
             }
         }
     });
-    // One's own session before and after, which is heard of, and another's between them.
+    // One's own session before and after, which is received, and another's between them.
     let run = |user: &User| {
         Session::new(world, user, world.workspace(user)).run(["true"]).expect_code(0);
     };

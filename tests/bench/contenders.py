@@ -24,7 +24,7 @@ NAME = "bench.example"
 SERVER = "192.0.2.80"
 RAW, TLS = "5000", "443"
 FORWARDED = [5001, 5002]
-PATIENCE = 20.0
+START_TIMEOUT = 20.0
 PR_SET_PDEATHSIG = 1
 
 
@@ -33,7 +33,7 @@ def die_with_us():
 
 
 def until(what, is_so):
-    end = time.monotonic() + PATIENCE
+    end = time.monotonic() + START_TIMEOUT
     while not is_so():
         if time.monotonic() > end:
             raise TimeoutError(f"{what} does not come")

@@ -1,10 +1,10 @@
 #!/usr/bin/python3
-"""What a session's way out costs: beside a direct connection, squid, tinyproxy and mitmproxy, and for names dnsmasq and
+"""What a session's egress costs: beside a direct connection, squid, tinyproxy and mitmproxy, and for names dnsmasq and
 unbound. `make bench-net` runs it, through private-daemon, in a network namespace of its own.
 
 Everything goes through the loopback of that namespace: client, what is between, and server. The client is the same
 program for all; in the session it knows of no proxy, the others have it ask by CONNECT. All take turns, RUNS times
-(default 5), and medians are told. BYTES (default 512 MiB) is how much goes at once, JSON=1 prints a line for each
+(default 5), and medians are printed. BYTES (default 512 MiB) is how much goes at once, JSON=1 prints a line for each
 figure as well. Programs that are missing are left out."""
 
 import json

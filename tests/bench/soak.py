@@ -114,7 +114,7 @@ def leaks(before):
         ("launcher's descriptors", before.files["launcher"], now.files["launcher"]),
         ("service's descriptors", before.files["service"], now.files["service"]),
     ] if is_ > was]
-    # Sessions that are prepared for whoever asks next have leases already: as many as before.
+    # Sessions that are prewarmed for the next users have leases already: as many as before.
     found += [f"{len(now.leased)} processes of leased uids, {len(before.leased)} before: {now.leased}"
               ] if len(now.leased) > len(before.leased) else []
     found += [f"cgroup {path}" for path in now.cgroups]

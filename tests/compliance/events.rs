@@ -56,7 +56,7 @@ fn exits(world: &World) {
         let pid = &exec["actor"]["pid"];
         assert!(exits.iter().any(|e| e["actor"]["pid"] == *pid), "no exit of {exec}");
     }
-    // From 6.15 the kernel tells how; before, of init's own child only.
+    // From 6.15 the kernel reports how; before, of init's own child only.
     if exits.iter().all(|e| e.get("exit").is_some_and(|x| x.get("code").or(x.get("signal")).is_some())) {
         assert!(exits.iter().any(|e| e["exit"]["code"] == 3), "{exits:#?}");
         assert!(exits.iter().any(|e| e["exit"]["signal"] == 9), "{exits:#?}");

@@ -177,8 +177,8 @@ fn logs_follow(world: &World) {
     let mut lines = BufReader::new(follow.stdout.take().expect("a pipe")).lines();
     assert_eq!(lines.next().expect("a line").expect("text"), "ready");
     let mut stdin = child.stdin.take().expect("a pipe");
-    std::io::Write::write_all(&mut stdin, b"told\n").expect("agentctl reads");
-    assert_eq!(lines.next().expect("a line").expect("text"), "told");
+    std::io::Write::write_all(&mut stdin, b"line\n").expect("agentctl reads");
+    assert_eq!(lines.next().expect("a line").expect("text"), "line");
     drop(stdin);
     assert_eq!(wait_for_exit(&mut child, LIMIT).expect("it ends").code(), Some(2));
     assert!(lines.next().is_none(), "the log ends with the session");

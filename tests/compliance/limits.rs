@@ -78,8 +78,9 @@ fn scratch(world: &World) {
     let output = world.session().option("--profile").option(dir.join("p.toml")).bash(&script).expect_code(3);
     assert_eq!(output.text(), "full\nfull\n", "{}", output.stderr);
     assert_eq!(limit_event(world, &output.name, "/tmp").as_deref(), Some("1048576"));
-    let told = world.all_events(world.a(), &output.name).iter().filter(|e| e["kind"] == "limit.hit").count();
-    assert_eq!(told, 1);
+    let reported =
+        world.all_events(world.a(), &output.name).iter().filter(|e| e["kind"] == "limit.hit").count();
+    assert_eq!(reported, 1);
     let last = output.stderr.lines().last();
     assert_eq!(last, Some("agentctl: /tmp was full: 1 MiB (filesystem.scratch)"), "{}", output.stderr);
     // The shared memory of a session in which no program is started any more.

@@ -113,7 +113,7 @@ fn mask_missing(world: &World) {
     let output = world.session_in(&dir).options(["--workspace", ".:direct"]).bash(script).expect_code(0);
     assert_eq!(output.text(), "");
     assert!(!dir.join(".env").exists(), "gone before `run` returns");
-    // A repository that is made is no repository of the user's: it is told of.
+    // A repository that is made is no repository of the user's: it is reported.
     assert!(output.stderr.contains("/.git (a new repository)"), "{}", output.stderr);
 }
 
@@ -190,7 +190,7 @@ fn shared(world: &World) {
     holds_one_file_only(&dir);
 }
 
-/// The end of one user's session neither ends nor uncovers another's, whoever of them made the placeholders.
+/// The end of one user's session neither ends nor uncovers another's, whichever user made the placeholders.
 fn shared_by_users(world: &World) {
     use std::os::unix::fs::PermissionsExt as _;
     let dir = std::env::temp_dir().join(world.unique("shared"));

@@ -1,13 +1,13 @@
 #!/bin/bash
 # The agent of the demo: honest work first, then what a hostile one would try. It runs inside the session
-# and knows nothing of its limits but what its own system calls tell it.
+# and knows nothing of its limits but what its own system calls return.
 # Lines that begin with a tab are for narrate.py: what was tried, how it went, the event to look for.
 real_key=$1
 marker=$2
 
 say() { printf '%s\n' "$*"; }
 
-# attempt WHAT EVENT COMMAND…: a COMMAND that succeeds has broken out. EVENT is the kind of event that must tell
+# attempt WHAT EVENT COMMAND…: a COMMAND that succeeds has broken out. EVENT is the kind of event that must record
 # of it, and words that it must hold.
 attempt() {
     local what=$1 event=$2 output status

@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""Shows what the demo's agent says, and beside each of its attempts the event that tells of it.
+"""Shows what the demo's agent says, and beside each of its attempts the event that records it.
 
 Usage: narrate.py EVENTS <AGENT-OUTPUT. EVENTS is what `agentctl events -f --json` writes to.
 Ends with 1 if an attempt succeeded or left no event. For some the refusal itself is on record; of the others, which
@@ -10,7 +10,7 @@ import os
 import sys
 import time
 
-PATIENCE = 3.0
+EVENT_TIMEOUT = 3.0
 COLOURS = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
 
 
@@ -34,7 +34,7 @@ class Events:
         """The newest event of that kind that holds all words; waits for it a little. Arguments are words
         only of programs that last: of others agentd may come too late to read them."""
         kind, *words = wanted.split()
-        end = time.monotonic() + PATIENCE
+        end = time.monotonic() + EVENT_TIMEOUT
         while True:
             self.read()
             for event in reversed(self.seen):
@@ -66,7 +66,7 @@ def is_refusal(event):
     return event is not None and (event.get("decision") == "deny" or event["kind"] == "limit.hit")
 
 
-def tell(event):
+def describe(event):
     if event is None:
         return paint("31", "no event")
     text = f"event {event['seq']}: {event['kind']} {event.get('decision') or ''}".rstrip() + f" {short(event)}"
@@ -92,7 +92,7 @@ def main():
         denied += held and is_refusal(event)
         sign = paint("32", "refused") if held else paint("1;31", "REACHED")
         print(f"  {sign} {what:26} {output[-90:] or 'exit ' + status}")
-        print(f"          {tell(event)}", flush=True)
+        print(f"          {describe(event)}", flush=True)
     good = tried - bad
     print(paint("1", f"\n  {tried} attempts, {good} refused"), flush=True)
     print(f"  on record: {denied} refusals; of the other {good - denied} the program that tried, not the refusal", flush=True)

@@ -8,7 +8,7 @@ use agentd_tests::harness::{Alone, Setup, World, alone, text_at, within};
 use crate::ways::{INODES, WAYS};
 use crate::{Bystander, DISK, LIMIT, python};
 
-/// Ways that tell of the refusal themselves: not by a signal, nor in a thread or a child.
+/// Ways that report the refusal themselves: not by a signal, nor in a thread or a child.
 const TOLD: [&str; 13] = [
     "empty_files",
     "symbolic_links",
@@ -134,12 +134,12 @@ fn refused(world: &World, script: &str, name: &str, limit: &str) {
     let output = python(world, &["--disk", "50M", "--timeout", "40s"], &script).expect_code(3);
     assert_eq!(output.text(), "28\n", "{}", output.stderr);
     if !at_once {
-        told(world, &output.name, name, limit);
+        recorded(world, &output.name, name, limit);
     }
     other.lives_on(world);
 }
 
-fn told(world: &World, session: &str, name: &str, limit: &str) {
+fn recorded(world: &World, session: &str, name: &str, limit: &str) {
     let events = world.all_events(world.a(), session);
     let hits: Vec<_> = events.iter().filter(|event| event["kind"] == "limit.hit").collect();
     let [hit] = hits[..] else { panic!("one limit that was hit: {events:#?}") };

@@ -310,7 +310,7 @@ pub fn tools(world: &World) {
         assert!(paths.contains(&path), "{path} in {paths:?}");
     }
     assert!(output.stderr.contains("it left what git or other programs may run as you"), "{}", output.stderr);
-    // A session that leaves nothing says nothing.
+    // A session that leaves nothing prints nothing.
     let output =
         world.session_in(&dir).options(["--workspace", ".:direct"]).bash("echo x > new").expect_code(0);
     assert_eq!(output.stderr, "");
@@ -358,7 +358,7 @@ fn names(dir: &Path) -> Vec<String> {
     names
 }
 
-/// `git init` in a directory without a repository works, is told of, and breaks no later session.
+/// `git init` in a directory without a repository works, is reported, and breaks no later session.
 pub fn a_repository_can_be_made(world: &World) {
     let dir = world.workspace(world.a());
     world.a().write(dir.join("f"), "x");

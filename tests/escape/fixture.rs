@@ -81,9 +81,7 @@ fn host(world: &World) -> &'static Host {
 
 /// Directories among the system's that are the test's own.
 pub struct System {
-    /// Below /opt.
     pub opt: PathBuf,
-    /// Below /usr.
     pub usr: PathBuf,
 }
 
@@ -234,7 +232,6 @@ pub struct Place {
 }
 
 impl Place {
-    /// Makes it.
     pub fn new(world: &World, case: &Case) -> Self {
         let host = host(world);
         let user = world.a();

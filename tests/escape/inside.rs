@@ -63,7 +63,7 @@ fn judge(world: &World, case: &Case, place: &Place, output: &RunOutput) {
     let ran = of("process.exec").iter().any(|e| text_at(e, "/exec/path") == probe);
     assert!(ran, "no event of the probe's own start: {events:#?}");
     place.assert_unharmed(world);
-    if let Some(call) = case.told {
+    if let Some(call) = case.recorded_call {
         let found = of("confine.denied").iter().any(|event| {
             let of_probe = text_at(event, "/actor/exe") == probe && event["decision"] == "deny";
             of_probe && text_at(event, "/confine/call") == call

@@ -118,7 +118,7 @@ pub fn anywhere(world: &World) {
     }
 }
 
-/// What has a masked file's content under another name is masked too, and what is out of reach is told of.
+/// What has a masked file's content under another name is masked too, and what is out of reach is reported.
 pub fn links(world: &World) {
     let dir = world.workspace(world.a());
     world.a().write(dir.join(".env"), "SECRET\n");
@@ -136,9 +136,9 @@ pub fn links(world: &World) {
             .bash("cat copy deep/er/two keys/* .env; grep -rhs SECRET .; true");
         assert_eq!(output.text(), "", "{mode}");
         let events = world.all_events(world.a(), &output.name);
-        let told: Vec<_> = events.iter().filter(|e| e["kind"] == "file.denied").collect();
-        assert_eq!(told.len(), 1, "{events:#?}");
-        assert_eq!(text_at(told[0], "/rule"), "mask.links");
-        assert_eq!(text_at(told[0], "/file/finding"), "has 1 more names that were not found");
+        let reported: Vec<_> = events.iter().filter(|e| e["kind"] == "file.denied").collect();
+        assert_eq!(reported.len(), 1, "{events:#?}");
+        assert_eq!(text_at(reported[0], "/rule"), "mask.links");
+        assert_eq!(text_at(reported[0], "/file/finding"), "has 1 more names that were not found");
     }
 }

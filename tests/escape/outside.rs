@@ -1,4 +1,4 @@
-//! The same acts where nothing confines them: a case that does not work there says nothing inside.
+//! The same acts where nothing confines them: a case that does not work there proves nothing inside.
 
 use std::process::Command;
 

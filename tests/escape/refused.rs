@@ -52,10 +52,10 @@ fn flood(world: &World) {
     let script = format!("for (1..20000) {{ die if {MOUNT} != -1 }} exit 7");
     let output = world.session().run(["perl", "-e", &script]).expect_code(7);
     let events = world.all_events(world.a(), &output.name);
-    let told = refused(&events);
-    let count: u64 = told.iter().filter_map(|event| event["confine"]["count"].as_u64()).sum();
-    assert_eq!(count, 20_000, "{told:#?}");
-    assert!(told.len() < 100, "{} events", told.len());
+    let reported = refused(&events);
+    let count: u64 = reported.iter().filter_map(|event| event["confine"]["count"].as_u64()).sum();
+    assert_eq!(count, 20_000, "{reported:#?}");
+    assert!(reported.len() < 100, "{} events", reported.len());
 }
 
 /// A process whose calls are interrupted all the time cannot keep its keeper from its work: what it runs next is on record,
@@ -77,12 +77,12 @@ subprocess.run(['/usr/bin/true'])
 time.sleep(60)";
     let output = world.session().options(["--timeout", "5s"]).run(["python3", "-c", script]).expect_code(124);
     let events = world.all_events(world.a(), &output.name);
-    let told: u64 = refused(&events).iter().filter_map(|event| event["confine"]["count"].as_u64()).sum();
-    assert!(told > 0, "{events:#?}");
+    let reported: u64 = refused(&events).iter().filter_map(|event| event["confine"]["count"].as_u64()).sum();
+    assert!(reported > 0, "{events:#?}");
     assert!(events.iter().any(|event| text_at(event, "/exec/path") == "/usr/bin/true"), "{events:#?}");
 }
 
-/// What a keeper that was taken over could let through would still find none (`user_namespaces(7)`).
+/// What a compromised keeper could let through would still find none (`user_namespaces(7)`).
 fn namespaces(world: &World) {
     let outside = std::fs::read_to_string("/proc/sys/user/max_user_namespaces").expect("a number");
     assert_ne!(outside, "0\n", "this host has none for anybody");

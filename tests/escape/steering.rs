@@ -19,7 +19,7 @@ pub fn stopped_on_the_way(world: &World) {
     std::thread::sleep(Duration::from_secs(1));
     let began = Instant::now();
     world.agentctl(world.a(), ["stop", session.name()]).expect_code(0);
-    assert!(began.elapsed() < Duration::from_secs(5), "its end was told after {:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(5), "its end was reported after {:?}", began.elapsed());
     let status = wait_for_exit(&mut first, Duration::from_secs(10)).expect("it has ended");
     assert_eq!(status.code(), Some(7));
     for child in &mut further {

@@ -33,7 +33,7 @@ struct Mounted(PathBuf);
 
 impl Drop for Mounted {
     fn drop(&mut self) {
-        // What is in use still is let go of by whoever uses it.
+        // What is in use still is released by the process that uses it.
         let _ = Command::new("umount").arg("--lazy").arg(&self.0).status();
     }
 }

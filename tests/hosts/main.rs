@@ -1,4 +1,4 @@
-//! What differs between hosts: `agentctl doctor` tells of this one what is so, and sessions go by it.
+//! What differs between hosts: `agentctl doctor` reports this one as it is, and sessions go by it.
 
 mod file_systems;
 mod rows;

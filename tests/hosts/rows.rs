@@ -95,7 +95,8 @@ fn network_and_tmp(world: &World) {
     for path in
         ["/tmp", world.a().home.to_str().expect("a name"), world.daemon().state().to_str().expect("ours")]
     {
-        let told = |(_, row): &&(&String, &Value)| text_at(row, "/found").split(' ').any(|word| word == path);
-        assert!(places.iter().any(|place| told(&place)), "nothing of {path}: {places:#?}");
+        let reported =
+            |(_, row): &&(&String, &Value)| text_at(row, "/found").split(' ').any(|word| word == path);
+        assert!(places.iter().any(|place| reported(&place)), "nothing of {path}: {places:#?}");
     }
 }

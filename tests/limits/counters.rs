@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::LIMIT;
 
-/// Takes all that it gets of everything, says how much that was, and holds it until it is told to end.
+/// Takes all that it gets of everything, says how much that was, and holds it until it is signalled to end.
 const TAKE_ALL: &str = r"
 import ctypes, json, os, resource, socket, sys
 libc = ctypes.CDLL(None, use_errno=True)
@@ -127,13 +127,13 @@ pub fn all_kinds(world: &World) {
     let objects = || ["shm", "sem", "msg"].map(|kind| lines(&format!("/proc/sysvipc/{kind}")));
     let (contexts, ipc) = (number("/proc/sys/fs/aio-nr"), objects());
     let takers = three(world, "all");
-    // Terminals: each has some, and a fifth of what there can be is left, whoever else has some.
+    // Terminals: each has some, and a fifth of what there can be is left, whichever users have some.
     let limit = number(&format!("{PTY}/max")) - number(&format!("{PTY}/reserve"));
     let left = limit.saturating_sub(number(&format!("{PTY}/nr")));
     for taker in &takers {
         assert!((2..=256).contains(&taker.got("terminals")), "{}", taker.got);
         assert_eq!(taker.got("terminals-refused"), libc::ENOSPC as u64, "{}", taker.got);
-        // They are told that the kernel has none of these.
+        // They get the error of a kernel that has none of these.
         assert_eq!((taker.got("contexts"), taker.got("contexts-refused")), (0, libc::ENOSYS as u64));
         assert_eq!((taker.got("keys"), taker.got("keys-refused")), (0, libc::EPERM as u64));
         assert_eq!((taker.got("disciplines"), taker.got("disciplines-refused")), (0, libc::EPERM as u64));

@@ -55,7 +55,7 @@ fn main() -> ExitCode {
     run_alone("limits", Some(2), all)
 }
 
-/// A session that holds so many MiB once it is told to, says so, and ends when it is told again.
+/// A session that holds so many MiB once a line arrives, prints a line, and ends at the next one.
 struct Holder<'a> {
     session: Session<'a>,
     child: Child,
@@ -84,7 +84,7 @@ impl<'a> Holder<'a> {
         line
     }
 
-    fn tell(&mut self) {
+    fn proceed(&mut self) {
         let stdin = self.child.stdin.as_mut().expect("a pipe");
         let _ = stdin.write_all(b"on\n").and_then(|()| stdin.flush());
     }
@@ -104,9 +104,9 @@ impl<'a> Holder<'a> {
 fn above_it_together(world: &World, first: &User, second: &User) {
     let mut one = Holder::start(world, first, 110);
     let mut two = Holder::start(world, second, 110);
-    one.tell();
+    one.proceed();
     assert_eq!(one.line(), "held\n", "one alone is below the bound");
-    two.tell();
+    two.proceed();
     let ended = within(LIMIT, || {
         let ended = |holder: &mut Holder<'_>| holder.child.try_wait().ok().flatten().is_some();
         if ended(&mut one) || ended(&mut two) { Ok(()) } else { Err(()) }
@@ -127,7 +127,7 @@ fn above_it_together(world: &World, first: &User, second: &User) {
     if first_ended {
         assert_eq!(left.line(), "held\n");
     }
-    left.tell();
+    left.proceed();
     assert_eq!(left.line(), "whole True\n");
     assert_eq!(left.end(), Some(0));
     let events = world.all_events(other, left.session.name());

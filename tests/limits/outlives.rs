@@ -8,7 +8,7 @@ use agentd_tests::harness::{Session, User, World, within};
 
 use super::LIMIT;
 
-/// Passes what `make` returns to whoever connects.
+/// Passes what `make` returns to each client that connects.
 const PASS: &str = r"
 import array, ctypes, os, socket
 def instances():

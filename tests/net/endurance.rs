@@ -27,7 +27,7 @@ const KINDS: &[(&str, i32)] = &[
     ("curl -sS -o /dev/null -x http://127.0.0.1:3128 http://good.test/", 0),
     ("curl -sS http://evil.test/", 6),
     ("for i in {1..40}; do getent ahosts n$i.wild.test; done >/dev/null", 0),
-    // Left open by whoever made them.
+    // Left open by the process that made them.
     ("for i in {10..60}; do eval \"exec $i<>/dev/tcp/echo.test/7\"; done", 0),
     ("curl -sS http://good.test/bulk | head -c 100000 >/dev/null; exit ${PIPESTATUS[1]}", 0),
     ("for i in {1..200}; do (exec 3<>/dev/tcp/192.0.2.1/80); done 2>/dev/null; exit 3", 3),
@@ -132,9 +132,9 @@ fn changed(world: &World) -> Result<(), String> {
     for change in [["deny", session.name(), "echo.test"], ["allow", session.name(), "other.test"]] {
         world.agentctl(world.a(), change).expect_code(0);
     }
-    let told = child.stdin.take().expect("a pipe").write_all(b"go\n");
+    let reported = child.stdin.take().expect("a pipe").write_all(b"go\n");
     let output = rest(child);
-    told.map_err(|error| error.to_string())?;
+    reported.map_err(|error| error.to_string())?;
     if output.text() == "this is other.test\n" { Ok(()) } else { Err(output.text() + &output.stderr) }
 }
 

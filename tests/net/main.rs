@@ -37,8 +37,8 @@ fn main() -> ExitCode {
         tests.push((name, Box::new(move |world| programs::inside(world, program))));
     }
     for program in programs::PROGRAMS {
-        let name = format!("told::{}", program.name);
-        tests.push((name, Box::new(move |world| programs::told(world, program))));
+        let name = format!("proxied::{}", program.name);
+        tests.push((name, Box::new(move |world| programs::proxied(world, program))));
     }
     tests.extend(named("rules", rules::TESTS));
     tests.extend(named("pins", pins::TESTS));

@@ -1,4 +1,4 @@
-//! Resolvers that are asked over TLS: by whoever is who it should be, and by nothing else.
+//! Resolvers over TLS: one with the right certificate is used, any other is not.
 
 use agentd_tests::harness::{Named, Question, RejectWith, Session, World};
 
@@ -136,7 +136,7 @@ fn next(_: &World) {
 }
 
 fn no_authorities(world: &World) {
-    let file = world.workspace(world.a()).join("authorities.pem");
+    let file = world.workspace(world.a()).join("anchors.pem");
     std::fs::copy(internet().authority(), &file).expect("a copy");
     let world = internet().world_asking(&resolver(RejectWith::Honest, NAME), &file);
     session(&world).run(["true"]).expect_code(0);

@@ -134,7 +134,7 @@ fn try_only_if_there(program: &Program) {
     }
 }
 
-/// With nothing in between: what does not work here says nothing in a session.
+/// With nothing in between: what does not work here proves nothing in a session.
 pub fn outside(world: &World, program: &Program) {
     try_only_if_there(program);
     let dir = place(world);
@@ -144,9 +144,9 @@ pub fn outside(world: &World, program: &Program) {
     assert_eq!(output.text(), program.says, "{}", output.stderr);
 }
 
-/// In a session whose programs are told of the proxy, as they are unless a profile says otherwise: the same comes of it.
+/// In a session whose programs have the proxy in their environment, as they are unless a profile says otherwise: the same comes of it.
 /// What asks for two files over one connection gets one for each.
-pub fn told(world: &World, program: &Program) {
+pub fn proxied(world: &World, program: &Program) {
     try_only_if_there(program);
     let allow = program.allow.iter().flat_map(|rule| ["--allow", rule]);
     let output = world.session_in(place(world)).options(allow).bash(&script(program, true)).expect_code(0);

@@ -138,7 +138,7 @@ fn six_alone(world: &World) {
     let output = bash(world, &dir, &format!("curl -gsS http://127.0.0.1:{port}/")).expect_code(0);
     assert_eq!(output.text(), "inside\n", "{}", output.stderr);
     let events = end(world, &session, child);
-    assert_eq!(inward(&events, "net.connect").len(), 1, "one connection is told once: {events:#?}");
+    assert_eq!(inward(&events, "net.connect").len(), 1, "one connection is recorded once: {events:#?}");
 }
 
 /// By a flag and by a profile.
@@ -215,7 +215,7 @@ fn resets(world: &World) {
     assert_eq!(status.code(), Some(0), "{}", session.name());
 }
 
-/// The connection goes at once, and that is told; what is told is that nobody listened.
+/// The connection goes at once, and that is recorded, as is that nobody listened.
 fn nobody(world: &World) {
     let (port, dir) = (unused(), place(world));
     let session = world.session_in(&dir).past_the_proxy().options(["--publish", &port.to_string()]);

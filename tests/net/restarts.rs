@@ -28,7 +28,7 @@ pub const TESTS: &[Named] = &[
 
 /// How long what ended may be seen.
 const GONE: Duration = Duration::from_secs(5);
-const PATIENCE: Duration = Duration::from_secs(30);
+const RECONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The host as it is without a session.
 fn settled(world: &World) -> Snapshot {
@@ -57,7 +57,7 @@ fn ends(number: u8, what: &str, strike: fn(&Parts)) {
     let parts = world.daemon().await_session(world.a(), session.name());
     let (host, far) = (internet().host(), internet().internet());
     let open = || (host.connections(to).len(), far.connections(to).len());
-    let dialled = within(patience(PATIENCE), || if open() == (1, 1) { Ok(()) } else { Err(open()) });
+    let dialled = within(patience(RECONNECT_TIMEOUT), || if open() == (1, 1) { Ok(()) } else { Err(open()) });
     assert_eq!(dialled, Ok(()), "connections to {to}");
     strike(&parts);
     let output = rest(child);
@@ -106,7 +106,7 @@ fn outlive(parts: &[Part]) {
     world.end();
 }
 
-/// What was done before and after is told once, and in order.
+/// What was done before and after is recorded once, and in order.
 fn told_once(events: &[Value]) {
     let places = |kind: &str, pointer: &str, wanted: &str| -> Vec<usize> {
         let all = events.iter().enumerate();

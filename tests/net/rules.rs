@@ -305,12 +305,12 @@ fn thousand(world: &World) {
     world.a().write(dir.join("client.py"), include_str!("client.py"));
     let session = world.session_in(&dir).past_the_proxy().options(["--allow", "echo.test:7"]);
     let output = session.bash("ulimit -n 4096; python3 client.py many echo.test 7 1500").expect_code(0);
-    let mut told = std::collections::BTreeMap::<String, u32>::new();
+    let mut reported = std::collections::BTreeMap::<String, u32>::new();
     for event in world.events(world.a(), &output.name) {
         let words = ["/kind", "/rule", "/net/reason"].map(|pointer| text_at(&event, pointer));
-        *told.entry(words.join(" ")).or_default() += event["net"]["count"].as_u64().unwrap_or(1) as u32;
+        *reported.entry(words.join(" ")).or_default() += event["net"]["count"].as_u64().unwrap_or(1) as u32;
     }
-    assert_eq!(output.text(), "1024 at a time, and one more later\n", "{} {told:#?}", output.stderr);
+    assert_eq!(output.text(), "1024 at a time, and one more later\n", "{} {reported:#?}", output.stderr);
 }
 
 /// A name's case carries a bit a letter: what goes upstream is not what was asked with.
@@ -366,14 +366,17 @@ fn types(world: &World) {
     assert_eq!(asked, [15, 16, 33]);
     assert_eq!(internet().resolver().asked("no.wild.test"), []);
     let events = world.all_events(world.a(), &output.name);
-    let told = |name: &str, kind: &str, decision: &str| {
+    let recorded = |name: &str, kind: &str, decision: &str| {
         events.iter().any(|event| {
             let words = ["/dns/name", "/dns/type", "/decision"].map(|pointer| text_at(event, pointer));
             words == [name, kind, decision]
         })
     };
-    assert!(told("kinds.wild.test", "TXT", "allow") && told("kinds.wild.test", "SOA", "deny"), "{events:#?}");
-    assert!(told("no.wild.test", "TXT", "deny"), "{events:#?}");
+    assert!(
+        recorded("kinds.wild.test", "TXT", "allow") && recorded("kinds.wild.test", "SOA", "deny"),
+        "{events:#?}"
+    );
+    assert!(recorded("no.wild.test", "TXT", "deny"), "{events:#?}");
     world.a().write(dir.join("types.toml"), profile("\"ANY\""));
     let output = world.session_in(&dir).past_the_proxy().options(["--profile", "./types.toml"]).run(["true"]);
     assert_eq!((output.code, output.stderr.lines().count()), (Some(125), 1), "{}", output.stderr);

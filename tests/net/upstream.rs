@@ -19,13 +19,13 @@ const AUTHORIZATION: &str = "Proxy-Authorization: Basic c2l0ZTpzZWNyZXQ=";
 /// A proxy that knows `outer.test`, which no resolver knows, and keeps `shut.test` to itself: what it was asked for.
 fn proxy() -> Arc<Mutex<Vec<String>>> {
     let asked = Arc::new(Mutex::new(Vec::new()));
-    let heard = asked.clone();
+    let requests = asked.clone();
     internet().internet().enter(|| {
         let listener = TcpListener::bind(PROXY).expect("an address of the internet's");
         std::thread::spawn(move || {
             while let Ok((client, _)) = listener.accept() {
-                let heard = heard.clone();
-                std::thread::spawn(move || serve(client, &heard));
+                let requests = requests.clone();
+                std::thread::spawn(move || serve(client, &requests));
             }
         });
     });

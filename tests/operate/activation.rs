@@ -77,13 +77,13 @@ pub fn refused(world: &World) {
     daemon.terminate(Part::Launcher);
     let [clients, offers] = sockets(world);
     let copy = |socket: &OwnedFd| socket.try_clone().expect("a descriptor");
-    let mut told = 0;
+    let mut reported = 0;
     let mut refuses = |sockets: [OwnedFd; 2], why: &str| {
         assert!(daemon.begin_activated(sockets).is_err(), "it takes a socket that {why}");
         let log = daemon.log();
         let new: Vec<&str> = log.lines().filter(|line| line.starts_with("agentd-launcher: ")).collect();
-        assert!(new.len() == told + 1 && new[told].contains(why), "{why}: {new:#?}");
-        told = new.len();
+        assert!(new.len() == reported + 1 && new[reported].contains(why), "{why}: {new:#?}");
+        reported = new.len();
     };
     let elsewhere = listen(&daemon.runtime().join("elsewhere"), SocketType::STREAM, group, 0o660);
     refuses([elsewhere, copy(&offers)], "is not what agentd.toml says");

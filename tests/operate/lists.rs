@@ -63,11 +63,11 @@ pub fn bad(world: &World) {
     let set = config(&[&ads]);
     taken(world, &set);
     let wrong = |said: &str| {
-        let told = check(world).expect_code(1).stderr;
-        assert!(told.lines().count() == 1 && told.contains(said), "{said}: {told}");
+        let reported = check(world).expect_code(1).stderr;
+        assert!(reported.lines().count() == 1 && reported.contains(said), "{said}: {reported}");
         let [_, service] = refused(world);
         assert!(service.contains(said), "{service}");
-        assert!(world.daemon().log().contains(told.trim()), "{}", world.daemon().log());
+        assert!(world.daemon().log().contains(reported.trim()), "{}", world.daemon().log());
     };
     for (lines, said) in [
         ("0.0.0.0 b.test\n0.0.0.0 b!.test\n", "ads.hosts: line 2: the name holds '!'"),
@@ -109,7 +109,7 @@ pub fn start(world: &World) {
     assert_eq!(output.status.code(), Some(1), "{said}");
     let wanted = format!("agentd-launcher: {}: line 2: the name holds '!'", ads.display());
     assert!(said.trim().lines().last().is_some_and(|line| line.starts_with(&wanted)), "{said}");
-    // One odd line among many is passed over, and told.
+    // One odd line among many is skipped, and logged.
     let many: String = (0..200).map(|n| format!("0.0.0.0 n{n}.test\n")).collect();
     std::fs::write(&ads, many + "0.0.0.0 a!.test\n").expect("its file");
     // The service goes by the same file.

@@ -32,7 +32,7 @@ fn main() -> ExitCode {
         ("lists::without_them_nothing_starts", "", lists::start),
         ("activation::clients_wait_for_a_restart", "", activation::waits),
         ("activation::other_sockets_are_refused", "", activation::refused),
-        ("watchdog::as_long_as_it_lives", "", watchdog::told),
+        ("watchdog::as_long_as_it_lives", "", watchdog::notified),
     ];
     let mut all: Vec<_> = units
         .into_iter()

@@ -64,16 +64,20 @@ pub fn bad(world: &World) {
     check(world).expect_code(0);
     let mut first = world.session().spawn_ready("echo ready; read x; exit 0");
     world.daemon().configure("[bounds]\nmax_sessions_per_user = 5\nmax_sesions = 7");
-    let told = check(world).expect_code(1).stderr;
-    assert!(told.lines().count() == 1 && told.contains("agentd.toml: line ") && told.contains("max_sesions"));
+    let reported = check(world).expect_code(1).stderr;
+    assert!(
+        reported.lines().count() == 1
+            && reported.contains("agentd.toml: line ")
+            && reported.contains("max_sesions")
+    );
     let [_, service] = refused(world);
     assert!(service.contains("agentd.toml: line ") && service.contains("max_sesions"), "{service}");
     // What the launcher refuses is in its log, from the program that looked.
-    assert!(world.daemon().log().contains(told.trim()), "{}", world.daemon().log());
+    assert!(world.daemon().log().contains(reported.trim()), "{}", world.daemon().log());
     one_too_many(world);
     world.daemon().configure("service_user = \"root\"\n");
-    let told = check(world).expect_code(1).stderr;
-    assert!(told.contains("agentd.toml: line "), "a key that is there twice: {told}");
+    let reported = check(world).expect_code(1).stderr;
+    assert!(reported.contains("agentd.toml: line "), "a key that is there twice: {reported}");
     refused(world);
     std::fs::remove_file(world.daemon().dir.join("agentd.toml")).expect("it is there");
     refused(world);
@@ -121,14 +125,14 @@ pub fn profiles(world: &World) {
     pids(52);
     std::fs::write(dir.join("broken.toml"), "schema = 1\n[filesystem]\nreed = []\n").expect("a file");
     assert!(shown().expect_code(0).text().contains("pids = 52"));
-    let told = check(world).expect_code(1).stderr;
-    assert!(told.contains("broken.toml, line 3") && told.lines().count() == 1, "{told}");
+    let reported = check(world).expect_code(1).stderr;
+    assert!(reported.contains("broken.toml, line 3") && reported.lines().count() == 1, "{reported}");
     refused(world);
     let broken = world.agentctl(world.a(), ["profile", "show", "broken"]).expect_code(1).stderr;
     assert!(broken.contains("broken.toml, line 3"), "{broken}");
     std::fs::write(dir.join("broken.toml"), "schema = 1\nextends = [\"nobody\"]\n").expect("a file");
-    let told = check(world).expect_code(1).stderr;
-    assert!(told.contains("(profile.unknown)"), "{told}");
+    let reported = check(world).expect_code(1).stderr;
+    assert!(reported.contains("(profile.unknown)"), "{reported}");
     std::fs::remove_file(dir.join("broken.toml")).expect("it is there");
     taken(world, "");
     world.session().options(["--profile", "site"]).run(["true"]).expect_code(0);
@@ -189,7 +193,8 @@ pub fn by_hand(world: &World) {
     std::fs::write(daemon.dir.join("profiles/site.toml"), "schema = 2").expect("a file");
     daemon.configure("[bounds]\nmax_sessions_per_user = 1");
     signal(daemon.pid(), Signal::HUP, false);
-    let told = within(LIMIT, || if daemon.log().contains("site.toml, line 1") { Ok(()) } else { Err(()) });
-    assert_eq!(told, Ok(()), "nobody says so\n{}", daemon.log());
+    let reported =
+        within(LIMIT, || if daemon.log().contains("site.toml, line 1") { Ok(()) } else { Err(()) });
+    assert_eq!(reported, Ok(()), "nobody says so\n{}", daemon.log());
     assert!(one_more(world).expect_code(125).stderr.contains("(bounds.max_sessions_per_user)"));
 }

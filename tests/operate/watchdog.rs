@@ -7,10 +7,10 @@ use rustix::process::Signal;
 
 /// Many times what is asked for in the environment of these daemons.
 const SOON: Duration = Duration::from_secs(20);
-/// More than what is asked for: a process that is stopped says nothing, however long that is.
+/// More than what is asked for: a process that is stopped sends nothing, however long that is.
 const WHILE: Duration = Duration::from_millis(1500);
 
-pub fn told(world: &World) {
+pub fn notified(world: &World) {
     let daemon = world.daemon();
     for part in [Part::Launcher, Part::Service] {
         for _ in 0..2 {

@@ -1,5 +1,5 @@
-//! This program again, as a process of its own: as a client that is another process, and as a keeper that was
-//! taken over. It tries one thing and writes the kernel's error number, or 0.
+//! This program again, as a process of its own: as a client that is another process, and as a compromised
+//! keeper. It tries one thing and writes the kernel's error number, or 0.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};

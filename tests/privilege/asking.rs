@@ -24,7 +24,7 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use crate::place::Launcher;
 
 /// Longer than any answer takes.
-const PATIENCE: Duration = Duration::from_secs(20);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Connects a packet socket to `path`.
 pub fn seqpacket(path: &Path) -> io::Result<OwnedFd> {
@@ -36,13 +36,11 @@ pub fn seqpacket(path: &Path) -> io::Result<OwnedFd> {
 
 /// What a client holds at the side socket.
 pub struct Held {
-    /// Names it.
     pub ticket: Ticket,
     /// It lasts as long as this.
     pub socket: Packets,
 }
 
-/// A grant.
 pub fn grant(role: Role, mode: Mode) -> Grant {
     Grant { role, mode }
 }
@@ -74,7 +72,7 @@ pub fn offer_at(
 /// A side connection to the launcher at `path`, which has said what it says first.
 pub fn side_socket(path: &Path) -> Packets {
     let socket = seqpacket(path).expect("a member may connect");
-    set_socket_timeout(&socket, Timeout::Recv, Some(PATIENCE)).expect("a socket option");
+    set_socket_timeout(&socket, Timeout::Recv, Some(ANSWER_TIMEOUT)).expect("a socket option");
     let socket = Packets::from_fd(socket);
     assert!(matches!(answer(&socket), ToClient::Site(_)));
     socket

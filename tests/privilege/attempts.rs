@@ -1,4 +1,4 @@
-//! What a keeper that was taken over tries, and what must come of it in each of four situations.
+//! What a compromised keeper tries, and what must come of it in each of four situations.
 
 use std::io;
 
@@ -22,7 +22,6 @@ use Expect::{Refused, Untried, Works};
 
 /// Something that a keeper tries.
 pub struct Attempt {
-    /// Its name.
     pub name: &'static str,
     /// What it does.
     pub act: fn(&Stage) -> io::Result<()>,

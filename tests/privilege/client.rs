@@ -95,7 +95,7 @@ fn many_connections(world: &'static World) {
     }
     clients.push(service.client(&launcher, world.b()));
     for client in &clients {
-        service.tell(&FromService::Forget { caller: client.number });
+        service.send(&FromService::Forget { caller: client.number });
     }
     drop(clients);
     drop(service.client(&launcher, world.a()));

@@ -120,7 +120,7 @@ impl Stage {
         };
         answer.send(refusal).expect("the client waits");
         let said = said(child);
-        self.service.tell(&FromService::Forget { caller: number });
+        self.service.send(&FromService::Forget { caller: number });
         over.send(()).expect("it serves");
         serving.join().expect("it serves");
         (request, said)
@@ -164,7 +164,7 @@ fn another_session(world: &'static World) {
     stage.launcher.assert_clean(&before);
 }
 
-/// A token in the caller's shell would be in the hands of whoever has the service.
+/// A token in the caller's shell would be in the hands of the service.
 fn environment(world: &'static World) {
     let stage = Stage::new(world);
     let (request, _) = stage.run(&[], |_| {});
@@ -188,7 +188,7 @@ fn dry_run(world: &'static World) {
         agentctl(world, Some(world.a()), &stage.launcher.runtime(), &dir, &args).output().expect("agentctl");
     assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
     assert!(!String::from_utf8_lossy(&output.stdout).contains(CANARY));
-    // The service would hear of a caller before it hears this.
+    // The service would receive a caller before this.
     let nobody = stage.service.remove(CallerNumber(0), 0, &session());
     assert_eq!(nobody.expect("nobody asks").rule.name(), "caller.unknown");
 }
@@ -233,7 +233,7 @@ fn nothing_came(listener: &OwnedFd) {
     assert!(packet.is_none(), "{packet:?}");
 }
 
-/// Root's agentctl opened `/etc/shadow` for whoever asked.
+/// Root's agentctl opened `/etc/shadow` for any caller.
 fn root(world: &'static World) {
     let stage = Stage::new(world);
     let before = stage.launcher.traces();

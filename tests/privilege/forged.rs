@@ -1,4 +1,4 @@
-//! A service that was taken over and asks for what it must not have: sessions for callers that are not there,
+//! A compromised service that asks for what it must not have: sessions for callers that are not there,
 //! plans beyond the bounds, overlays of others.
 
 use std::time::Duration;
@@ -79,7 +79,7 @@ fn forged_numbers(world: &'static World) {
         service.refused(CallerNumber(number), None, plan(world.a()), "caller.unknown");
     }
     let forgotten = service.client(&launcher, world.b());
-    service.tell(&FromService::Forget { caller: forgotten.number });
+    service.send(&FromService::Forget { caller: forgotten.number });
     service.refused(forgotten.number, None, plan(world.b()), "caller.unknown");
     // A client that has gone is nobody's caller any more; the launcher notices by itself.
     let gone = service.client(&launcher, world.b());
@@ -106,7 +106,7 @@ fn root_and_leased(world: &'static World) {
     let group = service.client_of(&launcher, world.a().uid, launcher.first_uid);
     service.refused(group.number, None, plan(world.a()), "caller.pool");
     for number in [root.number, leased.number, group.number] {
-        service.tell(&FromService::Forget { caller: number });
+        service.send(&FromService::Forget { caller: number });
     }
     drop((root, leased, group));
     launcher.assert_clean(&before);
@@ -198,7 +198,7 @@ fn bounds(world: &'static World) {
     launcher.assert_clean(&before);
 }
 
-/// An egress of these rules, as a service that was taken over makes it.
+/// An egress of these rules, as a compromised service makes it.
 fn reaching(hosts: &[&str], nets: &[&str], local: &[u16]) -> Option<Egress> {
     let rule = |host: &&str| HostRule {
         host: HostPattern::parse(host).expect("a pattern"),
@@ -352,7 +352,7 @@ fn groups(world: &'static World) {
         let mut wanted = Plan { egress, home: abs("/"), ..plan(world.a()) };
         wanted.limits.memory = memory;
         service.refused(client.number, None, wanted, rule);
-        service.tell(&FromService::Forget { caller: client.number });
+        service.send(&FromService::Forget { caller: client.number });
     }
     launcher.assert_clean(&before);
 }
@@ -431,10 +431,10 @@ fn prepared(world: &'static World) {
     drop(service.build(a.number, None, first).expect("an honest plan"));
     service.end(&id);
     let waits = within(Duration::from_secs(10), || if groups(world.a()) > 0 { Ok(()) } else { Err(()) });
-    assert_eq!(waits, Ok(()), "a session is prepared for whoever had one");
+    assert_eq!(waits, Ok(()), "a session is prewarmed for a user who had one");
     assert_eq!(groups(world.b()), 0);
     // The prepared one has no handle of a client, or its client would never see the end.
-    service.tell(&FromService::Forget { caller: a.number });
+    service.send(&FromService::Forget { caller: a.number });
     drop(a.served);
     assert!(ends_within(&a.socket, Duration::from_secs(5)), "something keeps a client's connection open");
     let second = plan(world.b());

@@ -1,4 +1,4 @@
-//! A keeper that was taken over: what it is, and what it can do to the host and to others. The attempts are
+//! A compromised keeper: what it is, and what it can do to the host and to others. The attempts are
 //! [`ATTEMPTS`]; each is first shown to work as root, so that it can fail.
 
 use std::io::{BufRead, BufReader};

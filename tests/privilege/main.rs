@@ -1,5 +1,5 @@
 //! The privilege side: what a user, a client, and each of agentd's own processes could try against root and
-//! against other users. The service and the keeper are played here as taken over; nothing of the product is
+//! against other users. The service and the keeper are played here as compromised; nothing of the product is
 //! changed for it. Each attempt is refused or bounded, says why, and leaves nothing behind.
 
 mod as_keeper;

@@ -181,17 +181,17 @@ fn impostors(world: &'static World) {
         let error = as_user(user.uid, user.gid, &[launcher.socket_gid], || seqpacket(&path)).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::PermissionDenied, "{}", user.name);
     }
-    // Root gets past the file's mode, and is told nothing.
+    // Root gets past the file's mode, and receives nothing.
     let root = Packets::from_fd(seqpacket(&path).expect("root may connect"));
     match root.receive(64, 0) {
         Ok(None) => {}
         Err(PacketError::Socket(error)) if error.kind() == io::ErrorKind::ConnectionReset => {}
-        other => panic!("root hears {other:?}"),
+        other => panic!("root receives {other:?}"),
     }
     // The real one still has its link.
     let client = service.client(&launcher, world.a());
     service.refused(CallerNumber(0), None, plan(world.a()), "caller.unknown");
-    service.tell(&FromService::Forget { caller: client.number });
+    service.send(&FromService::Forget { caller: client.number });
     drop((client, root));
     launcher.assert_clean(&before);
 }
@@ -215,7 +215,7 @@ fn never_reads(world: &'static World) {
     let resident = memory.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("VmHWM");
     let kilobytes: u64 = resident.trim().trim_end_matches(" kB").parse().expect("a number");
     assert!(kilobytes < 100_000, "{kilobytes} kB");
-    let answer = service.hear().expect("it is still the service");
+    let answer = service.recv().expect("it is still the service");
     assert!(matches!(answer.0, FromLauncher::Refused { .. }), "{:?}", answer.0);
     drop(service);
     let again = Played::connect(&launcher);
@@ -228,7 +228,7 @@ fn never_reads(world: &'static World) {
 pub fn ends_within(socket: impl AsFd, limit: Duration) -> bool {
     let limit = Timespec { tv_sec: limit.as_secs() as i64, tv_nsec: 0 };
     let mut byte = [0];
-    // Hang-ups are told without being asked for.
+    // Hang-ups are reported without being asked for.
     poll(&mut [PollFd::new(&socket, PollFlags::IN)], Some(&limit)).expect("poll") > 0
         && matches!(rustix::io::read(&socket, &mut byte), Ok(0) | Err(rustix::io::Errno::CONNRESET))
 }

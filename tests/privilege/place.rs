@@ -17,7 +17,7 @@ use crate::asking::{number_of, seqpacket};
 /// Pools of these launchers begin here, below those of whole daemons.
 const FIRST_UID: u32 = 1_930_000_000;
 const POOL: u32 = 1120;
-const PATIENCE: Duration = Duration::from_secs(20);
+const START_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long a trace may stay.
 const SOON: Duration = Duration::from_secs(2);
 
@@ -84,7 +84,7 @@ impl Launcher {
     fn await_loop(&self) {
         let path = self.runtime().join("service.sock");
         let mut socket = None;
-        let listens = within(PATIENCE, || seqpacket(&path).map(|fd| socket = Some(fd)));
+        let listens = within(START_TIMEOUT, || seqpacket(&path).map(|fd| socket = Some(fd)));
         listens.unwrap_or_else(|e| panic!("the launcher does not listen: {e}\n{}", self.log()));
         let cut = Packets::from_fd(socket.expect("connected")).receive(64, 0);
         assert!(!matches!(cut, Ok(Some(_))), "root is no service: {cut:?}");
@@ -100,7 +100,6 @@ impl Launcher {
         self.dir.join("state")
     }
 
-    /// Its pid.
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
@@ -144,7 +143,7 @@ impl Drop for Launcher {
         if let Some(pid) = rustix::process::Pid::from_raw(self.child.id() as i32) {
             let _ = rustix::process::kill_process(pid, Signal::TERM);
         }
-        let ended = wait_for_exit(&mut self.child, PATIENCE);
+        let ended = wait_for_exit(&mut self.child, START_TIMEOUT);
         if ended.is_none() {
             let _ = self.child.kill();
             let _ = self.child.wait();

@@ -22,7 +22,7 @@ use crate::asking::{as_user, offer_at, seqpacket, session};
 use crate::place::Launcher;
 
 /// Longer than any answer takes.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PACKET_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A service in the test's hands.
 pub struct Played {
@@ -34,9 +34,8 @@ pub struct Played {
     callers: RefCell<BTreeMap<u64, Peer>>,
 }
 
-/// A client that is connected, and what the service was told of it.
+/// A client that is connected, and what the service received of it.
 pub struct Client {
-    /// Its number.
     pub number: CallerNumber,
     /// What the launcher attests.
     pub peer: Peer,
@@ -58,8 +57,8 @@ impl Played {
         let path = launcher.runtime().join("service.sock");
         let socket =
             as_user(launcher.service_uid, 0, &[], || seqpacket(&path)).expect("the service may connect");
-        set_socket_timeout(&socket, Timeout::Recv, Some(PATIENCE)).expect("a socket option");
-        set_socket_timeout(&socket, Timeout::Send, Some(PATIENCE)).expect("a socket option");
+        set_socket_timeout(&socket, Timeout::Recv, Some(PACKET_TIMEOUT)).expect("a socket option");
+        set_socket_timeout(&socket, Timeout::Send, Some(PACKET_TIMEOUT)).expect("a socket option");
         let offers = (launcher.runtime().join("offer.sock"), launcher.socket_gid);
         let link = Packets::from_fd(socket);
         let service = Self { link, next: Cell::new(1), offers, callers: RefCell::default() };
@@ -69,11 +68,11 @@ impl Played {
         service
     }
 
-    /// The first thing that a service is told: which sessions live.
+    /// The first message to a service: which sessions live.
     fn live(&self) -> Vec<SessionId> {
         let mut all = Vec::new();
         loop {
-            match self.hear() {
+            match self.recv() {
                 Some((FromLauncher::Live { sessions, last, .. }, _)) => {
                     all.extend(sessions);
                     if last {
@@ -87,7 +86,7 @@ impl Played {
 
     /// The second: the socket on which numbers are asked for, which listens.
     fn metrics(&self) {
-        match self.hear() {
+        match self.recv() {
             Some((FromLauncher::Metrics, sockets)) => {
                 let listening = sockets.iter().map(|socket| socket_acceptconn(socket).expect("a socket"));
                 assert_eq!(listening.collect::<Vec<_>>(), [true]);
@@ -107,8 +106,8 @@ impl Played {
         self.link.send(packet, &[])
     }
 
-    /// Says something.
-    pub fn tell(&self, message: &FromService) {
+    /// Sends one packet.
+    pub fn send(&self, message: &FromService) {
         self.say(&encode(message).expect("a message within bounds")).expect("the launcher listens");
     }
 
@@ -118,13 +117,13 @@ impl Played {
     }
 
     /// The next message; `None` once the launcher has cut the link.
-    pub fn hear(&self) -> Option<(FromLauncher, Vec<OwnedFd>)> {
+    pub fn recv(&self) -> Option<(FromLauncher, Vec<OwnedFd>)> {
         match self.link.receive(MAX_PACKET, 2) {
             Ok(packet) => {
                 packet.map(|p| (decode(&p.bytes).expect("the launcher's own message"), p.descriptors))
             }
             Err(PacketError::Socket(error)) if error.kind() == std::io::ErrorKind::ConnectionReset => None,
-            Err(error) => panic!("the launcher says nothing: {error}"),
+            Err(error) => panic!("the launcher sends nothing: {error}"),
         }
     }
 
@@ -146,9 +145,9 @@ impl Played {
         client
     }
 
-    /// What the launcher tells of the next client.
+    /// What the launcher sends about the next client.
     pub fn next_caller(&self) -> (CallerNumber, Peer, OwnedFd) {
-        match self.hear() {
+        match self.recv() {
             Some((FromLauncher::Caller { number, peer, .. }, mut descriptors)) => {
                 self.callers.borrow_mut().insert(number.0, peer);
                 (number, peer, descriptors.pop().expect("the connection"))
@@ -173,8 +172,8 @@ impl Played {
         };
         let agreed = own.as_ref().map_or(Ticket([0; 32]), |held| held.ticket);
         let ticket = ticket.unwrap_or(agreed);
-        self.tell(&FromService::Build { request, caller, ticket, plan: Box::new(plan) });
-        match self.hear() {
+        self.send(&FromService::Build { request, caller, ticket, plan: Box::new(plan) });
+        match self.recv() {
             Some((FromLauncher::Built { request: answered, .. }, sockets)) if answered == request => {
                 Ok(Built { sockets })
             }
@@ -203,11 +202,11 @@ impl Played {
 
     /// Ends a session and waits until it is gone.
     pub fn end(&self, session: &SessionId) {
-        self.tell(&FromService::End { session: session.clone() });
-        match self.hear() {
+        self.send(&FromService::End { session: session.clone() });
+        match self.recv() {
             Some((FromLauncher::Gone { session: gone, errors }, _)) => {
                 assert_eq!(&gone, session);
-                // It was ended by force, which is told.
+                // It was ended by force, which is reported.
                 assert!(errors.iter().all(|e| e.contains("Signal(9)")), "{errors:?}");
             }
             other => panic!("not gone: {other:?}"),
@@ -217,9 +216,9 @@ impl Played {
     /// Asks for the removal of an overlay.
     pub fn remove(&self, caller: CallerNumber, owner: u32, session: &SessionId) -> Option<Refusal> {
         let request = self.request();
-        self.tell(&FromService::Remove { request, caller, owner, session: session.clone() });
+        self.send(&FromService::Remove { request, caller, owner, session: session.clone() });
         loop {
-            match self.hear() {
+            match self.recv() {
                 Some((FromLauncher::Removed { request: answered, refusal }, _)) if answered == request => {
                     return refusal;
                 }
@@ -233,7 +232,7 @@ impl Played {
     /// Fails unless the launcher cuts the link.
     #[track_caller]
     pub fn expect_cut(&self) {
-        if let Some((message, _)) = self.hear() {
+        if let Some((message, _)) = self.recv() {
             panic!("the launcher answers {message:?}");
         }
     }

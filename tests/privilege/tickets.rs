@@ -1,4 +1,4 @@
-//! A service that was taken over and holds tickets and descriptors that are not meant for what it wants.
+//! A compromised service that holds tickets and descriptors that are not meant for what it wants.
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
@@ -259,8 +259,8 @@ fn foreign_mounts(world: &'static World) {
     stage.end();
 }
 
-/// A file system of the client's own, attached nowhere, in which it makes the path that it wants to be told of it: its
-/// descriptor's name is that path. Linux 6.15 and later copy such a mount for whoever has a descriptor of it.
+/// A file system of the client's own, attached nowhere, in which it makes the path that it wants reported: its
+/// descriptor's name is that path. Linux 6.15 and later copy such a mount for any process with a descriptor of it.
 struct OwnFileSystem {
     dir: OwnedFd,
     /// It is there as long as this.

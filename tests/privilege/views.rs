@@ -36,11 +36,11 @@ fn oracle(world: &'static World) {
     symlink("/etc/shadow", closed.join("link")).expect("a new link");
     std::fs::set_permissions(&closed, std::fs::Permissions::from_mode(0o700)).expect("root's own");
     let names = ["directory", "file", "link", "nothing", "directory/x", "file/x", "link/x", "nothing/x"];
-    // What the user is told without agentd.
+    // What the user sees without agentd.
     for name in names {
         let path = text(&closed.join(name)).to_owned();
-        let told = world.on_host(user, &user.home, &["stat".into(), path]);
-        assert!(told.stderr.contains("Permission denied"), "{}", told.stderr);
+        let reported = world.on_host(user, &user.home, &["stat".into(), path]);
+        assert!(reported.stderr.contains("Permission denied"), "{}", reported.stderr);
     }
     let profiles = world.workspace(user);
     let ways = [["--read", text(&dir)], ["--workspace", &format!("{}:ro", text(&dir))]]
@@ -48,7 +48,7 @@ fn oracle(world: &'static World) {
     let modes =
         ["overlay", "direct"].map(|mode| ["--workspace".to_owned(), format!("{}:{mode}", text(&dir))]);
     for way in ways.into_iter().chain(modes) {
-        let mut told = Vec::new();
+        let mut reported = Vec::new();
         for name in names {
             let path = text(&closed.join(name)).to_owned();
             let profile = profiles.join("oracle.toml");
@@ -56,10 +56,10 @@ fn oracle(world: &'static World) {
             user.write(&profile, format!("schema = 1\nname = \"oracle\"\n{scratch}"));
             let session = world.session_in(&dir).options(["--profile", text(&profile)]).options(&way);
             let output = session.run(["true"]);
-            told.push((output.code, output.stderr.replace(&path, "PATH")));
+            reported.push((output.code, output.stderr.replace(&path, "PATH")));
         }
-        assert_eq!(told[0].0, Some(125), "{way:?}: a mount in a directory that is closed: {told:?}");
-        assert!(told.iter().all(|one| *one == told[0]), "{way:?}: they can be told apart: {told:#?}");
+        assert_eq!(reported[0].0, Some(125), "{way:?}: a mount in a directory that is closed: {reported:?}");
+        assert!(reported.iter().all(|one| *one == reported[0]), "{way:?}: they differ: {reported:#?}");
     }
 }
 

@@ -11,7 +11,7 @@ pub const TESTS: &[Named] = &[
     ("what_is_real_stays_as_it_was", unchanged),
     ("passwords_are_not_in_the_copy", passwords),
     ("work_in_direct_arrives", arrives),
-    ("what_changed_inside_alone_is_told", told),
+    ("what_changed_inside_alone_is_told", reported),
     ("an_upstream_is_carried_over_by_the_command_that_is_told", carried_over),
 ];
 
@@ -78,7 +78,7 @@ fn unchanged(world: &World) {
 }
 
 /// Every setting and hook that changed is an event; nothing is of what did not.
-fn told(world: &World) {
+fn reported(world: &World) {
     if !has(&["git"]) {
         return;
     }
@@ -87,7 +87,7 @@ fn told(world: &World) {
         echo evil > .git/hooks/pre-commit; echo new > .git/hooks/new; git config alias.st '!evil'";
     let there = session(world, &dir).options(["--workspace", ".:direct"]).bash(script).expect_code(0);
     let events = world.all_events(world.a(), &there.name);
-    let mut told: Vec<_> = events
+    let mut reported: Vec<_> = events
         .iter()
         .filter(|event| event["kind"] == "file.changed" && event["rule"] == "direct.aside")
         .map(|event| {
@@ -96,7 +96,7 @@ fn told(world: &World) {
             (path, text_at(event, "/file/setting"), text_at(event, "/file/value"))
         })
         .collect();
-    told.sort();
+    reported.sort();
     let owned = |(a, b, c): (&str, &str, &str)| (a.to_owned(), b.to_owned(), c.to_owned());
     let expected = [
         ("/.git/config", "alias.st", "!evil"),
@@ -107,7 +107,7 @@ fn told(world: &World) {
         ("/.git/hooks/new", "", ""),
         ("/.git/hooks/pre-commit", "", ""),
     ];
-    assert_eq!(told, expected.map(owned));
+    assert_eq!(reported, expected.map(owned));
     assert!(
         there.stderr.contains("ended with it: ") && there.stderr.contains(" and 3 more; "),
         "{}",

@@ -1,4 +1,4 @@
-//! What stays different inside: what programs are told, and that it is on record where it was a system call.
+//! What stays different inside: the errors that programs get, and that each is on record where it was a system call.
 
 use agentd_tests::harness::{Named, World, text_at};
 
@@ -45,7 +45,7 @@ fn mounts(world: &World) {
     assert!(said.contains("mount: "), "{said}");
 }
 
-/// No program of the host's is told to whom it may talk: its socket is not there.
+/// The sockets of docker and containerd are not there.
 fn docker(world: &World) {
     let script = "ls /var/run/docker.sock /run/containerd 2>&1; true";
     let (said, _) = refused(world, script);

@@ -66,7 +66,7 @@ impl Drop for Own {
     }
 }
 
-/// What an administrator wrote may hold a token, whoever may read it.
+/// What an administrator wrote may hold a token, whatever its mode.
 fn private(world: &World) {
     let own = Own::make(world, "token = secret\n");
     let script = format!(

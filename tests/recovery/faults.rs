@@ -76,7 +76,7 @@ fn check(output: &RunOutput, step: &str, kind: Kind) {
     let says = match kind {
         Kind::Fail if step == "answer" => line.contains("keeper"),
         Kind::Fail => line.contains(step.trim_start_matches("prepare.")) && line.contains("injected"),
-        // Who was killed, or was stopped for taking too long, says nothing: the launcher does.
+        // Who was killed, or was stopped for taking too long, reports nothing: the launcher does.
         Kind::Kill | Kind::Hang => !line.is_empty(),
     };
     assert!(says, "{step} {kind:?}: {line}");

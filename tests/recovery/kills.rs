@@ -144,8 +144,8 @@ fn every_process(world: &World) {
                     let session = world.session().option("--rm");
                     let mut child = session.spawn(["bash", "-c", script]);
                     // What becomes of a session whose parts are killed is the table of the restart suite.
-                    let ended =
-                        wait_for_exit(&mut child, GONE * 3).expect("agentctl ends, whoever is killed");
+                    let ended = wait_for_exit(&mut child, GONE * 3)
+                        .expect("agentctl ends, whichever process is killed");
                     runs.fetch_add(1, Ordering::Relaxed);
                     good.fetch_add(usize::from(ended.success()), Ordering::Relaxed);
                 }
@@ -179,7 +179,7 @@ fn every_process(world: &World) {
     before.assert_same_within(world.daemon(), GONE);
 }
 
-/// Deletes what is on record of sessions whose clients were told of no end.
+/// Deletes what is on record of sessions whose clients received no end.
 fn forget(world: &World) {
     let left = world.agentctl(world.a(), ["ps", "-a", "--json"]).expect_code(0).text();
     for line in left.lines() {

@@ -12,7 +12,7 @@ use crate::watch::{Client, Seen};
 /// How long what ended may be seen: two seconds, and the grace that a client's end has.
 const GONE: Duration = Duration::from_millis(2300);
 /// Longer than a build that hangs.
-const PATIENCE: Duration = Duration::from_secs(30);
+const RESTART_TIMEOUT: Duration = Duration::from_secs(30);
 /// What a command that runs to its end ends with.
 const CODE: i32 = 7;
 /// Programs that a session runs while it prints, and the lines of each.
@@ -78,7 +78,7 @@ fn strike(world: &World, victim: Victim, parts: &Parts, client: Option<&mut Clie
         Victim::ServiceByHand => {
             let old = daemon.service_pid().expect("it runs");
             daemon.kill(Part::Service);
-            let new = within(PATIENCE, || daemon.service_pid().filter(|pid| *pid != old).ok_or(()));
+            let new = within(RESTART_TIMEOUT, || daemon.service_pid().filter(|pid| *pid != old).ok_or(()));
             new.expect("the launcher starts its service again");
         }
         Victim::Launcher => {
@@ -127,7 +127,7 @@ fn before(world: &World, victim: Victim) -> Outcome {
     }
     // The first session of a user makes others be prepared for the next.
     world.session().option("--rm").run(["true"]).expect_code(0);
-    let prepared = within(PATIENCE, || {
+    let prepared = within(RESTART_TIMEOUT, || {
         let waiting = world.daemon().parts(world.a());
         let ready = waiting.iter().filter(|parts| parts.whole() && parts.agents.is_empty()).count();
         if ready == waiting.len() && ready > 0 { Ok(waiting) } else { Err(waiting) }
@@ -188,7 +188,7 @@ fn during(world: &World, victim: Victim) -> Outcome {
     let session = world.session().options(["--env", "AGENTD_FAULT=confine:hang"]);
     let mut client = Client::start(&session, &["true"]);
     let mut last = Parts::default();
-    let there = within(PATIENCE, || {
+    let there = within(RESTART_TIMEOUT, || {
         last = world.daemon().parts(world.a()).into_iter().next().unwrap_or_default();
         if last.whole() { Ok(()) } else { Err(()) }
     });
@@ -196,7 +196,7 @@ fn during(world: &World, victim: Victim) -> Outcome {
     strike(world, victim, &last, Some(&mut client));
     let seen = client.end();
     assert_eq!(seen.output, "");
-    let gone = within(PATIENCE, || {
+    let gone = within(RESTART_TIMEOUT, || {
         let left = world.daemon().parts(world.a());
         if left.is_empty() { Ok(()) } else { Err(left) }
     });
@@ -252,7 +252,7 @@ fn printing(world: &World, victim: Victim) -> Outcome {
     lived(world, &session, &seen, Some(&clean), &[("/seq", PROGRAMS)])
 }
 
-/// The command ends while nobody is there to hear it.
+/// The command ends while nobody is there to receive it.
 fn ending(world: &World, victim: Victim) -> Outcome {
     let clean = settled(world);
     let session = world.session();
@@ -270,7 +270,7 @@ fn ending(world: &World, victim: Victim) -> Outcome {
         signal(*pid, Signal::USR1, false);
     }
     // init goes with the last of them.
-    let gone = within(PATIENCE, || {
+    let gone = within(RESTART_TIMEOUT, || {
         let now = world.daemon().parts(world.a());
         if now.iter().all(|parts| parts.init.is_none() && parts.agents.is_empty()) {
             Ok(())
@@ -294,7 +294,7 @@ fn said(seen: &Seen) -> String {
     seen.code.map_or("-".into(), |code| code.to_string())
 }
 
-/// A session that ran to its end: all that it did is told, once, in order; then nothing is left.
+/// A session that ran to its end: all that it did is recorded, once, in order; then nothing is left.
 fn lived(
     world: &World,
     session: &Session<'_>,
@@ -316,7 +316,7 @@ fn lived(
     // In the order in which it was done.
     let numbers = events.iter().filter(|event| event["exec"]["argv"][0] == "seq");
     let numbers: Vec<usize> = numbers.filter_map(|e| text_at(e, "/exec/argv/1").parse().ok()).collect();
-    assert!(numbers.is_sorted(), "programs are told out of order");
+    assert!(numbers.is_sorted(), "programs are recorded out of order");
     let end = events.last().expect("an end");
     assert_eq!(text_at(end, "/lifecycle/reason"), "exited", "{end}: {}", seen.errors);
     assert_eq!(text_at(end, "/lifecycle/code"), CODE.to_string(), "{end}");

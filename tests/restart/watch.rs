@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use agentd_tests::harness::{Session, patience, wait_for_exit};
 
 /// Longer than anything takes: a build that hangs has 20 seconds.
-const PATIENCE: Duration = Duration::from_secs(60);
+const LINE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// agentctl, with somebody who reads all that it writes.
 pub struct Client {
@@ -34,7 +34,6 @@ pub struct Seen {
 }
 
 impl Client {
-    /// Starts it.
     pub fn start(session: &Session<'_>, command: &[&str]) -> Self {
         let mut child = session.spawn(command);
         let stdin = child.stdin.take();
@@ -66,7 +65,7 @@ impl Client {
     pub fn await_lines(&mut self, count: usize) {
         let start = Instant::now();
         while self.count < count {
-            match self.lines.recv_timeout(patience(PATIENCE).saturating_sub(start.elapsed())) {
+            match self.lines.recv_timeout(patience(LINE_TIMEOUT).saturating_sub(start.elapsed())) {
                 Ok(line) => {
                     self.shown += &line;
                     self.count += 1;
@@ -85,7 +84,6 @@ impl Client {
         stdin.write_all(line.as_bytes()).and_then(|()| stdin.flush()).expect("agentctl reads");
     }
 
-    /// Kills it.
     pub fn kill(&mut self) {
         self.child.kill().expect("our own child");
     }
@@ -96,7 +94,7 @@ impl Client {
     /// If it does not end.
     #[track_caller]
     pub fn end(mut self) -> Seen {
-        let status = wait_for_exit(&mut self.child, PATIENCE);
+        let status = wait_for_exit(&mut self.child, LINE_TIMEOUT);
         if status.is_none() {
             let _ = self.child.kill();
             let _ = self.child.wait();

@@ -69,7 +69,7 @@ pub fn hostile(world: &World) {
     world.session().run([program]).expect_code(127);
     let log =
         within(LIMIT, || Some(world.daemon().log()).filter(|log| log.contains("session ended")).ok_or(()));
-    let log = log.expect("its end is told");
+    let log = log.expect("its end is logged");
     assert!(log.contains("forged") && !log.lines().any(|line| line.starts_with("ERROR")), "{log}");
     let steering = |c: char| c.is_control() && c != '\n' || c == '\u{202e}';
     assert!(!log.contains(steering), "{log:?}");

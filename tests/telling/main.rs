@@ -1,4 +1,4 @@
-//! What a daemon tells about itself: numbers for Prometheus, and its log.
+//! What a daemon reports about itself: metrics for Prometheus, and its log.
 
 mod log;
 mod metrics;
@@ -9,11 +9,11 @@ use std::process::ExitCode;
 use agentd_tests::harness::{Setup, World, alone, run_alone};
 
 /// A test's name, its daemon, and what it does.
-type Told = (&'static str, Setup, fn(&World));
+type Case = (&'static str, Setup, fn(&World));
 
 fn main() -> ExitCode {
     let json = |level: &str| Setup::with(&format!("[log]\nformat = \"json\"\nlevel = \"{level}\""));
-    let tests: [Told; 9] = [
+    let tests: [Case; 9] = [
         ("metrics::what_happens_is_counted", Setup::default(), metrics::counted),
         ("metrics::members_only", Setup::default(), metrics::members),
         ("metrics::nothing_else_is_there", Setup::default(), metrics::nothing_else),

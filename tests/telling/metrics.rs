@@ -43,7 +43,7 @@ pub fn counted(world: &World) {
         ("agentd_denied_acts_total{kind=\"net.denied\"}", 1.0),
         ("agentd_relay_bytes_total{direction=\"out\"}", "ready\n".len() as f64),
     ];
-    // Its end is on record before it is told, and counted after.
+    // Its end is on record before it is reported, and counted after.
     let after = within(LIMIT, || {
         let after = scrape(world);
         let calm = value(&after, "agentd_sessions{state=\"ended\"}") == 1.0
@@ -72,9 +72,9 @@ pub fn members(world: &World) {
     assert!(meta.file_type().is_socket());
     let group = number_of("/etc/group", "agentd-test-adm");
     assert_eq!((meta.uid(), meta.gid(), meta.mode() & 0o777), (0, group, 0o660));
-    for stranger in [world.a(), world.outsider()] {
-        let refused = connect(world, stranger).expect_err("no member");
-        assert_eq!(refused.kind(), ErrorKind::PermissionDenied, "{}: {refused}", stranger.name);
+    for other in [world.a(), world.outsider()] {
+        let refused = connect(world, other).expect_err("no member");
+        assert_eq!(refused.kind(), ErrorKind::PermissionDenied, "{}: {refused}", other.name);
     }
     scrape(world);
 }

@@ -27,7 +27,7 @@ pub fn rest(stream: &mut UnixStream) -> String {
     String::from_utf8(answer).expect("text")
 }
 
-/// The answer to `request`. Whoever is not heard to its end is answered all the same.
+/// The answer to `request`. A client whose request is not read to its end is answered all the same.
 pub fn ask(world: &World, user: &User, request: &[u8]) -> std::io::Result<String> {
     let mut stream = connect(world, user)?;
     match stream.write_all(request) {

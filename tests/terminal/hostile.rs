@@ -133,7 +133,7 @@ fn messages(world: &World) {
     for args in wrong {
         let shown = shown(world, args);
         only_text(&format!("agentctl {args:?}"), &shown);
-        assert!(!shown.is_empty(), "agentctl {args:?} says nothing");
+        assert!(!shown.is_empty(), "agentctl {args:?} prints nothing");
     }
 }
 

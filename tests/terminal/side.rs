@@ -8,9 +8,8 @@ use std::time::Duration;
 /// Rows and columns of every terminal here.
 pub(crate) const SIZE: (u16, u16) = (24, 80);
 /// How long both may take to show the same.
-const PATIENCE: Duration = Duration::from_secs(20);
+const SCREEN_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Two terminals.
 pub(crate) struct Sides {
     pub(crate) direct: Tmux,
     pub(crate) confined: Tmux,
@@ -47,7 +46,6 @@ impl Sides {
         self.both().iter().for_each(|side| side.types(text));
     }
 
-    /// Resizes both.
     pub(crate) fn resize(&self, rows: u16, cols: u16) {
         self.both().iter().for_each(|side| side.resize(rows, cols));
     }
@@ -83,7 +81,7 @@ impl Sides {
 /// Waits until two terminals show the same.
 #[track_caller]
 pub(crate) fn same_screens(one: &Tmux, other: &Tmux, of: impl Fn(&str) -> String) {
-    let same = within(PATIENCE, || {
+    let same = within(SCREEN_TIMEOUT, || {
         let (one, other) = (one.screen(), other.screen());
         if of(&one) == of(&other) { Ok(()) } else { Err((one, other)) }
     });

@@ -13,9 +13,9 @@ use crate::Done;
 
 /// How many bytes are read or written at once.
 pub const CHUNK: usize = 128 << 10;
-/// How long a question is, and the answer to a small one.
+/// How long a question is, in bytes.
 pub const QUESTION: usize = 128;
-/// See [`QUESTION`].
+/// How long the answer to a small question is.
 pub const ANSWER: usize = 512;
 
 /// What a client asks for, by its first byte, which no text has. The next eight say how many bytes.
@@ -126,7 +126,6 @@ impl Way {
         Ok(Self { tls: Some((Arc::new(config), ServerName::try_from(name.to_owned())?)), ..self })
     }
 
-    /// Connects.
     pub fn open(&self) -> Done<Box<dyn Link>> {
         let mut socket = Socket::new(TcpStream::connect(self.to)?)?;
         if let Some(connect) = &self.connect {

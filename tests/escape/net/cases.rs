@@ -22,7 +22,7 @@ const RULES: &[&str] = &[
     "--deny",
     "evil.test",
 ];
-/// Names with this label are asked for in sessions alone: nobody may have told the resolver of them.
+/// Names with this label are asked for in sessions alone: the resolver may not have them from elsewhere.
 const INSIDE: &str = "inside.";
 
 fn fill(texts: &[&str]) -> Vec<String> {
@@ -48,7 +48,7 @@ fn report(case: &Case, output: &RunOutput) -> Value {
     serde_json::from_str(output.text().trim()).expect("a line of JSON")
 }
 
-/// The act on the host of the internet: a case that does not work there says nothing inside.
+/// The act on the host of the internet: a case that does not work there proves nothing inside.
 pub fn outside(world: &World, case: &Case) {
     let probe = world.daemon().probe();
     let mut command = match case.outside {

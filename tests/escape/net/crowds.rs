@@ -18,7 +18,7 @@ pub const TESTS: &[Named] = &[
 ];
 
 /// Longer than what is left to do takes.
-const PATIENCE: Duration = Duration::from_secs(30);
+const EXIT_TIMEOUT: Duration = Duration::from_secs(30);
 /// The most connections of a session.
 const CONNECTIONS: usize = 1024;
 /// What the relay may need, whatever its session does: its own, and buffers for each connection.
@@ -73,7 +73,7 @@ fn slow(world: &World) {
     let mut rest = String::new();
     said.read_to_string(&mut rest).expect("its output");
     assert_eq!(rest, "again\n");
-    let status = wait_for_exit(&mut child, patience(PATIENCE)).expect("it ends");
+    let status = wait_for_exit(&mut child, patience(EXIT_TIMEOUT)).expect("it ends");
     assert_eq!(status.code(), Some(0));
 }
 
@@ -107,14 +107,14 @@ fn flooded(world: &World, name: &str, port: u16, allow: &str) -> (Value, Vec<Val
     let mut rest = String::new();
     said.read_to_string(&mut rest).expect("its output");
     assert_eq!(rest, "this is good.test\n");
-    assert_eq!(wait_for_exit(&mut child, patience(PATIENCE)).and_then(|status| status.code()), Some(0));
+    assert_eq!(wait_for_exit(&mut child, patience(EXIT_TIMEOUT)).and_then(|status| status.code()), Some(0));
     let tracked = (internet().host().tracked(), internet().internet().tracked());
     assert_eq!(tracked, (0, 0), "connections are tracked");
     (tally, world.all_events(world.a(), session.name()))
 }
 
-/// How many of a kind are told, with those that stand for many.
-fn told(events: &[Value], kind: &str) -> (usize, u64) {
+/// How many of a kind are recorded, with those that stand for many.
+fn recorded(events: &[Value], kind: &str) -> (usize, u64) {
     let of_kind: Vec<_> = events.iter().filter(|event| event["kind"] == kind).collect();
     let count = |event: &&Value| event["net"]["count"].as_u64().unwrap_or(1);
     (of_kind.len(), of_kind.iter().map(count).sum())
@@ -124,15 +124,15 @@ fn told(events: &[Value], kind: &str) -> (usize, u64) {
 fn denied(world: &World) {
     let (tally, events) = flooded(world, "good.test", 8080, "other.test");
     assert_eq!(tally["refused"].as_u64(), Some(flood()), "{tally}");
-    let (told, count) = told(&events, "net.denied");
+    let (recorded, count) = recorded(&events, "net.denied");
     let dropped: u64 = events
         .iter()
         .filter(|event| event["kind"] == "audit.dropped")
         .map(|event| text_at(event, "/dropped/count").parse::<u64>().unwrap_or_else(|_| panic!("{event}")))
         .sum();
-    eprintln!("{told} events tell of {count}, {dropped} are not told of");
-    assert!(told < EVENTS, "{told} events");
-    assert_eq!(count + dropped, flood(), "{told} events");
+    eprintln!("{recorded} events stand for {count}, {dropped} are dropped");
+    assert!(recorded < EVENTS, "{recorded} events");
+    assert_eq!(count + dropped, flood(), "{recorded} events");
 }
 
 /// Each is accepted by the relay and gone before it has said anything, or there is no room for it: nobody is dialled
@@ -143,7 +143,7 @@ fn allowed(world: &World) {
     let connects = events.iter().filter(|event| event["kind"] == "net.connect");
     let dialled = connects.filter(|event| text_at(event, "/net/name") == "other.test").count();
     assert_eq!(dialled, 0, "something was dialled");
-    let (told, _) = told(&events, "net.denied");
-    eprintln!("{told} events of {}", events.len());
+    let (recorded, _) = recorded(&events, "net.denied");
+    eprintln!("{recorded} events of {}", events.len());
     assert!(events.len() < EVENTS, "{} events", events.len());
 }

@@ -34,9 +34,9 @@ use super::users::User;
 use super::world::World;
 
 /// Longer than any answer takes.
-const PATIENCE: Duration = Duration::from_secs(30);
+const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A connection.
+/// A connection to the daemon as one user.
 #[derive(Debug)]
 pub struct Api {
     runtime: Runtime,
@@ -67,7 +67,7 @@ impl Api {
         Ok(Self { runtime, client, channel, user: user.clone(), offers: daemon.runtime().join("offer.sock") })
     }
 
-    /// Its methods.
+    /// The generated client on this connection.
     pub fn client(&self) -> SessionsClient<Channel> {
         self.client.clone()
     }
@@ -78,7 +78,7 @@ impl Api {
     /// If none comes.
     #[track_caller]
     pub fn wait<T>(&self, question: impl Future<Output = T>) -> T {
-        let limited = async { tokio::time::timeout(PATIENCE, question).await };
+        let limited = async { tokio::time::timeout(CALL_TIMEOUT, question).await };
         self.runtime.block_on(limited).expect("an answer in time")
     }
 

@@ -22,7 +22,7 @@ const POOL: u32 = 1 << 16;
 /// How many of them a session takes.
 const LEASE: u32 = 35;
 /// Longer than any start or stop takes.
-const PATIENCE: Duration = Duration::from_secs(20);
+const START_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// How a daemon is to be started.
 #[derive(Clone, Debug, Default)]
@@ -128,9 +128,9 @@ impl Setup {
 /// The two programs of a daemon that are not of a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
-    /// `agentd-launcher`.
+    /// `agentd-launcher`, uid 0.
     Launcher,
-    /// `agentd`.
+    /// `agentd`, the unprivileged account.
     Service,
 }
 
@@ -225,7 +225,7 @@ impl Daemon {
                 Part::Launcher => &mut running.launcher,
                 Part::Service => &mut running.service,
             };
-            if let Err(error) = program.as_mut().expect("just started").await_ready(PATIENCE) {
+            if let Err(error) = program.as_mut().expect("just started").await_ready(START_TIMEOUT) {
                 panic!("{part:?}: {error}\n{}", self.log());
             }
         }
@@ -242,7 +242,7 @@ impl Daemon {
         running.pid = program.pid();
         // The moment is what is tested: there is nothing to wait for.
         std::thread::sleep(after);
-        let _ = program.end(Signal::KILL, PATIENCE);
+        let _ = program.end(Signal::KILL, START_TIMEOUT);
     }
 
     /// Starts the launcher as a service manager does that listens for it on both `sockets`, and waits until it is
@@ -254,7 +254,7 @@ impl Daemon {
         let mut running = self.running();
         let mut program = Program::start_on(sockets, &self.launcher(), &self.dir, "launcher");
         running.pid = program.pid();
-        let ready = program.await_ready(PATIENCE);
+        let ready = program.await_ready(START_TIMEOUT);
         running.launcher = ready.is_ok().then_some(program);
         ready
     }
@@ -306,7 +306,7 @@ impl Daemon {
             Part::Service => running.service.take(),
         };
         match program {
-            Some(program) => program.end(signal, PATIENCE).unwrap_or_else(|| {
+            Some(program) => program.end(signal, START_TIMEOUT).unwrap_or_else(|| {
                 panic!("{part:?} did not end on {signal:?}\n{}", self.log());
             }),
             None => {
@@ -322,7 +322,7 @@ impl Daemon {
         self.running.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    /// Replaces what is in its `agentd.toml` besides what all tests have. It has to be told.
+    /// Replaces what is in its `agentd.toml` besides what all tests have. It takes effect with a reload.
     pub fn configure(&self, config: &str) {
         std::fs::write(
             self.dir.join("agentd.toml"),
@@ -344,14 +344,14 @@ impl Daemon {
         self.with(part, |program| {
             program.hear_all();
             super::parts::signal(pid, Signal::HUP, false);
-            program.await_said(PATIENCE, |line| line.starts_with("RELOADING=1"))?;
-            said = program.await_said(PATIENCE, |line| line.starts_with("STATUS="))?;
+            program.await_said(START_TIMEOUT, |line| line.starts_with("RELOADING=1"))?;
+            said = program.await_said(START_TIMEOUT, |line| line.starts_with("STATUS="))?;
             Ok(())
         });
         said
     }
 
-    /// Waits until a part of it tells its watchdog that it lives, after what it has told already.
+    /// Waits until a part of it notifies its watchdog once more.
     ///
     /// # Errors
     /// If it does not within `limit`.
@@ -437,7 +437,7 @@ impl Daemon {
         self.dir.join("probe")
     }
 
-    /// The probe.
+    /// The program that sessions run as the agent.
     pub fn probe(&self) -> PathBuf {
         self.dir.join("probe/probe")
     }
@@ -485,7 +485,7 @@ impl Daemon {
         let mut well = true;
         let was_there = launcher.is_some() || service.is_some();
         for program in [service, launcher].into_iter().flatten() {
-            let ended = program.end(Signal::TERM, PATIENCE);
+            let ended = program.end(Signal::TERM, START_TIMEOUT);
             well &= ended.unwrap_or_else(|| panic!("it did not end on SIGTERM\n{}", self.log()));
         }
         if self.setup.units && was_there {
@@ -495,10 +495,10 @@ impl Daemon {
             command.arg("--config").arg(self.dir.join("agentd.toml"));
             let mut last = Program::start(command, &self.dir, "launcher");
             self.running().pid = last.pid();
-            if let Err(error) = last.await_ready(PATIENCE) {
+            if let Err(error) = last.await_ready(START_TIMEOUT) {
                 panic!("to end its sessions: {error}\n{}", self.log());
             }
-            let ended = last.end(Signal::TERM, PATIENCE);
+            let ended = last.end(Signal::TERM, START_TIMEOUT);
             well &= ended.unwrap_or_else(|| panic!("it did not end on SIGTERM\n{}", self.log()));
         }
         well

@@ -35,7 +35,7 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    /// Looks.
+    /// The host as it is now.
     pub fn take(daemon: &Daemon) -> Self {
         let (pids, processes) = processes(daemon);
         Self {
@@ -136,7 +136,7 @@ impl Snapshot {
     }
 }
 
-/// Tries until it is so: waits for a condition of the kernel's that no descriptor tells of.
+/// Tries until it is so: waits for a condition of the kernel's that no descriptor reports.
 ///
 /// # Errors
 /// The last try's, after `limit`.
@@ -193,7 +193,7 @@ fn processes(daemon: &Daemon) -> (Vec<u32>, BTreeSet<String>) {
     (pids, names)
 }
 
-/// What its processes wait for, and the last lines of its log: for whoever reads of a failure.
+/// What its processes wait for, and the last lines of its log: for the reader of a failure.
 fn about(daemon: &Daemon) -> String {
     let mut text = String::new();
     for pid in processes(daemon).0 {

@@ -79,7 +79,7 @@ impl Internet {
         &self.host
     }
 
-    /// Everything else.
+    /// The namespace of every server that sessions reach.
     pub fn internet(&self) -> &NetNs {
         &self.internet
     }
@@ -168,7 +168,7 @@ impl Internet {
     }
 
     /// Another daemon, which asks this resolver, as `agentd.toml` has it, or several with commas, and believes the
-    /// authorities in `trust`.
+    /// trust anchors in `trust`.
     pub fn world_asking(&self, resolvers: &str, trust: &Path) -> World {
         let trust = format!("resolvers = [{resolvers}]\ntrust = \"{}\"", trust.display());
         let config = CONFIG.replace("resolvers = [\"192.0.2.53:53\"]", &trust);

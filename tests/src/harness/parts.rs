@@ -17,9 +17,9 @@ pub struct Parts {
     pub lease: String,
     /// `agentd-keeper`, or the builder that will be it.
     pub keeper: Option<u32>,
-    /// `agentd-relay`.
+    /// The pid of `agentd-relay`.
     pub relay: Option<u32>,
-    /// `agentd-init`.
+    /// The pid of `agentd-init`.
     pub init: Option<u32>,
     /// The session's own processes.
     pub agents: Vec<u32>,

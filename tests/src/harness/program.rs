@@ -50,7 +50,7 @@ impl Program {
         Self { child: start(command).expect("setpriv"), notify }
     }
 
-    /// Its pid.
+    /// The pid of its process.
     pub fn pid(&self) -> u32 {
         self.child.id()
     }

@@ -51,7 +51,7 @@ impl Pty {
         tcsetwinsize(&self.master, size).expect("our own pty");
     }
 
-    /// Types.
+    /// Writes to the master, as a keyboard does.
     pub fn write(&self, bytes: &[u8]) {
         let written = rustix::io::write(&self.master, bytes).expect("our own pty");
         assert_eq!(written, bytes.len());

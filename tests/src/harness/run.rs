@@ -13,7 +13,7 @@ use super::wait::{patience, wait_for_exit};
 use super::world::World;
 
 /// Longer than any command of a test takes.
-const PATIENCE: Duration = Duration::from_secs(90);
+const RUN_TIMEOUT: Duration = Duration::from_secs(90);
 
 /// A session that is to be run.
 pub struct Session<'a> {
@@ -77,7 +77,7 @@ impl<'a> Session<'a> {
         self
     }
 
-    /// Its programs are told of no proxy: what they do is seen as it is between them and the network.
+    /// Its programs have no proxy in their environment: what they do is seen as it is between them and the network.
     pub fn past_the_proxy(self) -> Self {
         let names = ["http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"];
         self.options(names.iter().flat_map(|name| ["--env".to_owned(), format!("{name}=")]))
@@ -185,7 +185,7 @@ pub fn complete(command: &mut Command, stdin: Vec<u8>, name: String) -> RunOutpu
         let mut bytes = vec![];
         error.read_to_end(&mut bytes).map(|_| bytes)
     });
-    let status = wait_for_exit(&mut child, patience(PATIENCE));
+    let status = wait_for_exit(&mut child, patience(RUN_TIMEOUT));
     if status.is_none() {
         let _ = child.kill();
         let _ = child.wait();
@@ -197,7 +197,7 @@ pub fn complete(command: &mut Command, stdin: Vec<u8>, name: String) -> RunOutpu
     let (stdout, stderr) = (read(stdout), String::from_utf8_lossy(&read(stderr)).into_owned());
     let Some(status) = status else {
         panic!(
-            "{name} did not end within {PATIENCE:?}\nstdout: {}\nstderr: {stderr}",
+            "{name} did not end within {RUN_TIMEOUT:?}\nstdout: {}\nstderr: {stderr}",
             String::from_utf8_lossy(&stdout)
         );
     };

@@ -29,7 +29,7 @@ impl SmallDisk {
 
 impl Drop for SmallDisk {
     fn drop(&mut self) {
-        // What is in use still is let go of by whoever uses it.
+        // What is in use still is released by the process that uses it.
         let _ = Command::new("umount").arg("--lazy").arg(&self.0).status();
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::host::within;
 
 /// Longer than anything takes that is waited for.
-const PATIENCE: Duration = Duration::from_secs(25);
+const SCREEN_TIMEOUT: Duration = Duration::from_secs(25);
 /// What programs find in `TERM`: what tmux is by itself.
 pub const TERM: &str = "screen";
 
@@ -77,7 +77,7 @@ impl Tmux {
         self.ask(["send-keys", "--"].into_iter().chain(keys.iter().copied()));
     }
 
-    /// Types text.
+    /// Types `text` into the pane, without a newline.
     pub fn types(&self, text: &str) {
         self.ask(["send-keys", "-l", "--", text]);
     }
@@ -129,7 +129,7 @@ impl Tmux {
     /// If it does not become so, with what is there.
     #[track_caller]
     pub fn wait(&self, what: &str, so: impl Fn(&str) -> bool) {
-        let result = within(PATIENCE, || {
+        let result = within(SCREEN_TIMEOUT, || {
             let text = self.text();
             if so(&text) { Ok(()) } else { Err(text) }
         });
@@ -154,7 +154,7 @@ impl Tmux {
     #[track_caller]
     pub fn wait_for_end(&self) -> i32 {
         let mut status = None;
-        let result = within(PATIENCE, || {
+        let result = within(SCREEN_TIMEOUT, || {
             status = self.status();
             if status.is_some() { Ok(()) } else { Err(()) }
         });

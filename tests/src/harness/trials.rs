@@ -95,7 +95,7 @@ fn run(
 
 /// A test with a daemon of its own.
 pub struct Alone {
-    /// Its name.
+    /// The name that cargo prints.
     pub name: String,
     /// How its daemon is started.
     pub setup: Setup,

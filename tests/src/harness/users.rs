@@ -10,16 +10,16 @@ pub const GROUP: &str = "agentd-test";
 /// Who sees everyone's sessions.
 pub const ADMINS: &str = "agentd-test-adm";
 
-/// An account.
+/// An account of the host.
 #[derive(Clone, Debug)]
 pub struct User {
     /// Its login name.
     pub name: String,
-    /// Its uid.
+    /// The user id, never 0 but for `root`.
     pub uid: u32,
     /// Its first group.
     pub gid: u32,
-    /// Its home.
+    /// The home directory, which exists.
     pub home: PathBuf,
 }
 
@@ -33,7 +33,7 @@ impl User {
         Some(Self { name: name.to_owned(), uid: number(2), gid: number(3), home: fields[5].into() })
     }
 
-    /// root.
+    /// The account with uid 0.
     pub fn root() -> Self {
         Self { name: "root".into(), uid: 0, gid: 0, home: "/root".into() }
     }
@@ -111,7 +111,7 @@ pub struct Users {
     pub a: User,
     /// Another one, who must see nothing of it.
     pub b: User,
-    /// An admin.
+    /// Member of `ADMINS` and `GROUP`.
     pub admin: User,
     /// In none of the groups.
     pub outsider: User,

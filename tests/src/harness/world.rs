@@ -37,7 +37,7 @@ impl World {
         Self { daemon: Daemon::start(setup), users, made: Mutex::default() }
     }
 
-    /// The daemon.
+    /// The daemon that all tests of this world use.
     pub fn daemon(&self) -> &Daemon {
         &self.daemon
     }
@@ -47,12 +47,12 @@ impl World {
         &self.users.a
     }
 
-    /// Another user.
+    /// Another user, who must see nothing of user a.
     pub fn b(&self) -> &User {
         &self.users.b
     }
 
-    /// An admin.
+    /// A user who sees everyone's sessions.
     pub fn admin(&self) -> &User {
         &self.users.admin
     }

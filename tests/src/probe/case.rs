@@ -50,7 +50,7 @@ pub enum Outside {
 /// An event that the act must leave behind.
 #[derive(Clone, Copy, Debug)]
 pub struct Seen {
-    /// Its kind.
+    /// The event kind, such as `net.denied`.
     pub kind: &'static str,
     /// JSON pointers and what is there, as text; `{…}` is filled in.
     pub fields: &'static [(&'static str, &'static str)],
@@ -74,7 +74,7 @@ pub struct Case {
     /// The event that must be there.
     pub seen: Option<Seen>,
     /// The system call that must be on record as refused.
-    pub told: Option<&'static str>,
+    pub recorded_call: Option<&'static str>,
     /// Where it is shown to work.
     pub outside: Outside,
     /// Other arguments there: a harmless amount of the same.
@@ -104,7 +104,7 @@ pub const fn case(
         args,
         refused,
         seen: None,
-        told: None,
+        recorded_call: None,
         outside,
         outside_args: None,
         host_may_lack: false,
@@ -127,8 +127,8 @@ impl Case {
     }
 
     /// Expects `confine.denied` for this call.
-    pub const fn told(mut self, call: &'static str) -> Self {
-        self.told = Some(call);
+    pub const fn recorded_call(mut self, call: &'static str) -> Self {
+        self.recorded_call = Some(call);
         self
     }
 

@@ -39,7 +39,7 @@ pub const CASES: &[Case] = &[
         Outside::User,
         "drivers that the kernel loads",
     )
-    .told("ioctl")
+    .recorded_call("ioctl")
     .outside_args(&["0", "0"])
     .origin("CVE-2017-2636, CVE-2021-42008"),
     case(
@@ -50,7 +50,7 @@ pub const CASES: &[Case] = &[
         Outside::User,
         "drivers that the kernel loads",
     )
-    .told("ioctl")
+    .recorded_call("ioctl")
     .outside_args(&["0", "1"])
     .origin("CVE-2019-10063"),
     case(
@@ -90,7 +90,7 @@ pub const CASES: &[Case] = &[
         Outside::User,
         "code in the kernel that is charged to nobody",
     )
-    .told("setsockopt")
+    .recorded_call("setsockopt")
     .origin("net.core.bpf_jit_limit"),
     case("proc_vmstat", read, &["/proc/vmstat"], NOTHING, Outside::User, KERNEL).host_may_lack(),
     case("proc_zoneinfo", read, &["/proc/zoneinfo"], NOTHING, Outside::User, KERNEL).host_may_lack(),

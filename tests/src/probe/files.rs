@@ -290,7 +290,7 @@ pub const CASES: &[Case] = &[
         Outside::Root,
         "any file of the file system that the workspace is on",
     )
-    .told("open_by_handle_at")
+    .recorded_call("open_by_handle_at")
     .origin("shocker.c, Docker before 1.0"),
 ];
 

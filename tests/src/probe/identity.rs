@@ -81,7 +81,7 @@ fn setgroups(_: &[String]) -> Act {
 
 fn setfsuid_0(_: &[String]) -> Act {
     sys::call(libc::SYS_setfsuid, [0.into()])?;
-    // The call tells of no error: the second one returns what is in force.
+    // The call reports no error: the second one returns what is in force.
     match sys::call(libc::SYS_setfsuid, [0.into()])? {
         0 => Ok("fsuid 0".into()),
         uid => Err(Refused::new(EPERM, format!("fsuid {uid}"))),

@@ -17,7 +17,7 @@ pub const CASES: &[Case] = &[
     case("io_uring", io_uring, &[], NO, Outside::User, "system calls that no filter sees")
         .origin("CVE-2022-29582, CVE-2023-2598")
         .host_may_lack(),
-    case("add_key", add_key, &[], NO, Outside::User, KEYS).told("add_key").host_may_lack(),
+    case("add_key", add_key, &[], NO, Outside::User, KEYS).recorded_call("add_key").host_may_lack(),
     case(
         "request_key",
         request_key,
@@ -26,18 +26,18 @@ pub const CASES: &[Case] = &[
         Outside::Root,
         "a helper program that the kernel starts on the host",
     )
-    .told("request_key")
+    .recorded_call("request_key")
     .host_may_lack(),
     case("keyctl", keyctl, &[], NO, Outside::User, KEYS)
-        .told("keyctl")
+        .recorded_call("keyctl")
         .origin("CVE-2016-0728")
         .host_may_lack(),
     case("bpf", bpf, &[], NO, Outside::Root, "code in the kernel")
-        .told("bpf")
+        .recorded_call("bpf")
         .origin("CVE-2017-16995, CVE-2021-3490")
         .host_may_lack(),
     case("perf", perf, &[], NO, Outside::Root, "a look at other processes, and its bugs")
-        .told("perf_event_open")
+        .recorded_call("perf_event_open")
         .origin("CVE-2013-2094")
         .host_may_lack(),
     case(
@@ -48,29 +48,30 @@ pub const CASES: &[Case] = &[
         Outside::Root,
         "a pause inside of kernel code: every race is won",
     )
-    .told("userfaultfd")
+    .recorded_call("userfaultfd")
     .origin("used for CVE-2021-22555 and others")
     .host_may_lack(),
     case("init_module", init_module, &[], NO, Outside::Nowhere(TWICE), "code in the kernel")
-        .told("init_module"),
+        .recorded_call("init_module"),
     case("finit_module", finit_module, &[], NO, Outside::Nowhere(TWICE), "code in the kernel")
-        .told("finit_module"),
-    case("kexec", kexec, &[], NO, Outside::Nowhere(TWICE), "another kernel").told("kexec_load"),
-    case("reboot", reboot, &[], NO, Outside::Nowhere(TWICE), STEER).told("reboot"),
-    case("swapon", swapon, &[], NO, Outside::Nowhere(TWICE), STEER).told("swapon"),
-    case("acct", acct, &[], NO, Outside::Nowhere(TWICE), "a log of what the host runs").told("acct"),
+        .recorded_call("finit_module"),
+    case("kexec", kexec, &[], NO, Outside::Nowhere(TWICE), "another kernel").recorded_call("kexec_load"),
+    case("reboot", reboot, &[], NO, Outside::Nowhere(TWICE), STEER).recorded_call("reboot"),
+    case("swapon", swapon, &[], NO, Outside::Nowhere(TWICE), STEER).recorded_call("swapon"),
+    case("acct", acct, &[], NO, Outside::Nowhere(TWICE), "a log of what the host runs").recorded_call("acct"),
     case("syslog", syslog, &[], NO, Outside::Root, "kernel messages: addresses, other tenants")
-        .told("syslog")
+        .recorded_call("syslog")
         .host_may_lack(),
-    case("iopl", iopl, &[], NO, Outside::Nowhere(TWICE), "the machine's ports").told("iopl"),
-    case("settime", settime, &[], NO, Outside::Nowhere(TWICE), "the host's clock").told("clock_settime"),
-    case("adjtime", adjtime, &[], NO, Outside::Nowhere(TWICE), "the host's clock").told("adjtimex"),
+    case("iopl", iopl, &[], NO, Outside::Nowhere(TWICE), "the machine's ports").recorded_call("iopl"),
+    case("settime", settime, &[], NO, Outside::Nowhere(TWICE), "the host's clock")
+        .recorded_call("clock_settime"),
+    case("adjtime", adjtime, &[], NO, Outside::Nowhere(TWICE), "the host's clock").recorded_call("adjtimex"),
     case("sethostname", sethostname, &[], NO, Outside::Apart, "another name of the session")
-        .told("sethostname"),
+        .recorded_call("sethostname"),
     case("quotactl", quotactl, &[], &[EPERM, ENOSYS], Outside::Nowhere(TWICE), "disk quotas")
-        .told("quotactl"),
+        .recorded_call("quotactl"),
     case("fanotify", fanotify, &[], NO, Outside::Root, "the exec watch of our own session")
-        .told("fanotify_init")
+        .recorded_call("fanotify_init")
         .host_may_lack(),
     case(
         "move_pages",
@@ -80,7 +81,7 @@ pub const CASES: &[Case] = &[
         Outside::Apart,
         "where other processes' memory is",
     )
-    .told("move_pages")
+    .recorded_call("move_pages")
     .host_may_lack(),
     case(
         "process_madvise",
@@ -90,7 +91,7 @@ pub const CASES: &[Case] = &[
         Outside::Apart,
         "other processes' memory, thrown out",
     )
-    .told("process_madvise")
+    .recorded_call("process_madvise")
     .host_may_lack(),
     case(
         "mseal_unknown",
@@ -108,7 +109,7 @@ pub const CASES: &[Case] = &[
         Outside::User,
         "refused calls that our own listener lets through (seccomp_unotify(2))",
     )
-    .told("seccomp"),
+    .recorded_call("seccomp"),
     case("x32", x32, &[], &[ENOSYS, EPERM], Outside::Nowhere("most kernels have no x32"), FOREIGN)
         .origin("CVE-2014-0038"),
     case("int80", int80, &[], &[ENOSYS, EPERM], Outside::User, FOREIGN)
@@ -142,8 +143,8 @@ pub const CASES: &[Case] = &[
     )
     .origin("CVE-2016-5195"),
     case("personality", personality, &[], NO, Outside::User, "memory that is readable and executable alike")
-        .told("personality"),
-    case("vhangup", vhangup, &[], NO, Outside::Nowhere(TWICE), "others' terminals").told("vhangup"),
+        .recorded_call("personality"),
+    case("vhangup", vhangup, &[], NO, Outside::Nowhere(TWICE), "others' terminals").recorded_call("vhangup"),
     case(
         "lookup_cookie",
         lookup_cookie,
@@ -152,7 +153,7 @@ pub const CASES: &[Case] = &[
         Outside::Nowhere("gone from newer kernels"),
         "paths by number",
     )
-    .told("lookup_dcookie"),
+    .recorded_call("lookup_dcookie"),
     case(
         "ptrace_seccomp",
         seccomp_dump,
@@ -169,7 +170,7 @@ fn io_uring(_: &[String]) -> Act {
     Ok("set up".into())
 }
 
-/// `KEY_SPEC_PROCESS_KEYRING`
+/// `KEY_SPEC_PROCESS_KEYRING` of `keyctl(2)`.
 const OWN_KEYRING: i32 = -2;
 
 fn add_key(_: &[String]) -> Act {
@@ -234,7 +235,7 @@ fn kexec(_: &[String]) -> Act {
 }
 
 fn reboot(_: &[String]) -> Act {
-    // With the second magic number wrong even root is told EINVAL.
+    // With the second magic number wrong even root gets EINVAL.
     sys::call(libc::SYS_reboot, [0xfee1_deadu32.into(), 0.into(), 0.into(), Arg::Null])?;
     Ok("asked".into())
 }

@@ -15,24 +15,25 @@ const CHAIN: &str = "every capability in a user namespace of our own: most kerne
 
 pub const CASES: &[Case] = &[
     case("mount_tmpfs", mount, &["tmpfs", "/tmp"], NO, Outside::Apart, "files of our own over any path")
-        .told("mount"),
-    case("mount_proc", mount, &["proc", "/tmp"], NO, Outside::Apart, UNMASKED).told("mount"),
-    case("mount_sysfs", mount, &["sysfs", "/tmp"], NO, Outside::Apart, "a writable /sys").told("mount"),
+        .recorded_call("mount"),
+    case("mount_proc", mount, &["proc", "/tmp"], NO, Outside::Apart, UNMASKED).recorded_call("mount"),
+    case("mount_sysfs", mount, &["sysfs", "/tmp"], NO, Outside::Apart, "a writable /sys")
+        .recorded_call("mount"),
     case("mount_cgroup", mount, &["cgroup2", "/tmp"], NO, Outside::Apart, "our own limits, release_agent")
-        .told("mount")
+        .recorded_call("mount")
         .origin("CVE-2022-0492"),
     case("mount_devpts", mount, &["devpts", "/tmp"], NO, Outside::Apart, "the host's terminals")
-        .told("mount"),
+        .recorded_call("mount"),
     case("mount_overlay", overlay, &[], NO, Outside::Apart, "copies of set-user-ID files")
-        .told("mount")
+        .recorded_call("mount")
         .origin("CVE-2021-3493, CVE-2023-0386, CVE-2023-2640"),
     case("mount_bind", bind, &["/usr", "/tmp"], NO, Outside::Apart, "a second way to what is covered")
-        .told("mount"),
-    case("mount_remount", remount, &["/usr"], NO, Outside::Apart, "a writable /usr").told("mount"),
+        .recorded_call("mount"),
+    case("mount_remount", remount, &["/usr"], NO, Outside::Apart, "a writable /usr").recorded_call("mount"),
     case("mount_propagation", propagation, &[], NO, Outside::Apart, "mounts that appear on the host")
-        .told("mount"),
+        .recorded_call("mount"),
     case("mount_move", move_old, &["/proc", "/tmp"], NO, Outside::Apart, "what is below /proc's masks")
-        .told("mount"),
+        .recorded_call("mount"),
     case(
         "umount_mask",
         umount,
@@ -41,21 +42,24 @@ pub const CASES: &[Case] = &[
         Outside::Nowhere("apart nothing is masked"),
         UNMASKED,
     )
-    .told("umount2"),
-    case("umount_proc", umount, &["/proc"], NO, Outside::Apart, "what is below /proc").told("umount2"),
-    case("fsopen", fsopen, &["tmpfs"], NO, Outside::Apart, NEW_API).told("fsopen").origin("CVE-2022-0185"),
-    case("fspick", fspick, &["/tmp"], NO, Outside::Apart, NEW_API).told("fspick"),
+    .recorded_call("umount2"),
+    case("umount_proc", umount, &["/proc"], NO, Outside::Apart, "what is below /proc")
+        .recorded_call("umount2"),
+    case("fsopen", fsopen, &["tmpfs"], NO, Outside::Apart, NEW_API)
+        .recorded_call("fsopen")
+        .origin("CVE-2022-0185"),
+    case("fspick", fspick, &["/tmp"], NO, Outside::Apart, NEW_API).recorded_call("fspick"),
     case("open_tree", open_tree, &["/usr"], NO, Outside::Apart, NEW_API)
-        .told("open_tree")
+        .recorded_call("open_tree")
         .origin("CVE-2021-41133"),
     case("open_tree_attr", open_tree_attr, &["/usr"], NO, Outside::Apart, NEW_API)
-        .told("open_tree_attr")
+        .recorded_call("open_tree_attr")
         .host_may_lack(),
     case("move_mount", move_mount, &["/proc", "/tmp"], NO, Outside::Apart, NEW_API)
-        .told("move_mount")
+        .recorded_call("move_mount")
         .origin("CVE-2021-41133"),
     case("mount_setattr", setattr, &["/usr"], NO, Outside::Apart, NEW_API)
-        .told("mount_setattr")
+        .recorded_call("mount_setattr")
         .origin("CVE-2021-41133"),
     case(
         "pivot_root",
@@ -65,7 +69,7 @@ pub const CASES: &[Case] = &[
         Outside::Nowhere("would need a root to go to; chroot shows the capability"),
         "another root",
     )
-    .told("pivot_root"),
+    .recorded_call("pivot_root"),
     case(
         "chroot",
         chroot,
@@ -74,30 +78,30 @@ pub const CASES: &[Case] = &[
         Outside::Apart,
         "a root of our own, with our /etc for set-user-ID programs",
     )
-    .told("chroot")
+    .recorded_call("chroot")
     .origin("CVE-2025-32463"),
     case("unshare_user", unshare, &["user"], &[EPERM], Outside::User, CHAIN)
-        .told("unshare")
+        .recorded_call("unshare")
         .origin("CVE-2022-0185")
         .host_may_lack(),
     case("unshare_mount", unshare, &["mount"], &[EPERM], Outside::Apart, "a mount namespace of our own")
-        .told("unshare"),
+        .recorded_call("unshare"),
     case("unshare_net", unshare, &["net"], &[EPERM], Outside::Apart, "network code as its root")
-        .told("unshare")
+        .recorded_call("unshare")
         .origin("CVE-2023-32233"),
     case("unshare_pid", unshare, &["pid"], &[EPERM], Outside::Apart, "processes out of sight")
-        .told("unshare"),
+        .recorded_call("unshare"),
     case("unshare_cgroup", unshare, &["cgroup"], &[EPERM], Outside::Apart, "another view of cgroups")
-        .told("unshare"),
+        .recorded_call("unshare"),
     case("unshare_uts", unshare, &["uts"], &[EPERM], Outside::Apart, "another name of the host")
-        .told("unshare"),
+        .recorded_call("unshare"),
     case("unshare_ipc", unshare, &["ipc"], &[EPERM], Outside::Apart, "ipc objects that nobody counts")
-        .told("unshare"),
+        .recorded_call("unshare"),
     case("unshare_time", unshare, &["time"], &[EPERM], Outside::Apart, "another clock")
-        .told("unshare")
+        .recorded_call("unshare")
         .host_may_lack(),
     case("clone_user", clone_user, &[], &[EPERM], Outside::User, CHAIN)
-        .told("clone")
+        .recorded_call("clone")
         .origin("CVE-2023-2640")
         .host_may_lack(),
     case("clone3_user", clone3_user, &[], NO, Outside::User, "the same, in an argument that no filter sees")
@@ -113,10 +117,11 @@ pub const CASES: &[Case] = &[
         Outside::Nowhere("a process cannot enter the user namespace that it is in"),
         "capabilities in our own user namespace",
     )
-    .told("setns"),
-    case("setns_own_net", setns, &["/proc/self/ns/net"], NO, Outside::Apart, "setns at all").told("setns"),
+    .recorded_call("setns"),
+    case("setns_own_net", setns, &["/proc/self/ns/net"], NO, Outside::Apart, "setns at all")
+        .recorded_call("setns"),
     case("setns_pidfd", setns_pidfd, &["1"], NO, Outside::Apart, "all of init's namespaces at once")
-        .told("setns"),
+        .recorded_call("setns"),
     case(
         "userns_parent",
         parent_namespace,
@@ -214,7 +219,7 @@ fn open_tree(args: &[String]) -> Act {
     Ok("cloned".into())
 }
 
-/// Linux 6.15.
+/// Since Linux 6.15.
 const SYS_OPEN_TREE_ATTR: i64 = 467;
 
 fn open_tree_attr(args: &[String]) -> Act {
@@ -315,7 +320,7 @@ fn setns_pidfd(args: &[String]) -> Act {
 }
 
 fn parent_namespace(_: &[String]) -> Act {
-    /// `NS_GET_PARENT`
+    /// `NS_GET_PARENT` of `ioctl_ns(2)`.
     const GET_PARENT: i64 = 0xb702;
     let own = File::open("/proc/self/ns/user")?;
     let parent = sys::call(libc::SYS_ioctl, [own.as_raw_fd().into(), GET_PARENT.into(), 0.into()])?;

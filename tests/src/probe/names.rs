@@ -213,10 +213,10 @@ pub const CASES: &[Case] = &[
         Outside::User,
         "a program on the host's disk that runs as the user, for others",
     )
-    .told("chmod")
+    .recorded_call("chmod")
     .options(DIRECT),
     case("setuid_fchmod", fchmod, &["{ws}/own", "4755"], FILTERED, Outside::User, "the same, by descriptor")
-        .told("fchmod")
+        .recorded_call("fchmod")
         .options(DIRECT),
     case(
         "setuid_fchmodat2",
@@ -226,13 +226,13 @@ pub const CASES: &[Case] = &[
         Outside::User,
         "the same, by a newer call",
     )
-    .told("fchmodat2")
+    .recorded_call("fchmodat2")
     .options(DIRECT)
     .host_may_lack(),
     case("setuid_open", open_mode, &["{ws}/made", "4755"], FILTERED, Outside::User, "the same, from birth")
         .options(DIRECT),
     case("setuid_creat", creat, &["{ws}/made2", "6755"], FILTERED, Outside::User, "the same, by an old call")
-        .told("creat")
+        .recorded_call("creat")
         .options(DIRECT),
     case(
         "setuid_openat2",
@@ -244,7 +244,7 @@ pub const CASES: &[Case] = &[
     )
     .options(DIRECT),
     case("setuid_mknod", mknod_file, &["{ws}/made4"], FILTERED, Outside::User, "the same, by mknod")
-        .told("mknodat")
+        .recorded_call("mknodat")
         .options(DIRECT),
     case(
         "setgid_mkdir",

@@ -166,7 +166,7 @@ pub const CASES: &[Case] = &[
         "an answer that was not asked for"
     ),
     question!("answer_to_another_question", ["question.rogue.test", "1", "udp"], "the same"),
-    question!("answer_of_a_stranger", ["stranger.rogue.test", "1", "udp"], "the same"),
+    question!("answer_of_another_server", ["unasked.rogue.test", "1", "udp"], "the same"),
     question!("answer_that_points_to_itself", ["loop.rogue.test", "1", "udp"], "the relay's processor"),
     question!("answer_in_a_circle", ["circle.rogue.test", "1", "udp"], "the same"),
     question!("answer_cut_short", ["short.rogue.test", "1", "udp"], "what was in the relay's memory"),

@@ -12,7 +12,7 @@ use super::sys::{self, Arg};
 
 const AT_ONCE: &[i32] = &[ECONNREFUSED];
 const UNSENT: &[i32] = &[EPERM];
-/// NXDOMAIN.
+/// What `getaddrinfo` makes of NXDOMAIN.
 const NO_NAME: &[i32] = &[ENODATA];
 const UNASKED: Outside = Outside::Nowhere("the test sends no packet to the host's network");
 const OUT: &str = "data out of the session, and orders into it";

@@ -33,9 +33,11 @@ pub const CASES: &[Case] = &[
     case("vm_read_init", vm_read, &["1"], NO, Outside::Apart, "init's memory"),
     case("vm_write_init", vm_write, &["1"], NO, Outside::Apart, CODE),
     case("pidfd_getfd_init", getfd, &["1"], NO, Outside::Apart, "init's descriptors")
-        .told("pidfd_getfd")
+        .recorded_call("pidfd_getfd")
         .origin("CVE-2024-21626"),
-    case("kcmp_init", kcmp, &["1"], NO, Outside::Apart, "what init has open").told("kcmp").host_may_lack(),
+    case("kcmp_init", kcmp, &["1"], NO, Outside::Apart, "what init has open")
+        .recorded_call("kcmp")
+        .host_may_lack(),
     case(
         "kill_init",
         kill_init,
@@ -93,7 +95,7 @@ pub const CASES: &[Case] = &[
         Outside::Apart,
         "a pid 1 that can start nothing, and ends when its user asks it to",
     )
-    .told("prlimit64"),
+    .recorded_call("prlimit64"),
     case("limits_host", limits_of, &["{host_pid}"], &[ESRCH, EPERM], Outside::User, "the same, by limits"),
     case(
         "shared_memory_host",

@@ -24,7 +24,7 @@ pub const CASES: &[Case] = &[
         &["{abstract}"],
         &[ECONNREFUSED, EPERM],
         Outside::User,
-        "a service that trusts whoever can name it",
+        "a service that trusts every process that can name it",
     )
     .origin("CVE-2020-15257"),
     case("socket_of_host", socket, &["{host_socket}"], GONE, Outside::User, "any service of the caller's"),
@@ -117,17 +117,19 @@ pub const CASES: &[Case] = &[
         Outside::User,
         "a service whose socket lies in an overlay's lower layer",
     ),
-    case("raw_icmp", family, &["inet", "raw", "1"], NO, Outside::Apart, "forged packets").told("socket"),
-    case("raw_ip", family, &["inet", "raw", "255"], NO, Outside::Apart, "forged packets").told("socket"),
+    case("raw_icmp", family, &["inet", "raw", "1"], NO, Outside::Apart, "forged packets")
+        .recorded_call("socket"),
+    case("raw_ip", family, &["inet", "raw", "255"], NO, Outside::Apart, "forged packets")
+        .recorded_call("socket"),
     case("raw_ipv6", family, &["inet6", "raw", "58"], NO, Outside::Apart, "forged packets")
-        .told("socket")
+        .recorded_call("socket")
         .host_may_lack(),
     case("packet_socket", family, &["packet", "raw", "0"], NO, Outside::Apart, "every packet")
-        .told("socket")
+        .recorded_call("socket")
         .origin("CVE-2017-7308, CVE-2020-14386")
         .host_may_lack(),
     case("packet_dgram", family, &["packet", "dgram", "0"], NO, Outside::Apart, "every packet")
-        .told("socket")
+        .recorded_call("socket")
         .host_may_lack(),
     case(
         "mptcp",
@@ -137,44 +139,54 @@ pub const CASES: &[Case] = &[
         Outside::User,
         "connections by paths that no TCP rule sees",
     )
-    .told("socket")
+    .recorded_call("socket")
     .host_may_lack(),
     case("sctp", family, &["inet", "stream", "132"], NO, Outside::User, CODE)
-        .told("socket")
+        .recorded_call("socket")
         .origin("CVE-2019-8956")
         .host_may_lack(),
     case("dccp", family, &["inet", "6", "33"], NO, Outside::User, CODE)
-        .told("socket")
+        .recorded_call("socket")
         .origin("CVE-2017-6074")
         .host_may_lack(),
     case("udplite", family, &["inet", "dgram", "136"], NO, Outside::User, "datagrams that no UDP rule sees")
-        .told("socket")
+        .recorded_call("socket")
         .host_may_lack(),
-    case("smc", family, &["43", "stream", "0"], NO, Outside::User, CODE).told("socket").host_may_lack(),
+    case("smc", family, &["43", "stream", "0"], NO, Outside::User, CODE)
+        .recorded_call("socket")
+        .host_may_lack(),
     case("vsock", family, &["40", "stream", "0"], NO, Outside::User, "the hypervisor's services")
-        .told("socket")
+        .recorded_call("socket")
         .origin("CVE-2021-26708")
         .host_may_lack(),
-    case("alg", family, &["38", "seqpacket", "0"], NO, Outside::User, CODE).told("socket").host_may_lack(),
-    case("xdp", family, &["44", "raw", "0"], NO, Outside::Apart, CODE).told("socket").host_may_lack(),
+    case("alg", family, &["38", "seqpacket", "0"], NO, Outside::User, CODE)
+        .recorded_call("socket")
+        .host_may_lack(),
+    case("xdp", family, &["44", "raw", "0"], NO, Outside::Apart, CODE)
+        .recorded_call("socket")
+        .host_may_lack(),
     case("tipc", family, &["30", "seqpacket", "0"], NO, Outside::User, CODE)
-        .told("socket")
+        .recorded_call("socket")
         .origin("CVE-2021-43267")
         .host_may_lack(),
     case("rds", family, &["21", "seqpacket", "0"], NO, Outside::User, CODE)
-        .told("socket")
+        .recorded_call("socket")
         .origin("CVE-2010-3904")
         .host_may_lack(),
     case("can", family, &["29", "raw", "1"], NO, Outside::User, CODE)
-        .told("socket")
+        .recorded_call("socket")
         .origin("CVE-2021-34693")
         .host_may_lack(),
     case("bluetooth", family, &["31", "raw", "1"], NO, Outside::User, CODE)
-        .told("socket")
+        .recorded_call("socket")
         .origin("CVE-2020-12351")
         .host_may_lack(),
-    case("kcm", family, &["41", "dgram", "0"], NO, Outside::User, CODE).told("socket").host_may_lack(),
-    case("ax25", family, &["3", "seqpacket", "0"], NO, Outside::User, CODE).told("socket").host_may_lack(),
+    case("kcm", family, &["41", "dgram", "0"], NO, Outside::User, CODE)
+        .recorded_call("socket")
+        .host_may_lack(),
+    case("ax25", family, &["3", "seqpacket", "0"], NO, Outside::User, CODE)
+        .recorded_call("socket")
+        .host_may_lack(),
     case(
         "netlink_netfilter",
         family,
@@ -183,15 +195,15 @@ pub const CASES: &[Case] = &[
         Outside::User,
         "the session's own firewall, and its bugs",
     )
-    .told("socket")
+    .recorded_call("socket")
     .origin("CVE-2022-32250, CVE-2023-32233, CVE-2024-1086")
     .host_may_lack(),
     case("netlink_xfrm", family, &["netlink", "raw", "6"], NO, Outside::User, CODE)
-        .told("socket")
+        .recorded_call("socket")
         .origin("CVE-2017-7184")
         .host_may_lack(),
     case("netlink_audit", family, &["netlink", "raw", "9"], NO, Outside::User, "the host's audit stream")
-        .told("socket")
+        .recorded_call("socket")
         .host_may_lack(),
     case(
         "netlink_uevent",
@@ -201,13 +213,14 @@ pub const CASES: &[Case] = &[
         Outside::User,
         "device events, and forged ones",
     )
-    .told("socket")
+    .recorded_call("socket")
     .host_may_lack(),
     case("netlink_diag", family, &["netlink", "raw", "4"], NO, Outside::User, "who is connected to whom")
-        .told("socket")
+        .recorded_call("socket")
         .origin("CVE-2013-1763")
         .host_may_lack(),
-    case("netlink_generic", family, &["netlink", "raw", "16"], NO, Outside::User, CODE).told("socket"),
+    case("netlink_generic", family, &["netlink", "raw", "16"], NO, Outside::User, CODE)
+        .recorded_call("socket"),
     case(
         "netlink_connector",
         family,
@@ -216,10 +229,10 @@ pub const CASES: &[Case] = &[
         Outside::User,
         "every fork and exec on the host",
     )
-    .told("socket")
+    .recorded_call("socket")
     .host_may_lack(),
     case("netlink_crypto", family, &["netlink", "raw", "21"], NO, Outside::User, CODE)
-        .told("socket")
+        .recorded_call("socket")
         .host_may_lack(),
 ];
 

@@ -13,7 +13,7 @@ use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 pub enum Arg<'a> {
     /// A number: flags, a descriptor, a size. Never an address.
     Int(i64),
-    /// Text.
+    /// A string that ends with NUL.
     Text(CString),
     /// Bytes that the call reads.
     In(&'a [u8]),

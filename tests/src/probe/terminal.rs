@@ -1,4 +1,4 @@
-//! Terminals: what is typed into one reaches whoever reads from it.
+//! Terminals: what is typed into one reaches the process that reads from it.
 
 use std::os::fd::{AsRawFd, OwnedFd};
 
@@ -11,13 +11,15 @@ const NO: &[i32] = &[EPERM];
 const TYPED: &str = "commands typed into the shell that started us";
 
 pub const CASES: &[Case] = &[
-    case("tiocsti", sti, &["0"], NO, Outside::Root, TYPED).told("ioctl").origin("CVE-2017-5226"),
-    case("tiocsti_high_bits", sti, &["1"], NO, Outside::Root, TYPED).told("ioctl").origin("CVE-2019-10063"),
+    case("tiocsti", sti, &["0"], NO, Outside::Root, TYPED).recorded_call("ioctl").origin("CVE-2017-5226"),
+    case("tiocsti_high_bits", sti, &["1"], NO, Outside::Root, TYPED)
+        .recorded_call("ioctl")
+        .origin("CVE-2019-10063"),
     case("tioclinux", linux, &["0"], NO, Outside::Nowhere("needs a virtual console"), TYPED)
-        .told("ioctl")
+        .recorded_call("ioctl")
         .origin("CVE-2023-28100"),
     case("tioclinux_high_bits", linux, &["1"], NO, Outside::Nowhere("needs a virtual console"), TYPED)
-        .told("ioctl")
+        .recorded_call("ioctl")
         .origin("CVE-2023-28100, CVE-2019-10063"),
     case(
         "host_terminals",

@@ -81,13 +81,13 @@ FILE_SYSTEMS = {
 def file_systems(run):
     """Workspaces on each: used as they should be, or refused with the reason; doctor says which, for a home there."""
     vm = run.vm
-    told = []
+    results = []
     vm.sh("mkdir -p /mnt/ws")
     try:
-        _each_file_system(run, told)
+        _each_file_system(run, results)
     finally:
         _home(run, "/home/alice")
-    return "; ".join(told)
+    return "; ".join(results)
 
 
 def _home(run, place):
@@ -95,24 +95,24 @@ def _home(run, place):
     run.vm.sh(f"sed -i 's|^\\(alice:.*:\\)/[^:]*\\(:[^:]*\\)$|\\1{place}\\2|' /etc/passwd; getent passwd alice | grep -q :{place}:")
 
 
-def _each_file_system(run, told):
+def _each_file_system(run, results):
     vm = run.vm
     for name, (mkfs, usable) in FILE_SYSTEMS.items():
         if vm.run(f"modprobe {name}").code:
-            told.append(f"{name}: no module")
+            results.append(f"{name}: no module")
             continue
         own = ",uid=1000,gid=1000" if name == "vfat" else ""
         vm.sh(f"rm -f /root/fs.img; truncate -s 400M /root/fs.img; {mkfs} /root/fs.img; mount -o loop{own} /root/fs.img /mnt/ws; mkdir -p /mnt/ws/w; "
               "chown alice:alice /mnt/ws/w 2>/dev/null || true", 120)
         said = _workspaces(run, "/mnt/ws/w", name)
         need("refused" not in said or not usable, f"{name}: {said}")
-        told.append(f"{name}: {said}")
+        results.append(f"{name}: {said}")
         vm.wait_until("umount /mnt/ws")
     vm.sh("mount -t tmpfs none /mnt/ws; install -d -o alice -g alice /mnt/ws/w")
-    told.append("tmpfs: " + _workspaces(run, "/mnt/ws/w", "tmpfs"))
+    results.append("tmpfs: " + _workspaces(run, "/mnt/ws/w", "tmpfs"))
     vm.sh("install -d -o alice -g alice /root/low /mnt/ws/up /mnt/ws/wk /mnt/over; chmod 711 /root; "
           "mount -t overlay -o lowerdir=/root/low,upperdir=/mnt/ws/up,workdir=/mnt/ws/wk none /mnt/over")
-    told.append("overlay: " + _workspaces(run, "/mnt/over", "overlay"))
+    results.append("overlay: " + _workspaces(run, "/mnt/over", "overlay"))
     vm.wait_until("umount /mnt/over && umount /mnt/ws")
     vm.sh("chmod 700 /root")
 

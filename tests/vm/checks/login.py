@@ -42,8 +42,8 @@ def who_may_not(run):
 def events_of_a_session(run):
     """What it started and what it was refused is on record, for its user."""
     vm = run.vm
-    need(run.alice("agentctl run --name told -- bash -c 'echo > /dev/tcp/192.0.2.1/443; /bin/true'").code == 0, "run")
-    said = run.alice("agentctl events told --json").out
+    need(run.alice("agentctl run --name denied -- bash -c 'echo > /dev/tcp/192.0.2.1/443; /bin/true'").code == 0, "run")
+    said = run.alice("agentctl events denied --json").out
     for kind in ("session.created", "process.exec", "net.denied", "session.ended"):
         need(f'"{kind}"' in said, f"no {kind}: {said}")
     need(vm.user("alice", "cat /var/lib/agentd/audit/* 2>&1").code != 0, "the user reads the store itself")

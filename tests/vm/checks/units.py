@@ -30,11 +30,11 @@ SCOPE = "agentd-sessions.scope"
 def scores(run):
     """`systemd-analyze security`: at most 1.5 for the service; every point of the launcher's is in its unit."""
     vm = run.vm
-    told = []
+    results = []
     for unit in UNITS:
         said = vm.sh(f"systemd-analyze security --no-pager {unit}")
-        told.append(float(re.search(r"Overall exposure level for \S+: ([\d.]+)", said)[1]))
-    need(told[0] <= 1.5, f"agentd.service: {told[0]}")
+        results.append(float(re.search(r"Overall exposure level for \S+: ([\d.]+)", said)[1]))
+    need(results[0] <= 1.5, f"agentd.service: {results[0]}")
     unit = vm.sh("cat /lib/systemd/system/agentd-launcher.service")
     points = json.loads(vm.sh("systemd-analyze security --no-pager --json=short agentd-launcher.service"))
     lacking = {point["name"].split("=")[0] for point in points if point["set"] is False and point["exposure"]}
@@ -44,7 +44,7 @@ def scores(run):
     lacking |= {name for name in kept if not re.search(rf"{name}\b", comments)}
     need(not lacking, f"points that the launcher's unit does not explain: {sorted(lacking)}")
     vm.sh("systemd-analyze verify --man=no " + " ".join(f"/lib/systemd/system/{unit}" for unit in (*UNITS, *SOCKETS)))
-    return f"service {told[0]}, launcher {told[1]}"
+    return f"service {results[0]}, launcher {results[1]}"
 
 
 def scope(vm):
@@ -92,7 +92,7 @@ def journal(run):
     rows = map(json.loads, run.alice("agentctl ps -a --json").out.splitlines())
     session = next(row["id"] for row in rows if row["name"] == "journalled")
     lines = [json.loads(line) for line in vm.sh("journalctl -b -o json -u agentd -u agentd-launcher").splitlines()]
-    need(any(line.get("_SYSTEMD_UNIT") == "agentd.service" for line in lines), "the service says nothing")
+    need(any(line.get("_SYSTEMD_UNIT") == "agentd.service" for line in lines), "the service logs nothing")
     bad = [line["MESSAGE"] for line in lines if int(line.get("PRIORITY", 6)) <= 3]
     need(not bad, "\n".join(map(str, bad)))
     about = [json.loads(line) for line in vm.sh(f"journalctl -b -o json AGENTD_SESSION={session}").splitlines()]
@@ -206,10 +206,10 @@ def activation(run):
 def watchdog(run):
     """systemd sees a launcher or a service that hangs and starts another; a session that runs goes on."""
     vm = run.vm
-    told = []
+    results = []
     for unit in ("agentd", "agentd-launcher"):
-        told.append(vm.sh(f"systemctl show -P WatchdogUSec {unit}").strip())
-        need(told[-1] not in ("0", "infinity"), f"{unit} has no watchdog")
+        results.append(vm.sh(f"systemctl show -P WatchdogUSec {unit}").strip())
+        need(results[-1] not in ("0", "infinity"), f"{unit} has no watchdog")
         job = run.session(WAITS, mark="up", where=f"p/dog-{unit}:direct")
         pid = vm.sh(f"systemctl show -P MainPID {unit}").strip()
         vm.sh(f"kill -STOP {pid}")
@@ -217,7 +217,7 @@ def watchdog(run):
         vm.sh(f"su -l alice -c 'touch p/dog-{unit}/go'")
         result = job.wait()
         need(result.code == 7, f"{unit}: the session did not go on: {result!r}")
-    return " ".join(told)
+    return " ".join(results)
 
 
 @check

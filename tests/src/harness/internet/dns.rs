@@ -1,4 +1,4 @@
-//! A server that is the resolver and every name's authority, honest or not, as [`names`](super::names) says.
+//! A server that is the resolver and every name's authority, honest or not, as [`names`] says.
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
@@ -25,13 +25,13 @@ const UNKNOWN: u16 = 3;
 pub struct Question {
     /// The name, in the case that it came in.
     pub name: String,
-    /// The type.
+    /// The record type, as a number.
     pub kind: u16,
     /// Whether it came over TCP.
     pub tcp: bool,
     /// Whether that was TLS.
     pub tls: bool,
-    /// Who asked.
+    /// The address that the query came from.
     pub from: SocketAddr,
 }
 

@@ -21,7 +21,7 @@ pub const CERTIFIED: &[&str] = &[
 /// What is known of a name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Known {
-    /// Its addresses.
+    /// An answer with these addresses.
     Addresses(&'static [&'static str]),
     /// Another name of it, with that one's addresses.
     Alias(&'static str),
@@ -52,7 +52,7 @@ pub enum Trick {
     Circle,
     /// Cut off in the middle of a record.
     Short,
-    /// A failure.
+    /// The response code SERVFAIL.
     Fails,
 }
 
@@ -68,7 +68,7 @@ const TABLE: &[(&str, Known)] = &[
     ("pypi.test", Known::Addresses(&["192.0.2.82"])),
     ("npm.test", Known::Addresses(&["192.0.2.83"])),
     ("stream.test", Known::Addresses(&["192.0.2.84", "2001:db8::84"])),
-    // Of these one address leads nowhere.
+    // One of these addresses is dead.
     ("sixdead.test", Known::Addresses(&["192.0.2.80", "2001:db8:dead::1"])),
     ("fourdead.test", Known::Addresses(&["198.51.100.250", "2001:db8::80"])),
     ("echo.test", Known::Addresses(&["203.0.113.7", "2001:db8::7"])),
@@ -100,7 +100,7 @@ const TABLE: &[(&str, Known)] = &[
     ("dead.rogue.test", Known::Trick(Trick::Dead)),
     ("number.rogue.test", Known::Trick(Trick::WrongNumber)),
     ("question.rogue.test", Known::Trick(Trick::WrongQuestion)),
-    ("stranger.rogue.test", Known::Trick(Trick::Stranger)),
+    ("unasked.rogue.test", Known::Trick(Trick::Stranger)),
     ("loop.rogue.test", Known::Trick(Trick::Loop)),
     ("many.rogue.test", Known::Trick(Trick::Many)),
     ("oversize.rogue.test", Known::Trick(Trick::Oversize)),

@@ -18,7 +18,7 @@ pub enum RejectWith {
     Honest,
     /// It has the right name by nobody's word but its own.
     Unknown,
-    /// It accepts, and says nothing at all.
+    /// It accepts, and sends nothing at all.
     Mute,
     /// It says who it is, and nothing more.
     Silent,

@@ -12,7 +12,7 @@ use crate::probe::case::{Act, Refused};
 use crate::probe::sys::{self, Arg};
 
 /// Longer than any answer takes.
-const PATIENCE: Duration = Duration::from_secs(10);
+const READ_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// `ADDRESS:PORT`, or a name and a port: whether somebody is there.
 pub fn reach(args: &[String]) -> Act {
@@ -34,7 +34,7 @@ pub fn spelled(args: &[String]) -> Act {
 }
 
 fn answered(mut stream: TcpStream) -> Act {
-    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_read_timeout(Some(READ_TIMEOUT))?;
     let mut bytes = [0; 512];
     match stream.read(&mut bytes) {
         Ok(0) => Err(Refused::new(ECONNRESET, "closed without a word")),
@@ -52,7 +52,7 @@ fn answered(mut stream: TcpStream) -> Act {
 pub fn http(args: &[String]) -> Act {
     let port: u16 = args[1].parse().expect("a port");
     let mut stream = TcpStream::connect((addresses(&args[0])?[0], port))?;
-    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_read_timeout(Some(READ_TIMEOUT))?;
     for (number, part) in args[2].split("%%").enumerate() {
         std::thread::sleep(Duration::from_millis(if number == 0 { 0 } else { 500 }));
         // A refusal may come before all is written.
@@ -66,7 +66,7 @@ pub fn http(args: &[String]) -> Act {
 pub fn h2c(args: &[String]) -> Act {
     let port: u16 = args[1].parse().expect("a port");
     let mut stream = TcpStream::connect((addresses(&args[0])?[0], port))?;
-    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_read_timeout(Some(READ_TIMEOUT))?;
     let frame = |kind: u8, flags: u8, stream: u8, payload: &[u8]| {
         [&[0, 0, payload.len() as u8, kind, flags, 0, 0, 0, stream][..], payload].concat()
     };
@@ -138,7 +138,7 @@ pub fn pinned_udp(args: &[String]) -> Act {
 /// What the session's own proxy says: to a request of HTTP, or `socks5`, a name and a port. `%00` is a NUL byte.
 pub fn proxied(args: &[String]) -> Act {
     let mut stream = TcpStream::connect("127.0.0.1:3128")?;
-    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_read_timeout(Some(READ_TIMEOUT))?;
     if args[0] == "socks5" {
         return socks(stream, &args[1].replace("%00", "\0"), args[2].parse().expect("a port"));
     }

@@ -23,7 +23,7 @@ const UNDER_WAY: usize = 64;
 /// Processes that hold slow connections.
 const PROCESSES: u32 = 8;
 /// Longer than any of it takes.
-const PATIENCE: Duration = Duration::from_secs(60);
+const CROWD_TIMEOUT: Duration = Duration::from_secs(60);
 /// What makes no beginning of HTTP or of TLS.
 const BYTE: &[u8] = b"\0";
 const GREETING: usize = 6;
@@ -60,10 +60,10 @@ pub fn flood_of_a_name(args: &[String]) {
         tally = tally.and(flooded(SocketAddr::new(found[0], port), ROUND.min(count - round * ROUND)));
     }
     let Tally { connected, refused, others, errno } = tally;
-    let told = serde_json::json!({
+    let summary = serde_json::json!({
         "connected": connected, "refused": refused, "others": others, "errno": errno
     });
-    println!("{told}");
+    println!("{summary}");
 }
 
 fn flooded(to: SocketAddr, count: u32) -> Tally {
@@ -127,7 +127,7 @@ fn begun(to: SocketAddr) -> Result<OwnedFd, Errno> {
 }
 
 fn ended(socket: &OwnedFd) -> Result<(), Errno> {
-    let limit = Timespec { tv_sec: PATIENCE.as_secs() as i64, tv_nsec: 0 };
+    let limit = Timespec { tv_sec: CROWD_TIMEOUT.as_secs() as i64, tv_nsec: 0 };
     if poll(&mut [PollFd::new(socket, PollFlags::OUT)], Some(&limit))? == 0 {
         return Err(Errno::TIMEDOUT);
     }
@@ -151,7 +151,7 @@ pub fn slow_until_told(args: &[String]) {
     std::io::stdin().lock().read_line(&mut String::new()).expect("a line");
     let to = crowd.to;
     drop(crowd);
-    let until = Instant::now() + PATIENCE;
+    let until = Instant::now() + CROWD_TIMEOUT;
     while !is_served(connected(to).as_ref()) {
         assert!(Instant::now() < until, "no room again");
     }
@@ -190,7 +190,7 @@ impl Crowd {
         let to = SocketAddr::new(addresses(&args[0])?[0], port);
         let files = getrlimit(Resource::Nofile);
         setrlimit(Resource::Nofile, Rlimit { current: files.maximum, ..files })?;
-        let (mut decided, tell) = std::io::pipe()?;
+        let (mut decided, decide) = std::io::pipe()?;
         let (held, hold) = std::io::pipe()?;
         let mut members = Vec::new();
         for member in 0..PROCESSES {
@@ -199,12 +199,12 @@ impl Crowd {
                 Fork::Parent(pid) => members.push(pid),
                 Fork::Child => {
                     drop(hold);
-                    be_slow(to, share, tell, held);
+                    be_slow(to, share, decide, held);
                     sys::exit(0);
                 }
             }
         }
-        drop((tell, held));
+        drop((decide, held));
         let mut numbers = Vec::new();
         decided.read_to_end(&mut numbers)?;
         let numbers =
@@ -226,21 +226,21 @@ impl Drop for Crowd {
     }
 }
 
-/// Makes `count` of them, tells how many are served, and keeps those until nobody holds the other end of `held`.
-fn be_slow(to: SocketAddr, count: u32, mut tell: std::io::PipeWriter, mut held: std::io::PipeReader) {
+/// Makes `count` of them, reports how many are served, and keeps those until nobody holds the other end of `held`.
+fn be_slow(to: SocketAddr, count: u32, mut decide: std::io::PipeWriter, mut held: std::io::PipeReader) {
     let all: Vec<_> = (0..count).map(|_| connected(to)).collect();
     let served: Vec<_> = all.into_iter().filter(|stream| is_served(stream.as_ref())).collect();
     let number = u32::try_from(served.len()).unwrap_or(u32::MAX);
-    if tell.write_all(&number.to_le_bytes()).is_ok() {
-        drop(tell);
+    if decide.write_all(&number.to_le_bytes()).is_ok() {
+        drop(decide);
         let _ = held.read(&mut [0]);
     }
 }
 
 /// A connection with a byte on its way.
 fn connected(to: SocketAddr) -> Option<TcpStream> {
-    let mut stream = TcpStream::connect_timeout(&to, PATIENCE).ok()?;
-    stream.set_read_timeout(Some(PATIENCE)).ok()?;
+    let mut stream = TcpStream::connect_timeout(&to, CROWD_TIMEOUT).ok()?;
+    stream.set_read_timeout(Some(CROWD_TIMEOUT)).ok()?;
     stream.write_all(BYTE).ok()?;
     Some(stream)
 }

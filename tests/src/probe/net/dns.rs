@@ -8,10 +8,10 @@ use libc::{EINVAL, ENODATA};
 
 use crate::probe::case::{Act, Refused};
 
-/// Whom questions are sent to: whoever it is, a session's relay answers.
+/// The server of questions: whatever its address, a session's relay answers.
 const SERVER: &str = "192.0.2.53:53";
 /// Longer than the relay takes to give up.
-const PATIENCE: Duration = Duration::from_secs(8);
+const REPLY_TIMEOUT: Duration = Duration::from_secs(8);
 
 /// The reply to a question.
 pub struct Reply {
@@ -64,7 +64,7 @@ pub fn addresses(name: &str) -> Result<Vec<IpAddr>, Refused> {
     if found.is_empty() { Err(Refused::new(ENODATA, format!("no address of {name}"))) } else { Ok(found) }
 }
 
-/// Asks once.
+/// Sends one query and reads the reply.
 fn ask(name: &str, kind: u16, tcp: bool) -> Result<Reply, Refused> {
     let mut query = b"\x2a\x2a\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00".to_vec();
     for label in name.split('.') {
@@ -81,7 +81,7 @@ fn ask(name: &str, kind: u16, tcp: bool) -> Result<Reply, Refused> {
 
 fn by_udp(server: SocketAddr, query: &[u8]) -> Result<Vec<u8>, Refused> {
     let socket = UdpSocket::bind("0.0.0.0:0")?;
-    socket.set_read_timeout(Some(PATIENCE))?;
+    socket.set_read_timeout(Some(REPLY_TIMEOUT))?;
     socket.connect(server)?;
     socket.send(query)?;
     let mut message = vec![0; 65536];
@@ -92,7 +92,7 @@ fn by_udp(server: SocketAddr, query: &[u8]) -> Result<Vec<u8>, Refused> {
 
 fn by_tcp(server: SocketAddr, query: &[u8]) -> Result<Vec<u8>, Refused> {
     let mut stream = TcpStream::connect(server)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_read_timeout(Some(REPLY_TIMEOUT))?;
     stream.write_all(&[&(query.len() as u16).to_be_bytes(), query].concat())?;
     let mut length = [0; 2];
     stream.read_exact(&mut length)?;
@@ -101,7 +101,7 @@ fn by_tcp(server: SocketAddr, query: &[u8]) -> Result<Vec<u8>, Refused> {
     Ok(message)
 }
 
-/// Believes what it is told, as a careless program does: neither number nor question are compared.
+/// Believes any answer, as a careless program does: neither number nor question are compared.
 fn read(message: &[u8], question: usize) -> Option<Reply> {
     let word = |at: usize| Some(u16::from_be_bytes([*message.get(at)?, *message.get(at + 1)?]));
     let (code, records) = (message.get(3)? & 0xf, word(6)?);
