@@ -4,7 +4,7 @@ use std::path::Path;
 
 use agentd_proto::v1::ExecOpen;
 
-use crate::attach::attach;
+use crate::attach;
 use crate::cli::{AttachArgs, ExecArgs};
 use crate::connect::Socket;
 use crate::failure::Failure;
@@ -26,7 +26,7 @@ pub async fn attach(socket: &Socket, args: AttachArgs) -> Result<i32, Failure> {
     let client = socket.connect().await?;
     let mut signals = Signals::take_over()?;
     let keys = args.detach_keys.unwrap_or_default();
-    Ok(code(&attach(socket, client, target, keys, &mut signals).await?))
+    Ok(code(&attach::attach(socket, client, target, keys, &mut signals).await?))
 }
 
 /// Runs one more command in a session. Returns its exit code.
@@ -38,7 +38,7 @@ pub async fn exec(socket: &Socket, args: ExecArgs) -> Result<i32, Failure> {
     let open = open(args)?;
     let client = socket.connect().await?;
     let mut signals = Signals::take_over()?;
-    Ok(code(&attach(socket, client, Target::Command(open), keys, &mut signals).await?))
+    Ok(code(&attach::attach(socket, client, Target::Command(open), keys, &mut signals).await?))
 }
 
 fn open(args: ExecArgs) -> Result<ExecOpen, Failure> {
