@@ -94,8 +94,8 @@ impl Question {
         &self.plan
     }
 
-    /// Opens what is wanted, agrees to the session that it makes, and hands both to the launcher: what to ask the service
-    /// for, and what has to be held until it has answered.
+    /// Opens what is wanted, agrees to the session that it makes, and hands both to the launcher: what to ask the
+    /// service for, and what has to be held until it has answered.
     ///
     /// # Errors
     /// What cannot be opened, or is refused under the name that it really has.

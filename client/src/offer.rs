@@ -16,7 +16,8 @@ use crate::gitdirs;
 /// Descriptors with their grants.
 pub type Opened = Vec<(Grant, OwnedFd)>;
 
-/// Opens each of `wanted`, but those of `git` that are open already; the same paths as the kernel names what was opened.
+/// Opens each of `wanted`, but those of `git` that are open already; the same paths as the kernel names what was
+/// opened.
 ///
 /// # Errors
 /// What cannot be opened, is no file and no directory, or belongs to a repository and is elsewhere by now.

@@ -49,8 +49,8 @@ pub fn names() -> Vec<String> {
     names
 }
 
-/// The profile that `name` means, or the default one, merged with its parents: the user's own or a file, else the site's
-/// that `site` names the directories of, else a built-in one.
+/// The profile that `name` means, or the default one, merged with its parents: the user's own or a file, else the
+/// site's that `site` names the directories of, else a built-in one.
 ///
 /// # Errors
 /// If it cannot be read, is malformed, or is not known.
@@ -97,8 +97,8 @@ fn find_in(own: Option<&Path>, name: &OsStr) -> Result<Found, Failure> {
     Ok(Found { name, files })
 }
 
-/// Absolute paths of the files that decide on a session with the profile `name`, by every name that leads to them, and of
-/// the directory of the user's own: no such session may write there.
+/// Absolute paths of the files that decide on a session with the profile `name`, by every name that leads to them, and
+/// of the directory of the user's own: no such session may write there.
 ///
 /// # Errors
 /// As [`resolve`].

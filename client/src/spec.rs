@@ -151,8 +151,8 @@ fn inputs(given: &[OsString]) -> Result<Vec<String>, Failure> {
     Ok(names)
 }
 
-/// `path` from the root on, with its links. Where it has `..`, which leads elsewhere behind a link, the last name alone is
-/// kept; nothing if that is none, or one that the API cannot carry.
+/// `path` from the root on, with its links. Where it has `..`, which leads elsewhere behind a link, the last name alone
+/// is kept; nothing if that is none, or one that the API cannot carry.
 fn own_name(path: &Path) -> Option<String> {
     let mut whole = std::path::absolute(path).ok()?;
     if whole.components().any(|component| component == std::path::Component::ParentDir) {

@@ -43,9 +43,9 @@ fn clean_but<'a>(text: &'a str, fine: &[char]) -> Cow<'a, str> {
     Cow::Owned(out)
 }
 
-/// What must not reach a terminal as it is: control characters, line separators, characters that reorder (Trojan Source,
-/// CVE-2021-42574), and those that show nothing, by which two texts that differ look alike: Unicode's default ignorable
-/// code points (`DerivedCoreProperties.txt`), fillers that are blank, annotations and noncharacters.
+/// What must not reach a terminal as it is: control characters, line separators, characters that reorder (Trojan
+/// Source, CVE-2021-42574), and those that show nothing, by which two texts that differ look alike: Unicode's default
+/// ignorable code points (`DerivedCoreProperties.txt`), fillers that are blank, annotations and noncharacters.
 pub fn steers(c: char) -> bool {
     c.is_control()
         || matches!(c,

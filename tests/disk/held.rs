@@ -1,5 +1,5 @@
-//! The same where the kernel holds the limit, by an image for each session or by project quotas: it refuses, the session
-//! goes on, and the record says so.
+//! The same where the kernel holds the limit, by an image for each session or by project quotas: it refuses, the
+//! session goes on, and the record says so.
 
 use std::process::Command;
 

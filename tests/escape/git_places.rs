@@ -1,5 +1,5 @@
-//! Trees as an attacker left them: what `.git` and its kin say opens nothing that the caller did not name. Where git itself
-//! follows the lead, that is shown first, outside.
+//! Trees as an attacker left them: what `.git` and its kin say opens nothing that the caller did not name. Where git
+//! itself follows the lead, that is shown first, outside.
 
 use std::path::PathBuf;
 

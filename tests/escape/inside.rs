@@ -132,8 +132,8 @@ pub fn hostile_output(world: &World) {
     assert!(!listed.stdout.contains(&0x1b), "{:?}", listed.text());
 }
 
-/// /usr is a bind, because a view would mix old and new libraries: what SECURITY.md says that remains of the host there.
-/// Whoever ends it has a sentence to change.
+/// /usr is a bind, because a view would mix old and new libraries: what SECURITY.md says that remains of the host
+/// there. Whoever ends it has a sentence to change.
 pub fn remains(world: &World) {
     let system = &system(world).usr;
     for (case, name) in [

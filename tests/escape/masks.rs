@@ -57,7 +57,8 @@ pub fn late(world: &World) {
         assert_eq!(status.code(), Some(0), "{mode}");
         assert_eq!(std::fs::read_to_string(dir.join(".env")).ok().as_deref(), Some("SECRET\n"), "{mode}");
         if mode == "overlay" {
-            // Root knows that these are none of the agent's changes: by the file that they are, or by a list of its own.
+            // Root knows that these are none of the agent's changes: by the file that they are, or by a list of its
+            // own.
             let id = text_at(&world.all_events(world.a(), session.name())[0], "/session");
             let overlays = world.daemon().state().join("overlays");
             let own = overlays.join(format!("u{}/{id}/0", world.a().uid));

@@ -58,8 +58,8 @@ fn flood(world: &World) {
     assert!(reported.len() < 100, "{} events", reported.len());
 }
 
-/// A process whose calls are interrupted all the time cannot keep its keeper from its work: what it runs next is on record,
-/// and its time is over when it is.
+/// A process whose calls are interrupted all the time cannot keep its keeper from its work: what it runs next is on
+/// record, and its time is over when it is.
 fn interrupted(world: &World) {
     let script = r"import ctypes, os, signal, subprocess, time
 call = ctypes.CDLL(None).syscall

@@ -162,7 +162,8 @@ fn subordinate_uids(world: &World) {
         if open <= EACH { Ok(open) } else { Err(open) }
     });
     assert!(open.is_ok_and(|open| open > 0), "{open:?} connections of one user's uids are open");
-    // It is among those: it has what it may have. Others are not. The daemon has its own view of /etc, and so of mounts.
+    // It is among those: it has what it may have. Others are not. The daemon has its own view of /etc, and so of
+    // mounts.
     let session = Session::new(world, world.b(), world.workspace(world.b())).option("--rm");
     let client = session.command(["true"]);
     let mut inside = Command::new("/usr/bin/nsenter");

@@ -1,5 +1,5 @@
-//! How long a name leads to an address: a connection outlives that, and a program that keeps the address may use it for as
-//! long as the name has it.
+//! How long a name leads to an address: a connection outlives that, and a program that keeps the address may use it for
+//! as long as the name has it.
 
 use std::io::Write;
 

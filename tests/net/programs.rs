@@ -144,8 +144,8 @@ pub fn outside(world: &World, program: &Program) {
     assert_eq!(output.text(), program.says, "{}", output.stderr);
 }
 
-/// In a session whose programs have the proxy in their environment, as they are unless a profile says otherwise: the same comes of it.
-/// What asks for two files over one connection gets one for each.
+/// In a session whose programs have the proxy in their environment, as they are unless a profile says otherwise: the
+/// same comes of it. What asks for two files over one connection gets one for each.
 pub fn proxied(world: &World, program: &Program) {
     try_only_if_there(program);
     let allow = program.allow.iter().flat_map(|rule| ["--allow", rule]);

@@ -277,8 +277,8 @@ fn proxy(world: &World) {
     assert_eq!(output.text(), "this is good.test\n".repeat(4), "{}", output.stderr);
 }
 
-/// What is refused is said at once, in a session that has a network and in one that has none, and a profile can leave it
-/// out.
+/// What is refused is said at once, in a session that has a network and in one that has none, and a profile can leave
+/// it out.
 fn announced(world: &World) {
     let script = "curl -sS -w ' %{http_code}' http://evil.test/; curl -sS https://evil.test/; echo $?";
     for rules in [&["--allow", "good.test"][..], &[]] {

@@ -247,8 +247,8 @@ fn ceiling(world: &'static World) {
     launcher.assert_clean(&before);
 }
 
-/// By the socket that it was given with the session, and by the keeper's name, it says what the launcher would say for a
-/// caller. The session stays as it was; its own user has it changed.
+/// By the socket that it was given with the session, and by the keeper's name, it says what the launcher would say for
+/// a caller. The session stays as it was; its own user has it changed.
 fn widening(world: &'static World) {
     let launcher = Launcher::start(world, "");
     let service = Played::connect(&launcher);

@@ -159,8 +159,9 @@ fn descriptors(world: &'static World) {
             named.push((target, info.unwrap_or_default().lines().nth(1).unwrap_or_default().to_owned()));
         }
     }
-    // The host's /proc, the lock of the lease, its session's mounts, mount namespace and groups, the launcher's standard
-    // streams, and by O_PATH the session's file systems in memory, whose free room it looks at: nothing else has a name.
+    // The host's /proc, the lock of the lease, its session's mounts, mount namespace and groups, the launcher's
+    // standard streams, and by O_PATH the session's file systems in memory, whose free room it looks at: nothing else
+    // has a name.
     let log = world.daemon().dir.join("log");
     let mounts = PathBuf::from(format!("/proc/{}/mountinfo", session.keeper));
     let inside = namespace(session.agent, "mnt");

@@ -1,6 +1,6 @@
-//! Git in a workspace that is a part of a repository elsewhere: a linked working tree, a submodule, a subdirectory, a clone
-//! that borrows objects. It works as outside; in overlay nothing outside changes, in direct what was committed is there and
-//! what git follows is as it was.
+//! Git in a workspace that is a part of a repository elsewhere: a linked working tree, a submodule, a subdirectory, a
+//! clone that borrows objects. It works as outside; in overlay nothing outside changes, in direct what was committed is
+//! there and what git follows is as it was.
 
 use std::path::{Path, PathBuf};
 
@@ -24,8 +24,8 @@ pub const TESTS: &[Named] = &[
 
 const IDENTITY: &str = "export GIT_AUTHOR_NAME=a GIT_AUTHOR_EMAIL=a@b GIT_COMMITTER_NAME=a GIT_COMMITTER_EMAIL=a@b GIT_CONFIG_NOSYSTEM=1;";
 
-/// `main` with a linked working tree `wt`, a submodule `mod`, a subdirectory `sub`; `borrowed`, a clone that borrows its
-/// objects.
+/// `main` with a linked working tree `wt`, a submodule `mod`, a subdirectory `sub`; `borrowed`, a clone that borrows
+/// its objects.
 const MAKE: &str = "set -e; git() { command git -c protocol.file.allow=always \"$@\"; }
     git init -q -b main lib; cd lib; echo a > a; git add .; git commit -qm lib; cd ..
     git init -q -b main main; cd main; mkdir sub other; echo a > sub/a; echo b > other/b; echo a > a; git add .

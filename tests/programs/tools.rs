@@ -146,7 +146,8 @@ fn archives(world: &World) {
     assert!(said.contains("./h f 640 "), "{said}");
 }
 
-/// By default: nothing that has the bit gets into a directory of the host's. What `direct` refuses is in `tests/escape`.
+/// By default: nothing that has the bit gets into a directory of the host's. What `direct` refuses is in
+/// `tests/escape`.
 fn set_gid(world: &World) {
     let script =
         "set -e; mkdir a; chmod g+s a; mkdir a/b; mkdir -m 2755 c; install -d -m 2755 e; cp -r a f; cp -a a g

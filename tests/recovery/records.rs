@@ -111,8 +111,8 @@ fn of_another_format(world: &World) {
     assert!(!overlay.exists());
 }
 
-/// What a session did while there was no service, and another version comes: none of it can be had any more, and the record
-/// says that something is missing.
+/// What a session did while there was no service, and another version comes: none of it can be had any more, and the
+/// record says that something is missing.
 fn undelivered(world: &World) {
     let daemon = world.daemon();
     let dir = world.workspace(world.a());

@@ -55,8 +55,8 @@ impl Finder<'_> {
         }
     }
 
-    /// A repository in mode `direct` needs the objects that it borrows as they are outside: git writes none that it finds
-    /// there, and a copy ends with the session. What another workspace would have them copied for is left out.
+    /// A repository in mode `direct` needs the objects that it borrows as they are outside: git writes none that it
+    /// finds there, and a copy ends with the session. What another workspace would have them copied for is left out.
     pub(super) fn real_objects(&mut self) {
         for store in std::mem::take(&mut self.borrowed) {
             let copied = |held: &Held| matches!(held.used, Use::Work(_, Mode::Overlay));

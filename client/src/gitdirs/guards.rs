@@ -1,5 +1,5 @@
-//! What the configuration of a repository outside of a workspace has git run or read in it. In mode `direct` the agent must
-//! not write there: git outside would run it.
+//! What the configuration of a repository outside of a workspace has git run or read in it. In mode `direct` the agent
+//! must not write there: git outside would run it.
 
 use agentd_policy::Refusal;
 use agentd_policy::git::config::{self, Variable};
@@ -30,8 +30,8 @@ struct Seen<'a> {
 }
 
 impl Finder<'_> {
-    /// Guards what the configuration of `git`, whose working tree is `top`, leads to in `workspace`. Whether the session
-    /// gets the repository does not matter: git outside follows it.
+    /// Guards what the configuration of `git`, whose working tree is `top`, leads to in `workspace`. Whether the
+    /// session gets the repository does not matter: git outside follows it.
     ///
     /// # Errors
     /// If the configuration cannot be read as git would.

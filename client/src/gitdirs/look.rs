@@ -1,5 +1,5 @@
-//! Looking at directories that a file of git's named: no link is followed, nothing but regular files is read, and each is
-//! held open, so that what was looked at is what is offered.
+//! Looking at directories that a file of git's named: no link is followed, nothing but regular files is read, and each
+//! is held open, so that what was looked at is what is offered.
 
 use std::os::fd::{AsFd as _, OwnedFd};
 

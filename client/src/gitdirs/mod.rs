@@ -1,8 +1,9 @@
-//! What git needs of the repository that a workspace belongs to and that lies outside of it: a linked working tree's common
-//! directory, a submodule's own, the one above a subdirectory, the object stores of alternates. No program is run, and what
+//! What git needs of the repository that a workspace belongs to and that lies outside of it: a linked working tree's
+//! common directory, a submodule's own, the one above a subdirectory, the object stores of alternates. No program is
+//! run, and what
 //! `.git` says is not believed: an agent that had the workspace before, or who packed it, may have written it. A
-//! directory is offered only if what is in it, out of their reach, leads back to the workspace; all else is shown with the
-//! flag that would allow it.
+//! directory is offered only if what is in it, out of their reach, leads back to the workspace; all else is shown with
+//! the flag that would allow it.
 
 mod alternates;
 mod guards;
@@ -208,8 +209,8 @@ impl Finder<'_> {
         }
     }
 
-    /// A linked working tree in mode `direct`: its own part and what commits are made of are given as they are, the rest of
-    /// the common directory as a copy.
+    /// A linked working tree in mode `direct`: its own part and what commits are made of are given as they are, the
+    /// rest of the common directory as a copy.
     fn add_parts(&mut self, top: &AbsPath, git: Dir, common: Dir) {
         let why = format!("{} is a working tree of it", word(top.as_str()));
         for name in DATA {

@@ -1,5 +1,5 @@
-//! Which repository a workspace belongs to, as git finds it (gitrepository-layout(5), git-worktree(1)), and whether that one
-//! knows of it.
+//! Which repository a workspace belongs to, as git finds it (gitrepository-layout(5), git-worktree(1)), and whether
+//! that one knows of it.
 
 use agentd_policy::git::config;
 use agentd_policy::git::read::{self, MAX_POINTER};
@@ -35,7 +35,8 @@ pub enum Kind {
 }
 
 impl Finder<'_> {
-    /// The repository of the workspace at `path`: found there, or above it up to the user's home and on its file system.
+    /// The repository of the workspace at `path`: found there, or above it up to the user's home and on its file
+    /// system.
     pub(super) fn repository(&self, path: &AbsPath) -> Result<Option<Repository>, Unfollowed> {
         let mut at = path.clone();
         let mut device = None;
@@ -145,8 +146,8 @@ impl Finder<'_> {
         Ok(Kind::Separate)
     }
 
-    /// The common directory of a linked working tree: `git` is `worktrees/NAME` in it, and its `gitdir` names the working
-    /// tree's `.git`.
+    /// The common directory of a linked working tree: `git` is `worktrees/NAME` in it, and its `gitdir` names the
+    /// working tree's `.git`.
     fn linked(&self, top: &AbsPath, git: &Dir) -> Result<Dir, Unfollowed> {
         let no = |why: &str| Unfollowed::of(&git.path, why.to_owned());
         if pointer(git, "gitdir").is_none_or(|back| back != git_in(top)) {

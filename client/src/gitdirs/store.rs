@@ -1,5 +1,5 @@
-//! Whether a directory holds nothing but what git keeps there: an alternate is followed only then, so that the file that
-//! names it opens nothing else of the user's.
+//! Whether a directory holds nothing but what git keeps there: an alternate is followed only then, so that the file
+//! that names it opens nothing else of the user's.
 
 use rustix::fs::FileType;
 
@@ -44,8 +44,8 @@ const REPOSITORY: &[&str] = &[
     "sharedindex",
 ];
 
-/// Whether `store` is an object store and nothing else: directories of loose objects, packs, and their indexes, all of it
-/// regular files.
+/// Whether `store` is an object store and nothing else: directories of loose objects, packs, and their indexes, all of
+/// it regular files.
 ///
 /// # Errors
 /// If it cannot be read.
@@ -104,8 +104,8 @@ fn only_graphs(info: &Dir) -> Result<bool, Why> {
     }
 }
 
-/// Whether a repository whose directory has a name of its own holds nothing at its top but what git keeps there: a working
-/// tree in it, or anything else, is not the repository's.
+/// Whether a repository whose directory has a name of its own holds nothing at its top but what git keeps there: a
+/// working tree in it, or anything else, is not the repository's.
 ///
 /// # Errors
 /// If it cannot be read.

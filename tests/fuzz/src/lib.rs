@@ -1,5 +1,5 @@
-//! Every reader of hostile bytes as a function of bytes, which asserts what the reader promises. `corpus/` has what each
-//! is to begin with, and what was found; `make fuzz` goes on from there, and the test `replay` needs no fuzzer.
+//! Every reader of hostile bytes as a function of bytes, which asserts what the reader promises. `corpus/` has what
+//! each is to begin with, and what was found; `make fuzz` goes on from there, and the test `replay` needs no fuzzer.
 
 mod git;
 mod policy;

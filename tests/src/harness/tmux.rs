@@ -13,7 +13,8 @@ const SCREEN_TIMEOUT: Duration = Duration::from_secs(25);
 pub const TERM: &str = "screen";
 
 /// Runs a command, says how it ended in a file, and keeps the terminal: tmux itself loses the last of what is
-/// shown, and now and then the status, of a command whose end is the terminal's. One whose terminal goes first ends by itself.
+/// shown, and now and then the status, of a command whose end is the terminal's. One whose terminal goes first ends by
+/// itself.
 const KEEP: &str = r#"trap : INT QUIT TERM TSTP HUP; "$@"; echo $? > "$0"; exec sleep 600"#;
 
 /// The server. Ends with the value.

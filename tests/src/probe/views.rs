@@ -1,5 +1,5 @@
-//! What of the host's own files can be reached through what is only to be read: watches, locks, FIFOs, and private files
-//! of the caller's among the system's.
+//! What of the host's own files can be reached through what is only to be read: watches, locks, FIFOs, and private
+//! files of the caller's among the system's.
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};

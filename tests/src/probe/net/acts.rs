@@ -61,8 +61,8 @@ pub fn http(args: &[String]) -> Act {
     until(stream, &args[3])
 }
 
-/// A name, a port, and the names that are asked for by HTTP/2 without TLS, one stream for each with `%%` between: once the
-/// server has spoken, or with `first` before.
+/// A name, a port, and the names that are asked for by HTTP/2 without TLS, one stream for each with `%%` between: once
+/// the server has spoken, or with `first` before.
 pub fn h2c(args: &[String]) -> Act {
     let port: u16 = args[1].parse().expect("a port");
     let mut stream = TcpStream::connect((addresses(&args[0])?[0], port))?;

@@ -49,8 +49,8 @@ pub fn flood(args: &[String]) -> Act {
     }
 }
 
-/// The same to a name, for tests that count: `NAME PORT NUMBER`. A line of JSON. It asks for the name again and again: an
-/// address can be reached for no longer than that is valid.
+/// The same to a name, for tests that count: `NAME PORT NUMBER`. A line of JSON. It asks for the name again and again:
+/// an address can be reached for no longer than that is valid.
 pub fn flood_of_a_name(args: &[String]) {
     const ROUND: u32 = 50_000;
     let (port, count): (u16, u32) = (args[1].parse().expect("a port"), args[2].parse().expect("a number"));
