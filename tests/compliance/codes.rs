@@ -1,46 +1,47 @@
 //! Exit codes of `agentctl run` and of the other commands.
 
 use agentd_tests::harness::{Named, World, complete};
+use agentd_tests::tests;
 
-pub const TESTS: &[Named] = &[
-    ("the_commands_own", own),
-    ("signal_is_128_and_its_number", signal),
-    ("not_found_is_127", not_found),
-    ("not_executable_is_126", not_executable),
-    ("timeout_is_124", timeout),
-    ("refused_is_125", refused),
-    ("no_daemon_is_125_and_5", no_daemon),
-    ("wrong_usage_is_2", usage),
-    ("habits_from_docker_and_ssh", habits),
-    ("unknown_session_is_3", unknown),
-    ("version_tells_three", version),
-    ("profile_show_and_check", profile),
-    ("dry_run_runs_nothing", dry_run),
-    ("ps_shows_the_running_and_the_ended", ps),
-    ("rm_at_the_end_forgets", rm),
-    ("socket_by_environment", socket),
+pub const TESTS: &[Named] = tests![
+    the_commands_own,
+    signal_is_128_and_its_number,
+    not_found_is_127,
+    not_executable_is_126,
+    timeout_is_124,
+    refused_is_125,
+    no_daemon_is_125_and_5,
+    wrong_usage_is_2,
+    habits_from_docker_and_ssh,
+    unknown_session_is_3,
+    version_tells_three,
+    profile_show_and_check,
+    dry_run_runs_nothing,
+    ps_shows_the_running_and_the_ended,
+    rm_at_the_end_forgets,
+    socket_by_environment,
 ];
 
-fn own(world: &World) {
+fn the_commands_own(world: &World) {
     for code in [0, 1, 2, 77, 124, 125, 255] {
         world.session().bash(&format!("exit {code}")).expect_code(code);
     }
 }
 
-fn signal(world: &World) {
+fn signal_is_128_and_its_number(world: &World) {
     for (name, number) in [("TERM", 15), ("KILL", 9), ("SEGV", 11), ("USR1", 10)] {
         world.session().bash(&format!("kill -{name} $$")).expect_code(128 + number);
     }
 }
 
-fn not_found(world: &World) {
+fn not_found_is_127(world: &World) {
     for command in ["no-such-command-anywhere", "/nonexistent/program", "./no-such-file"] {
         let output = world.session().run([command]).expect_code(127);
         assert!(!output.stderr.is_empty(), "a reason is said");
     }
 }
 
-fn not_executable(world: &World) {
+fn not_executable_is_126(world: &World) {
     let workspace = world.workspace(world.a());
     world.a().write(workspace.join("text"), "no program\n");
     for command in ["./text", "/etc/passwd", "/usr"] {
@@ -49,7 +50,7 @@ fn not_executable(world: &World) {
     }
 }
 
-fn timeout(world: &World) {
+fn timeout_is_124(world: &World) {
     let output = world.session().options(["--timeout", "300ms"]).run(["sleep", "60"]).expect_code(124);
     let events = world.all_events(world.a(), &output.name);
     let limit = events.iter().find(|e| e["kind"] == "limit.hit").expect("the limit's event");
@@ -57,11 +58,11 @@ fn timeout(world: &World) {
     assert_eq!(events.last().expect("an end")["lifecycle"]["reason"], "timeout");
 }
 
-fn refused(world: &World) {
+fn refused_is_125(world: &World) {
     world.session().options(["--memory", "9T"]).run(["true"]).expect_code(125);
 }
 
-fn no_daemon(world: &World) {
+fn no_daemon_is_125_and_5(world: &World) {
     let user = world.a();
     let run = |args: &[&str]| {
         let mut agentctl = user.command(world.daemon().agentctl());
@@ -72,14 +73,14 @@ fn no_daemon(world: &World) {
     assert_eq!(run(&["ps"]).status.code(), Some(5));
 }
 
-fn usage(world: &World) {
+fn wrong_usage_is_2(world: &World) {
     world.agentctl(world.a(), ["run", "--no-such-flag", "true"]).expect_code(125);
     world.agentctl(world.a(), ["ps", "--no-such-flag"]).expect_code(2);
     world.agentctl(world.a(), ["no-such-command"]).expect_code(2);
 }
 
 /// What people type who come from there runs as they mean it, or says what to write.
-fn habits(world: &World) {
+fn habits_from_docker_and_ssh(world: &World) {
     let run = |options: &[&str], command: &[&str]| {
         let mut run = world.a().command(world.daemon().agentctl());
         run.current_dir(world.workspace(world.a())).arg("--socket").arg(world.daemon().socket());
@@ -103,20 +104,20 @@ fn habits(world: &World) {
     }
 }
 
-fn unknown(world: &World) {
+fn unknown_session_is_3(world: &World) {
     world.agentctl(world.a(), ["kill", "0123456789ab"]).expect_code(3);
     world.agentctl(world.a(), ["events", "no-such-name"]).expect_code(3);
     world.agentctl(world.a(), ["rm", "no-such-name"]).expect_code(3);
 }
 
-fn version(world: &World) {
+fn version_tells_three(world: &World) {
     let text = world.agentctl(world.a(), ["version", "--json"]).expect_code(0).text();
     let value: serde_json::Value = serde_json::from_str(&text).expect("JSON");
     assert!(value.is_object(), "{value}");
     assert!(text.contains("agentd.v1"), "{text}");
 }
 
-fn profile(world: &World) {
+fn profile_show_and_check(world: &World) {
     let text = world.agentctl(world.a(), ["profile", "show", "default"]).expect_code(0).text();
     assert!(text.contains("[filesystem]") && text.contains("overlay"), "{text}");
     world.agentctl(world.a(), ["profile", "check", "default"]).expect_code(0);
@@ -128,7 +129,7 @@ fn profile(world: &World) {
     assert!(output.stderr.contains("no_such_key"), "{}", output.stderr);
 }
 
-fn dry_run(world: &World) {
+fn dry_run_runs_nothing(world: &World) {
     let session = world.session();
     let name = session.name().to_owned();
     let output = session.options(["--dry-run", "--json"]).run(["touch", "/tmp/x"]).expect_code(0);
@@ -137,7 +138,7 @@ fn dry_run(world: &World) {
     world.agentctl(world.a(), ["events", &name]).expect_code(3);
 }
 
-fn ps(world: &World) {
+fn ps_shows_the_running_and_the_ended(world: &World) {
     let output = world.session().bash("exit 4").expect_code(4);
     let running = world.agentctl(world.a(), ["ps", "--json"]).expect_code(0).text();
     assert!(!running.contains(&output.name), "{running}");
@@ -152,7 +153,7 @@ fn ps(world: &World) {
     assert!(shown.contains(&output.name) && shown.contains("bash -c exit 4"), "{shown}");
 }
 
-fn rm(world: &World) {
+fn rm_at_the_end_forgets(world: &World) {
     let (name, dir) = (world.unique("again"), world.workspace(world.a()));
     for _ in 0..10 {
         let mut agentctl = world.a().command(world.daemon().agentctl());
@@ -165,7 +166,7 @@ fn rm(world: &World) {
     assert!(!all.contains(&name), "{all}");
 }
 
-fn socket(world: &World) {
+fn socket_by_environment(world: &World) {
     let mut agentctl = world.a().command(world.daemon().agentctl());
     let output =
         agentctl.env("AGENTD_SOCKET", world.daemon().socket()).arg("version").output().expect("setpriv");

@@ -5,31 +5,32 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use agentd_tests::harness::{Named, World, text_at, wait_for_exit};
+use agentd_tests::tests;
 use serde_json::Value;
 
-pub const TESTS: &[Named] = &[
-    ("every_program_with_arguments_and_parent", execs),
-    ("exits_with_their_codes", exits),
-    ("a_script_names_its_interpreter", script),
-    ("failed_execs_are_attempts", failed),
-    ("denied_connections", denied),
-    ("denials_and_names_name_their_program", by_program),
-    ("who_cannot_be_told_from_another_is_not_named", by_nobody),
-    ("a_program_whose_path_is_too_long_is_refused", unnameable),
-    ("lifecycle", lifecycle),
-    ("filters", filters),
-    ("live", live),
-    ("kept_as_lines_of_json", kept),
-    ("a_flood_has_no_gaps", flood),
-    ("denials_are_counted_together", counted),
-    ("times_are_in_order", times),
+pub const TESTS: &[Named] = tests![
+    every_program_with_arguments_and_parent,
+    exits_with_their_codes,
+    a_script_names_its_interpreter,
+    failed_execs_are_attempts,
+    denied_connections,
+    denials_and_names_name_their_program,
+    who_cannot_be_told_from_another_is_not_named,
+    a_program_whose_path_is_too_long_is_refused,
+    lifecycle,
+    filters,
+    live,
+    kept_as_lines_of_json,
+    a_flood_has_no_gaps,
+    denials_are_counted_together,
+    times_are_in_order,
 ];
 
 fn of_kind(events: &[Value], kind: &str) -> Vec<Value> {
     events.iter().filter(|event| event["kind"] == kind).cloned().collect()
 }
 
-fn execs(world: &World) {
+fn every_program_with_arguments_and_parent(world: &World) {
     let output = world.session().bash("/usr/bin/env true; /bin/sleep 0.3 0s; true").expect_code(0);
     let events = world.all_events(world.a(), &output.name);
     let execs = of_kind(&events, "process.exec");
@@ -47,7 +48,7 @@ fn execs(world: &World) {
     assert_ne!(env["actor"]["pid"], slow["actor"]["pid"]);
 }
 
-fn exits(world: &World) {
+fn exits_with_their_codes(world: &World) {
     let output = world.session().bash("bash -c 'exit 3'; bash -c 'kill -9 $$'; exit 0").expect_code(0);
     let events = world.all_events(world.a(), &output.name);
     let exits = of_kind(&events, "process.exit");
@@ -63,7 +64,7 @@ fn exits(world: &World) {
     }
 }
 
-fn script(world: &World) {
+fn a_script_names_its_interpreter(world: &World) {
     let dir = world.workspace(world.a());
     world.a().write(dir.join("run.sh"), "#!/bin/sh\nexit 0\n");
     use std::os::unix::fs::PermissionsExt;
@@ -77,7 +78,7 @@ fn script(world: &World) {
     assert!(interpreters.contains("sh"), "{exec}");
 }
 
-fn failed(world: &World) {
+fn failed_execs_are_attempts(world: &World) {
     let dir = world.workspace(world.a());
     world.a().write(dir.join("data"), "no program\n");
     std::fs::set_permissions(dir.join("data"), std::os::unix::fs::PermissionsExt::from_mode(0o755))
@@ -87,7 +88,7 @@ fn failed(world: &World) {
     assert_eq!(events.last().expect("an end")["kind"], "session.ended");
 }
 
-fn unnameable(world: &World) {
+fn a_program_whose_path_is_too_long_is_refused(world: &World) {
     let deep = "import os, shutil
 for _ in range(20):
     os.mkdir('d' * 250)
@@ -110,7 +111,7 @@ except OSError as error:
     assert_eq!(refused[0]["rule"], "audit.unnameable");
 }
 
-fn denied(world: &World) {
+fn denied_connections(world: &World) {
     let output =
         world.session().bash("(exec 3<>/dev/tcp/192.0.2.7/80) 2>/dev/null || echo no").expect_code(0);
     assert_eq!(output.text(), "no\n");
@@ -126,7 +127,7 @@ fn denied(world: &World) {
 }
 
 /// Each denial and each name names the program that met it, by whatever protocol.
-fn by_program(world: &World) {
+fn denials_and_names_name_their_program(world: &World) {
     let script = "import socket, subprocess
 print(subprocess.run(['getent', 'ahostsv4', 'secret.example.org']).returncode)
 sockets = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(2)]
@@ -159,7 +160,7 @@ except OSError as error: print(error.errno)";
 }
 
 /// A socket that several processes have is nobody's in particular.
-fn by_nobody(world: &World) {
+fn who_cannot_be_told_from_another_is_not_named(world: &World) {
     let script = "import os, socket, time
 socket_ = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 reader, writer = os.pipe()
@@ -254,7 +255,7 @@ fn live(world: &World) {
     }
 }
 
-fn kept(world: &World) {
+fn kept_as_lines_of_json(world: &World) {
     let output = world.session().run(["true"]).expect_code(0);
     let events = world.all_events(world.a(), &output.name);
     let id = text_at(&events[0], "/session");
@@ -271,7 +272,7 @@ fn kept(world: &World) {
     assert_eq!(mode & 0o077, 0, "nobody else reads it: {mode:o}");
 }
 
-fn flood(world: &World) {
+fn a_flood_has_no_gaps(world: &World) {
     let output = world.session().bash("for i in $(seq 1000); do /bin/true; done").expect_code(0);
     let events = world.all_events(world.a(), &output.name);
     let execs = of_kind(&events, "process.exec");
@@ -282,7 +283,7 @@ fn flood(world: &World) {
     assert_eq!(of_kind(&events, "process.exit").len(), execs.len(), "an exit for each");
 }
 
-fn counted(world: &World) {
+fn denials_are_counted_together(world: &World) {
     let script = "import socket
 for _ in range(200):
     try: socket.create_connection(('192.0.2.9', 81))
@@ -296,7 +297,7 @@ for _ in range(200):
     assert!(denials.len() < 200, "they coalesce");
 }
 
-fn times(world: &World) {
+fn times_are_in_order(world: &World) {
     let output = world.session().bash("/bin/true; /bin/true").expect_code(0);
     let events = world.all_events(world.a(), &output.name);
     for event in &events {

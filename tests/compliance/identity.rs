@@ -1,24 +1,25 @@
 //! The session looks like the caller's own: name, numbers, home, environment.
 
 use agentd_tests::harness::{Named, World};
+use agentd_tests::tests;
 
-pub const TESTS: &[Named] = &[
-    ("name_and_numbers", names),
-    ("home_is_empty_scratch", home),
-    ("passwd_has_the_caller", passwd),
-    ("environment_is_an_allow_list", environment),
-    ("env_flags", env_flags),
-    ("files_look_like_their_owners", owners),
-    ("etc_is_small_and_public", etc),
-    ("temporary_directory", tmp),
-    ("proc_shows_the_session_only", proc),
-    ("hostname_is_the_session", hostname),
-    ("inputs_appear_where_they_are", inputs),
-    ("working_directory_is_the_callers", cwd),
-    ("network_is_loopback", network),
+pub const TESTS: &[Named] = tests![
+    name_and_numbers,
+    home_is_empty_scratch,
+    passwd_has_the_caller,
+    environment_is_an_allow_list,
+    env_flags,
+    files_look_like_their_owners,
+    etc_is_small_and_public,
+    temporary_directory,
+    proc_shows_the_session_only,
+    hostname_is_the_session,
+    inputs_appear_where_they_are,
+    working_directory_is_the_callers,
+    network_is_loopback,
 ];
 
-fn names(world: &World) {
+fn name_and_numbers(world: &World) {
     let user = world.a();
     let output =
         world.session().bash("whoami; id -u; id -g; id -G; echo $HOME; echo ~; groups").expect_code(0);
@@ -39,14 +40,14 @@ fn names(world: &World) {
     assert_eq!((lines[4], lines[5]), (home.as_str(), home.as_str()));
 }
 
-fn home(world: &World) {
+fn home_is_empty_scratch(world: &World) {
     let script = "ls -A ~ | grep -v '^w-' | wc -l; echo x > ~/.new && cat ~/.new; stat -c '%a %U' ~";
     let output = world.session().bash(script).expect_code(0);
     assert_eq!(output.text(), format!("0\nx\n700 {}\n", world.a().name));
     assert!(!world.a().home.join(".new").exists(), "the real home is untouched");
 }
 
-fn passwd(world: &World) {
+fn passwd_has_the_caller(world: &World) {
     let user = world.a();
     let output = world.session().bash("getent passwd \"$(whoami)\"; getent passwd 0").expect_code(0);
     let (name, uid, gid, home) = (&user.name, user.uid, user.gid, user.home.display());
@@ -55,7 +56,7 @@ fn passwd(world: &World) {
     assert!(text.contains(&format!(":{home}:/bin/bash\n")) && text.contains("\nroot:x:0:0:"), "{text}");
 }
 
-fn environment(world: &World) {
+fn environment_is_an_allow_list(world: &World) {
     let session = world
         .session()
         .env("AWS_SECRET_ACCESS_KEY", "secret")
@@ -79,7 +80,7 @@ fn env_flags(world: &World) {
     assert_eq!(output.text(), "own value|a=b c\n");
 }
 
-fn owners(world: &World) {
+fn files_look_like_their_owners(world: &World) {
     let workspace = world.workspace(world.a());
     world.a().write(workspace.join("mine"), "");
     let output =
@@ -90,14 +91,14 @@ fn owners(world: &World) {
     assert_eq!(lines[..2], [name.as_str(), "root"], "{text}");
 }
 
-fn etc(world: &World) {
+fn etc_is_small_and_public(world: &World) {
     let output = world.session().bash(
         "cd /etc && find . -type f -not -readable; ls shadow sudoers ssh/ssh_host_* 2>/dev/null | wc -l",
     );
     assert_eq!(output.text(), "0\n");
 }
 
-fn tmp(world: &World) {
+fn temporary_directory(world: &World) {
     let output = world
         .session()
         .bash("f=$(mktemp) && echo hi > $f && cat $f; ls -A /tmp | wc -l; ls -ld /tmp")
@@ -106,14 +107,14 @@ fn tmp(world: &World) {
     assert!(output.text().contains("drwxrwxrwt"), "{}", output.text());
 }
 
-fn proc(world: &World) {
+fn proc_shows_the_session_only(world: &World) {
     let output = world.session().bash("cat /proc/1/comm; ls -d /proc/[0-9]* | wc -l").expect_code(0);
     let text = output.text();
     let count: u32 = text.lines().nth(1).and_then(|n| n.parse().ok()).expect("a number");
     assert!(count < 8, "{text}");
 }
 
-fn hostname(world: &World) {
+fn hostname_is_the_session(world: &World) {
     let output = world.session().bash("uname -n; cat /etc/hostname; getent hosts $(uname -n)").expect_code(0);
     let text = output.text();
     let lines: Vec<&str> = text.lines().collect();
@@ -121,7 +122,7 @@ fn hostname(world: &World) {
     assert!(lines[0].len() == 12 && lines[2].starts_with("10.200.0.2"), "{text}");
 }
 
-fn inputs(world: &World) {
+fn inputs_appear_where_they_are(world: &World) {
     let user = world.a();
     let dir = user.home.join(world.unique("w"));
     user.write(dir.join("notes/a.txt"), "a note\n");
@@ -139,7 +140,7 @@ fn inputs(world: &World) {
     assert!(!notes.join("b").exists());
 }
 
-fn cwd(world: &World) {
+fn working_directory_is_the_callers(world: &World) {
     let workspace = world.workspace(world.a());
     world.a().make_dir(workspace.join("sub"));
     let root = workspace.display().to_string();
@@ -148,7 +149,7 @@ fn cwd(world: &World) {
     assert_eq!(output.text(), format!("{root}/sub\n"));
 }
 
-fn network(world: &World) {
+fn network_is_loopback(world: &World) {
     let script = "exec 3<>/dev/tcp/127.0.0.1/1 || true; cat /proc/net/dev | tail -n +3 | cut -d: -f1 | xargs";
     let output = world.session().bash(script);
     assert_eq!(output.text().trim(), "lo");

@@ -7,29 +7,30 @@ use std::time::{Duration, Instant};
 use agentd_tests::harness::{
     Named, RunOutput, Session, World, complete, objects, patience, text_at, wait_for_exit, within,
 };
+use agentd_tests::tests;
 use serde_json::Value;
 
-pub const TESTS: &[Named] = &[
-    ("states_are_told_and_seen", states),
-    ("a_detached_session_lives_without_a_client", detached),
-    ("stop_asks_and_then_ends", stop),
-    ("stop_gives_what_ends_by_itself_its_own_end", stop_well),
-    ("inspect_tells_what_was_asked_for", inspect),
-    ("logs_have_what_was_written", logs),
-    ("logs_follow", logs_follow),
-    ("logs_tail", logs_tail),
-    ("attach_replays_what_is_kept", attach),
-    ("exec_carries_streams_and_codes", exec),
-    ("exec_is_confined_as_the_first", exec_confined),
-    ("exec_is_told", exec_told),
-    ("exec_does_not_wait_for_what_it_leaves_behind", exec_leaves),
-    ("exec_ends_with_the_session", exec_ends),
-    ("exec_without_a_session", exec_nowhere),
-    ("many_execs_at_once", many_execs),
-    ("events_are_followed", followed),
-    ("doctor_says_what_there_is", doctor),
-    ("doctor_finds_no_leak", leaks),
-    ("completion_for_each_shell", completion),
+pub const TESTS: &[Named] = tests![
+    states_are_told_and_seen,
+    a_detached_session_lives_without_a_client,
+    stop_asks_and_then_ends,
+    stop_gives_what_ends_by_itself_its_own_end,
+    inspect_tells_what_was_asked_for,
+    logs_have_what_was_written,
+    logs_follow,
+    logs_tail,
+    attach_replays_what_is_kept,
+    exec_carries_streams_and_codes,
+    exec_is_confined_as_the_first,
+    exec_is_told,
+    exec_does_not_wait_for_what_it_leaves_behind,
+    exec_ends_with_the_session,
+    exec_without_a_session,
+    many_execs_at_once,
+    events_are_followed,
+    doctor_says_what_there_is,
+    doctor_finds_no_leak,
+    completion_for_each_shell,
 ];
 
 const LIMIT: Duration = Duration::from_secs(10);
@@ -62,7 +63,7 @@ fn kinds(world: &World, name: &str) -> Vec<String> {
     world.all_events(world.a(), name).iter().map(of).filter(|kind| kind.starts_with("session.")).collect()
 }
 
-fn states(world: &World) {
+fn states_are_told_and_seen(world: &World) {
     let name = start(world, "trap '' TERM; echo up; sleep 1000");
     let listed = |all: &[&str]| -> Vec<Value> {
         let text = world.agentctl(world.a(), [&["ps", "--json"], all].concat()).expect_code(0).text();
@@ -87,7 +88,7 @@ fn states(world: &World) {
     world.agentctl(world.a(), ["inspect", &name]).expect_code(3);
 }
 
-fn detached(world: &World) {
+fn a_detached_session_lives_without_a_client(world: &World) {
     // As long as a client needs to attach.
     let pause = patience(Duration::from_secs(1)).as_secs();
     let name = start(world, &format!("echo one; sleep {pause}; echo two; exit 6"));
@@ -97,7 +98,7 @@ fn detached(world: &World) {
     assert!(kinds(world, &name).contains(&"session.attached".to_owned()));
 }
 
-fn stop(world: &World) {
+fn stop_asks_and_then_ends(world: &World) {
     let name = start(world, "trap '' TERM; echo up; sleep 1000 & wait; sleep 1000");
     let began = Instant::now();
     world.agentctl(world.a(), ["stop", "--time", "500ms", &name]).expect_code(0);
@@ -105,7 +106,7 @@ fn stop(world: &World) {
     assert_eq!(text_at(&inspected(world, &name), "/session/exit/reason"), "killed");
 }
 
-fn stop_well(world: &World) {
+fn stop_gives_what_ends_by_itself_its_own_end(world: &World) {
     let name = start(world, "trap 'echo bye; exit 9' TERM; echo up; sleep 1000 & wait");
     within(LIMIT, || {
         let logs = world.agentctl(world.a(), ["logs", &name]).text();
@@ -121,7 +122,7 @@ fn stop_well(world: &World) {
     assert_eq!(world.agentctl(world.a(), ["logs", &name]).text(), "up\nbye\n");
 }
 
-fn inspect(world: &World) {
+fn inspect_tells_what_was_asked_for(world: &World) {
     let options =
         ["--detach", "--memory", "100M", "--pids", "50", "--cpus", "0.5", "--timeout", "1h", "--idle", "30m"];
     let cwd = world.workspace(world.a());
@@ -152,7 +153,7 @@ fn inspect(world: &World) {
     world.agentctl(world.a(), ["kill", &output.name]).expect_code(0);
 }
 
-fn logs(world: &World) {
+fn logs_have_what_was_written(world: &World) {
     let output = world.session().bash("echo out; echo err >&2; printf 'half'; exit 3").expect_code(3);
     let logs = world.agentctl(world.a(), ["logs", &output.name]).expect_code(0);
     assert_eq!((logs.text().trim_end(), logs.stderr.trim_end()), ("out\nhalf", "err"));
@@ -193,7 +194,7 @@ fn logs_tail(world: &World) {
     assert_eq!(tail("1000").lines().count(), 100);
 }
 
-fn attach(world: &World) {
+fn attach_replays_what_is_kept(world: &World) {
     let session = world.session();
     let mut child = session.spawn_ready("echo ready; echo more >&2; read x; echo \"got $x\"; exit 5");
     let mut attach = world.a().command(world.daemon().agentctl());
@@ -215,7 +216,7 @@ fn exec_in(world: &World, name: &str, options: &[&str], stdin: &[u8], command: &
     complete(&mut exec, stdin.to_vec(), name.into())
 }
 
-fn exec(world: &World) {
+fn exec_carries_streams_and_codes(world: &World) {
     let name = start(world, "echo from-the-first > ~/file; exec sleep 1000");
     let run = |options: &[&str], stdin: &[u8], script: &str| {
         exec_in(world, &name, options, stdin, &["bash", "-c", script])
@@ -242,7 +243,7 @@ fn exec(world: &World) {
 }
 
 /// Identity, rights, filter, limits, namespaces, and what is denied.
-fn exec_confined(world: &World) {
+fn exec_is_confined_as_the_first(world: &World) {
     let script = "grep -E '^(Uid|Gid|Groups|Cap...|NoNewPrivs|Seccomp|Seccomp_filters|Umask|SigBlk|SigIgn):' /proc/self/status
         readlink /proc/self/ns/* | grep -v '^time'; cat /proc/self/cgroup /proc/self/limits /proc/self/oom_score_adj
         ls -l /proc/self/fd | wc -l; id; ulimit -a; env | grep -v -e '^_=' -e PWD -e SHLVL | sort
@@ -261,13 +262,13 @@ fn exec_confined(world: &World) {
     world.agentctl(world.a(), ["kill", &name]).expect_code(0);
 }
 
-fn exec_leaves(world: &World) {
+fn exec_does_not_wait_for_what_it_leaves_behind(world: &World) {
     let name = start(world, "exec sleep 1000");
     let left = exec_in(world, &name, &[], b"", &["bash", "-c", "sleep 1000 & echo mine; exit 3"]);
     assert_eq!(left.expect_code(3).text(), "mine\n");
 }
 
-fn exec_told(world: &World) {
+fn exec_is_told(world: &World) {
     let name = start(world, "sleep 1000");
     exec_in(world, &name, &[], b"", &["/usr/bin/expr", "1", "+", "1"]).expect_code(0);
     world.agentctl(world.a(), ["kill", &name]).expect_code(0);
@@ -282,7 +283,7 @@ fn exec_told(world: &World) {
     assert!(ran, "{events:#?}");
 }
 
-fn exec_ends(world: &World) {
+fn exec_ends_with_the_session(world: &World) {
     let session = world.session();
     let mut first = session.spawn_ready("echo ready; read x; exit 3");
     let mut exec = world.a().command(world.daemon().agentctl());
@@ -318,7 +319,7 @@ fn exec_ends(world: &World) {
     world.agentctl(world.a(), ["kill", &name]).expect_code(0);
 }
 
-fn exec_nowhere(world: &World) {
+fn exec_without_a_session(world: &World) {
     let over = world.session().run(["true"]).expect_code(0);
     let refused = exec_in(world, &over.name, &[], b"", &["true"]).expect_code(125);
     assert!(
@@ -329,7 +330,7 @@ fn exec_nowhere(world: &World) {
     exec_in(world, "no-such-session", &[], b"", &["true"]).expect_code(125);
 }
 
-fn many_execs(world: &World) {
+fn many_execs_at_once(world: &World) {
     let name = start(world, "sleep 1000");
     std::thread::scope(|scope| {
         for number in 0..12 {
@@ -346,7 +347,7 @@ fn many_execs(world: &World) {
     world.agentctl(world.a(), ["kill", &name]).expect_code(0);
 }
 
-fn followed(world: &World) {
+fn events_are_followed(world: &World) {
     let session = world.session();
     let mut child = session.spawn_ready("echo ready; read x; /usr/bin/expr 1; exit 4");
     let mut follow = world.a().command(world.daemon().agentctl());
@@ -382,7 +383,7 @@ fn followed(world: &World) {
     let _ = follow.wait();
 }
 
-fn doctor(world: &World) {
+fn doctor_says_what_there_is(world: &World) {
     let output = world.agentctl(world.a(), ["doctor", "--json"]).expect_code(0);
     let lines = objects(&output.text());
     for name in ["landlock", "cgroup.memory", "cgroup.pids"] {
@@ -401,7 +402,7 @@ fn doctor(world: &World) {
     assert!(!left.contains("doctor"), "{left}");
 }
 
-fn leaks(world: &World) {
+fn doctor_finds_no_leak(world: &World) {
     world.agentctl(world.a(), ["doctor", "--leaks", "--no-canary"]).expect_code(4);
     let output = world.agentctl(world.admin(), ["doctor", "--leaks", "--no-canary", "--json"]);
     let found: Vec<Value> =
@@ -409,7 +410,7 @@ fn leaks(world: &World) {
     assert!(found.is_empty(), "{found:#?}");
 }
 
-fn completion(world: &World) {
+fn completion_for_each_shell(world: &World) {
     for shell in ["bash", "zsh", "fish"] {
         let script = world.agentctl(world.a(), ["completion", shell]).expect_code(0).text();
         assert!(script.contains("agentctl") && script.contains("inspect"), "{shell}: {script}");

@@ -3,25 +3,26 @@
 use std::time::{Duration, Instant};
 
 use agentd_tests::harness::{Named, World, patience, text_at, wait_for_exit};
+use agentd_tests::tests;
 
-pub const TESTS: &[Named] = &[
-    ("out_of_memory_ends_with_137", memory),
-    ("a_child_killed_for_memory_is_said_at_the_end", memory_of_a_child),
-    ("a_further_command_killed_for_memory_says_so", memory_of_a_further_command),
-    ("values_come_with_their_flags_and_units", values_are_for_people),
-    ("processes_are_limited_and_told", pids),
-    ("a_short_burst_over_the_limit_is_told", pids_burst),
-    ("disk_is_limited_and_told", disk),
-    ("a_full_tmp_is_told", scratch),
-    ("timeout_beats_an_ignored_signal", timeout),
-    ("cpu_is_limited", cpus),
-    ("descriptors_are_limited", files),
-    ("signals_reach_the_command", signals),
-    ("terminating_agentctl_ends_the_session", terminated),
-    ("a_killed_agentctl_ends_the_session", killed_client),
-    ("kill_ends_the_whole_session", kill),
-    ("a_signal_can_be_sent", send),
-    ("kill_by_prefix_and_name", prefix),
+pub const TESTS: &[Named] = tests![
+    out_of_memory_ends_with_137,
+    a_child_killed_for_memory_is_said_at_the_end,
+    a_further_command_killed_for_memory_says_so,
+    values_come_with_their_flags_and_units,
+    processes_are_limited_and_told,
+    a_short_burst_over_the_limit_is_told,
+    disk_is_limited_and_told,
+    a_full_tmp_is_told,
+    timeout_beats_an_ignored_signal,
+    cpu_is_limited,
+    descriptors_are_limited,
+    signals_reach_the_command,
+    terminating_agentctl_ends_the_session,
+    a_killed_agentctl_ends_the_session,
+    kill_ends_the_whole_session,
+    a_signal_can_be_sent,
+    kill_by_prefix_and_name,
 ];
 
 fn limit_event(world: &World, session: &str, name: &str) -> Option<String> {
@@ -30,7 +31,7 @@ fn limit_event(world: &World, session: &str, name: &str) -> Option<String> {
     Some(text_at(hit, "/limit/limit"))
 }
 
-fn memory(world: &World) {
+fn out_of_memory_ends_with_137(world: &World) {
     let script = "a=x; while :; do a=$a$a; done";
     let output = world.session().options(["--memory", "64M"]).run(["bash", "-c", script]).expect_code(137);
     assert_eq!(output.stderr, "agentctl: killed: over 64 MiB (--memory)\n");
@@ -38,7 +39,7 @@ fn memory(world: &World) {
 }
 
 /// The command lives on, and what it says of its child explains nothing.
-fn memory_of_a_child(world: &World) {
+fn a_child_killed_for_memory_is_said_at_the_end(world: &World) {
     let script = "bash -c 'a=x; while :; do a=$a$a; done' 2>/dev/null; echo \"ended with $?\" >&2; exit 3";
     let output = world.session().options(["--memory", "64M"]).bash(script).expect_code(3);
     assert!(output.stderr.contains("ended with 137\n"), "{}", output.stderr);
@@ -47,7 +48,7 @@ fn memory_of_a_child(world: &World) {
 }
 
 /// The same of a further command.
-fn memory_of_a_further_command(world: &World) {
+fn a_further_command_killed_for_memory_says_so(world: &World) {
     let name =
         world.session().options(["--memory", "64M", "--detach"]).run(["sleep", "1000"]).expect_code(0).name;
     let bomb = ["exec", &name, "--", "bash", "-c", "a=x; while :; do a=$a$a; done"];
@@ -56,7 +57,7 @@ fn memory_of_a_further_command(world: &World) {
     world.agentctl(world.a(), ["kill", &name]).expect_code(0);
 }
 
-fn values_are_for_people(world: &World) {
+fn values_come_with_their_flags_and_units(world: &World) {
     let stderr = |options: [&str; 2]| {
         let output = world.session().options(options).run(["sleep", "60"]);
         (output.code, output.stderr)
@@ -69,7 +70,7 @@ fn values_are_for_people(world: &World) {
 }
 
 /// Also if what filled it is gone again at once; and once, not with each write that is refused.
-fn scratch(world: &World) {
+fn a_full_tmp_is_told(world: &World) {
     let dir = world.workspace(world.a());
     let profile = "schema = 1\nextends = ['default']\n[[filesystem.scratch]]\npath = '/tmp'\nsize = '1M'\n";
     world.a().write(dir.join("p.toml"), profile);
@@ -91,20 +92,20 @@ fn scratch(world: &World) {
     assert_eq!(limit_event(world, &output.name, "/dev/shm").as_deref(), Some("67108864"));
 }
 
-fn pids(world: &World) {
+fn processes_are_limited_and_told(world: &World) {
     let script = "for i in $(seq 100); do sleep 5 & done 2>/dev/null; sleep 1; echo alive";
     let output = world.session().options(["--pids", "20"]).bash(script);
     assert_eq!(limit_event(world, &output.name, "pids").as_deref(), Some("20"), "{}", output.stderr);
     assert!(output.stderr.contains("new processes were refused: over 20 (--pids)"), "{}", output.stderr);
 }
 
-fn pids_burst(world: &World) {
+fn a_short_burst_over_the_limit_is_told(world: &World) {
     let output =
         world.session().options(["--pids", "8"]).bash("for i in $(seq 20); do sleep 9 & done 2>/dev/null");
     assert_eq!(limit_event(world, &output.name, "pids").as_deref(), Some("8"), "{}", output.stderr);
 }
 
-fn disk(world: &World) {
+fn disk_is_limited_and_told(world: &World) {
     // At most some 50 MiB a second: what is written between two looks goes beyond the limit.
     let script = "for i in {1..2000}; do dd if=/dev/zero of=f$i bs=1M count=1 status=none; sleep 0.02; done";
     let output = world.session().options(["--disk", "8M"]).bash(script).expect_code(125);
@@ -117,7 +118,7 @@ fn disk(world: &World) {
     assert!((8 << 20..256 << 20).contains(&written), "{written} bytes of 2000 MiB");
 }
 
-fn timeout(world: &World) {
+fn timeout_beats_an_ignored_signal(world: &World) {
     let start = Instant::now();
     let script = "trap '' TERM INT HUP; echo up; while :; do sleep 1; done";
     // Long enough for bash to begin.
@@ -132,7 +133,7 @@ fn timeout(world: &World) {
     assert!(start.elapsed() < patience(Duration::from_secs(5)), "took {:?}", start.elapsed());
 }
 
-fn cpus(world: &World) {
+fn cpu_is_limited(world: &World) {
     let script = "timeout 2 bash -c 'while :; do :; done'; cat /proc/self/cgroup >/dev/null; times | tail -1";
     let output = world.session().options(["--cpus", "0.2"]).bash(script).expect_code(0);
     // Lines such as `0m0.412s 0m0.010s`: the loop's share of two seconds.
@@ -142,7 +143,7 @@ fn cpus(world: &World) {
     assert!(user < 1.0, "used {user} s of 2 s with a fifth of a CPU");
 }
 
-fn files(world: &World) {
+fn descriptors_are_limited(world: &World) {
     let output = world.session().bash("ulimit -n; ulimit -Hn; ulimit -n 100000 && echo raised").run_code_of();
     assert!(!output.contains("raised"), "{output}");
 }
@@ -162,7 +163,7 @@ fn end_of(child: &mut std::process::Child) -> Option<i32> {
     wait_for_exit(child, Duration::from_secs(10)).expect("it ends").code()
 }
 
-fn signals(world: &World) {
+fn signals_reach_the_command(world: &World) {
     let session = world.session();
     let mut child = session.spawn_ready("trap 'exit 42' INT; echo ready; while :; do sleep 0.05; done");
     let pid = rustix::process::Pid::from_raw(child.id() as i32).expect("a pid");
@@ -170,7 +171,7 @@ fn signals(world: &World) {
     assert_eq!(end_of(&mut child), Some(42));
 }
 
-fn terminated(world: &World) {
+fn terminating_agentctl_ends_the_session(world: &World) {
     let session = world.session();
     let mut child = session.spawn_ready("echo ready; sleep 60");
     let pid = rustix::process::Pid::from_raw(child.id() as i32).expect("a pid");
@@ -179,7 +180,7 @@ fn terminated(world: &World) {
     ended(world, session.name());
 }
 
-fn killed_client(world: &World) {
+fn a_killed_agentctl_ends_the_session(world: &World) {
     let session = world.session();
     let mut child = session.spawn_ready("trap '' HUP TERM PIPE; echo ready; sleep 60");
     child.kill().expect("our own child");
@@ -199,7 +200,7 @@ fn ended(world: &World, name: &str) {
     assert_eq!(result, Ok(()));
 }
 
-fn kill(world: &World) {
+fn kill_ends_the_whole_session(world: &World) {
     let session = world.session();
     let mut child = session.spawn_ready("trap '' TERM; sleep 60 & echo ready; wait; sleep 60");
     world.agentctl(world.a(), ["kill", session.name()]).expect_code(0);
@@ -208,14 +209,14 @@ fn kill(world: &World) {
     assert_eq!(text_at(events.last().expect("an end"), "/lifecycle/reason"), "killed");
 }
 
-fn send(world: &World) {
+fn a_signal_can_be_sent(world: &World) {
     let session = world.session();
     let mut child = session.spawn_ready("trap 'exit 7' USR1; echo ready; while :; do sleep 0.05; done");
     world.agentctl(world.a(), ["kill", session.name(), "-s", "USR1"]).expect_code(0);
     assert_eq!(end_of(&mut child), Some(7));
 }
 
-fn prefix(world: &World) {
+fn kill_by_prefix_and_name(world: &World) {
     let session = world.session();
     let mut child = session.spawn_ready("echo ready; sleep 60");
     let listed = world.agentctl(world.a(), ["ps", "--json"]).expect_code(0).text();

@@ -5,12 +5,13 @@ use std::process::Child;
 use std::time::Duration;
 
 use agentd_tests::harness::{Named, Session, User, World, objects, text_at, wait_for_exit, within};
+use agentd_tests::tests;
 
-pub const TESTS: &[Named] = &[
-    ("another_user_sees_and_steers_nothing", other),
-    ("an_admin_sees_and_steers_all", admin),
-    ("names_of_two_users_do_not_meet", same_name),
-    ("what_a_user_removes_stays_on_record", removed),
+pub const TESTS: &[Named] = tests![
+    another_user_sees_and_steers_nothing,
+    an_admin_sees_and_steers_all,
+    names_of_two_users_do_not_meet,
+    what_a_user_removes_stays_on_record,
 ];
 
 fn running<'a>(world: &'a World, user: &'a User) -> (Session<'a>, Child) {
@@ -22,7 +23,7 @@ fn running<'a>(world: &'a World, user: &'a User) -> (Session<'a>, Child) {
     (session, child)
 }
 
-fn other(world: &World) {
+fn another_user_sees_and_steers_nothing(world: &World) {
     let (session, mut child) = running(world, world.a());
     let name = session.name();
     let listed = world.agentctl(world.b(), ["ps", "-a", "--json"]).expect_code(0).text();
@@ -49,7 +50,7 @@ fn other(world: &World) {
     assert_eq!(wait_for_exit(&mut child, Duration::from_secs(10)).expect("it ends").code(), Some(137));
 }
 
-fn admin(world: &World) {
+fn an_admin_sees_and_steers_all(world: &World) {
     let (session, mut child) = running(world, world.a());
     let listed = world.agentctl(world.admin(), ["ps", "--json"]).expect_code(0).text();
     let line = listed.lines().find(|line| line.contains(session.name())).expect("everyone's sessions");
@@ -59,7 +60,7 @@ fn admin(world: &World) {
     assert_eq!(wait_for_exit(&mut child, Duration::from_secs(10)).expect("it ends").code(), Some(137));
 }
 
-fn same_name(world: &World) {
+fn names_of_two_users_do_not_meet(world: &World) {
     let name = world.unique("same");
     for user in [world.a(), world.b()] {
         let dir = world.workspace(user);
@@ -75,7 +76,7 @@ fn same_name(world: &World) {
 }
 
 /// By `rm` and by `--rm`: gone for its user, and on record for admins.
-fn removed(world: &World) {
+fn what_a_user_removes_stays_on_record(world: &World) {
     let script = "/usr/bin/env true; exec /bin/sleep 0.2";
     let kept = Session::new(world, world.a(), world.workspace(world.a())).bash(script).expect_code(0);
     let id = text_at(&world.all_events(world.a(), &kept.name)[0], "/session");

@@ -4,20 +4,21 @@ use std::path::Path;
 use std::process::Command;
 
 use agentd_tests::harness::{Named, World};
+use agentd_tests::tests;
 
-pub const TESTS: &[Named] = &[
-    ("bash", bash),
-    ("git", git),
-    ("python", python),
-    ("node", node),
-    ("gcc", gcc),
-    ("gdb", gdb),
-    ("cargo", cargo),
-    ("coreutils_and_friends", coreutils),
-    ("perl", perl),
-    ("tar_and_gzip", tar),
-    ("sqlite_like_locking", locking),
-    ("strace_of_an_own_child", strace),
+pub const TESTS: &[Named] = tests![
+    bash,
+    git,
+    python,
+    node,
+    gcc,
+    gdb,
+    cargo,
+    coreutils_and_friends,
+    perl,
+    tar_and_gzip,
+    sqlite_like_locking,
+    strace_of_an_own_child,
 ];
 
 /// Whether the host has all of `programs` where sessions look.
@@ -171,7 +172,7 @@ fn cargo(world: &World) {
     assert!(unmounted.is_ok_and(|s| s.success()), "nothing holds the toolchain after the session");
 }
 
-fn coreutils(world: &World) {
+fn coreutils_and_friends(world: &World) {
     let script = "set -e; cd ~; mkdir -p a/b; cp /etc/passwd a/; mv a/passwd a/p; ln a/p a/hard; ln -s p a/soft; chmod 600 a/p
         touch -d 2020-01-01 a/p; du -s a > /dev/null; df . > /dev/null; find . -name p | wc -l; sort a/p | uniq | wc -l > /dev/null
         dd if=/dev/zero of=big bs=1M count=4 status=none; sha256sum big | cut -c1-8; truncate -s 0 big; rm -r a; ls -A; date > /dev/null
@@ -194,7 +195,7 @@ fn perl(world: &World) {
     }
 }
 
-fn tar(world: &World) {
+fn tar_and_gzip(world: &World) {
     let dir = world.workspace(world.a());
     for number in 0..50 {
         world.a().write(dir.join(format!("d/f{number}")), number.to_string());
@@ -205,7 +206,7 @@ fn tar(world: &World) {
     assert_eq!(output.expect_code(0).text(), "50\n51\n");
 }
 
-fn locking(world: &World) {
+fn sqlite_like_locking(world: &World) {
     let script = "exec 9> lock; flock -n 9 && echo got; (exec 8> lock; flock -n 8 || echo held)";
     for mode in ["overlay", "direct"] {
         let output =
@@ -214,7 +215,7 @@ fn locking(world: &World) {
     }
 }
 
-fn strace(world: &World) {
+fn strace_of_an_own_child(world: &World) {
     if has(&["strace"]) {
         let output = world.session().bash("strace -o ~/log true && grep -c execve ~/log").expect_code(0);
         assert_eq!(output.text(), "1\n");

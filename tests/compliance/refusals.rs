@@ -4,22 +4,23 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
 use agentd_tests::harness::{Named, RunOutput, Session, World};
+use agentd_tests::tests;
 
-pub const TESTS: &[Named] = &[
-    ("bounds", bounds),
-    ("paths_that_are_not_the_callers", others_paths),
-    ("things_that_are_no_directories", no_directories),
-    ("profiles", profiles),
-    ("hosts", hosts),
-    ("huge_profile", huge_profile),
-    ("too_many_mounts", many_mounts),
-    ("names", names),
-    ("root_may_not", root),
-    ("outsiders_cannot_connect", outsider),
-    ("long_command_lines", long_command),
-    ("hostile_names_are_escaped", hostile_names),
-    ("a_silent_client_holds_nobody", silent_client),
-    ("dev_and_proc_are_no_inputs", system_paths),
+pub const TESTS: &[Named] = tests![
+    bounds,
+    paths_that_are_not_the_callers,
+    things_that_are_no_directories,
+    profiles,
+    hosts,
+    huge_profile,
+    too_many_mounts,
+    names,
+    root_may_not,
+    outsiders_cannot_connect,
+    long_command_lines,
+    hostile_names_are_escaped,
+    a_silent_client_holds_nobody,
+    dev_and_proc_are_no_inputs,
 ];
 
 #[track_caller]
@@ -47,7 +48,7 @@ fn bounds(world: &World) {
     }
 }
 
-fn others_paths(world: &World) {
+fn paths_that_are_not_the_callers(world: &World) {
     let b = world.workspace(world.b());
     world.b().write(b.join("file"), "b's");
     let b = b.display().to_string();
@@ -59,7 +60,7 @@ fn others_paths(world: &World) {
     refused(world.session().options(["--workspace", "/"]).run(["true"]), "");
 }
 
-fn no_directories(world: &World) {
+fn things_that_are_no_directories(world: &World) {
     let dir = world.workspace(world.a());
     world.a().write(dir.join("file"), "x");
     let fifo = dir.join("fifo");
@@ -142,7 +143,7 @@ fn huge_profile(world: &World) {
     world.session().run(["true"]).expect_code(0);
 }
 
-fn many_mounts(world: &World) {
+fn too_many_mounts(world: &World) {
     let dir = world.workspace(world.a());
     let mut session = world.session();
     for number in 0..80 {
@@ -180,7 +181,7 @@ fn names(world: &World) {
     assert_eq!(run(&dir), Some(0));
 }
 
-fn root(world: &World) {
+fn root_may_not(world: &World) {
     let output = Command::new(world.daemon().agentctl())
         .arg("--socket")
         .arg(world.daemon().socket())
@@ -193,12 +194,12 @@ fn root(world: &World) {
     assert!(line.contains("(caller.root)"), "{line}");
 }
 
-fn outsider(world: &World) {
+fn outsiders_cannot_connect(world: &World) {
     let output = world.agentctl(world.outsider(), ["ps"]);
     assert!(matches!(output.code, Some(4 | 5)), "{:?} {}", output.code, output.stderr);
 }
 
-fn long_command(world: &World) {
+fn long_command_lines(world: &World) {
     let long = "x".repeat(200 << 10);
     refused(world.session().run(["/bin/echo", &long[..120 << 10], &long[..20 << 10]]), "command.size)");
     let words = vec!["x"; 5000];
@@ -208,7 +209,7 @@ fn long_command(world: &World) {
     assert_eq!(output.stdout.len(), just.len());
 }
 
-fn hostile_names(world: &World) {
+fn hostile_names_are_escaped(world: &World) {
     let dir = world.workspace(world.a());
     let name = dir.join("evil\u{1b}[2J\nagentctl: all is well");
     world.a().make_dir(&name);
@@ -221,7 +222,7 @@ fn hostile_names(world: &World) {
     );
 }
 
-fn silent_client(world: &World) {
+fn a_silent_client_holds_nobody(world: &World) {
     use std::os::unix::net::UnixStream;
     let silent: Vec<_> = (0..64).filter_map(|_| UnixStream::connect(world.daemon().socket()).ok()).collect();
     assert!(!silent.is_empty());
@@ -230,7 +231,7 @@ fn silent_client(world: &World) {
     world.session().run(["true"]).expect_code(0);
 }
 
-fn system_paths(world: &World) {
+fn dev_and_proc_are_no_inputs(world: &World) {
     for path in ["/proc", "/dev", "/sys"] {
         let output = world.session().options(["--read", path]).run(["true"]);
         assert_eq!(output.code, Some(125), "{path}: {}", output.stderr);

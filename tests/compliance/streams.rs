@@ -6,37 +6,38 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use agentd_tests::harness::{Named, World, wait_for_exit};
+use agentd_tests::tests;
 
-pub const TESTS: &[Named] = &[
-    ("output_and_error_stay_apart", apart),
-    ("every_byte_passes", every_byte),
-    ("input_ends_where_it_ends", input_end),
-    ("input_that_is_not_read", unread),
-    ("a_gibibyte_is_unharmed", gibibyte),
-    ("the_last_output_is_not_lost", last_output),
-    ("a_reader_that_goes_away_is_no_hang", reader_gone),
-    ("background_processes_do_not_hold_it", background),
-    ("dev_stdout_opens", dev_stdout),
+pub const TESTS: &[Named] = tests![
+    output_and_error_stay_apart,
+    every_byte_passes,
+    input_ends_where_it_ends,
+    input_that_is_not_read,
+    a_gibibyte_is_unharmed,
+    the_last_output_is_not_lost,
+    a_reader_that_goes_away_is_no_hang,
+    background_processes_do_not_hold_it,
+    dev_stdout_opens,
 ];
 
-fn apart(world: &World) {
+fn output_and_error_stay_apart(world: &World) {
     let output = world.session().bash("echo out; echo err >&2; echo out2").expect_code(0);
     assert_eq!((output.text().as_str(), output.stderr.as_str()), ("out\nout2\n", "err\n"));
 }
 
-fn every_byte(world: &World) {
+fn every_byte_passes(world: &World) {
     let bytes: Vec<u8> = (0..=255).cycle().take(256 * 1024 + 7).collect();
     let output = world.session().stdin(bytes.clone()).run(["cat"]).expect_code(0);
     assert!(output.stdout == bytes, "{} of {} bytes", output.stdout.len(), bytes.len());
 }
 
-fn input_end(world: &World) {
+fn input_ends_where_it_ends(world: &World) {
     let output = world.session().stdin("a\nb\n").run(["wc", "-l"]).expect_code(0);
     assert_eq!(output.text().trim(), "2");
     assert_eq!(world.session().run(["cat"]).expect_code(0).text(), "");
 }
 
-fn unread(world: &World) {
+fn input_that_is_not_read(world: &World) {
     world.session().stdin(vec![0; 8 << 20]).run(["true"]).expect_code(0);
     let output = world.session().stdin(vec![b'x'; 8 << 20]).run(["head", "-c", "3"]).expect_code(0);
     assert_eq!(output.text(), "xxx");
@@ -53,7 +54,7 @@ fn block(number: u64, into: &mut [u8]) {
     }
 }
 
-fn gibibyte(world: &World) {
+fn a_gibibyte_is_unharmed(world: &World) {
     let mib: u64 = 1024;
     let session = world.session().with_probe();
     let probe = world.daemon().probe().display().to_string();
@@ -81,7 +82,7 @@ fn gibibyte(world: &World) {
     eprintln!("{mib} MiB through a session in {:?}", start.elapsed());
 }
 
-fn last_output(world: &World) {
+fn the_last_output_is_not_lost(world: &World) {
     for _ in 0..10 {
         let output = world.session().bash("head -c 300000 /dev/zero; echo end").expect_code(0);
         assert_eq!(output.stdout.len(), 300_004);
@@ -89,7 +90,7 @@ fn last_output(world: &World) {
     }
 }
 
-fn reader_gone(world: &World) {
+fn a_reader_that_goes_away_is_no_hang(world: &World) {
     let session = world.session();
     let mut child = session.spawn(["bash", "-c", "while echo y; do :; done"]);
     let mut output = child.stdout.take().expect("a pipe");
@@ -99,14 +100,14 @@ fn reader_gone(world: &World) {
     assert!(!status.success());
 }
 
-fn background(world: &World) {
+fn background_processes_do_not_hold_it(world: &World) {
     let start = Instant::now();
     let output = world.session().bash("sleep 50 & echo done").expect_code(0);
     assert_eq!(output.text(), "done\n");
     assert!(start.elapsed() < Duration::from_secs(10), "took {:?}", start.elapsed());
 }
 
-fn dev_stdout(world: &World) {
+fn dev_stdout_opens(world: &World) {
     let session = world.session().stdin("in");
     let child = session.command(["bash", "-c", "cat /dev/stdin > /dev/stdout; echo err > /dev/stderr"]);
     let mut child = child;

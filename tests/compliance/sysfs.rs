@@ -4,24 +4,25 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use agentd_tests::harness::{Named, World, text_at};
+use agentd_tests::tests;
 
-pub const TESTS: &[Named] = &[
-    ("the_own_group_is_where_programs_look", group),
-    ("nothing_else_of_sys_is_there", nothing_else),
-    ("nothing_of_it_can_be_changed", unchanged),
-    ("cpus_are_as_many_as_asked_for", cpus),
-    ("sessions_are_spread_over_the_cpus", spread),
-    ("java_takes_its_heap_from_the_limit", java),
-    ("node_takes_its_heap_from_the_limit", node),
-    ("lscpu_and_lsblk_work", listings),
-    ("inspect_and_ulimit_agree", ulimit),
+pub const TESTS: &[Named] = tests![
+    the_own_group_is_where_programs_look,
+    nothing_else_of_sys_is_there,
+    nothing_of_it_can_be_changed,
+    cpus_are_as_many_as_asked_for,
+    sessions_are_spread_over_the_cpus,
+    java_takes_its_heap_from_the_limit,
+    node_takes_its_heap_from_the_limit,
+    lscpu_and_lsblk_work,
+    inspect_and_ulimit_agree,
 ];
 
 /// Lists the limit of memory, of processes and of CPUs, in either version of control groups.
 const LIMITS: &str = "cd /sys/fs/cgroup; cat memory.max memory/memory.limit_in_bytes 2>/dev/null; \
      cat pids.max pids/pids.max 2>/dev/null; cat cpu.max cpu/cpu.cfs_quota_us cpu/cpu.cfs_period_us 2>/dev/null | xargs";
 
-fn group(world: &World) {
+fn the_own_group_is_where_programs_look(world: &World) {
     let session = world.session().options(["--memory", "96M", "--pids", "77", "--cpus", "0.5"]);
     let output = session.bash(&format!("{LIMITS}; cut -d: -f3 /proc/self/cgroup | sort -u")).expect_code(0);
     let lines: Vec<_> = output.text().lines().map(str::to_owned).collect();
@@ -38,7 +39,7 @@ fn group(world: &World) {
     running.wait().expect("our own child");
 }
 
-fn nothing_else(world: &World) {
+fn nothing_else_of_sys_is_there(world: &World) {
     let script = "cd /sys; echo *; echo devices/* devices/system/*; echo block/* class/* dev/*/*
         find fs/cgroup -mindepth 1 -type d | sort; ls devices/system/cpu/cpu0 | grep -c topology; cat fs/cgroup/../../kernel/x";
     let output = world.session().bash(script);
@@ -64,7 +65,7 @@ fn nothing_else(world: &World) {
     assert_eq!(lines.last(), Some(&"1"), "{text}");
 }
 
-fn unchanged(world: &World) {
+fn nothing_of_it_can_be_changed(world: &World) {
     let script = "for f in $(find /sys -type f); do (: >> $f) 2>/dev/null && echo \"wrote $f\"; done
         for d in $(find /sys -type d); do mkdir $d/x 2>/dev/null && echo \"made $d/x\"; done; find /sys -type f | wc -l";
     let output = world.session().bash(script).expect_code(0);
@@ -77,7 +78,7 @@ fn host_cpus() -> u32 {
     std::thread::available_parallelism().map_or(1, |count| u32::try_from(count.get()).unwrap_or(u32::MAX))
 }
 
-fn cpus(world: &World) {
+fn cpus_are_as_many_as_asked_for(world: &World) {
     let host = host_cpus();
     for (asked, wanted) in [("0.2", 1), ("1", 1), ("1.5", 2), ("2", 2)] {
         let output = world.session().options(["--cpus", asked]).bash("nproc").expect_code(0);
@@ -85,7 +86,7 @@ fn cpus(world: &World) {
     }
 }
 
-fn spread(world: &World) {
+fn sessions_are_spread_over_the_cpus(world: &World) {
     let script = "grep Cpus_allowed_list /proc/self/status; sleep 1000";
     let names: Vec<_> = (0..6)
         .map(|_| {
@@ -114,7 +115,7 @@ fn has(program: &str) -> bool {
     there
 }
 
-fn java(world: &World) {
+fn java_takes_its_heap_from_the_limit(world: &World) {
     if !has("java") {
         return;
     }
@@ -124,7 +125,7 @@ fn java(world: &World) {
     assert!(heap <= 256 << 20, "a heap of {heap} bytes in a session of 512 MiB");
 }
 
-fn node(world: &World) {
+fn node_takes_its_heap_from_the_limit(world: &World) {
     if !has("node") {
         return;
     }
@@ -134,12 +135,12 @@ fn node(world: &World) {
     assert_eq!(output.text(), "true 1\n", "{}", output.stderr);
 }
 
-fn listings(world: &World) {
+fn lscpu_and_lsblk_work(world: &World) {
     let output = world.session().bash("lscpu >/dev/null && lsblk && echo both").expect_code(0);
     assert_eq!(output.text(), "both\n", "{}", output.stderr);
 }
 
-fn ulimit(world: &World) {
+fn inspect_and_ulimit_agree(world: &World) {
     let session = world.session();
     let script = "ulimit -Sn; ulimit -Hn";
     let output = session.run(["bash", "-c", script]).expect_code(0);

@@ -3,25 +3,26 @@
 use std::time::Duration;
 
 use agentd_tests::harness::{Named, Pty, World, wait_for_exit};
+use agentd_tests::tests;
 
-pub const TESTS: &[Named] = &[
-    ("a_command_has_one", has_one),
-    ("the_size_is_the_callers", size),
-    ("resize_arrives", resize),
-    ("interrupt_key_reaches_the_command", interrupt),
-    ("job_control_works", job_control),
-    ("settings_come_back_after_the_end", restored),
-    ("settings_come_back_after_a_kill", restored_after_kill),
-    ("settings_come_back_after_a_signal", restored_after_signal),
-    ("agents_cannot_ask_or_set_what_they_should_not", filtered),
-    ("what_programs_ask_is_answered", answered),
-    ("end_of_file_key", eof),
-    ("term_comes_along", term),
+pub const TESTS: &[Named] = tests![
+    a_command_has_one,
+    the_size_is_the_callers,
+    resize_arrives,
+    interrupt_key_reaches_the_command,
+    job_control_works,
+    settings_come_back_after_the_end,
+    settings_come_back_after_a_kill,
+    settings_come_back_after_a_signal,
+    agents_cannot_ask_or_set_what_they_should_not,
+    what_programs_ask_is_answered,
+    end_of_file_key,
+    term_comes_along,
 ];
 
 const LIMIT: Duration = Duration::from_secs(10);
 
-fn has_one(world: &World) {
+fn a_command_has_one(world: &World) {
     let mut pty = Pty::open();
     let mut child = pty.spawn(&world.session().command([
         "bash",
@@ -36,7 +37,7 @@ fn has_one(world: &World) {
     assert_eq!(wait_for_exit(&mut child, LIMIT).expect("it ends").code(), Some(0));
 }
 
-fn size(world: &World) {
+fn the_size_is_the_callers(world: &World) {
     let mut pty = Pty::open();
     pty.resize(33, 101);
     let mut child = pty.spawn(&world.session().command(["stty", "size"]));
@@ -44,7 +45,7 @@ fn size(world: &World) {
     wait_for_exit(&mut child, LIMIT).expect("it ends");
 }
 
-fn resize(world: &World) {
+fn resize_arrives(world: &World) {
     let mut pty = Pty::open();
     let script = "trap 'stty size; exit 5' WINCH; echo ready; while :; do sleep 0.05; done";
     let mut child = pty.spawn(&world.session().command(["bash", "-c", script]));
@@ -54,7 +55,7 @@ fn resize(world: &World) {
     assert_eq!(wait_for_exit(&mut child, LIMIT).expect("it ends").code(), Some(5));
 }
 
-fn interrupt(world: &World) {
+fn interrupt_key_reaches_the_command(world: &World) {
     let mut pty = Pty::open();
     let mut child = pty.spawn(&world.session().command(["bash", "-c", "echo ready; sleep 60"]));
     pty.read_until("ready");
@@ -62,7 +63,7 @@ fn interrupt(world: &World) {
     assert_eq!(wait_for_exit(&mut child, LIMIT).expect("it ends").code(), Some(130));
 }
 
-fn job_control(world: &World) {
+fn job_control_works(world: &World) {
     let mut pty = Pty::open();
     let mut child = pty.spawn(&world.session().command(["bash", "--norc", "-i"]));
     pty.read_until("$ ");
@@ -84,7 +85,7 @@ fn job_control(world: &World) {
     assert_eq!(status.code(), Some(9));
 }
 
-fn restored(world: &World) {
+fn settings_come_back_after_the_end(world: &World) {
     let mut pty = Pty::open();
     assert!(pty.is_cooked());
     let mut child = pty.spawn(&world.session().command(["bash", "-c", "stty raw -echo; echo ready; exit 3"]));
@@ -93,7 +94,7 @@ fn restored(world: &World) {
     assert!(pty.is_cooked(), "the terminal is left raw");
 }
 
-fn restored_after_kill(world: &World) {
+fn settings_come_back_after_a_kill(world: &World) {
     let mut pty = Pty::open();
     let session = world.session();
     let mut child = pty.spawn(&session.command(["bash", "-c", "echo ready; sleep 60"]));
@@ -104,7 +105,7 @@ fn restored_after_kill(world: &World) {
     assert!(pty.is_cooked(), "the terminal is left raw");
 }
 
-fn restored_after_signal(world: &World) {
+fn settings_come_back_after_a_signal(world: &World) {
     let mut pty = Pty::open();
     let session = world.session();
     let mut child = pty.spawn(&session.command(["bash", "-c", "echo ready; sleep 60"]));
@@ -116,7 +117,7 @@ fn restored_after_signal(world: &World) {
     assert!(pty.is_cooked(), "the terminal is left raw");
 }
 
-fn filtered(world: &World) {
+fn agents_cannot_ask_or_set_what_they_should_not(world: &World) {
     let mut pty = Pty::open();
     let script = r"printf 'a\033]52;c;aGFsbG8=\007b\033]0;title\007c\033[cd\033[6ne\033[1mf'; echo; echo end";
     let mut child = pty.spawn(&world.session().command(["bash", "-c", script]));
@@ -129,7 +130,7 @@ fn filtered(world: &World) {
 }
 
 /// By the screen that is kept of it, and not by the caller's terminal, which is asked nothing.
-fn answered(world: &World) {
+fn what_programs_ask_is_answered(world: &World) {
     let mut pty = Pty::open();
     pty.resize(24, 80);
     let script = r#"stty raw -echo
@@ -157,7 +158,7 @@ fn answered(world: &World) {
     wait_for_exit(&mut child, LIMIT).expect("it ends");
 }
 
-fn eof(world: &World) {
+fn end_of_file_key(world: &World) {
     let mut pty = Pty::open();
     let mut child = pty.spawn(&world.session().command(["bash", "-c", "echo ready; cat; echo over; exit 4"]));
     pty.read_until("ready");
@@ -166,7 +167,7 @@ fn eof(world: &World) {
     assert_eq!(wait_for_exit(&mut child, LIMIT).expect("it ends").code(), Some(4));
 }
 
-fn term(world: &World) {
+fn term_comes_along(world: &World) {
     let mut pty = Pty::open();
     let session = world.session().env("TERM", "screen-256color");
     let mut child = pty.spawn(&session.command(["bash", "-c", "echo TERM=$TERM."]));

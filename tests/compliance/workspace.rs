@@ -7,28 +7,29 @@ use std::process::Child;
 use std::time::Duration;
 
 use agentd_tests::harness::{Named, Session, World, text_at, wait_for_exit, within};
+use agentd_tests::tests;
 
-pub const TESTS: &[Named] = &[
-    ("overlay_leaves_the_directory_as_it_is", overlay),
-    ("direct_writes_as_the_caller", direct),
-    ("ro_refuses_writes", ro),
-    ("what_the_caller_may_not_read_the_agent_may_not", unreadable),
-    ("masked_names_cannot_be_opened", masked),
-    ("masked_names_that_are_missing_cannot_be_made_in_direct", mask_missing),
-    ("protected_names_stay_as_they_are", protected),
-    ("placeholders_are_taken_away", placeholders),
-    ("a_covered_name_replaced_outside_ends_the_session", replaced),
-    ("two_direct_sessions_share_placeholders", shared),
-    ("two_users_share_placeholders_in_direct", shared_by_users),
-    ("nothing_is_made_in_the_callers_directories_for_scratch", scratch),
-    ("a_link_on_the_way_to_a_mask_is_refused", mask_link),
-    ("direct_with_a_socket_is_refused", socket),
-    ("the_home_is_no_workspace", home),
-    ("links_to_a_workspace_are_followed", linked),
-    ("deep_names", deep),
-    ("odd_names", odd_names),
-    ("overlay_is_deleted_by_rm", removed),
-    ("many_files", many),
+pub const TESTS: &[Named] = tests![
+    overlay_leaves_the_directory_as_it_is,
+    direct_writes_as_the_caller,
+    ro_refuses_writes,
+    what_the_caller_may_not_read_the_agent_may_not,
+    masked_names_cannot_be_opened,
+    masked_names_that_are_missing_cannot_be_made_in_direct,
+    protected_names_stay_as_they_are,
+    placeholders_are_taken_away,
+    a_covered_name_replaced_outside_ends_the_session,
+    two_direct_sessions_share_placeholders,
+    two_users_share_placeholders_in_direct,
+    nothing_is_made_in_the_callers_directories_for_scratch,
+    a_link_on_the_way_to_a_mask_is_refused,
+    direct_with_a_socket_is_refused,
+    the_home_is_no_workspace,
+    links_to_a_workspace_are_followed,
+    deep_names,
+    odd_names,
+    overlay_is_deleted_by_rm,
+    many_files,
 ];
 
 fn project(world: &World) -> PathBuf {
@@ -43,7 +44,7 @@ fn project(world: &World) -> PathBuf {
     workspace
 }
 
-fn overlay(world: &World) {
+fn overlay_leaves_the_directory_as_it_is(world: &World) {
     let dir = project(world);
     let script =
         "echo changed > README; echo new > new; rm conf/plain; mv conf/secret.key moved; ls; cat README";
@@ -55,7 +56,7 @@ fn overlay(world: &World) {
     );
 }
 
-fn direct(world: &World) {
+fn direct_writes_as_the_caller(world: &World) {
     let dir = project(world);
     let script = "echo changed > README; echo new > new; mkdir d; ln -s README link; stat -c %U new";
     let output = world.session_in(&dir).options(["--workspace", ".:direct"]).bash(script).expect_code(0);
@@ -66,7 +67,7 @@ fn direct(world: &World) {
     assert!(dir.join("d").is_dir() && dir.join("link").is_symlink());
 }
 
-fn ro(world: &World) {
+fn ro_refuses_writes(world: &World) {
     let dir = project(world);
     let script = "cat README; echo x > README; echo x > new; mkdir d; rm README; touch README; true";
     let output = world.session_in(&dir).options(["--workspace", ".:ro"]).bash(script).expect_code(0);
@@ -75,7 +76,7 @@ fn ro(world: &World) {
     assert!(!dir.join("new").exists());
 }
 
-fn unreadable(world: &World) {
+fn what_the_caller_may_not_read_the_agent_may_not(world: &World) {
     let dir = project(world);
     std::fs::write(dir.join("roots"), "roots\n").expect("root's own file");
     use std::os::unix::fs::PermissionsExt;
@@ -91,7 +92,7 @@ fn unreadable(world: &World) {
     }
 }
 
-fn masked(world: &World) {
+fn masked_names_cannot_be_opened(world: &World) {
     let dir = project(world);
     for mode in ["overlay", "direct", "ro"] {
         let output = world
@@ -107,7 +108,7 @@ fn masked(world: &World) {
     assert_eq!(output.text(), "0\n");
 }
 
-fn mask_missing(world: &World) {
+fn masked_names_that_are_missing_cannot_be_made_in_direct(world: &World) {
     let dir = world.workspace(world.a());
     let script = "echo leaked > .env; mkdir .env; cat .env; mkdir -p .git/hooks; echo x > .git/hooks/post-commit; true";
     let output = world.session_in(&dir).options(["--workspace", ".:direct"]).bash(script).expect_code(0);
@@ -117,7 +118,7 @@ fn mask_missing(world: &World) {
     assert!(output.stderr.contains("/.git (a new repository)"), "{}", output.stderr);
 }
 
-fn protected(world: &World) {
+fn protected_names_stay_as_they_are(world: &World) {
     let dir = project(world);
     world.a().write(dir.join(".git/info/attributes"), "* text\n");
     let profile = dir.join("p.toml");
@@ -137,7 +138,7 @@ fn protected(world: &World) {
     }
 }
 
-fn placeholders(world: &World) {
+fn placeholders_are_taken_away(world: &World) {
     let dir = world.workspace(world.a());
     world.a().write(dir.join("README"), "x");
     world.session_in(&dir).options(["--workspace", ".:direct"]).run(["true"]).expect_code(0);
@@ -156,7 +157,7 @@ fn end_of(child: &mut Child) -> Option<i32> {
     wait_for_exit(child, Duration::from_secs(10)).expect("it ends").code()
 }
 
-fn replaced(world: &World) {
+fn a_covered_name_replaced_outside_ends_the_session(world: &World) {
     let dir = project(world);
     world.a().write(dir.join("new"), "KEY=other\n");
     let session = world.session_in(&dir).options(["--workspace", ".:direct"]);
@@ -173,7 +174,7 @@ fn replaced(world: &World) {
     assert_eq!((text_at(ended, "/reason"), text_at(ended, "/message")), ("failed".into(), why.into()));
 }
 
-fn shared(world: &World) {
+fn two_direct_sessions_share_placeholders(world: &World) {
     let dir = world.workspace(world.a());
     world.a().write(dir.join("README"), "x");
     let session = || world.session_in(&dir).options(["--workspace", ".:direct"]);
@@ -191,7 +192,7 @@ fn shared(world: &World) {
 }
 
 /// The end of one user's session neither ends nor uncovers another's, whichever user made the placeholders.
-fn shared_by_users(world: &World) {
+fn two_users_share_placeholders_in_direct(world: &World) {
     use std::os::unix::fs::PermissionsExt as _;
     let dir = std::env::temp_dir().join(world.unique("shared"));
     world.a().write(dir.join("README"), "x");
@@ -231,7 +232,7 @@ fn shared_by_users(world: &World) {
     std::fs::remove_dir_all(&dir).expect("the shared directory");
 }
 
-fn scratch(world: &World) {
+fn nothing_is_made_in_the_callers_directories_for_scratch(world: &World) {
     let dir = world.workspace(world.a());
     let text = format!(
         "schema = 1\nextends = [\"default\"]\n[[filesystem.workspace]]\npath = \".\"\nmode = \"direct\"\n\
@@ -250,7 +251,7 @@ fn scratch(world: &World) {
     assert!(!dir.join("build/cache/x").exists());
 }
 
-fn mask_link(world: &World) {
+fn a_link_on_the_way_to_a_mask_is_refused(world: &World) {
     let dir = project(world);
     symlink("conf", dir.join("alias")).expect("a new link");
     let output =
@@ -262,7 +263,7 @@ fn mask_link(world: &World) {
     );
 }
 
-fn socket(world: &World) {
+fn direct_with_a_socket_is_refused(world: &World) {
     let dir = project(world);
     let _listener = UnixListener::bind(dir.join("sock")).expect("a new socket");
     let output = world.session_in(&dir).options(["--workspace", ".:direct"]).run(["true"]).expect_code(125);
@@ -274,12 +275,12 @@ fn socket(world: &World) {
     world.session_in(&dir).run(["true"]).expect_code(0);
 }
 
-fn home(world: &World) {
+fn the_home_is_no_workspace(world: &World) {
     let output = world.session_in(&world.a().home).run(["true"]).expect_code(125);
     assert!(output.stderr.contains("(workspace.home)"), "{}", output.stderr);
 }
 
-fn linked(world: &World) {
+fn links_to_a_workspace_are_followed(world: &World) {
     let dir = project(world);
     let link = world.a().home.join(world.unique("w"));
     symlink(&dir, &link).expect("a new link");
@@ -292,7 +293,7 @@ fn linked(world: &World) {
     assert_eq!(output.expect_code(0).text(), "hello\n");
 }
 
-fn deep(world: &World) {
+fn deep_names(world: &World) {
     let dir = world.workspace(world.a());
     let deep: PathBuf = std::iter::repeat_n("directory", 40).collect();
     world.a().write(dir.join(&deep).join("key"), "secret");
@@ -320,7 +321,7 @@ fn odd_names(world: &World) {
     }
 }
 
-fn removed(world: &World) {
+fn overlay_is_deleted_by_rm(world: &World) {
     let dir = project(world);
     let output = world.session_in(&dir).bash("echo x > new").expect_code(0);
     let id = text_at(&world.all_events(world.a(), &output.name)[0], "/session");
@@ -331,7 +332,7 @@ fn removed(world: &World) {
     assert!(!overlay.exists(), "the overlay is deleted");
 }
 
-fn many(world: &World) {
+fn many_files(world: &World) {
     let dir = world.workspace(world.a());
     for number in 0..2000 {
         world.a().write(dir.join(format!("d{}/f{number}", number % 20)), "x");

@@ -4,15 +4,16 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::time::Duration;
 
 use agentd_tests::harness::{Named, World, signal, text_at, wait_for_exit, within};
+use agentd_tests::tests;
 use rustix::process::Signal;
 use serde_json::Value;
 
-pub const TESTS: &[Named] = &[
-    ("the_program_that_asked_is_named", names),
-    ("a_flood_is_counted", flood),
-    ("calls_that_signals_interrupt_are_counted_and_hold_nothing_up", interrupted),
-    ("no_user_namespace_could_be_made_without_the_filter", namespaces),
-    ("a_keeper_that_stands_still_lets_nothing_through", still),
+pub const TESTS: &[Named] = tests![
+    the_program_that_asked_is_named,
+    a_flood_is_counted,
+    calls_that_signals_interrupt_are_counted_and_hold_nothing_up,
+    no_user_namespace_could_be_made_without_the_filter,
+    a_keeper_that_stands_still_lets_nothing_through,
 ];
 
 /// `mount(2)` of nothing to nowhere: it is refused before anybody looks at that.
@@ -23,7 +24,7 @@ fn refused(events: &[Value]) -> Vec<&Value> {
 }
 
 /// A program under another name, a child of it that execs nothing, and a thread.
-fn names(world: &World) {
+fn the_program_that_asked_is_named(world: &World) {
     let dir = world.workspace(world.a());
     let copy = dir.join("renamed");
     std::fs::copy("/usr/bin/perl", &copy).expect("a copy");
@@ -48,7 +49,7 @@ fn names(world: &World) {
 }
 
 /// Whoever asks without end costs few events, and each call is in a count.
-fn flood(world: &World) {
+fn a_flood_is_counted(world: &World) {
     let script = format!("for (1..20000) {{ die if {MOUNT} != -1 }} exit 7");
     let output = world.session().run(["perl", "-e", &script]).expect_code(7);
     let events = world.all_events(world.a(), &output.name);
@@ -60,7 +61,7 @@ fn flood(world: &World) {
 
 /// A process whose calls are interrupted all the time cannot keep its keeper from its work: what it runs next is on
 /// record, and its time is over when it is.
-fn interrupted(world: &World) {
+fn calls_that_signals_interrupt_are_counted_and_hold_nothing_up(world: &World) {
     let script = r"import ctypes, os, signal, subprocess, time
 call = ctypes.CDLL(None).syscall
 signal.signal(signal.SIGUSR1, lambda *_: None)
@@ -83,7 +84,7 @@ time.sleep(60)";
 }
 
 /// What a compromised keeper could let through would still find none (`user_namespaces(7)`).
-fn namespaces(world: &World) {
+fn no_user_namespace_could_be_made_without_the_filter(world: &World) {
     let outside = std::fs::read_to_string("/proc/sys/user/max_user_namespaces").expect("a number");
     assert_ne!(outside, "0\n", "this host has none for anybody");
     let inside = world.session().run(["cat", "/proc/sys/user/max_user_namespaces"]).expect_code(0);
@@ -91,7 +92,7 @@ fn namespaces(world: &World) {
 }
 
 /// The call waits for its keeper, and fails then as ever. Its caller can be killed meanwhile.
-fn still(world: &World) {
+fn a_keeper_that_stands_still_lets_nothing_through(world: &World) {
     let session = world.session();
     let script = format!("$| = 1; print \"ready\\n\"; <STDIN>; {MOUNT}; print $!");
     let mut client = session.spawn(["perl", "-e", &script, session.name()]);

@@ -20,7 +20,8 @@ fn links(text: &str) -> impl Iterator<Item = (&str, &str)> {
     text.split("](").skip(1).filter_map(|part| part.split_once(')'))
 }
 
-/// Whether `text` has a test function `name`, or it is a case of a table: a string `name` or `…::name`.
+/// Whether `text` has a test function `name`, or it is a case of a table: in `tests![…]`, or a string
+/// `name` or `…::name`.
 fn has_test(text: &str, name: &str) -> bool {
     let test = |(at, _): (usize, &str)| {
         let above = text[..at].trim_end();
@@ -29,7 +30,10 @@ fn has_test(text: &str, name: &str) -> bool {
     };
     let alone = name.rsplit("::").next().unwrap_or(name);
     let case = |end: &str| [format!("\"{name}\"{end}"), format!("::{name}\"{end}")];
+    let listed =
+        |list: &str| list.split(']').next().unwrap_or_default().split([',', '\n', ' ']).any(|n| n == alone);
     text.match_indices(&format!("fn {alone}(")).any(test)
+        || text.split("tests![").skip(1).any(listed)
         || [",", ")"].iter().any(|end| case(end).iter().any(|case| text.contains(case)))
 }
 

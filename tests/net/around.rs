@@ -1,17 +1,18 @@
 //! The internet itself: it is as the other tests take it to be.
 
 use agentd_tests::harness::{Named, RunOutput, World, complete};
+use agentd_tests::tests;
 
 use crate::internet;
 
-pub const TESTS: &[Named] = &[
-    ("nothing_leaves_the_machine", nothing_leaves),
-    ("nothing_is_tracked", nothing_is_tracked),
-    ("every_address_is_answered_for", every_address),
-    ("the_hosts_loopback_is_its_own", loopback),
-    ("the_resolver_keeps_what_it_is_asked", resolver),
-    ("hostile_answers_are_given", hostile),
-    ("udp_comes_back_from_where_it_was_sent", udp),
+pub const TESTS: &[Named] = tests![
+    nothing_leaves_the_machine,
+    nothing_is_tracked,
+    every_address_is_answered_for,
+    the_hosts_loopback_is_its_own,
+    the_resolver_keeps_what_it_is_asked,
+    hostile_answers_are_given,
+    udp_comes_back_from_where_it_was_sent,
 ];
 
 /// Runs a script on the internet's `host`.
@@ -20,7 +21,7 @@ fn bash(world: &World, script: &str) -> RunOutput {
     complete(command.args(["-c", script]), vec![], "outside".into())
 }
 
-fn nothing_leaves(_: &World) {
+fn nothing_leaves_the_machine(_: &World) {
     for (namespace, wanted) in [(internet().host(), "net0"), (internet().internet(), "host0")] {
         let devices =
             namespace.enter(|| std::fs::read_to_string("/proc/thread-self/net/dev")).expect("/proc");
@@ -43,7 +44,7 @@ fn nothing_is_tracked(world: &World) {
 }
 
 /// Also those that no session may reach: what is denied to one could be reached.
-fn every_address(world: &World) {
+fn every_address_is_answered_for(world: &World) {
     let addresses =
         ["192.0.2.1", "[2001:db8::1]", "169.254.169.254", "10.0.0.1", "100.64.0.1", "[fd00:ec2::254]"];
     for address in addresses {
@@ -53,21 +54,21 @@ fn every_address(world: &World) {
     assert!(internet().requests().contains(&"169.254.169.254 GET /".to_owned()));
 }
 
-fn loopback(world: &World) {
+fn the_hosts_loopback_is_its_own(world: &World) {
     for address in ["127.0.0.1", "::1"] {
         let read = format!("exec 3<>/dev/tcp/{address}/{}; head -n 1 <&3", internet().loopback_port());
         assert_eq!(bash(world, &read).expect_code(0).text(), "hello\n", "{address}");
     }
 }
 
-fn resolver(world: &World) {
+fn the_resolver_keeps_what_it_is_asked(world: &World) {
     bash(world, "getent ahostsv4 Kept.Wild.TEST").expect_code(0);
     let asked = internet().resolver().asked("kept.wild.test");
     assert!(asked.iter().any(|q| q.name == "Kept.Wild.TEST" && q.kind == 1 && !q.tcp), "{asked:?}");
     assert!(asked.iter().all(|q| q.from.ip().to_string() == "10.66.0.1"), "{asked:?}");
 }
 
-fn hostile(world: &World) {
+fn hostile_answers_are_given(world: &World) {
     let found = |name: &str| bash(world, &format!("getent ahostsv4 {name} | awk '{{print $1}}' | sort -u"));
     assert_eq!(found("metadata.rogue.test").text(), "169.254.169.254\n");
     assert_eq!(found("alias.rogue.test").text(), "192.0.2.80\n");
@@ -80,7 +81,7 @@ fn hostile(world: &World) {
     assert!(internet().resolver().asked("many.rogue.test").iter().any(|q| q.tcp), "it did not come over TCP");
 }
 
-fn udp(world: &World) {
+fn udp_comes_back_from_where_it_was_sent(world: &World) {
     let dir = world.workspace(world.a());
     world.a().write(dir.join("client.py"), include_str!("client.py"));
     for address in ["203.0.113.7", "2001:db8::7", "echo.test"] {

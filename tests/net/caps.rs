@@ -3,19 +3,20 @@
 use std::io::{BufRead, BufReader, Write};
 
 use agentd_tests::harness::{Named, Session, World, text_at};
+use agentd_tests::tests;
 use serde_json::Value;
 
 use crate::internet;
 use crate::rules::rest;
 
-pub const TESTS: &[Named] = &[
-    ("bytes_end_at_the_cap", bytes),
-    ("an_upload_by_tls_or_in_chunks_ends_at_the_cap", uploads),
-    ("datagrams_end_at_the_cap", datagrams),
-    ("no_more_connections_are_open_than_the_cap_says", connections),
-    ("what_a_cap_refuses_says_so", told_why),
-    ("an_allow_lifts_what_it_names_and_begins_nothing_anew", lifted),
-    ("caps_are_shown", shown),
+pub const TESTS: &[Named] = tests![
+    bytes_end_at_the_cap,
+    an_upload_by_tls_or_in_chunks_ends_at_the_cap,
+    datagrams_end_at_the_cap,
+    no_more_connections_are_open_than_the_cap_says,
+    what_a_cap_refuses_says_so,
+    an_allow_lifts_what_it_names_and_begins_nothing_anew,
+    caps_are_shown,
 ];
 
 /// A session with a profile of these entries.
@@ -51,7 +52,7 @@ fn denied_by(world: &World, session: &str, rule: &str) -> bool {
     events(world, session, "net.denied").iter().any(|event| text_at(event, "/rule") == rule)
 }
 
-fn bytes(world: &World) {
+fn bytes_end_at_the_cap(world: &World) {
     let session = capped(world, &entry("echo.test", 7, "max_sent = 100500"));
     let output = session.bash("python3 caps.py echo 200000; python3 caps.py echo 1000");
     assert_eq!(output.code, Some(1), "{}", output.text());
@@ -62,7 +63,7 @@ fn bytes(world: &World) {
     assert!(denied_by(world, &output.name, "cap.sent echo.test:7"));
 }
 
-fn uploads(world: &World) {
+fn an_upload_by_tls_or_in_chunks_ends_at_the_cap(world: &World) {
     let post = "head -c 300000 /dev/zero >zeros; curl -sS --http1.1 -H Expect: --data-binary @zeros";
     let tls = "--cacert ca.pem https://good.test/app/upload";
     let chunks = "-H 'Transfer-Encoding: chunked' http://good.test/";
@@ -75,7 +76,7 @@ fn uploads(world: &World) {
     }
 }
 
-fn datagrams(world: &World) {
+fn datagrams_end_at_the_cap(world: &World) {
     let udp = "protocol = \"udp\"\nmax_sent = 105";
     let output = capped(world, &entry("echo.test", 7, udp)).bash("python3 caps.py datagrams 20 10 100");
     assert_eq!(output.text(), "100 back\n", "{}", output.stderr);
@@ -83,14 +84,14 @@ fn datagrams(world: &World) {
     assert!(denied_by(world, &output.name, "cap.sent echo.test:7/udp"));
 }
 
-fn connections(world: &World) {
+fn no_more_connections_are_open_than_the_cap_says(world: &World) {
     let session = capped(world, &entry("echo.test", 7, "max_connections = 3"));
     let output = session.bash("python3 caps.py held 5").expect_code(0);
     assert_eq!(output.text(), "3 at a time, one more later\n", "{}", output.stderr);
     assert!(denied_by(world, &output.name, "cap.connections echo.test:7"));
 }
 
-fn told_why(world: &World) {
+fn what_a_cap_refuses_says_so(world: &World) {
     let session = capped(world, &entry("good.test", 80, "max_sent = 1"));
     let script = "curl -sS http://good.test/ 2>/dev/null; curl -sSD - -o /dev/null http://good.test/";
     let text = session.bash(script).expect_code(0).text().to_ascii_lowercase();
@@ -98,7 +99,7 @@ fn told_why(world: &World) {
     assert!(text.contains("\nx-agentd-reason: cap.sent good.test:80\r\n"), "{text}");
 }
 
-fn lifted(world: &World) {
+fn an_allow_lifts_what_it_names_and_begins_nothing_anew(world: &World) {
     let session = capped(world, &entry("echo.test", 7, "max_sent = 1500"));
     let script = "python3 caps.py echo 9000 >/dev/null; echo ready; read -r
         python3 caps.py echo 1000 2>/dev/null || echo refused; read -r; python3 caps.py echo 9000";
@@ -119,7 +120,7 @@ fn lifted(world: &World) {
     assert!(denied_by(world, session.name(), "cap.sent echo.test:7"));
 }
 
-fn shown(world: &World) {
+fn caps_are_shown(world: &World) {
     let entries = entry("echo.test", 7, "max_connections = 3\nmax_sent = \"10M\"");
     let session = capped(world, &entries);
     let mut child = session.spawn_ready("echo ready; read -r");

@@ -3,15 +3,16 @@
 use std::io::Write as _;
 
 use agentd_tests::harness::{Named, RunOutput, World, text_at};
+use agentd_tests::tests;
 
 use crate::internet;
 
-pub const TESTS: &[Named] = &[
-    ("nothing_is_allowed_beyond_it", refused),
-    ("what_it_denies_no_rule_reaches", denied),
-    ("what_reaches_far_is_said_in_words", warned),
-    ("a_live_change_stays_below_it", live),
-    ("a_host_firewall_sees_leased_uids", uids),
+pub const TESTS: &[Named] = tests![
+    nothing_is_allowed_beyond_it,
+    what_it_denies_no_rule_reaches,
+    what_reaches_far_is_said_in_words,
+    a_live_change_stays_below_it,
+    a_host_firewall_sees_leased_uids,
 ];
 
 const BOUNDS: &str = "local = false\npublish = false\nhosts = [\"*.test\", \"198.51.100.0/24\"]\n\
@@ -28,7 +29,7 @@ fn is_refused(output: &RunOutput, rule: &str) {
     assert!(first.starts_with("agentctl: refused: ") && first.contains(&format!("({rule}): ")), "{first}");
 }
 
-fn refused(_: &World) {
+fn nothing_is_allowed_beyond_it(_: &World) {
     let world = world();
     for (rule, why) in [
         ("*.com", "bounds.hosts"),
@@ -68,7 +69,7 @@ fn refused(_: &World) {
 }
 
 /// Where a site has no ceiling, it is said in words what passes.
-fn warned(_: &World) {
+fn what_reaches_far_is_said_in_words(_: &World) {
     let world = internet().world();
     for (rule, said) in [
         ("*.com", Some("every name below com")),
@@ -102,7 +103,7 @@ fn denials(world: &World, name: &str) -> Vec<String> {
 }
 
 /// A wildcard holds a denied name, and a name that is allowed has an address that is denied.
-fn denied(_: &World) {
+fn what_it_denies_no_rule_reaches(_: &World) {
     let world = world();
     let script = "curl -sS http://good.test/; getent ahosts evil.test; echo $?
         curl -sSf --resolve evil.test:80:192.0.2.80 http://evil.test/ >/dev/null 2>&1; echo $?
@@ -125,7 +126,7 @@ fn denied(_: &World) {
     assert_eq!(plain.session().options(["--allow", "echo.test:7"]).bash(script).text(), "0\n");
 }
 
-fn live(_: &World) {
+fn a_live_change_stays_below_it(_: &World) {
     let world = world();
     let session = world.session().past_the_proxy().options(["--allow", "good.test"]);
     let mut child = session
@@ -147,7 +148,7 @@ fn live(_: &World) {
 }
 
 /// Whose connections a session's are for the host's firewall (`meta skuid`): none of the user's.
-fn uids(_: &World) {
+fn a_host_firewall_sees_leased_uids(_: &World) {
     let world = internet().world();
     let session = world.session().past_the_proxy().options(["--allow", "echo.test:7"]);
     let mut child = session.spawn_ready("exec 3<>/dev/tcp/echo.test/7; read -r <&3; echo ready; read");

@@ -1,12 +1,10 @@
 //! Names with several addresses of which one is of no use.
 
 use agentd_tests::harness::{Named, World, text_at};
+use agentd_tests::tests;
 
-pub const TESTS: &[Named] = &[
-    ("ipv6_that_leads_nowhere", six_is_dead),
-    ("ipv4_that_leads_nowhere", four_is_dead),
-    ("addresses_that_all_refuse", refused),
-];
+pub const TESTS: &[Named] =
+    tests![ipv6_that_leads_nowhere, ipv4_that_leads_nowhere, addresses_that_all_refuse,];
 
 /// What curl says to a name of which the session knows all addresses, and the address and end of each connection.
 fn fetch(world: &World, rule: &str, family: &str, url: &str) -> (String, Vec<(String, String)>) {
@@ -19,19 +17,19 @@ fn fetch(world: &World, rule: &str, family: &str, url: &str) -> (String, Vec<(St
     (output.text(), ends)
 }
 
-fn six_is_dead(world: &World) {
+fn ipv6_that_leads_nowhere(world: &World) {
     let (text, ends) = fetch(world, "sixdead.test", "-6", "http://sixdead.test/");
     assert_eq!(text, "this is sixdead.test\n");
     assert_eq!(ends, [("2001:db8:dead::1", "unused"), ("192.0.2.80", "closed")].map(texts));
 }
 
-fn four_is_dead(world: &World) {
+fn ipv4_that_leads_nowhere(world: &World) {
     let (text, ends) = fetch(world, "fourdead.test", "-4", "http://fourdead.test/");
     assert_eq!(text, "this is fourdead.test\n");
     assert_eq!(ends, [("198.51.100.250", "unused"), ("2001:db8::80", "closed")].map(texts));
 }
 
-fn refused(world: &World) {
+fn addresses_that_all_refuse(world: &World) {
     let (text, ends) = fetch(world, "good.test:81", "-4", "http://good.test:81/");
     assert!(text == "code 56\n" || text == "code 52\n", "{text}");
     let why = "failed: Connection refused (os error 111)";

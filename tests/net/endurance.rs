@@ -6,11 +6,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use agentd_tests::harness::{Named, Snapshot, World, descriptors_of, long, not_tried, wait_for_exit};
+use agentd_tests::tests;
 
 use crate::internet;
 use crate::rules::rest;
 
-pub const TESTS: &[Named] = &[("streams_go_on", streams), ("sessions_leave_nothing", sessions)];
+pub const TESTS: &[Named] = tests![streams_go_on, sessions_leave_nothing,];
 
 /// Longer than what a stream takes beside its own time.
 const MORE: Duration = Duration::from_secs(60);
@@ -41,7 +42,7 @@ fn time() -> Duration {
 }
 
 /// A WebSocket and server-sent events, each in a session of its own, a message a second both ways or one.
-fn streams(world: &World) {
+fn streams_go_on(world: &World) {
     let time = time();
     let seconds = time.as_secs();
     let dir = world.workspace(world.a());
@@ -66,7 +67,7 @@ fn streams(world: &World) {
 }
 
 /// Sessions without a pause: afterwards the host is as it was, and nobody has grown.
-fn sessions(_: &World) {
+fn sessions_leave_nothing(_: &World) {
     let time = time();
     let world = internet().world_without_spares();
     let number = AtomicUsize::new(0);

@@ -1,13 +1,14 @@
 //! A site's blocklists, whatever a session allows.
 
 use agentd_tests::harness::{Named, RunOutput, World, text_at};
+use agentd_tests::tests;
 
 use crate::internet;
 
-pub const TESTS: &[Named] = &[
-    ("a_listed_name_is_never_asked_for", asked),
-    ("a_listed_name_is_not_reached_at_an_address_that_is", reached),
-    ("no_allow_takes_it_back", allowed),
+pub const TESTS: &[Named] = tests![
+    a_listed_name_is_never_asked_for,
+    a_listed_name_is_not_reached_at_an_address_that_is,
+    no_allow_takes_it_back,
 ];
 
 /// A daemon that lists these.
@@ -25,7 +26,7 @@ fn denied(world: &World, output: &RunOutput, kind: &str, pointer: &str, name: &s
     of_it.filter(|event| event["decision"] == "deny").map(|event| text_at(event, "/rule")).collect()
 }
 
-fn asked(_: &World) {
+fn a_listed_name_is_never_asked_for(_: &World) {
     let world = listing();
     let allow = ["--allow", "*.test", "--allow", "alias.rogue.test"];
     let names = [
@@ -53,7 +54,7 @@ fn asked(_: &World) {
     }
 }
 
-fn reached(_: &World) {
+fn a_listed_name_is_not_reached_at_an_address_that_is(_: &World) {
     let world = listing();
     let there = "--resolve evil.test:80:192.0.2.80 --resolve evil.test:443:192.0.2.80";
     let script = format!(
@@ -81,7 +82,7 @@ fn reached(_: &World) {
     }
 }
 
-fn allowed(_: &World) {
+fn no_allow_takes_it_back(_: &World) {
     let world = listing();
     let session = world.session().past_the_proxy().options(["--allow", "good.test"]);
     let script = "echo ready; read -r; getent ahosts other.test || echo none; curl -sS http://good.test/";

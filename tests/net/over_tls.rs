@@ -1,20 +1,21 @@
 //! Resolvers over TLS: one with the right certificate is used, any other is not.
 
 use agentd_tests::harness::{Named, Question, RejectWith, Session, World};
+use agentd_tests::tests;
 
 use crate::internet;
 
-pub const TESTS: &[Named] = &[
-    ("names_are_asked_for_over_tls_and_in_no_other_way", asked),
-    ("answers_may_come_in_any_order", reversed),
-    ("a_connection_that_ends_is_made_again", once),
-    ("another_name_is_not_believed", other_name),
-    ("another_authority_is_not_believed", other_authority),
-    ("nobody_is_asked_in_plain_text_instead", no_plain_text),
-    ("who_says_nothing_costs_an_error_and_not_the_session", silence),
-    ("half_an_answer_is_none", half),
-    ("the_next_resolver_is_asked", next),
-    ("without_authorities_there_is_no_session", no_authorities),
+pub const TESTS: &[Named] = tests![
+    names_are_asked_for_over_tls_and_in_no_other_way,
+    answers_may_come_in_any_order,
+    a_connection_that_ends_is_made_again,
+    another_name_is_not_believed,
+    another_authority_is_not_believed,
+    nobody_is_asked_in_plain_text_instead,
+    who_says_nothing_costs_an_error_and_not_the_session,
+    half_an_answer_is_none,
+    the_next_resolver_is_asked,
+    without_authorities_there_is_no_session,
 ];
 
 /// The servers' name.
@@ -54,7 +55,7 @@ fn only_over_tls(name: &str) -> Vec<Question> {
 const FAILED: &str = "1 2\n";
 const FOUND: &str = "1 0 b'\\xc63d\\n'\n";
 
-fn asked(_: &World) {
+fn names_are_asked_for_over_tls_and_in_no_other_way(_: &World) {
     let world = over_tls(RejectWith::Honest);
     let script = "getent ahosts one.tls.wild.test | head -n 1; getent ahosts two.tls.wild.test | head -n 1";
     let output = session(&world).bash(script).expect_code(0);
@@ -68,28 +69,28 @@ fn asked(_: &World) {
     world.end();
 }
 
-fn reversed(_: &World) {
+fn answers_may_come_in_any_order(_: &World) {
     let world = over_tls(RejectWith::Reversed);
     let output = session(&world).bash("getent ahosts reversed.wild.test | cut -d ' ' -f 1 | sort -u");
     assert_eq!(output.text(), "198.51.100.10\n2001:db8:a::10\n", "{}", output.stderr);
     world.end();
 }
 
-fn once(_: &World) {
+fn a_connection_that_ends_is_made_again(_: &World) {
     let world = over_tls(RejectWith::Once);
     let script = "for n in 1 2 3; do python3 client.py ask once$n.wild.test 1; done";
     assert_eq!(session(&world).bash(script).expect_code(0).text(), FOUND.repeat(3));
     world.end();
 }
 
-fn other_name(_: &World) {
+fn another_name_is_not_believed(_: &World) {
     let world = asking(&resolver(RejectWith::Honest, "other.dns.test"));
     assert_eq!(ask(&world, "othername.wild.test"), FAILED);
     assert_eq!(internet().resolver().asked("othername.wild.test"), []);
     world.end();
 }
 
-fn other_authority(_: &World) {
+fn another_authority_is_not_believed(_: &World) {
     let world = over_tls(RejectWith::Unknown);
     assert_eq!(ask(&world, "authority.wild.test"), FAILED);
     assert_eq!(internet().resolver().asked("authority.wild.test"), []);
@@ -97,14 +98,14 @@ fn other_authority(_: &World) {
 }
 
 /// Where the same server would answer at once.
-fn no_plain_text(_: &World) {
+fn nobody_is_asked_in_plain_text_instead(_: &World) {
     let world = asking(&format!("\"tls://192.0.2.53:53#{NAME}\""));
     assert_eq!(ask(&world, "plain.wild.test"), FAILED);
     assert_eq!(internet().resolver().asked("plain.wild.test"), []);
     world.end();
 }
 
-fn silence(_: &World) {
+fn who_says_nothing_costs_an_error_and_not_the_session(_: &World) {
     for (manner, name) in [(RejectWith::Mute, "mute.wild.test"), (RejectWith::Silent, "silent.wild.test")] {
         let world = over_tls(manner);
         assert_eq!(ask(&world, name), FAILED);
@@ -113,7 +114,7 @@ fn silence(_: &World) {
     }
 }
 
-fn half(_: &World) {
+fn half_an_answer_is_none(_: &World) {
     let ways = [
         (RejectWith::Half, "half.wild.test"),
         (RejectWith::Broken, "broken.wild.test"),
@@ -127,7 +128,7 @@ fn half(_: &World) {
     }
 }
 
-fn next(_: &World) {
+fn the_next_resolver_is_asked(_: &World) {
     let both = [resolver(RejectWith::Unknown, NAME), resolver(RejectWith::Honest, NAME)].join(", ");
     let world = asking(&both);
     assert_eq!(ask(&world, "next.wild.test"), FOUND);
@@ -135,7 +136,7 @@ fn next(_: &World) {
     world.end();
 }
 
-fn no_authorities(world: &World) {
+fn without_authorities_there_is_no_session(world: &World) {
     let file = world.workspace(world.a()).join("anchors.pem");
     std::fs::copy(internet().authority(), &file).expect("a copy");
     let world = internet().world_asking(&resolver(RejectWith::Honest, NAME), &file);

@@ -4,19 +4,20 @@
 use std::io::Write;
 
 use agentd_tests::harness::{Named, World, text_at};
+use agentd_tests::tests;
 
 use crate::internet;
 use crate::rules::{may, rest};
 
-pub const TESTS: &[Named] = &[
-    ("a_connection_outlives_its_pin", outlives),
-    ("one_that_ran_out_is_renewed_when_it_is_needed", renewed),
-    ("a_name_that_answers_otherwise_renews_nothing", not_renewed),
+pub const TESTS: &[Named] = tests![
+    a_connection_outlives_its_pin,
+    one_that_ran_out_is_renewed_when_it_is_needed,
+    a_name_that_answers_otherwise_renews_nothing,
 ];
 
 /// A stream of more than a minute, which is how long a pin of so short a TTL lasts: it goes on, as does a connection on
 /// which nothing was asked for meanwhile, and a new one to the same address has the name asked for again.
-fn outlives(world: &World) {
+fn a_connection_outlives_its_pin(world: &World) {
     let dir = world.workspace(world.a());
     world.a().write(dir.join("ca.pem"), std::fs::read(internet().authority()).expect("a certificate"));
     let script = "ask() { printf 'GET / HTTP/1.1\\r\\nHost: good.test\\r\\n\\r\\n' >&4
@@ -51,7 +52,7 @@ fn forget_pins(world: &World, word: &str) {
 }
 
 /// One look-up, and a connection to what it found after the pin ran out: the name is asked for again, once for both.
-fn renewed(world: &World) {
+fn one_that_ran_out_is_renewed_when_it_is_needed(world: &World) {
     let word = world.unique("renewed");
     let script = format!(
         "word={word}; address=$(getent ahostsv4 good.test | head -n 1 | cut -d ' ' -f 1); echo ready; read -r
@@ -80,7 +81,7 @@ fn renewed(world: &World) {
 }
 
 /// The name answers with another address by then: what it had before is none of its any more.
-fn not_renewed(world: &World) {
+fn a_name_that_answers_otherwise_renews_nothing(world: &World) {
     internet().resolver().forget();
     let word = world.unique("expired");
     let script = format!(

@@ -10,27 +10,28 @@ use std::time::Duration;
 use agentd_tests::harness::{
     Named, Part, RunOutput, Session, World, complete, objects, text_at, wait_for_exit, within,
 };
+use agentd_tests::tests;
 use serde_json::Value;
 
 use crate::internet;
 
-pub const TESTS: &[Named] = &[
-    ("a_server_is_reached_by_both_families", both_families),
-    ("one_that_has_ipv6_alone_is_reached_too", six_alone),
-    ("the_hosts_port_may_be_another", another_port),
-    ("much_comes_whole_both_ways", much),
-    ("an_end_of_one_side_is_carried", half_closed),
-    ("resets_are_carried", resets),
-    ("without_a_server_it_is_closed_at_once", nobody),
-    ("a_port_that_is_taken_is_refused", taken),
-    ("two_sessions_cannot_have_the_same", two_sessions),
-    ("roots_ports_are_refused", roots),
-    ("what_cannot_be_published_is_refused", refused),
-    ("it_is_no_way_out", no_way_out),
-    ("agents_do_not_reach_it", agents),
-    ("visitors_are_bounded_and_told", crowd),
-    ("a_stream_outlives_the_service", restart),
-    ("a_port_is_free_again_at_once", free_again),
+pub const TESTS: &[Named] = tests![
+    a_server_is_reached_by_both_families,
+    one_that_has_ipv6_alone_is_reached_too,
+    the_hosts_port_may_be_another,
+    much_comes_whole_both_ways,
+    an_end_of_one_side_is_carried,
+    resets_are_carried,
+    without_a_server_it_is_closed_at_once,
+    a_port_that_is_taken_is_refused,
+    two_sessions_cannot_have_the_same,
+    roots_ports_are_refused,
+    what_cannot_be_published_is_refused,
+    it_is_no_way_out,
+    agents_do_not_reach_it,
+    visitors_are_bounded_and_told,
+    a_stream_outlives_the_service,
+    a_port_is_free_again_at_once,
 ];
 
 /// Ports of the internet's `host` that nothing there has.
@@ -87,7 +88,7 @@ fn inward<'a>(events: &'a [Value], kind: &'a str) -> Vec<&'a Value> {
     events.iter().filter(|e| e["kind"] == kind && text_at(e, "/net/direction") == "in").collect()
 }
 
-fn both_families(world: &World) {
+fn a_server_is_reached_by_both_families(world: &World) {
     let (port, dir) = (unused(), place(world));
     let (session, child) = serving(world, &dir, &port.to_string(), ("web", "127.0.0.1", port));
     for host in ["127.0.0.1", "[::1]", "localhost"] {
@@ -132,7 +133,7 @@ fn both_families(world: &World) {
     }
 }
 
-fn six_alone(world: &World) {
+fn one_that_has_ipv6_alone_is_reached_too(world: &World) {
     let (port, dir) = (unused(), place(world));
     let (session, child) = serving(world, &dir, &port.to_string(), ("web", "::1", port));
     let output = bash(world, &dir, &format!("curl -gsS http://127.0.0.1:{port}/")).expect_code(0);
@@ -142,7 +143,7 @@ fn six_alone(world: &World) {
 }
 
 /// By a flag and by a profile.
-fn another_port(world: &World) {
+fn the_hosts_port_may_be_another(world: &World) {
     let (flag, entry, port, dir) = (unused(), unused(), unused(), place(world));
     let profile = format!(
         "schema = 1\nname = \"web\"\nextends = [\"default\"]\n[[network.publish]]\nport = {port}\nhost_port = {entry}\n"
@@ -162,7 +163,7 @@ fn another_port(world: &World) {
     assert_eq!(rules, [format!("publish {flag}:{port}"), format!("publish {entry}:{port}")]);
 }
 
-fn much(world: &World) {
+fn much_comes_whole_both_ways(world: &World) {
     let (port, dir) = (unused(), place(world));
     bash(world, &dir, "head -c 64M /dev/urandom > bulk").expect_code(0);
     let (session, child) = serving(world, &dir, &port.to_string(), ("web", "127.0.0.1", port));
@@ -180,7 +181,7 @@ fn much(world: &World) {
     assert!(counts("/net/sent") >= 64 << 20 && counts("/net/received") >= 64 << 20, "{events:#?}");
 }
 
-fn half_closed(world: &World) {
+fn an_end_of_one_side_is_carried(world: &World) {
     let (port, dir) = (unused(), place(world));
     let (session, child) = serving(world, &dir, &port.to_string(), ("half", "127.0.0.1", port));
     let mut stream = connect(&format!("127.0.0.1:{port}"));
@@ -192,7 +193,7 @@ fn half_closed(world: &World) {
     end(world, &session, child);
 }
 
-fn resets(world: &World) {
+fn resets_are_carried(world: &World) {
     let (port, dir) = (unused(), place(world));
     let (session, child) = serving(world, &dir, &port.to_string(), ("reset", "127.0.0.1", port));
     let mut stream = connect(&format!("127.0.0.1:{port}"));
@@ -216,7 +217,7 @@ fn resets(world: &World) {
 }
 
 /// The connection goes at once, and that is recorded, as is that nobody listened.
-fn nobody(world: &World) {
+fn without_a_server_it_is_closed_at_once(world: &World) {
     let (port, dir) = (unused(), place(world));
     let session = world.session_in(&dir).past_the_proxy().options(["--publish", &port.to_string()]);
     let child = session.spawn_ready("echo ready; read -r");
@@ -238,7 +239,7 @@ fn not_published(world: &World, publish: &[&str], says: &[&str]) {
     assert!(formed && says.iter().all(|word| output.stderr.contains(word)), "{publish:?}: {}", output.stderr);
 }
 
-fn taken(world: &World) {
+fn a_port_that_is_taken_is_refused(world: &World) {
     for address in ["127.0.0.1", "0.0.0.0", "::1", "::"] {
         let (port, free) = (unused(), unused());
         let held = internet().host().enter(|| TcpListener::bind((address, port))).expect("it is free");
@@ -255,7 +256,7 @@ fn taken(world: &World) {
     }
 }
 
-fn two_sessions(world: &World) {
+fn two_sessions_cannot_have_the_same(world: &World) {
     let (port, dir) = (unused(), place(world));
     let (session, child) = serving(world, &dir, &port.to_string(), ("web", "127.0.0.1", port));
     not_published(world, &[&port.to_string()], &["network.publish)", "in use"]);
@@ -266,7 +267,7 @@ fn two_sessions(world: &World) {
     assert_eq!(inward(&events, "net.connect").len(), 1);
 }
 
-fn roots(world: &World) {
+fn roots_ports_are_refused(world: &World) {
     not_published(world, &["80"], &["port 80 on 127.0.0.1", "network.publish)", "HOSTPORT:80"]);
     let port = unused();
     world
@@ -277,7 +278,7 @@ fn roots(world: &World) {
         .expect_code(0);
 }
 
-fn refused(world: &World) {
+fn what_cannot_be_published_is_refused(world: &World) {
     for (publish, word) in [
         (&["0"][..], "HOSTPORT:PORT"),
         (&["0.0.0.0:80:80"], "loopback"),
@@ -304,7 +305,7 @@ fn refused(world: &World) {
 }
 
 /// A session that publishes and may reach nothing has what one without any network has.
-fn no_way_out(world: &World) {
+fn it_is_no_way_out(world: &World) {
     let port = unused().to_string();
     let script = "echo ready; read -r
         wc -l < /proc/net/tcp; wc -l < /proc/net/udp
@@ -330,7 +331,7 @@ fn no_way_out(world: &World) {
 }
 
 /// Neither the host's port of its own session nor another session's.
-fn agents(world: &World) {
+fn agents_do_not_reach_it(world: &World) {
     let (host, port, dir) = (unused(), unused(), place(world));
     let (session, child) = serving(world, &dir, &format!("{host}:{port}"), ("web", "0.0.0.0", port));
     let tries = format!(
@@ -349,7 +350,7 @@ fn agents(world: &World) {
 }
 
 /// More than may come: those who are in stay, the session's own egress has its own room.
-fn crowd(world: &World) {
+fn visitors_are_bounded_and_told(world: &World) {
     let (port, dir) = (unused(), place(world));
     let session = world.session_in(&dir).past_the_proxy().options([
         "--publish",
@@ -383,7 +384,7 @@ fn crowd(world: &World) {
     assert!(!denied.is_empty(), "{events:#?}");
 }
 
-fn restart(_: &World) {
+fn a_stream_outlives_the_service(_: &World) {
     let world = internet().world();
     let (port, dir) = (unused(), place(&world));
     let (session, child) = serving(&world, &dir, &port.to_string(), ("web", "127.0.0.1", port));
@@ -410,7 +411,7 @@ fn restart(_: &World) {
 }
 
 /// Whoever ended its connections first.
-fn free_again(world: &World) {
+fn a_port_is_free_again_at_once(world: &World) {
     let (port, dir) = (unused(), place(world));
     for _ in 0..3 {
         let (session, child) = serving(world, &dir, &port.to_string(), ("half", "127.0.0.1", port));

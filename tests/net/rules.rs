@@ -6,38 +6,39 @@ use std::process::Child;
 use std::time::Duration;
 
 use agentd_tests::harness::{Named, RunOutput, Session, World, patience, text_at, wait_for_exit, within};
+use agentd_tests::tests;
 use serde_json::Value;
 
 use crate::internet;
 
-pub const TESTS: &[Named] = &[
-    ("without_a_port_it_is_http_and_https", two_ports),
-    ("a_port_is_that_port", one_port),
-    ("a_wildcard_is_what_is_below", wildcard),
-    ("a_deny_wins", deny),
-    ("a_network_needs_no_name", network),
-    ("a_name_leads_near_the_host_if_a_rule_names_that", near),
-    ("a_local_port_is_the_hosts", local),
-    ("datagrams_go_both_ways", datagrams),
-    ("what_is_no_rule_is_refused", refused),
-    ("names_are_looked_for_in_the_domains_of_the_site", searched),
-    ("a_server_on_either_loopback_is_reached_by_a_local_rule", local_six),
-    ("a_session_without_a_network_is_given_one_by_its_user", live_allow_of_none),
-    ("a_network_that_is_none_is_never_given", none_for_good),
-    ("an_allow_counts_at_once", live_allow),
-    ("a_deny_closes_what_is_open", live_deny),
-    ("a_deny_closes_what_nobody_has_looked_at", unseen_deny),
-    ("a_refusal_of_http_says_why", told_why),
-    ("the_proxy_does_the_same", proxy),
-    ("programs_are_told_of_the_proxy_and_by_it", announced),
-    ("a_thousand_connections_are_not_the_end", thousand),
-    ("the_case_of_a_question_stays_here", no_case),
-    ("a_name_that_nobody_answers_for_fails_in_time", no_answer),
-    ("types_that_are_listed_are_answered_with_their_data", types),
-    ("one_session_is_out_of_anothers_reach", another),
-    ("nothing_is_tracked", untracked),
-    ("bytes_and_names_are_told_at_the_end", told_at_the_end),
-    ("each_name_of_a_connection_is_told", several_names),
+pub const TESTS: &[Named] = tests![
+    without_a_port_it_is_http_and_https,
+    a_port_is_that_port,
+    a_wildcard_is_what_is_below,
+    a_deny_wins,
+    a_network_needs_no_name,
+    a_name_leads_near_the_host_if_a_rule_names_that,
+    a_local_port_is_the_hosts,
+    datagrams_go_both_ways,
+    what_is_no_rule_is_refused,
+    names_are_looked_for_in_the_domains_of_the_site,
+    a_server_on_either_loopback_is_reached_by_a_local_rule,
+    a_session_without_a_network_is_given_one_by_its_user,
+    a_network_that_is_none_is_never_given,
+    an_allow_counts_at_once,
+    a_deny_closes_what_is_open,
+    a_deny_closes_what_nobody_has_looked_at,
+    a_refusal_of_http_says_why,
+    the_proxy_does_the_same,
+    programs_are_told_of_the_proxy_and_by_it,
+    a_thousand_connections_are_not_the_end,
+    the_case_of_a_question_stays_here,
+    a_name_that_nobody_answers_for_fails_in_time,
+    types_that_are_listed_are_answered_with_their_data,
+    one_session_is_out_of_anothers_reach,
+    nothing_is_tracked,
+    bytes_and_names_are_told_at_the_end,
+    each_name_of_a_connection_is_told,
 ];
 
 /// A session with these rules.
@@ -59,23 +60,23 @@ const NO_NAME: &str = "6";
 /// For a connection that was refused.
 const NO_WAY: &str = "7";
 
-fn two_ports(world: &World) {
+fn without_a_port_it_is_http_and_https(world: &World) {
     let urls = ["http://good.test/", "-k https://good.test/", "http://good.test:8080/"];
     assert_eq!(codes(world, &["good.test"], &urls[..1]), "0");
     assert_eq!(codes(world, &["good.test"], &urls[2..]), NO_WAY);
 }
 
-fn one_port(world: &World) {
+fn a_port_is_that_port(world: &World) {
     let urls = ["http://good.test:8080/", "http://good.test/"];
     assert_eq!(codes(world, &["good.test:8080"], &urls), format!("0 {NO_WAY}"));
 }
 
-fn wildcard(world: &World) {
+fn a_wildcard_is_what_is_below(world: &World) {
     let urls = ["http://a.wild.test/", "http://b.a.wild.test/", "http://wild.test/", "http://awild.test/"];
     assert_eq!(codes(world, &["*.wild.test"], &urls), format!("0 0 {NO_NAME} {NO_NAME}"));
 }
 
-fn deny(world: &World) {
+fn a_deny_wins(world: &World) {
     let output = may(world, &["*.test"]).options(["--deny", "evil.test"]);
     let output = output.bash("curl -sS http://good.test/; curl -sS http://evil.test/");
     assert_eq!((output.code, output.text().as_str()), (Some(6), "this is good.test\n"), "{}", output.stderr);
@@ -88,28 +89,28 @@ fn deny(world: &World) {
     );
 }
 
-fn network(world: &World) {
+fn a_network_needs_no_name(world: &World) {
     let rules = ["203.0.113.0/25:7", "2001:db8::/64:80"];
     let script = "exec 3<>/dev/tcp/203.0.113.7/7; head -n 1 <&3; curl -gsS http://[2001:db8::99]/";
     let output = may(world, &rules).bash(script).expect_code(0);
     assert_eq!(output.text(), "hello\nthis is [2001:db8::99]\n", "{}", output.stderr);
 }
 
-fn near(world: &World) {
+fn a_name_leads_near_the_host_if_a_rule_names_that(world: &World) {
     let urls = ["http://private10.rogue.test/", "https://private10.rogue.test/"];
     assert_eq!(codes(world, &["*.rogue.test"], &urls[..1]), NO_NAME);
     // The port is that of the rule for addresses as well: by a name one gets no further.
     assert_eq!(codes(world, &["*.rogue.test", "10.0.0.0/8:80"], &urls), "0 35");
 }
 
-fn local(world: &World) {
+fn a_local_port_is_the_hosts(world: &World) {
     let port = internet().loopback_port();
     let script = format!("for a in 127.0.0.1 ::1; do exec 3<>/dev/tcp/$a/{port}; head -n 1 <&3; done");
     let output = may(world, &[&format!("local:{port}")]).bash(&script).expect_code(0);
     assert_eq!(output.text(), "hello\nhello\n", "{}", output.stderr);
 }
 
-fn datagrams(world: &World) {
+fn datagrams_go_both_ways(world: &World) {
     let dir = world.workspace(world.a());
     world.a().write(dir.join("client.py"), include_str!("client.py"));
     let profile = "schema = 1\nname = \"udp\"\nextends = [\"default\"]\n[[network.allow]]\nhost = \"echo.test\"\nports = [7]\nprotocol = \"udp\"\n";
@@ -121,7 +122,7 @@ fn datagrams(world: &World) {
     assert_eq!(output.text(), "50 back\n50 back\n", "{}", output.stderr);
 }
 
-fn refused(world: &World) {
+fn what_is_no_rule_is_refused(world: &World) {
     let rules = [
         "http://good.test/",
         "good.test:0",
@@ -147,7 +148,7 @@ pub fn rest(mut child: Child) -> RunOutput {
     RunOutput { name: String::new(), code: status.code(), stdout, stderr }
 }
 
-fn live_allow(world: &World) {
+fn an_allow_counts_at_once(world: &World) {
     let session = may(world, &["good.test"]);
     let script = "curl -s http://other.test/; echo ready; read -r; curl -sS http://other.test/";
     let mut child = session.spawn_ready(script);
@@ -161,7 +162,7 @@ fn live_allow(world: &World) {
 }
 
 /// What the manual says: a session that began without a network is given one by its user.
-fn live_allow_of_none(world: &World) {
+fn a_session_without_a_network_is_given_one_by_its_user(world: &World) {
     let session = world.session().past_the_proxy().options(["--detach"]);
     let name = session.name().to_owned();
     let script = "until curl -sS http://other.test/ 2>/dev/null; do :; done; sleep 600";
@@ -187,7 +188,7 @@ fn live_allow_of_none(world: &World) {
 }
 
 /// `default = "none"` is for good.
-fn none_for_good(world: &World) {
+fn a_network_that_is_none_is_never_given(world: &World) {
     let dir = world.workspace(world.a());
     let profile = "schema = 1\nname = \"none\"\nextends = [\"default\"]\n[network]\ndefault = \"none\"\n";
     world.a().write(dir.join("none.toml"), profile);
@@ -208,7 +209,7 @@ fn none_for_good(world: &World) {
 }
 
 /// A name without a dot is looked for in the site's domain, and judged as what is asked for by that.
-fn searched(_: &World) {
+fn names_are_looked_for_in_the_domains_of_the_site(_: &World) {
     let world = internet().world_searching("test");
     let script = "grep ^search /etc/resolv.conf; for name in good evil; do getent ahostsv4 $name | head -n 1 | cut -d ' ' -f 1; done";
     let output = may(&world, &["good.test"]).bash(script);
@@ -219,7 +220,7 @@ fn searched(_: &World) {
 }
 
 /// A server on ::1 alone, as node makes them, and one on 127.0.0.1 alone.
-fn local_six(world: &World) {
+fn a_server_on_either_loopback_is_reached_by_a_local_rule(world: &World) {
     for address in ["::1", "127.0.0.1"] {
         let server = internet().host().enter(|| TcpListener::bind((address, 0))).expect("a free port");
         let port = server.local_addr().expect("its address").port();
@@ -236,7 +237,7 @@ fn local_six(world: &World) {
     }
 }
 
-fn live_deny(world: &World) {
+fn a_deny_closes_what_is_open(world: &World) {
     let session = may(world, &["*.test:7", "good.test"]);
     let script = "exec 3<>/dev/tcp/echo.test/7; read -r <&3; echo ready; cat <&3; echo closed
         exec 3<>/dev/tcp/203.0.113.7/7 || echo 'no pin'; getent ahosts echo.test || echo 'no name'; curl -sS http://good.test/";
@@ -252,7 +253,7 @@ fn live_deny(world: &World) {
 }
 
 /// By an address alone, and with nothing denied: whom it is used for is not known, so that it could be the denied one.
-fn unseen_deny(world: &World) {
+fn a_deny_closes_what_nobody_has_looked_at(world: &World) {
     let session = may(world, &["203.0.113.0/25:7"]);
     let script = "exec 3<>/dev/tcp/203.0.113.7/7; read -r <&3; echo ready; cat <&3; echo closed
         exec 3<>/dev/tcp/203.0.113.7/7; head -n 1 <&3";
@@ -265,13 +266,13 @@ fn unseen_deny(world: &World) {
     assert_eq!(text_at(closed, "/net/reason"), "policy", "{events:#?}");
 }
 
-fn told_why(world: &World) {
+fn a_refusal_of_http_says_why(world: &World) {
     let script = "curl -sS -D - -o /dev/null -H 'Host: evil.test' http://good.test/";
     let text = may(world, &["good.test"]).bash(script).expect_code(0).text().to_ascii_lowercase();
     assert!(text.starts_with("http/1.1 403 ") && text.contains("\nx-agentd-reason: "), "{text}");
 }
 
-fn proxy(world: &World) {
+fn the_proxy_does_the_same(world: &World) {
     let script = "for x in http://127.0.0.1:3128 socks5h://127.0.0.1:3128; do curl -sS -x $x http://good.test/; curl -sS -p -x $x http://good.test/; done";
     let output = may(world, &["good.test"]).bash(script).expect_code(0);
     assert_eq!(output.text(), "this is good.test\n".repeat(4), "{}", output.stderr);
@@ -279,7 +280,7 @@ fn proxy(world: &World) {
 
 /// What is refused is said at once, in a session that has a network and in one that has none, and a profile can leave
 /// it out.
-fn announced(world: &World) {
+fn programs_are_told_of_the_proxy_and_by_it(world: &World) {
     let script = "curl -sS -w ' %{http_code}' http://evil.test/; curl -sS https://evil.test/; echo $?";
     for rules in [&["--allow", "good.test"][..], &[]] {
         let output = world.session().options(rules.iter().copied()).bash(script).expect_code(0);
@@ -300,7 +301,7 @@ fn announced(world: &World) {
 }
 
 /// More than a session may have: the rest is refused, and what was open goes on.
-fn thousand(world: &World) {
+fn a_thousand_connections_are_not_the_end(world: &World) {
     let dir = world.workspace(world.a());
     world.a().write(dir.join("client.py"), include_str!("client.py"));
     let session = world.session_in(&dir).past_the_proxy().options(["--allow", "echo.test:7"]);
@@ -314,7 +315,7 @@ fn thousand(world: &World) {
 }
 
 /// A name's case carries a bit a letter: what goes upstream is not what was asked with.
-fn no_case(world: &World) {
+fn the_case_of_a_question_stays_here(world: &World) {
     let name = "sEcReTbItSiNtHeCaSeOfAnAmEtHaTiSaLlOwEd.wild.test";
     let output = may(world, &["*.wild.test"]).bash(&format!("getent ahosts {name} | head -n 1 | wc -l"));
     assert_eq!(output.text(), "1\n", "{}", output.stderr);
@@ -323,7 +324,7 @@ fn no_case(world: &World) {
 }
 
 /// Five seconds are less than the C library waits for.
-fn no_answer(world: &World) {
+fn a_name_that_nobody_answers_for_fails_in_time(world: &World) {
     let dir = world.workspace(world.a());
     world.a().write(dir.join("client.py"), include_str!("client.py"));
     let limit = patience(Duration::from_millis(5500)).as_secs_f32();
@@ -338,7 +339,7 @@ fn no_answer(world: &World) {
 }
 
 /// Written anew: the server compresses a name in it, which ours does not.
-fn types(world: &World) {
+fn types_that_are_listed_are_answered_with_their_data(world: &World) {
     let dir = world.workspace(world.a());
     world.a().write(dir.join("client.py"), include_str!("client.py"));
     let profile = |types: &str| {
@@ -383,7 +384,7 @@ fn types(world: &World) {
     assert!(output.stderr.contains("network.dns_types"), "{}", output.stderr);
 }
 
-fn another(world: &World) {
+fn one_session_is_out_of_anothers_reach(world: &World) {
     let first = may(world, &["good.test"]);
     let server =
         "import socket; s = socket.create_server(('', 4567)); print('ready', flush=True); s.accept()";
@@ -394,7 +395,7 @@ fn another(world: &World) {
     wait_for_exit(&mut child, Duration::from_secs(10)).expect("a killed session ends");
 }
 
-fn untracked(world: &World) {
+fn nothing_is_tracked(world: &World) {
     let script =
         "curl -sS http://good.test/; cat /proc/sys/net/netfilter/nf_conntrack_count 2>/dev/null || echo 0";
     let output = may(world, &["good.test"]).bash(script).expect_code(0);
@@ -402,7 +403,7 @@ fn untracked(world: &World) {
     assert_eq!((internet().host().tracked(), internet().internet().tracked()), (0, 0));
 }
 
-fn told_at_the_end(world: &World) {
+fn bytes_and_names_are_told_at_the_end(world: &World) {
     let output = may(world, &["good.test"]).bash("curl -sS http://good.test/bulk | wc -c").expect_code(0);
     let events = world.all_events(world.a(), &output.name);
     let of = |kind: &str| -> Vec<&Value> { events.iter().filter(|event| event["kind"] == kind).collect() };
@@ -418,7 +419,7 @@ fn told_at_the_end(world: &World) {
     }
 }
 
-fn several_names(world: &World) {
+fn each_name_of_a_connection_is_told(world: &World) {
     let twice = "exec 3<>/dev/tcp/a.wild.test/80; getent ahosts b.wild.test >/dev/null; for n in a b; do \
         printf 'GET / HTTP/1.1\\r\\nHost: %s.wild.test\\r\\n\\r\\n' $n >&3; done; grep -am 2 'this is' <&3";
     let output = may(world, &["*.wild.test"]).bash(twice).expect_code(0);

@@ -5,10 +5,11 @@ use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 
 use agentd_tests::harness::{Named, World, text_at};
+use agentd_tests::tests;
 
 use crate::internet;
 
-pub const TESTS: &[Named] = &[("names_are_reached_by_the_proxy_of_the_site", by_proxy)];
+pub const TESTS: &[Named] = tests![names_are_reached_by_the_proxy_of_the_site,];
 
 /// Where the proxy of the test is.
 const PROXY: &str = "192.0.2.90:3128";
@@ -59,7 +60,7 @@ fn forward(client: TcpStream) -> std::io::Result<()> {
     sends.join().expect("no panic")
 }
 
-fn by_proxy(_: &World) {
+fn names_are_reached_by_the_proxy_of_the_site(_: &World) {
     let asked = proxy();
     let world = internet().world_through(PROXY, CREDENTIAL);
     let rules = ["good.test:80", "outer.test:80", "shut.test:80", "*.rogue.test:80"];

@@ -7,6 +7,7 @@ use std::time::Duration;
 use agentd_kernel::packets::Packets;
 use agentd_policy::wire::FromService;
 use agentd_tests::harness::{Session, User, World};
+use agentd_tests::tests;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::Member;
@@ -18,14 +19,14 @@ use agentd_policy::mode::{Mode, Role};
 use agentd_policy::offer::ToClient;
 
 /// The tests of this file.
-pub const TESTS: &[Member] = &[
-    ("one_that_offers_nothing_is_cut_off", silent_offer),
-    ("one_that_asks_nothing_is_cut_off_and_others_are_served", silent_request),
-    ("connections_of_one_user_are_bounded_and_others_get_in", many_connections),
-    ("offers_of_one_user_are_bounded_and_others_get_in", many_offers),
-    ("an_offer_out_of_form_is_refused_in_words", nonsense_offers),
-    ("a_half_closed_one_costs_the_launcher_nothing", half_closed),
-    ("outsiders_do_not_get_in", outsiders),
+pub const TESTS: &[Member] = tests![
+    one_that_offers_nothing_is_cut_off,
+    one_that_asks_nothing_is_cut_off_and_others_are_served,
+    connections_of_one_user_are_bounded_and_others_get_in,
+    offers_of_one_user_are_bounded_and_others_get_in,
+    an_offer_out_of_form_is_refused_in_words,
+    a_half_closed_one_costs_the_launcher_nothing,
+    outsiders_do_not_get_in,
 ];
 
 fn side_socket(launcher: &Launcher, user: &User) -> Packets {
@@ -33,7 +34,7 @@ fn side_socket(launcher: &Launcher, user: &User) -> Packets {
     as_user(user.uid, user.gid, &[launcher.socket_gid], || asking::side_socket(&path))
 }
 
-fn silent_offer(world: &'static World) {
+fn one_that_offers_nothing_is_cut_off(world: &'static World) {
     let launcher = Launcher::start(world, "");
     let before = launcher.traces();
     let silent = side_socket(&launcher, world.a());
@@ -44,7 +45,7 @@ fn silent_offer(world: &'static World) {
     launcher.assert_clean(&before);
 }
 
-fn silent_request(world: &'static World) {
+fn one_that_asks_nothing_is_cut_off_and_others_are_served(world: &'static World) {
     let socket = world.daemon().socket();
     let silent: Vec<UnixStream> = (0..8)
         .map(|_| as_user(world.a().uid, world.a().gid, &[gid_of(world)], || UnixStream::connect(&socket)))
@@ -81,7 +82,7 @@ fn ends_or_speaks(stream: &UnixStream) -> bool {
     }
 }
 
-fn many_connections(world: &'static World) {
+fn connections_of_one_user_are_bounded_and_others_get_in(world: &'static World) {
     let launcher = Launcher::start(world, "");
     let service = Played::connect(&launcher);
     let before = launcher.traces();
@@ -102,7 +103,7 @@ fn many_connections(world: &'static World) {
     launcher.assert_clean(&before);
 }
 
-fn many_offers(world: &'static World) {
+fn offers_of_one_user_are_bounded_and_others_get_in(world: &'static World) {
     let launcher = Launcher::start(world, "");
     let before = launcher.traces();
     let (user, dir) = (world.a(), world.workspace(world.a()));
@@ -126,7 +127,7 @@ fn many_offers(world: &'static World) {
     launcher.assert_clean(&before);
 }
 
-fn nonsense_offers(world: &'static World) {
+fn an_offer_out_of_form_is_refused_in_words(world: &'static World) {
     let launcher = Launcher::start(world, "");
     let before = launcher.traces();
     let file = std::fs::File::open("/").expect("a directory");
@@ -166,7 +167,7 @@ fn nonsense_offers(world: &'static World) {
 }
 
 /// Its end is seen once, and not again for as long as the service keeps the socket.
-fn half_closed(world: &'static World) {
+fn a_half_closed_one_costs_the_launcher_nothing(world: &'static World) {
     let mut launcher = Launcher::start(world, "");
     let service = Played::connect(&launcher);
     let client = service.client(&launcher, world.a());
@@ -181,7 +182,7 @@ fn half_closed(world: &'static World) {
     service.refused(client.number, None, plan(world.a()), "caller.unknown");
 }
 
-fn outsiders(world: &'static World) {
+fn outsiders_do_not_get_in(world: &'static World) {
     let user = world.outsider();
     for name in ["agentd.sock", "offer.sock"] {
         let path = world.daemon().runtime().join(name);

@@ -21,6 +21,7 @@ use agentd_policy::rule::Rule;
 use agentd_policy::wire::{CallerNumber, FromService, Ticket};
 use agentd_proto::v1::CreateRequest;
 use agentd_tests::harness::{User, World};
+use agentd_tests::tests;
 use prost::Message as _;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
@@ -31,12 +32,12 @@ use crate::played::Played;
 use crate::rogue::{self, Answer};
 
 /// The tests of this file.
-pub const TESTS: &[Member] = &[
-    ("a_session_that_was_not_asked_for_is_refused_and_the_daemon_named", another_session),
-    ("of_the_environment_only_what_the_profile_lets_in_leaves_the_client", environment),
-    ("a_dry_run_asks_the_service_nothing", dry_run),
-    ("a_launcher_that_is_not_roots_gets_no_descriptor", not_roots),
-    ("roots_files_are_opened_for_nobody", root),
+pub const TESTS: &[Member] = tests![
+    a_session_that_was_not_asked_for_is_refused_and_the_daemon_named,
+    of_the_environment_only_what_the_profile_lets_in_leaves_the_client,
+    a_dry_run_asks_the_service_nothing,
+    a_launcher_that_is_not_roots_gets_no_descriptor,
+    roots_files_are_opened_for_nobody,
 ];
 
 /// What the caller's environment holds that nobody else is to learn.
@@ -129,7 +130,7 @@ impl Stage {
 
 /// Whoever has the service's account would have the user's keys, or a `direct` session on the user's directory, without
 /// the user's word.
-fn another_session(world: &'static World) {
+fn a_session_that_was_not_asked_for_is_refused_and_the_daemon_named(world: &'static World) {
     let stage = Stage::new(world);
     let before = stage.launcher.traces();
     let secret = world.a().home.join(".ssh/id_test");
@@ -165,7 +166,7 @@ fn another_session(world: &'static World) {
 }
 
 /// A token in the caller's shell would be in the hands of the service.
-fn environment(world: &'static World) {
+fn of_the_environment_only_what_the_profile_lets_in_leaves_the_client(world: &'static World) {
     let stage = Stage::new(world);
     let (request, _) = stage.run(&[], |_| {});
     let bytes = request.encode_to_vec();
@@ -180,7 +181,7 @@ fn environment(world: &'static World) {
     assert!(bytes.windows(CANARY.len()).any(|window| window == CANARY.as_bytes()));
 }
 
-fn dry_run(world: &'static World) {
+fn a_dry_run_asks_the_service_nothing(world: &'static World) {
     let stage = Stage::new(world);
     let dir = world.workspace(world.a());
     let args = ["run", "--dry-run", "--json", "--", "true"];
@@ -194,7 +195,7 @@ fn dry_run(world: &'static World) {
 }
 
 /// A process with the service's uid, and sockets of its own, got every descriptor that it asked for.
-fn not_roots(world: &'static World) {
+fn a_launcher_that_is_not_roots_gets_no_descriptor(world: &'static World) {
     let service = Launcher::start(world, "").service_uid;
     let dir = world.workspace(world.b()).join("run");
     std::fs::create_dir(&dir).expect("a new directory");
@@ -234,7 +235,7 @@ fn nothing_came(listener: &OwnedFd) {
 }
 
 /// Root's agentctl opened `/etc/shadow` for any caller.
-fn root(world: &'static World) {
+fn roots_files_are_opened_for_nobody(world: &'static World) {
     let stage = Stage::new(world);
     let before = stage.launcher.traces();
     for args in [

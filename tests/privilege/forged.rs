@@ -22,6 +22,7 @@ use agentd_policy::wire::{
     CallerNumber, FromKeeper, FromRoot, FromService, MAX_KEEPER_PACKET, ToKeeper, decode, encode,
 };
 use agentd_tests::harness::{User, World, within};
+use agentd_tests::tests;
 
 use crate::Member;
 use crate::asking::{
@@ -32,24 +33,24 @@ use crate::place::Launcher;
 use crate::played::Played;
 
 /// The tests of this file.
-pub const TESTS: &[Member] = &[
-    ("an_honest_plan_is_built_and_goes_without_a_trace", honest),
-    ("a_forged_caller_number_gets_nothing", forged_numbers),
-    ("root_and_leased_uids_get_no_session", root_and_leased),
-    ("every_bound_holds_whoever_made_the_plan", bounds),
-    ("the_ceiling_holds_whoever_made_the_plan", ceiling),
-    ("it_widens_no_session_by_itself", widening),
-    ("bounds_of_a_group_are_for_its_members", groups),
-    ("ten_thousand_mounts_are_refused", ten_thousand_mounts),
-    ("ten_thousand_mount_points_for_deep_names_are_refused", deep_names),
-    ("quotas_hold_for_each_user_and_for_the_host", quotas),
-    ("a_prepared_session_is_its_users_and_holds_nothing_open", prepared),
-    ("a_session_cannot_be_had_twice", twice),
-    ("overlays_of_others_stay", overlays),
+pub const TESTS: &[Member] = tests![
+    an_honest_plan_is_built_and_goes_without_a_trace,
+    a_forged_caller_number_gets_nothing,
+    root_and_leased_uids_get_no_session,
+    every_bound_holds_whoever_made_the_plan,
+    the_ceiling_holds_whoever_made_the_plan,
+    it_widens_no_session_by_itself,
+    bounds_of_a_group_are_for_its_members,
+    ten_thousand_mounts_are_refused,
+    ten_thousand_mount_points_for_deep_names_are_refused,
+    quotas_hold_for_each_user_and_for_the_host,
+    a_prepared_session_is_its_users_and_holds_nothing_open,
+    a_session_cannot_be_had_twice,
+    overlays_of_others_stay,
 ];
 
 /// What all other tests stand on: that the same way leads to a session if nothing is forged.
-fn honest(world: &'static World) {
+fn an_honest_plan_is_built_and_goes_without_a_trace(world: &'static World) {
     let launcher = Launcher::start(world, "");
     let (user, dir) = (world.a(), world.workspace(world.a()));
     let service = Played::connect(&launcher);
@@ -70,7 +71,7 @@ fn honest(world: &'static World) {
     launcher.assert_clean(&before);
 }
 
-fn forged_numbers(world: &'static World) {
+fn a_forged_caller_number_gets_nothing(world: &'static World) {
     let launcher = Launcher::start(world, "");
     let service = Played::connect(&launcher);
     let client = service.client(&launcher, world.a());
@@ -95,7 +96,7 @@ fn forged_numbers(world: &'static World) {
     launcher.assert_clean(&before);
 }
 
-fn root_and_leased(world: &'static World) {
+fn root_and_leased_uids_get_no_session(world: &'static World) {
     let launcher = Launcher::start(world, "");
     let service = Played::connect(&launcher);
     let before = launcher.traces();
@@ -112,7 +113,7 @@ fn root_and_leased(world: &'static World) {
     launcher.assert_clean(&before);
 }
 
-fn bounds(world: &'static World) {
+fn every_bound_holds_whoever_made_the_plan(world: &'static World) {
     let launcher = Launcher::start(
         world,
         "[bounds]\nmodes_forbidden = [\"direct\"]\nmemory = \"1G\"\npids = 64\npublish = false\n[egress]\nresolvers = [\"192.0.2.53\"]",
@@ -216,7 +217,7 @@ fn reaching(hosts: &[&str], nets: &[&str], local: &[u16]) -> Option<Egress> {
 }
 
 /// What an agent would gain otherwise: a way to any server, by a service that does not look.
-fn ceiling(world: &'static World) {
+fn the_ceiling_holds_whoever_made_the_plan(world: &'static World) {
     let config = "[bounds]\nlocal = false\nhosts = [\"*.example.org\", \"192.0.2.0/24\"]\n\
                   hosts_denied = [\"evil.example.org\", \"192.0.2.128/25\"]";
     let launcher = Launcher::start(world, config);
@@ -249,7 +250,7 @@ fn ceiling(world: &'static World) {
 
 /// By the socket that it was given with the session, and by the keeper's name, it says what the launcher would say for
 /// a caller. The session stays as it was; its own user has it changed.
-fn widening(world: &'static World) {
+fn it_widens_no_session_by_itself(world: &'static World) {
     let launcher = Launcher::start(world, "");
     let service = Played::connect(&launcher);
     let user = world.a();
@@ -318,7 +319,7 @@ fn widening(world: &'static World) {
 }
 
 /// By what the kernel says of the peer, and by the account database where a process has dropped the group.
-fn groups(world: &'static World) {
+fn bounds_of_a_group_are_for_its_members(world: &'static World) {
     let (a, admins) = (world.a(), agentd_tests::harness::ADMINS);
     let config = format!(
         "[bounds]\nmemory = \"1G\"\nhosts = []\n[bounds.group.{}]\nmemory = \"2G\"\nhosts = [\"*\"]\n\
@@ -357,7 +358,7 @@ fn groups(world: &'static World) {
     launcher.assert_clean(&before);
 }
 
-fn ten_thousand_mounts(world: &'static World) {
+fn ten_thousand_mounts_are_refused(world: &'static World) {
     let launcher = Launcher::start(world, "");
     let service = Played::connect(&launcher);
     let client = service.client(&launcher, world.a());
@@ -379,7 +380,7 @@ fn ten_thousand_mounts(world: &'static World) {
 }
 
 /// Few names, but deep ones: each component would be a mount point, and a placeholder in the caller's directory.
-fn deep_names(world: &'static World) {
+fn ten_thousand_mount_points_for_deep_names_are_refused(world: &'static World) {
     let launcher = Launcher::start(world, "");
     let (user, dir) = (world.a(), world.workspace(world.a()));
     let service = Played::connect(&launcher);
@@ -397,7 +398,7 @@ fn deep_names(world: &'static World) {
     assert_eq!(std::fs::read_dir(&dir).expect("the user's own").count(), 0);
 }
 
-fn quotas(world: &'static World) {
+fn quotas_hold_for_each_user_and_for_the_host(world: &'static World) {
     let launcher = Launcher::start(world, "[bounds]\nmax_sessions = 3\nmax_sessions_per_user = 2");
     let service = Played::connect(&launcher);
     let (a, b) = (service.client(&launcher, world.a()), service.client(&launcher, world.b()));
@@ -420,7 +421,7 @@ fn quotas(world: &'static World) {
 }
 
 /// What is prepared for one user is of no use to another, and keeps nothing of anybody's open.
-fn prepared(world: &'static World) {
+fn a_prepared_session_is_its_users_and_holds_nothing_open(world: &'static World) {
     let launcher = Launcher::with_prewarmed(world, 4, "");
     let service = Played::connect(&launcher);
     let before = launcher.traces();
@@ -447,7 +448,7 @@ fn prepared(world: &'static World) {
     assert!(before.groups_of(world.a().uid) == 0);
 }
 
-fn twice(world: &'static World) {
+fn a_session_cannot_be_had_twice(world: &'static World) {
     let launcher = Launcher::start(world, "");
     let service = Played::connect(&launcher);
     let (a, b) = (service.client(&launcher, world.a()), service.client(&launcher, world.b()));
@@ -462,7 +463,7 @@ fn twice(world: &'static World) {
     launcher.assert_clean(&before);
 }
 
-fn overlays(world: &'static World) {
+fn overlays_of_others_stay(world: &'static World) {
     let launcher = Launcher::start(world, "");
     let (user, dir) = (world.b(), world.workspace(world.b()));
     let service = Played::connect(&launcher);

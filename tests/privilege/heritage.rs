@@ -6,11 +6,12 @@ use std::path::Path;
 use std::time::Duration;
 
 use agentd_tests::harness::{Setup, World, wait_for_exit, within};
+use agentd_tests::tests;
 
 use crate::Member;
 
 /// The tests of this file.
-pub const TESTS: &[Member] = &[("no_process_has_what_root_started_it_with", nothing_of_roots)];
+pub const TESTS: &[Member] = tests![no_process_has_what_root_started_it_with,];
 
 /// What root has in a variable, and is called so nowhere else.
 const SECRET: &str = "AKIA-of-root-4711";
@@ -50,7 +51,7 @@ fn remembers(pid: u32, word: &str) -> bool {
     })
 }
 
-fn nothing_of_roots(_: &'static World) {
+fn no_process_has_what_root_started_it_with(_: &'static World) {
     let closed = Path::new("/root").join(format!("agentd-test-{}", std::process::id()));
     std::fs::create_dir_all(&closed).expect("root's own");
     let setup = Setup::with("prewarmed_sessions = 0").env("AWS_SECRET_ACCESS_KEY", SECRET).cwd(&closed);

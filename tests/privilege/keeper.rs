@@ -7,6 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use agentd_tests::harness::{Session, User, World, wait_for_exit, within};
+use agentd_tests::tests;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
@@ -16,11 +17,11 @@ use crate::asking::{as_user, seqpacket};
 use crate::attempts::{ATTEMPTS, Expect};
 
 /// The tests of this file.
-pub const TESTS: &[Member] = &[
-    ("has_no_right_on_the_host", rights),
-    ("holds_no_descriptor_of_others", descriptors),
-    ("cannot_harm_the_host_or_others", attempts),
-    ("is_spoken_to_by_the_service_and_root_alone", name),
+pub const TESTS: &[Member] = tests![
+    has_no_right_on_the_host,
+    holds_no_descriptor_of_others,
+    cannot_harm_the_host_or_others,
+    is_spoken_to_by_the_service_and_root_alone,
 ];
 
 const SOON: Duration = Duration::from_secs(10);
@@ -117,7 +118,7 @@ fn named(world: &World, name: &str) -> u32 {
     found.expect("the session's command")
 }
 
-fn rights(world: &'static World) {
+fn has_no_right_on_the_host(world: &'static World) {
     let session = Running::start(world, world.a());
     let keeper = session.keeper;
     let own = uid(keeper);
@@ -142,7 +143,7 @@ fn namespace(pid: u32, kind: &str) -> PathBuf {
     std::fs::read_link(format!("/proc/{pid}/ns/{kind}")).expect("root may look")
 }
 
-fn descriptors(world: &'static World) {
+fn holds_no_descriptor_of_others(world: &'static World) {
     let session = Running::start(world, world.a());
     let entries = std::fs::read_dir(format!("/proc/{}/fd", session.keeper)).expect("root may look");
     let mut named = Vec::new();
@@ -239,7 +240,7 @@ fn target(world: &World, own: &Running, other: &Running) -> Value {
     })
 }
 
-fn attempts(world: &'static World) {
+fn cannot_harm_the_host_or_others(world: &'static World) {
     let (own, other) = (Running::start(world, world.a()), Running::start(world, world.a()));
     let target = target(world, &own, &other);
     let mut wrong = Vec::new();
@@ -279,7 +280,7 @@ fn attempts(world: &'static World) {
 }
 
 /// Whoever is neither is kept out by the directory and the socket's mode; and, were they opened, by the keeper.
-fn name(world: &'static World) {
+fn is_spoken_to_by_the_service_and_root_alone(world: &'static World) {
     let session = Running::start(world, world.a());
     let text = std::fs::read_to_string(format!("/proc/{}/cmdline", session.agent)).expect("it lives");
     let events = world.agentctl(world.a(), ["ps", "--json"]).expect_code(0).text();

@@ -13,6 +13,7 @@ use agentd_policy::wire::{
     CallerNumber, FromLauncher, FromService, MAX_PACKET, RequestNumber, Ticket, encode,
 };
 use agentd_tests::harness::World;
+use agentd_tests::tests;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::sockopt::set_socket_send_buffer_size;
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
@@ -23,13 +24,13 @@ use crate::place::Launcher;
 use crate::played::Played;
 
 /// The tests of this file.
-pub const TESTS: &[Member] = &[
-    ("a_path_that_leads_elsewhere_is_no_message", paths),
-    ("a_session_id_that_is_a_path_is_no_message", session_ids),
-    ("other_versions_and_broken_packets_cut_the_link", broken),
-    ("descriptors_from_the_service_are_not_taken", descriptors),
-    ("nobody_but_the_service_is_the_service", impostors),
-    ("a_service_that_asks_and_never_reads_waits", never_reads),
+pub const TESTS: &[Member] = tests![
+    a_path_that_leads_elsewhere_is_no_message,
+    a_session_id_that_is_a_path_is_no_message,
+    other_versions_and_broken_packets_cut_the_link,
+    descriptors_from_the_service_are_not_taken,
+    nobody_but_the_service_is_the_service,
+    a_service_that_asks_and_never_reads_waits,
 ];
 
 /// Sends `packet` as the service, which must cost it its link; then a new one works as if nothing had been.
@@ -64,7 +65,7 @@ fn forge(packet: &[u8], from: &str, to: &str) -> Vec<u8> {
     forged
 }
 
-fn paths(world: &'static World) {
+fn a_path_that_leads_elsewhere_is_no_message(world: &'static World) {
     let launcher = Launcher::start(world, "");
     let name = |text: &str| RelPath::parse(text).expect("a name");
     let build = |change: &dyn Fn(&mut agentd_policy::plan::Plan)| {
@@ -110,7 +111,7 @@ fn paths(world: &'static World) {
     cut(&launcher, world, "a login name with a colon", &forge(&named, &user, &colon));
 }
 
-fn session_ids(world: &'static World) {
+fn a_session_id_that_is_a_path_is_no_message(world: &'static World) {
     let launcher = Launcher::start(world, "");
     let id = || SessionId::parse("abcdefabcdef").expect("an id");
     let remove =
@@ -127,7 +128,7 @@ fn session_ids(world: &'static World) {
     }
 }
 
-fn broken(world: &'static World) {
+fn other_versions_and_broken_packets_cut_the_link(world: &'static World) {
     let launcher = Launcher::start(world, "");
     let (request, caller) = (RequestNumber(1), CallerNumber(1));
     let plan = Box::new(plan(world.a()));
@@ -159,7 +160,7 @@ fn broken(world: &'static World) {
     }
 }
 
-fn descriptors(world: &'static World) {
+fn descriptors_from_the_service_are_not_taken(world: &'static World) {
     let launcher = Launcher::start(world, "");
     let before = launcher.traces();
     let service = Played::connect(&launcher);
@@ -172,7 +173,7 @@ fn descriptors(world: &'static World) {
     launcher.assert_clean(&before);
 }
 
-fn impostors(world: &'static World) {
+fn nobody_but_the_service_is_the_service(world: &'static World) {
     let launcher = Launcher::start(world, "");
     let service = Played::connect(&launcher);
     let before = launcher.traces();
@@ -197,7 +198,7 @@ fn impostors(world: &'static World) {
 }
 
 /// Its answers are kept up to a number, and then nothing more is read of it; it keeps its link.
-fn never_reads(world: &'static World) {
+fn a_service_that_asks_and_never_reads_waits(world: &'static World) {
     let launcher = Launcher::start(world, "");
     let before = launcher.traces();
     let service = Played::connect(&launcher);

@@ -9,6 +9,7 @@ use agentd_policy::offer::ToClient;
 use agentd_policy::plan::Plan;
 use agentd_policy::wire::Ticket;
 use agentd_tests::harness::{Mounted, World};
+use agentd_tests::tests;
 use rustix::fs::{FileType, Mode as Bits, OFlags};
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags};
 
@@ -21,20 +22,20 @@ use crate::place::{Launcher, Traces};
 use crate::played::{Client, Played};
 
 /// The tests of this file.
-pub const TESTS: &[Member] = &[
-    ("a_ticket_is_for_its_user_its_process_and_one_use", ownership),
-    ("a_mode_above_the_grant_is_refused", above_the_grant),
-    ("each_descriptor_is_used_once_and_must_be_there", indices),
-    ("an_offer_with_another_number_of_descriptors_is_refused", counts),
-    ("a_label_that_is_not_the_descriptors_name_is_refused", labels),
-    ("a_directory_that_was_swapped_is_noticed", swapped),
-    ("what_is_no_directory_is_no_workspace", kinds),
-    ("what_was_not_opened_for_reading_proves_nothing", unreadable),
-    ("another_mount_namespace_is_refused", foreign_mounts),
-    ("a_mount_that_names_itself_is_refused", spoofed_mount),
-    ("a_directory_that_another_mount_covers_is_refused", covered),
-    ("a_mount_that_was_taken_away_is_refused", taken_away),
-    ("a_file_that_names_itself_is_refused", spoofed_file),
+pub const TESTS: &[Member] = tests![
+    a_ticket_is_for_its_user_its_process_and_one_use,
+    a_mode_above_the_grant_is_refused,
+    each_descriptor_is_used_once_and_must_be_there,
+    an_offer_with_another_number_of_descriptors_is_refused,
+    a_label_that_is_not_the_descriptors_name_is_refused,
+    a_directory_that_was_swapped_is_noticed,
+    what_is_no_directory_is_no_workspace,
+    what_was_not_opened_for_reading_proves_nothing,
+    another_mount_namespace_is_refused,
+    a_mount_that_names_itself_is_refused,
+    a_directory_that_another_mount_covers_is_refused,
+    a_mount_that_was_taken_away_is_refused,
+    a_file_that_names_itself_is_refused,
 ];
 
 struct Stage {
@@ -75,7 +76,7 @@ impl Stage {
     }
 }
 
-fn ownership(world: &'static World) {
+fn a_ticket_is_for_its_user_its_process_and_one_use(world: &'static World) {
     let stage = Stage::new(world);
     let (user, dir) = (world.a(), world.workspace(world.a()));
     let other = stage.service.client(&stage.launcher, world.b());
@@ -105,7 +106,7 @@ fn ownership(world: &'static World) {
     stage.launcher.assert_clean(&before);
 }
 
-fn above_the_grant(world: &'static World) {
+fn a_mode_above_the_grant_is_refused(world: &'static World) {
     let stage = Stage::new(world);
     let (user, dir) = (world.a(), world.workspace(world.a()));
     let fd = || open_dir(user, &dir);
@@ -122,7 +123,7 @@ fn above_the_grant(world: &'static World) {
     stage.end();
 }
 
-fn indices(world: &'static World) {
+fn each_descriptor_is_used_once_and_must_be_there(world: &'static World) {
     let stage = Stage::new(world);
     let (user, dir) = (world.a(), world.workspace(world.a()));
     let fd = || open_dir(user, &dir);
@@ -149,7 +150,7 @@ fn indices(world: &'static World) {
 }
 
 /// The launcher itself looks at the words of an offer alone; the builder counts the descriptors.
-fn counts(world: &'static World) {
+fn an_offer_with_another_number_of_descriptors_is_refused(world: &'static World) {
     let stage = Stage::new(world);
     let (user, dir) = (world.a(), world.workspace(world.a()));
     let fd = open_dir(user, &dir);
@@ -169,7 +170,7 @@ fn counts(world: &'static World) {
     stage.end();
 }
 
-fn labels(world: &'static World) {
+fn a_label_that_is_not_the_descriptors_name_is_refused(world: &'static World) {
     let stage = Stage::new(world);
     let (user, dir) = (world.a(), world.workspace(world.a()));
     user.make_dir(dir.join("below"));
@@ -182,7 +183,7 @@ fn labels(world: &'static World) {
 }
 
 /// The name is judged on the descriptor, not looked up: whatever lies at the path now is of no account.
-fn swapped(world: &'static World) {
+fn a_directory_that_was_swapped_is_noticed(world: &'static World) {
     let stage = Stage::new(world);
     let (user, dir) = (world.a(), world.workspace(world.a()));
     let (real, away) = (dir.join("project"), dir.join("away"));
@@ -198,7 +199,7 @@ fn swapped(world: &'static World) {
     stage.end();
 }
 
-fn kinds(world: &'static World) {
+fn what_is_no_directory_is_no_workspace(world: &'static World) {
     let stage = Stage::new(world);
     let (user, dir) = (world.a(), world.workspace(world.a()));
     let file = dir.join("file");
@@ -226,7 +227,7 @@ fn kinds(world: &'static World) {
     stage.end();
 }
 
-fn unreadable(world: &'static World) {
+fn what_was_not_opened_for_reading_proves_nothing(world: &'static World) {
     let stage = Stage::new(world);
     let (user, dir) = (world.a(), world.workspace(world.a()));
     // A name alone can be had of any directory: of root's own, too.
@@ -242,7 +243,7 @@ fn unreadable(world: &'static World) {
     stage.end();
 }
 
-fn foreign_mounts(world: &'static World) {
+fn another_mount_namespace_is_refused(world: &'static World) {
     let stage = Stage::new(world);
     let (user, dir) = (world.a(), world.workspace(world.a()));
     // A thread may have a mount namespace of its own; it ends with it.
@@ -289,7 +290,7 @@ fn name_of(fd: &OwnedFd) -> std::path::PathBuf {
     std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd())).expect("our own descriptor")
 }
 
-fn spoofed_mount(world: &'static World) {
+fn a_mount_that_names_itself_is_refused(world: &'static World) {
     let stage = Stage::new(world);
     let dir = world.workspace(world.a());
     // The victim's own path, one of another user's, and one that nobody has.
@@ -301,7 +302,7 @@ fn spoofed_mount(world: &'static World) {
     stage.end();
 }
 
-fn spoofed_file(world: &'static World) {
+fn a_file_that_names_itself_is_refused(world: &'static World) {
     let stage = Stage::new(world);
     let dir = world.workspace(world.a());
     let file = dir.join("file");
@@ -327,7 +328,7 @@ fn spoofed_file(world: &'static World) {
 }
 
 /// The name leads to what was mounted there since, and the descriptor to what that hides.
-fn covered(world: &'static World) {
+fn a_directory_that_another_mount_covers_is_refused(world: &'static World) {
     let stage = Stage::new(world);
     let (user, dir) = (world.a(), world.workspace(world.a()));
     let real = dir.join("project");
@@ -343,7 +344,7 @@ fn covered(world: &'static World) {
     stage.end();
 }
 
-fn taken_away(world: &'static World) {
+fn a_mount_that_was_taken_away_is_refused(world: &'static World) {
     let stage = Stage::new(world);
     let (user, dir) = (world.a(), world.workspace(world.a()));
     let real = dir.join("project");

@@ -9,20 +9,21 @@ use std::time::Duration;
 
 use crate::Member;
 use agentd_tests::harness::{RunOutput, Session, World, within};
+use agentd_tests::tests;
 use rustix::fs::{AtFlags, CWD, FileType, Mode, RenameFlags};
 
 /// The tests of this file.
-pub const TESTS: &[Member] = &[
-    ("what_another_user_closed_stays_closed", foreign_paths),
-    ("a_link_that_is_swapped_all_the_time_opens_nothing", swapped_links),
-    ("dots_lead_nowhere", dots),
-    ("what_is_no_directory_is_no_workspace", kinds),
-    ("system_directories_are_the_sessions_own", reserved),
-    ("a_profile_of_100_megabytes_is_not_read", huge_profiles),
-    ("ten_thousand_mounts_are_refused", ten_thousand_mounts),
-    ("more_than_the_bounds_is_refused", bounds),
-    ("a_refused_build_leaves_no_placeholder", placeholders),
-    ("a_foreign_session_is_not_there", foreign_sessions),
+pub const TESTS: &[Member] = tests![
+    what_another_user_closed_stays_closed,
+    a_link_that_is_swapped_all_the_time_opens_nothing,
+    dots_lead_nowhere,
+    what_is_no_directory_is_no_workspace,
+    system_directories_are_the_sessions_own,
+    a_profile_of_100_megabytes_is_not_read,
+    ten_thousand_mounts_are_refused,
+    more_than_the_bounds_is_refused,
+    a_refused_build_leaves_no_placeholder,
+    a_foreign_session_is_not_there,
 ];
 
 /// Fails unless agentctl refused under one of `rules`, in the contract's form.
@@ -57,7 +58,7 @@ fn text(path: &Path) -> &str {
     path.to_str().expect("our own name")
 }
 
-fn foreign_paths(world: &'static World) {
+fn what_another_user_closed_stays_closed(world: &'static World) {
     let own = world.workspace(world.a());
     let theirs = world.workspace(world.b());
     world.b().write(theirs.join("secret"), "b's\n");
@@ -88,7 +89,7 @@ fn foreign_paths(world: &'static World) {
 }
 
 /// Whatever the link led to when it was opened is what the session gets, and that was the user's own right.
-fn swapped_links(world: &'static World) {
+fn a_link_that_is_swapped_all_the_time_opens_nothing(world: &'static World) {
     let dir = world.workspace(world.a());
     let theirs = world.workspace(world.b());
     world.b().write(theirs.join("file"), "b's\n");
@@ -130,7 +131,7 @@ fn swapped_links(world: &'static World) {
     assert_eq!(seen[0] + seen[1], 12);
 }
 
-fn dots(world: &'static World) {
+fn dots_lead_nowhere(world: &'static World) {
     let own = world.workspace(world.a());
     let theirs = world.b().home.display().to_string();
     refused_with(world, &own, &["--workspace", &format!("{}/..{theirs}:ro", "/home")], &["workspace.open"]);
@@ -153,7 +154,7 @@ fn dots(world: &'static World) {
     }
 }
 
-fn kinds(world: &'static World) {
+fn what_is_no_directory_is_no_workspace(world: &'static World) {
     let own = world.workspace(world.a());
     world.a().write(own.join("file"), "x");
     rustix::fs::mknodat(CWD, own.join("fifo"), FileType::Fifo, Mode::from_raw_mode(0o666), 0)
@@ -181,7 +182,7 @@ fn kinds(world: &'static World) {
     drop(listener);
 }
 
-fn reserved(world: &'static World) {
+fn system_directories_are_the_sessions_own(world: &'static World) {
     let own = world.workspace(world.a());
     for path in ["/", "/usr", "/usr/share", "/etc", "/proc", "/sys", "/dev", "/bin"] {
         let output = world.session_in(&own).options(["--workspace", &format!("{path}:ro")]).run(["true"]);
@@ -189,7 +190,7 @@ fn reserved(world: &'static World) {
     }
 }
 
-fn huge_profiles(world: &'static World) {
+fn a_profile_of_100_megabytes_is_not_read(world: &'static World) {
     let own = world.workspace(world.a());
     let huge = own.join("huge.toml");
     world.a().write(&huge, "schema = 1\n");
@@ -209,7 +210,7 @@ fn huge_profiles(world: &'static World) {
     world.session_in(&own).option("--workspace").option(".:ro").run(["true"]).expect_code(0);
 }
 
-fn ten_thousand_mounts(world: &'static World) {
+fn ten_thousand_mounts_are_refused(world: &'static World) {
     let own = world.workspace(world.a());
     let list = |from: usize| (from..10_000).map(|n| format!("\"/srv/m{n}\"")).collect::<Vec<_>>().join(",");
     let profiles = [
@@ -245,7 +246,7 @@ fn ten_thousand_mounts(world: &'static World) {
     refused(output, &["request.size", "plan.mounts"]);
 }
 
-fn bounds(world: &'static World) {
+fn more_than_the_bounds_is_refused(world: &'static World) {
     let own = world.workspace(world.a());
     for (options, rule) in [
         (["--memory", "64G"], "bounds.memory"),
@@ -259,7 +260,7 @@ fn bounds(world: &'static World) {
 }
 
 /// The first protected name has to be made, the second one cannot be: the first must not stay.
-fn placeholders(world: &'static World) {
+fn a_refused_build_leaves_no_placeholder(world: &'static World) {
     let own = world.workspace(world.a());
     symlink("/etc", own.join("zlink")).expect("a new link");
     let profile = own.with_extension("toml");
@@ -272,7 +273,7 @@ fn placeholders(world: &'static World) {
     assert_eq!(left, ["zlink"], "a refused build left something in the caller's directory");
 }
 
-fn foreign_sessions(world: &'static World) {
+fn a_foreign_session_is_not_there(world: &'static World) {
     let session = world.session();
     let name = session.name().to_owned();
     session.option("--workspace").option(".:ro").run(["true"]).expect_code(0);

@@ -6,21 +6,22 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use agentd_tests::harness::{Mounted, World, complete, within};
+use agentd_tests::tests;
 use rustix::mount::MountFlags;
 
 use crate::Member;
 
 /// The tests of this file.
-pub const TESTS: &[Member] = &[
-    ("what_is_closed_to_the_user_is_told_nothing_of", oracle),
-    ("a_mount_without_programs_stays_so_in_every_mode", noexec),
-    ("a_single_file_runs_if_it_is_a_program", single_program),
-    ("the_top_of_a_view_is_the_sources", top),
-    ("what_a_mount_hides_stays_hidden", submounts),
-    ("a_link_has_its_own_name_and_its_targets", own_names),
-    ("inspect_says_when_opt_has_changed", opt_changes),
-    ("access_that_a_group_denies_stays_denied", denied_by_group),
-    ("more_groups_than_there_are_gids_for_are_refused", many_groups),
+pub const TESTS: &[Member] = tests![
+    what_is_closed_to_the_user_is_told_nothing_of,
+    a_mount_without_programs_stays_so_in_every_mode,
+    a_single_file_runs_if_it_is_a_program,
+    the_top_of_a_view_is_the_sources,
+    what_a_mount_hides_stays_hidden,
+    a_link_has_its_own_name_and_its_targets,
+    inspect_says_when_opt_has_changed,
+    access_that_a_group_denies_stays_denied,
+    more_groups_than_there_are_gids_for_are_refused,
 ];
 
 fn text(path: &Path) -> &str {
@@ -28,7 +29,7 @@ fn text(path: &Path) -> &str {
 }
 
 /// Scratch directories in a directory that the user cannot look into: whatever is there, the answer is the same.
-fn oracle(world: &'static World) {
+fn what_is_closed_to_the_user_is_told_nothing_of(world: &'static World) {
     let (user, dir) = (world.a(), world.workspace(world.a()));
     let closed = dir.join("closed");
     std::fs::create_dir_all(closed.join("directory")).expect("root's own");
@@ -64,7 +65,7 @@ fn oracle(world: &'static World) {
 }
 
 /// Programs on a file system that its administrator mounted `noexec`.
-fn noexec(world: &'static World) {
+fn a_mount_without_programs_stays_so_in_every_mode(world: &'static World) {
     let (user, home) = (world.a(), world.workspace(world.a()));
     for (name, flags, code) in [("runs", MountFlags::empty(), 0), ("refuses", MountFlags::NOEXEC, 126)] {
         let dir = home.join(name);
@@ -96,7 +97,7 @@ fn noexec(world: &'static World) {
     }
 }
 
-fn single_program(world: &'static World) {
+fn a_single_file_runs_if_it_is_a_program(world: &'static World) {
     let (user, home) = (world.a(), world.workspace(world.a()));
     let (program, plain) = (home.join("program"), home.join("plain"));
     for path in [&program, &plain] {
@@ -117,7 +118,7 @@ fn single_program(world: &'static World) {
     assert_eq!(output.text(), "program\n");
 }
 
-fn top(world: &'static World) {
+fn the_top_of_a_view_is_the_sources(world: &'static World) {
     let (user, home) = (world.a(), world.workspace(world.a()));
     let dir = home.join("input");
     user.make_dir(&dir);
@@ -144,7 +145,7 @@ fn top(world: &'static World) {
 }
 
 /// A view shows what lies under a mount: such a directory, and such a file, is refused.
-fn submounts(world: &'static World) {
+fn what_a_mount_hides_stays_hidden(world: &'static World) {
     let (user, home) = (world.a(), world.workspace(world.a()));
     let dir: PathBuf = home.join("input");
     user.write(dir.join("below/hidden"), "what is covered");
@@ -168,7 +169,7 @@ fn submounts(world: &'static World) {
 }
 
 /// Files that everybody but a group of the user's may read, and one that the group alone may.
-fn denied_by_group(world: &'static World) {
+fn access_that_a_group_denies_stays_denied(world: &'static World) {
     let (user, home) = (world.a(), world.workspace(world.a()));
     let group = *user.groups().first().expect("the group that may connect");
     let dir = home.join("project");
@@ -216,7 +217,7 @@ fn denied_by_group(world: &'static World) {
     }
 }
 
-fn many_groups(world: &'static World) {
+fn more_groups_than_there_are_gids_for_are_refused(world: &'static World) {
     let (user, cwd) = (world.a(), world.workspace(world.a()));
     let groups = user.groups();
     for (count, code) in [(32, 0), (33, 125)] {
@@ -235,7 +236,7 @@ fn many_groups(world: &'static World) {
     }
 }
 
-fn opt_changes(world: &'static World) {
+fn inspect_says_when_opt_has_changed(world: &'static World) {
     let user = world.a();
     let session = world.session().option("--detach").run(["sleep", "1000"]).expect_code(0);
     let source = || {
@@ -261,7 +262,7 @@ fn opt_changes(world: &'static World) {
     assert!(output.stderr.contains("No such file"), "{}", output.stderr);
 }
 
-fn own_names(world: &'static World) {
+fn a_link_has_its_own_name_and_its_targets(world: &'static World) {
     let (user, home) = (world.a(), world.workspace(world.a()));
     user.write(home.join("real/notes"), "notes\n");
     symlink(home.join("real"), home.join("link")).expect("a new link");

@@ -4,11 +4,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use agentd_tests::harness::{Named, World};
+use agentd_tests::tests;
 
 use super::{has, same};
 
-pub const TESTS: &[Named] =
-    &[("gradle", gradle), ("maven", maven), ("pnpm", pnpm), ("uv", uv), ("chromium_by_playwright", chromium)];
+pub const TESTS: &[Named] = tests![gradle, maven, pnpm, uv, chromium_by_playwright,];
 
 /// A program that `make setup-test` has installed, for no distribution has it; nothing, and a line, if it is missing.
 fn tool(path: &str) -> Option<PathBuf> {
@@ -87,7 +87,7 @@ fn uv(world: &World) {
 }
 
 /// Without its own sandbox, as playwright starts it: user namespaces are not for sessions.
-fn chromium(world: &World) {
+fn chromium_by_playwright(world: &World) {
     let Some(playwright) = tool("node_modules/playwright-core").filter(|_| has(&["chromium", "node"])) else {
         return;
     };

@@ -3,23 +3,24 @@
 use std::path::Path;
 
 use agentd_tests::harness::{Named, World};
+use agentd_tests::tests;
 
 use super::{has, outside, same, session};
 
-pub const TESTS: &[Named] = &[
-    ("directories_are_renamed", renamed),
-    ("directories_are_renamed_by_git", renamed_by_git),
-    ("a_renamed_directory_takes_its_masks_along", renamed_masks),
-    ("marks_of_overlays_cannot_be_forged", forged),
-    ("programs_run_in_tmp", tmp),
-    ("a_profile_can_keep_programs_out_of_tmp", tmp_without_programs),
-    ("inputs_look_as_outside", inputs),
-    ("what_is_on_the_way_to_an_input_can_be_written", parents),
-    ("inputs_through_links", links),
-    ("git_in_an_input", git_in_input),
-    ("directories_to_write_to", write),
-    ("what_runs_by_itself_is_not_written_to", startup),
-    ("several_workspaces", several),
+pub const TESTS: &[Named] = tests![
+    directories_are_renamed,
+    directories_are_renamed_by_git,
+    a_renamed_directory_takes_its_masks_along,
+    marks_of_overlays_cannot_be_forged,
+    programs_run_in_tmp,
+    a_profile_can_keep_programs_out_of_tmp,
+    inputs_look_as_outside,
+    what_is_on_the_way_to_an_input_can_be_written,
+    inputs_through_links,
+    git_in_an_input,
+    directories_to_write_to,
+    what_runs_by_itself_is_not_written_to,
+    several_workspaces,
 ];
 
 /// A directory `src` with something below, as the user's.
@@ -29,7 +30,7 @@ fn project(world: &World, dir: &Path) {
     world.a().write(dir.join("docs/page"), "page\n");
 }
 
-fn renamed(world: &World) {
+fn directories_are_renamed(world: &World) {
     let mut ways = vec!["mv src lib"];
     ways.extend(has(&["python3"]).then_some("python3 -c 'import os; os.rename(\"src\", \"lib\")'"));
     ways.extend(has(&["perl"]).then_some("perl -e 'rename(\"src\", \"lib\") or die $!'"));
@@ -49,7 +50,7 @@ fn renamed(world: &World) {
     assert!(dir.join("src/deep/file").exists() && !dir.join("lib").exists());
 }
 
-fn renamed_by_git(world: &World) {
+fn directories_are_renamed_by_git(world: &World) {
     if !has(&["git"]) {
         return;
     }
@@ -66,7 +67,7 @@ fn renamed_by_git(world: &World) {
 }
 
 /// A secret in a directory of the lower layer, and the directory renamed, with and without what is above it.
-fn renamed_masks(world: &World) {
+fn a_renamed_directory_takes_its_masks_along(world: &World) {
     let dir = world.workspace(world.a());
     world.a().write(dir.join("api/.env"), "KEY=secret\n");
     world.a().write(dir.join("a/b/c/key"), "KEY=secret\n");
@@ -77,7 +78,7 @@ fn renamed_masks(world: &World) {
 }
 
 /// `trusted.*` is not the agent's, and what is means nothing.
-fn forged(world: &World) {
+fn marks_of_overlays_cannot_be_forged(world: &World) {
     if !has(&["python3"]) {
         return;
     }
@@ -106,7 +107,7 @@ print(sorted(os.listdir('lib')), open('lib/deep/file').read())
     assert_eq!(output.text(), expected);
 }
 
-fn tmp(world: &World) {
+fn programs_run_in_tmp(world: &World) {
     let mut script = "set -e; cp /bin/echo /tmp/say-$$; /tmp/say-$$ ran; rm /tmp/say-$$; cp /bin/echo /var/tmp/say-$$
         /var/tmp/say-$$ ran; rm /var/tmp/say-$$; cp /bin/echo /dev/shm/say-$$; /dev/shm/say-$$ ran; rm /dev/shm/say-$$\n"
         .to_owned();
@@ -119,7 +120,7 @@ fn tmp(world: &World) {
     assert!(said.starts_with("ran\nran\nran\n"), "{said}");
 }
 
-fn tmp_without_programs(world: &World) {
+fn a_profile_can_keep_programs_out_of_tmp(world: &World) {
     let dir = world.workspace(world.a());
     let profile = dir.join("p.toml");
     let text = "schema = 1\nname = 'p'\nextends = ['default']\n[[filesystem.scratch]]\npath = '/tmp'\nexec = false\n";
@@ -131,7 +132,7 @@ fn tmp_without_programs(world: &World) {
 /// What a directory is to who lists it.
 const LOOK: &str = "stat -c '%n %U:%G %a %s %Y' INPUT INPUT/f INPUT/d; cat INPUT/f; ls -a INPUT";
 
-fn inputs(world: &World) {
+fn inputs_look_as_outside(world: &World) {
     let input = world.workspace(world.a());
     let fill = "echo text > f; mkdir d; chmod 640 f; chmod 711 d; touch -d 2001-02-03 f d; chmod 700 .; touch -d 2002-03-04 .";
     outside(world.a(), &input, fill).expect_code(0);
@@ -143,7 +144,7 @@ fn inputs(world: &World) {
     assert!(here.text().contains(&format!("{} {}:", input.display(), world.a().name)), "{}", here.text());
 }
 
-fn parents(world: &World) {
+fn what_is_on_the_way_to_an_input_can_be_written(world: &World) {
     let name = world.unique("cache");
     let cache = world.a().home.join(&name);
     world.a().write(cache.join("pip/wheels/w"), "wheel\n");
@@ -157,7 +158,7 @@ fn parents(world: &World) {
     assert_eq!(there.text(), format!("wheel\n{} 755\n", world.a().name), "{}", there.stderr);
 }
 
-fn links(world: &World) {
+fn inputs_through_links(world: &World) {
     let dir = world.workspace(world.a());
     world.a().write(dir.join("real/lib/f"), "text\n");
     world.a().write(dir.join("real/more/g"), "more\n");
@@ -179,7 +180,7 @@ fn links(world: &World) {
     assert_eq!((here.code, here.text()), (there.code, there.text()), "{}\n{}", here.stderr, there.stderr);
 }
 
-fn git_in_input(world: &World) {
+fn git_in_an_input(world: &World) {
     if !has(&["git"]) {
         return;
     }
@@ -192,7 +193,7 @@ fn git_in_input(world: &World) {
     assert_eq!((there.text().as_str(), there.stderr.as_str()), ("first\n", ""));
 }
 
-fn write(world: &World) {
+fn directories_to_write_to(world: &World) {
     let out = world.workspace(world.a());
     world.a().write(out.join(".git/config"), "[core]\n");
     world.a().write(out.join(".env"), "KEY=secret\n");
@@ -205,7 +206,7 @@ fn write(world: &World) {
     assert!(file.stderr.contains("(workspace.type): name a directory"), "{}", file.stderr);
 }
 
-fn startup(world: &World) {
+fn what_runs_by_itself_is_not_written_to(world: &World) {
     for name in [".ssh", ".config", ".config/autostart", ".local", ""] {
         let place = world.a().home.join(name);
         world.a().make_dir(&place);
@@ -224,7 +225,7 @@ fn startup(world: &World) {
     }
 }
 
-fn several(world: &World) {
+fn several_workspaces(world: &World) {
     let [first, second, third] = [(); 3].map(|()| world.workspace(world.a()));
     for (dir, text) in [(&first, "one\n"), (&second, "two\n"), (&third, "three\n")] {
         world.a().write(dir.join("f"), text);

@@ -3,16 +3,17 @@
 use std::path::{Path, PathBuf};
 
 use agentd_tests::harness::{Named, World, text_at};
+use agentd_tests::tests;
 
 use super::{has, outside, session};
 
-pub const TESTS: &[Named] = &[
-    ("configuration_and_hooks_change_inside", inside),
-    ("what_is_real_stays_as_it_was", unchanged),
-    ("passwords_are_not_in_the_copy", passwords),
-    ("work_in_direct_arrives", arrives),
-    ("what_changed_inside_alone_is_told", reported),
-    ("an_upstream_is_carried_over_by_the_command_that_is_told", carried_over),
+pub const TESTS: &[Named] = tests![
+    configuration_and_hooks_change_inside,
+    what_is_real_stays_as_it_was,
+    passwords_are_not_in_the_copy,
+    work_in_direct_arrives,
+    what_changed_inside_alone_is_told,
+    an_upstream_is_carried_over_by_the_command_that_is_told,
 ];
 
 const IDENTITY: &str =
@@ -46,7 +47,7 @@ const WORK: &str = "set -e
     mv .git/hooks/pre-commit .git/hooks/was; rm .git/hooks/was
     git gc -q; git pack-refs --all; git status --short; git log --format=%s";
 
-fn inside(world: &World) {
+fn configuration_and_hooks_change_inside(world: &World) {
     if !has(&["git"]) {
         return;
     }
@@ -62,7 +63,7 @@ fn inside(world: &World) {
     assert!(here.text().contains("real hook\nhook ran\n"), "{}", here.text());
 }
 
-fn unchanged(world: &World) {
+fn what_is_real_stays_as_it_was(world: &World) {
     if !has(&["git"]) {
         return;
     }
@@ -78,7 +79,7 @@ fn unchanged(world: &World) {
 }
 
 /// Every setting and hook that changed is an event; nothing is of what did not.
-fn reported(world: &World) {
+fn what_changed_inside_alone_is_told(world: &World) {
     if !has(&["git"]) {
         return;
     }
@@ -118,7 +119,7 @@ fn reported(world: &World) {
 }
 
 /// What makes git run nothing comes as a command, which does outside what was done inside; all else does not.
-fn carried_over(world: &World) {
+fn an_upstream_is_carried_over_by_the_command_that_is_told(world: &World) {
     if !has(&["git"]) {
         return;
     }
@@ -134,7 +135,7 @@ fn carried_over(world: &World) {
     assert_eq!(outside(world.a(), &dir, look).text(), "origin\nrefs/heads/main\n");
 }
 
-fn passwords(world: &World) {
+fn passwords_are_not_in_the_copy(world: &World) {
     if !has(&["git"]) {
         return;
     }
@@ -146,7 +147,7 @@ fn passwords(world: &World) {
     assert_eq!(there.text(), "o\thttps://user@example.org/x.git (fetch)\n", "{}", there.stderr);
 }
 
-fn arrives(world: &World) {
+fn work_in_direct_arrives(world: &World) {
     if !has(&["git"]) {
         return;
     }

@@ -5,21 +5,22 @@
 use std::path::{Path, PathBuf};
 
 use agentd_tests::harness::{Named, RunOutput, World};
+use agentd_tests::tests;
 
 use super::{has, outside};
 
-pub const TESTS: &[Named] = &[
-    ("work_is_as_outside", work),
-    ("overlay_changes_nothing_outside", overlay),
-    ("direct_commits_and_leads_nowhere_else", direct),
-    ("read_only_workspaces_can_be_looked_at", read_only),
-    ("a_subdirectory_alone", subdirectory),
-    ("a_subdirectory_of_a_working_tree", subdirectory_of_linked),
-    ("a_repository_outside_of_the_home", outside_of_the_home),
-    ("references_that_are_packed_stay_whole", packed),
-    ("hooks_in_the_workspace_are_not_written_in_direct", hooks_path),
-    ("what_is_given_is_shown", shown),
-    ("several_working_trees_of_one_repository", several),
+pub const TESTS: &[Named] = tests![
+    work_is_as_outside,
+    overlay_changes_nothing_outside,
+    direct_commits_and_leads_nowhere_else,
+    read_only_workspaces_can_be_looked_at,
+    a_subdirectory_alone,
+    a_subdirectory_of_a_working_tree,
+    a_repository_outside_of_the_home,
+    references_that_are_packed_stay_whole,
+    hooks_in_the_workspace_are_not_written_in_direct,
+    what_is_given_is_shown,
+    several_working_trees_of_one_repository,
 ];
 
 const IDENTITY: &str = "export GIT_AUTHOR_NAME=a GIT_AUTHOR_EMAIL=a@b GIT_COMMITTER_NAME=a GIT_COMMITTER_EMAIL=a@b GIT_CONFIG_NOSYSTEM=1;";
@@ -56,7 +57,7 @@ fn session(world: &World, at: &Path, options: &[&str], script: &str) -> RunOutpu
     world.session_in(at).options(options).bash(&format!("{IDENTITY} {script}"))
 }
 
-fn work(world: &World) {
+fn work_is_as_outside(world: &World) {
     if !has(&["git"]) {
         return;
     }
@@ -82,7 +83,7 @@ fn state(world: &World, dir: &Path) -> String {
     outside(world.a(), dir, look).expect_code(0).text()
 }
 
-fn overlay(world: &World) {
+fn overlay_changes_nothing_outside(world: &World) {
     if !has(&["git"]) {
         return;
     }
@@ -113,7 +114,7 @@ const EVIL: &str = "set +e; c=$(git rev-parse --git-common-dir); g=$(git rev-par
     mv $c/hooks $c/h; rm -rf $c/hooks; mkdir $c/hooks; mv $c/worktrees $c/w; rm -rf $c/worktrees/other; mv $g $g.old; mkdir $g
     git config core.fsmonitor evil; true";
 
-fn direct(world: &World) {
+fn direct_commits_and_leads_nowhere_else(world: &World) {
     if !has(&["git"]) {
         return;
     }
@@ -141,7 +142,7 @@ fn direct(world: &World) {
     }
 }
 
-fn read_only(world: &World) {
+fn read_only_workspaces_can_be_looked_at(world: &World) {
     if !has(&["git"]) {
         return;
     }
@@ -155,7 +156,7 @@ fn read_only(world: &World) {
 }
 
 /// Nothing beside the workspace is shown; git gets it from what the repository holds, in memory.
-fn subdirectory(world: &World) {
+fn a_subdirectory_alone(world: &World) {
     if !has(&["git"]) {
         return;
     }
@@ -181,7 +182,7 @@ fn subdirectory(world: &World) {
     }
 }
 
-fn subdirectory_of_linked(world: &World) {
+fn a_subdirectory_of_a_working_tree(world: &World) {
     if !has(&["git"]) {
         return;
     }
@@ -206,7 +207,7 @@ impl Drop for Elsewhere {
     }
 }
 
-fn outside_of_the_home(world: &World) {
+fn a_repository_outside_of_the_home(world: &World) {
     if !has(&["git"]) {
         return;
     }
@@ -225,7 +226,7 @@ fn outside_of_the_home(world: &World) {
 }
 
 /// What in a linked working tree in direct would lose references outside is refused.
-fn packed(world: &World) {
+fn references_that_are_packed_stay_whole(world: &World) {
     if !has(&["git"]) {
         return;
     }
@@ -245,7 +246,7 @@ fn packed(world: &World) {
     }
 }
 
-fn hooks_path(world: &World) {
+fn hooks_in_the_workspace_are_not_written_in_direct(world: &World) {
     if !has(&["git"]) {
         return;
     }
@@ -264,7 +265,7 @@ fn hooks_path(world: &World) {
     }
 }
 
-fn shown(world: &World) {
+fn what_is_given_is_shown(world: &World) {
     if !has(&["git"]) {
         return;
     }
@@ -288,7 +289,7 @@ fn shown(world: &World) {
     assert!(borrowed.stderr.contains("main/.git/objects is read, an alternate of "), "{}", borrowed.stderr);
 }
 
-fn several(world: &World) {
+fn several_working_trees_of_one_repository(world: &World) {
     if !has(&["git"]) {
         return;
     }

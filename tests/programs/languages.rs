@@ -1,23 +1,12 @@
 //! Languages and what builds, tests and installs in them, without a network.
 
 use agentd_tests::harness::{Named, World};
+use agentd_tests::tests;
 
 use super::{has, same};
 
-pub const TESTS: &[Named] = &[
-    ("go", go),
-    ("npm", npm),
-    ("node_tests", node),
-    ("pip_and_venv", pip),
-    ("python_processes", python),
-    ("java", java),
-    ("php", php),
-    ("perl", perl),
-    ("ruby", ruby),
-    ("c", c),
-    ("sanitizers", sanitizers),
-    ("cmake", cmake),
-];
+pub const TESTS: &[Named] =
+    tests![go, npm, node_tests, pip_and_venv, python_processes, java, php, perl, ruby, c, sanitizers, cmake,];
 
 /// Tests are built and run below /tmp.
 fn go(world: &World) {
@@ -56,7 +45,7 @@ fn npm(world: &World) {
     assert!(said.contains("dep ran\ndep-1.0.0.tgz\n"), "{said}");
 }
 
-fn node(world: &World) {
+fn node_tests(world: &World) {
     if !has(&["node"]) {
         return;
     }
@@ -87,7 +76,7 @@ JS
     assert!(said.contains("fail 0"), "{said}");
 }
 
-fn pip(world: &World) {
+fn pip_and_venv(world: &World) {
     if !has(&["python3", "pip3"]) {
         return;
     }
@@ -105,7 +94,7 @@ PY
     assert_eq!(said, "pk-1.0-py3-none-any.whl\ninstalled\ninstalled\nTrue\n");
 }
 
-fn python(world: &World) {
+fn python_processes(world: &World) {
     if !has(&["python3"]) {
         return;
     }

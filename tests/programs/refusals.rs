@@ -1,16 +1,17 @@
 //! What stays different inside: the errors that programs get, and that each is on record where it was a system call.
 
 use agentd_tests::harness::{Named, World, text_at};
+use agentd_tests::tests;
 
 use super::has;
 
-pub const TESTS: &[Named] = &[
-    ("sandboxes_and_namespaces", sandboxes),
-    ("mounts_and_fuse", mounts),
-    ("docker_is_not_there", docker),
-    ("sockets_of_the_kernel", sockets),
-    ("what_is_missing_below_usr_is_read_only", usr),
-    ("schedules", schedules),
+pub const TESTS: &[Named] = tests![
+    sandboxes_and_namespaces,
+    mounts_and_fuse,
+    docker_is_not_there,
+    sockets_of_the_kernel,
+    what_is_missing_below_usr_is_read_only,
+    schedules,
 ];
 
 /// Runs `script`, and which calls were refused, each with its argument.
@@ -27,7 +28,7 @@ fn named(calls: &[(String, String)], call: &str) -> bool {
     calls.iter().any(|(name, _)| name == call)
 }
 
-fn sandboxes(world: &World) {
+fn sandboxes_and_namespaces(world: &World) {
     let (said, calls) = refused(world, "unshare -Ur true 2>&1; unshare -n true 2>&1; true");
     assert_eq!(said.matches("Operation not permitted").count(), 2, "{said}");
     assert!(named(&calls, "unshare"), "{calls:?}");
@@ -38,7 +39,7 @@ fn sandboxes(world: &World) {
     }
 }
 
-fn mounts(world: &World) {
+fn mounts_and_fuse(world: &World) {
     let (said, _) = refused(world, "mount -t tmpfs x /mnt 2>&1; mkdir m; ls /dev/fuse 2>&1; true");
     assert!(said.contains("cannot access '/dev/fuse': No such file or directory"), "{said}");
     // mount(8) of an ordinary user gives up by itself.
@@ -46,14 +47,14 @@ fn mounts(world: &World) {
 }
 
 /// The sockets of docker and containerd are not there.
-fn docker(world: &World) {
+fn docker_is_not_there(world: &World) {
     let script = "ls /var/run/docker.sock /run/containerd 2>&1; true";
     let (said, _) = refused(world, script);
     assert_eq!(said.matches("No such file or directory").count(), 2, "{said}");
 }
 
 /// `ss` reads /proc instead, as on a kernel without `sock_diag`.
-fn sockets(world: &World) {
+fn sockets_of_the_kernel(world: &World) {
     if has(&["ss", "python3"]) {
         let script = "python3 -c 'import socket, subprocess; s = socket.create_server((\"127.0.0.1\", 0)); port = s.getsockname()[1]
 print(str(port) in subprocess.run([\"ss\", \"-ltn\"], capture_output=True, text=True).stdout)'";
@@ -73,7 +74,7 @@ for kind, protocol in ((socket.SOCK_DGRAM, 136), (socket.SOCK_STREAM, 262)):
 }
 
 /// The kernel says so of a read-only mount before it looks whether there is such a name.
-fn usr(world: &World) {
+fn what_is_missing_below_usr_is_read_only(world: &World) {
     let (said, _) = refused(world, "rm /usr/lib/missing 2>&1; rm -f /usr/lib/missing; echo $?");
     assert!(said.ends_with("0\n"), "{said}");
     if has(&["python3"]) {

@@ -4,23 +4,24 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 
 use agentd_tests::harness::{Named, World, complete};
+use agentd_tests::tests;
 
 use super::{has, outside, same};
 
-pub const TESTS: &[Named] = &[
-    ("programs_find_what_packages_brought", packages),
-    ("what_is_not_from_packages_is_not_there", private),
-    ("inputs_in_etc", inputs),
-    ("each_session_is_a_machine_of_its_own", machine),
-    ("what_is_the_systems_is_roots", owners),
-    ("places_in_run", run),
-    ("message_queues", queues),
-    ("the_umask_comes_along", umask),
-    ("ids_that_a_session_does_not_have", ids),
-    ("the_callers_terminfo_comes_along", terminfo),
+pub const TESTS: &[Named] = tests![
+    programs_find_what_packages_brought,
+    what_is_not_from_packages_is_not_there,
+    inputs_in_etc,
+    each_session_is_a_machine_of_its_own,
+    what_is_the_systems_is_roots,
+    places_in_run,
+    message_queues,
+    the_umask_comes_along,
+    ids_that_a_session_does_not_have,
+    the_callers_terminfo_comes_along,
 ];
 
-fn packages(world: &World) {
+fn programs_find_what_packages_brought(world: &World) {
     for (program, script) in [
         ("mvn", "mvn -v 2>&1 | head -1"),
         ("java", "java -version 2>&1; ls /etc/java-*-openjdk"),
@@ -67,7 +68,7 @@ impl Drop for Own {
 }
 
 /// What an administrator wrote may hold a token, whatever its mode.
-fn private(world: &World) {
+fn what_is_not_from_packages_is_not_there(world: &World) {
     let own = Own::make(world, "token = secret\n");
     let script = format!(
         "cat {}/settings 2>/dev/null; grep -rs 'token = secret' /etc; ls -d /etc/shadow /etc/fstab /etc/environment /etc/sudoers \
@@ -87,7 +88,7 @@ fn private(world: &World) {
     complete(&mut check, there.stdout, "the host's".into()).expect_code(0);
 }
 
-fn inputs(world: &World) {
+fn inputs_in_etc(world: &World) {
     let own = Own::make(world, "a setting\n");
     let script = format!(
         "cat {}/settings; id -un; ls /etc/ld.so.cache; stat -c %U /etc/passwd {}",
@@ -101,14 +102,14 @@ fn inputs(world: &World) {
     }
 }
 
-fn machine(world: &World) {
+fn each_session_is_a_machine_of_its_own(world: &World) {
     let [one, two] = [(); 2].map(|()| world.session().bash("cat /etc/machine-id").expect_code(0).text());
     assert_ne!(one, two);
     assert!(one.len() == 33 && one.trim().bytes().all(|byte| byte.is_ascii_hexdigit()), "{one}");
     assert_ne!(std::fs::read_to_string("/etc/machine-id").ok(), Some(one));
 }
 
-fn owners(world: &World) {
+fn what_is_the_systems_is_roots(world: &World) {
     let script = "stat -c '%n %U:%G' / /bin /etc /etc/passwd /home /run /tmp /dev /dev/null /usr /var";
     let there = world.session().bash(script).expect_code(0);
     let others: Vec<String> =
@@ -118,7 +119,7 @@ fn owners(world: &World) {
     assert!(others[0].starts_with(&format!("{name} {user}:")), "{others:?}");
 }
 
-fn run(world: &World) {
+fn places_in_run(world: &World) {
     let script = "set -e; cd $XDG_RUNTIME_DIR; pwd; stat -c '%a %U' .; touch here; touch /run/lock/x /run/screen/x /var/lock/y; \
                   stat -c %a /run/lock /run/screen; ! touch /run/x 2>/dev/null; ! mkdir /run/agentd/x 2>/dev/null";
     let there = world.session().bash(script).expect_code(0);
@@ -126,7 +127,7 @@ fn run(world: &World) {
     assert_eq!(there.text(), expected, "{}", there.stderr);
 }
 
-fn queues(world: &World) {
+fn message_queues(world: &World) {
     if !has(&["python3"]) {
         return;
     }
@@ -150,7 +151,7 @@ print(l.mq_receive(q, buffer, 8192, None), buffer.value.decode(), l.mq_unlink(b'
     assert_eq!(other.text(), "-1\n");
 }
 
-fn umask(world: &World) {
+fn the_umask_comes_along(world: &World) {
     let look = "umask; touch f; mkdir d; stat -c %a f d";
     for mask in ["022", "077", "002"] {
         let here = outside(world.a(), &world.workspace(world.a()), &format!("umask {mask}; {look}"));
@@ -163,7 +164,7 @@ fn umask(world: &World) {
 }
 
 /// As outside: EPERM, whichever id it is; one's own can be set.
-fn ids(world: &World) {
+fn ids_that_a_session_does_not_have(world: &World) {
     if !has(&["python3"]) {
         return;
     }
@@ -178,7 +179,7 @@ for call, ids in ((os.setuid, [65534]), (os.setgid, [65534]), (os.setreuid, [-1,
     assert!(said.starts_with("setuid EPERM\nsetgid EPERM\n") && !said.contains("EINVAL"), "{said}");
 }
 
-fn terminfo(world: &World) {
+fn the_callers_terminfo_comes_along(world: &World) {
     if !has(&["tic", "infocmp"]) {
         return;
     }

@@ -1,28 +1,29 @@
 //! Version control, databases, editors, archivers, debuggers, terminals and keys.
 
 use agentd_tests::harness::{Named, World};
+use agentd_tests::tests;
 
 use super::{has, same};
 
-pub const TESTS: &[Named] = &[
-    ("git_worktrees", worktrees),
-    ("git_submodules", submodules),
-    ("git_lfs", lfs),
-    ("git_chores", chores),
-    ("postgres", postgres),
-    ("sqlite", sqlite),
-    ("emacs", emacs),
-    ("vim", vim),
-    ("man", man),
-    ("archives", archives),
-    ("set_gid_directories", set_gid),
-    ("set_gid_is_refused_where_the_host_is_written", set_gid_direct),
-    ("gdb", gdb),
-    ("strace", strace),
-    ("screens", screens),
-    ("keys", keys),
-    ("a_bus", bus),
-    ("locks_and_watches", locks),
+pub const TESTS: &[Named] = tests![
+    git_worktrees,
+    git_submodules,
+    git_lfs,
+    git_chores,
+    postgres,
+    sqlite,
+    emacs,
+    vim,
+    man,
+    archives,
+    set_gid_directories,
+    set_gid_is_refused_where_the_host_is_written,
+    gdb,
+    strace,
+    screens,
+    keys,
+    a_bus,
+    locks_and_watches,
 ];
 
 const IDENTITY: &str =
@@ -33,7 +34,7 @@ fn git(world: &World, script: &str) -> String {
     same(world, &[], &|_| {}, &format!("{IDENTITY}{script}"))
 }
 
-fn worktrees(world: &World) {
+fn git_worktrees(world: &World) {
     if !has(&["git"]) {
         return;
     }
@@ -44,7 +45,7 @@ fn worktrees(world: &World) {
     assert!(git(world, script).contains("[topic]"));
 }
 
-fn submodules(world: &World) {
+fn git_submodules(world: &World) {
     if !has(&["git"]) {
         return;
     }
@@ -55,7 +56,7 @@ fn submodules(world: &World) {
     assert!(git(world, script).contains("D  moved\n"));
 }
 
-fn lfs(world: &World) {
+fn git_lfs(world: &World) {
     if !has(&["git", "git-lfs"]) {
         return;
     }
@@ -65,7 +66,7 @@ fn lfs(world: &World) {
     assert!(git(world, script).contains("\n100000\n"));
 }
 
-fn chores(world: &World) {
+fn git_chores(world: &World) {
     if !has(&["git"]) {
         return;
     }
@@ -148,7 +149,7 @@ fn archives(world: &World) {
 
 /// By default: nothing that has the bit gets into a directory of the host's. What `direct` refuses is in
 /// `tests/escape`.
-fn set_gid(world: &World) {
+fn set_gid_directories(world: &World) {
     let script =
         "set -e; mkdir a; chmod g+s a; mkdir a/b; mkdir -m 2755 c; install -d -m 2755 e; cp -r a f; cp -a a g
         tar cf - a | tar xpf - -C c; touch z; chmod 2755 z; stat -c '%n %a' a a/b c e f g c/a z";
@@ -160,7 +161,7 @@ fn set_gid(world: &World) {
 }
 
 /// Also in an overlay beside it. `mkdir(2)` takes the bit and drops it, wherever.
-fn set_gid_direct(world: &World) {
+fn set_gid_is_refused_where_the_host_is_written(world: &World) {
     let (dir, written) = (world.workspace(world.a()), world.workspace(world.a()));
     let script = format!(
         "cd {}; for d in . {}; do mkdir -m 755 $d/d; touch $d/f; chmod 2755 $d/d 2>&1; chmod 2755 $d/f 2>&1; stat -c %a $d/d $d/f; done
@@ -228,7 +229,7 @@ fn keys(world: &World) {
     }
 }
 
-fn bus(world: &World) {
+fn a_bus(world: &World) {
     if !has(&["dbus-run-session", "dbus-send"]) {
         return;
     }
@@ -236,7 +237,7 @@ fn bus(world: &World) {
     assert_eq!(same(world, &[], &|_| {}, script), "1\n");
 }
 
-fn locks(world: &World) {
+fn locks_and_watches(world: &World) {
     let script = "flock f sh -c 'flock -n f true; echo $?; flock -s -n f true; echo $?'; flock -s f flock -s -n f echo shared";
     assert_eq!(same(world, &[], &|_| {}, script), "1\n1\nshared\n");
     if has(&["inotifywait"]) {

@@ -6,15 +6,16 @@ use std::time::Duration;
 use agentd_tests::harness::{
     Named, Parts, World, descriptors_of, long, patience, peak_memory, text_at, wait_for_exit,
 };
+use agentd_tests::tests;
 use serde_json::Value;
 
 use crate::internet;
 
-pub const TESTS: &[Named] = &[
-    ("ten_thousand_slow_connections", slow),
-    ("more_connections_than_may_begin", quick),
-    ("a_flood_of_denied_connections", denied),
-    ("a_flood_of_allowed_connections", allowed),
+pub const TESTS: &[Named] = tests![
+    ten_thousand_slow_connections,
+    more_connections_than_may_begin,
+    a_flood_of_denied_connections,
+    a_flood_of_allowed_connections,
 ];
 
 /// Longer than what is left to do takes.
@@ -59,7 +60,7 @@ fn within_bounds(parts: &Parts) {
     assert!(descriptors_of(keeper) < CONNECTIONS, "the keeper has {} descriptors", descriptors_of(keeper));
 }
 
-fn slow(world: &World) {
+fn ten_thousand_slow_connections(world: &World) {
     let probe = world.daemon().probe().display().to_string();
     let session = world.session().with_probe().options(["--allow", "echo.test:7"]);
     let mut child = session.spawn([&probe, "--slow", "echo.test", "7", "10000", session.name()]);
@@ -78,7 +79,7 @@ fn slow(world: &World) {
 }
 
 /// A session begins 4,096 at once and 512 in every second after that. What comes beyond that waits, and none is lost.
-fn quick(world: &World) {
+fn more_connections_than_may_begin(world: &World) {
     let probe = world.daemon().probe().display().to_string();
     let session = world.session().with_probe().options(["--allow", "echo.test:7"]);
     let name = session.name().to_owned();
@@ -121,7 +122,7 @@ fn recorded(events: &[Value], kind: &str) -> (usize, u64) {
 }
 
 /// Each is refused by the kernel; the record has each, or says how many it has not.
-fn denied(world: &World) {
+fn a_flood_of_denied_connections(world: &World) {
     let (tally, events) = flooded(world, "good.test", 8080, "other.test");
     assert_eq!(tally["refused"].as_u64(), Some(flood()), "{tally}");
     let (recorded, count) = recorded(&events, "net.denied");
@@ -137,7 +138,7 @@ fn denied(world: &World) {
 
 /// Each is accepted by the relay and gone before it has said anything, or there is no room for it: nobody is dialled
 /// for any.
-fn allowed(world: &World) {
+fn a_flood_of_allowed_connections(world: &World) {
     let (tally, events) = flooded(world, "other.test", 80, "other.test");
     assert_eq!(tally["refused"].as_u64(), Some(0), "{tally}");
     let connects = events.iter().filter(|event| event["kind"] == "net.connect");

@@ -14,6 +14,12 @@ pub type Test = (String, Box<dyn FnOnce(&'static World) + Send>);
 /// A test that is a function.
 pub type Named = (&'static str, fn(&World));
 
+/// A table of tests that are functions: each with its name, which is what cargo prints.
+#[macro_export]
+macro_rules! tests {
+    ($($test:ident),* $(,)?) => { &[$((stringify!($test), $test)),*] };
+}
+
 /// What a test ends with that cannot be tried here.
 struct NotTried(String);
 
