@@ -4,7 +4,7 @@ import re
 
 from . import check, need
 
-NAMES = ("compliance", "programs", "escape", "privilege", "recovery", "restart", "api", "terminal", "limits", "disk", "operate", "telling", "hosts",
+NAMES = ("compliance", "programs", "escape", "privilege", "recovery", "restart", "api", "terminal", "limits", "disk", "service-manager", "observability", "hosts",
          "net", "escape-net")
 MINUTES = 30
 

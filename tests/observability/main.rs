@@ -24,6 +24,7 @@ fn main() -> ExitCode {
         ("log::nothing_is_forged", Setup::default(), log::hostile),
         ("log::the_level_is_reloaded", json("info").as_units(), log::level),
     ];
-    let all = tests.into_iter().map(|(name, setup, test)| alone(&format!("telling::{name}"), setup, test));
-    run_alone("telling", Some(4), all.collect())
+    let all =
+        tests.into_iter().map(|(name, setup, test)| alone(&format!("observability::{name}"), setup, test));
+    run_alone("observability", Some(4), all.collect())
 }

@@ -38,9 +38,9 @@ fn main() -> ExitCode {
         .into_iter()
         .map(|(name, config, test)| {
             let setup = Setup::with(config).as_units().env("WATCHDOG_USEC", "600000");
-            alone(&format!("operate::{name}"), setup, test)
+            alone(&format!("service-manager::{name}"), setup, test)
         })
         .collect();
-    all.push(alone("operate::reload::by_hand", Setup::with(""), reload::by_hand));
-    run_alone("operate", Some(4), all)
+    all.push(alone("service-manager::reload::by_hand", Setup::with(""), reload::by_hand));
+    run_alone("service-manager", Some(4), all)
 }
