@@ -64,6 +64,29 @@ fn links_lead_to_files() {
     assert!(missing.is_empty(), "{}", missing.join("\n"));
 }
 
+/// Fences have a language; commands run in the suite `documents`, or their fence has a reason why they cannot.
+#[test]
+fn fences_have_a_language_and_reasons() {
+    let mut wrong = Vec::new();
+    for document in documents().iter().filter(|path| !path.ends_with("CONTRIBUTING.md")) {
+        let text = std::fs::read_to_string(document).expect("a document");
+        let fences = text.lines().filter_map(|line| line.trim_start().strip_prefix("```"));
+        for info in fences.step_by(2) {
+            let (language, words) = info.split_once(' ').unwrap_or((info, ""));
+            let known = ["sh", "console", "text", "toml", "yaml", "ini", "json"].contains(&language);
+            let reason = words.strip_prefix("notest:");
+            let named =
+                words.strip_prefix("session:").is_some_and(|name| !name.is_empty() && !name.contains(' '));
+            if !known
+                || !(words.is_empty() || named || words == "as:admin" || reason.is_some_and(|r| r.len() > 5))
+            {
+                wrong.push(format!("{}: ```{info}", document.display()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
 /// After a link into tests, names in backquotes are tests of that file until something else comes.
 #[test]
 fn the_tests_that_documents_name_exist() {

@@ -4,8 +4,8 @@ import re
 
 from . import check, need
 
-NAMES = ("compliance", "programs", "escape", "privilege", "recovery", "restart", "api", "terminal", "limits", "disk", "service-manager", "observability", "hosts",
-         "net", "escape-net")
+NAMES = ("compliance", "programs", "escape", "privilege", "recovery", "restart", "api", "terminal", "limits", "disk",
+         "service-manager", "observability", "hosts", "net", "escape-net")
 MINUTES = 30
 
 
