@@ -50,6 +50,18 @@ fn in_table_of_suite(file: &Path, name: &str) -> bool {
 }
 
 #[test]
+fn releases_have_dates() {
+    let text = std::fs::read_to_string(root().join("CHANGELOG.md")).expect("the changelog");
+    let mut sections = text.lines().filter_map(|line| line.strip_prefix("## "));
+    assert_eq!(sections.next(), Some("[Unreleased]"));
+    for section in sections {
+        let date = section.split_once("] - ").map(|(_, date)| date.as_bytes());
+        let form = |date: &[u8]| date.iter().zip(b"0000-00-00").all(|(b, f)| (*f == b'-') == (*b == b'-'));
+        assert!(date.is_some_and(|date| date.len() == 10 && form(date)), "{section}");
+    }
+}
+
+#[test]
 fn links_lead_to_files() {
     let mut missing = Vec::new();
     for document in documents() {
