@@ -1,6 +1,6 @@
 //! Commands that README.md and docs/ show: each `sh` or `console` block runs, as one script, for a user of a private
-//! daemon. A block that cannot has a reason in its fence: `sh notest:REASON`. `session:NAME` in a fence starts a session
-//! of that name first, `as:admin` runs the block as an admin.
+//! daemon. A block that cannot has a reason in its fence: `sh notest:REASON`. `session:NAME` in a fence starts a
+//! session of that name first, `as:admin` runs the block as an admin.
 
 mod alerts;
 mod blocks;
