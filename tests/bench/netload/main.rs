@@ -3,7 +3,7 @@
 //! - `netload serve ADDRESS RAW TLS CERTIFICATE KEY`: answers at two ports, in the clear and by TLS, and to questions
 //!   of DNS at `ADDRESS` port 53: every name is `ADDRESS`. Prints `ready`.
 //! - `netload work NAME RAW TLS CERTIFICATE [PROXY]`: reads a measurement a line, prints its figures, a line of JSON
-//! each. Connects to `NAME`, by the CONNECT of `PROXY` if there is one. `NAME=ADDRESS` asks nobody where that is.
+//!   each. Connects to `NAME`, by the CONNECT of `PROXY` if there is one. `NAME=ADDRESS` makes no DNS query.
 //! - `netload lists NUMBER`: figures of a blocklist of so many names.
 //!
 //! Threads and blocking calls throughout: what is measured is what is between, and a loop would add its own wakeups.
