@@ -61,6 +61,7 @@ impl<'a> Home<'a> {
         user.write(at("project/agent.toml"), profile);
         user.write(at("project/ci/agent.toml"), profile);
         user.write(at("project/analyse.py"), "print(1)\n");
+        user.write(at("project/package.json"), "{\"scripts\": {\"dev\": \"true\"}}\n");
         user.write(at("project/Makefile"), "all check:\n\t@true\n");
         user.write(at(".gitconfig"), "[user]\n\tname = a\n\temail = a@example.org\n");
         let home = Self { world, user, dir };
