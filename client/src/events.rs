@@ -2,8 +2,10 @@
 
 use std::fmt::Write as _;
 
+use agentd_policy::event_kind::EventKind;
 use agentd_policy::size::{format_size, readable_duration};
 use agentd_proto::v1::{Event, EventsRequest, ExecDetail};
+use clap::builder::PossibleValuesParser;
 
 use crate::cli::{Decision, EventsArgs};
 use crate::connect::Socket;
@@ -15,46 +17,9 @@ const GREEN: &str = "\x1b[32m";
 const DIM: &str = "\x1b[2m";
 const PLAIN: &str = "\x1b[0m";
 
-/// Every kind of event.
-const KINDS: &[&str] = &[
-    "session.created",
-    "session.started",
-    "session.attached",
-    "session.detached",
-    "session.exec",
-    "session.stopping",
-    "session.ended",
-    "process.exec",
-    "process.exit",
-    "file.changed",
-    "file.applied",
-    "file.discarded",
-    "file.denied",
-    "net.connect",
-    "net.closed",
-    "net.denied",
-    "dns.query",
-    "http.request",
-    "secret.used",
-    "secret.refused",
-    "approval.asked",
-    "approval.decided",
-    "limit.hit",
-    "confine.denied",
-    "policy.changed",
-    "audit.dropped",
-    "audit.checkpoint",
-];
-
-/// One of the kinds.
-///
-/// # Errors
-/// All of them, in a text for the user.
-pub fn kind(text: &str) -> Result<String, String> {
-    match KINDS.iter().find(|kind| **kind == text) {
-        Some(kind) => Ok((*kind).to_owned()),
-        None => Err(format!("the kinds are {}", KINDS.join(" "))),
-    }
+/// Accepts the kinds of events, for `--kind`, its completion and its manual page.
+pub fn kinds() -> PossibleValuesParser {
+    PossibleValuesParser::new(EventKind::ALL.iter().map(|kind| kind.as_str()))
 }
 
 /// Prints events as they come.

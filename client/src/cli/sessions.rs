@@ -204,7 +204,7 @@ pub struct EventsArgs {
     #[arg(long, value_name = "TIME", value_parser = quantity::since)]
     pub since: Option<String>,
     /// Only this kind, such as net.denied; may be given several times
-    #[arg(long, value_name = "KIND", value_parser = crate::events::kind)]
+    #[arg(long, value_name = "KIND", value_parser = crate::events::kinds())]
     pub kind: Vec<String>,
     /// Only what was decided so
     #[arg(long)]

@@ -120,7 +120,9 @@ impl NetEvent {
     pub const fn kind(&self) -> EventKind {
         match self {
             Self::Dns { .. } => EventKind::DnsQuery,
-            Self::Connect { denied: Some(_), .. } | Self::Entered { denied: Some(_), .. } => EventKind::NetDenied,
+            Self::Connect { denied: Some(_), .. } | Self::Entered { denied: Some(_), .. } => {
+                EventKind::NetDenied
+            }
             Self::Connect { .. } | Self::Entered { .. } => EventKind::NetConnect,
             Self::Closed { .. } | Self::Left { .. } => EventKind::NetClosed,
             Self::Http { .. } => EventKind::HttpRequest,
@@ -161,7 +163,20 @@ fn texts(texts: &[String]) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
+
+    #[test]
+    fn the_document_has_each_kind_and_no_other() {
+        let document = include_str!("../../../docs/json.md");
+        let (_, table) = document.split_once("| kind | detail | when |\n|---|---|---|\n").unwrap();
+        let rows = table.lines().take_while(|line| line.starts_with('|'));
+        let names = rows.filter_map(|row| row.split('|').nth(1));
+        let documented: BTreeSet<&str> =
+            names.flat_map(|names| names.split(',')).map(|name| name.trim().trim_matches('`')).collect();
+        assert_eq!(documented, EventKind::ALL.iter().map(|kind| kind.as_str()).collect());
+    }
 
     #[test]
     fn names_are_distinct_and_have_the_form_of_labels() {

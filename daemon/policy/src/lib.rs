@@ -18,6 +18,7 @@ pub mod dns_type;
 pub mod egress;
 pub mod environment;
 pub mod event;
+pub mod event_kind;
 pub mod git;
 pub mod hosts;
 pub mod lease;

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use agentd_kernel::packets::{PacketError, Packets};
-use agentd_policy::event::{Actor, EventBody, NetEvent, NetPeer, SourceEvent};
+use agentd_policy::event::{EventBody, SourceEvent};
 use agentd_policy::wire::{FromKeeper, encode};
 
 /// The most events that wait.
@@ -74,8 +74,7 @@ impl Spool {
 
     /// Takes an event; one that finds no room is counted.
     pub fn push(&mut self, body: EventBody) {
-        let vital = matches!(body, EventBody::Started | EventBody::Ended(_) | EventBody::Policy { .. });
-        if !vital && !self.has_room() {
+        if !body.kind().is_reserved() && !self.has_room() {
             self.dropped += 1;
             return;
         }
@@ -98,7 +97,7 @@ impl Spool {
         let due = if patient { now + PAUSE } else { now };
         self.due = Some(self.due().map_or(due, |before| before.min(due)));
         self.last += 1;
-        self.bytes += weight(&body);
+        self.bytes += body.agent_bytes();
         let since = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_micros());
         let time_us = u64::try_from(since).unwrap_or(u64::MAX);
         self.waiting.push_back(SourceEvent { number: self.last, time_us, body });
@@ -128,60 +127,16 @@ impl Spool {
     pub fn acknowledge(&mut self, number: u64) {
         while self.waiting.front().is_some_and(|e| e.number <= number) && self.sent > 0 {
             let taken = self.waiting.pop_front();
-            self.bytes = self.bytes.saturating_sub(taken.map_or(0, |event| weight(&event.body)));
+            self.bytes = self.bytes.saturating_sub(taken.map_or(0, |event| event.body.agent_bytes()));
             self.sent -= 1;
         }
-    }
-}
-
-/// How many bytes of an event the agent has chosen.
-fn weight(body: &EventBody) -> usize {
-    match body {
-        EventBody::Exec { actor, path, interpreters, argv, image, .. } => {
-            let exe = [&actor.exe, image].into_iter().flatten().map(String::len).sum::<usize>();
-            exe + path.len() + all(interpreters) + argv.as_deref().map_or(0, all)
-        }
-        EventBody::ExecRefused { actor, path, .. } => actor.exe.as_ref().map_or(0, String::len) + path.len(),
-        EventBody::CallRefused { actor, call, argument, .. } => {
-            let text = |text: &Option<String>| text.as_ref().map_or(0, String::len);
-            text(&actor.exe) + call.len() + text(argument)
-        }
-        EventBody::Net(event) => net_weight(event),
-        EventBody::NetDenied { name, actor, .. } => name.as_ref().map_or(0, String::len) + exe(actor),
-        EventBody::Policy { change, .. } => change.len(),
-        EventBody::Exit { actor, .. } => actor.exe.as_ref().map_or(0, String::len),
-        _ => 0,
-    }
-}
-
-fn exe(actor: &Option<Actor>) -> usize {
-    actor.as_ref().and_then(|actor| actor.exe.as_ref()).map_or(0, String::len)
-}
-
-fn all(texts: &[String]) -> usize {
-    texts.iter().map(|text| text.len() + size_of::<String>()).sum()
-}
-
-fn net_weight(event: &NetEvent) -> usize {
-    let text = |text: &Option<String>| text.as_ref().map_or(0, String::len);
-    let name = |peer: &NetPeer| text(&peer.name) + text(&peer.rule);
-    match event {
-        NetEvent::Dns { name, allowed, addresses, actor, .. } => {
-            name.len() + text(allowed) + addresses.len() * size_of::<std::net::IpAddr>() + exe(actor)
-        }
-        NetEvent::Connect { peer, actor, .. } => name(peer) + exe(actor),
-        NetEvent::Closed { peer, names, reason, .. } => name(peer) + all(names) + reason.len(),
-        NetEvent::Http { peer, method, host, actor, .. } => {
-            name(peer) + method.len() + host.len() + exe(actor)
-        }
-        NetEvent::Entered { .. } => 0,
-        NetEvent::Left { reason, .. } => reason.len(),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use agentd_policy::event::NetEvent;
 
     fn limit() -> EventBody {
         EventBody::Limit { name: "pids".into(), limit: 1 }
