@@ -19,7 +19,6 @@ const READERS: usize = 2;
 /// Threads that write output, for all users together and in turn.
 const WRITERS: usize = 4;
 
-/// The service.
 pub struct Host {
     site: Mutex<Arc<Site>>,
     pub launcher: Arc<Launcher>,
@@ -55,7 +54,7 @@ impl Host {
         lock(&self.site).clone()
     }
 
-    /// Puts a new decision of the site in force. Whoever has more than it may now keeps that, and gets no more.
+    /// Puts a new decision of the site in force. An account that has more than it may now keeps that, and gets no more.
     pub fn reload(&self, site: Site) {
         let bounds = &site.config.bounds;
         self.registry.bound(bounds);
@@ -65,7 +64,7 @@ impl Host {
         *lock(&self.site) = Arc::new(site);
     }
 
-    /// The present counts, for whoever asks for metrics.
+    /// The present counts, as metrics export them.
     pub fn snapshot(&self) -> Snapshot {
         let (mut counts, mut unsynced) = ([0; 5], 0);
         for session in self.registry.all() {
@@ -80,7 +79,7 @@ impl Host {
             (Phase::Running, "running"),
             (Phase::Stopping, "stopping"),
             (Phase::Ended, "ending"),
-            (Phase::Over, "ended"),
+            (Phase::Cleared, "ended"),
         ];
         let quotas = &self.quotas;
         Snapshot {

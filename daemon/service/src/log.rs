@@ -1,5 +1,4 @@
-//! What the service says: to the journal in its own protocol, where every field can be asked for, else on standard
-//! error.
+//! The log: to the journal in its own protocol, where each field can be searched for, else on standard error.
 
 use std::path::Path;
 use std::sync::{Mutex, OnceLock, PoisonError};
@@ -23,7 +22,7 @@ const OVERRIDE: &str = "AGENTD_LOG";
 
 static FILTER: OnceLock<reload::Handle<EnvFilter, Registry>> = OnceLock::new();
 
-/// Begins to speak, as the configuration says.
+/// Starts logging, as the configuration says.
 pub fn begin(log: &Log) {
     let json = log.format == Format::Json;
     let look = Look::find(json);
@@ -45,7 +44,7 @@ pub fn begin(log: &Log) {
             .try_init(),
         (None, false) => registry.with(lines).try_init(),
     };
-    // Nobody has begun before.
+    // It fails if a log was started before.
     if begun.is_ok() {
         drop(FILTER.set(handle));
     }
@@ -64,7 +63,7 @@ fn journal() -> std::io::Result<tracing_journald::Layer> {
     Ok(layer.with_field_prefix(Some("AGENTD".into())).with_priority_mappings(priorities))
 }
 
-/// Speaks as the configuration says now.
+/// Applies the configuration's level.
 pub fn change(log: &Log) {
     if let Some(Err(error)) = FILTER.get().map(|handle| handle.reload(filter(log))) {
         tracing::error!(%error, "what is logged cannot be changed");
@@ -77,7 +76,7 @@ pub fn session_of(path: &Path) -> Option<&str> {
     SessionId::parse(name).is_ok().then_some(name)
 }
 
-/// What is said at least. Of libraries that is only what is wrong, unless everything is to be.
+/// The level. Of libraries only warnings are logged, unless the level is `trace`.
 fn filter(log: &Log) -> EnvFilter {
     let level = log.level.as_str();
     let own = match log.level {
@@ -87,7 +86,7 @@ fn filter(log: &Log) -> EnvFilter {
     EnvFilter::try_from_env(OVERRIDE).unwrap_or_else(|_| EnvFilter::new(own))
 }
 
-/// Bounds how often each line of the program is written, unless it only explains: the site has asked for those.
+/// Bounds how often each line of the program is written, but for debug lines, which the site has asked for.
 struct Bounded {
     look: Look,
     rate: Mutex<LineRate<Identifier>>,
@@ -110,7 +109,6 @@ impl<S: Subscriber> Layer<S> for Bounded {
     }
 }
 
-/// Standard error.
 struct Stderr(Look);
 
 impl<'a> MakeWriter<'a> for Stderr {

@@ -151,7 +151,7 @@ fn become_launcher(options: &Options) -> Result<(), Fatal> {
 }
 
 fn be_service(options: &Options) -> Result<(), Fatal> {
-    // Before there is a second thread; whoever asks while this starts is heard later.
+    // Before there is a second thread; a signal that comes during the start is handled later.
     let hangups = SighupStream::take().map_err(Fatal::Signals)?;
     let site = Site::read(&options.config)?;
     log::begin(&site.config.log);

@@ -1,4 +1,4 @@
-//! The service manager: systemd, or nobody.
+//! The service manager: systemd, or none.
 
 use sd_notify::NotifyState;
 

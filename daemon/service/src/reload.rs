@@ -23,18 +23,18 @@ impl SighupStream {
         let mut set = SigSet::empty();
         set.add(Signal::SIGHUP);
         set.thread_block()?;
-        let (told, asked) = mpsc::channel(1);
+        let (requests, pending) = mpsc::channel(1);
         std::thread::Builder::new().name("signals".into()).spawn(move || {
             while set.wait().is_ok() {
                 // If there is one already, the file is read after this.
-                let _ = told.try_send(());
+                let _ = requests.try_send(());
             }
         })?;
-        Ok(Self(asked))
+        Ok(Self(pending))
     }
 }
 
-/// Reads `file` again whenever that is asked for.
+/// Reads `file` again at each SIGHUP.
 pub async fn follow(host: Arc<Host>, file: PathBuf, mut hangups: SighupStream) {
     while hangups.0.recv().await.is_some() {
         match NotifyState::monotonic_usec_now() {
@@ -83,6 +83,6 @@ fn one_line(mistakes: &[String]) -> String {
     match mistakes {
         [] => "it has mistakes".into(),
         [one] => one.clone(),
-        [first, rest @ ..] => format!("{first}; and {} more, which `agentd --check` tells", rest.len()),
+        [first, rest @ ..] => format!("{first}; and {} more, which `agentd --check` lists", rest.len()),
     }
 }

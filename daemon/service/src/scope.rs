@@ -1,5 +1,5 @@
 //! The scope that all sessions live in where systemd is pid 1: asked for by the launcher, which runs this as a program
-//! of its own (`agentd scope NAME PID`), so that nobody parses D-Bus in a process that builds sessions.
+//! of its own (`agentd scope NAME PID`), so that no process that builds sessions parses D-Bus.
 //!
 //! A scope outlives both units, their restarts and their ends, and what is in it is its owner's to arrange
 //! (`Delegate=yes`). It ends with its last process, or when it is stopped: at the latest with the host.
@@ -16,8 +16,7 @@ const SYSTEMD: &str = "org.freedesktop.systemd1";
 const MANAGER: (&str, &str) = ("/org/freedesktop/systemd1", "org.freedesktop.systemd1.Manager");
 const SLICE: &str = "agentd.slice";
 const NO_SUCH_UNIT: &str = "org.freedesktop.systemd1.NoSuchUnit";
-/// How long systemd may take.
-const PATIENCE: Duration = Duration::from_secs(20);
+const SYSTEMD_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long what is in the scope may take to end by itself when it is stopped, in microseconds: at most this is what
 /// sessions hold up a shutdown.
 const STOP_USEC: u64 = 5_000_000;
@@ -35,7 +34,7 @@ pub enum ScopeError {
     Job { name: String, result: String },
     #[error("systemd hung up")]
     Gone,
-    #[error("systemd did not answer in {PATIENCE:?}")]
+    #[error("systemd did not answer in {SYSTEMD_TIMEOUT:?}")]
     Late,
     #[error("runtime: {0}")]
     Runtime(std::io::Error),
@@ -46,7 +45,7 @@ pub enum ScopeError {
 pub fn ensure(name: &str, pid: u32) -> Result<String, ScopeError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.map_err(ScopeError::Runtime)?.block_on(async {
-        let found = tokio::time::timeout(PATIENCE, found_or_made(name, pid)).await;
+        let found = tokio::time::timeout(SYSTEMD_TIMEOUT, found_or_made(name, pid)).await;
         found.map_err(|_| ScopeError::Late)?
     })
 }
@@ -54,15 +53,15 @@ pub fn ensure(name: &str, pid: u32) -> Result<String, ScopeError> {
 async fn found_or_made(name: &str, pid: u32) -> Result<String, ScopeError> {
     // systemd's private socket would do without a bus, but names a sender there that the library refuses.
     let systemd = Connection::system().await?;
-    let told = MatchRule::builder().msg_type(Type::Signal).sender(SYSTEMD)?.interface(MANAGER.1)?.build();
-    let mut said = MessageStream::for_match_rule(told, &systemd, None).await?;
+    let rule = MatchRule::builder().msg_type(Type::Signal).sender(SYSTEMD)?.interface(MANAGER.1)?.build();
+    let mut signals = MessageStream::for_match_rule(rule, &systemd, None).await?;
     manage(&systemd, "Subscribe", &()).await?;
     loop {
         match state(&systemd, name).await?.as_deref() {
             Some("active") => return group(&systemd, name).await,
             None | Some("inactive" | "failed") => break,
-            // It is about to end: something is said when it has.
-            Some(_) => signal(&mut said).await.map(drop)?,
+            // It is about to end: a signal comes when it has.
+            Some(_) => signal(&mut signals).await.map(drop)?,
         }
     }
     // One that failed is in the way; one that never was is not.
@@ -70,7 +69,7 @@ async fn found_or_made(name: &str, pid: u32) -> Result<String, ScopeError> {
     manage(&systemd, "StartUnit", &(SLICE, "replace")).await?;
     let started = manage(&systemd, "StartTransientUnit", &request(name, pid)).await?;
     let job: OwnedObjectPath = started.body().deserialize()?;
-    match ended(&mut said, &job).await? {
+    match ended(&mut signals, &job).await? {
         result if result == "done" => group(&systemd, name).await,
         result => Err(ScopeError::Job { name: name.to_owned(), result }),
     }
@@ -127,7 +126,7 @@ fn request(name: &str, pid: u32) -> (&str, &str, Properties<'_>, Vec<(&str, Prop
         // A session's own limits bound it, and [bounds] all of them.
         ("TasksMax", Value::from(u64::MAX)),
         ("TimeoutStopUSec", Value::from(STOP_USEC)),
-        // At a shutdown sessions end while somebody is there who writes down how.
+        // At a shutdown sessions end while the service is there to record how.
         ("After", Value::from(vec!["agentd.service", "agentd-launcher.service"])),
         ("CollectMode", Value::from("inactive-or-failed")),
     ];
@@ -137,11 +136,11 @@ fn request(name: &str, pid: u32) -> (&str, &str, Properties<'_>, Vec<(&str, Prop
 
 /// Waits for the end of `job`; returns how it ended.
 async fn ended(
-    said: &mut (impl Stream<Item = zbus::Result<Message>> + Unpin),
+    signals: &mut (impl Stream<Item = zbus::Result<Message>> + Unpin),
     job: &OwnedObjectPath,
 ) -> Result<String, ScopeError> {
     loop {
-        let signal = signal(said).await?;
+        let signal = signal(signals).await?;
         if signal.header().member().is_none_or(|member| member != "JobRemoved") {
             continue;
         }
@@ -152,9 +151,9 @@ async fn ended(
     }
 }
 
-/// Waits until something is said of any unit.
+/// Waits for the next signal about any unit.
 async fn signal(
-    said: &mut (impl Stream<Item = zbus::Result<Message>> + Unpin),
+    signals: &mut (impl Stream<Item = zbus::Result<Message>> + Unpin),
 ) -> Result<Message, ScopeError> {
-    Ok(said.next().await.ok_or(ScopeError::Gone)??)
+    Ok(signals.next().await.ok_or(ScopeError::Gone)??)
 }

@@ -19,7 +19,7 @@ use crate::metrics::MetricsServer;
 use crate::watchdog::Heartbeat;
 
 /// How long the launcher may take to be there, at the start.
-const PATIENCE: Duration = Duration::from_secs(10);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Between two attempts: at first, and at most.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
 
@@ -45,7 +45,7 @@ pub type Clients = mpsc::Sender<std::io::Result<Connection>>;
 
 /// Connects to the launcher's socket, which may not be there yet.
 pub async fn connect(path: &str) -> Result<Packets, LinkError> {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + CONNECT_TIMEOUT;
     loop {
         match connect_once(path) {
             Err(LinkError::Connect { .. }) if Instant::now() < deadline => sleep(PAUSE.0).await,
@@ -90,7 +90,7 @@ async fn take(host: &Arc<Host>, clients: Clients, first: Packets) {
                 let error = serve(host, &clients, &link, &mut metrics).await;
                 host.launcher.lost();
                 tracing::error!(%error, "without a launcher: waiting for one");
-                // One that goes again at once is not asked as often as possible.
+                // One that goes again at once is not connected to in a busy loop.
                 if began.elapsed() > PAUSE.1 {
                     pause = PAUSE.0;
                 }
@@ -157,7 +157,7 @@ impl Taken<'_> {
             (FromLauncher::Caller { number, peer, account, groups }, Some(socket), None) => {
                 let line = Line::new(number, self.launcher, host.launcher.clone());
                 match Connection::new(socket, line, &host.quotas.connections, (peer, account, groups)) {
-                    // Nobody accepts any more, or a thousand wait: it is closed.
+                    // The server is gone, or its backlog is full: the connection is closed.
                     Ok(connection) => drop(self.clients.try_send(Ok(connection))),
                     Err(error) => {
                         tracing::warn!(user = peer.uid, pid = peer.pid, %error, "connection refused");
@@ -200,7 +200,7 @@ impl Taken<'_> {
         Ok(())
     }
 
-    /// What lives without being known here has nobody who could end it but us.
+    /// Ends the sessions that live and are not known here: no client could.
     fn reconcile(&mut self) {
         let live = std::mem::take(&mut self.live);
         tracing::info!(sessions = live.len(), "connected to the launcher");

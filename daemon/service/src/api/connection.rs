@@ -38,7 +38,7 @@ pub struct Caller {
     pub account: u32,
     /// Of what the connection does; gone with it.
     pub activity: Weak<Activity>,
-    /// Of the groups that have bounds of their own, those that it is in, as the launcher says.
+    /// Of the groups that have bounds of their own, those that it is in, as the launcher attested.
     pub groups: Arc<[String]>,
     /// Cancelled when the connection is gone.
     pub gone: CancellationToken,

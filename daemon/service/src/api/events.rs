@@ -1,6 +1,6 @@
 //! Reading the event store: what is there, in the order of time, and then what comes. A follower reads the
 //! files themselves, each up to what is on disk, and is only woken: there is no gap and no double. Who does not follow,
-//! or follows what has ended, waits a while for what is written and not on disk yet, and is told if it does not come.
+//! or follows what has ended, waits a while for what is written and not on disk yet, and gets a refusal if it does not come.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, HashSet, VecDeque};
@@ -30,14 +30,14 @@ const PAUSE: Duration = Duration::from_millis(5);
 /// Events that are read at once.
 const CHUNK: usize = 256;
 
-/// Whose events.
+/// The sessions whose events are sent.
 pub enum Scope {
     One(Arc<Session>),
     /// All that this peer may see.
     All(Peer),
 }
 
-/// Which events.
+/// The events that are sent of these.
 #[derive(Default)]
 pub struct Filter {
     kinds: Vec<String>,
@@ -69,7 +69,7 @@ impl Filter {
     }
 }
 
-/// Sends what `scope` has, and with `follow` what it will have, until nobody listens.
+/// Sends what `scope` has, and with `follow` what it will have, until the client is gone.
 pub async fn send(
     host: Arc<Host>,
     scope: Scope,
@@ -125,7 +125,7 @@ pub async fn send(
     }
 }
 
-/// Whether there is still somebody to send to.
+/// Whether the client is still there.
 async fn send_merged(
     host: &Host,
     mut merge: Merge,

@@ -24,7 +24,7 @@ pub type To = mpsc::Sender<Result<LogChunk, Status>>;
 pub struct Reading {
     host: Arc<Host>,
     hub: Arc<Hub>,
-    seat: Subscription,
+    subscription: Subscription,
     follow: bool,
     /// Where it was to end when it began.
     end: u64,
@@ -41,29 +41,30 @@ impl Reading {
     ) -> Result<Self, Refusal> {
         let hub = session.hub.clone();
         ready(&hub).await?;
-        let seat = hub.join(true, From::Kept)?;
-        let end = hub.end().max(seat.start);
-        Ok(Self { host: host.clone(), hub, seat, follow, end, tail })
+        let subscription = hub.join(true, From::Kept)?;
+        let end = hub.end().max(subscription.start);
+        Ok(Self { host: host.clone(), hub, subscription, follow, end, tail })
     }
 
-    /// Sends it, until nobody listens.
+    /// Sends it, until the client is gone.
     pub async fn send(self, to: To) {
         if let Err(Some(refusal)) = self.sent(&to).await {
             let _ = to.send(Err(refused(&refusal))).await;
         }
     }
 
-    /// An error without a refusal: nobody listens any more.
+    /// # Errors
+    /// A refusal; none if the client is gone.
     async fn sent(&self, to: &To) -> Result<(), Option<Refusal>> {
         let send = async |kind: Kind| to.send(Ok(LogChunk { kind: Some(kind) })).await.map_err(|_| None);
         let mut skip = match self.tail {
             Some(lines) => self.lines().await?.saturating_sub(lines),
             None => 0,
         };
-        if self.seat.start > 0 && self.tail.is_none() {
-            send(Kind::Skipped(self.seat.start)).await?;
+        if self.subscription.start > 0 && self.tail.is_none() {
+            send(Kind::Skipped(self.subscription.start)).await?;
         }
-        let mut kept = Replay::new(&self.hub, self.seat.start, self.seat.replay);
+        let mut kept = Replay::new(&self.hub, self.subscription.start, self.subscription.replay);
         while let Some(frames) = kept.next(&self.host.readers).await? {
             for frame in frames {
                 if let Some(frame) = after_lines(frame, &mut skip) {
@@ -72,11 +73,11 @@ impl Reading {
             }
         }
         loop {
-            let next = match (self.seat.now(), self.follow) {
+            let next = match (self.subscription.now(), self.follow) {
                 (Some(next), _) => next,
                 (None, false) => return Ok(()),
                 (None, true) => tokio::select! {
-                    next = self.seat.next() => next,
+                    next = self.subscription.next() => next,
                     () = to.closed() => return Err(None),
                 },
             };
@@ -87,7 +88,7 @@ impl Reading {
                     }
                 }
                 Next::Frame(_) | Next::Done { .. } => return Ok(()),
-                Next::Picture(..) => {}
+                Next::Snapshot(..) => {}
                 Next::Cut => return Err(Some(slow())),
             }
         }
@@ -100,11 +101,11 @@ impl Reading {
             lines += frame.bytes.iter().filter(|b| **b == b'\n').count() as u64;
             open = frame.bytes.last().map_or(open, |b| *b != b'\n');
         };
-        let mut kept = Replay::new(&self.hub, self.seat.start, self.seat.replay);
+        let mut kept = Replay::new(&self.hub, self.subscription.start, self.subscription.replay);
         while let Some(frames) = kept.next(&self.host.readers).await? {
             frames.iter().for_each(&mut count);
         }
-        self.seat.waiting().iter().filter(|f| f.at < self.end).for_each(&mut count);
+        self.subscription.waiting().iter().filter(|f| f.at < self.end).for_each(&mut count);
         Ok(lines + u64::from(open))
     }
 }

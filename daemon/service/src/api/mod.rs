@@ -38,7 +38,7 @@ use crate::host::Host;
 use crate::lifecycle::{self, build};
 use crate::metrics::metrics;
 use crate::quota::slots::{Slot, Slots, crowded};
-use crate::session::registry::Wish;
+use crate::session::registry::Access;
 use crate::session::{Phase, Session};
 use crate::store::record::Record;
 
@@ -90,9 +90,9 @@ impl Api {
         Ok((decide(&request, &profile, &bounds, &site.upstream, &facts)?, profile))
     }
 
-    /// A session that is known, or for admins one that only its record tells of.
+    /// A session that is known, or for admins one that only its record knows.
     async fn of_record(&self, text: &str, peer: &Peer) -> Result<Arc<Session>, Refusal> {
-        let found = self.0.registry.find(text, peer, Wish::Look);
+        let found = self.0.registry.find(text, peer, Access::Read);
         match (found, SessionId::parse(text)) {
             (Err(refusal), Ok(id))
                 if refusal.rule == Rule::SessionUnknown && (peer.admin || peer.uid == 0) =>
@@ -139,7 +139,7 @@ impl Api {
         let (session, asks) = Session::new(record, log, output);
         match host.registry.insert(&session) {
             Ok(Some(removed)) => {
-                // That may wait for the disk, and nobody for it.
+                // That may wait for the disk: the request does not.
                 let host = host.clone();
                 tokio::spawn(async move { lifecycle::remove(&host, &removed).await });
             }
@@ -169,7 +169,7 @@ impl Api {
     }
 }
 
-/// Whoever asks for sessions that it cannot have does not fill the log: there is a number that tells of them.
+/// Refused requests do not fill the log: a metric counts them.
 fn refused_session(peer: &Peer, refusal: &Refusal) {
     tracing::debug!(user = peer.uid, pid = peer.pid, rule = refusal.rule.name(), error = %refusal, "session refused");
 }
@@ -245,7 +245,7 @@ impl Sessions for Api {
 
     async fn inspect(&self, request: Request<InspectRequest>) -> Result<Response<InspectReply>, Status> {
         let peer = caller(&request)?.peer;
-        let session = deny(self.0.registry.find(&request.get_ref().id, &peer, Wish::Look))?;
+        let session = deny(self.0.registry.find(&request.get_ref().id, &peer, Access::Read))?;
         attach::opened(&session.hub).await;
         let mut reply = session.inspect();
         if reply.ended.is_empty() {
@@ -258,7 +258,7 @@ impl Sessions for Api {
 
     async fn watch(&self, request: Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
         let caller = caller(&request)?;
-        let session = deny(self.0.registry.find(&request.get_ref().id, &caller.peer, Wish::Look))?;
+        let session = deny(self.0.registry.find(&request.get_ref().id, &caller.peer, Access::Read))?;
         let slot = deny(take(&self.0.quotas.watchers, &caller, "watchers and stops"))?;
         let (to, stream) = mpsc::channel(EVENTS);
         tokio::spawn(async move {
@@ -271,7 +271,7 @@ impl Sessions for Api {
     async fn logs(&self, request: Request<LogsRequest>) -> Result<Response<Self::LogsStream>, Status> {
         let caller = caller(&request)?;
         let LogsRequest { id, follow, tail } = request.into_inner();
-        let session = deny(self.0.registry.find(&id, &caller.peer, Wish::Steer))?;
+        let session = deny(self.0.registry.find(&id, &caller.peer, Access::Control))?;
         let slot = deny(take(&self.0.quotas.followers, &caller, "streams of events and logs"))?;
         let reading = deny(Reading::begin(&self.0, &session, follow, tail).await)?;
         let (to, stream) = mpsc::channel(CHUNKS);

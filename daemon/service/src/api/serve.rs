@@ -20,16 +20,16 @@ use crate::quota::slots::crowded;
 
 /// Requests and streams at a time on one connection.
 const STREAMS: u32 = 16;
-/// What may be under way on one stream: less than on the connection, so that a stream which nobody reads
-/// does not hold up the others.
+/// What may be under way on one stream: less than on the connection, so that an idle stream
+/// does not block the others.
 const STREAM_WINDOW: u32 = 512 << 10;
 const CONNECTION_WINDOW: u32 = 4 << 20;
 /// The longest frame that is taken, in bytes: a message of stdin is one.
 const FRAME: u32 = 96 << 10;
 /// How long one request may take until it is answered, or its stream begins: more than the longest grace of a
 /// stop.
-const PATIENCE: Duration = Duration::from_secs(660);
-/// The names whose health is told: the whole, and the one service.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(660);
+/// The names with a health status: the whole, and the one service.
 const HEALTH: [&str; 2] = ["", "agentd.v1.Sessions"];
 
 /// Serves the clients that come in, for ever.
@@ -51,10 +51,10 @@ pub async fn serve(host: Arc<Host>, incoming: Incoming) -> Result<(), tonic::tra
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_frame_size(FRAME)
-        // Nobody is asked whether it lives: the kernel says when a peer is gone, and one that is stopped
-        // (ctrl-z) would not answer and goes on later.
+        // Without keep-alives: the kernel reports when a peer is gone, and one that is stopped (ctrl-z)
+        // would not answer and goes on later.
         .http2_max_header_list_size(16 << 10)
-        .timeout(PATIENCE)
+        .timeout(REQUEST_TIMEOUT)
         .add_service(InterceptedService::new(sessions, admitted.clone()))
         .add_service(InterceptedService::new(health, admitted.clone()))
         .add_optional_service(reflection.map(|service| InterceptedService::new(service, admitted)))

@@ -14,15 +14,15 @@ use super::{Api, take};
 use crate::api::connection::Caller;
 use crate::lifecycle;
 use crate::lifecycle::supervisor::MAX_GRACE;
-use crate::session::registry::Wish;
+use crate::session::registry::Access;
 use crate::session::{Ask, EndRequest, Phase, Session};
 use agentd_request::malformed;
 
 /// How long a session may take to be over when it is to be removed.
 const ENDING: Duration = Duration::from_secs(15);
-/// Between two questions for something that is not there yet.
+/// Between two attempts to remove a session that the launcher has not cleared away.
 const AGAIN: Duration = Duration::from_millis(50);
-/// How long a command that is asked to end has for it, if nothing else is said.
+/// How long a command has after SIGTERM, if the request has no grace.
 const GRACE: Duration = Duration::from_secs(10);
 
 impl Api {
@@ -32,7 +32,7 @@ impl Api {
         request: RemoveRequest,
     ) -> Result<RemoveReply, Refusal> {
         let host = &self.0;
-        let session = host.registry.find(&request.id, &caller.peer, Wish::Steer)?;
+        let session = host.registry.find(&request.id, &caller.peer, Access::Control)?;
         let status = session.status();
         // Its end may be on record before all of its output has come.
         if status.phase < Phase::Ended && status.ended_us.is_none() {
@@ -46,7 +46,7 @@ impl Api {
             session.end(self.end_request(&caller).await);
         }
         let removing = async {
-            session.reached(Phase::Over).await;
+            session.reached(Phase::Cleared).await;
             match session.overlay && !session.remove {
                 true => self.delete_overlay(&caller, &session).await,
                 false => Ok(()),
@@ -77,7 +77,7 @@ impl Api {
     }
 
     pub(super) async fn killed(&self, caller: &Caller, request: &KillRequest) -> Result<KillReply, Refusal> {
-        let session = self.0.registry.find(&request.id, &caller.peer, Wish::Look)?;
+        let session = self.0.registry.find(&request.id, &caller.peer, Access::Read)?;
         if session.phase() >= Phase::Ended {
             return Err(Refusal::new(
                 format!("session {}", session.id),
@@ -93,7 +93,7 @@ impl Api {
     }
 
     pub(super) async fn stopped(&self, caller: &Caller, request: &StopRequest) -> Result<StopReply, Refusal> {
-        let session = self.0.registry.find(&request.id, &caller.peer, Wish::Look)?;
+        let session = self.0.registry.find(&request.id, &caller.peer, Access::Read)?;
         let _slot = take(&self.0.quotas.watchers, caller, "watchers and stops")?;
         let grace = request.grace_ms.map_or(GRACE, Duration::from_millis);
         if grace > MAX_GRACE {
@@ -101,7 +101,7 @@ impl Api {
         }
         if session.phase() < Phase::Ended {
             let who = self.0.users.name(caller.peer.uid).await;
-            // If nobody takes it, the session has ended.
+            // Without a receiver the session has ended.
             session.ask(Ask::Stop { who, grace }).await;
         }
         let exit = Some(session.exit().await);

@@ -30,7 +30,7 @@ pub fn opt(since: SystemTime) -> Option<Mount> {
     if !Path::new(OPT).is_dir() {
         return None;
     }
-    // Whoever comes while somebody looks waits for that.
+    // A request that comes meanwhile waits for this look.
     let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
     let newest = match *last {
         Some((then, newest)) if then.elapsed() < FRESH => newest,

@@ -1,11 +1,11 @@
-//! What a session changed in copies of git's configuration and hooks that ended with it: what there is to say of it, and
-//! what to write to have it.
+//! What a session changed in copies of git's configuration and hooks that ended with it: the line
+//! about it in the exit's message, and the commands that keep it.
 
 use agentd_policy::event::Aside;
 use agentd_policy::names::SessionId;
 use agentd_proto::v1::{Exit, FileDetail};
 
-use crate::audit::left;
+use super::left;
 use crate::text::bounded;
 
 /// How many names and commands the line has.
@@ -41,7 +41,7 @@ impl Changes {
         }
     }
 
-    /// `exit` with the line, if there is anything to say.
+    /// `exit` with the line, if anything changed.
     pub fn noted(&self, mut exit: Exit, session: &SessionId) -> Exit {
         if self.named.is_empty() && self.more == 0 {
             return exit;

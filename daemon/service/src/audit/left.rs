@@ -1,4 +1,4 @@
-//! What a session left in a directory that it had as it is, in one line for whoever works there next.
+//! What a session left in a directory that it had as it is, in one line for the person who works there next.
 
 use agentd_policy::event::Finding;
 use agentd_policy::names::SessionId;
@@ -35,7 +35,7 @@ impl Left {
         }
     }
 
-    /// `exit` with the line, if there is anything to say.
+    /// `exit` with the line, if anything was found.
     pub fn noted(&self, mut exit: Exit, session: &SessionId) -> Exit {
         if self.named.is_empty() {
             return exit;
@@ -54,7 +54,7 @@ impl Left {
     }
 }
 
-/// One line more of what is said at the end.
+/// Adds `line` to the message of `exit`.
 pub fn add(exit: &mut Exit, line: &str) {
     if !exit.message.is_empty() {
         exit.message.push_str("; ");

@@ -1,7 +1,10 @@
-//! What a keeper saw, as events of the API, and what is said of a session at its end.
+//! What happened in a session, as events of the API, and the message of its exit.
 
 mod aside;
-pub mod convert;
+mod convert;
+pub mod exit;
 mod left;
 mod net;
+pub mod note;
+pub mod numbering;
 pub mod reached;

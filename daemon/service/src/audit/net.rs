@@ -6,29 +6,28 @@ use agentd_policy::event::{MAX_NAMES, NetEvent, NetPeer};
 use agentd_policy::publish::Publish;
 use agentd_proto::v1::{DnsDetail, Event, HttpDetail, NetDetail};
 
-use crate::audit::convert::actor;
+use super::convert::actor;
 use crate::text::bounded;
 
-/// The event, of which `new` makes what all kinds have.
-pub fn convert(event: NetEvent, mut new: impl FnMut(&str) -> Event) -> Event {
+/// `event`, which has what all events have, with what `net` says.
+pub fn with_detail(event: Event, net: NetEvent) -> Event {
     let judged = |event: Event, denied: Option<String>| Event {
         decision: Some(if denied.is_some() { "deny" } else { "allow" }.into()),
         rule: denied.as_deref().map(bounded).or(event.rule),
         ..event
     };
-    match event {
+    match net {
         NetEvent::Dns { name, question, denied, allowed, addresses, actor: who, count } => {
             let answers = addresses.iter().map(ToString::to_string).collect();
             let dns = DnsDetail { name: bounded(&name), r#type: bounded(&question), answers, count };
             let rule = allowed.as_deref().map(bounded);
             let actor = who.as_ref().map(actor);
-            judged(Event { dns: Some(dns), rule, actor, ..new("dns.query") }, denied)
+            judged(Event { dns: Some(dns), rule, actor, ..event }, denied)
         }
         NetEvent::Connect { peer, denied, actor: who, count } => {
-            let kind = if denied.is_some() { "net.denied" } else { "net.connect" };
             let net = NetDetail { count, ..far_end(&peer) };
             let actor = who.as_ref().map(actor);
-            judged(Event { net: Some(net), rule: by(&peer), actor, ..new(kind) }, denied)
+            judged(Event { net: Some(net), rule: by(&peer), actor, ..event }, denied)
         }
         NetEvent::Closed { peer, names, more_names, sent, received, duration_ms, reason } => {
             let net = NetDetail {
@@ -40,18 +39,17 @@ pub fn convert(event: NetEvent, mut new: impl FnMut(&str) -> Event) -> Event {
                 reason: Some(bounded(&reason)),
                 ..far_end(&peer)
             };
-            Event { net: Some(net), rule: by(&peer), ..new("net.closed") }
+            Event { net: Some(net), rule: by(&peer), ..event }
         }
         NetEvent::Http { peer, method, host, denied, actor: who, count } => {
             let http = HttpDetail { method: bounded(&method), host: bounded(&host) };
             let net = NetDetail { count, ..far_end(&peer) };
             let actor = who.as_ref().map(actor);
-            judged(Event { net: Some(net), http: Some(http), actor, ..new("http.request") }, Some(denied))
+            judged(Event { net: Some(net), http: Some(http), actor, ..event }, Some(denied))
         }
         NetEvent::Entered { from, publish, denied } => {
-            let kind = if denied.is_some() { "net.denied" } else { "net.connect" };
             let allowed = Some(rule(publish));
-            judged(Event { net: Some(visitor(from, publish)), rule: allowed, ..new(kind) }, denied)
+            judged(Event { net: Some(visitor(from, publish)), rule: allowed, ..event }, denied)
         }
         NetEvent::Left { from, publish, sent, received, duration_ms, reason } => {
             let net = NetDetail {
@@ -61,7 +59,7 @@ pub fn convert(event: NetEvent, mut new: impl FnMut(&str) -> Event) -> Event {
                 reason: Some(bounded(&reason)),
                 ..visitor(from, publish)
             };
-            Event { net: Some(net), rule: Some(rule(publish)), ..new("net.closed") }
+            Event { net: Some(net), rule: Some(rule(publish)), ..event }
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Limits that a session reached: what its command's own error hides, in a line for whoever reads how it ended.
+//! Limits that a session reached: what its command's own error hides, in a line for the person who reads how it ended.
 
 use std::collections::BTreeMap;
 
@@ -26,7 +26,7 @@ impl Reached {
         Self { limits, ..Self::default() }
     }
 
-    /// The keeper has told of a limit; of names that are unknown nothing is kept.
+    /// Notes a limit that the keeper reported. An unknown name is ignored.
     pub fn note(&mut self, name: &str, limit: u64) {
         match name {
             "memory" => self.memory = true,

@@ -60,7 +60,7 @@ impl Link {
         self.packets.send(bytes, &[])
     }
 
-    /// Does what may block, and tells the runtime if it would.
+    /// Does what may block, and the runtime knows if it would.
     fn io<T>(
         &self,
         interest: Interest,

@@ -1,5 +1,5 @@
-//! The launcher, as the rest of the service sees it: what is asked of it finds its answer, or hears that there is
-//! no launcher at this moment.
+//! The launcher, as the rest of the service sees it: each request gets its answer, or a refusal while there is no
+//! launcher.
 
 pub mod link;
 
@@ -71,7 +71,7 @@ pub struct Launcher {
     pending: Mutex<HashMap<RequestNumber, oneshot::Sender<Answer>>>,
 }
 
-/// A connection's number, for as long as anybody may still name it to the launcher.
+/// A connection's number, for as long as a request may still name it to the launcher.
 pub struct Line {
     number: CallerNumber,
     /// Of the launcher that accepted it, by the service's count.
@@ -108,7 +108,7 @@ impl Launcher {
         *lock(&self.facts)
     }
 
-    /// A launcher says how.
+    /// Takes what a launcher reports of the host.
     pub fn has_facts(&self, facts: Facts) {
         *lock(&self.facts) = Some(facts);
     }
@@ -127,7 +127,7 @@ impl Launcher {
         (launcher, receiver)
     }
 
-    /// It is gone. Whoever waits for an answer hears it.
+    /// It is gone. Requests that wait for an answer fail.
     pub fn lost(&self) {
         *lock(&self.uplink) = None;
         lock(&self.pending).clear();
@@ -171,16 +171,16 @@ impl Launcher {
     /// Has a session ended whose keeper does not end it.
     pub fn end(&self, session: SessionId) {
         match self.uplink() {
-            Some(uplink) => uplink.say(FromService::End { session }),
-            // It is asked for again, or the next launcher says that there is no such session.
+            Some(uplink) => uplink.send(FromService::End { session }),
+            // It is requested again, or the next launcher reports that there is no such session.
             None => tracing::warn!(%session, "a session is to be ended, and there is no launcher"),
         }
     }
 
-    /// Says that a connection is gone.
+    /// Reports that a connection is gone.
     fn forget(&self, line: &Line) {
         if let Some(uplink) = self.uplink().filter(|uplink| uplink.launcher == line.accepted_by) {
-            uplink.say(FromService::Forget { caller: line.number });
+            uplink.send(FromService::Forget { caller: line.number });
         }
     }
 
@@ -207,7 +207,7 @@ impl Launcher {
             lock(&self.pending).remove(&request);
             return Err(no_launcher(&error.to_string()));
         }
-        // It may have gone between the two: then nobody else would say so.
+        // It may have gone between the two: then no other code would fail the request.
         if *self.present.borrow() != uplink.launcher {
             lock(&self.pending).remove(&request);
         }
@@ -219,11 +219,11 @@ impl Launcher {
         lock(&self.pending).len()
     }
 
-    /// Hands an answer to whoever asked.
+    /// Hands an answer to the request that waits for it.
     pub fn answer(&self, request: RequestNumber, answer: Answer) {
         match lock(&self.pending).remove(&request) {
             Some(waiting) => drop(waiting.send(answer)),
-            None => tracing::warn!(request = request.0, "the launcher answers what nobody asked"),
+            None => tracing::warn!(request = request.0, "the launcher answers a request that is not open"),
         }
     }
 }
@@ -238,14 +238,14 @@ pub fn no_launcher(why: &str) -> Refusal {
 }
 
 impl Uplink {
-    fn say(&self, message: FromService) {
+    fn send(&self, message: FromService) {
         let sent = wire::encode(&message).map(|packet| self.link.send_now(&packet));
         match sent {
             Ok(Ok(())) => {}
             // The receiver lives as long as the link; without it the message has nowhere to go.
             Ok(Err(PacketError::WouldBlock)) => drop(self.late.send(message)),
-            Ok(Err(error)) => tracing::debug!(%error, "the launcher cannot be told"),
-            Err(error) => tracing::error!(%error, "what the launcher was to be told is no message"),
+            Ok(Err(error)) => tracing::debug!(%error, "a message was not sent to the launcher"),
+            Err(error) => tracing::error!(%error, "a message to the launcher was not encoded"),
         }
     }
 }

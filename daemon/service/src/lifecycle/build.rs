@@ -78,7 +78,7 @@ pub async fn run(
     metrics().session_built(&timings);
     tracing::info!(session = %session.id, user = session.uid, profile = session.facts().profile, "session started");
     if answer.send(Ok(timings)).is_err() && !session.facts().detached {
-        // Whoever asked is gone without knowing its id.
+        // The client is gone without knowing its id.
         session.end(EndRequest { reason: Some("its client is gone"), ..EndRequest::default() });
     }
     let numbering = numbering(&session, 0, 0);

@@ -44,5 +44,5 @@ pub fn connect(host: &Host, session: &SessionId) -> Option<Link> {
         }
     };
     let link = Link::new(packets);
-    link.inspect_err(|error| tracing::error!(%session, path, %error, "a keeper cannot be heard")).ok()
+    link.inspect_err(|error| tracing::error!(%session, path, %error, "a keeper's socket cannot be used")).ok()
 }

@@ -8,13 +8,13 @@ pub mod supervisor;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::audit::convert::Numbering;
+use crate::audit::numbering::Numbering;
 use crate::host::Host;
 use crate::session::{EndRequest, Session};
 use crate::store::output::OutputLog;
 
 /// How long a session that is to be forgotten waits for a client that may come back for its exit.
-const FAREWELL: Duration = Duration::from_secs(40);
+const EXIT_RETENTION: Duration = Duration::from_secs(40);
 
 /// Numbers the events of `session`, of which `seq` are on record, and its keeper's up to `source`.
 fn numbering(session: &Session, seq: u64, source: u64) -> Numbering {
@@ -23,7 +23,7 @@ fn numbering(session: &Session, seq: u64, source: u64) -> Numbering {
     Numbering::new(session.id.clone(), shown, seq, source)
 }
 
-/// Says it if the relay does not speak as it should: then the session ends.
+/// Waits for the end of `stream`. A malformed frame ends the session.
 pub async fn carried(session: Arc<Session>, stream: impl Future<Output = Result<(), [u8; 4]>>) {
     if let Err(header) = stream.await {
         tracing::error!(session = %session.id, error = ?header, "a relay sent what is no frame");
@@ -36,10 +36,10 @@ pub async fn finish(host: &Arc<Host>, session: &Arc<Session>) {
     session.log.close();
     session.hub.rest();
     if session.remove {
-        // Its overlay went with it: the plan said so. A client that lost us may come back for its exit.
+        // Its overlay went with it: as its plan had it. A client that lost us may come back for its exit.
         let mut status = session.watch();
-        let told = status.wait_for(|status| status.told || status.detached);
-        let _ = tokio::time::timeout(FAREWELL, told).await;
+        let delivered = status.wait_for(|status| status.exit_delivered || status.detached);
+        let _ = tokio::time::timeout(EXIT_RETENTION, delivered).await;
         remove(host, session).await;
         return;
     }

@@ -14,7 +14,7 @@ use crate::session::{Asks, Phase, Session};
 use crate::store::record::Record;
 use crate::store::{StoreError, Tail};
 
-/// Takes all of them up. What is found here is known before the launcher says which sessions live. Blocks.
+/// Takes all of them up. What is found here is known before the launcher reports which sessions live. Blocks.
 pub fn take_up(host: &Arc<Host>) -> Result<(), StoreError> {
     let mut users = BTreeSet::new();
     for record in host.store.records()? {
@@ -50,7 +50,7 @@ fn one(host: &Arc<Host>, mut record: Record) -> Result<(), String> {
     let keeper = keeper_socket::connect(host, &record.id);
     let output = host.store.output(&record.id);
     let taken = record.whole.then_some(record.output);
-    // The end is on record before its record says so.
+    // Its last event is on disk before the record that has the end.
     if let (None, Some((exit, at))) = (&record.exit, &tail.ended) {
         output.open();
         // A keeper does not go before all of the output was taken; that of a command that wrote none leaves no trace.
@@ -76,7 +76,7 @@ fn one(host: &Arc<Host>, mut record: Record) -> Result<(), String> {
             if !is_drained && taken.is_none_or(|output| session.hub.end() < output) {
                 session.hub.reopen();
             }
-            session.hub.over.cancel();
+            session.hub.exited.cancel();
             session.change(|status| status.phase = Phase::Ended);
             supervise(host, session, asks, keeper, tail, State::Draining { exit, gone: false });
         } else if session.remove {

@@ -19,7 +19,7 @@ async fn a_client_that_leaves_ends_its_session() {
     tokio::time::sleep(2 * GRACE).await;
     assert_eq!(session(&client, &played.id).await.state, "running");
     drop(again);
-    assert_eq!(played.told().await, ToKeeper::Kill);
+    assert_eq!(played.to_keeper().await, ToKeeper::Kill);
     let killed = session(&client, &played.id).await;
     assert_eq!((killed.state.as_str(), killed.attached), ("stopping", 0));
     played.say(1, EventBody::Ended(End::Killed)).await;
@@ -36,15 +36,15 @@ async fn a_client_that_leaves_ends_its_session() {
     let other = stage.connect(ALICE).await;
     let unattached = stage.run(&other, spec()).await;
     drop(other);
-    assert_eq!(unattached.told().await, ToKeeper::Kill);
+    assert_eq!(unattached.to_keeper().await, ToKeeper::Kill);
     // What is killed without a word from its keeper has failed.
     drop(unattached.keeper);
     drop((unattached.sender, unattached.relay));
-    assert!(matches!(stage.heard().await, FromService::End { .. }));
+    assert!(matches!(stage.received().await, FromService::End { .. }));
     let lost = client.clone().list(ListRequest { all: true }).await.unwrap().into_inner().sessions;
     let lost = lost.into_iter().find(|s| s.id == unattached.id).unwrap();
-    let told = all(events(&client, &lost.id, true).await).await;
-    assert_eq!(told.last().unwrap().lifecycle.clone().unwrap().reason.as_deref(), Some("failed"));
+    let recorded = all(events(&client, &lost.id, true).await).await;
+    assert_eq!(recorded.last().unwrap().lifecycle.clone().unwrap().reason.as_deref(), Some("failed"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -73,7 +73,7 @@ async fn a_client_that_takes_no_output_holds_up_nothing_else() {
     let listed = timeout(SOON, client.clone().list(ListRequest { all: true })).await.unwrap().unwrap();
     assert_eq!(listed.into_inner().sessions.len(), 1);
     drop((_to, output));
-    assert_eq!(played.told().await, ToKeeper::Kill);
+    assert_eq!(played.to_keeper().await, ToKeeper::Kill);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -135,7 +135,7 @@ async fn a_slow_watcher_is_cut_off_and_holds_up_nobody() {
     let third = stage.connect(ALICE).await;
     let ((_to3, mut quick), _) = attach_with(&third, watch()).await.unwrap();
     assert_eq!(session(&client, &played.id).await.attached, 3);
-    // A watcher says nothing to the command.
+    // A watcher sends nothing to the command.
     send(&to, In::Stdin("no".into())).await;
     send(&to, In::Signal(2)).await;
     let (chunk, count) = (vec![b'x'; frame::MAX], 256);

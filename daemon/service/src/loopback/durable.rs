@@ -1,4 +1,4 @@
-//! What a power cut may take: nothing that anybody was told of.
+//! What a power cut may take: nothing that was shown or acknowledged.
 
 use agentd_kernel::packets::PacketError;
 use futures::FutureExt;
@@ -79,6 +79,6 @@ async fn a_disk_that_fails_loses_nothing_and_takes_no_more_sessions() {
             break;
         }
     }
-    let told = super::kinds(&client, &played.id).await;
-    assert_eq!(told, [ALL[0], ALL[2], "process.exec", "process.exec"]);
+    let recorded = super::kinds(&client, &played.id).await;
+    assert_eq!(recorded, [ALL[0], ALL[2], "process.exec", "process.exec"]);
 }

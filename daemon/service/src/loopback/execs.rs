@@ -15,7 +15,7 @@ async fn exec_in(client: &Client, id: &str, words: &[&str]) -> Result<Ends, Stat
 
 /// The keeper's part: what is asked for, and a stream for it.
 async fn runs(played: &Played) -> (CommandNumber, UnixStream) {
-    let ToKeeper::Run { number, command } = played.told().await else { panic!() };
+    let ToKeeper::Run { number, command } = played.to_keeper().await else { panic!() };
     assert_eq!(command.argv[0], b"ls");
     let (ours, theirs) = UnixStream::pair().unwrap();
     played.pass(&FromKeeper::Running { command: number }, theirs);
@@ -32,7 +32,7 @@ async fn a_further_command_has_its_own_streams_and_exit() {
     send(&to, In::Stdin("in".into())).await;
     send(&to, In::Signal(2)).await;
     assert_eq!(input(&mut relay).await, (frame::STDIN, b"in".to_vec()));
-    assert_eq!(played.told().await, ToKeeper::Signal { command: number, signal: 2 });
+    assert_eq!(played.to_keeper().await, ToKeeper::Signal { command: number, signal: 2 });
     output(&mut relay, frame::STDOUT, b"out").await;
     assert_eq!(next(&mut out).await, Out::Stdout("out".into()));
     assert_eq!(raw(&mut relay).await, (frame::ACK, 3u64.to_le_bytes().to_vec()));
@@ -46,7 +46,7 @@ async fn a_further_command_has_its_own_streams_and_exit() {
     assert_eq!((bytes.as_slice(), exit.code), (&b"last"[..], Some(5)));
     // One that cannot be run.
     let refusing = async {
-        let ToKeeper::Run { number, .. } = played.told().await else { panic!() };
+        let ToKeeper::Run { number, .. } = played.to_keeper().await else { panic!() };
         let not_run = FromKeeper::NotRun { command: number, step: "exec".into(), errno: 2 };
         played.sender.send(&wire::encode(&not_run).unwrap(), &[]).unwrap();
     };
@@ -55,7 +55,7 @@ async fn a_further_command_has_its_own_streams_and_exit() {
     // One whose client goes.
     let (ends, (number, _relay)) = tokio::join!(exec_in(&client, &played.id, &["ls"]), runs(&played));
     drop(ends);
-    assert_eq!(played.told().await, ToKeeper::End { command: number });
+    assert_eq!(played.to_keeper().await, ToKeeper::End { command: number });
     // One whose session ends.
     let (ends, (_, relay)) = tokio::join!(exec_in(&client, &played.id, &["ls"]), runs(&played));
     played.end(1, 0).await;
@@ -79,9 +79,9 @@ async fn a_stop_asks_first_and_kills_then() {
         let mut client = client.clone();
         async move { client.stop(stop).await }
     });
-    assert_eq!(played.told().await, ToKeeper::Signal { command: 0, signal: 15 });
+    assert_eq!(played.to_keeper().await, ToKeeper::Signal { command: 0, signal: 15 });
     assert_eq!(session(&client, &played.id).await.state, "stopping");
-    assert_eq!(played.told().await, ToKeeper::Kill);
+    assert_eq!(played.to_keeper().await, ToKeeper::Kill);
     played.output(frame::DRAINED, b"").await;
     played.say(1, EventBody::Ended(End::Killed)).await;
     let reply = stopping.await.unwrap().unwrap().into_inner();
@@ -95,7 +95,7 @@ async fn a_stop_asks_first_and_kills_then() {
     let events = all(events(&client, &played.id, false).await).await;
     let stopping = events.iter().find(|event| event.kind == "session.stopping").unwrap();
     assert_eq!(stopping.lifecycle.clone().unwrap().user.as_deref(), Some("alice"));
-    // What has ended is told at once.
+    // What has ended is reported at once.
     let stop = StopRequest { id: played.id.clone(), grace_ms: None };
     assert_eq!(client.clone().stop(stop).await.unwrap().into_inner().exit.unwrap().reason, "killed");
 }
@@ -109,13 +109,13 @@ async fn a_command_whose_client_did_not_wait_is_ended() {
         let (client, id) = (client.clone(), played.id.clone());
         async move { exec_in(&client, &id, &["ls"]).await.map(drop) }
     });
-    let ToKeeper::Run { number, .. } = played.told().await else { panic!() };
+    let ToKeeper::Run { number, .. } = played.to_keeper().await else { panic!() };
     asking.abort();
     assert!(asking.await.is_err());
     tokio::time::sleep(Duration::from_millis(100)).await;
     let (_ours, theirs) = UnixStream::pair().unwrap();
     played.pass(&FromKeeper::Running { command: number }, theirs);
-    assert_eq!(played.told().await, ToKeeper::End { command: number });
+    assert_eq!(played.to_keeper().await, ToKeeper::End { command: number });
     let reply = client.clone().inspect(InspectRequest { id: played.id.clone() }).await.unwrap();
     assert_eq!(reply.into_inner().commands, 0);
 }
@@ -138,6 +138,6 @@ async fn a_keeper_that_does_not_listen_neither_holds_up_a_stop_nor_grows_the_ser
     };
     timeout(4 * SOON, flood).await.unwrap();
     drop(played.relay);
-    let told = all(events(&client, &played.id, true).await).await;
-    assert_eq!(told.last().unwrap().lifecycle.clone().unwrap().reason.as_deref(), Some("failed"));
+    let recorded = all(events(&client, &played.id, true).await).await;
+    assert_eq!(recorded.last().unwrap().lifecycle.clone().unwrap().reason.as_deref(), Some("failed"));
 }

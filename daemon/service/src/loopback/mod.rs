@@ -121,8 +121,8 @@ impl Stage {
         Endpoint::from_static("http://agentd").connect_with_connector(connector).await.unwrap()
     }
 
-    /// What the launcher hears, but for connections that went.
-    async fn heard(&self) -> FromService {
+    /// What the launcher receives, but for connections that went.
+    async fn received(&self) -> FromService {
         loop {
             let packet = timeout(SOON, self.launcher.receive(0)).await.unwrap().unwrap().unwrap();
             match wire::decode(&packet.bytes).unwrap() {
@@ -146,7 +146,7 @@ impl Stage {
         let (mut client, stage) = (client.clone(), &*self);
         let created = client.create(request(spec));
         let built = async {
-            let FromService::Build { request, plan, .. } = stage.heard().await else { panic!() };
+            let FromService::Build { request, plan, .. } = stage.received().await else { panic!() };
             let name = listen(&stage.root.join(format!("keepers/{}", plan.session)));
             let (keeper, keeper_theirs) = Packets::pair().unwrap();
             let (relay, relay_theirs) = UnixStream::pair().unwrap();
@@ -260,8 +260,8 @@ impl Played {
     }
 
     /// What the service says to the keeper, but for acknowledgements.
-    async fn told(&self) -> ToKeeper {
-        told(&self.keeper).await
+    async fn to_keeper(&self) -> ToKeeper {
+        to_keeper(&self.keeper).await
     }
 
     async fn acknowledged(&self) -> u64 {
@@ -307,7 +307,7 @@ impl Played {
 
     /// The stream that a service asks for which did not make the session.
     async fn streams(&mut self) {
-        assert_eq!(self.told().await, ToKeeper::Connect { command: 0 });
+        assert_eq!(self.to_keeper().await, ToKeeper::Connect { command: 0 });
         let (ours, theirs) = UnixStream::pair().unwrap();
         self.pass(&FromKeeper::Stream { command: 0 }, theirs);
         self.relay = ours;
@@ -318,7 +318,7 @@ impl Played {
     }
 }
 
-async fn told(keeper: &Link) -> ToKeeper {
+async fn to_keeper(keeper: &Link) -> ToKeeper {
     loop {
         let packet = timeout(SOON, keeper.receive(0)).await.unwrap().unwrap().unwrap();
         match wire::decode(&packet.bytes).unwrap() {

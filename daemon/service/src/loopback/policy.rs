@@ -37,8 +37,8 @@ async fn a_plan_has_the_sites_resolvers_and_a_change_is_its_keepers_word() {
     assert_eq!(shown.resolvers, ["192.0.2.53:53"]);
 
     let (egress, change) = changed(&played, &["b.example"], &["c.a.example"]);
-    let told = FromKeeper::Egress(Box::new(egress));
-    played.sender.send(&wire::encode(&told).unwrap(), &[]).unwrap();
+    let recorded = FromKeeper::Egress(Box::new(egress));
+    played.sender.send(&wire::encode(&recorded).unwrap(), &[]).unwrap();
     played.say(2, EventBody::Policy { change, uid: ALICE.uid }).await;
     while played.acknowledged().await < 2 {}
     let event = all(events(&client, &played.id, false).await).await.pop().unwrap();

@@ -56,12 +56,12 @@ async fn sessions_outlive_the_service() {
         "session.attached",
         "session.ended",
     ];
-    let mut told = kinds(&client, &played.id).await;
-    told.sort();
+    let mut recorded = kinds(&client, &played.id).await;
+    recorded.sort();
     let mut sorted = expected.map(str::to_owned).to_vec();
     sorted.sort();
-    assert_eq!(told, sorted);
-    // The exit that came meanwhile is there, and its keeper hears that it may go.
+    assert_eq!(recorded, sorted);
+    // The exit that came meanwhile is there, and its keeper is released.
     ended.greeted(0).await;
     ended.end(1, 3).await;
     assert_eq!(ended.acknowledged().await, 1);
@@ -94,7 +94,7 @@ async fn events_are_neither_lost_nor_doubled_over_many_restarts() {
         // It dies while it writes them down.
         let until = if round % 2 == 0 { acknowledged + 7 } else { acknowledged };
         while acknowledged < until {
-            acknowledged = match told_or_ack(&played).await {
+            acknowledged = match next_to_keeper(&played).await {
                 ToKeeper::Ack(number) => number,
                 _ => acknowledged,
             };
@@ -109,21 +109,21 @@ async fn events_are_neither_lost_nor_doubled_over_many_restarts() {
     played.end(last + 1, 0).await;
     let client = stage.connect(ALICE).await;
     played.relay = UnixStream::pair().unwrap().0;
-    let told = loop {
-        if let ToKeeper::Ack(number) = told_or_ack(&played).await
+    let recorded = loop {
+        if let ToKeeper::Ack(number) = next_to_keeper(&played).await
             && number == last + 1
         {
             break all(events(&client, &played.id, false).await).await;
         }
     };
-    let execs: Vec<_> = told.iter().filter(|event| event.kind == "process.exec").collect();
+    let execs: Vec<_> = recorded.iter().filter(|event| event.kind == "process.exec").collect();
     assert_eq!(execs.len() as u64, last);
     assert!(execs.windows(2).all(|pair| pair[0].time < pair[1].time));
-    assert!(told.iter().zip(1..).all(|(event, seq)| event.seq == seq));
-    assert!(told.iter().all(|event| event.dropped.is_none()));
+    assert!(recorded.iter().zip(1..).all(|(event, seq)| event.seq == seq));
+    assert!(recorded.iter().all(|event| event.dropped.is_none()));
 }
 
-async fn told_or_ack(played: &Played) -> ToKeeper {
+async fn next_to_keeper(played: &Played) -> ToKeeper {
     let packet = timeout(SOON, played.keeper.receive(0)).await.unwrap().unwrap().unwrap();
     wire::decode(&packet.bytes).unwrap()
 }
@@ -149,8 +149,8 @@ async fn the_service_outlives_the_launcher() {
     let launcher = accept(&socket).await;
     stage.sender = launcher.try_clone().unwrap();
     stage.launcher = Link::new(launcher).unwrap();
-    let stranger = agentd_policy::names::SessionId::parse("0000000000aa").unwrap();
-    let sessions = vec![played.plan.session.clone(), stranger.clone()];
+    let unknown = agentd_policy::names::SessionId::parse("0000000000aa").unwrap();
+    let sessions = vec![played.plan.session.clone(), unknown.clone()];
     stage.say(&FromLauncher::Live {
         disk: agentd_policy::limits::DiskForm::Watch,
         open_files: 1024,
@@ -158,9 +158,9 @@ async fn the_service_outlives_the_launcher() {
         last: true,
     });
     // What it has and the service does not know is ended; what it does not have is gone.
-    assert_eq!(stage.heard().await, FromService::End { session: stranger });
-    let told = all(events(&client, &lost.id, true).await).await;
-    assert_eq!(told.last().unwrap().kind, "session.ended");
+    assert_eq!(stage.received().await, FromService::End { session: unknown });
+    let recorded = all(events(&client, &lost.id, true).await).await;
+    assert_eq!(recorded.last().unwrap().kind, "session.ended");
     // A connection that an earlier launcher accepted is not known to this one.
     let refused = client.clone().create(request(spec())).await.unwrap_err();
     assert_eq!((refused.code(), rule(&refused)), (Code::PermissionDenied, "caller.unknown".into()));
@@ -215,7 +215,7 @@ async fn output_that_comes_after_the_end_is_not_lost_with_the_service() {
     played.gone(&stage);
     // The launcher has not buried it at once.
     for refuse in [true, false] {
-        let FromService::Remove { request, .. } = stage.heard().await else { panic!() };
+        let FromService::Remove { request, .. } = stage.received().await else { panic!() };
         let refusal = refuse.then(|| agentd_policy::Refusal::new("it", Rule::SessionRunning, "wait"));
         stage.say(&FromLauncher::Removed { request, refusal });
     }
@@ -252,14 +252,14 @@ async fn the_grace_of_a_stop_goes_on() {
         async move { client.stop(stop).await }
     });
     let began = std::time::Instant::now();
-    assert_eq!(played.told().await, ToKeeper::Signal { command: 0, signal: 15 });
+    assert_eq!(played.to_keeper().await, ToKeeper::Signal { command: 0, signal: 15 });
     stage.restart();
     assert!(stopping.await.unwrap().is_err());
     let client = stage.connect(ALICE).await;
     played.greeted(0).await;
     assert_eq!(session(&client, &played.id).await.state, "stopping");
-    assert_eq!(played.told().await, ToKeeper::Connect { command: 0 });
-    assert_eq!(played.told().await, ToKeeper::Kill);
+    assert_eq!(played.to_keeper().await, ToKeeper::Connect { command: 0 });
+    assert_eq!(played.to_keeper().await, ToKeeper::Kill);
     assert!((1400..4000).contains(&began.elapsed().as_millis()), "{:?}", began.elapsed());
 }
 
@@ -275,8 +275,8 @@ async fn a_keeper_that_takes_no_connection_holds_up_no_start() {
     }
     stage.restart();
     let client = stage.connect(ALICE).await;
-    let told = all(events(&client, &played.id, true).await).await;
-    assert_eq!(told.last().unwrap().lifecycle.clone().unwrap().reason.as_deref(), Some("failed"));
+    let recorded = all(events(&client, &played.id, true).await).await;
+    assert_eq!(recorded.last().unwrap().lifecycle.clone().unwrap().reason.as_deref(), Some("failed"));
 }
 
 /// After an upgrade: it is said by name, its events stay, and nothing of it goes on.
@@ -310,7 +310,7 @@ async fn a_session_of_another_format_is_ended_by_name() {
     let mut packet = wire::encode(&hello).unwrap();
     packet[..2].copy_from_slice(&1u16.to_le_bytes());
     keeper.send(&packet, &[]).unwrap();
-    assert!(matches!(stage.heard().await, FromService::End { session } if session.as_str() == played.id));
+    assert!(matches!(stage.received().await, FromService::End { session } if session.as_str() == played.id));
     played.gone(&stage);
     let mut watched =
         client.clone().watch(WatchRequest { id: played.id.clone() }).await.unwrap().into_inner();

@@ -1,4 +1,4 @@
-//! What is refused, and how that is told.
+//! What is refused, and how that is reported.
 
 use agentd_policy::rule::Rule;
 use tonic::Code;
@@ -24,10 +24,10 @@ async fn refusals_name_what_rule_and_mend() {
     assert_eq!(rule(&client.clone().create(without).await.unwrap_err()), "request.ticket");
     let others = CreateRequest { paths: vec![], ..request(spec()) };
     assert_eq!(rule(&client.clone().create(others).await.unwrap_err()), "request.paths");
-    // What the launcher refuses is told as it is, and nothing stays.
+    // What the launcher refuses is passed on as it is, and nothing stays.
     let mut again = client.clone();
     let asked = async {
-        let FromService::Build { request, .. } = stage.heard().await else { panic!() };
+        let FromService::Build { request, .. } = stage.received().await else { panic!() };
         let refusal = agentd_policy::Refusal::new("x", Rule::BoundsUserMemory, "y");
         stage.sender.send(&wire::encode(&FromLauncher::Refused { request, refusal }).unwrap(), &[]).unwrap();
     };

@@ -1,4 +1,4 @@
-//! Sessions from their start to their end, for whom they are, and what is told of them.
+//! Sessions from their start to their end, for whom they are, and what is recorded of them.
 
 use agentd_policy::mode::Mode;
 use tonic::Code;
@@ -21,7 +21,7 @@ async fn a_session_from_its_start_to_its_end() {
     assert_eq!(played.input().await, (frame::STDIN_EOF, vec![]));
     send(&to, In::Resize(WindowSize { rows: 24, cols: 300 })).await;
     assert_eq!(played.input().await, (frame::RESIZE, vec![24, 0, 44, 1]));
-    assert_eq!(played.told().await, ToKeeper::Signal { command: 0, signal: 2 });
+    assert_eq!(played.to_keeper().await, ToKeeper::Signal { command: 0, signal: 2 });
 
     played.say(1, EventBody::Started).await;
     played.say(2, exec()).await;
@@ -59,7 +59,7 @@ async fn a_session_from_its_start_to_its_end() {
     let mut again = client.clone();
     let removed = again.remove(RemoveRequest { id: played.id.clone(), force: false });
     let asked = async {
-        let FromService::Remove { request, owner, .. } = stage.heard().await else { panic!() };
+        let FromService::Remove { request, owner, .. } = stage.received().await else { panic!() };
         assert_eq!(owner, ALICE.uid);
         let done = FromLauncher::Removed { request, refusal: None };
         stage.sender.send(&wire::encode(&done).unwrap(), &[]).unwrap();
@@ -143,7 +143,7 @@ async fn a_user_sees_and_steers_only_its_own() {
     let remove = RemoveRequest { id: id.clone(), force: true };
     assert_eq!(rule(&root.clone().remove(remove).await.unwrap_err()), "caller.root");
     admin.clone().kill(kill(&id)).await.unwrap();
-    assert_eq!(played.told().await, ToKeeper::Kill);
+    assert_eq!(played.to_keeper().await, ToKeeper::Kill);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -33,7 +33,7 @@ type Label = [(&'static str, String); 1];
 /// How long something took, by one label.
 type Durations = Family<Label, Histogram, fn() -> Histogram>;
 
-/// All numbers.
+/// The numbers of this process.
 pub struct Metrics {
     registry: Registry,
     known: Mutex<BTreeSet<(&'static str, String)>>,
@@ -57,7 +57,6 @@ pub struct Metrics {
     launcher_up: Gauge,
 }
 
-/// Those of this process.
 pub fn metrics() -> &'static Metrics {
     static METRICS: LazyLock<Metrics> = LazyLock::new(Metrics::new);
     &METRICS
@@ -162,7 +161,7 @@ impl Metrics {
         }
     }
 
-    /// Whoever asked for it has its answer.
+    /// The client has the answer to its request.
     pub fn session_created(&self, took: Duration) {
         self.session_create.observe(took.as_secs_f64());
     }

@@ -1,4 +1,4 @@
-//! What is not counted as it happens but read when somebody asks.
+//! Numbers that are not counted as things happen but read when metrics are requested.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -7,7 +7,7 @@ use tokio::sync::Mutex;
 
 use super::Metrics;
 
-/// How old the size of the store may be: whoever asks more often has no directory read for it.
+/// How old the size of the store may be: a more frequent request has no directory read for it.
 const MAX_AGE: Duration = Duration::from_secs(60);
 
 /// Counts as they are at one moment. Each name is the value of a label.

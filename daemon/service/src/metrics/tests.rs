@@ -51,7 +51,7 @@ fn what_is_exported_is_what_the_manual_has() {
 }
 
 #[test]
-fn what_is_counted_is_told() {
+fn what_is_counted_is_exported() {
     let text = text(&used());
     for line in [
         "agentd_sessions_started_total 1",
@@ -63,7 +63,7 @@ fn what_is_counted_is_told() {
         "agentd_session_step_seconds_count{step=\"order\"} 1",
         concat!("agentd_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1"),
     ] {
-        assert!(text.lines().any(|told| told == line), "{line}\n{text}");
+        assert!(text.lines().any(|found| found == line), "{line}\n{text}");
     }
 }
 

@@ -9,7 +9,7 @@ use agentd_policy::token_bucket::TokenBucket;
 
 use crate::sync::lock;
 
-/// Users that are remembered before those are forgotten who have not asked for a while.
+/// Accounts that are remembered before those with a full bucket are forgotten.
 const MANY: usize = 1024;
 
 /// A bucket of requests for each account: so many flow in a second, and twice as many fit.

@@ -15,7 +15,7 @@ use agentd_policy::wire::{self, Command, CommandNumber, MAX_COMMANDS, MAX_KEEPER
 use agentd_proto::v1::{ExecOpen, Exit};
 use tokio::sync::{Semaphore, oneshot};
 
-use crate::audit::convert;
+use crate::audit::exit::exit as exit_of;
 use crate::audit::reached::Reached;
 use crate::stream::hub::{Hub, Inward, Stage};
 use crate::stream::relay;
@@ -26,7 +26,7 @@ const A_SECOND: u64 = 1000;
 
 /// A command that is to run.
 pub struct Start {
-    /// Who asked.
+    /// The login name of the caller.
     pub who: String,
     /// argv, as events show it.
     pub shown: Vec<String>,
@@ -136,7 +136,7 @@ impl Commands {
         Some(packet)
     }
 
-    /// Whether somebody is there who wants it; without, its stream is closed.
+    /// Whether a client waits for it; else its stream is closed.
     pub fn running(&mut self, number: CommandNumber, stream: OwnedFd) -> bool {
         let Some(entry) = self.entries.get_mut(&number) else { return false };
         if let Some(answer) = entry.answer.take()
@@ -170,9 +170,9 @@ impl Commands {
             "ending" => Some(ended()),
             _ => None,
         };
-        entry.hub.over.cancel();
+        entry.hub.exited.cancel();
         if let Some(exit) = entry.exit.take() {
-            drop(exit.send(convert::exit(&End::NotRun { step, errno }, &entry.program, &Reached::default())));
+            drop(exit.send(exit_of(&End::NotRun { step, errno }, &entry.program, &Reached::default())));
         }
         // With a stream the rest of its output still comes.
         if let Some(answer) = entry.answer.take() {
@@ -181,13 +181,13 @@ impl Commands {
         }
     }
 
-    /// Whether somebody is there who wants to know.
+    /// Whether the command is known.
     pub fn exited(&mut self, number: CommandNumber, status: ExitStatus, reached: &Reached) -> bool {
         let Some(entry) = self.entries.get_mut(&number) else { return false };
-        entry.hub.over.cancel();
+        entry.hub.exited.cancel();
         entry.hub.room.notify_one();
         if let Some(exit) = entry.exit.take() {
-            let ended = convert::exit(&End::Command(status), &entry.program, reached);
+            let ended = exit_of(&End::Command(status), &entry.program, reached);
             let killed = matches!(status, ExitStatus::Signal(9) | ExitStatus::Code(137));
             drop(exit.send(if killed { reached.noted(ended) } else { ended }));
         }
@@ -203,7 +203,7 @@ impl Commands {
     /// The session has ended, and they with it.
     pub fn close(&mut self) {
         for (_, mut entry) in self.entries.drain() {
-            entry.hub.over.cancel();
+            entry.hub.exited.cancel();
             entry.hub.room.notify_one();
             entry.hub.give_up_waiting();
             if let Some(exit) = entry.exit.take() {
@@ -225,8 +225,8 @@ fn too_many() -> Refusal {
     )
 }
 
-/// Its keeper hears nothing.
-pub fn deaf() -> Refusal {
+/// Its keeper reads too slowly.
+pub fn keeper_busy() -> Refusal {
     Refusal::new("one message more for the session", Rule::ServiceCrowded, "too many wait already; try again")
 }
 

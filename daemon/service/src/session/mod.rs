@@ -1,8 +1,9 @@
-//! One session: what is known of it, how it is built and forgotten.
+//! One session: what is known of it, and how it is shown.
 
 pub mod commands;
 mod network;
 pub mod registry;
+mod show;
 pub mod state;
 
 use std::sync::{Arc, Mutex};
@@ -13,24 +14,22 @@ use agentd_policy::egress::Egress;
 use agentd_policy::names::{SessionId, SessionName};
 use agentd_policy::rule::Rule;
 use agentd_policy::wire::CommandNumber;
-use agentd_proto::v1::{self, Exit};
+use agentd_proto::v1::Exit;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use self::commands::Start;
-use crate::clock::{self, rfc3339};
+use crate::audit::note::Note;
+use crate::clock;
 use crate::store::output::OutputLog;
 use crate::store::record::Record;
 use crate::store::{Log, Store};
 use crate::stream::hub::{Hub, Stage};
 use crate::stream::pace::Pace;
 use crate::sync::lock;
-use crate::text::cut;
 
 /// What waits to be done for a session.
 const ASKED: usize = 64;
-/// The longest command that is shown, in bytes.
-const SHOWN: usize = 4096;
 
 /// Where a session is, as `ps` shows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -40,7 +39,7 @@ pub enum Phase {
     Stopping,
     Ended,
     /// Ended, and nothing of it left but its overlay.
-    Over,
+    Cleared,
 }
 
 /// What changes of a session.
@@ -52,15 +51,16 @@ pub struct Status {
     pub ended_us: Option<u64>,
     /// When the whole of it is to end, if its command does not before.
     pub stop_us: Option<u64>,
-    /// Clients that are attached, and those of them that do not only watch.
+    /// Clients that are attached.
     pub attached: u32,
-    pub strict: u32,
-    /// Somebody was attached.
+    /// Those of them that do not only watch.
+    pub interactive_clients: u32,
+    /// A client was attached that did not only watch.
     pub visited: bool,
     /// It lives without any client.
     pub detached: bool,
-    /// Its exit was told to somebody who was attached.
-    pub told: bool,
+    /// A client that was attached has received its exit.
+    pub exit_delivered: bool,
     /// Its files were deleted, and only admins see what is on record of it.
     pub removed: bool,
     /// The place of its last event.
@@ -71,7 +71,7 @@ pub struct Status {
     pub egress: Option<Arc<Egress>>,
 }
 
-/// What is asked of a session's supervisor.
+/// A request to a session's supervisor.
 pub enum Ask {
     Signal {
         command: CommandNumber,
@@ -83,13 +83,10 @@ pub enum Ask {
         grace: Duration,
     },
     Run(Box<Start>),
-    /// Nobody takes the output of a further command any more.
+    /// The client of a further command is gone.
     Close(CommandNumber),
-    /// Somebody came, or went on purpose.
-    Note {
-        kind: &'static str,
-        who: String,
-    },
+    /// A client attached or detached.
+    Note(Note),
 }
 
 /// What is known of a session.
@@ -119,14 +116,14 @@ pub struct EndRequest {
     pub reason: Option<&'static str>,
 }
 
-/// The receiving end of what is asked of a session.
+/// The receiving end of a supervisor's requests.
 pub type Asks = mpsc::Receiver<Ask>;
 
 impl Session {
     /// The session of `record`. What its command wrote before has to be looked at, unless it is new.
     pub fn new(record: Record, log: Arc<Log>, output: OutputLog) -> (Arc<Self>, Asks) {
         let (asks, receiver) = mpsc::channel(ASKED);
-        let phase = if record.exit.is_some() { Phase::Over } else { Phase::Creating };
+        let phase = if record.exit.is_some() { Phase::Cleared } else { Phase::Creating };
         let stage = match (&record.exit, record.whole) {
             (None, _) => Stage::Waiting,
             (Some(_), true) => Stage::Drained,
@@ -139,10 +136,10 @@ impl Session {
             ended_us: record.ended_us,
             stop_us: record.stop_us,
             attached: 0,
-            strict: 0,
+            interactive_clients: 0,
             visited: false,
             detached: record.detached,
-            told: false,
+            exit_delivered: false,
             removed: false,
             events: 0,
             commands: 0,
@@ -212,7 +209,7 @@ impl Session {
         }
     }
 
-    /// What was decided when it was asked for.
+    /// What was decided at its creation.
     pub fn facts(&self) -> &Record {
         &self.record
     }
@@ -222,7 +219,7 @@ impl Session {
         self.hub.end().max(self.record.output)
     }
 
-    /// Whether it has ended and is to be removed, or was: only whoever has its whole id still finds it.
+    /// Whether it has ended and is to be removed, or was: it is found by its whole id alone.
     pub fn is_forgotten(&self) -> bool {
         self.is_removed() || (self.remove && self.phase() >= Phase::Ended)
     }
@@ -232,7 +229,7 @@ impl Session {
         self.status.borrow().removed
     }
 
-    /// When it ended; when it was asked for, if that is not known.
+    /// When it ended; when it was created, if that is not known.
     pub fn ended_at(&self) -> SystemTime {
         self.status.borrow().ended_us.map_or(self.created_at, clock::time)
     }
@@ -281,103 +278,7 @@ impl Session {
     pub async fn ask(&self, ask: Ask) -> bool {
         self.asks.send(ask).await.is_ok()
     }
-
-    /// As the API shows it, with a command and a message of at most `room` bytes.
-    pub fn show(&self, room: usize) -> v1::Session {
-        let status = self.status();
-        let mut exit = status.exit;
-        if let Some(exit) = &mut exit {
-            exit.message = cut(&exit.message, room.min(SHOWN));
-        }
-        let state = match status.phase {
-            _ if status.removed => "removed",
-            Phase::Creating => "creating",
-            Phase::Running => "running",
-            Phase::Stopping => "stopping",
-            Phase::Ended | Phase::Over => "ended",
-        };
-        let egress = status.egress.as_deref().filter(|_| status.phase < Phase::Ended);
-        v1::Session {
-            id: self.id.to_string(),
-            name: self.name.as_ref().map(ToString::to_string).unwrap_or_default(),
-            user: self.record.user.to_string(),
-            state: state.to_owned(),
-            profile: self.record.profile.clone(),
-            command: cut(&self.record.command.join(" "), room.min(SHOWN)),
-            created: rfc3339(self.created_at),
-            exit: exit.filter(|_| status.phase >= Phase::Ended),
-            attached: status.attached,
-            detached: status.detached,
-            publish: egress.map(network::published).unwrap_or_default(),
-        }
-    }
-
-    /// All that is known of it.
-    pub fn inspect(&self) -> v1::InspectReply {
-        let (status, facts) = (self.status(), &self.record);
-        let when = |micros: Option<u64>| micros.map(|us| rfc3339(clock::time(us))).unwrap_or_default();
-        v1::InspectReply {
-            session: Some(self.show(SHOWN)),
-            command: facts.command.clone(),
-            cwd: facts.cwd.to_string(),
-            terminal: facts.terminal,
-            mounts: facts.mounts.clone(),
-            limits: Some(facts.limits.clone()),
-            remove: facts.remove,
-            started: when(status.started_us),
-            ended: when(status.ended_us),
-            events: status.events,
-            output: self.output(),
-            commands: status.commands,
-            network: status.egress.as_deref().map(network::show),
-        }
-    }
 }
 
 #[cfg(test)]
-pub mod tests {
-    use super::*;
-    use agentd_policy::names::{AbsPath, UserName};
-    use agentd_policy::plan::Plan;
-
-    /// A session that nobody built.
-    pub fn session(id: &str, name: Option<&str>, uid: u32) -> Arc<Session> {
-        let path = |text| AbsPath::parse(text).unwrap();
-        let plan = Plan {
-            session: SessionId::parse(id).unwrap(),
-            profile: agentd_policy::digest::Digest::default(),
-            user: UserName::parse("alice").unwrap(),
-            home: path("/home/alice"),
-            shell: path("/bin/sh"),
-            command: vec![b"true".to_vec()],
-            env: vec![],
-            cwd: path("/home/alice"),
-            terminal: None,
-            workspaces: vec![],
-            inputs: vec![],
-            scratch: vec![],
-            home_size: 4096,
-            limits: agentd_policy::limits::Limits {
-                memory: 1 << 20,
-                pids: 1,
-                cpus: 1.0,
-                disk: 0,
-                inodes: 1 << 20,
-                timeout_ms: 1,
-                idle_ms: 0,
-                open_files: 16,
-            },
-            landlock_abi: 2,
-            remove: false,
-            umask: 0o022,
-            egress: None,
-        };
-        let root = std::env::temp_dir().join(format!("agentd-session-{}", std::process::id()));
-        std::fs::create_dir_all(root.join("audit")).unwrap();
-        let store = crate::store::Store::open(&path(root.to_str().unwrap()), 1 << 40).unwrap();
-        let name = name.map(|name| SessionName::parse(name).unwrap());
-        let (log, output) = (store.log(&plan.session), store.output(&plan.session));
-        output.begin();
-        Session::new(Record::new(&plan, name, uid, "default".into(), false), log, output).0
-    }
-}
+pub mod tests;

@@ -9,16 +9,15 @@ pub enum State {
     Running { drained: bool, ending: Ending },
     /// Its command ended; not all of its output has come.
     Draining { exit: Exit, gone: bool },
-    /// It has ended for everybody outside; the launcher clears up.
+    /// It has ended for its clients; the launcher clears up.
     Ended { exit: Exit },
-    /// Nothing of it is left but its overlay.
-    Over { exit: Exit },
+    /// Nothing of it is left but its overlay, if it has one.
+    Cleared { exit: Exit },
 }
 
 /// Whether it was asked to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ending {
-    /// No.
     No,
     /// Its command was, and has a while for it.
     Stopping,
@@ -29,39 +28,39 @@ pub enum Ending {
 /// What happens to a session.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Input {
-    /// Somebody asked its command to end.
+    /// A client asked its command to end.
     Stop,
-    /// Somebody asked for its end, or nobody is there who wants it.
+    /// A client asked for its end, or it has no client any more.
     Kill,
     /// What was to happen soon did not.
     Overdue,
-    /// Its keeper said how it ended, and that is on record.
+    /// Its keeper reported how it ended, and that is on record.
     Ended(Exit),
     /// Its keeper is gone without a word.
     KeeperLost,
     /// All output has come, or no more will.
     Drained,
-    /// The launcher says that nothing of it is left.
+    /// The launcher reports that nothing of it is left.
     Gone,
 }
 
 /// What is to be done next.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Action {
-    /// Tell everybody that it is ending.
+    /// Show that it is ending.
     Announce,
     /// Ask its command to end, and be back with [`Input::Overdue`] if it does not.
     AskCommand,
-    /// Tell the keeper to end it, and be back with [`Input::Overdue`] if it does not.
+    /// Have the keeper end it, and be back with [`Input::Overdue`] if it does not.
     AskKeeper,
-    /// Tell the launcher to end it, and be back with [`Input::Overdue`] if it does not.
+    /// Have the launcher end it, and be back with [`Input::Overdue`] if it does not.
     AskLauncher,
     /// Write down that it failed.
     Record(Exit),
     /// Wait for the rest of the output, but not for ever.
     AwaitDrain,
-    /// Tell everybody, and wait for the launcher.
-    Tell(Exit),
+    /// Publish its exit, and wait for the launcher.
+    Publish(Exit),
     /// Nothing more will come.
     Finish,
 }
@@ -74,7 +73,7 @@ impl State {
 
     /// What `input` makes of it.
     pub fn step(self, input: Input) -> (Self, Vec<Action>) {
-        use Action::{Announce, AskCommand, AskKeeper, AskLauncher, AwaitDrain, Finish, Record, Tell};
+        use Action::{Announce, AskCommand, AskKeeper, AskLauncher, AwaitDrain, Finish, Publish, Record};
         match (self, input) {
             (Self::Running { drained, ending: Ending::No }, Input::Stop) => {
                 (Self::Running { drained, ending: Ending::Stopping }, vec![Announce, AskCommand])
@@ -95,7 +94,7 @@ impl State {
                 (Self::Running { drained: true, ending }, vec![])
             }
             (Self::Running { drained: true, .. }, Input::Ended(exit)) => {
-                (Self::Ended { exit: exit.clone() }, vec![Tell(exit)])
+                (Self::Ended { exit: exit.clone() }, vec![Publish(exit)])
             }
             (Self::Running { .. }, Input::Ended(exit)) => {
                 (Self::Draining { exit, gone: false }, vec![AwaitDrain])
@@ -104,7 +103,7 @@ impl State {
                 let exit = failed("the session's keeper is gone");
                 let mut actions = vec![AskLauncher, Record(exit.clone())];
                 if drained {
-                    actions.push(Tell(exit.clone()));
+                    actions.push(Publish(exit.clone()));
                     return (Self::Ended { exit }, actions);
                 }
                 actions.push(AwaitDrain);
@@ -114,22 +113,22 @@ impl State {
                 let exit = failed("the session was cleared away before it said how it ended");
                 if drained {
                     return (
-                        Self::Over { exit: exit.clone() },
-                        vec![Record(exit.clone()), Tell(exit), Finish],
+                        Self::Cleared { exit: exit.clone() },
+                        vec![Record(exit.clone()), Publish(exit), Finish],
                     );
                 }
                 (Self::Draining { exit: exit.clone(), gone: true }, vec![Record(exit), AwaitDrain])
             }
             (Self::Draining { exit, gone: false }, Input::Drained | Input::Overdue) => {
-                (Self::Ended { exit: exit.clone() }, vec![Tell(exit)])
+                (Self::Ended { exit: exit.clone() }, vec![Publish(exit)])
             }
             (Self::Draining { exit, gone: true }, Input::Drained | Input::Overdue) => {
-                (Self::Over { exit: exit.clone() }, vec![Tell(exit), Finish])
+                (Self::Cleared { exit: exit.clone() }, vec![Publish(exit), Finish])
             }
             (Self::Draining { exit, .. }, Input::Gone) => {
                 (Self::Draining { exit, gone: true }, vec![AwaitDrain])
             }
-            (Self::Ended { exit }, Input::Gone) => (Self::Over { exit }, vec![Finish]),
+            (Self::Ended { exit }, Input::Gone) => (Self::Cleared { exit }, vec![Finish]),
             (ended @ Self::Ended { .. }, Input::Overdue) => (ended, vec![AskLauncher]),
             (same, _) => (same, vec![]),
         }
@@ -168,7 +167,7 @@ mod tests {
         for order in [[Input::Ended(exit()), Input::Drained], [Input::Drained, Input::Ended(exit())]] {
             let (state, actions) = walk(&order);
             assert_eq!(state, State::Ended { exit: exit() });
-            assert_eq!(actions.last(), Some(&Action::Tell(exit())));
+            assert_eq!(actions.last(), Some(&Action::Publish(exit())));
         }
     }
 
@@ -189,10 +188,10 @@ mod tests {
     fn an_end_without_a_word_is_a_failure() {
         for lost in [Input::KeeperLost, Input::Gone] {
             let (state, actions) = walk(&[lost, Input::Drained]);
-            let told =
-                actions.iter().find_map(|a| if let Action::Tell(exit) = a { Some(exit) } else { None });
-            assert_eq!(told.map(|exit| exit.reason.as_str()), Some("failed"));
-            assert!(matches!(state, State::Ended { .. } | State::Over { .. }));
+            let published =
+                actions.iter().find_map(|a| if let Action::Publish(exit) = a { Some(exit) } else { None });
+            assert_eq!(published.map(|exit| exit.reason.as_str()), Some("failed"));
+            assert!(matches!(state, State::Ended { .. } | State::Cleared { .. }));
         }
     }
 
@@ -210,23 +209,23 @@ mod tests {
 
     proptest! {
         #[test]
-        fn told_once_recorded_at_most_once_and_finished_last(inputs in proptest::collection::vec(any_input(), 0..12)) {
+        fn published_once_recorded_at_most_once_and_finished_last(inputs in proptest::collection::vec(any_input(), 0..12)) {
             let (state, actions) = walk(&inputs);
             let count = |f: fn(&Action) -> bool| actions.iter().filter(|a| f(a)).count();
-            let told = count(|a| matches!(a, Action::Tell(_)));
-            prop_assert!(told <= 1 && count(|a| matches!(a, Action::Record(_))) <= 1);
+            let published = count(|a| matches!(a, Action::Publish(_)));
+            prop_assert!(published <= 1 && count(|a| matches!(a, Action::Record(_))) <= 1);
             prop_assert!(count(|a| matches!(a, Action::Announce)) <= 1);
             prop_assert!(count(|a| matches!(a, Action::AskKeeper)) <= 1);
-            prop_assert_eq!(told == 1, matches!(state, State::Ended { .. } | State::Over { .. }));
+            prop_assert_eq!(published == 1, matches!(state, State::Ended { .. } | State::Cleared { .. }));
             let finished = actions.iter().position(|a| *a == Action::Finish);
-            prop_assert_eq!(finished.is_some(), matches!(state, State::Over { .. }));
+            prop_assert_eq!(finished.is_some(), matches!(state, State::Cleared { .. }));
             if let Some(at) = finished {
                 prop_assert_eq!(at, actions.len() - 1);
             }
             // Whatever happened, these end it.
             let rest = [Input::Gone, Input::Drained];
             let (state, _) = walk(&[inputs, rest.to_vec()].concat());
-            let over = matches!(state, State::Over { .. });
+            let over = matches!(state, State::Cleared { .. });
             prop_assert!(over);
         }
     }

@@ -1,5 +1,5 @@
 //! What the site decides, as it is at one moment: the configuration and the site's profiles. Read at the start, and
-//! again when somebody asks for that; a request sees one of them throughout.
+//! again at a reload; a request sees one of them throughout.
 
 mod blocklists;
 mod profiles;
@@ -16,14 +16,13 @@ use rustix::fs::OFlags;
 
 use self::profiles::Profiles;
 
-/// `resolv.conf(5)`.
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 
 /// The configuration and the profiles.
 pub struct Site {
     pub config: Config,
     pub profiles: Profiles,
-    /// What it gives to every session with a network.
+    /// Resolvers, search list and proxy of every session with a network.
     pub upstream: Upstream,
 }
 
@@ -84,14 +83,14 @@ pub fn check(file: &Path) -> Result<Site, Vec<String>> {
     if mistakes.is_empty() { Ok(site) } else { Err(mistakes) }
 }
 
-/// Why the file of authorities is of no use, if some resolver needs it.
+/// Why the CA bundle is of no use, if some resolver needs it.
 fn trust(site: &Site) -> Option<String> {
     let path = site.config.egress.trust.path();
     let needed = site.upstream.resolvers.iter().any(|resolver| resolver.tls.is_some());
     if !needed {
         return None;
     }
-    match authorities(Path::new(path)) {
+    match ca_bundle(Path::new(path)) {
         // The launcher may read what this account may not.
         Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => None,
         done => {
@@ -101,7 +100,7 @@ fn trust(site: &Site) -> Option<String> {
 }
 
 /// Whether `file` has certificates. What they are worth is the relay's to judge.
-fn authorities(file: &Path) -> std::io::Result<()> {
+fn ca_bundle(file: &Path) -> std::io::Result<()> {
     const BEGIN: &[u8] = b"-----BEGIN CERTIFICATE-----";
     let opened = open(file)?;
     let meta = opened.metadata()?;
@@ -146,7 +145,7 @@ fn accounts(config: &Config) -> Vec<String> {
     mistakes
 }
 
-/// What the system says of its resolvers.
+/// The system's `resolv.conf(5)`.
 fn system(file: &Path) -> Option<String> {
     let path = file.display();
     read(file)
@@ -165,7 +164,7 @@ fn system_resolvers(file: &Path) -> Vec<Resolver> {
     resolvers
 }
 
-/// Opens `file`, whatever it is, without waiting for anybody.
+/// Opens `file` without blocking, even if it is a FIFO.
 pub fn open(file: &Path) -> std::io::Result<std::fs::File> {
     let flags = OFlags::NONBLOCK.bits().cast_signed();
     std::fs::OpenOptions::new().read(true).custom_flags(flags).open(file)
@@ -188,17 +187,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_of_authorities_has_certificates() {
-        let file = std::env::temp_dir().join(format!("agentd-authorities-{}", std::process::id()));
+    fn a_ca_bundle_has_certificates() {
+        let file = std::env::temp_dir().join(format!("agentd-ca-bundle-{}", std::process::id()));
         let said = |text: &str| {
             std::fs::write(&file, text).unwrap();
-            authorities(&file).err().map(|error| error.to_string())
+            ca_bundle(&file).err().map(|error| error.to_string())
         };
         assert_eq!(said("").as_deref(), Some("has no certificate in PEM"));
         assert_eq!(said("-----BEGIN PRIVATE KEY-----\n").as_deref(), Some("has no certificate in PEM"));
         assert_eq!(said(&"x".repeat(5 << 20)).as_deref(), Some("is longer than 4194304 bytes"));
         assert_eq!(said("ours\n-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"), None);
         std::fs::remove_file(&file).unwrap();
-        assert_eq!(authorities(&std::env::temp_dir()).unwrap_err().to_string(), "is not a regular file");
+        assert_eq!(ca_bundle(&std::env::temp_dir()).unwrap_err().to_string(), "is not a regular file");
     }
 }

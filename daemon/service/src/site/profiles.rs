@@ -1,5 +1,5 @@
-//! The site's profiles in `profile_dirs`. Clients read and resolve them; here they are read to say what is wrong with
-//! them, at start, at reload and by `agentd --check`.
+//! The site's profiles in `profile_dirs`. Clients read and resolve them; here they are read to find their mistakes,
+//! at start, at reload and by `agentd --check`.
 
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -22,7 +22,7 @@ const MAX_SITE: usize = 1024;
 #[derive(Default)]
 pub struct Profiles {
     all: BTreeMap<ProfileName, Result<Text, Refusal>>,
-    /// What kept some from being read. Nobody knows which names those have.
+    /// What kept some from being read. Their names are unknown.
     unread: Vec<Refusal>,
 }
 
@@ -55,7 +55,7 @@ impl Profiles {
                     return Err(std::io::Error::other(format!("more than {MAX_SITE} profiles")));
                 }
                 Ok(name) => drop(self.all.entry(name).or_insert_with(|| text(label))),
-                // It can be asked for by no name.
+                // No request can name it.
                 Err(error) => tracing::debug!(path = ?label, %error, "a file is no profile"),
             }
         }

@@ -1,11 +1,11 @@
 //! What makes events and records last. One thread has the disk take all that was written since it last did, at once,
-//! and only then says so: a power cut loses nothing that anybody was told of.
+//! and only then reports it: a power cut loses nothing that was shown or acknowledged.
 //!
 //! Each file is synced by itself (fdatasync, some at a time, so that they share the commits of the file system's
 //! journal), then the directory if there are new ones. One syncfs were cheaper for many files, but it waits for all
-//! that anybody has written to the same file system, agents too, and fails by others' errors.
+//! that any process has written to the same file system, agents too, and fails by others' errors.
 //!
-//! After a sync that failed nobody knows what is on disk, and a second one would say that all is well. So it is for
+//! After a failed sync it is unknown what is on disk, and a second one would succeed all the same. So failure is for
 //! good: what was not on disk is cut off, nothing is acknowledged any more, and the next service begins with what is
 //! there.
 
@@ -28,7 +28,7 @@ use super::remove;
 use crate::metrics::metrics;
 use crate::sync::lock;
 
-/// How long events that nobody waits for wait for others.
+/// How long events that are not urgent wait for others.
 const PAUSE: Duration = Duration::from_millis(10);
 /// Files that are synced at the same time, if there are many.
 const AT_ONCE: usize = 4;
@@ -56,12 +56,12 @@ struct Forgotten {
 #[derive(Default)]
 struct Batch {
     logs: HashMap<SessionId, Grown>,
-    /// New records.
+    /// First records of sessions.
     created: HashMap<SessionId, Arc<File>>,
     /// Records that take the place of others.
     replaced: HashMap<SessionId, Vec<u8>>,
     forgotten: Vec<Forgotten>,
-    /// Somebody waits for it.
+    /// A task waits for it.
     urgent: bool,
     /// Nothing more will come.
     closed: bool,
@@ -82,7 +82,7 @@ pub(super) struct Disk {
     waiting: Mutex<Batch>,
     wake: Condvar,
     failed: AtomicBool,
-    told: watch::Sender<()>,
+    grown: watch::Sender<()>,
     /// What writes fall back on.
     pub(super) ballast: Ballast,
     #[cfg(test)]
@@ -90,14 +90,14 @@ pub(super) struct Disk {
 }
 
 impl Disk {
-    /// Of the files in `dir`; tells of what has come to the disk.
-    pub(super) fn new(dir: &Path, told: watch::Sender<()>) -> Arc<Self> {
+    /// The disk of the files in `dir`. Wakes `grown` when more of any event file is on disk.
+    pub(super) fn new(dir: &Path, grown: watch::Sender<()>) -> Arc<Self> {
         Arc::new(Self {
             dir: dir.to_owned(),
             waiting: Mutex::default(),
             wake: Condvar::new(),
             failed: AtomicBool::new(false),
-            told,
+            grown,
             ballast: Ballast::open(dir),
             #[cfg(test)]
             gate: super::gate::Gate::default(),
@@ -132,7 +132,7 @@ impl Disk {
         self.ask(true, |batch| batch.forgotten.push(Forgotten { session, keep, done }));
     }
 
-    /// Somebody waits for what was written.
+    /// Has the disk take what was written without a pause.
     pub(super) fn hurry(&self) {
         self.ask(true, |_| {});
     }
@@ -202,7 +202,7 @@ impl Disk {
             }
         }
         if !batch.logs.is_empty() {
-            self.told.send_replace(());
+            self.grown.send_replace(());
         }
     }
 

@@ -22,7 +22,7 @@ pub struct Log {
     live: Live,
     /// Bytes that hold whole events, for a service that starts anew.
     written: AtomicU64,
-    /// Of them, those that a power cut leaves, for everybody else.
+    /// Of them, those that a power cut leaves: what is shown and acknowledged.
     committed: watch::Sender<u64>,
     file: Mutex<Option<Arc<File>>>,
 }
@@ -38,7 +38,6 @@ impl Log {
         &self.path
     }
 
-    /// Whose events.
     pub fn session(&self) -> &SessionId {
         &self.session
     }
@@ -111,7 +110,7 @@ impl Log {
         self.committed.send_replace(end);
     }
 
-    /// Cuts off what did not come to the disk: nobody knows what a page holds whose writing has failed, and the
+    /// Cuts off what did not come to the disk: it is unknown what a page holds whose writing has failed, and the
     /// events in it are still where they came from.
     pub(super) fn take_back(&self, file: &File) {
         let _slot = lock(&self.file);
@@ -120,7 +119,7 @@ impl Log {
             tracing::error!(session = %self.session, path = %self.path.display(), %error, "half an event stays");
         }
         self.written.store(committed, Ordering::Release);
-        // So that nobody waits for more.
+        // Wakes those that wait for more.
         self.committed.send_replace(committed);
     }
 

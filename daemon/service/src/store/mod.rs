@@ -1,14 +1,12 @@
 //! The event store: for each session a file that only grows, one event as JSON a line. One thread writes, and never
 //! waits for the disk. What is [written](Log::written) has its place and its number, and a service that starts anew
-//! finds it; only what is on [disk](disk), where a power cut leaves it, is shown to anybody or acknowledged.
+//! finds it; only what is on [disk](disk), where a power cut leaves it, is shown or acknowledged.
 //!
 //! A line of an event that came from a keeper has one key more than the event: `n`, the keeper's own number of
 //! the last event that it accounts for. A service that starts anew goes on behind it.
 //!
 //! A session's first record comes to the disk before its first event does, and one that knows of its end after that
 //! event: whose events there are is known, and a record with an end has all of them on disk.
-
-use agentd_policy::rule::Rule;
 
 mod ballast;
 mod disk;
@@ -17,18 +15,21 @@ mod gate;
 mod log;
 pub mod output;
 pub mod record;
+mod sweep;
 mod tail;
+mod writer;
 
 use std::collections::HashSet;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use agentd_policy::Refusal;
+use agentd_policy::event_kind::EventKind;
 use agentd_policy::names::{AbsPath, SessionId};
-use agentd_proto::v1::Event;
+use agentd_policy::rule::Rule;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout_at};
 
@@ -37,6 +38,8 @@ pub use self::log::Log;
 use self::output::OutputLog;
 use self::record::Record;
 pub use self::tail::Tail;
+use self::writer::Job;
+pub use self::writer::Line;
 use crate::log::session_of;
 use crate::sync::lock;
 
@@ -46,10 +49,8 @@ pub const MAX_LOG: u64 = 256 << 20;
 const RESERVE: u64 = 16 << 20;
 /// What waits to be written.
 const QUEUE: usize = 256;
-/// How often files are looked for that were kept long enough.
-const SWEEP: Duration = Duration::from_secs(3600);
-/// How long somebody who reads waits for the disk.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a reader waits for the disk.
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Why events were not written.
 #[derive(Debug, thiserror::Error)]
@@ -68,33 +69,8 @@ pub enum StoreError {
     Thread { name: &'static str, source: io::Error },
 }
 
-/// An event, and with it the keeper's own number if it came from there.
-pub struct Line {
-    pub event: Event,
-    pub source: Option<u64>,
-}
-
-impl Line {
-    fn write(&self, lines: &mut Vec<u8>) -> Result<(), StoreError> {
-        serde_json::to_writer(&mut *lines, &self.event)?;
-        if let Some(number) = self.source {
-            lines.pop();
-            lines.extend_from_slice(format!(",\"n\":{number}}}").as_bytes());
-        }
-        lines.push(b'\n');
-        Ok(())
-    }
-}
-
-/// Sessions whose files nobody may delete.
+/// Sessions whose files the sweep leaves alone.
 type Live = Arc<Mutex<HashSet<SessionId>>>;
-
-type Done<T> = oneshot::Sender<Result<T, StoreError>>;
-
-enum Job {
-    Append { log: Arc<Log>, lines: Vec<u8>, urgent: bool, done: Done<u64> },
-    Create { session: SessionId, record: Vec<u8>, done: Done<()> },
-}
 
 /// All sessions' files.
 pub struct Store {
@@ -117,18 +93,12 @@ impl Store {
         let disk = Disk::new(&dir, grown.clone());
         let (jobs, queue) = mpsc::channel(QUEUE);
         let (below, place) = (disk.clone(), dir.clone());
-        spawn("events", move || write(queue, &below, &place))?;
+        spawn("events", move || writer::run(queue, &below, &place))?;
         let below = disk.clone();
         spawn("disk", move || below.run())?;
         let retain = Arc::new(AtomicU64::new(retain_ms));
         let (swept, spared, kept) = (dir.clone(), live.clone(), retain.clone());
-        spawn("sweep", move || {
-            loop {
-                // Sessions that live are known a moment after the start.
-                std::thread::sleep(SWEEP);
-                sweep(&swept, &spared, Duration::from_millis(kept.load(Ordering::Relaxed)));
-            }
-        })?;
+        spawn("sweep", move || sweep::run(&swept, &spared, &kept))?;
         Ok(Self { dir, jobs, disk, grown, live, retain })
     }
 
@@ -137,7 +107,7 @@ impl Store {
         self.retain.store(retain_ms, Ordering::Relaxed);
     }
 
-    /// Whether somebody writes what is to be written.
+    /// Whether the writer's thread is alive.
     pub fn has_writer(&self) -> bool {
         !self.jobs.is_closed()
     }
@@ -158,7 +128,7 @@ impl Store {
         record::load(&self.dir).map_err(|source| StoreError::File { path: self.dir.clone(), source })
     }
 
-    /// Nobody can make sense of what is kept of a session.
+    /// Sets the record of a session aside, which cannot be used.
     pub fn set_aside(&self, session: &SessionId, why: &str) {
         record::set_aside(&record::path(&self.dir, session), why);
     }
@@ -197,7 +167,7 @@ impl Store {
             return self.check();
         }
         self.disk.hurry();
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + SETTLE_TIMEOUT;
         for (log, written) in waiting {
             let mut committed = log.watch();
             let enough = committed.wait_for(|length| *length >= written || self.disk.has_failed());
@@ -241,7 +211,7 @@ impl Store {
         for event in events {
             event.write(&mut lines)?;
         }
-        let last = events.iter().any(|line| line.event.kind == "session.ended");
+        let last = events.iter().any(|line| EventKind::SessionEnded.is(&line.event.kind));
         let room = if last { MAX_LOG } else { MAX_LOG - RESERVE };
         if log.written() + lines.len() as u64 > room {
             return Err(StoreError::Full(log.path().to_owned()));
@@ -317,32 +287,6 @@ fn spawn(name: &'static str, work: impl FnOnce() + Send + 'static) -> Result<(),
     thread.map(drop).map_err(|source| StoreError::Thread { name, source })
 }
 
-fn write(mut queue: mpsc::Receiver<Job>, disk: &Disk, dir: &Path) {
-    while let Some(job) = queue.blocking_recv() {
-        match job {
-            Job::Append { log, lines, urgent, done } => {
-                let written = log.write(&lines, disk).map(|grown| {
-                    let end = grown.end;
-                    disk.grown(grown, urgent);
-                    end
-                });
-                // Whoever waited for it may be gone.
-                let _ = done.send(written);
-            }
-            Job::Create { session, record, done } => {
-                let path = record::path(dir, &session);
-                let put = || record::write(&path, &record).and_then(|file| record::put(&path).map(|()| file));
-                let written = disk.ballast.room(put).map(|file| disk.created(session.clone(), file));
-                let written = written.map_err(|source| StoreError::File { path, source });
-                if let Err(error) = &written {
-                    tracing::error!(%session, %error, "a record was not written");
-                }
-                let _ = done.send(written);
-            }
-        }
-    }
-}
-
 /// Deletes a file that may be gone already.
 pub fn remove(path: &Path) {
     match std::fs::remove_file(path) {
@@ -350,25 +294,6 @@ pub fn remove(path: &Path) {
             tracing::warn!(session = session_of(path), path = %path.display(), %error, "a file stays");
         }
         _ => {}
-    }
-}
-
-/// Deletes the events and the output of sessions that ended longer ago than `retain`.
-fn sweep(dir: &Path, live: &Live, retain: Duration) {
-    let Some(oldest) = SystemTime::now().checked_sub(retain) else { return };
-    let entries = match std::fs::read_dir(dir) {
-        Ok(entries) => entries,
-        Err(error) => return tracing::warn!(path = %dir.display(), %error, "old files cannot be looked for"),
-    };
-    for entry in entries.flatten() {
-        let name = entry.file_name();
-        let Some((id, end)) = name.to_str().and_then(|name| name.split_once('.')) else { continue };
-        let ours = matches!(end, "jsonl" | "broken" | "removed" | "out0" | "out1");
-        let lives = SessionId::parse(id).is_ok_and(|id| lock(live).contains(&id));
-        let old = entry.metadata().and_then(|m| m.modified()).is_ok_and(|at| at < oldest);
-        if ours && old && !lives {
-            remove(&entry.path());
-        }
     }
 }
 

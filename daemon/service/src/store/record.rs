@@ -109,7 +109,7 @@ impl Record {
         }
     }
 
-    /// When it was asked for.
+    /// When it was requested.
     pub fn created_at(&self) -> SystemTime {
         time(self.created_us)
     }
@@ -152,7 +152,7 @@ pub fn write(path: &Path, bytes: &[u8]) -> io::Result<File> {
     written
 }
 
-/// Puts what was written beside the file at `path` in its place: whoever reads it sees the one or the other, whole.
+/// Puts what was written beside the file at `path` in its place: a reader sees the one or the other, whole.
 /// After a power cut too, if what was written is on disk before.
 pub fn put(path: &Path) -> io::Result<()> {
     std::fs::rename(path.with_extension("tmp"), path)
@@ -196,7 +196,7 @@ pub fn load_removed(dir: &Path) -> io::Result<Vec<Record>> {
     Ok(records)
 }
 
-/// Renames what nobody can make sense of.
+/// Renames a record that cannot be read.
 pub fn set_aside(path: &Path, why: &str) {
     let aside = path.with_extension("broken");
     let session = session_of(path);
@@ -228,7 +228,7 @@ pub fn read(path: &Path) -> Result<Record, String> {
     Ok(record)
 }
 
-/// What a record of another format says, as far as it is understood: whose session it was, and its history.
+/// A record of another format, as far as it is understood: whose session it was, and its history.
 fn translate(value: &Value, version: u64) -> Result<Record, String> {
     fn part<T: DeserializeOwned>(value: &Value, key: &str) -> Option<T> {
         serde_json::from_value(value.get(key)?.clone()).ok()

@@ -4,13 +4,14 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::Path;
 
+use agentd_policy::event_kind::EventKind;
 use agentd_proto::v1::{Event, Exit};
 use serde::Deserialize;
 
 use crate::clock::parse_rfc3339;
 use crate::text::bounded;
 
-/// What is read at once, from the end; twice as much if that does not tell.
+/// What is read at once, from the end; twice as much if that is not enough.
 const PIECE: u64 = 64 << 10;
 
 /// The end of an event file.
@@ -70,7 +71,7 @@ fn whole(file: &mut File) -> io::Result<u64> {
     Ok(end)
 }
 
-/// The tail, if what begins at `start` is enough to tell.
+/// The tail, if what begins at `start` is enough to know it.
 fn look(file: &mut File, start: u64, end: u64) -> io::Result<Option<Tail>> {
     let bytes = bytes(file, start, end)?;
     let mut lines = bytes.split(|b| *b == b'\n').filter(|line| !line.is_empty());
@@ -99,7 +100,7 @@ fn look(file: &mut File, start: u64, end: u64) -> io::Result<Option<Tail>> {
 fn started(file: &mut File, length: u64) -> io::Result<Option<u64>> {
     let bytes = bytes(file, 0, length.min(PIECE))?;
     let mut events = bytes.split(|b| *b == b'\n').map_while(|line| serde_json::from_slice(line).ok());
-    let started = events.find(|event: &Event| event.kind == "session.started");
+    let started = events.find(|event: &Event| EventKind::SessionStarted.is(&event.kind));
     Ok(started.map(|event| parse_rfc3339(&event.time)))
 }
 
@@ -111,7 +112,7 @@ fn bytes(file: &mut File, start: u64, end: u64) -> io::Result<Vec<u8>> {
 }
 
 fn ended(event: Event) -> Option<(Exit, u64)> {
-    let detail = event.lifecycle.filter(|_| event.kind == "session.ended")?;
+    let detail = event.lifecycle.filter(|_| EventKind::SessionEnded.is(&event.kind))?;
     let exit = Exit {
         reason: detail.reason.unwrap_or_default(),
         code: detail.code,

@@ -1,3 +1,5 @@
+use agentd_proto::v1::Event;
+
 use super::*;
 use std::io::Write;
 
@@ -161,7 +163,7 @@ fn what_was_kept_long_enough_goes_unless_its_session_lives() {
     let (store, root) = store("sweep");
     let file = root.join("audit/0123456789ab.jsonl");
     std::fs::write(&file, "x").unwrap();
-    let sweep = |retain| sweep(&root.join("audit"), &store.live, retain);
+    let sweep = |retain| sweep::sweep(&root.join("audit"), &store.live, retain);
     sweep(Duration::from_secs(3600));
     let log = store.log(&id());
     sweep(Duration::ZERO);

@@ -35,7 +35,7 @@ enum Got {
 }
 
 /// Carries until the output has ended or the relay is gone. With `resume` it is not the stream that the command was
-/// born with: the relay is told what has come before.
+/// started with: the relay receives what has come before.
 pub async fn carry(
     hub: Arc<Hub>,
     stream: UnixStream,
@@ -86,12 +86,12 @@ impl Reader {
     /// Until there is nothing more; then whether that was all.
     async fn run(&mut self, stream: &mut OwnedReadHalf) -> Result<bool, [u8; frame::HEADER]> {
         let hub = self.hub.clone();
-        let over = hub.over.clone();
+        let exited = hub.exited.clone();
         loop {
             self.keep(false);
             let room = hub.has_room() && hub.end() - self.written < UNWRITTEN;
             let due = hub.pace.due(Instant::now());
-            let patience = if room { None } else { hub.patience() };
+            let deadline = if room { None } else { hub.stuck_deadline() };
             tokio::select! {
                 ready = stream.readable(), if room && due.is_none() => {
                     if ready.is_err() || !self.fill(stream) {
@@ -100,8 +100,8 @@ impl Reader {
                 }
                 () = at(due), if room => {}
                 () = hub.room.notified(), if !room => {}
-                () = at(patience) => hub.cut_stuck(Instant::now()),
-                () = over.cancelled(), if !room && !over.is_cancelled() => {}
+                () = at(deadline) => hub.cut_stuck(Instant::now()),
+                () = exited.cancelled(), if !room && !exited.is_cancelled() => {}
                 () = written(&mut self.writing) => self.acknowledge(),
             }
             while let Some(got) = split(&mut self.buffer)? {
@@ -110,7 +110,7 @@ impl Reader {
                         metrics().relayed_out(bytes.len());
                         hub.push(kind, bytes);
                     }
-                    Got::Screen(bytes) => hub.picture(&bytes),
+                    Got::Screen(bytes) => hub.snapshot(&bytes),
                     Got::Taken(taken) if hub.stage() == Stage::Waiting => {
                         hub.begin_input(taken);
                         hub.set_stage(Stage::Live);
@@ -191,25 +191,25 @@ impl Reader {
             }
         }
         if drained && self.hub.end() > 0 {
-            // The relay waits for this one even if it has heard of the place before.
+            // The relay waits for this one even if it has received that place before.
             self.acks.send_modify(|_| {});
         }
     }
 
     /// The command may have closed its output and still read its input.
     async fn linger(&mut self, stream: &mut OwnedReadHalf) {
-        let over = self.hub.over.clone();
+        let exited = self.hub.exited.clone();
         loop {
             self.buffer.reserve(frame::HEADER + 8);
             tokio::select! {
-                () = over.cancelled() => break,
+                () = exited.cancelled() => break,
                 read = stream.read_buf(&mut self.buffer) => if matches!(read, Ok(0) | Err(_)) { break },
             }
             loop {
                 match split(&mut self.buffer) {
                     Ok(Some(Got::Taken(taken))) => drop(self.hub.taken.send_replace(taken)),
-                    // Of a screen that somebody asked for before.
-                    Ok(Some(Got::Screen(bytes))) => self.hub.picture(&bytes),
+                    // A snapshot that was requested before.
+                    Ok(Some(Got::Screen(bytes))) => self.hub.snapshot(&bytes),
                     Ok(None) => break,
                     // After its last word.
                     Ok(Some(Got::Output(..) | Got::Drained)) | Err(_) => return,
@@ -217,7 +217,7 @@ impl Reader {
             }
         }
         if self.hub.end() == 0 {
-            // Nothing on disk says that this was all: only the session's end does.
+            // Nothing on disk shows that this was all: only the session's end does.
             self.acks.send_modify(|_| {});
         }
     }
@@ -232,7 +232,7 @@ async fn at(moment: Option<Instant>) {
 
 async fn written(writing: &mut Option<(JoinHandle<()>, u64)>) {
     match writing {
-        // It has said itself what went wrong.
+        // It has logged what went wrong.
         Some((task, _)) => drop(task.await),
         None => std::future::pending().await,
     }

@@ -12,9 +12,10 @@ use agentd_proto::v1::{AttachInput, AttachOutput, Attached, Exit};
 use bytes::Bytes;
 use tonic::{Status, Streaming};
 
-use super::{Output, PICTURE, Visit};
+use super::{Output, SNAPSHOT_TIMEOUT, Visit};
 use agentd_request::malformed;
 
+use crate::audit::note::Note;
 use crate::error::refused;
 use crate::session::Ask;
 use crate::session::commands::end_input;
@@ -23,8 +24,8 @@ use crate::store::output::Frame;
 use crate::stream::hub::{Control, Hub, Next};
 use crate::stream::replay::Replay;
 
-/// How long what an ended command left behind may say nothing.
-const SILENCE: Duration = Duration::from_secs(1);
+/// How long the processes that an ended command left behind may write nothing before that was all.
+const DRAIN_IDLE: Duration = Duration::from_secs(1);
 
 /// How a client's time at a command ended.
 enum End {
@@ -38,7 +39,7 @@ enum End {
     Refused(Status),
 }
 
-/// Carries until the command has ended or the client is gone; whether it was told the exit.
+/// Carries until the command has ended or the client is gone; whether it received the exit.
 pub(super) async fn carry(
     visit: &Visit,
     exit: impl Future<Output = Exit>,
@@ -66,11 +67,11 @@ pub(super) async fn carry(
         End::Detached | End::Gone => return false,
     };
     let exit = last.is_ok();
-    // If it is gone by now, there is nobody to tell.
+    // It may be gone by now.
     to.send(last).await.is_ok() && exit
 }
 
-/// `exit`, unless it would say that all is well and it is not.
+/// `exit`, unless it would report success without all of the output.
 fn complete(whole: bool, exit: Exit) -> Exit {
     match (whole, exit.reason.as_str()) {
         (false, "exited" | "signaled") => failed("the last of its output was lost"),
@@ -95,14 +96,14 @@ async fn outwards(visit: &Visit, to: &Output) -> End {
 
 async fn deliver(visit: &Visit, to: &Output) -> Result<End, End> {
     let send = async |message: AttachOutput| to.send(Ok(message)).await.map_err(|_| End::Gone);
-    let seat = &visit.seat;
-    let mut place = seat.start;
-    let mut picture = None;
-    if visit.picture {
-        match tokio::time::timeout(PICTURE, seat.next()).await {
-            Ok(Next::Picture(at, bytes)) => (place, picture) = (at, Some(bytes)),
+    let subscription = &visit.subscription;
+    let mut place = subscription.start;
+    let mut snapshot = None;
+    if visit.snapshot {
+        match tokio::time::timeout(SNAPSHOT_TIMEOUT, subscription.next()).await {
+            Ok(Next::Snapshot(at, bytes)) => (place, snapshot) = (at, Some(bytes)),
             Ok(Next::Done { whole }) => return Ok(End::Done { whole }),
-            Ok(Next::Frame(_) | Next::Cut) | Err(_) => place = seat.without_picture(),
+            Ok(Next::Frame(_) | Next::Cut) | Err(_) => place = subscription.without_snapshot(),
         }
     }
     let attached = Attached {
@@ -112,23 +113,23 @@ async fn deliver(visit: &Visit, to: &Output) -> Result<End, End> {
         input: visit.hub.accepted(),
     };
     send(output(Out::Attached(attached))).await?;
-    if let Some(bytes) = picture {
+    if let Some(bytes) = snapshot {
         send(output(Out::Screen(bytes))).await?;
     }
-    if seat.start < seat.replay {
-        let mut kept = Replay::new(&visit.hub, seat.start, seat.replay);
+    if subscription.start < subscription.replay {
+        let mut kept = Replay::new(&visit.hub, subscription.start, subscription.replay);
         let refuse = |refusal: Refusal| End::Refused(refused(&refusal));
         while let Some(frames) = kept.next(&visit.host.readers).await.map_err(refuse)? {
             for frame in frames {
                 send(piece(frame)).await?;
-                seat.moves();
+                subscription.moves();
             }
         }
     }
     loop {
         match next(visit).await {
             Next::Frame(frame) => send(piece(frame)).await?,
-            Next::Picture(_, bytes) => send(output(Out::Screen(bytes))).await?,
+            Next::Snapshot(_, bytes) => send(output(Out::Screen(bytes))).await?,
             Next::Done { whole } => return Ok(End::Done { whole }),
             Next::Cut => return Err(End::Refused(refused(&slow()))),
         }
@@ -139,19 +140,19 @@ async fn deliver(visit: &Visit, to: &Output) -> Result<End, End> {
 /// as long as the session lives: when they are silent, that was all.
 async fn next(visit: &Visit) -> Next {
     if visit.command == 0 {
-        return visit.seat.next().await;
+        return visit.subscription.next().await;
     }
-    let silent = async {
-        visit.hub.over.cancelled().await;
-        tokio::time::sleep(SILENCE).await;
+    let drained = async {
+        visit.hub.exited.cancelled().await;
+        tokio::time::sleep(DRAIN_IDLE).await;
     };
     tokio::select! {
-        next = visit.seat.next() => next,
-        () = silent => Next::Done { whole: true },
+        next = visit.subscription.next() => next,
+        () = drained => Next::Done { whole: true },
     }
 }
 
-/// Whoever takes too little.
+/// The client takes too little.
 pub fn slow() -> Refusal {
     Refusal::new(
         "a client that takes no output, or only watches and is more than 4 MiB behind",
@@ -177,7 +178,7 @@ async fn inwards(visit: &Visit, mut input: Streaming<AttachInput>) -> End {
                     if !visit.watch {
                         visit.session.change(|status| status.detached = true);
                     }
-                    let note = Ask::Note { kind: "session.detached", who: visit.who.clone() };
+                    let note = Ask::Note(Note::Detached { user: visit.who.clone() });
                     visit.session.ask(note).await;
                     return End::Detached;
                 }

@@ -19,19 +19,20 @@ use self::carry::{carry, resize};
 use crate::api::connection::Caller;
 use agentd_request::malformed;
 
+use crate::audit::note::Note;
 use crate::error::refused;
 use crate::host::Host;
 use crate::quota::slots::{Slot, Slots, crowded};
 use crate::session::commands::{self, Start};
-use crate::session::registry::Wish;
+use crate::session::registry::Access;
 use crate::session::state::failed;
 use crate::session::{Ask, Phase, Session};
 use crate::stream::hub::{From, Hub, Stage, Subscription};
 
-/// How long a client may take to say which session it means.
-const PATIENCE: Duration = Duration::from_secs(10);
-/// How long the picture of a screen may take.
-const PICTURE: Duration = Duration::from_secs(3);
+/// How long a client may take to send its first message.
+const FIRST_MESSAGE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a snapshot of the screen may take.
+const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(3);
 /// Messages to the client that wait.
 const QUEUE: usize = 8;
 
@@ -47,16 +48,16 @@ struct Visit {
     command: CommandNumber,
     terminal: bool,
     watch: bool,
-    seat: Subscription,
-    /// A picture of the screen comes first.
-    picture: bool,
-    /// Who it is.
+    subscription: Subscription,
+    /// A snapshot of the screen comes first.
+    snapshot: bool,
+    /// Its login name.
     who: String,
     _slot: Slot,
 }
 
 async fn first(input: &mut Streaming<AttachInput>) -> Result<Option<In>, Status> {
-    match tokio::time::timeout(PATIENCE, input.message()).await {
+    match tokio::time::timeout(FIRST_MESSAGE_TIMEOUT, input.message()).await {
         Ok(message) => Ok(message?.and_then(|message| message.kind)),
         Err(_) => Err(Status::deadline_exceeded("the first message did not come")),
     }
@@ -85,7 +86,7 @@ pub async fn attach(
         let exit = async { session.exit().await };
         let watch = visit.watch;
         if carry(&visit, exit, input, &to).await && !watch {
-            session.change(|status| status.told = true);
+            session.change(|status| status.exit_delivered = true);
         }
         drop((visit, presence));
     });
@@ -93,14 +94,14 @@ pub async fn attach(
 }
 
 async fn enter(host: &Arc<Host>, caller: &Caller, open: AttachOpen) -> Result<(Visit, Presence), Refusal> {
-    let session = host.registry.find(&open.id, &caller.peer, Wish::Steer)?;
+    let session = host.registry.find(&open.id, &caller.peer, Access::Control)?;
     let slot = slot(&host.quotas.attached, caller)?;
     let window = open.window.map(agentd_request::window).transpose()?;
     let (hub, terminal) = (session.hub.clone(), session.facts().terminal);
     let status = session.status();
     let presence = Presence::new(&session, open.watch);
     ready(&hub).await?;
-    // Who comes first gets all from the beginning: nobody has seen it.
+    // The first client gets all from the beginning.
     let unseen = !open.watch && !status.visited && !status.detached;
     let from = match open.resume {
         Some(place) => From::Place(place),
@@ -110,17 +111,20 @@ async fn enter(host: &Arc<Host>, caller: &Caller, open: AttachOpen) -> Result<(V
     if let Some(size) = window.filter(|_| terminal && !open.watch) {
         resize(&hub, size);
     }
-    let seat = hub.join(open.watch, from)?;
+    let subscription = hub.join(open.watch, from)?;
     let who = host.users.name(caller.peer.uid).await;
     if status.phase < Phase::Ended {
-        session.ask(Ask::Note { kind: "session.attached", who: who.clone() }).await;
+        session.ask(Ask::Note(Note::Attached { user: who.clone() })).await;
     }
-    let picture = from == From::Screen && hub.stage() == Stage::Live;
+    let snapshot = from == From::Screen && hub.stage() == Stage::Live;
     let (host, watch) = (host.clone(), open.watch);
-    Ok((Visit { host, session, hub, command: 0, terminal, watch, seat, picture, who, _slot: slot }, presence))
+    Ok((
+        Visit { host, session, hub, command: 0, terminal, watch, subscription, snapshot, who, _slot: slot },
+        presence,
+    ))
 }
 
-/// Looks at what is kept of the output, if nobody has yet.
+/// Opens the output log, unless it is open.
 pub async fn opened(hub: &Arc<Hub>) {
     if hub.log.as_ref().is_some_and(|log| !log.is_open()) {
         let hub = hub.clone();
@@ -163,7 +167,7 @@ async fn run(
     caller: &Caller,
     open: ExecOpen,
 ) -> Result<(Visit, oneshot::Receiver<Exit>), Refusal> {
-    let session = host.registry.find(&open.id, &caller.peer, Wish::Steer)?;
+    let session = host.registry.find(&open.id, &caller.peer, Access::Control)?;
     let slot = slot(&host.quotas.attached, caller)?;
     let command = commands::parse(open)?;
     if session.phase() != Phase::Running {
@@ -171,7 +175,7 @@ async fn run(
     }
     let terminal = command.terminal.is_some();
     let hub = Hub::new(None, Stage::Waiting, session.hub.pace.clone());
-    let seat = hub.join(false, From::Kept)?;
+    let subscription = hub.join(false, From::Kept)?;
     let (answer, answered) = oneshot::channel();
     let (exit, exited) = oneshot::channel();
     let who = host.users.name(caller.peer.uid).await;
@@ -189,15 +193,15 @@ async fn run(
         command,
         terminal,
         watch: false,
-        seat,
-        picture: false,
+        subscription,
+        snapshot: false,
         who,
         _slot: slot,
     };
     Ok((visit, exited))
 }
 
-/// A command that was asked for. If nobody waits for it any more, it does not go on.
+/// A requested command. If its client is gone before it runs, it is closed.
 struct Asked {
     session: Arc<Session>,
     answered: Option<oneshot::Receiver<Result<CommandNumber, Refusal>>>,
@@ -233,7 +237,7 @@ impl Presence {
     fn new(session: &Arc<Session>, watch: bool) -> Self {
         session.change(|status| {
             status.attached += 1;
-            status.strict += u32::from(!watch);
+            status.interactive_clients += u32::from(!watch);
             status.visited |= !watch;
         });
         Self { session: session.clone(), watch }
@@ -244,7 +248,7 @@ impl Drop for Presence {
     fn drop(&mut self) {
         self.session.change(|status| {
             status.attached -= 1;
-            status.strict -= u32::from(!self.watch);
+            status.interactive_clients -= u32::from(!self.watch);
         });
     }
 }

@@ -1,21 +1,21 @@
-//! What clients ask of a session, by coming and going too.
+//! Requests of clients, and what their coming and going means.
 
 use std::time::Duration;
 
 use agentd_policy::wire::ToKeeper;
-use agentd_proto::v1::SessionDetail;
 use tokio::time::Instant;
 
 use super::{GRACE_AT_START, OUTBOX, Supervisor};
+use crate::audit::note::Note;
 use crate::session::commands;
 use crate::session::state::{Input, State};
 use crate::session::{Ask, EndRequest};
 
 impl Supervisor<'_> {
-    /// Whether somebody is there, or will be.
+    /// Sets the deadline of a session without a client, or lifts it.
     pub(super) fn look(&mut self, left: bool) {
         let status = self.session.status();
-        let awaited = status.strict > 0 || status.detached || !(left || status.visited);
+        let awaited = status.interactive_clients > 0 || status.detached || !(left || status.visited);
         if awaited || !matches!(self.state, State::Running { .. }) {
             self.orphan_deadline = None;
         } else if self.orphan_deadline.is_none() && !self.session.kill.is_cancelled() {
@@ -40,21 +40,17 @@ impl Supervisor<'_> {
         let running = matches!(self.state, State::Running { .. });
         let crowded = self.outbox.len() >= OUTBOX.0;
         match ask {
-            // It hears nothing: one signal more is lost.
+            // Its keeper reads nothing: one signal more is lost.
             Ask::Signal { .. } if crowded => {}
-            Ask::Signal { command, signal } => self.tell_keeper(&ToKeeper::Signal { command, signal }),
+            Ask::Signal { command, signal } => self.send_keeper(&ToKeeper::Signal { command, signal }),
             Ask::Stop { who, grace } if running => {
                 (self.by, self.grace) = (Some(who), grace);
                 return Some(Input::Stop);
             }
-            Ask::Run(start) if running && crowded => drop(start.answer.send(Err(commands::deaf()))),
+            Ask::Run(start) if running && crowded => drop(start.answer.send(Err(commands::keeper_busy()))),
             Ask::Run(start) if running => {
-                let detail = SessionDetail {
-                    user: Some(start.who.clone()),
-                    command: start.shown.clone(),
-                    ..SessionDetail::default()
-                };
-                if self.own("session.exec", detail).await
+                let note = Note::Exec { user: start.who.clone(), command: start.shown.clone() };
+                if self.own(note).await
                     && let Some(packet) = self.commands.start(*start)
                 {
                     self.outbox.push_back(packet);
@@ -62,17 +58,18 @@ impl Supervisor<'_> {
             }
             Ask::Close(command) => {
                 if self.commands.forget(command) {
-                    self.tell_keeper(&ToKeeper::End { command });
+                    self.send_keeper(&ToKeeper::End { command });
                 }
             }
-            Ask::Note { kind, who } if running => {
-                self.own(kind, SessionDetail { user: Some(who), ..SessionDetail::default() }).await;
-                if kind == "session.detached" {
+            Ask::Note(note) if running => {
+                let detached = matches!(note, Note::Detached { .. });
+                self.own(note).await;
+                if detached {
                     self.save();
                 }
             }
-            // Whoever waits for an answer gets none.
-            Ask::Stop { .. } | Ask::Run(_) | Ask::Note { .. } => {}
+            // A request that waits for an answer gets none.
+            Ask::Stop { .. } | Ask::Run(_) | Ask::Note(_) => {}
         }
         self.count();
         None

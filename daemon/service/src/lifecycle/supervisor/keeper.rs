@@ -1,4 +1,4 @@
-//! What a session's keeper sends, and what it is told.
+//! The packets of a session's keeper, and those to it.
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use agentd_policy::names::SessionId;
 use agentd_policy::wire::{self, FromKeeper, ToKeeper, WireError};
 use tokio::time::timeout;
 
-use super::{BATCH, BATCH_BYTES, LAST_WORDS, OUTBOX, Supervisor};
+use super::{BATCH, BATCH_BYTES, KEEPER_DRAIN, OUTBOX, Supervisor};
 use crate::clock::micros;
 use crate::launcher::link::Link;
 use crate::lifecycle::carried;
@@ -44,7 +44,7 @@ impl Supervisor<'_> {
                     lines.extend(more);
                     exit = exit.or(end);
                 }
-                Some(Ok((other, descriptor))) => lost |= !self.told(other, descriptor),
+                Some(Ok((other, descriptor))) => lost |= !self.handle(other, descriptor),
                 Some(Err(version)) => {
                     lost = true;
                     if let Some(version) = version {
@@ -55,7 +55,7 @@ impl Supervisor<'_> {
             }
             room -= 1;
             if self.outbox.len() > OUTBOX.1 {
-                tracing::error!(session = %self.session.id, "a keeper talks and does not listen");
+                tracing::error!(session = %self.session.id, "a keeper sends and does not receive");
                 lost = true;
             }
             if !lost && exit.is_none() && room > 0 && bytes < BATCH_BYTES {
@@ -87,8 +87,8 @@ impl Supervisor<'_> {
         }
     }
 
-    /// What is no event; whether it is as it should be.
-    fn told(&mut self, message: FromKeeper, descriptor: Option<OwnedFd>) -> bool {
+    /// Handles a message that is not an event; whether it is in its place.
+    fn handle(&mut self, message: FromKeeper, descriptor: Option<OwnedFd>) -> bool {
         match (message, descriptor) {
             (FromKeeper::Hello { session, acknowledged, commands, .. }, None) if self.found.is_some() => {
                 self.found = None;
@@ -96,17 +96,17 @@ impl Supervisor<'_> {
                     tracing::error!(session = %self.session.id, error = %session, "a keeper keeps another session");
                     return false;
                 }
-                tracing::info!(%session, acknowledged, "session taken over");
+                tracing::info!(%session, acknowledged, "session adopted");
                 self.acknowledged = acknowledged;
                 for command in commands {
                     // Its client is gone with the earlier service.
-                    self.tell_keeper(&ToKeeper::End { command });
+                    self.send_keeper(&ToKeeper::End { command });
                 }
                 if self.numbering.source() > acknowledged {
                     self.acknowledge_once_on_disk(self.numbering.source());
                 }
                 if self.session.hub.stage() == Stage::Waiting {
-                    self.tell_keeper(&ToKeeper::Connect { command: 0 });
+                    self.send_keeper(&ToKeeper::Connect { command: 0 });
                 }
                 true
             }
@@ -117,7 +117,7 @@ impl Supervisor<'_> {
             (FromKeeper::Stream { .. }, Some(_)) => true,
             (FromKeeper::Running { command }, Some(stream)) => {
                 if !self.commands.running(command, stream) {
-                    self.tell_keeper(&ToKeeper::End { command });
+                    self.send_keeper(&ToKeeper::End { command });
                 }
                 self.count();
                 true
@@ -134,7 +134,7 @@ impl Supervisor<'_> {
             }
             (FromKeeper::Exited { command, status }, None) => {
                 if !self.commands.exited(command, status, self.numbering.reached()) {
-                    self.tell_keeper(&ToKeeper::End { command });
+                    self.send_keeper(&ToKeeper::End { command });
                 }
                 self.count();
                 true
@@ -168,7 +168,7 @@ impl Supervisor<'_> {
         self.acknowledge();
     }
 
-    /// Tells the keeper what of its events is on disk.
+    /// Acknowledges the keeper's events that are on disk.
     pub(super) fn acknowledge(&mut self) {
         let committed = self.session.log.committed();
         let mut last = None;
@@ -179,14 +179,14 @@ impl Supervisor<'_> {
         if let Some(number) = last {
             self.acknowledged = number;
             self.unacknowledged.set(self.numbering.source().saturating_sub(number));
-            self.tell_keeper(&ToKeeper::Ack(number));
+            self.send_keeper(&ToKeeper::Ack(number));
         }
     }
 
     /// Whatever is still in the socket of a keeper that is gone.
-    pub(super) async fn last_words(&mut self) {
+    pub(super) async fn drain_keeper(&mut self) {
         while self.keeper.is_some() {
-            let Ok(packet) = timeout(LAST_WORDS, receive(self.keeper.as_ref())).await else { break };
+            let Ok(packet) = timeout(KEEPER_DRAIN, receive(self.keeper.as_ref())).await else { break };
             if let Some(input) = self.take(packet).await {
                 self.step(input).await;
             }
@@ -194,7 +194,7 @@ impl Supervisor<'_> {
         self.keeper = None;
     }
 
-    pub(super) fn tell_keeper(&mut self, message: &ToKeeper) {
+    pub(super) fn send_keeper(&mut self, message: &ToKeeper) {
         let Some(keeper) = &self.keeper else { return };
         let Ok(packet) = wire::encode(message) else { return };
         let is_ack = matches!(message, ToKeeper::Ack(_));
@@ -204,7 +204,9 @@ impl Supervisor<'_> {
             Err(PacketError::WouldBlock) => self.outbox.push_back(packet),
             Ok(()) if is_ack => self.ack = None,
             Ok(()) => {}
-            Err(error) => tracing::debug!(session = %self.session.id, %error, "the keeper cannot be told"),
+            Err(error) => {
+                tracing::debug!(session = %self.session.id, %error, "a message was not sent to the keeper")
+            }
         }
     }
 }
@@ -225,7 +227,7 @@ fn message(
         Ok(Some(packet)) => match wire::decode(&packet.bytes) {
             Ok(message) => Some(Ok((message, packet.descriptors.into_iter().next()))),
             Err(error) => {
-                tracing::error!(%session, %error, "a keeper sent what is no message");
+                tracing::error!(%session, %error, "a keeper sent a malformed message");
                 Some(Err(match error {
                     WireError::Version(version) => Some(version),
                     _ => None,
@@ -235,7 +237,7 @@ fn message(
         Ok(None) => Some(Err(None)),
         Err(PacketError::WouldBlock) => None,
         Err(error) => {
-            tracing::error!(%session, %error, "a keeper cannot be heard");
+            tracing::error!(%session, %error, "receive from a keeper");
             Some(Err(None))
         }
     }

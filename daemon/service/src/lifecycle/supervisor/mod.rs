@@ -1,6 +1,7 @@
 //! The task of a session that runs: owns its keeper's socket, writes down what comes from it, and sees to it
 //! that the session ends for everybody once it is to end.
 
+mod actions;
 mod asks;
 mod keeper;
 
@@ -8,21 +9,19 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use agentd_policy::wire::{ToKeeper, VERSION};
-use agentd_proto::v1::{Exit, SessionDetail};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use self::keeper::{receive, send};
-use crate::audit::convert::{Mark, Numbering};
+use crate::audit::note::Note;
+use crate::audit::numbering::{Mark, Numbering};
 use crate::clock::micros;
 use crate::host::Host;
 use crate::launcher::link::Link;
-use crate::lifecycle::keeper_socket::foreign_format;
 use crate::metrics::{Depth, metrics};
 use crate::session::commands::Commands;
-use crate::session::state::{Action, Input, State};
-use crate::session::{Asks, EndRequest, Phase, Session};
+use crate::session::state::{Input, State};
+use crate::session::{Asks, EndRequest, Session};
 use crate::store::record;
 use crate::store::{Line, StoreError};
 use crate::stream::hub::Stage;
@@ -33,22 +32,21 @@ pub const MAX_GRACE: Duration = Duration::from_secs(600);
 const GRACE: Duration = Duration::from_secs(5);
 /// How long the rest of the output may take to come: the relay's keeper waits no longer for it.
 const DRAIN: Duration = Duration::from_secs(45);
-/// How long a keeper that is said to be gone may take until its socket is.
-const LAST_WORDS: Duration = Duration::from_secs(1);
-/// How long a keeper may take to say who it is.
+/// How long a keeper that the launcher reports as gone may take to close its socket.
+const KEEPER_DRAIN: Duration = Duration::from_secs(1);
+/// How long a keeper may take to send its `Hello`.
 const HELLO: Duration = Duration::from_secs(10);
-/// How long a session goes on at least for which nobody is there, after the start of the service.
+/// How long at least a session goes on without a client after the start of the service.
 const GRACE_AT_START: Duration = Duration::from_secs(30);
 /// Packets that are written down together.
 const BATCH: usize = 64;
 /// And their bytes, but for the last packet: others have their turn.
 const BATCH_BYTES: usize = 256 << 10;
-/// Messages that wait for a keeper before it is asked nothing more, and before it is one that is lost.
+/// Messages that wait for a keeper before further requests are refused, and before it counts as lost.
 const OUTBOX: (usize, usize) = (64, 512);
 /// Why a session ends whose events are not on record.
 const UNWRITTEN: &str = "its events could not be written";
-/// SIGTERM.
-const TERM: i32 = 15;
+const SIGTERM: i32 = 15;
 
 /// What sees a session to its end.
 pub struct Supervisor<'a> {
@@ -61,9 +59,9 @@ pub struct Supervisor<'a> {
     deadline: Option<Instant>,
     /// How long its command has when it is stopped.
     grace: Duration,
-    /// It ends then, if still nobody is there.
+    /// It ends then, if it still has no client.
     orphan_deadline: Option<Instant>,
-    /// It was found at the start of the service; the keeper has not said yet who it is.
+    /// It was found at the start of the service; the keeper has to send its `Hello` by then.
     found: Option<Instant>,
     recovered: bool,
     /// How far its event file is written.
@@ -80,7 +78,7 @@ pub struct Supervisor<'a> {
     /// Why it is ended, if its keeper does not know.
     note: Option<String>,
     by: Option<String>,
-    /// It cannot go on because another version has started it: what is said of its end.
+    /// It cannot go on because another version has started it: the message of its exit.
     upgrade: Option<String>,
 }
 
@@ -148,10 +146,10 @@ impl Supervisor<'_> {
         let (mut killed, mut left, mut drained, mut gone) = (false, self.recovered, false, false);
         self.look(left);
         if self.keeper.is_none() && matches!(self.state, State::Running { .. }) {
-            // It was not taken over: nobody is there who could say how it ended.
+            // Without a keeper it is unknown how it ended.
             self.step(Input::KeeperLost).await;
         }
-        while !matches!(self.state, State::Over { .. }) {
+        while !matches!(self.state, State::Cleared { .. }) {
             let input = tokio::select! {
                 packet = receive(self.keeper.as_ref()) => self.take(packet).await,
                 () = session.kill.cancelled(), if !killed => { killed = true; self.killed(); Some(Input::Kill) }
@@ -161,7 +159,7 @@ impl Supervisor<'_> {
                 _ = session.hub.ended(), if !drained => { drained = true; Some(Input::Drained) }
                 () = session.gone.cancelled(), if !gone => {
                     gone = true;
-                    self.last_words().await;
+                    self.drain_keeper().await;
                     self.no_stream();
                     Some(Input::Gone)
                 }
@@ -179,108 +177,8 @@ impl Supervisor<'_> {
                 self.step(input).await;
             }
         }
-        // Whoever still asks is told that there is nobody.
+        // A request that comes now fails at once.
         asks.close();
-    }
-
-    async fn step(&mut self, input: Input) {
-        if input == Input::KeeperLost {
-            if self.recovered {
-                self.no_stream();
-            }
-            if let Some(format) =
-                foreign_format(self.host, &self.session.id).filter(|_| self.upgrade.is_none())
-            {
-                self.upgrade = Some(keeper::other_format("lease", format, VERSION.into()));
-            }
-        }
-        let state = std::mem::replace(&mut self.state, State::running());
-        let (state, actions) = state.step(input);
-        self.state = state;
-        for action in actions {
-            match action {
-                Action::Announce => self.stopping().await,
-                Action::AskCommand => {
-                    self.stop_in(self.grace);
-                    self.tell_keeper(&ToKeeper::Signal { command: 0, signal: TERM });
-                    self.deadline = Some(Instant::now() + self.grace);
-                }
-                Action::AskKeeper => {
-                    self.tell_keeper(&ToKeeper::Kill);
-                    self.deadline = Some(Instant::now() + GRACE);
-                    self.stop_in(Duration::ZERO);
-                }
-                Action::AskLauncher => {
-                    self.host.launcher.end(self.session.id.clone());
-                    self.deadline = Some(Instant::now() + GRACE);
-                }
-                Action::AwaitDrain => {
-                    // The relay of a session that is cleared away has said all that it will.
-                    let gone = matches!(self.state, State::Draining { gone: true, .. });
-                    self.deadline = Some(Instant::now() + if gone { LAST_WORDS } else { DRAIN });
-                }
-                Action::Record(exit) => {
-                    let (now, before) = (SystemTime::now(), self.numbering.mark());
-                    // Without a service its keeper had nobody to tell, and what another version says cannot be read.
-                    let unheard = self.recovered || self.upgrade.is_some();
-                    let mut lines: Vec<Line> =
-                        unheard.then(|| self.numbering.unheard(now)).into_iter().collect();
-                    let event = self.numbering.ended(&self.noted(exit), now);
-                    lines.push(Line { event, source: None });
-                    self.ended_at(micros(now));
-                    self.append(&lines, before).await;
-                }
-                Action::Tell(exit) => self.tell(exit).await,
-                Action::Finish => self.session.change(|status| status.phase = Phase::Over),
-            }
-        }
-    }
-
-    async fn tell(&mut self, exit: Exit) {
-        self.session.hub.set_stage(Stage::Lost);
-        self.commands.close();
-        self.deadline = Some(Instant::now() + GRACE);
-        self.orphan_deadline = None;
-        let (exit, events) = (self.noted(exit), self.numbering.seq());
-        metrics().session_ended(&exit.reason);
-        let lasted = self.session.created_at.elapsed().unwrap_or_default();
-        let Exit { reason, code, signal, message } = &exit;
-        tracing::info!(session = %self.session.id, reason, code, signal, error = non_empty(message), ?lasted, "session ended");
-        self.session.change(|status| {
-            status.ended_us.get_or_insert_with(|| micros(SystemTime::now()));
-            (status.phase, status.exit, status.events) = (Phase::Ended, Some(exit), events);
-            status.commands = 0;
-        });
-        self.host.store.wake();
-        // The event says it already: nobody has to wait for this.
-        self.save();
-    }
-
-    /// The message of who ended it, where its keeper has none.
-    fn noted(&self, mut exit: Exit) -> Exit {
-        if let Some(upgrade) = self.upgrade.as_ref().filter(|_| exit.reason == "failed") {
-            exit.message.clone_from(upgrade);
-        }
-        if let Some(note) = &self.note
-            && exit.message.is_empty()
-            && exit.reason != "exited"
-        {
-            exit.message = note.clone();
-        }
-        exit
-    }
-
-    fn ended_at(&self, us: u64) {
-        self.session.hub.over.cancel();
-        self.session.hub.room.notify_one();
-        self.session.change(|status| status.ended_us = status.ended_us.or(Some(us)));
-    }
-
-    async fn stopping(&mut self) {
-        self.session.change(|status| status.phase = status.phase.max(Phase::Stopping));
-        let detail =
-            SessionDetail { user: self.by.clone(), message: self.note.clone(), ..SessionDetail::default() };
-        self.own("session.stopping", detail).await;
     }
 
     async fn created(&mut self) {
@@ -290,33 +188,26 @@ impl Supervisor<'_> {
             return;
         }
         let facts = self.session.facts();
-        let lifecycle = SessionDetail {
-            user: Some(facts.user.to_string()),
-            profile: Some(facts.profile.clone()),
+        let note = Note::Created {
+            user: facts.user.to_string(),
+            profile: facts.profile.clone(),
             command: facts.command.clone(),
-            ..SessionDetail::default()
         };
         let before = self.numbering.mark();
-        let mut line = self.numbering.own("session.created", lifecycle);
+        let mut line = self.numbering.own(note);
         line.event.time = crate::clock::rfc3339(self.session.created_at);
         if !self.append(&[line], before).await {
             self.session.end(EndRequest { by: None, reason: Some(UNWRITTEN) });
         }
     }
 
-    async fn own(&mut self, kind: &str, detail: SessionDetail) -> bool {
+    async fn own(&mut self, note: Note) -> bool {
         let before = self.numbering.mark();
-        let line = self.numbering.own(kind, detail);
+        let line = self.numbering.own(note);
         self.append(&[line], before).await
     }
 
-    /// A service that starts anew sees to it as well.
-    fn stop_in(&self, grace: Duration) {
-        self.session.change(|status| status.stop_us = Some(micros(SystemTime::now() + grace)));
-        self.save();
-    }
-
-    /// No stream comes to whoever waits for one. A command that wrote nothing has nothing to lose.
+    /// No stream comes any more. A command that wrote nothing has nothing to lose.
     fn no_stream(&self) {
         let hub = &self.session.hub;
         if self.recovered && hub.stage() == Stage::Waiting && hub.end() == 0 {
@@ -331,7 +222,7 @@ impl Supervisor<'_> {
 
     /// Appends events. Without a record there is no session: if they cannot be written, it ends. Only if the disk
     /// does not take what was written before, it goes on: its keeper keeps the events as long as it has room, and
-    /// then refuses what they would tell of.
+    /// then refuses the acts that would need more.
     async fn append(&mut self, lines: &[Line], before: Mark) -> bool {
         let error = match self.host.store.append(&self.session.log, lines).await {
             Ok(end) => {
@@ -344,7 +235,7 @@ impl Supervisor<'_> {
             Err(error) => error,
         };
         // The next event has the place of the first of these; what its keeper saw is counted as dropped.
-        self.numbering.back(before);
+        self.numbering.rewind(before);
         if matches!(error, StoreError::Failed) {
             return false;
         }
@@ -356,10 +247,6 @@ impl Supervisor<'_> {
         self.session.end(EndRequest { by: None, reason: Some(why) });
         false
     }
-}
-
-fn non_empty(text: &str) -> Option<&str> {
-    (!text.is_empty()).then_some(text)
 }
 
 /// The time until then, whatever became of the clock.

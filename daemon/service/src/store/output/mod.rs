@@ -62,7 +62,7 @@ pub struct OutputLog {
     file: Mutex<Option<File>>,
     /// Nothing is kept any more.
     removed: AtomicBool,
-    /// The last write failed, which was said.
+    /// The last write failed, which was logged.
     failing: AtomicBool,
     /// Bytes that an earlier service left on disk.
     found: OnceLock<u64>,
@@ -244,7 +244,7 @@ impl OutputLog {
         Ok(())
     }
 
-    /// Begins a new file at the end of what there is. Whoever reads the one that it replaces still has it.
+    /// Begins a new file at the end of what there is. A reader of the one that it replaces still has it.
     fn rotate(&self, file: &mut Option<File>, state: &mut State) -> io::Result<()> {
         let slot = state.segments.last().map_or(0, |last| 1 - last.slot);
         state.segments.retain(|segment| segment.slot != slot);

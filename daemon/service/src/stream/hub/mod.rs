@@ -1,4 +1,4 @@
-//! What a command writes, on its way to everybody who is attached to it. The command waits for its clients; one
+//! What a command writes, on its way to the clients that are attached to it. The command waits for its clients; one
 //! that takes nothing for long while others wait with it is cut off. Who only watches never holds up anything,
 //! and is cut off once it is too far behind.
 
@@ -8,41 +8,39 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use agentd_policy::Refusal;
-use agentd_policy::rule::Rule;
 use bytes::{Bytes, BytesMut};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use self::subscription::Client;
-pub use self::subscription::{Next, Subscription};
+pub use self::subscription::{From, Next, Subscription};
 use crate::store::output::{Frame, OutputLog};
 use crate::stream::pace::Pace;
 use crate::sync::lock;
 
 /// What may wait for a client before its command waits as well, in bytes.
-const HELD: usize = 128 << 10;
+const CLIENT_BUFFER: usize = 128 << 10;
 /// How long a client may take nothing while others wait with it.
-const STUCK: Duration = Duration::from_millis(if cfg!(test) { 1500 } else { 30_000 });
-/// How far a client may be behind that only watches.
-const BEHIND: usize = 4 << 20;
-/// And how far anybody, once the command has ended: more than its relay can hold.
-const BEHIND_AT_END: usize = 8 << 20;
+const STUCK_TIMEOUT: Duration = Duration::from_millis(if cfg!(test) { 1500 } else { 30_000 });
+/// How far a client may be behind that only watches, in bytes.
+const WATCHER_BUFFER: usize = 4 << 20;
+/// How far any client may be behind once the command has ended: more than its relay can hold.
+const FINAL_BUFFER: usize = 8 << 20;
 /// What is kept in memory for those who come a moment later.
 const RECENT: usize = 32 << 10;
 /// A piece that is longer holds all that was read with it: it is not kept longer than it has to be.
 const LONG: usize = 4 << 10;
-/// What a piece costs besides its bytes.
-const PIECE: usize = 64;
-/// The longest picture of a screen.
-const SCREEN: usize = 2 << 20;
+/// What a piece costs besides its bytes, in bytes.
+const FRAME_COST: usize = 64;
+/// The longest snapshot of a screen, in bytes.
+const MAX_SNAPSHOT: usize = 2 << 20;
 /// Input that waits to be sent, in messages.
-const INPUT: usize = 4;
-/// Requests for a size or a picture that wait to be sent.
-const CONTROLS: usize = 16;
+const INPUT_QUEUE: usize = 4;
+/// Requests for a size or a snapshot that wait to be sent.
+const CONTROL_QUEUE: usize = 16;
 /// How long a stream to the relay may take to be there after a start.
-const PATIENCE: Duration = Duration::from_secs(10);
+const STREAM_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Where a command's streams are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,17 +67,6 @@ pub enum Control {
     Screen,
 }
 
-/// From where a client wants to have the output.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum From {
-    /// What is kept.
-    Kept,
-    /// This place.
-    Place(u64),
-    /// The present screen of its terminal.
-    Screen,
-}
-
 /// The streams of one command.
 pub struct Hub {
     /// Where its output is kept; that of further commands is not.
@@ -88,12 +75,12 @@ pub struct Hub {
     pub pace: Arc<Pace>,
     inner: Mutex<Inner>,
     stage: watch::Sender<Stage>,
-    /// Somebody took something, came or went.
+    /// A client took something, came or went.
     pub(crate) room: Notify,
     /// Bytes of input that the command took.
     pub(crate) taken: watch::Sender<u64>,
     /// The command has ended.
-    pub over: CancellationToken,
+    pub exited: CancellationToken,
     pub input: mpsc::Sender<Inward>,
     pub controls: mpsc::Sender<Control>,
     queues: Mutex<Option<Queues>>,
@@ -117,15 +104,15 @@ struct Inner {
     recent_size: usize,
     clients: BTreeMap<u64, Client>,
     next: u64,
-    /// Clients that asked for a picture, in the order of their asking.
+    /// Clients that asked for a snapshot, in the order of their asking.
     asked: VecDeque<u64>,
-    picture: BytesMut,
+    snapshot: BytesMut,
 }
 
 impl Hub {
     pub fn new(log: Option<OutputLog>, stage: Stage, pace: Arc<Pace>) -> Arc<Self> {
-        let (input, inputs) = mpsc::channel(INPUT);
-        let (controls, control) = mpsc::channel(CONTROLS);
+        let (input, inputs) = mpsc::channel(INPUT_QUEUE);
+        let (controls, control) = mpsc::channel(CONTROL_QUEUE);
         Arc::new(Self {
             log,
             pace,
@@ -133,7 +120,7 @@ impl Hub {
             stage: watch::Sender::new(stage),
             room: Notify::new(),
             taken: watch::Sender::new(0),
-            over: CancellationToken::new(),
+            exited: CancellationToken::new(),
             input,
             controls,
             queues: Mutex::new(Some(Queues { input: inputs, controls: control })),
@@ -164,7 +151,7 @@ impl Hub {
         }
     }
 
-    /// What its relay says about the input that an earlier service sent.
+    /// Takes the relay's count of the input that an earlier service sent.
     pub fn begin_input(&self, taken: u64) {
         lock(&self.inner).input = taken;
         self.taken.send_replace(taken);
@@ -177,7 +164,7 @@ impl Hub {
 
     /// Accepts input, once there is room for it. Cancelled, it was accepted or not.
     pub async fn give(&self, bytes: Bytes) {
-        // Without a receiver the command reads no more, and what it said is on its way.
+        // Without a receiver the command reads no more, and its last count is on its way.
         let Ok(permit) = self.input.reserve().await else { return };
         let mut inner = lock(&self.inner);
         inner.input = inner.input.saturating_add(bytes.len() as u64);
@@ -200,7 +187,7 @@ impl Hub {
         }
     }
 
-    /// A stream to its relay will come, whatever an earlier service made of the last. Before anybody is there.
+    /// A stream to its relay will come, whatever an earlier service made of the last. Called before a client attaches.
     pub fn reopen(&self) {
         self.stage.send_replace(Stage::Waiting);
     }
@@ -217,7 +204,7 @@ impl Hub {
     pub async fn settled(&self) -> bool {
         let mut stage = self.stage.subscribe();
         let settled = stage.wait_for(|stage| *stage != Stage::Waiting);
-        tokio::time::timeout(PATIENCE, settled).await.is_ok_and(|settled| settled.is_ok())
+        tokio::time::timeout(STREAM_TIMEOUT, settled).await.is_ok_and(|settled| settled.is_ok())
     }
 
     /// Waits until nothing more will come; then whether all has.
@@ -229,14 +216,14 @@ impl Hub {
 
     /// Whether more may be read from the command.
     pub fn has_room(&self) -> bool {
-        if self.over.is_cancelled() {
+        if self.exited.is_cancelled() {
             return true;
         }
         !lock(&self.inner).clients.values().any(Client::is_full)
     }
 
-    /// Until when the command waits for clients that take nothing: for ever, if nobody waits with it.
-    pub fn patience(&self) -> Option<Instant> {
+    /// Until when the command waits for clients that take nothing: for ever, if no other client waits with it.
+    pub fn stuck_deadline(&self) -> Option<Instant> {
         let inner = lock(&self.inner);
         inner
             .others_wait()
@@ -257,16 +244,16 @@ impl Hub {
         let mut inner = lock(&self.inner);
         let piece = Frame { at: inner.end, kind, bytes };
         inner.end = piece.end();
-        let over = self.over.is_cancelled();
+        let exited = self.exited.is_cancelled();
         for client in inner.clients.values_mut() {
-            let most = match (over, !client.watch) {
-                (true, _) => BEHIND_AT_END,
+            let most = match (exited, !client.watch) {
+                (true, _) => FINAL_BUFFER,
                 (false, true) => usize::MAX,
-                (false, false) => BEHIND,
+                (false, false) => WATCHER_BUFFER,
             };
             client.push(&piece, most);
         }
-        inner.recent_size += piece.bytes.len() + PIECE;
+        inner.recent_size += piece.bytes.len() + FRAME_COST;
         inner.recent.push_back(piece);
         if self.log.is_none() {
             inner.kept = inner.end;
@@ -290,65 +277,21 @@ impl Hub {
         inner.trim();
     }
 
-    /// A piece of a picture has come; an empty one is its end.
-    pub fn picture(&self, bytes: &[u8]) {
+    /// A piece of a snapshot has come; an empty one is its end.
+    pub fn snapshot(&self, bytes: &[u8]) {
         let mut inner = lock(&self.inner);
         if !bytes.is_empty() {
-            if inner.picture.len() + bytes.len() <= SCREEN {
-                inner.picture.extend_from_slice(bytes);
+            if inner.snapshot.len() + bytes.len() <= MAX_SNAPSHOT {
+                inner.snapshot.extend_from_slice(bytes);
             }
             return;
         }
-        let picture = std::mem::take(&mut inner.picture).freeze();
+        let snapshot = std::mem::take(&mut inner.snapshot).freeze();
         let end = inner.end;
         let Some(number) = inner.asked.pop_front() else { return };
         if let Some(client) = inner.clients.get_mut(&number) {
-            client.show(end, picture);
+            client.show(end, snapshot);
         }
-    }
-
-    /// A place for a client. Of the output that it wants, what is not in memory is to be read from disk.
-    pub fn join(self: &Arc<Self>, watch: bool, from: From) -> Result<Subscription, Refusal> {
-        let mut inner = lock(&self.inner);
-        let memory = inner.recent.front().map_or(inner.end, |piece| piece.at);
-        let first = match &self.log {
-            Some(log) if log.range().0 < log.range().1 => memory.min(log.range().0),
-            _ => memory,
-        };
-        let screen = from == From::Screen && self.stage() == Stage::Live;
-        let start = match from {
-            From::Place(place) if place < first => {
-                return Err(Refusal::new(
-                    format!("output from byte {place} on"),
-                    Rule::AttachGone,
-                    format!("what is kept begins at byte {first}: attach anew"),
-                ));
-            }
-            From::Place(place) => place,
-            From::Screen if screen => inner.end,
-            From::Kept | From::Screen => first,
-        };
-        let mut client = Client::new(watch, start, screen);
-        if !screen {
-            for piece in &inner.recent {
-                client.push(piece, usize::MAX);
-            }
-        }
-        let (number, wake) = (inner.next, client.wake.clone());
-        inner.next += 1;
-        if screen {
-            if self.controls.try_send(Control::Screen).is_err() {
-                return Err(Refusal::new(
-                    "one client more that asks for the screen",
-                    Rule::ServiceCrowded,
-                    "too many ask for it at this moment; try again",
-                ));
-            }
-            inner.asked.push_back(number);
-        }
-        inner.clients.insert(number, client);
-        let replay = if screen { start } else { memory.max(start) };
-        Ok(Subscription { hub: self.clone(), number, wake, start, replay })
     }
 
     /// Forgets what need not be in memory any more.
@@ -367,9 +310,9 @@ impl PartialOrd for Stage {
 }
 
 impl Inner {
-    /// Whether somebody could take more.
+    /// Whether a client could take more.
     fn others_wait(&self) -> bool {
-        self.clients.values().any(|client| client.is_strict() && !client.is_full())
+        self.clients.values().any(|client| client.is_interactive() && !client.is_full())
     }
 
     fn trim(&mut self) {
@@ -377,7 +320,7 @@ impl Inner {
             && first.end() <= self.kept
             && (self.recent_size > RECENT || first.bytes.len() >= LONG)
         {
-            self.recent_size -= first.bytes.len() + PIECE;
+            self.recent_size -= first.bytes.len() + FRAME_COST;
             self.recent.pop_front();
         }
     }

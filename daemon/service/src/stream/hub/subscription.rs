@@ -3,11 +3,13 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use agentd_policy::Refusal;
+use agentd_policy::rule::Rule;
 use bytes::Bytes;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::{HELD, Hub, PIECE, STUCK, Stage};
+use super::{CLIENT_BUFFER, Control, FRAME_COST, Hub, STUCK_TIMEOUT, Stage};
 use crate::store::output::Frame;
 use crate::sync::lock;
 
@@ -21,9 +23,9 @@ pub(super) struct Client {
     since: Instant,
     /// What lies before it is not wanted.
     pub(super) from: u64,
-    /// Nothing is wanted before the picture is there.
+    /// Nothing is wanted before the snapshot is there.
     pub(super) waits: bool,
-    picture: Option<(u64, Bytes)>,
+    snapshot: Option<(u64, Bytes)>,
     cut: bool,
     pub(super) wake: Arc<Notify>,
 }
@@ -39,12 +41,22 @@ pub struct Subscription {
     pub replay: u64,
 }
 
+/// From where a client wants to have the output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum From {
+    /// What is kept.
+    Kept,
+    Place(u64),
+    /// The present screen of its terminal.
+    Screen,
+}
+
 /// What a client is to get.
 #[derive(Debug, PartialEq)]
 pub enum Next {
     Frame(Frame),
     /// The screen as it is at this place of the output.
-    Picture(u64, Bytes),
+    Snapshot(u64, Bytes),
     /// There is no more; whether that was all.
     Done {
         whole: bool,
@@ -62,24 +74,24 @@ impl Client {
             since: Instant::now(),
             from,
             waits,
-            picture: None,
+            snapshot: None,
             cut: false,
             wake: Arc::default(),
         }
     }
 
     /// Whether the command waits for it if it is full.
-    pub(super) fn is_strict(&self) -> bool {
+    pub(super) fn is_interactive(&self) -> bool {
         !self.watch && !self.cut
     }
 
     pub(super) fn is_full(&self) -> bool {
-        self.is_strict() && self.held >= HELD
+        self.is_interactive() && self.held >= CLIENT_BUFFER
     }
 
     /// When it will have taken nothing for too long.
     pub(super) fn stuck_at(&self) -> Instant {
-        self.since + STUCK
+        self.since + STUCK_TIMEOUT
     }
 
     pub(super) fn push(&mut self, piece: &Frame, most: usize) {
@@ -90,7 +102,7 @@ impl Client {
         if self.queue.is_empty() {
             self.since = Instant::now();
         }
-        self.held += piece.bytes.len() + PIECE;
+        self.held += piece.bytes.len() + FRAME_COST;
         self.queue.push_back(piece);
         if self.held > most {
             self.cut();
@@ -104,12 +116,12 @@ impl Client {
         self.wake.notify_one();
     }
 
-    /// A picture has come. One that comes late shows what its client was sent meanwhile only if it has that.
-    pub(super) fn show(&mut self, at: u64, picture: Bytes) {
+    /// A snapshot has come. One that comes late shows what its client was sent meanwhile only if it has that.
+    pub(super) fn show(&mut self, at: u64, snapshot: Bytes) {
         if !self.waits && !self.queue.is_empty() {
             return;
         }
-        (self.waits, self.from, self.picture) = (false, at, Some((at, picture)));
+        (self.waits, self.from, self.snapshot) = (false, at, Some((at, snapshot)));
         self.wake.notify_one();
     }
 
@@ -117,13 +129,59 @@ impl Client {
         if self.cut {
             return Some(Next::Cut);
         }
-        if let Some((at, picture)) = self.picture.take() {
-            return Some(Next::Picture(at, picture));
+        if let Some((at, snapshot)) = self.snapshot.take() {
+            return Some(Next::Snapshot(at, snapshot));
         }
         let piece = self.queue.pop_front()?;
-        self.held -= piece.bytes.len() + PIECE;
+        self.held -= piece.bytes.len() + FRAME_COST;
         self.since = Instant::now();
         Some(Next::Frame(piece))
+    }
+}
+
+impl Hub {
+    /// A place for a client. Of the output that it wants, what is not in memory is to be read from disk.
+    pub fn join(self: &Arc<Self>, watch: bool, from: From) -> Result<Subscription, Refusal> {
+        let mut inner = lock(&self.inner);
+        let memory = inner.recent.front().map_or(inner.end, |piece| piece.at);
+        let first = match &self.log {
+            Some(log) if log.range().0 < log.range().1 => memory.min(log.range().0),
+            _ => memory,
+        };
+        let screen = from == From::Screen && self.stage() == Stage::Live;
+        let start = match from {
+            From::Place(place) if place < first => {
+                return Err(Refusal::new(
+                    format!("output from byte {place} on"),
+                    Rule::AttachGone,
+                    format!("what is kept begins at byte {first}: attach anew"),
+                ));
+            }
+            From::Place(place) => place,
+            From::Screen if screen => inner.end,
+            From::Kept | From::Screen => first,
+        };
+        let mut client = Client::new(watch, start, screen);
+        if !screen {
+            for piece in &inner.recent {
+                client.push(piece, usize::MAX);
+            }
+        }
+        let (number, wake) = (inner.next, client.wake.clone());
+        inner.next += 1;
+        if screen {
+            if self.controls.try_send(Control::Screen).is_err() {
+                return Err(Refusal::new(
+                    "one client more that asks for the screen",
+                    Rule::ServiceCrowded,
+                    "too many ask for it at this moment; try again",
+                ));
+            }
+            inner.asked.push_back(number);
+        }
+        inner.clients.insert(number, client);
+        let replay = if screen { start } else { memory.max(start) };
+        Ok(Subscription { hub: self.clone(), number, wake, start, replay })
     }
 }
 
@@ -172,8 +230,8 @@ impl Subscription {
         }
     }
 
-    /// No picture comes: from here on, then. The place where that is.
-    pub fn without_picture(&self) -> u64 {
+    /// No snapshot comes: from here on, then. The place where that is.
+    pub fn without_snapshot(&self) -> u64 {
         let mut inner = lock(&self.hub.inner);
         let end = inner.end;
         if let Some(client) = inner.clients.get_mut(&self.number) {
