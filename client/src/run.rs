@@ -3,6 +3,7 @@
 
 use std::time::{Duration, Instant};
 
+use agentd_policy::exit_reason::ExitReason;
 use agentd_policy::git::Place;
 use agentd_proto::v1::{CreateReply, CreateRequest, Event, EventsRequest, Exit, KillRequest};
 
@@ -164,14 +165,14 @@ async fn create(
 fn ending(exit: &Exit) -> (i32, Option<String>) {
     let message = Some(exit.message.clone()).filter(|message| !message.is_empty());
     let or = |text: &str| message.clone().or_else(|| Some(text.to_owned()));
-    match (exit.reason.as_str(), exit.code, exit.signal) {
-        ("exited", Some(code), _) => (code, message),
-        ("signaled", _, Some(signal)) => (128 + signal, message),
-        ("timeout", ..) => (124, or("timed out (--timeout)")),
-        ("oom", ..) => (137, or("killed: over its limit of memory (--memory)")),
-        ("killed", ..) => (137, message),
-        ("failed", ..) => (125, or("the session failed")),
-        (reason, ..) => (125, or(&format!("the session ended in a way that is not known: {reason:?}"))),
+    match (ExitReason::parse(&exit.reason), exit.code, exit.signal) {
+        (Some(ExitReason::Exited), Some(code), _) => (code, message),
+        (Some(ExitReason::Signaled), _, Some(signal)) => (128 + signal, message),
+        (Some(ExitReason::Timeout), ..) => (124, or("timed out (--timeout)")),
+        (Some(ExitReason::OutOfMemory), ..) => (137, or("killed: over its limit of memory (--memory)")),
+        (Some(ExitReason::Killed), ..) => (137, message),
+        (Some(ExitReason::Failed), ..) => (125, or("the session failed")),
+        _ => (125, or(&format!("the session ended in a way that is not known: {:?}", exit.reason))),
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use agentd_policy::exit_reason::ExitReason;
 use agentd_policy::names::SessionId;
 use agentd_policy::network::Change;
 use agentd_policy::offer::Steer;
@@ -83,10 +84,10 @@ pub fn attached(session: &Session) -> String {
 }
 
 fn how(exit: &agentd_proto::v1::Exit) -> String {
-    match (exit.reason.as_str(), exit.code, exit.signal) {
-        ("exited", Some(code), _) => code.to_string(),
-        ("signaled", _, Some(signal)) => format!("signal {signal}"),
-        (reason, ..) => reason.to_owned(),
+    match (ExitReason::parse(&exit.reason), exit.code, exit.signal) {
+        (Some(ExitReason::Exited), Some(code), _) => code.to_string(),
+        (Some(ExitReason::Signaled), _, Some(signal)) => format!("signal {signal}"),
+        _ => exit.reason.clone(),
     }
 }
 

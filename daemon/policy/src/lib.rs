@@ -19,6 +19,7 @@ pub mod egress;
 pub mod environment;
 pub mod event;
 pub mod event_kind;
+pub mod exit_reason;
 pub mod git;
 pub mod hosts;
 pub mod lease;

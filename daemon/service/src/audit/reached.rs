@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use agentd_policy::exit_reason::ExitReason;
 use agentd_policy::size::{readable_duration, readable_size};
 use agentd_proto::v1::{Exit, Limits};
 
@@ -57,7 +58,7 @@ impl Reached {
 
     /// `exit` of a command that ended by itself, with what it met before.
     pub fn noted(&self, mut exit: Exit) -> Exit {
-        if !matches!(exit.reason.as_str(), "exited" | "signaled") {
+        if !ExitReason::parse(&exit.reason).is_some_and(ExitReason::is_of_command) {
             return exit;
         }
         let Limits { pids, disk, inodes, .. } = &self.limits;

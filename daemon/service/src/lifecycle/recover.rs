@@ -20,8 +20,8 @@ pub fn take_up(host: &Arc<Host>) -> Result<(), StoreError> {
     for record in host.store.records()? {
         let id = record.id.clone();
         users.insert(record.uid);
-        if let Err(why) = one(host, record) {
-            host.store.set_aside(&id, &why);
+        if let Err(error) = one(host, record) {
+            host.store.set_aside(&id, &error);
         }
     }
     for record in host.store.all_removed()? {
@@ -38,13 +38,18 @@ pub fn take_up(host: &Arc<Host>) -> Result<(), StoreError> {
     Ok(())
 }
 
-fn one(host: &Arc<Host>, mut record: Record) -> Result<(), String> {
+/// The events of a session cannot be read.
+#[derive(Debug, thiserror::Error)]
+#[error("its events: {0}")]
+struct EventsError(std::io::Error);
+
+fn one(host: &Arc<Host>, mut record: Record) -> Result<(), EventsError> {
     let log = host.store.log(&record.id);
     let tail = match host.store.take_up(&log, record.exit.is_some()) {
         Ok(tail) => tail,
         Err(error) => {
             log.close();
-            return Err(format!("its events: {error}"));
+            return Err(EventsError(error));
         }
     };
     let keeper = keeper_socket::connect(host, &record.id);

@@ -7,6 +7,7 @@ use std::time::SystemTime;
 
 use agentd_policy::Refusal;
 use agentd_policy::event::{End, ExitStatus};
+use agentd_policy::exit_reason::ExitReason;
 use agentd_policy::names::{AbsPath, SessionId};
 use agentd_policy::plan::{MAX_ARGC, MAX_ARGS};
 use agentd_policy::rule::Rule;
@@ -208,7 +209,8 @@ impl Commands {
             entry.hub.give_up_waiting();
             if let Some(exit) = entry.exit.take() {
                 let message = "its session has ended".to_owned();
-                drop(exit.send(Exit { reason: "killed".into(), message, ..Exit::default() }));
+                let reason = ExitReason::Killed.as_str().to_owned();
+                drop(exit.send(Exit { reason, message, ..Exit::default() }));
             }
             if let Some(answer) = entry.answer.take() {
                 drop(answer.send(Err(ended())));

@@ -1,5 +1,6 @@
 //! What a session goes through, apart from everything that makes it so.
 
+use agentd_policy::exit_reason::ExitReason;
 use agentd_proto::v1::Exit;
 
 /// Where a session is, once it was built.
@@ -137,7 +138,7 @@ impl State {
 
 /// The end of a session that did not come to a proper one.
 pub fn failed(message: &str) -> Exit {
-    Exit { reason: "failed".into(), code: None, signal: None, message: message.into() }
+    Exit { reason: ExitReason::Failed.as_str().into(), code: None, signal: None, message: message.into() }
 }
 
 #[cfg(test)]

@@ -129,7 +129,7 @@ impl Store {
     }
 
     /// Sets the record of a session aside, which cannot be used.
-    pub fn set_aside(&self, session: &SessionId, why: &str) {
+    pub fn set_aside(&self, session: &SessionId, why: &dyn std::error::Error) {
         record::set_aside(&record::path(&self.dir, session), why);
     }
 

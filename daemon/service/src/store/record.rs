@@ -166,7 +166,7 @@ pub fn load(dir: &Path) -> io::Result<Vec<Record>> {
         match path.extension().and_then(|e| e.to_str()) {
             Some("json") => match read(&path) {
                 Ok(record) => records.push(record),
-                Err(why) => set_aside(&path, &why),
+                Err(error) => set_aside(&path, &error),
             },
             Some("tmp") => {
                 if let Err(error) = std::fs::remove_file(&path) {
@@ -188,7 +188,7 @@ pub fn load_removed(dir: &Path) -> io::Result<Vec<Record>> {
         if path.extension().is_some_and(|extension| extension == "removed") {
             match read(&path) {
                 Ok(record) => records.push(record),
-                Err(why) => set_aside(&path, &why),
+                Err(error) => set_aside(&path, &error),
             }
         }
     }
@@ -197,44 +197,57 @@ pub fn load_removed(dir: &Path) -> io::Result<Vec<Record>> {
 }
 
 /// Renames a record that cannot be read.
-pub fn set_aside(path: &Path, why: &str) {
+pub fn set_aside(path: &Path, why: &dyn std::error::Error) {
     let aside = path.with_extension("broken");
     let session = session_of(path);
-    tracing::error!(session, path = %aside.display(), error = why, "a record was set aside");
+    tracing::error!(session, path = %aside.display(), error = %why, "a record was set aside");
     if let Err(error) = std::fs::rename(path, &aside) {
         tracing::error!(session, path = %path.display(), %error, "a record cannot be set aside");
     }
 }
 
+/// Why a record cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum RecordError {
+    #[error(transparent)]
+    Read(#[from] io::Error),
+    #[error(transparent)]
+    Json(#[from] serde_json::Error),
+    #[error("a record without a version")]
+    NoVersion,
+    #[error("a record of format {version}, without a {key} that format {VERSION} knows")]
+    Foreign { version: u64, key: &'static str },
+    #[error("it is of session {0}")]
+    WrongName(SessionId),
+    #[error("an end without a time, or a time without an end")]
+    HalfEnd,
+}
+
 /// The record in the file at `path`.
-pub fn read(path: &Path) -> Result<Record, String> {
-    let file = File::open(path).map_err(|e| e.to_string())?;
+pub fn read(path: &Path) -> Result<Record, RecordError> {
     let mut text = String::new();
-    file.take(MAX_BYTES).read_to_string(&mut text).map_err(|e| e.to_string())?;
-    let value: Value = serde_json::from_str(&text).map_err(|e| e.to_string())?;
+    File::open(path)?.take(MAX_BYTES).read_to_string(&mut text)?;
+    let value: Value = serde_json::from_str(&text)?;
     let record = match value.get("version").and_then(Value::as_u64) {
-        Some(version) if version == u64::from(VERSION) => {
-            serde_json::from_value::<Record>(value).map_err(|e| e.to_string())?
-        }
+        Some(version) if version == u64::from(VERSION) => serde_json::from_value::<Record>(value)?,
         Some(version) => translate(&value, version)?,
-        None => return Err("a record without a version".into()),
+        None => return Err(RecordError::NoVersion),
     };
     if path.file_stem().and_then(|stem| stem.to_str()) != Some(record.id.as_str()) {
-        return Err(format!("it is of session {}", record.id));
+        return Err(RecordError::WrongName(record.id));
     }
     if record.exit.is_some() != record.ended_us.is_some() {
-        return Err("an end without a time, or a time without an end".into());
+        return Err(RecordError::HalfEnd);
     }
     Ok(record)
 }
 
 /// A record of another format, as far as it is understood: whose session it was, and its history.
-fn translate(value: &Value, version: u64) -> Result<Record, String> {
+fn translate(value: &Value, version: u64) -> Result<Record, RecordError> {
     fn part<T: DeserializeOwned>(value: &Value, key: &str) -> Option<T> {
         serde_json::from_value(value.get(key)?.clone()).ok()
     }
-    let needed =
-        |key: &str| format!("a record of format {version}, without a {key} that format {VERSION} knows");
+    let needed = |key| RecordError::Foreign { version, key };
     let flag = |key: &str| part(value, key).unwrap_or(false);
     let number = |key: &str| part(value, key).unwrap_or(0);
     let exit: Option<Exit> = part(value, "exit");

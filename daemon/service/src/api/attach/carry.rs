@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use agentd_policy::Refusal;
+use agentd_policy::exit_reason::ExitReason;
 use agentd_policy::plan::WindowSize;
 use agentd_policy::rule::Rule;
 use agentd_policy::wire::frame;
@@ -73,10 +74,11 @@ pub(super) async fn carry(
 
 /// `exit`, unless it would report success without all of the output.
 fn complete(whole: bool, exit: Exit) -> Exit {
-    match (whole, exit.reason.as_str()) {
-        (false, "exited" | "signaled") => failed("the last of its output was lost"),
-        _ => exit,
+    let ended = ExitReason::parse(&exit.reason);
+    if !whole && ended.is_some_and(ExitReason::is_of_command) {
+        return failed("the last of its output was lost");
     }
+    exit
 }
 
 fn output(kind: Out) -> AttachOutput {

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
+use agentd_policy::exit_reason::ExitReason;
 use agentd_policy::wire::{ToKeeper, VERSION};
 use agentd_proto::v1::Exit;
 use tokio::time::Instant;
@@ -92,12 +93,13 @@ impl Supervisor<'_> {
 
     /// The message of who ended it, where its keeper has none.
     pub(super) fn noted(&self, mut exit: Exit) -> Exit {
-        if let Some(upgrade) = self.upgrade.as_ref().filter(|_| exit.reason == "failed") {
+        let reason = ExitReason::parse(&exit.reason);
+        if let Some(upgrade) = self.upgrade.as_ref().filter(|_| reason == Some(ExitReason::Failed)) {
             exit.message.clone_from(upgrade);
         }
         if let Some(note) = &self.note
             && exit.message.is_empty()
-            && exit.reason != "exited"
+            && reason != Some(ExitReason::Exited)
         {
             exit.message = note.clone();
         }
