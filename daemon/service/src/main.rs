@@ -1,6 +1,10 @@
 //! `agentd`: gRPC for clients, decisions, the event store. Runs as an ordinary account without privileges:
 //! connections come from the launcher, which attested them, and what was decided goes to the launcher,
 //! which checks it again.
+//!
+//! Directories by layer; each imports only what stands after it: `api` (gRPC), `lifecycle` (build, recovery, end),
+//! `host` (what a request may need), `session`, `audit` (events) and `stream` (a command's bytes), `store`
+//! (files); `quota`, `metrics`, `site` and `launcher` are beside them.
 
 mod api;
 mod audit;
@@ -51,7 +55,7 @@ use crate::watchdog::Heartbeat;
 #[derive(Parser)]
 #[command(version)]
 struct Options {
-    /// The configuration
+    /// The configuration file
     #[arg(long, value_name = "FILE", default_value = "/etc/agentd/agentd.toml")]
     config: PathBuf,
     /// Say what is wrong with the configuration, the profiles and the blocklists, and end
