@@ -44,10 +44,11 @@ impl TokenBucket {
         self.counted = Some(self.counted.map_or(now, |counted| counted.max(now)));
     }
 
-    /// How long something is owed after `now`; `None` if nothing is.
+    /// How long something is owed after `now`; `None` if nothing is, or it is paid within a nanosecond.
     pub fn owed_for(&self, now: Instant) -> Option<Duration> {
         let tokens = self.tokens(now);
-        (tokens < 0.0).then(|| Duration::try_from_secs_f64(-tokens / self.rate).unwrap_or(Duration::MAX))
+        let wait = || Duration::try_from_secs_f64(-tokens / self.rate).unwrap_or(Duration::MAX);
+        (tokens < 0.0).then(wait).filter(|wait| !wait.is_zero())
     }
 
     /// Whether it holds all that it can: then it is as good as a new one.
@@ -86,5 +87,12 @@ mod tests {
         assert!(bucket.take(start + Duration::from_millis(510)));
         bucket.resize(2, 100);
         assert!((bucket.tokens(start + Duration::from_secs(9)) - 2.0).abs() < 1e-9);
+        // Who waits for so long owes nothing then, whatever was lost in rounding.
+        let mut bucket = TokenBucket::new(0, 3e7);
+        for charge in 1..1000 {
+            bucket.charge(f64::from(charge), start);
+            let at = start + bucket.owed_for(start).unwrap();
+            assert_eq!(bucket.owed_for(at), None, "{charge}");
+        }
     }
 }

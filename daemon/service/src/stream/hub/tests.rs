@@ -96,7 +96,7 @@ fn snapshots_go_to_the_client_that_asked() {
     hub.snapshot(b"ture");
     assert_eq!(one.now(), None);
     hub.snapshot(b"");
-    assert_eq!(one.now(), Some(Next::Snapshot(15, "snapshot".into())));
+    assert_eq!(one.now(), Some(Next::Snapshot(15, "picture".into())));
     out(&hub, 5);
     assert_eq!((taken(&one), two.now()), (5, None));
     assert_eq!(two.without_snapshot(), 20);
