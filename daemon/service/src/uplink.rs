@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep};
 use crate::api::connection::Connection;
 use crate::host::Host;
 use crate::launcher::link::{Link, connect_packets};
-use crate::launcher::{Answer, Built, Facts, Late, Line};
+use crate::launcher::{Answer, Built, CallerHandle, Facts, Late};
 use crate::metrics::MetricsServer;
 use crate::watchdog::Heartbeat;
 
@@ -155,8 +155,8 @@ impl Taken<'_> {
         let mut descriptors = packet.descriptors.into_iter();
         match (wire::decode(&packet.bytes)?, descriptors.next(), descriptors.next()) {
             (FromLauncher::Caller { number, peer, account, groups }, Some(socket), None) => {
-                let line = Line::new(number, self.launcher, host.launcher.clone());
-                match Connection::new(socket, line, &host.quotas.connections, (peer, account, groups)) {
+                let handle = CallerHandle::new(number, self.launcher, host.launcher.clone());
+                match Connection::new(socket, handle, &host.quotas.connections, (peer, account, groups)) {
                     // The server is gone, or its backlog is full: the connection is closed.
                     Ok(connection) => drop(self.clients.try_send(Ok(connection))),
                     Err(error) => {

@@ -15,7 +15,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::server::Connected;
 
-use crate::launcher::Line;
+use crate::launcher::CallerHandle;
 use crate::quota::slots::{Activity, Slot, Slots};
 
 /// Connections that clients made, as the launcher hands them over.
@@ -43,7 +43,7 @@ pub struct Caller {
     /// Cancelled when the connection is gone.
     pub gone: CancellationToken,
     /// What the launcher knows it by.
-    pub line: Arc<Line>,
+    pub handle: Arc<CallerHandle>,
 }
 
 /// A client's connection.
@@ -80,11 +80,11 @@ impl Times {
 impl Connection {
     pub fn new(
         socket: OwnedFd,
-        line: Line,
+        handle: CallerHandle,
         connections: &Arc<Slots>,
         (peer, account, groups): (Peer, u32, Vec<String>),
     ) -> io::Result<Self> {
-        let line = Arc::new(line);
+        let handle = Arc::new(handle);
         let slot = connections.take(account).ok_or_else(|| {
             io::Error::other(format!("account {account} has {} already", connections.each()))
         })?;
@@ -92,7 +92,7 @@ impl Connection {
         let activity = Arc::new(Activity::default());
         let gone = CancellationToken::new();
         let groups = groups.into();
-        let caller = Caller { peer, account, groups, activity: Arc::downgrade(&activity), gone, line };
+        let caller = Caller { peer, account, groups, activity: Arc::downgrade(&activity), gone, handle };
         let times = Times { began: Instant::now(), last: None };
         Ok(Self { stream, caller, _slot: slot, activity, times, due: Box::pin(sleep(FIRST_BYTE)) })
     }

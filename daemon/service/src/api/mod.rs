@@ -2,48 +2,39 @@
 
 mod attach;
 pub mod connection;
+mod control;
+mod create;
 mod events;
 mod logs;
 pub mod serve;
-mod steer;
 mod system;
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use agentd_policy::Refusal;
-use agentd_policy::decide::{Permit, decide};
 use agentd_policy::names::SessionId;
-use agentd_policy::profile::Profile;
 use agentd_policy::rule::Rule;
-use agentd_policy::wire::{Peer, Ticket};
+use agentd_policy::wire::Peer;
 use agentd_proto::v1::sessions_server::Sessions;
 use agentd_proto::v1::{
     AttachInput, AttachOutput, CreateReply, CreateRequest, DoctorReply, DoctorRequest, Event, EventsRequest,
     InspectReply, InspectRequest, KillReply, KillRequest, ListReply, ListRequest, LogChunk, LogsRequest,
-    OfferedPath, RemoveReply, RemoveRequest, RunSpec, Session as Shown, StopReply, StopRequest, Timing,
-    VersionReply, VersionRequest, WatchRequest,
+    RemoveReply, RemoveRequest, Session as Shown, StopReply, StopRequest, VersionReply, VersionRequest,
+    WatchRequest,
 };
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use self::connection::Caller;
-use agentd_request::malformed;
-
 use self::events::{Filter, Scope};
 use self::logs::Reading;
 use crate::error::refused;
 use crate::host::Host;
-use crate::lifecycle::{self, build};
-use crate::metrics::metrics;
 use crate::quota::slots::{Slot, Slots, crowded};
 use crate::session::registry::Access;
 use crate::session::{Phase, Session};
-use crate::store::record::Record;
 
-/// What is worth a thread of its own to parse, in bytes.
-const LARGE: usize = 32 << 10;
 /// What the commands and messages of a list may come to, in bytes.
 const LISTED: usize = 1 << 20;
 /// Events and states that wait for a client.
@@ -73,23 +64,6 @@ fn take(slots: &Arc<Slots>, caller: &Caller, what: &str) -> Result<Slot, Refusal
 }
 
 impl Api {
-    /// The session that `spec` asks for, by the site's rules. Its profile is the client's, resolved.
-    async fn permit(
-        &self,
-        caller: &Caller,
-        spec: RunSpec,
-        offered: &[OfferedPath],
-    ) -> Result<(Permit, Profile), Refusal> {
-        let host = &self.0;
-        let site = host.site();
-        let facts = host.users.facts(caller.peer.uid, site.config.allow_root).await?;
-        let bounds = site.config.bounds.of_groups(&caller.groups);
-        let (profile, spec) = resolved(spec).await?;
-        let mut request = agentd_request::parse(spec, self.new_id()?)?;
-        request.offered = Some(agentd_request::offered(offered)?);
-        Ok((decide(&request, &profile, &bounds, &site.upstream, &facts)?, profile))
-    }
-
     /// A session that is known, or for admins one that only its record knows.
     async fn of_record(&self, text: &str, peer: &Peer) -> Result<Arc<Session>, Refusal> {
         let found = self.0.registry.find(text, peer, Access::Read);
@@ -107,71 +81,6 @@ impl Api {
             (found, _) => found,
         }
     }
-
-    fn new_id(&self) -> Result<SessionId, Refusal> {
-        let fail = || Refusal::new("a session id", Rule::SessionId, "try again");
-        let mut bytes = [0; 6];
-        let got =
-            rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty()).map_err(|_| fail())?;
-        let id = SessionId::from_random(bytes);
-        // One in 2^48 for each that was ever here.
-        if got != bytes.len() || self.0.store.has(&id) { Err(fail()) } else { Ok(id) }
-    }
-
-    async fn created(&self, caller: Caller, request: CreateRequest) -> Result<CreateReply, Refusal> {
-        let (host, began) = (&self.0, Instant::now());
-        host.store.check()?;
-        let spec = request.spec.ok_or_else(|| malformed("a request without a spec", Rule::RequestSpec))?;
-        let ticket = ticket(&request.ticket)?;
-        let (name, detach) = (agentd_request::name(&spec)?, spec.detach);
-        let (permit, profile) = self.permit(&caller, spec, &request.paths).await?;
-        let plan = permit.into_plan();
-        let profile = profile.name.map(|name| name.to_string()).unwrap_or_default();
-        let (log, output) = (host.store.log(&plan.session), host.store.output(&plan.session));
-        output.begin();
-        let mut record = Record::new(&plan, name, caller.peer.uid, profile, detach);
-        if let Some(facts) = host.launcher.facts() {
-            record.limits.open_files = record.limits.open_files.min(facts.open_files);
-            if record.overlay {
-                record.limits.disk_form = facts.disk.as_str().to_owned();
-            }
-        }
-        let (session, asks) = Session::new(record, log, output);
-        match host.registry.insert(&session) {
-            Ok(Some(removed)) => {
-                // That may wait for the disk: the request does not.
-                let host = host.clone();
-                tokio::spawn(async move { lifecycle::remove(&host, &removed).await });
-            }
-            Ok(None) => {}
-            Err(refusal) => {
-                session.log.close();
-                return Err(refusal);
-            }
-        }
-        let id = session.id.to_string();
-        let decided = began.elapsed();
-        let (answer, answered) = oneshot::channel();
-        let order = build::Order { plan, ticket, creator: caller.gone, line: caller.line };
-        // A task of its own: a client that goes away does not leave half a session.
-        tokio::spawn(build::run(host.clone(), session, order, asks, answer));
-        let timings = answered.await.map_err(|_| {
-            Refusal::new(format!("session {id}"), Rule::ServiceFailed, "look at the log of agentd")
-        })??;
-        let took = began.elapsed();
-        metrics().session_created(took);
-        tracing::debug!(session = %id, ?decided, ?took, "session created");
-        let timings = timings
-            .into_iter()
-            .map(|t| Timing { step: t.step, start_us: t.start_us, end_us: t.end_us })
-            .collect();
-        Ok(CreateReply { id, timings })
-    }
-}
-
-/// Refused requests do not fill the log: a metric counts them.
-fn refused_session(peer: &Peer, refusal: &Refusal) {
-    tracing::debug!(user = peer.uid, pid = peer.pid, rule = refusal.rule.name(), error = %refusal, "session refused");
 }
 
 /// Sends the state of a session, and each that follows.
@@ -197,21 +106,6 @@ async fn watch(session: Arc<Session>, to: mpsc::Sender<Result<Shown, Status>>) {
     }
 }
 
-fn ticket(bytes: &[u8]) -> Result<Ticket, Refusal> {
-    let malformed = |_| malformed(format!("a ticket of {} bytes", bytes.len()), Rule::RequestTicket);
-    <[u8; 32]>::try_from(bytes).map(Ticket).map_err(malformed)
-}
-
-/// The profile of `spec`: a long one is read on a thread of its own.
-async fn resolved(spec: RunSpec) -> Result<(Profile, RunSpec), Refusal> {
-    if spec.profile.len() < LARGE {
-        return Ok((agentd_request::profile(&spec)?, spec));
-    }
-    tokio::task::spawn_blocking(move || Ok((agentd_request::profile(&spec)?, spec))).await.map_err(|_| {
-        Refusal::new("the profile", Rule::ProfileForm, "it could not be read; make it simpler")
-    })?
-}
-
 #[tonic::async_trait]
 impl Sessions for Api {
     type AttachStream = ReceiverStream<Result<AttachOutput, Status>>;
@@ -224,7 +118,7 @@ impl Sessions for Api {
         let caller = caller(&request)?;
         let peer = caller.peer;
         let created = self.created(caller, request.into_inner()).await;
-        deny(created.inspect_err(|refusal| refused_session(&peer, refusal))).map(Response::new)
+        deny(created.inspect_err(|refusal| create::log_refused(&peer, refusal))).map(Response::new)
     }
 
     async fn attach(

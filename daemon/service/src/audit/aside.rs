@@ -5,7 +5,7 @@ use agentd_policy::event::Aside;
 use agentd_policy::names::SessionId;
 use agentd_proto::v1::{Exit, FileDetail};
 
-use super::left;
+use super::findings;
 use crate::text::bounded;
 
 /// How many names and commands the line has.
@@ -59,7 +59,7 @@ impl Changes {
         };
         let line =
             format!("what it changed of git's settings and hooks ended with it: {named}{more}; {keep}");
-        left::add(&mut exit, &line);
+        findings::add(&mut exit, &line);
         exit
     }
 }

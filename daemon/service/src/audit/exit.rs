@@ -4,11 +4,11 @@ use agentd_policy::event::{End, ExitStatus};
 use agentd_policy::exit_reason::ExitReason;
 use agentd_proto::v1::Exit;
 
-use super::reached::Reached;
+use super::reached::ReachedLimits;
 use crate::text::bounded;
 
 /// `program` is what the command was started as, and `reached` the limits that it met before.
-pub fn exit(end: &End, program: &str, reached: &Reached) -> Exit {
+pub fn exit(end: &End, program: &str, reached: &ReachedLimits) -> Exit {
     let with = |reason: ExitReason, code, signal, message: String| Exit {
         reason: reason.as_str().to_owned(),
         code,

@@ -3,7 +3,7 @@
 mod aside;
 mod convert;
 pub mod exit;
-mod left;
+mod findings;
 mod net;
 pub mod note;
 pub mod numbering;

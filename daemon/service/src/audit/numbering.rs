@@ -10,11 +10,11 @@ use agentd_proto::v1::{DroppedDetail, Event, Exit, Limits, SessionDetail};
 use super::aside::Changes;
 use super::convert::with_detail;
 use super::exit::exit;
-use super::left::Left;
+use super::findings::Findings;
 use super::note::Note;
-use super::reached::Reached;
+use super::reached::ReachedLimits;
 use crate::clock::rfc3339;
-use crate::store::Line;
+use crate::store::EventLine;
 
 /// Where a [`Numbering`] stood.
 #[derive(Clone, Copy)]
@@ -31,9 +31,9 @@ pub struct Numbering {
     last: u64,
     program: String,
     /// What was found at the end of the session, for the line that its user reads.
-    left: Left,
+    findings: Findings,
     aside: Changes,
-    reached: Reached,
+    reached: ReachedLimits,
 }
 
 impl Numbering {
@@ -44,9 +44,9 @@ impl Numbering {
             seq,
             last,
             program,
-            left: Left::default(),
+            findings: Findings::default(),
             aside: Changes::default(),
-            reached: Reached::new(limits),
+            reached: ReachedLimits::new(limits),
         }
     }
 
@@ -61,7 +61,7 @@ impl Numbering {
     }
 
     /// The limits that it has reached.
-    pub fn reached(&self) -> &Reached {
+    pub fn reached(&self) -> &ReachedLimits {
         &self.reached
     }
 
@@ -76,15 +76,15 @@ impl Numbering {
     }
 
     /// An event that the service itself records.
-    pub fn own(&mut self, note: Note) -> Line {
+    pub fn own(&mut self, note: Note) -> EventLine {
         let event = self.event(note.kind(), SystemTime::now());
-        Line { event: Event { lifecycle: Some(note.into_detail()), ..event }, source: None }
+        EventLine { event: Event { lifecycle: Some(note.into_detail()), ..event }, source: None }
     }
 
     /// Stands for the events of a keeper that no service received: their number is unknown.
-    pub fn unreceived(&mut self, time: SystemTime) -> Line {
+    pub fn unreceived(&mut self, time: SystemTime) -> EventLine {
         let event = self.event(EventKind::AuditDropped, time);
-        Line { event: Event { dropped: Some(DroppedDetail { count: 0 }), ..event }, source: None }
+        EventLine { event: Event { dropped: Some(DroppedDetail { count: 0 }), ..event }, source: None }
     }
 
     fn event(&mut self, kind: EventKind, time: SystemTime) -> Event {
@@ -100,7 +100,7 @@ impl Numbering {
 
     /// The events that `source` stands for: none if it is a double, and one more if others were lost
     /// before it. With the session's end, how that was.
-    pub fn take(&mut self, source: SourceEvent) -> (Vec<Line>, Option<Exit>) {
+    pub fn take(&mut self, source: SourceEvent) -> (Vec<EventLine>, Option<Exit>) {
         let time =
             UNIX_EPOCH.checked_add(Duration::from_micros(source.time_us)).unwrap_or_else(SystemTime::now);
         let mut events = Vec::new();
@@ -111,13 +111,13 @@ impl Numbering {
         if missing > 0 {
             let dropped = Some(DroppedDetail { count: missing });
             let event = Event { dropped, ..self.event(EventKind::AuditDropped, time) };
-            events.push(Line { event, source: Some(source.number - 1) });
+            events.push(EventLine { event, source: Some(source.number - 1) });
         }
         self.last = source.number;
         let exit = match &source.body {
             EventBody::Ended(end) => {
                 let exit = self.reached.noted(exit(end, &self.program, &self.reached));
-                Some(self.aside.noted(self.left.noted(exit, &self.session), &self.session))
+                Some(self.aside.noted(self.findings.noted(exit, &self.session), &self.session))
             }
             _ => None,
         };
@@ -126,7 +126,7 @@ impl Numbering {
             Some(exit) => self.ended(exit, time),
             None => with_detail(self.event(source.body.kind(), time), source.body),
         };
-        events.push(Line { event, source: Some(source.number) });
+        events.push(EventLine { event, source: Some(source.number) });
         (events, exit)
     }
 
@@ -146,7 +146,7 @@ impl Numbering {
     fn note(&mut self, body: &EventBody) {
         match body {
             EventBody::Limit { name, limit } => self.reached.note(name, *limit),
-            EventBody::File { path, finding, more } => self.left.add(path, *finding, *more),
+            EventBody::File { path, finding, more } => self.findings.add(path, *finding, *more),
             EventBody::Aside { path, change, more } => self.aside.add(path, change, *more),
             _ => {}
         }

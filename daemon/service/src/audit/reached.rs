@@ -11,7 +11,7 @@ const MAX_FULL: usize = 8;
 
 /// What of its limits a session has reached so far.
 #[derive(Debug, Default)]
-pub struct Reached {
+pub struct ReachedLimits {
     limits: Limits,
     memory: bool,
     pids: bool,
@@ -21,7 +21,7 @@ pub struct Reached {
     full: BTreeMap<String, u64>,
 }
 
-impl Reached {
+impl ReachedLimits {
     /// Nothing yet, of these.
     pub fn new(limits: Limits) -> Self {
         Self { limits, ..Self::default() }
@@ -86,10 +86,10 @@ impl Reached {
 mod tests {
     use super::*;
 
-    fn reached() -> Reached {
+    fn reached() -> ReachedLimits {
         let limits =
             Limits { memory: 2 << 30, pids: 20, timeout_ms: 1_800_000, idle_ms: 90_000, ..Limits::default() };
-        Reached::new(limits)
+        ReachedLimits::new(limits)
     }
 
     #[test]

@@ -72,21 +72,21 @@ pub struct Launcher {
 }
 
 /// A connection's number, for as long as a request may still name it to the launcher.
-pub struct Line {
+pub struct CallerHandle {
     number: CallerNumber,
     /// Of the launcher that accepted it, by the service's count.
     accepted_by: u64,
     launcher: Arc<Launcher>,
 }
 
-impl Line {
+impl CallerHandle {
     /// Of a connection that the launcher with the number `accepted_by` knows as `number`.
     pub fn new(number: CallerNumber, accepted_by: u64, launcher: Arc<Launcher>) -> Self {
         Self { number, accepted_by, launcher }
     }
 }
 
-impl Drop for Line {
+impl Drop for CallerHandle {
     fn drop(&mut self) {
         self.launcher.forget(self);
     }
@@ -139,9 +139,9 @@ impl Launcher {
     }
 
     /// Has a session built.
-    pub async fn build(&self, line: &Line, ticket: Ticket, plan: Plan) -> Result<Built, Refusal> {
-        let (caller, plan) = (line.number, Box::new(plan));
-        match self.ask(line, |request| FromService::Build { request, caller, ticket, plan }).await? {
+    pub async fn build(&self, handle: &CallerHandle, ticket: Ticket, plan: Plan) -> Result<Built, Refusal> {
+        let (caller, plan) = (handle.number, Box::new(plan));
+        match self.ask(handle, |request| FromService::Build { request, caller, ticket, plan }).await? {
             Answer::Built(built) => Ok(built),
             Answer::Refused(refusal) => Err(refusal),
             _ => Err(no_launcher("another answer than it was asked for")),
@@ -149,9 +149,9 @@ impl Launcher {
     }
 
     /// Has what is left of an ended session deleted.
-    pub async fn remove(&self, line: &Line, owner: u32, session: SessionId) -> Result<(), Refusal> {
-        let caller = line.number;
-        match self.ask(line, |request| FromService::Remove { request, caller, owner, session }).await? {
+    pub async fn remove(&self, handle: &CallerHandle, owner: u32, session: SessionId) -> Result<(), Refusal> {
+        let caller = handle.number;
+        match self.ask(handle, |request| FromService::Remove { request, caller, owner, session }).await? {
             Answer::Removed(None) => Ok(()),
             Answer::Removed(Some(refusal)) | Answer::Refused(refusal) => Err(refusal),
             _ => Err(no_launcher("another answer than it was asked for")),
@@ -159,9 +159,14 @@ impl Launcher {
     }
 
     /// Has the host looked at.
-    pub async fn examine(&self, line: &Line, leaks: bool, clean: bool) -> Result<Examined, Refusal> {
-        let caller = line.number;
-        match self.ask(line, |request| FromService::Examine { request, caller, leaks, clean }).await? {
+    pub async fn examine(
+        &self,
+        handle: &CallerHandle,
+        leaks: bool,
+        clean: bool,
+    ) -> Result<Examined, Refusal> {
+        let caller = handle.number;
+        match self.ask(handle, |request| FromService::Examine { request, caller, leaks, clean }).await? {
             Answer::Examined(examined) => Ok(examined),
             Answer::Refused(refusal) => Err(refusal),
             _ => Err(no_launcher("another answer than it was asked for")),
@@ -178,19 +183,19 @@ impl Launcher {
     }
 
     /// Reports that a connection is gone.
-    fn forget(&self, line: &Line) {
-        if let Some(uplink) = self.uplink().filter(|uplink| uplink.launcher == line.accepted_by) {
-            uplink.send(FromService::Forget { caller: line.number });
+    fn forget(&self, handle: &CallerHandle) {
+        if let Some(uplink) = self.uplink().filter(|uplink| uplink.launcher == handle.accepted_by) {
+            uplink.send(FromService::Forget { caller: handle.number });
         }
     }
 
     async fn ask(
         &self,
-        line: &Line,
+        handle: &CallerHandle,
         message: impl FnOnce(RequestNumber) -> FromService,
     ) -> Result<Answer, Refusal> {
         let uplink = self.uplink().ok_or_else(|| no_launcher("there is none at this moment"))?;
-        if uplink.launcher != line.accepted_by {
+        if uplink.launcher != handle.accepted_by {
             return Err(Refusal::new(
                 "a connection that an earlier launcher accepted",
                 Rule::CallerUnknown,

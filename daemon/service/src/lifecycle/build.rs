@@ -14,9 +14,9 @@ use super::supervisor::Supervisor;
 use super::{carried, finish, numbering};
 use crate::host::Host;
 use crate::launcher::link::Link;
-use crate::launcher::{Built, Line, no_launcher};
+use crate::launcher::{Built, CallerHandle, no_launcher};
 use crate::metrics::metrics;
-use crate::session::{Asks, EndRequest, Phase, Session};
+use crate::session::{EndRequest, Phase, Session, SessionRequests};
 use crate::stream::hub::Inward;
 use crate::stream::relay;
 
@@ -27,7 +27,7 @@ pub struct Order {
     /// Cancelled when the client that asked for it is gone.
     pub creator: CancellationToken,
     /// The client's connection.
-    pub line: Arc<Line>,
+    pub handle: Arc<CallerHandle>,
 }
 
 /// Builds the session, answers, and sees it to its end.
@@ -35,14 +35,14 @@ pub async fn run(
     host: Arc<Host>,
     session: Arc<Session>,
     order: Order,
-    asks: Asks,
+    requests: SessionRequests,
     answer: oneshot::Sender<Result<Vec<Timing>, Refusal>>,
 ) {
-    let Order { plan, ticket, creator, line } = order;
+    let Order { plan, ticket, creator, handle } = order;
     // Written while it is built: without a record there is no session.
     let saved = host.store.create(&session.record()).await;
-    let built = host.launcher.build(&line, ticket, plan).await;
-    drop(line);
+    let built = host.launcher.build(&handle, ticket, plan).await;
+    drop(handle);
     let saved = saved.await;
     let opened = match built {
         Ok(built) => {
@@ -82,7 +82,7 @@ pub async fn run(
         session.end(EndRequest { reason: Some("its client is gone"), ..EndRequest::default() });
     }
     let numbering = numbering(&session, 0, 0);
-    Supervisor::new(&host, &session, Some(keeper), numbering).supervise(creator, asks).await;
+    Supervisor::new(&host, &session, Some(keeper), numbering).supervise(creator, requests).await;
     finish(&host, &session).await;
 }
 

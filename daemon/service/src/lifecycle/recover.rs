@@ -10,7 +10,7 @@ use super::{finish, keeper_socket, numbering};
 use crate::host::Host;
 use crate::launcher::link::Link;
 use crate::session::state::{Ending, State};
-use crate::session::{Asks, Phase, Session};
+use crate::session::{Phase, Session, SessionRequests};
 use crate::store::record::Record;
 use crate::store::{StoreError, Tail};
 
@@ -63,7 +63,7 @@ fn one(host: &Arc<Host>, mut record: Record) -> Result<(), EventsError> {
         (record.exit, record.ended_us) = (Some(exit.clone()), Some(*at));
     }
     let (ended, stop) = (record.exit.clone(), record.stop_us);
-    let (session, asks) = Session::new(record, log, output);
+    let (session, requests) = Session::new(record, log, output);
     let (events, started) = (tail.seq, tail.started);
     session.change(|status| {
         (status.events, status.visited) = (events, true);
@@ -83,7 +83,7 @@ fn one(host: &Arc<Host>, mut record: Record) -> Result<(), EventsError> {
             }
             session.hub.exited.cancel();
             session.change(|status| status.phase = Phase::Ended);
-            supervise(host, session, asks, keeper, tail, State::Draining { exit, gone: false });
+            supervise(host, session, requests, keeper, tail, State::Draining { exit, gone: false });
         } else if session.remove {
             let host = host.clone();
             tokio::spawn(async move { finish(&host, &session).await });
@@ -95,14 +95,14 @@ fn one(host: &Arc<Host>, mut record: Record) -> Result<(), EventsError> {
     session.hub.open();
     let ending = if stop.is_some() { Ending::Stopping } else { Ending::No };
     session.change(|status| status.phase = if stop.is_some() { Phase::Stopping } else { Phase::Running });
-    supervise(host, session, asks, keeper, tail, State::Running { drained: false, ending });
+    supervise(host, session, requests, keeper, tail, State::Running { drained: false, ending });
     Ok(())
 }
 
 fn supervise(
     host: &Arc<Host>,
     session: Arc<Session>,
-    asks: Asks,
+    requests: SessionRequests,
     keeper: Option<Link>,
     tail: Tail,
     state: State,
@@ -112,7 +112,7 @@ fn supervise(
     tokio::spawn(async move {
         let nobody = CancellationToken::new();
         let supervisor = Supervisor::recovered(&host, &session, keeper, numbering, tail.length, state);
-        supervisor.supervise(nobody, asks).await;
+        supervisor.supervise(nobody, requests).await;
         finish(&host, &session).await;
     });
 }

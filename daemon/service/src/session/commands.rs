@@ -17,7 +17,7 @@ use agentd_proto::v1::{ExecOpen, Exit};
 use tokio::sync::{Semaphore, oneshot};
 
 use crate::audit::exit::exit as exit_of;
-use crate::audit::reached::Reached;
+use crate::audit::reached::ReachedLimits;
 use crate::stream::hub::{Hub, Inward, Stage};
 use crate::stream::relay;
 use crate::text::arguments;
@@ -173,7 +173,7 @@ impl Commands {
         };
         entry.hub.exited.cancel();
         if let Some(exit) = entry.exit.take() {
-            drop(exit.send(exit_of(&End::NotRun { step, errno }, &entry.program, &Reached::default())));
+            drop(exit.send(exit_of(&End::NotRun { step, errno }, &entry.program, &ReachedLimits::default())));
         }
         // With a stream the rest of its output still comes.
         if let Some(answer) = entry.answer.take() {
@@ -183,7 +183,7 @@ impl Commands {
     }
 
     /// Whether the command is known.
-    pub fn exited(&mut self, number: CommandNumber, status: ExitStatus, reached: &Reached) -> bool {
+    pub fn exited(&mut self, number: CommandNumber, status: ExitStatus, reached: &ReachedLimits) -> bool {
         let Some(entry) = self.entries.get_mut(&number) else { return false };
         entry.hub.exited.cancel();
         entry.hub.room.notify_one();

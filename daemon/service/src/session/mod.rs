@@ -29,7 +29,7 @@ use crate::stream::pace::Pace;
 use crate::sync::lock;
 
 /// What waits to be done for a session.
-const ASKED: usize = 64;
+const REQUEST_QUEUE: usize = 64;
 
 /// Where a session is, as `ps` shows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -72,7 +72,7 @@ pub struct Status {
 }
 
 /// A request to a session's supervisor.
-pub enum Ask {
+pub enum SessionRequest {
     Signal {
         command: CommandNumber,
         signal: i32,
@@ -106,7 +106,7 @@ pub struct Session {
     /// The launcher has cleared up.
     pub gone: CancellationToken,
     status: watch::Sender<Status>,
-    asks: mpsc::Sender<Ask>,
+    requests: mpsc::Sender<SessionRequest>,
 }
 
 /// By whom a session is ended, and why.
@@ -117,12 +117,12 @@ pub struct EndRequest {
 }
 
 /// The receiving end of a supervisor's requests.
-pub type Asks = mpsc::Receiver<Ask>;
+pub type SessionRequests = mpsc::Receiver<SessionRequest>;
 
 impl Session {
     /// The session of `record`. What its command wrote before has to be looked at, unless it is new.
-    pub fn new(record: Record, log: Arc<Log>, output: OutputLog) -> (Arc<Self>, Asks) {
-        let (asks, receiver) = mpsc::channel(ASKED);
+    pub fn new(record: Record, log: Arc<Log>, output: OutputLog) -> (Arc<Self>, SessionRequests) {
+        let (requests, receiver) = mpsc::channel(REQUEST_QUEUE);
         let phase = if record.exit.is_some() { Phase::Cleared } else { Phase::Creating };
         let stage = match (&record.exit, record.whole) {
             (None, _) => Stage::Waiting,
@@ -159,7 +159,7 @@ impl Session {
             end_request: Mutex::new(None),
             gone: CancellationToken::new(),
             status: watch::Sender::new(status),
-            asks,
+            requests,
         };
         (Arc::new(session), receiver)
     }
@@ -265,7 +265,7 @@ impl Session {
         if !(1..=64).contains(&signal) {
             return Err(agentd_request::malformed(format!("signal {signal}"), Rule::RequestSignal));
         }
-        self.asks.try_send(Ask::Signal { command, signal }).map_err(|_| {
+        self.requests.try_send(SessionRequest::Signal { command, signal }).map_err(|_| {
             Refusal::new(
                 format!("signal {signal}"),
                 Rule::SessionSignals,
@@ -274,9 +274,9 @@ impl Session {
         })
     }
 
-    /// Asks something of its supervisor; whether there is one.
-    pub async fn ask(&self, ask: Ask) -> bool {
-        self.asks.send(ask).await.is_ok()
+    /// SessionRequests something of its supervisor; whether there is one.
+    pub async fn request(&self, request: SessionRequest) -> bool {
+        self.requests.send(request).await.is_ok()
     }
 }
 

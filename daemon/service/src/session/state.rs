@@ -50,7 +50,7 @@ pub enum Input {
 pub enum Action {
     /// Show that it is ending.
     Announce,
-    /// Ask its command to end, and be back with [`Input::Overdue`] if it does not.
+    /// SessionRequest its command to end, and be back with [`Input::Overdue`] if it does not.
     AskCommand,
     /// Have the keeper end it, and be back with [`Input::Overdue`] if it does not.
     AskKeeper,

@@ -38,8 +38,8 @@ pub use self::log::Log;
 use self::output::OutputLog;
 use self::record::Record;
 pub use self::tail::Tail;
+pub use self::writer::EventLine;
 use self::writer::Job;
-pub use self::writer::Line;
 use crate::log::session_of;
 use crate::sync::lock;
 
@@ -206,7 +206,7 @@ impl Store {
 
     /// Appends events, and returns when they are written, with where the file ends then. The log says how far it is
     /// on disk.
-    pub async fn append(&self, log: &Arc<Log>, events: &[Line]) -> Result<u64, StoreError> {
+    pub async fn append(&self, log: &Arc<Log>, events: &[EventLine]) -> Result<u64, StoreError> {
         let mut lines = Vec::new();
         for event in events {
             event.write(&mut lines)?;

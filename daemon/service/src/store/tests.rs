@@ -17,9 +17,9 @@ fn id() -> SessionId {
     SessionId::parse("0123456789ab").unwrap()
 }
 
-fn event(seq: u64) -> Line {
+fn event(seq: u64) -> EventLine {
     let event = Event { seq, kind: "process.exec".into(), ..Event::default() };
-    Line { event, source: (seq != 2).then_some(seq * 10) }
+    EventLine { event, source: (seq != 2).then_some(seq * 10) }
 }
 
 fn record() -> Record {
@@ -65,7 +65,7 @@ async fn nobody_waits_for_the_disk_to_write_and_nobody_sees_before_it() {
         store.append(&log, &[event(seq)]).await.unwrap();
     }
     let end = Event { kind: "session.ended".into(), ..event(201).event };
-    store.append(&log, &[Line { event: end, source: None }]).await.unwrap();
+    store.append(&log, &[EventLine { event: end, source: None }]).await.unwrap();
     log.close();
     assert_eq!(log.written(), std::fs::metadata(log.path()).unwrap().len());
     assert!(log.committed() == 0 && !grown.has_changed().unwrap());
@@ -154,7 +154,7 @@ async fn a_full_file_takes_nothing_but_the_end() {
     log.fill(MAX_LOG - RESERVE);
     assert!(matches!(store.append(&log, &[event(1)]).await, Err(StoreError::Full(_))));
     let end = Event { kind: "session.ended".into(), ..event(2).event };
-    store.append(&log, &[Line { event: end, source: None }]).await.unwrap();
+    store.append(&log, &[EventLine { event: end, source: None }]).await.unwrap();
     std::fs::remove_dir_all(root).unwrap();
 }
 

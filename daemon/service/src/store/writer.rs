@@ -11,12 +11,12 @@ use super::disk::Disk;
 use super::{Log, StoreError, record};
 
 /// An event, and with it the keeper's own number if it came from there.
-pub struct Line {
+pub struct EventLine {
     pub event: Event,
     pub source: Option<u64>,
 }
 
-impl Line {
+impl EventLine {
     pub(super) fn write(&self, lines: &mut Vec<u8>) -> Result<(), StoreError> {
         serde_json::to_writer(&mut *lines, &self.event)?;
         if let Some(number) = self.source {

@@ -18,7 +18,7 @@ use agentd_request::malformed;
 
 use crate::audit::note::Note;
 use crate::error::refused;
-use crate::session::Ask;
+use crate::session::SessionRequest;
 use crate::session::commands::end_input;
 use crate::session::state::failed;
 use crate::store::output::Frame;
@@ -180,8 +180,8 @@ async fn inwards(visit: &Visit, mut input: Streaming<AttachInput>) -> End {
                     if !visit.watch {
                         visit.session.change(|status| status.detached = true);
                     }
-                    let note = Ask::Note(Note::Detached { user: visit.who.clone() });
-                    visit.session.ask(note).await;
+                    let note = SessionRequest::Note(Note::Detached { user: visit.who.clone() });
+                    visit.session.request(note).await;
                     return End::Detached;
                 }
                 Some(In::Open(_) | In::Exec(_)) => {

@@ -26,7 +26,7 @@ use crate::quota::slots::{Slot, Slots, crowded};
 use crate::session::commands::{self, Start};
 use crate::session::registry::Access;
 use crate::session::state::failed;
-use crate::session::{Ask, Phase, Session};
+use crate::session::{Phase, Session, SessionRequest};
 use crate::stream::hub::{From, Hub, Stage, Subscription};
 
 /// How long a client may take to send its first message.
@@ -114,7 +114,7 @@ async fn enter(host: &Arc<Host>, caller: &Caller, open: AttachOpen) -> Result<(V
     let subscription = hub.join(open.watch, from)?;
     let who = host.users.name(caller.peer.uid).await;
     if status.phase < Phase::Ended {
-        session.ask(Ask::Note(Note::Attached { user: who.clone() })).await;
+        session.request(SessionRequest::Note(Note::Attached { user: who.clone() })).await;
     }
     let snapshot = from == From::Screen && hub.stage() == Stage::Live;
     let (host, watch) = (host.clone(), open.watch);
@@ -157,7 +157,7 @@ pub async fn exec(
     tokio::spawn(async move {
         let exit = async { exited.await.unwrap_or_else(|_| failed("its session has ended")) };
         carry(&visit, exit, input, &to).await;
-        visit.session.ask(Ask::Close(visit.command)).await;
+        visit.session.request(SessionRequest::Close(visit.command)).await;
     });
     Ok(ReceiverStream::new(stream))
 }
@@ -181,11 +181,11 @@ async fn run(
     let who = host.users.name(caller.peer.uid).await;
     let shown = commands::shown(&command);
     let start = Start { who: who.clone(), shown, command, hub: hub.clone(), answer, exit };
-    if !session.ask(Ask::Run(Box::new(start))).await {
+    if !session.request(SessionRequest::Run(Box::new(start))).await {
         return Err(commands::ended());
     }
-    let mut asked = Asked { session: session.clone(), answered: Some(answered) };
-    let command = asked.answer().await?;
+    let mut pending = PendingCommand { session: session.clone(), answered: Some(answered) };
+    let command = pending.answer().await?;
     let visit = Visit {
         host: host.clone(),
         session,
@@ -202,12 +202,12 @@ async fn run(
 }
 
 /// A requested command. If its client is gone before it runs, it is closed.
-struct Asked {
+struct PendingCommand {
     session: Arc<Session>,
     answered: Option<oneshot::Receiver<Result<CommandNumber, Refusal>>>,
 }
 
-impl Asked {
+impl PendingCommand {
     async fn answer(&mut self) -> Result<CommandNumber, Refusal> {
         let Some(answered) = &mut self.answered else { return Err(commands::ended()) };
         let answer = answered.await.unwrap_or_else(|_| Err(commands::ended()));
@@ -216,13 +216,13 @@ impl Asked {
     }
 }
 
-impl Drop for Asked {
+impl Drop for PendingCommand {
     fn drop(&mut self) {
         let Some(mut answered) = self.answered.take() else { return };
         answered.close();
         if let Ok(Ok(command)) = answered.try_recv() {
             let session = self.session.clone();
-            tokio::spawn(async move { session.ask(Ask::Close(command)).await });
+            tokio::spawn(async move { session.request(SessionRequest::Close(command)).await });
         }
     }
 }

@@ -14,7 +14,7 @@ use crate::lifecycle::keeper_socket::foreign_format;
 use crate::metrics::metrics;
 use crate::session::Phase;
 use crate::session::state::{Action, Input, State};
-use crate::store::Line;
+use crate::store::EventLine;
 use crate::stream::hub::Stage;
 
 impl Supervisor<'_> {
@@ -58,10 +58,10 @@ impl Supervisor<'_> {
                     let (now, before) = (SystemTime::now(), self.numbering.mark());
                     // Without a service its keeper had no receiver, and the packets of another version cannot be read.
                     let unreceived = self.recovered || self.upgrade.is_some();
-                    let mut lines: Vec<Line> =
+                    let mut lines: Vec<EventLine> =
                         unreceived.then(|| self.numbering.unreceived(now)).into_iter().collect();
                     let event = self.numbering.ended(&self.noted(exit), now);
-                    lines.push(Line { event, source: None });
+                    lines.push(EventLine { event, source: None });
                     self.ended_at(micros(now));
                     self.append(&lines, before).await;
                 }

@@ -2,8 +2,8 @@
 //! that the session ends for everybody once it is to end.
 
 mod actions;
-mod asks;
 mod keeper;
+mod requests;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -21,9 +21,9 @@ use crate::launcher::link::Link;
 use crate::metrics::{Depth, metrics};
 use crate::session::commands::Commands;
 use crate::session::state::{Input, State};
-use crate::session::{Asks, EndRequest, Session};
+use crate::session::{EndRequest, Session, SessionRequests};
 use crate::store::record;
-use crate::store::{Line, StoreError};
+use crate::store::{EventLine, StoreError};
 use crate::stream::hub::Stage;
 
 /// The longest that a command may have when it is stopped.
@@ -139,7 +139,7 @@ impl<'a> Supervisor<'a> {
 
 impl Supervisor<'_> {
     /// Until nothing of the session is left.
-    pub async fn supervise(mut self, creator: CancellationToken, mut asks: Asks) {
+    pub async fn supervise(mut self, creator: CancellationToken, mut requests: SessionRequests) {
         self.created().await;
         let session = self.session;
         let (mut status, mut committed) = (session.watch(), session.log.watch());
@@ -164,7 +164,7 @@ impl Supervisor<'_> {
                     Some(Input::Gone)
                 }
                 _ = committed.changed() => { self.acknowledge(); None }
-                Some(ask) = asks.recv() => self.asked(ask).await,
+                Some(request) = requests.recv() => self.handle_request(request).await,
                 () = at(self.deadline) => { self.deadline = None; Some(Input::Overdue) }
                 () = at(self.found) => { self.found = None; self.keeper = None; Some(Input::KeeperLost) }
                 () = send(self.keeper.as_ref(), self.ack.as_deref()) => { self.ack = None; None }
@@ -178,7 +178,7 @@ impl Supervisor<'_> {
             }
         }
         // A request that comes now fails at once.
-        asks.close();
+        requests.close();
     }
 
     async fn created(&mut self) {
@@ -223,7 +223,7 @@ impl Supervisor<'_> {
     /// Appends events. Without a record there is no session: if they cannot be written, it ends. Only if the disk
     /// does not take what was written before, it goes on: its keeper keeps the events as long as it has room, and
     /// then refuses the acts that would need more.
-    async fn append(&mut self, lines: &[Line], before: Mark) -> bool {
+    async fn append(&mut self, lines: &[EventLine], before: Mark) -> bool {
         let error = match self.host.store.append(&self.session.log, lines).await {
             Ok(end) => {
                 let events = self.numbering.seq();

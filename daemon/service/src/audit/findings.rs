@@ -15,12 +15,12 @@ const SAFE: &str =
 
 /// What was found so far.
 #[derive(Default)]
-pub struct Left {
+pub struct Findings {
     named: Vec<String>,
     more: u64,
 }
 
-impl Left {
+impl Findings {
     /// One finding more, and `more` besides.
     pub fn add(&mut self, path: &str, finding: Finding, more: u64) {
         if matches!(finding, Finding::Links(_)) {
@@ -70,7 +70,7 @@ mod tests {
     fn what_was_left_is_one_bounded_line() {
         let session = SessionId::parse("0123456789ab").unwrap();
         let exit = || Exit { reason: "exited".into(), code: Some(0), ..Exit::default() };
-        let mut left = Left::default();
+        let mut left = Findings::default();
         assert_eq!(left.noted(exit(), &session).message, "");
         left.add("/w/.env", Finding::Links(2), 0);
         assert_eq!(left.noted(exit(), &session).message, "");

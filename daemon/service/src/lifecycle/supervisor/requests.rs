@@ -9,7 +9,7 @@ use super::{GRACE_AT_START, OUTBOX, Supervisor};
 use crate::audit::note::Note;
 use crate::session::commands;
 use crate::session::state::{Input, State};
-use crate::session::{Ask, EndRequest};
+use crate::session::{EndRequest, SessionRequest};
 
 impl Supervisor<'_> {
     /// Sets the deadline of a session without a client, or lifts it.
@@ -31,24 +31,28 @@ impl Supervisor<'_> {
     }
 
     pub(super) fn killed(&mut self) {
-        let request = self.session.end_request();
-        self.note = self.note.take().or_else(|| request.reason.map(str::to_owned));
-        self.by = request.by;
+        let end = self.session.end_request();
+        self.note = self.note.take().or_else(|| end.reason.map(str::to_owned));
+        self.by = end.by;
     }
 
-    pub(super) async fn asked(&mut self, ask: Ask) -> Option<Input> {
+    pub(super) async fn handle_request(&mut self, request: SessionRequest) -> Option<Input> {
         let running = matches!(self.state, State::Running { .. });
         let crowded = self.outbox.len() >= OUTBOX.0;
-        match ask {
+        match request {
             // Its keeper reads nothing: one signal more is lost.
-            Ask::Signal { .. } if crowded => {}
-            Ask::Signal { command, signal } => self.send_keeper(&ToKeeper::Signal { command, signal }),
-            Ask::Stop { who, grace } if running => {
+            SessionRequest::Signal { .. } if crowded => {}
+            SessionRequest::Signal { command, signal } => {
+                self.send_keeper(&ToKeeper::Signal { command, signal })
+            }
+            SessionRequest::Stop { who, grace } if running => {
                 (self.by, self.grace) = (Some(who), grace);
                 return Some(Input::Stop);
             }
-            Ask::Run(start) if running && crowded => drop(start.answer.send(Err(commands::keeper_busy()))),
-            Ask::Run(start) if running => {
+            SessionRequest::Run(start) if running && crowded => {
+                drop(start.answer.send(Err(commands::keeper_busy())))
+            }
+            SessionRequest::Run(start) if running => {
                 let note = Note::Exec { user: start.who.clone(), command: start.shown.clone() };
                 if self.own(note).await
                     && let Some(packet) = self.commands.start(*start)
@@ -56,12 +60,12 @@ impl Supervisor<'_> {
                     self.outbox.push_back(packet);
                 }
             }
-            Ask::Close(command) => {
+            SessionRequest::Close(command) => {
                 if self.commands.forget(command) {
                     self.send_keeper(&ToKeeper::End { command });
                 }
             }
-            Ask::Note(note) if running => {
+            SessionRequest::Note(note) if running => {
                 let detached = matches!(note, Note::Detached { .. });
                 self.own(note).await;
                 if detached {
@@ -69,7 +73,7 @@ impl Supervisor<'_> {
                 }
             }
             // A request that waits for an answer gets none.
-            Ask::Stop { .. } | Ask::Run(_) | Ask::Note(_) => {}
+            SessionRequest::Stop { .. } | SessionRequest::Run(_) | SessionRequest::Note(_) => {}
         }
         self.count();
         None

@@ -1,4 +1,4 @@
-//! How sessions are ended and removed, and the host is looked at.
+//! Requests that end or remove sessions, and the one that examines the host.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use crate::api::connection::Caller;
 use crate::lifecycle;
 use crate::lifecycle::supervisor::MAX_GRACE;
 use crate::session::registry::Access;
-use crate::session::{Ask, EndRequest, Phase, Session};
+use crate::session::{EndRequest, Phase, Session, SessionRequest};
 use agentd_request::malformed;
 
 /// How long a session may take to be over when it is to be removed.
@@ -65,7 +65,7 @@ impl Api {
     async fn delete_overlay(&self, caller: &Caller, session: &Session) -> Result<(), Refusal> {
         loop {
             let id = session.id.clone();
-            match self.0.launcher.remove(&caller.line, session.uid, id).await {
+            match self.0.launcher.remove(&caller.handle, session.uid, id).await {
                 Err(refusal) if refusal.rule == Rule::SessionRunning => tokio::time::sleep(AGAIN).await,
                 other => return other,
             }
@@ -102,7 +102,7 @@ impl Api {
         if session.phase() < Phase::Ended {
             let who = self.0.users.name(caller.peer.uid).await;
             // Without a receiver the session has ended.
-            session.ask(Ask::Stop { who, grace }).await;
+            session.request(SessionRequest::Stop { who, grace }).await;
         }
         let exit = Some(session.exit().await);
         Ok(StopReply { id: session.id.to_string(), exit })
@@ -121,7 +121,7 @@ impl Api {
             ));
         }
         let (checks, leaks) =
-            self.0.launcher.examine(&caller.line, request.leaks || request.clean, request.clean).await?;
+            self.0.launcher.examine(&caller.handle, request.leaks || request.clean, request.clean).await?;
         let status = |status| match status {
             wire::Status::Ok => "ok",
             wire::Status::Reduced => "reduced",
