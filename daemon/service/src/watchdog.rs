@@ -1,6 +1,6 @@
 //! Keep-alives for the service manager's watchdog, sent while the runtime turns, the task of the link to the launcher
-//! answers, and the store has its writer. A disk that does not answer ends nothing: the store reports it, another service
-//! would have the same disk, and sessions go on without one.
+//! answers, and the store has its writer. A disk that does not answer ends nothing: the store reports it, another
+//! service would have the same disk, and sessions go on without one.
 
 use std::sync::Arc;
 use std::time::Duration;

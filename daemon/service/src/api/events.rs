@@ -1,6 +1,7 @@
-//! Reading the event store: what is there, in the order of time, and then what comes. A follower reads the
-//! files themselves, each up to what is on disk, and is only woken: there is no gap and no double. Who does not follow,
-//! or follows what has ended, waits a while for what is written and not on disk yet, and gets a refusal if it does not come.
+//! Reading the event store: what is there, in the order of time, and then what comes. A follower reads the files
+//! themselves, each up to what is on disk, and is only woken: there is no gap and no double. Who does not follow, or
+//! follows what has ended, waits a while for what is written and not on disk yet, and gets a refusal if it does not
+//! come.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, HashSet, VecDeque};

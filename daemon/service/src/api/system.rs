@@ -1,5 +1,5 @@
-//! What of the host's system a session sees through a view, and whether it has changed since the session began: names that
-//! the session has looked at may still show what they were.
+//! What of the host's system a session sees through a view, and whether it has changed since the session began: names
+//! that the session has looked at may still show what they were.
 
 use std::collections::VecDeque;
 use std::os::unix::fs::MetadataExt;
@@ -54,8 +54,8 @@ impl Newest {
     }
 }
 
-/// Looks at `top` and at most `most` names below it, those that are nearer first. What is removed or replaced changes its
-/// directory; nobody can set such a change back (`inode(7)`, ctime).
+/// Looks at `top` and at most `most` names below it, those that are nearer first. What is removed or replaced changes
+/// its directory; nobody can set such a change back (`inode(7)`, ctime).
 fn newest(top: &Path, most: usize) -> Newest {
     let mut found = Newest { at: UNIX_EPOCH, whole: true };
     let mut left = most;

@@ -64,15 +64,15 @@ impl Changes {
     }
 }
 
-/// The command that has a branch's upstream or a remote's place outside as well. Other changes are for a person to look at,
-/// one by one.
+/// The command that has a branch's upstream or a remote's place outside as well. Other changes are for a person to look
+/// at, one by one.
 fn upstream(path: &str, change: &Aside) -> Option<String> {
     let Aside::Set { name, value, upstream: true } = change else { return None };
     Some(format!("git config --file {} {} {}", quoted(path)?, quoted(name)?, quoted(value)?))
 }
 
-/// A word as a shell takes it; nothing if it has what a terminal would not show, or a backquote, which would seem to end the
-/// command where it is shown.
+/// A word as a shell takes it; nothing if it has what a terminal would not show, or a backquote, which would seem to
+/// end the command where it is shown.
 fn quoted(text: &str) -> Option<String> {
     let plain = |c: char| c.is_ascii_alphanumeric() || "_-./:@+%,".contains(c);
     if text.chars().all(plain) && !text.is_empty() {

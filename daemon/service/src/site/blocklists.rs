@@ -1,4 +1,5 @@
-//! The mistakes in the site's blocklists, for `agentd --check` and a reload. In force is what the launcher makes of them.
+//! The mistakes in the site's blocklists, for `agentd --check` and a reload. In force is what the launcher makes of
+//! them.
 
 use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;

@@ -215,8 +215,8 @@ fn started_at(event: &SourceEvent) -> Option<u64> {
     matches!(event.body, EventBody::Started).then_some(event.time_us)
 }
 
-/// What is in a packet; nothing if there is no packet yet, an error if there will be none that is right: the format that it
-/// has, if that is another than ours.
+/// What is in a packet; nothing if there is no packet yet, an error if there will be none that is right: the format
+/// that it has, if that is another than ours.
 type Message = (FromKeeper, Option<OwnedFd>);
 
 fn message(
