@@ -56,7 +56,7 @@ pub struct Request {
     pub remove: bool,
     /// The caller's `umask(2)`.
     pub umask: u32,
-    /// What the caller opened for it, in the order that [`Permit::wanted`] gave; `None` before it did.
+    /// What the caller opened for it, in the order that `Permit::wanted` gave; `None` before it did.
     pub offered: Option<Vec<Wanted>>,
 }
 
