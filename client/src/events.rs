@@ -2,10 +2,8 @@
 
 use std::fmt::Write as _;
 
-use agentd_policy::event_kind::EventKind;
 use agentd_policy::size::{format_size, readable_duration};
 use agentd_proto::v1::{Event, EventsRequest, ExecDetail};
-use clap::builder::PossibleValuesParser;
 
 use crate::cli::{Decision, EventsArgs};
 use crate::connect::Socket;
@@ -16,11 +14,6 @@ const RED: &str = "\x1b[31m";
 const GREEN: &str = "\x1b[32m";
 const DIM: &str = "\x1b[2m";
 const PLAIN: &str = "\x1b[0m";
-
-/// Accepts the kinds of events, for `--kind`, its completion and its manual page.
-pub fn kinds() -> PossibleValuesParser {
-    PossibleValuesParser::new(EventKind::ALL.iter().map(|kind| kind.as_str()))
-}
 
 /// Prints events as they come.
 ///

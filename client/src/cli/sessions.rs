@@ -1,5 +1,7 @@
 //! The commands on sessions that are there already.
 
+use agentd_policy::event_kind::EventKind;
+use clap::builder::PossibleValuesParser;
 use clap::{Args, ValueEnum};
 
 use crate::quantity;
@@ -185,6 +187,11 @@ pub enum Decision {
     Deny,
 }
 
+/// Accepts the kinds of events, for `--kind`, its completion and its manual page.
+fn kinds() -> PossibleValuesParser {
+    PossibleValuesParser::new(EventKind::ALL.iter().map(|kind| kind.as_str()))
+}
+
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -204,7 +211,7 @@ pub struct EventsArgs {
     #[arg(long, value_name = "TIME", value_parser = quantity::since)]
     pub since: Option<String>,
     /// Only this kind, such as net.denied; may be given several times
-    #[arg(long, value_name = "KIND", value_parser = crate::events::kinds())]
+    #[arg(long, value_name = "KIND", value_parser = kinds())]
     pub kind: Vec<String>,
     /// Only what was decided so
     #[arg(long)]

@@ -1,6 +1,6 @@
 //! The event store: for each session a file that only grows, one event as JSON a line. One thread writes, and never
 //! waits for the disk. What is [written](Log::written) has its place and its number, and a service that starts anew
-//! finds it; only what is on [disk](disk), where a power cut leaves it, is shown or acknowledged.
+//! finds it; only what is on [disk], where a power cut leaves it, is shown or acknowledged.
 //!
 //! A line of an event that came from a keeper has one key more than the event: `n`, the keeper's own number of
 //! the last event that it accounts for. A service that starts anew goes on behind it.
