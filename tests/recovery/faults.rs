@@ -13,7 +13,7 @@ use self::points::{COMPLETE, PREPARE};
 use crate::{LIMIT, UNPREPARED, settled};
 
 /// Where a build can go wrong: the launcher's own list.
-#[path = "../../daemon/launcher/src/build/points.rs"]
+#[path = "../../daemon/session/src/builder/points.rs"]
 mod points;
 
 /// What happens there.

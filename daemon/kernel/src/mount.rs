@@ -46,6 +46,9 @@ pub struct Attributes {
 }
 
 impl Attributes {
+    /// Files to write: neither programs nor devices.
+    pub const WRITABLE: Self = Self { read_only: false, no_exec: true, devices: false, no_symlinks: false };
+
     /// These, and what the mount of `source` refuses: a new file system made over it forgets that.
     ///
     /// # Errors

@@ -2,11 +2,11 @@
 
 use agentd_kernel::memfd::Sealed;
 use agentd_kernel::process::SingleThreaded;
+use agentd_session::Host;
 
 use crate::accounts::Accounts;
 use crate::directories::Directories;
 use crate::disk::Disk;
-use crate::host::Host;
 use crate::scope::Scope;
 use crate::settings::Settings;
 

@@ -4,26 +4,17 @@
 mod accounts;
 mod activation;
 mod blocklists;
-mod build;
 mod callers;
-mod command;
 mod context;
 mod directories;
 mod disk;
 mod doctor;
 mod examine;
-mod host;
 mod inheritance;
-mod init;
-mod keeper;
 mod link;
-mod log;
 mod offers;
 mod open_files;
-mod public_etc;
-mod refusals;
 mod scope;
-mod scout;
 mod server;
 mod service;
 mod sessions;
@@ -40,6 +31,7 @@ use agentd_kernel::cgroup::Hierarchies;
 use agentd_kernel::process::SingleThreaded;
 use agentd_kernel::rlimits;
 use agentd_policy::config::{CgroupRoot, Config};
+use agentd_session::{Host, log};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
@@ -104,8 +96,7 @@ fn run() -> Result<(), String> {
     let (cgroups, hierarchies) = cgroups(token, &settings.config)?;
     let signals = signals().map_err(|e| format!("signals: {e}"))?;
     let disk = disk::Disk::prepare(token, &settings.config, &mut directories)?;
-    let host =
-        host::Host::prepare(token, &settings.config.pool.uids, disk.form, directories.overlays.as_fd())?;
+    let host = Host::prepare(token, &settings.config.pool.uids, disk.form, directories.overlays.as_fd())?;
     let blocklist = blocklists::read(token, &settings)?;
     let mut accounts = accounts::Accounts::default();
     accounts.refresh(std::time::Instant::now());

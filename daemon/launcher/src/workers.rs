@@ -7,11 +7,8 @@ use agentd_kernel::creds;
 use agentd_kernel::packets::Packets;
 use agentd_kernel::process::{self, Child, CloneArgs, SingleThreaded};
 use agentd_policy::names::{AbsPath, SessionId};
+use agentd_session::{COMMON_DIR, Owner, log};
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, RenameFlags, ResolveFlags};
-
-use crate::build::Owner;
-use crate::build::covers::COMMON_DIR;
-use crate::log;
 
 /// How deep a tree is gone into. What is deeper is moved up first: an agent can make it as deep as it likes.
 const MAX_DEPTH: usize = 512;

@@ -7,16 +7,16 @@ mod terminal;
 
 // The launcher has these for itself.
 #[allow(dead_code)]
-#[path = "../../../daemon/launcher/src/scout/index.rs"]
+#[path = "../../../daemon/session/src/scout/index.rs"]
 mod index;
 #[allow(dead_code)]
-#[path = "../../../daemon/launcher/src/scout/objects.rs"]
+#[path = "../../../daemon/session/src/scout/objects.rs"]
 mod objects;
 #[allow(dead_code)]
-#[path = "../../../daemon/launcher/src/scout/trouble.rs"]
+#[path = "../../../daemon/session/src/scout/trouble.rs"]
 mod trouble;
 #[allow(dead_code)]
-#[path = "../../../daemon/launcher/src/scout/walk.rs"]
+#[path = "../../../daemon/session/src/scout/walk.rs"]
 mod walk;
 
 use agentd_kernel::exercise as kernel;

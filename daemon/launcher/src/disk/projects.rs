@@ -6,16 +6,15 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use agentd_kernel::loop_device::LoopDevice;
-use agentd_kernel::mount::{Attributes, MountError, Tree};
+use agentd_kernel::mount::Attributes;
 use agentd_kernel::process::{CloneArgs, SingleThreaded};
 use agentd_kernel::quota;
 use agentd_policy::event::ExitStatus;
 use agentd_policy::names::SessionId;
+use agentd_session::{Reserve, Space, Usage, image};
 use rustix::fs::{AtFlags, FallocateFlags, Mode, OFlags};
 use rustix::io::Errno;
 
-use super::space::Space;
-use super::{Reserve, Usage, image};
 use crate::directories::Directories;
 
 /// The image, and while it is made.
@@ -28,10 +27,6 @@ const SMALLEST: u64 = 1 << 30;
 /// Projects of sessions: a range that nobody else is likely to use. Which of them is free is looked at.
 const FIRST: u32 = 1 << 30;
 const TRIES: u32 = 64;
-/// Every mount of the image. A sparse write takes a block; deleted files are given back to the host.
-const OPTIONS: [(&str, &str); 3] = [("prjquota", ""), ("discard", ""), ("allocsize", "4k")];
-const ATTRIBUTES: Attributes =
-    Attributes { read_only: false, no_exec: true, devices: false, no_symlinks: false };
 
 /// Puts the directory of overlays where quotas are enforced. The device, if that is not where it was.
 pub fn prepare(
@@ -55,7 +50,8 @@ pub fn prepare(
         Some(device) => device,
         None => LoopDevice::over(file.as_fd(), BLOCK).map_err(|e| format!("loop device: {e}"))?,
     };
-    let mount = mount(&device.path(), ATTRIBUTES).map_err(|e| format!("{NAME}: {e}"))?;
+    let mount =
+        image::mount_shared(&device.path(), Attributes::WRITABLE).map_err(|e| format!("{NAME}: {e}"))?;
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let root = rustix::fs::openat(&mount, ".", flags, Mode::empty()).map_err(|e| format!("{NAME}: {e}"))?;
     if !quota::is_enforced(root.as_fd()) {
@@ -66,12 +62,6 @@ pub fn prepare(
     bound_dirty_pages(&device, Reserve::of(space.size, reserve));
     directories.overlays = root;
     Ok(Some(device))
-}
-
-/// One more mount of the image, in no namespace.
-pub fn mount(device: &str, attributes: Attributes) -> Result<Tree, MountError> {
-    let options: Vec<_> = std::iter::once(("source", device)).chain(OPTIONS).collect();
-    Tree::new("xfs", &options, attributes)
 }
 
 /// Makes a session's new directory a project of its own, with this limit, before anything is made in it.

@@ -9,13 +9,13 @@ use agentd_kernel::process::{self, CloneArgs, PidfdExit, SingleThreaded};
 use agentd_kernel::{creds, mount, procfs, seccomp};
 use agentd_policy::event::ExitStatus;
 use agentd_policy::wire::{Check, Status};
+use agentd_session::Host;
 use nix::sched::{CloneFlags, unshare};
 use rustix::fs::{MemfdFlags, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::apart::{apart, ready};
 use super::{fine, lack, verdict};
-use crate::host::Host;
 
 /// The newest ABI of Landlock whose rights all matter to a session.
 const WHOLE_ABI: u32 = 6;

@@ -7,12 +7,12 @@ use agentd_kernel::idmap;
 use agentd_kernel::mount::{self, Attributes, Tree};
 use agentd_kernel::process::SingleThreaded;
 use agentd_policy::wire::{Check, Status};
+use agentd_session::COPY_ON_WRITE;
 use rustix::fs::{AtFlags, Gid, Mode, OFlags, Uid};
 use rustix::mount::{MountPropagationFlags, mount_change};
 
 use super::apart::apart;
 use super::{Mount, ids, lack, mounts, verdict};
-use crate::build::COPY_ON_WRITE;
 use crate::context::Context;
 use crate::directories::Directories;
 use crate::settings::Settings;
@@ -24,8 +24,6 @@ const SOMEBODY: u32 = 1000;
 const PREFIX: &str = "doctor-";
 /// How large the trial's tmpfs is.
 const SIZE: u64 = 1 << 20;
-const WRITABLE: Attributes =
-    Attributes { read_only: false, no_exec: true, devices: false, no_symlinks: false };
 
 /// Every file system that sessions of the user `uid` meet.
 pub fn checks(token: SingleThreaded, cx: &Context, uid: u32) -> Vec<Check> {
@@ -70,8 +68,8 @@ fn id_maps(token: SingleThreaded, settings: &Settings, uid: u32, maps: BorrowedF
     let mut checks = Vec::new();
     if !places.contains_key("tmpfs") {
         let tried = apart(token, || {
-            let tree = Tree::tmpfs(SIZE, 0, 0o755, WRITABLE).map_err(|e| e.to_string())?;
-            tree.restrict(WRITABLE, Some(maps)).map_err(|e| e.to_string())?;
+            let tree = Tree::tmpfs(SIZE, 0, 0o755, Attributes::WRITABLE).map_err(|e| e.to_string())?;
+            tree.restrict(Attributes::WRITABLE, Some(maps)).map_err(|e| e.to_string())?;
             Ok("for directories on a tmpfs".into())
         });
         let impact = "workspaces on a tmpfs, such as many a /tmp, are refused";
@@ -82,7 +80,7 @@ fn id_maps(token: SingleThreaded, settings: &Settings, uid: u32, maps: BorrowedF
             apart(token, || {
                 let place = mount::place(path).map_err(|e| format!("{path}: {e}"))?;
                 let tree = Tree::copy_of_one(place.as_fd()).map_err(|e| format!("{path}: {e}"))?;
-                tree.restrict(WRITABLE, Some(maps)).map_err(|e| format!("{path}: {e}"))?;
+                tree.restrict(Attributes::WRITABLE, Some(maps)).map_err(|e| format!("{path}: {e}"))?;
                 Ok(String::new())
             })
             .map(drop)
@@ -173,7 +171,7 @@ fn write_through(
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let source = rustix::fs::openat(layers, name, flags, Mode::empty()).map_err(|e| text(&e))?;
         let layer = Tree::copy_of_one(source.as_fd()).map_err(|e| text(&e))?;
-        layer.restrict(WRITABLE, Some(maps)).map_err(|e| text(&e))?;
+        layer.restrict(Attributes::WRITABLE, Some(maps)).map_err(|e| text(&e))?;
         Ok::<_, String>((name, layer))
     };
     // Copied here: a new mount namespace has other mounts.
@@ -181,7 +179,7 @@ fn write_through(
     mount::new_namespace().map_err(|e| text(&e))?;
     mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).map_err(|e| text(&e))?;
     let place = mount::place(workshop).map_err(|e| text(&e))?;
-    let own = Tree::tmpfs(SIZE, 0, 0o755, WRITABLE).map_err(|e| text(&e))?;
+    let own = Tree::tmpfs(SIZE, 0, 0o755, Attributes::WRITABLE).map_err(|e| text(&e))?;
     own.attach(place.as_fd()).map_err(|e| text(&e))?;
     for (name, layer) in copies {
         let at = format!("{workshop}/{name}");
@@ -194,7 +192,7 @@ fn write_through(
     let layers_of_it =
         [("lowerdir", lower.as_str()), ("upperdir", upper.as_str()), ("workdir", work.as_str())];
     let options: Vec<_> = layers_of_it.into_iter().chain(COPY_ON_WRITE).collect();
-    let overlay = Tree::new("overlay", &options, WRITABLE).map_err(|e| text(&e))?;
+    let overlay = Tree::new("overlay", &options, Attributes::WRITABLE).map_err(|e| text(&e))?;
     write_as(agent, overlay.as_fd())?;
     let stat = rustix::fs::statat(layers, "upper/upper/file", AtFlags::SYMLINK_NOFOLLOW);
     match stat.map(|stat| stat.st_uid) {

@@ -168,7 +168,7 @@ impl Server {
         self.context.settings = new;
         // Sessions that run keep the table that they have.
         self.context.blocklist = blocklist;
-        crate::log::change(&self.context.settings.config.log);
+        agentd_session::log::change(&self.context.settings.config.log);
         self.sessions.trim(&self.context);
         self.sessions.limit_again(&self.context, Instant::now());
         self.reload_service();

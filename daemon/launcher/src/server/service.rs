@@ -8,11 +8,11 @@ use agentd_policy::Refusal;
 use agentd_policy::lease::Groups;
 use agentd_policy::rule::Rule;
 use agentd_policy::wire::{CallerNumber, FromLauncher, FromService, MAX_LIVE, RequestNumber, Ticket};
+use agentd_session::monotonic_ns;
 use rustix::event::epoll::{self, EventData, EventFlags};
 
 use super::clients::accept;
 use super::{Server, Source, tell_manager};
-use crate::build::monotonic_ns;
 use crate::examine::Asked;
 use crate::link::Link;
 use crate::sessions::{Message, Request};

@@ -11,10 +11,10 @@ use agentd_policy::names::SessionId;
 use agentd_policy::offer::Steer;
 use agentd_policy::rule::Rule;
 use agentd_policy::wire::{FromRoot, MAX_KEEPER_PACKET, Peer, ToRoot, decode, encode};
+use agentd_session::refusals;
 use rustix::event::epoll::EventFlags;
 
 use super::{Server, Source};
-use crate::refusals;
 
 /// How long a keeper may take to answer. Its client waits longer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(8);

@@ -6,11 +6,11 @@ use agentd_kernel::nsfs::Handle;
 use agentd_policy::lease::{Groups, Lease, Pool};
 use agentd_policy::names::{AbsPath, SessionId};
 use agentd_policy::wire::{MAX_PACKET, VERSION, WireError, decode, encode, prefix};
+use agentd_session::Owner;
 use serde::{Deserialize, Serialize};
 
 use super::placeholders::Placeholder;
 use super::{Session, Sessions};
-use crate::build::Owner;
 use crate::context::Context;
 use crate::directories::Directories;
 use crate::workers::Place;

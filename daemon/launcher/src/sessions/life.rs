@@ -10,11 +10,11 @@ use agentd_policy::mount::MAX_MOUNTS;
 use agentd_policy::rule::Rule;
 use agentd_policy::step::Step;
 use agentd_policy::wire::{FromLauncher, MAX_PACKET, decode};
+use agentd_session::Reply;
 
 use super::lease::Record;
 use super::prewarmed::{LIFETIME, REST};
 use super::{DEADLINE, Message, PATIENCE, Session, Sessions, State, ahead};
-use crate::build::Reply;
 use crate::context::Context;
 
 /// The longest pause between two looks at groups that do not become empty.

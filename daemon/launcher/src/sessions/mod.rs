@@ -13,6 +13,7 @@ mod relimit;
 mod request;
 mod rest;
 mod sockets;
+mod squeeze;
 mod terminals;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -27,12 +28,11 @@ use agentd_policy::Refusal;
 use agentd_policy::event::ExitStatus;
 use agentd_policy::names::{AbsPath, SessionId};
 use agentd_policy::wire::{FromLauncher, RequestNumber};
+use agentd_session::Owner;
 use rustix::event::{PollFd, PollFlags};
 use rustix::process::Signal;
 
-use crate::build::Owner;
 use crate::context::Context;
-use crate::disk::squeeze::Squeeze;
 use crate::shares::Turns;
 pub use groups::{KINDS, path as group_path};
 pub use request::Request;
@@ -42,6 +42,7 @@ use placeholders::{Placeholder, Unlinking};
 use relimit::{Lowering, Whose};
 use request::Deferred;
 use rest::Resting;
+use squeeze::Squeeze;
 
 /// How long a build may take before it is killed.
 const DEADLINE: Duration = Duration::from_secs(20);

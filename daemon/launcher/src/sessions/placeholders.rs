@@ -11,9 +11,9 @@ use agentd_policy::lease::Groups;
 use agentd_policy::mode::Mode;
 use agentd_policy::names::AbsPath;
 use agentd_policy::plan::Plan;
+use agentd_session::Owner;
 
 use super::{Message, Session, Sessions};
-use crate::build::Owner;
 use crate::context::Context;
 use crate::workers::{self, Place};
 

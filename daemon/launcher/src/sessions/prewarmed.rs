@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 use agentd_kernel::packets::Packets;
 use agentd_kernel::process::{self, CloneArgs};
 use agentd_policy::limits::DiskForm;
+use agentd_session::{Builder, Owner};
 
 use super::{Keeper, Session, Sessions, State, ahead, terminals};
-use crate::build::{Builder, Owner};
 use crate::context::Context;
 
 /// How long a prepared session waits for a request.

@@ -9,12 +9,12 @@ use agentd_kernel::nsfs::Handle;
 use agentd_kernel::process::Child;
 use agentd_kernel::procfs;
 use agentd_policy::lease::Groups;
+use agentd_session::Owner;
 use rustix::process::{Pid, PidfdFlags};
 
 use super::groups::{KINDS, path};
 use super::lease::{Found, Record};
 use super::{Keeper, Session, Sessions, State};
-use crate::build::Owner;
 use crate::context::Context;
 use crate::directories::{is_held, names};
 

@@ -14,15 +14,15 @@ use agentd_policy::mode::Mode;
 use agentd_policy::plan::Plan;
 use agentd_policy::rule::Rule;
 use agentd_policy::wire::{FromLauncher, Peer, RequestNumber, encode};
+use agentd_session::{Order, Owner, Reserve, Usage, of_step};
 use rustix::fs::{FileType, OFlags};
 use rustix::io::Errno;
 
 use super::groups::cpus;
 use super::placeholders::places;
 use super::{DEADLINE, Message, Session, Sessions, State, ahead, bounds};
-use crate::build::{Order, Owner, of_step};
 use crate::context::Context;
-use crate::disk::{self, Reserve, Usage};
+use crate::disk;
 
 /// The most requests of one account that wait for placeholders to go.
 const MAX_DEFERRED: usize = 64;

@@ -4,7 +4,7 @@
 
 use std::sync::OnceLock;
 
-use crate::host;
+use crate::open_files::memory;
 
 /// What the kernel counts in, on x86_64.
 const PAGE: u64 = 4096;
@@ -39,7 +39,7 @@ fn read_low() -> Result<u64, String> {
         let pages = match std::fs::read_to_string(path) {
             Ok(text) => first(&text).ok_or_else(|| format!("{path}: no number"))?,
             // They are the first network namespace's alone: what the kernel takes by itself, of the host's memory.
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => host::memory()? / 32 / PAGE,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => memory()? / 32 / PAGE,
             Err(error) => return Err(format!("{path}: {error}")),
         };
         least = least.min(pages.saturating_mul(PAGE));

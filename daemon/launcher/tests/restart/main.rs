@@ -5,7 +5,7 @@
 #[cfg(debug_assertions)]
 mod faults;
 #[cfg(debug_assertions)]
-#[path = "../../src/build/points.rs"]
+#[path = "../../../session/src/builder/points.rs"]
 mod points;
 mod rig;
 

@@ -1,0 +1,75 @@
+//! The end of a build: the builder gives up its rights, as init does at the same time, and tells the launcher.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use agentd_kernel::nsfs::Handle;
+use agentd_kernel::packets::Packets;
+use agentd_policy::wire::encode;
+
+use super::fault::{self, At, Fault};
+use super::steps::Steps;
+use crate::host::Host;
+use crate::keeper::Keeper;
+use crate::order::Reply;
+
+/// A session that is built, but for what keeper and init take from themselves.
+pub struct Ready {
+    /// The keeper to be.
+    pub keeper: Keeper,
+    /// How long it took so far.
+    pub steps: Steps,
+    /// The service's end of the keeper's socket.
+    pub service: Packets,
+    /// And of the relay's.
+    pub relay: OwnedFd,
+    /// A handle of its user namespace, if this kernel has such.
+    pub users: Option<Handle>,
+}
+
+impl Ready {
+    /// Gives up every right, waits until init has done the same, and tells the launcher. What goes wrong ends the
+    /// session.
+    pub fn hand_over(self, launcher: &Packets, host: &Host) -> Result<Keeper, Fault> {
+        let Self { mut keeper, mut steps, service, relay, users } = self;
+        let answer = [service.as_fd(), relay.as_fd()];
+        let confined = confine(&mut keeper, &mut steps, &answer, launcher, host);
+        let told = confined.and_then(|()| {
+            let users = users.map(|users| (users.kind, users.bytes));
+            let built = encode(&Reply::Built { timings: steps.finish(), users }).at("keeper", "answer")?;
+            launcher.send(&built, &answer).at("keeper", "answer")?;
+            fault::here("answer")
+        });
+        drop((service, relay));
+        match told {
+            Ok(()) => Ok(keeper),
+            Err(fault) => {
+                keeper.abandon();
+                Err(fault)
+            }
+        }
+    }
+}
+
+/// The keeper's rights go while init confines itself.
+fn confine(
+    keeper: &mut Keeper,
+    steps: &mut Steps,
+    answer: &[BorrowedFd<'_>],
+    launcher: &Packets,
+    host: &Host,
+) -> Result<(), Fault> {
+    let also: Vec<_> = answer.iter().copied().chain([launcher.as_fd()]).collect();
+    keeper.give_up(host.empty_root.as_fd(), &also).at("keeper", "rights")?;
+    keeper.publish().map_err(|error| Fault(error.into()))?;
+    fault::here("publish")?;
+    let filter = if keeper.dials() { &host.dialler_filter } else { &host.keeper_filter };
+    keeper.install(filter).at("keeper", "filter")?;
+    // With the ids the parent-death signal has gone: from here on the session needs no launcher.
+    fault::here("rights")?;
+    steps.done("rights");
+    let landlock_abi = keeper.confined().map_err(|(step, why)| Fault::host(&step, "init", why))?;
+    tracing::debug!(landlock_abi, "confined");
+    fault::here("confine")?;
+    steps.done("confine");
+    Ok(())
+}

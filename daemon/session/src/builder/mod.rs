@@ -1,0 +1,252 @@
+//! Building one session, top to bottom: [`prepare`] makes what is the same for every session of a user,
+//! before anybody asks; [`complete`] what one request asks for. The builder is root, has a deadline, and
+//! alone touches callers' files; at the end it gives everything up and becomes the session's keeper.
+
+mod complete;
+mod covers;
+mod etc;
+mod fault;
+mod fs_ids;
+mod hand_over;
+mod inside;
+mod paths;
+#[cfg(debug_assertions)]
+mod points;
+mod prepare;
+mod proc;
+mod relay;
+mod root;
+mod sockets;
+mod steps;
+mod streams;
+mod sysfs;
+mod system;
+mod uppers;
+mod view;
+mod watch;
+mod workspace;
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use agentd_kernel::cgroup::Group;
+use agentd_kernel::creds;
+use agentd_kernel::packets::{MAX_DESCRIPTORS, Packets};
+use agentd_kernel::process::{self, Child, SingleThreaded};
+use agentd_policy::ceiling::Ceiling;
+use agentd_policy::lease::{Lease, Pool};
+use agentd_policy::offer::{Grant, MAX_OFFER, Offer};
+use agentd_policy::plan::Plan;
+use agentd_policy::rule::Rule;
+use agentd_policy::wire::{MAX_KEEPER_PACKET, MAX_PACKET, decode, encode};
+use rustix::event::{PollFd, PollFlags};
+
+pub use covers::COMMON_DIR;
+pub use fault::{At, Fault, of_step};
+pub use view::COPY_ON_WRITE;
+
+use crate::host::Host;
+use crate::init::{FromInit, Network};
+use crate::log;
+use crate::meter::Reserve;
+use crate::order::{DiskOrder, Order, Owner, Reply, monotonic_ns};
+use hand_over::Ready;
+
+/// What a builder is born with.
+pub struct Builder<'a> {
+    /// For whom.
+    pub owner: Owner,
+    /// The session's throwaway ids.
+    pub lease: Lease,
+    /// The range that they come from.
+    pub pool: Pool,
+    /// The lock that says the lease is taken; the keeper holds it as long as it lives.
+    pub lock: OwnedFd,
+    /// Where the session's processes live.
+    pub agents: &'a Group,
+    /// Where keeper and relay live.
+    pub helpers: &'a Group,
+    /// How many terminals the session may have.
+    pub terminals: u32,
+    /// What the launcher prepared.
+    pub host: &'a Host,
+    /// To the launcher.
+    pub launcher: Packets,
+    /// That fork is sound.
+    pub token: SingleThreaded,
+}
+
+/// An order with its descriptors.
+struct Received {
+    plan: Plan,
+    ceiling: Ceiling,
+    began: Instant,
+    /// Where a service finds the keeper.
+    listener: OwnedFd,
+    service_uid: u32,
+    offered: Vec<(Grant, OwnedFd)>,
+    uppers: Option<OwnedFd>,
+    disk: DiskOrder,
+    reserve: Reserve,
+    blocklist: Option<OwnedFd>,
+    /// Certificates of authorities, for the relay.
+    trust: Option<OwnedFd>,
+    credential: Option<OwnedFd>,
+}
+
+impl<'a> Builder<'a> {
+    /// Prepares, waits for an order, builds, and then keeps the session until it ends. The process's exit
+    /// code.
+    pub fn run(self) -> i32 {
+        let built = self.build();
+        // Whatever else the builder owned is closed from here on.
+        let (launcher, host) = self.into_launcher();
+        let handed_over = match built {
+            // The launcher wants no session of it.
+            Ok(None) => return 0,
+            Ok(Some(ready)) => ready.hand_over(&launcher, host),
+            Err(fault) => Err(fault),
+        };
+        match handed_over {
+            Ok(mut keeper) => {
+                keeper.tell_when_empty(launcher);
+                keeper.run()
+            }
+            Err(Fault(refusal)) => {
+                // A launcher that is gone needs no answer.
+                let _ = encode(&Reply::Refused(refusal)).map(|p| launcher.send(&p, &[]));
+                1
+            }
+        }
+    }
+
+    fn into_launcher(self) -> (Packets, &'a Host) {
+        (self.launcher, self.host)
+    }
+
+    fn build(&self) -> Result<Option<Ready>, Fault> {
+        nix::sys::signal::SigSet::empty().thread_set_mask().at("keeper", "signals")?;
+        self.close_the_launchers().at("keeper", "descriptors")?;
+        fault::arm();
+        creds::ordinary().at("keeper", "defaults")?;
+        process::clear_environment().at("keeper", "environment")?;
+        let prepared = self.prepare()?;
+        let children = prepared.children().at("keeper", "children")?;
+        let built = match self.order(&children) {
+            Ok(Some(order)) => self.complete(prepared, order).map(Some),
+            Ok(None) => Ok(None),
+            Err(fault) => Err(fault),
+        };
+        if !matches!(built, Ok(Some(_))) {
+            // Reaped here, they leave nothing for others to reap. One may have ended and been reaped already.
+            for child in children {
+                let _ = child.kill().and_then(|()| child.wait());
+            }
+        }
+        built
+    }
+
+    /// Closes what only the launcher uses: clients, other sessions, and its own end of our socket, whose end
+    /// tells us to go.
+    fn close_the_launchers(&self) -> std::io::Result<()> {
+        let mut keep = self.host.descriptors().to_vec();
+        keep.extend(self.agents.descriptors());
+        keep.extend(self.helpers.descriptors());
+        keep.extend([self.lock.as_fd(), self.launcher.as_fd()]);
+        process::close_all_but(&keep)
+    }
+
+    /// Waits for the order; `None` if the launcher closes the socket instead. What was prepared may break
+    /// meanwhile.
+    fn order(&self, children: &[Child; 2]) -> Result<Option<Received>, Fault> {
+        self.await_word(children)?;
+        let Some(packet) = self.launcher.receive(MAX_PACKET, 6).at("order", "launcher")? else {
+            return Ok(None);
+        };
+        let order: Order = decode(&packet.bytes).at("order", "launcher")?;
+        let mut descriptors = packet.descriptors.into_iter();
+        let listener =
+            descriptors.next().ok_or_else(|| Fault::host("order", "launcher", "no socket for the keeper"))?;
+        let offer = descriptors.next().ok_or_else(|| Fault::host("order", "launcher", "no offer"))?;
+        let mut next = |wanted: bool| if wanted { descriptors.next() } else { None };
+        let (uppers, blocklist, trust) = (next(order.uppers), next(order.blocklist), next(order.trust));
+        let credential = next(order.credential);
+        if order.blocklist != blocklist.is_some() {
+            return Err(Fault::host("order", "launcher", "no table of blocklists"));
+        }
+        if order.trust != trust.is_some() {
+            return Err(Fault::host("order", "launcher", "no file of authorities"));
+        }
+        if order.credential != credential.is_some() {
+            return Err(Fault::host("order", "launcher", "no file for the site's proxy"));
+        }
+        let offered = offered(&Packets::from_fd(offer))?;
+        let ago = Duration::from_nanos(monotonic_ns().saturating_sub(order.began_ns));
+        let began = Instant::now().checked_sub(ago).unwrap_or_else(Instant::now);
+        let Order { plan, ceiling, service_uid, disk, reserve, .. } = order;
+        log::belong_to(&plan.session);
+        fault::arm_by(&plan);
+        Ok(Some(Received {
+            plan,
+            ceiling,
+            began,
+            listener,
+            service_uid,
+            offered,
+            uppers,
+            disk,
+            reserve,
+            blocklist,
+            trust,
+            credential,
+        }))
+    }
+}
+
+impl Builder<'_> {
+    /// Returns once the launcher says something or is gone.
+    fn await_word(&self, [init, relay]: &[Child; 2]) -> Result<(), Fault> {
+        loop {
+            let mut fds = [self.launcher.as_fd(), init.pidfd.as_fd(), relay.pidfd.as_fd()]
+                .map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
+            match rustix::event::poll(&mut fds, None) {
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(errno) => return Err(errno).at("order", "poll"),
+            }
+            let [word, init, relay] = fds.map(|fd| !fd.revents().is_empty());
+            for (ended, what) in [(init, "init"), (relay, "relay")] {
+                if ended {
+                    return Err(Fault::host("order", what, "it ended before anybody asked for the session"));
+                }
+            }
+            if word {
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// What the client offered: it is taken here, not in the launcher, because to close a descriptor can block.
+fn offered(socket: &Packets) -> Result<Vec<(Grant, OwnedFd)>, Fault> {
+    let malformed =
+        |what: String| Fault::caller(what, Rule::OfferForm, "offer one descriptor for each grant");
+    let packet = socket.receive(MAX_OFFER, MAX_DESCRIPTORS).at("order", "offer")?;
+    let packet = packet.ok_or_else(|| Fault::host("order", "offer", "its client is gone"))?;
+    let Offer { grants, .. } = Offer::decode(&packet.bytes).map_err(|error| malformed(error.to_string()))?;
+    let (granted, given) = (grants.len(), packet.descriptors.len());
+    if granted != given {
+        return Err(malformed(format!("{given} descriptors for {granted} grants")));
+    }
+    Ok(grants.into_iter().zip(packet.descriptors).collect())
+}
+
+/// The next message of init; what it could not do becomes our fault.
+fn hear(socket: &Packets) -> Result<(FromInit, Vec<OwnedFd>), Fault> {
+    let packet = socket.receive(MAX_KEEPER_PACKET, Network::DESCRIPTORS).at("init", "message")?;
+    let packet =
+        packet.ok_or_else(|| Fault::host("init", "init", "it ended before the session was built"))?;
+    match decode(&packet.bytes).at("init", "message")? {
+        FromInit::Failed { step, why } => Err(Fault::host(&step, "init", why)),
+        message => Ok((message, packet.descriptors)),
+    }
+}

@@ -1,0 +1,374 @@
+//! pid 1 of a session. It makes the namespaces that need no right on the host, waits for its root, takes
+//! every right from itself, and then forks the session's command and reaps.
+//!
+//! Born in the session's user namespace, it has never had a capability over the host.
+
+mod access;
+mod commands;
+pub mod egress_state;
+mod inward;
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use agentd_kernel::packets::Packets;
+use agentd_kernel::process::{self, SingleThreaded};
+use agentd_kernel::{
+    affinity, creds, landlock, loopback, nflog, nft, procfs, resets, rlimits, seccomp, sock_diag,
+};
+use agentd_policy::event::ExitStatus;
+use agentd_policy::plan::Plan;
+use agentd_policy::wire::{Command, CommandNumber, MAX_KEEPER_PACKET, MAX_PACKET, decode, encode};
+use nix::sched::CloneFlags;
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use rustix::event::{PollFd, PollFlags, Timespec};
+use serde::{Deserialize, Serialize};
+
+use crate::command::{NotRun, Starting, Stdio};
+use crate::host::AgentFilters;
+use crate::order::Owner;
+pub use access::Access;
+use commands::{Commands, News};
+
+/// Builder or keeper to init.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum ToInit {
+    /// The root is complete. Descriptors: the command's standard streams.
+    Go {
+        /// What to run, and within which limits.
+        plan: Box<Plan>,
+        /// What may be done where, for Landlock.
+        access: Vec<(String, Access)>,
+    },
+    /// Send a signal to a command's process group.
+    Signal {
+        /// Which command.
+        command: CommandNumber,
+        /// `signal(7)`.
+        signal: i32,
+    },
+    /// Run one more command. Answered by [`FromInit::Carry`] or [`FromInit::CommandNotRun`].
+    Run {
+        /// Its number, which no other has.
+        number: CommandNumber,
+        /// What.
+        command: Box<Command>,
+    },
+    /// Kill a further command, and what it started as far as that is in its session (`setsid(2)`).
+    End {
+        /// Which.
+        command: CommandNumber,
+    },
+    /// Connect to a port of the session's loopback. Answered by [`FromInit::Entered`].
+    Enter {
+        /// For the answer.
+        number: u32,
+        /// Which.
+        port: u16,
+        /// By IPv6.
+        six: bool,
+    },
+}
+
+/// Init to builder or keeper.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FromInit {
+    /// The network namespace refuses everything but itself. Descriptors: those of [`Network`], in its order.
+    NetworkReady,
+    /// the session's egress, if it has one; it comes before [`FromInit::Confined`]. Descriptors: as in
+    /// [`ToRelay::Network`](agentd_policy::wire::ToRelay::Network).
+    Sockets,
+    /// Every layer is applied and was verified. Descriptor: what hears of calls that are refused.
+    Confined {
+        /// The Landlock ABI in force.
+        landlock_abi: u32,
+    },
+    /// A step failed; init ends.
+    Failed {
+        /// Which.
+        step: String,
+        /// Why.
+        why: String,
+    },
+    /// The command runs.
+    Running,
+    /// The command could not be run.
+    NotRun(NotRun),
+    /// The command ended.
+    Exited(ExitStatus),
+    /// A further command runs. Descriptors: the outer ends of its streams, as in
+    /// [`ToRelay::Carry`](agentd_policy::wire::ToRelay::Carry).
+    Carry {
+        /// Which.
+        command: CommandNumber,
+        /// One terminal, not three pipes.
+        terminal: bool,
+    },
+    /// A further command could not be run.
+    CommandNotRun {
+        /// Which.
+        command: CommandNumber,
+        /// Why.
+        not_run: NotRun,
+    },
+    /// A further command ended.
+    CommandExited {
+        /// Which.
+        command: CommandNumber,
+        /// How.
+        status: ExitStatus,
+    },
+    /// Answers [`ToInit::Enter`]. Descriptor: a socket that connects, without blocking; none if there is an error.
+    Entered {
+        /// The question's.
+        number: u32,
+        /// What the kernel said.
+        errno: Option<i32>,
+    },
+}
+
+/// What init is born with.
+pub struct Init<'a> {
+    /// Whose numbers the session sees.
+    pub owner: Owner,
+    /// Which CPUs are its share: sessions take turns.
+    pub turn: u32,
+    /// The host's /proc, for its first act.
+    pub proc: BorrowedFd<'a>,
+    /// The filters of everything that runs in a session.
+    pub filters: &'a AgentFilters,
+    /// To the builder, later the keeper. Its end is ours.
+    pub socket: Packets,
+    /// That fork is sound.
+    pub token: SingleThreaded,
+}
+
+/// A step that failed.
+struct Failure {
+    step: &'static str,
+    why: String,
+}
+
+trait Step<T> {
+    fn step(self, step: &'static str) -> Result<T, Failure>;
+}
+
+impl<T, E: std::fmt::Display> Step<T> for Result<T, E> {
+    fn step(self, step: &'static str) -> Result<T, Failure> {
+        self.map_err(|e| Failure { step, why: e.to_string() })
+    }
+}
+
+impl Init<'_> {
+    /// Runs until the keeper is gone. The whole session ends with this process.
+    pub fn run(self) -> i32 {
+        match self.steps() {
+            Ok(()) => 0,
+            Err(failure) => {
+                let message = FromInit::Failed { step: failure.step.to_owned(), why: failure.why };
+                // If the keeper is gone too there is nobody to tell.
+                let _ = self.tell(&message, &[]);
+                1
+            }
+        }
+    }
+
+    fn steps(&self) -> Result<(), Failure> {
+        creds::not_dumpable().step("dumpable")?;
+        process::set_title(c"agentd-init").step("title")?;
+        // Whatever becomes of filter and keeper: in a user namespace of its own the agent would have every capability.
+        procfs::no_user_namespaces(self.proc).step("user namespaces")?;
+        process::close_all_but(&[self.socket.as_fd()]).step("descriptors")?;
+        let prepared = self.network()?;
+        // What takes time and needs no plan is done before there is one.
+        creds::drop_bounding().step("capabilities")?;
+        let Some((ToInit::Go { plan, access }, streams)) = self.hear(MAX_PACKET).step("message")? else {
+            return Ok(());
+        };
+        let stdio = Stdio::new(streams).step("streams")?;
+        // By now the builder has moved this process to where it belongs: that is the namespace's root.
+        nix::sched::unshare(CloneFlags::CLONE_NEWCGROUP).step("cgroup namespace")?;
+        nix::unistd::sethostname(plan.session.as_str()).step("hostname")?;
+        match &plan.egress {
+            Some(egress) => {
+                let sockets = prepared.open(egress)?;
+                let sockets: Vec<_> = sockets.iter().map(AsFd::as_fd).collect();
+                self.tell(&FromInit::Sockets, &sockets).step("message")?;
+            }
+            None => prepared.close()?,
+        }
+        // Kept open here as well: whatever becomes of the keeper, these calls wait for it or end with us.
+        let (landlock_abi, refused) = self.confine(&plan, &access)?;
+        let signals = child_signals().step("signals")?;
+        rustix::process::umask(rustix::fs::Mode::from_raw_mode(plan.umask & 0o777));
+        self.tell(&FromInit::Confined { landlock_abi }, &[refused.as_fd()]).step("message")?;
+        let main = match Starting::fork(self.token, &plan, &stdio).and_then(Starting::outcome) {
+            Ok(main) => {
+                self.tell(&FromInit::Running, &[]).step("message")?;
+                main
+            }
+            Err(not_run) => return self.tell(&FromInit::NotRun(not_run), &[]).step("message"),
+        };
+        // The streams stay open here: their end is the session's end, not the command's.
+        self.serve(Commands::new(self.token, &plan, main), &signals)
+    }
+
+    /// Namespaces that belong to the session's user namespace, and its network.
+    fn network(&self) -> Result<egress_state::Prepared, Failure> {
+        let namespaces = CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWIPC | CloneFlags::CLONE_NEWUTS;
+        nix::sched::unshare(namespaces).step("namespaces")?;
+        loopback::bring_up().step("loopback")?;
+        let prepared = egress_state::Prepared::new()?;
+        let log = nflog::Nflog::open(nft::LOG_GROUP).step("nflog")?;
+        let sockets = sock_diag::SockDiag::open().step("sock_diag")?;
+        let resets = resets::Resets::open().step("raw sockets")?;
+        let [four, six] = resets.descriptors();
+        let descriptors = [prepared.table(), log.as_fd(), sockets.as_fd(), four, six];
+        self.tell(&FromInit::NetworkReady, &descriptors).step("message")?;
+        Ok(prepared)
+    }
+
+    /// Takes everything away, in the order in which each step still can be done, and verifies each.
+    fn confine(&self, plan: &Plan, access: &[(String, Access)]) -> Result<(u32, OwnedFd), Failure> {
+        // A float that is out of range becomes the nearest integer.
+        affinity::narrow(plan.limits.cpus.ceil() as usize, self.turn).step("affinity")?;
+        rlimits::Limits { open_files: plan.limits.open_files }.apply().map(drop).step("rlimits")?;
+        let groups: Vec<u32> = self.owner.groups.iter().collect();
+        creds::become_member(self.owner.uid, self.owner.gid, &groups).step("ids")?;
+        creds::not_dumpable().step("dumpable")?;
+        creds::drop_all_capabilities().step("capabilities")?;
+        creds::no_new_privs().step("no_new_privs")?;
+        let mut rules = landlock::FileRules::new();
+        for (path, access) in access {
+            let place = agentd_kernel::mount::place(path).step("landlock")?;
+            rules.add(place, access.class());
+        }
+        let enforced = landlock::enforce(rules, plan.landlock_abi).step("landlock")?;
+        let (_, refused) = seccomp::install_told(&self.filters.of(plan, &self.owner)).step("seccomp")?;
+        creds::parent_death_signal().step("parent-death signal")?;
+        Ok((enforced.abi, refused))
+    }
+
+    /// Does what the keeper asks for and reaps, until the first command ends or the keeper does.
+    fn serve(&self, mut commands: Commands<'_>, signals: &SignalFd) -> Result<(), Failure> {
+        let mut more = false;
+        loop {
+            for news in commands.expire(Instant::now()) {
+                self.tell_news(news)?;
+            }
+            let wait = match commands.next_deadline() {
+                _ if more => Some(Duration::ZERO),
+                due => due.map(|due| due.saturating_duration_since(Instant::now())),
+            };
+            let wait = wait.map(Timespec::try_from).transpose().step("poll")?;
+            let starting: Vec<_> = commands.starting().map(|(number, _)| number).collect();
+            let mut fds = vec![PollFd::new(&self.socket, PollFlags::IN), PollFd::new(signals, PollFlags::IN)];
+            fds.extend(
+                commands.starting().map(|(_, report)| PollFd::from_borrowed_fd(report, PollFlags::IN)),
+            );
+            match rustix::event::poll(&mut fds, wait.as_ref()) {
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(errno) => return Err(errno).step("poll"),
+            }
+            let ready: Vec<bool> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
+            drop(fds);
+            let (first, reports) = ready.split_at(2);
+            for (number, _) in starting.into_iter().zip(reports).filter(|(_, ready)| **ready) {
+                if let Some(news) = commands.started(number) {
+                    self.tell_news(news)?;
+                }
+            }
+            if first[1] || more {
+                while let Ok(Some(_)) = signals.read_signal() {}
+                let news;
+                (news, more) = commands.reap();
+                for news in news {
+                    self.tell_news(news)?;
+                }
+            }
+            if first[0] {
+                match self.hear(MAX_KEEPER_PACKET).step("message")? {
+                    Some((message, _)) => self.obey(message, &mut commands)?,
+                    None => return Ok(()),
+                }
+            }
+        }
+    }
+
+    fn obey(&self, message: ToInit, commands: &mut Commands<'_>) -> Result<(), Failure> {
+        match message {
+            ToInit::Signal { command, signal } => commands.signal(command, signal),
+            ToInit::End { command } => commands.end(command),
+            ToInit::Run { number, command } => {
+                if let Err(not_run) = commands.run(number, &command) {
+                    self.tell_news(News::NotRun(number, not_run))?;
+                }
+            }
+            ToInit::Enter { number, port, six } => {
+                let (errno, socket) = match inward::connect(port, six) {
+                    Ok(socket) => (None, Some(socket)),
+                    Err(errno) => (Some(errno.raw_os_error()), None),
+                };
+                let socket: Vec<_> = socket.iter().map(AsFd::as_fd).collect();
+                self.tell(&FromInit::Entered { number, errno }, &socket).step("message")?;
+            }
+            ToInit::Go { .. } => {}
+        }
+        Ok(())
+    }
+
+    fn tell_news(&self, news: News) -> Result<(), Failure> {
+        let told = match news {
+            News::Runs(command, outside) => {
+                let (_, descriptors) = outside.parts();
+                self.tell(&FromInit::Carry { command, terminal: outside.is_terminal() }, &descriptors)
+            }
+            News::NotRun(command, not_run) => self.tell(&FromInit::CommandNotRun { command, not_run }, &[]),
+            News::Ended(0, status) => self.tell(&FromInit::Exited(status), &[]),
+            News::Ended(command, status) => self.tell(&FromInit::CommandExited { command, status }, &[]),
+        };
+        told.step("message")
+    }
+
+    fn tell(&self, message: &FromInit, descriptors: &[BorrowedFd<'_>]) -> Result<(), String> {
+        let packet = encode(message).map_err(|e| e.to_string())?;
+        self.socket.send(&packet, descriptors).map_err(|e| e.to_string())
+    }
+
+    fn hear(&self, most: usize) -> Result<Option<(ToInit, Vec<OwnedFd>)>, String> {
+        let Some(packet) = self.socket.receive(most, 3).map_err(|e| e.to_string())? else { return Ok(None) };
+        let message = decode(&packet.bytes).map_err(|e| e.to_string())?;
+        Ok(Some((message, packet.descriptors)))
+    }
+}
+
+/// SIGCHLD by descriptor; blocked, so that none is lost. Non-blocking.
+fn child_signals() -> nix::Result<SignalFd> {
+    let mut set = SigSet::empty();
+    set.add(Signal::SIGCHLD);
+    set.thread_block()?;
+    SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
+}
+
+/// The socket, for a builder that gives it to init.
+pub fn pair() -> Result<(Packets, Packets), String> {
+    Packets::pair().map_err(|e| e.to_string())
+}
+
+/// The descriptors that come with [`FromInit::NetworkReady`].
+pub struct Network {
+    /// A netlink socket in the session's network namespace, for its nftables.
+    pub nft: OwnedFd,
+    /// The socket on which denied packets arrive.
+    pub log: OwnedFd,
+    /// What tells whose a socket is.
+    pub sockets: OwnedFd,
+    /// Raw sockets for resets, of IPv4 and IPv6.
+    pub resets: [OwnedFd; 2],
+}
+
+impl Network {
+    /// How many descriptors those are.
+    pub const DESCRIPTORS: usize = 5;
+}

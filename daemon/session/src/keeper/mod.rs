@@ -1,0 +1,466 @@
+//! The keeper: what the builder becomes. It has no capability on the host. It owns the session's user
+//! namespace, sees its execs, answers the kernel, passes signals and further commands on, and ends it. It needs
+//! neither launcher nor service: what a service has not taken waits for the next.
+
+mod calls;
+mod commands;
+mod egress;
+mod ending;
+mod execs;
+mod leftovers;
+mod limits;
+mod link;
+mod network;
+mod outbox;
+mod owners;
+mod processes;
+mod refused;
+mod repeats;
+mod rights;
+mod scratch;
+mod spool;
+mod steering;
+mod watched;
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use agentd_kernel::cgroup::Watch;
+use agentd_kernel::exec_watch::ExecWatch;
+use agentd_kernel::packets::{MAX_DESCRIPTORS, PacketError, Packets};
+use agentd_kernel::process::Child;
+use agentd_policy::ceiling::Ceiling;
+use agentd_policy::event::{End, EventBody};
+use agentd_policy::lease::Lease;
+use agentd_policy::names::SessionId;
+use agentd_policy::plan::Plan;
+use agentd_policy::wire::{MAX_KEEPER_PACKET, decode};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
+use rustix::event::{PollFd, PollFlags};
+
+use crate::command::NotRun;
+use crate::init::{FromInit, Network};
+use commands::Commands;
+use egress::{DATAGRAMS, EgressState, TUNNELS};
+pub use leftovers::{Copied, Leftovers};
+use limits::Limits;
+use link::Link;
+use network::Denials;
+use outbox::Outbox;
+use processes::Processes;
+use refused::Refused;
+pub use scratch::Scratch;
+use scratch::Scratches;
+use spool::Spool;
+use steering::Steering;
+
+/// How many messages of the service's or the relay's are taken in one turn: what is left is reported again, and one that
+/// never pauses does not starve the rest.
+const MESSAGES: usize = 64;
+/// The most descriptors that init hands up at once: a command's three pipes.
+const MAX_STREAMS: usize = 3;
+
+/// What a keeper is made of.
+pub struct Parts<'a> {
+    /// The plan, for its limits.
+    pub plan: &'a Plan,
+    /// What the site lets it reach at most.
+    pub ceiling: Ceiling,
+    /// Its ids.
+    pub lease: Lease,
+    /// The lock on them.
+    pub lock: OwnedFd,
+    /// The host's /proc.
+    pub proc: OwnedFd,
+    /// The session's cgroup.
+    pub watch: Watch,
+    /// To the service.
+    pub service: Packets,
+    /// Where a service connects later on.
+    pub listener: OwnedFd,
+    /// Which uid it has.
+    pub service_uid: u32,
+    /// Whose session it is.
+    pub owner: u32,
+    /// pid 1 of the session.
+    pub init: Child,
+    /// To it.
+    pub to_init: Packets,
+    /// The relay.
+    pub relay: Child,
+    /// To it. Its end is the relay's.
+    pub control: Packets,
+    /// What asks to run.
+    pub execs: ExecWatch,
+    /// Reports when a mount of the session goes, if names are covered in a directory that others change too.
+    pub mounts: Option<OwnedFd>,
+    /// What looks at the size of the session's overlays, and what it tells that by.
+    pub disk: Option<(Child, OwnedFd)>,
+    /// Its file systems in memory.
+    pub scratches: Vec<Scratch>,
+    /// What is done about what it leaves behind.
+    pub leftovers: Leftovers,
+    /// The session's network.
+    pub network: Network,
+    /// The site's blocklists, if the session egress.
+    pub blocklist: Option<OwnedFd>,
+    /// Certificates of authorities, if its egress asks over TLS.
+    pub trust: Option<OwnedFd>,
+    /// What the site's proxy wants to know of its clients, if it does.
+    pub credential: Option<OwnedFd>,
+    /// What [`signals`] gave.
+    pub signals: SignalFd,
+    /// The session's mount namespace. Whoever holds it last takes it apart and waits for what an overlay has to write:
+    /// that shall be neither init, whose end others wait for, nor the launcher.
+    pub root: OwnedFd,
+}
+
+/// Has SIGTERM, by which a service manager asks everything in the sessions' cgroup to end, come by a descriptor.
+pub fn signals() -> nix::Result<SignalFd> {
+    let mut set = SigSet::empty();
+    set.add(Signal::SIGTERM);
+    set.thread_block()?;
+    SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
+}
+
+/// The session's keeper.
+pub struct Keeper {
+    session: SessionId,
+    owner: u32,
+    lease: Lease,
+    lock: OwnedFd,
+    proc: OwnedFd,
+    watch: Watch,
+    limits: Limits,
+    listener: OwnedFd,
+    service_uid: u32,
+    service: Option<Link>,
+    /// The launcher, for callers.
+    steering: Steering,
+    init: Option<Child>,
+    to_init: Outbox,
+    relay: Option<Child>,
+    control: Option<Outbox>,
+    commands: Commands,
+    egress_state: Option<EgressState>,
+    /// For the relay, until it has it.
+    trust: Option<OwnedFd>,
+    execs: ExecWatch,
+    mounts: Option<OwnedFd>,
+    denials: Denials,
+    /// From when init is confined until it has ended.
+    refused: Option<Refused>,
+    scratches: Scratches,
+    leftovers: Leftovers,
+    /// Whether only that keeps its end from being told.
+    end_waits: bool,
+    signals: SignalFd,
+    /// Held to the end.
+    root: OwnedFd,
+    processes: Processes,
+    spool: Spool,
+    epoll: OwnedFd,
+    /// What was seen before the command was known to run.
+    early: Option<Vec<EventBody>>,
+    end: Option<End>,
+    /// Until when the relay may tell of what its connections came to, once all else is over.
+    silence: Option<Instant>,
+    over: Option<Instant>,
+}
+
+/// Who an event of the epoll instance is from; a process of the session is its pid above [`PROCESS`], and above that
+/// are [`DATAGRAMS`] and [`TUNNELS`].
+const SERVICE: u64 = 1;
+const INIT_SAYS: u64 = 2;
+const INIT_ENDED: u64 = 3;
+const RELAY_ENDED: u64 = 4;
+const EXECS: u64 = 5;
+const PACKETS: u64 = 6;
+const PIDS: u64 = 7;
+const MEMORY: u64 = 8;
+const DISK: u64 = 10;
+const METER: u64 = 11;
+const LISTENER: u64 = 12;
+const RELAY_SAYS: u64 = 13;
+const SIGNALS: u64 = 14;
+const CLOSES: u64 = 15;
+const LEFTOVERS: u64 = 16;
+const REFUSED: u64 = 17;
+const STEERING: u64 = 18;
+const PROCESS: u64 = 1 << 32;
+
+impl Keeper {
+    /// Puts the parts together. Still with every right.
+    pub fn new(parts: Parts<'_>) -> Result<Self, String> {
+        let text = |e: &dyn std::fmt::Display| e.to_string();
+        let epoll = epoll::create(CreateFlags::CLOEXEC).map_err(|e| text(&e))?;
+        let denials = Denials::new(parts.network, parts.proc.as_fd());
+        rustix::io::ioctl_fionbio(&parts.listener, true).map_err(|e| text(&e))?;
+        // cgroup files are always readable; only their priority data says that something changed.
+        let memory =
+            if parts.watch.memory_is_eventfd() { EventFlags::PRI | EventFlags::IN } else { EventFlags::PRI };
+        let sources: [(BorrowedFd<'_>, u64, EventFlags); 9] = [
+            (parts.signals.as_fd(), SIGNALS, EventFlags::IN),
+            (parts.listener.as_fd(), LISTENER, EventFlags::IN),
+            (parts.init.pidfd.as_fd(), INIT_ENDED, EventFlags::IN),
+            (parts.relay.pidfd.as_fd(), RELAY_ENDED, EventFlags::IN),
+            (parts.execs.as_fd(), EXECS, EventFlags::IN),
+            (parts.execs.closes_fd(), CLOSES, EventFlags::IN),
+            (denials.as_fd(), PACKETS, EventFlags::IN),
+            (parts.watch.pids_fd(), PIDS, EventFlags::PRI),
+            (parts.watch.memory_fd(), MEMORY, memory),
+        ];
+        let over = parts.disk.as_ref().map(|(_, over)| (over.as_fd(), DISK, EventFlags::IN));
+        for (fd, token, flags) in sources.into_iter().chain(over) {
+            epoll::add(&epoll, fd, EventData::new_u64(token), flags).map_err(|e| text(&e))?;
+        }
+        let limits = Limits::new(parts.plan.limits, &parts.watch, parts.disk)?;
+        Ok(Self {
+            session: parts.plan.session.clone(),
+            owner: parts.owner,
+            lease: parts.lease,
+            lock: parts.lock,
+            processes: Processes::new(parts.proc.try_clone().map_err(|e| text(&e))?),
+            proc: parts.proc,
+            watch: parts.watch,
+            limits,
+            listener: parts.listener,
+            service_uid: parts.service_uid,
+            service: Some(Link::new(parts.service, epoll.as_fd())?),
+            steering: Steering::default(),
+            init: Some(parts.init),
+            to_init: Outbox::new(parts.to_init, epoll.as_fd(), INIT_SAYS)?,
+            relay: Some(parts.relay),
+            control: Some(Outbox::new(parts.control, epoll.as_fd(), RELAY_SAYS)?.patient()),
+            egress_state: match &parts.plan.egress {
+                Some(egress) => {
+                    Some(EgressState::new(egress.clone(), parts.ceiling, parts.blocklist, parts.credential)?)
+                }
+                None => None,
+            },
+            trust: parts.trust,
+            commands: Commands::default(),
+            execs: parts.execs,
+            mounts: parts.mounts,
+            denials,
+            refused: None,
+            scratches: Scratches::new(parts.scratches),
+            leftovers: parts.leftovers,
+            end_waits: false,
+            signals: parts.signals,
+            root: parts.root,
+            spool: Spool::default(),
+            epoll,
+            early: Some(Vec::new()),
+            end: None,
+            silence: None,
+            over: None,
+        })
+    }
+
+    /// Keeps the session until nothing of it is left. The process's exit code.
+    pub fn run(mut self) -> i32 {
+        if let Err(error) = self.keep() {
+            tracing::error!(error, "the keeper cannot go on: the session ends");
+            // Whatever went wrong, the session does not outlive its keeper.
+            let _ = self.watch.kill();
+            return 1;
+        }
+        0
+    }
+
+    fn keep(&mut self) -> Result<(), String> {
+        let mut events = Vec::with_capacity(64);
+        loop {
+            self.flush()?;
+            if self.is_finished() {
+                return Ok(());
+            }
+            let timeout = self.timeout();
+            // epoll_wait(2) counts in milliseconds, in which a process can come and go.
+            let mut due = vec![PollFd::new(&self.epoll, PollFlags::IN)];
+            // Asking after it takes the news away: it must not be behind another poll, as in the epoll instance.
+            due.extend(self.mounts.as_ref().map(|mounts| PollFd::new(mounts, PollFlags::PRI)));
+            match rustix::event::poll(&mut due, Some(&timeout)) {
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(errno) => return Err(format!("poll: {errno}")),
+            }
+            if due.get(1).is_some_and(|mounts| !mounts.revents().is_empty()) {
+                self.mounts_changed();
+            }
+            events.clear();
+            let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
+            match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), Some(&now)) {
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(errno) => return Err(format!("epoll: {errno}")),
+            }
+            for event in &events {
+                self.handle(event.data.u64())?;
+            }
+            self.clock()?;
+        }
+    }
+
+    fn handle(&mut self, token: u64) -> Result<(), String> {
+        match token {
+            SERVICE => self.service_says()?,
+            LISTENER => self.accept()?,
+            INIT_SAYS => self.init_says()?,
+            RELAY_SAYS => self.relay_says()?,
+            LEFTOVERS => self.leftovers_say(),
+            REFUSED => self.calls_refused()?,
+            STEERING => self.steered(),
+            INIT_ENDED => self.init_ended()?,
+            RELAY_ENDED => self.relay_ended()?,
+            EXECS => self.execs()?,
+            CLOSES => self.closes()?,
+            PACKETS => self.packets_denied()?,
+            SIGNALS => self.asked_to_end(),
+            PIDS => self.pids_limit()?,
+            MEMORY => self.memory_limit().map(drop)?,
+            DISK => self.disk_limit()?,
+            METER => self.meter_ended()?,
+            tunnel if tunnel >= TUNNELS => self.tunnel(tunnel),
+            datagrams if datagrams >= DATAGRAMS => self.datagrams(datagrams),
+            process => self.process_ended(process)?,
+        }
+        Ok(())
+    }
+
+    fn init_says(&mut self) -> Result<(), String> {
+        loop {
+            let packet = match self.to_init.socket.receive(MAX_KEEPER_PACKET, MAX_STREAMS) {
+                Ok(Some(packet)) => packet,
+                Err(PacketError::WouldBlock) => return Ok(()),
+                Ok(None) | Err(_) => {
+                    self.to_init.ignore(self.epoll.as_fd());
+                    return Ok(());
+                }
+            };
+            let Ok(message) = decode(&packet.bytes) else {
+                self.finish(End::Failed { what: "init: a message malformed".into() });
+                continue;
+            };
+            self.hear(message, packet.descriptors)?;
+        }
+    }
+
+    fn hear(&mut self, message: FromInit, descriptors: Vec<OwnedFd>) -> Result<(), String> {
+        match message {
+            FromInit::Running => {
+                self.spool.push(EventBody::Started);
+                for event in self.leftovers.known() {
+                    self.spool.push(event);
+                }
+                self.tell_early();
+            }
+            FromInit::Exited(status) => self.main_ended(status)?,
+            FromInit::NotRun(NotRun { step, errno }) => self.finish(End::NotRun { step, errno }),
+            FromInit::Failed { step, why } => {
+                self.finish(End::Failed { what: format!("init: {step}: {why}") });
+            }
+            FromInit::Carry { command, terminal } => {
+                self.command_started(command, terminal, descriptors)?;
+            }
+            FromInit::CommandNotRun { command, not_run } => self.command_not_run(command, not_run),
+            FromInit::CommandExited { command, status } => self.command_exited(command, status),
+            FromInit::Entered { number, errno } => self.entered(number, errno, descriptors),
+            FromInit::NetworkReady | FromInit::Sockets | FromInit::Confined { .. } => {
+                self.finish(End::Failed { what: "init: an unexpected message".into() });
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until init has confined itself. It may have done so long before it is asked.
+    ///
+    /// # Errors
+    /// What init could not do: the step, and why.
+    pub fn confined(&mut self) -> Result<u32, (String, String)> {
+        let failed = |why: String| ("init".to_owned(), why);
+        let mut opened = self.egress_state.is_none();
+        loop {
+            let mut due = [PollFd::new(&self.to_init.socket, PollFlags::IN)];
+            match rustix::event::poll(&mut due, None) {
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(errno) => return Err(failed(errno.to_string())),
+            }
+            match self.to_init.socket.receive(MAX_KEEPER_PACKET, MAX_DESCRIPTORS) {
+                Ok(Some(packet)) => match decode(&packet.bytes) {
+                    Ok(FromInit::Sockets) if !opened => {
+                        self.open_way_out(packet.descriptors).map_err(failed)?;
+                        opened = true;
+                    }
+                    Ok(FromInit::Confined { landlock_abi }) if opened => {
+                        let refused = packet.descriptors.into_iter().next();
+                        let refused =
+                            refused.ok_or_else(|| failed("nothing hears of refused calls".into()))?;
+                        self.hear_refused(refused).map_err(failed)?;
+                        return Ok(landlock_abi);
+                    }
+                    Ok(FromInit::Failed { step, why }) => return Err((step, why)),
+                    _ => return Err(failed("an unexpected answer".into())),
+                },
+                Err(PacketError::WouldBlock) => {}
+                Ok(None) => return Err(failed("it ended before it was confined".into())),
+                Err(error) => return Err(failed(error.to_string())),
+            }
+        }
+    }
+
+    /// What is due by the clock.
+    fn clock(&mut self) -> Result<(), String> {
+        let now = Instant::now();
+        if self.end.is_none() {
+            self.look_at_limits(now)?;
+        }
+        for event in self.scratches.look_if_due(now).map_err(|e| format!("scratch: {e}"))? {
+            self.spool.push(event);
+        }
+        for event in self.processes.look(&self.execs, now) {
+            self.tell(event);
+        }
+        self.expire_renewals(now);
+        self.expire_tunnels(now);
+        self.denials.flush_older(now, &mut self.spool);
+        for event in self.refused.as_mut().map(|refused| refused.flush_older(now)).unwrap_or_default() {
+            self.tell(event);
+        }
+        if let Some(egress_state) = &mut self.egress_state {
+            egress_state.told.flush_older(now, &mut self.spool);
+        }
+        self.steering.recorded(self.spool.acknowledged(), now);
+        self.leftovers.expire(now, self.epoll.as_fd(), &mut self.spool);
+        self.leftovers_looked_at();
+        self.look_at_the_end(now);
+        Ok(())
+    }
+
+    /// Until the next thing that is due by the clock.
+    fn timeout(&self) -> rustix::event::Timespec {
+        let dues = [
+            self.processes.next_look(),
+            self.denials.next_flush(),
+            self.refused.as_ref().and_then(Refused::due),
+            self.egress_state.as_ref().and_then(|egress_state| egress_state.told.next_flush()),
+            self.egress_state.as_ref().and_then(|egress_state| egress_state.renewals.due()),
+            self.egress_state.as_ref().and_then(|egress_state| egress_state.tunnels.due()),
+            self.limits.due().filter(|_| self.end.is_none()),
+            self.spool.due().filter(|_| self.service.is_some()),
+            self.end_due(),
+            self.scratches.due(),
+            self.leftovers.due(),
+            self.steering.due(),
+            self.silence,
+        ];
+        let now = Instant::now();
+        let next = dues.into_iter().flatten().min().unwrap_or(now + Duration::from_secs(60));
+        let wait = next.saturating_duration_since(now).max(Duration::from_micros(50));
+        rustix::event::Timespec {
+            tv_sec: i64::try_from(wait.as_secs()).unwrap_or(60),
+            tv_nsec: i64::from(wait.subsec_nanos()),
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! The meter measures what a session has written to its overlays.
+//!
+//! Where the kernel holds the limit, by project quotas or by an image of the session's own, the meter only [tells](held)
+//! when the limit is reached. Otherwise it [watches](watch): it counts what has a [name](names), what has
+//! [none](nameless), and holds the file system's own count of free space against both.
+
+mod held;
+mod nameless;
+mod names;
+mod notice;
+mod space;
+mod watch;
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use agentd_kernel::cgroup::Freezer;
+use agentd_kernel::process::{self, Child, CloneArgs, SingleThreaded};
+use agentd_kernel::{creds, mount, seccomp};
+use agentd_policy::limits::DiskForm;
+use rustix::thread::{CapabilitySet, CapabilitySets};
+
+pub use notice::{Excess, Notice, read};
+pub use space::{Reserve, Space, Usage};
+
+/// What a meter is started with.
+pub struct Meter<'a> {
+    /// What enforces the limit.
+    pub form: DiskForm,
+    /// The session's directory of uppers.
+    pub uppers: OwnedFd,
+    /// The most that may be in it.
+    pub limit: Usage,
+    /// What must stay free of the file system.
+    pub reserve: Reserve,
+    /// What stops the session while it is looked at closely.
+    pub freezer: Freezer,
+    /// The host's /proc.
+    pub proc: BorrowedFd<'a>,
+    /// Where it is accounted.
+    pub cgroup: BorrowedFd<'a>,
+    /// An empty root.
+    pub empty_root: BorrowedFd<'a>,
+    /// What it may ask of the kernel.
+    pub filter: &'a seccomp::Filter,
+    /// That fork is sound.
+    pub token: SingleThreaded,
+}
+
+impl Meter<'_> {
+    /// Starts it. What it finds comes by the descriptor, as [`read`] reads it.
+    pub fn start(self) -> std::io::Result<(Child, OwnedFd)> {
+        let (notices, tell) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+        let birth = CloneArgs { cgroup: Some(self.cgroup), ..CloneArgs::default() };
+        let child = process::spawn(self.token, birth, || {
+            let found = self.give_up(tell.as_fd()).and_then(|()| {
+                if self.form != DiskForm::Watch {
+                    return held::run(self.uppers.as_fd(), tell.as_fd()).map(|()| None);
+                }
+                watch::Watch {
+                    uppers: self.uppers.as_fd(),
+                    limit: self.limit,
+                    reserve: self.reserve,
+                    freezer: &self.freezer,
+                    proc: self.proc,
+                    keeper: tell.as_fd(),
+                }
+                .run()
+            });
+            let (notice, code) = match found {
+                Ok(None) => return 0,
+                Ok(Some(excess)) => (Notice::Over(excess), 0),
+                Err(error) => {
+                    tracing::error!(error, "what the session writes cannot be measured");
+                    (Notice::Failed(error), 1)
+                }
+            };
+            // A keeper that is gone needs no notice.
+            let _ = rustix::io::write(&tell, &notice.to_bytes());
+            code
+        })?;
+        Ok((child, notices))
+    }
+
+    /// Of root's rights it keeps those to list directories of others and to look at what their processes have open; it
+    /// has no root and no network.
+    fn give_up(&self, tell: BorrowedFd<'_>) -> Result<(), String> {
+        let text = |e: &dyn std::fmt::Display| e.to_string();
+        process::set_title(c"agentd-meter").map_err(|e| text(&e))?;
+        mount::enter_namespace(self.empty_root).map_err(|e| text(&e))?;
+        let mut keep = vec![self.uppers.as_fd(), self.proc, tell];
+        keep.extend(self.freezer.descriptors());
+        process::close_all_but(&keep).map_err(|e| text(&e))?;
+        creds::not_dumpable().map_err(|e| text(&e))?;
+        // The links of /proc/PID/map_files need the last one, or CAP_SYS_ADMIN.
+        let wanted = match self.form {
+            DiskForm::Quota | DiskForm::Image => CapabilitySet::empty(),
+            DiskForm::Watch => {
+                CapabilitySet::DAC_READ_SEARCH | CapabilitySet::SYS_PTRACE | CapabilitySet::CHECKPOINT_RESTORE
+            }
+        };
+        let sets =
+            CapabilitySets { effective: wanted, permitted: wanted, inheritable: CapabilitySet::empty() };
+        rustix::thread::set_capabilities(None, sets).map_err(|e| text(&e))?;
+        creds::no_new_privs().map_err(|e| text(&e))?;
+        creds::parent_death_signal().map_err(|e| text(&e))?;
+        seccomp::install(self.filter).map(drop).map_err(|e| text(&e))
+    }
+}
