@@ -1,5 +1,6 @@
 //! The mounts of a namespace (`proc_pid_mountinfo(5)`).
 
+use std::borrow::Cow;
 use std::ffi::OsString;
 use std::io::Read as _;
 use std::os::fd::BorrowedFd;
@@ -11,6 +12,9 @@ use rustix::fs::{Mode, OFlags};
 /// The longest table that is read: `fs.mount-max` allows 100,000 mounts.
 const MAX: u64 = 64 << 20;
 
+/// Between the optional fields of a line and its file system.
+const SEPARATOR: &[u8] = b" - ";
+
 /// One mount.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mount {
@@ -20,6 +24,8 @@ pub struct Mount {
     pub point: PathBuf,
     /// Whether no program in it may run.
     pub no_exec: bool,
+    /// Type, source and options of its file system, with blanks between them.
+    filesystem: Vec<u8>,
 }
 
 /// All mounts of this process's namespace.
@@ -33,9 +39,20 @@ impl Mounts {
     /// As `open(2)` and `read(2)`; a table that is too long or malformed.
     pub fn read(proc: BorrowedFd<'_>) -> std::io::Result<Self> {
         let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-        let file = rustix::fs::openat(proc, "self/mountinfo", flags, Mode::empty())?;
+        Self::read_from(rustix::fs::openat(proc, "self/mountinfo", flags, Mode::empty())?.into())
+    }
+
+    /// Reads them, where the path /proc is the host's.
+    ///
+    /// # Errors
+    /// As [`Mounts::read`].
+    pub fn own() -> std::io::Result<Self> {
+        Self::read_from(std::fs::File::open("/proc/self/mountinfo")?)
+    }
+
+    fn read_from(file: std::fs::File) -> std::io::Result<Self> {
         let mut bytes = Vec::with_capacity(16 << 10);
-        std::fs::File::from(file).take(MAX + 1).read_to_end(&mut bytes)?;
+        file.take(MAX + 1).read_to_end(&mut bytes)?;
         if bytes.len() as u64 > MAX {
             return Err(std::io::Error::other("the table of mounts is too long"));
         }
@@ -75,7 +92,11 @@ fn parse_line(line: &[u8]) -> Option<Mount> {
     let mut fields = fields.skip(3);
     let (point, options) = (fields.next()?, fields.next()?);
     let no_exec = options.split(|b| *b == b',').any(|option| option == b"noexec");
-    Some(Mount { id, point: unescape(point), no_exec })
+    // A blank within a path is escaped: the first hyphen alone ends the optional fields.
+    let separator = line.windows(SEPARATOR.len()).position(|window| window == SEPARATOR)?;
+    let filesystem = line.get(separator + SEPARATOR.len()..)?;
+    let complete = filesystem.iter().filter(|byte| **byte == b' ').count() >= 2;
+    complete.then(|| Mount { id, point: unescape(point), no_exec, filesystem: filesystem.to_vec() })
 }
 
 /// A path as the table writes it: three octal digits behind a backslash stand for a byte.
@@ -102,6 +123,22 @@ fn unescape(field: &[u8]) -> PathBuf {
 }
 
 impl Mount {
+    /// The type of its file system.
+    pub fn kind(&self) -> Cow<'_, str> {
+        String::from_utf8_lossy(self.filesystem.split(|byte| *byte == b' ').next().unwrap_or_default())
+    }
+
+    /// The options of its file system, which for a v1 hierarchy of cgroups are its controllers too.
+    pub fn options(&self) -> impl Iterator<Item = &[u8]> {
+        let options = self.filesystem.split(|byte| *byte == b' ').nth(2).unwrap_or_default();
+        options.split(|byte| *byte == b',')
+    }
+
+    /// Whether it is the v1 hierarchy of `controller`.
+    pub fn is_v1_hierarchy_of(&self, controller: &str) -> bool {
+        self.kind() == "cgroup" && self.options().any(|option| option == controller.as_bytes())
+    }
+
     /// The path as bytes.
     pub fn point_bytes(&self) -> &[u8] {
         self.point.as_os_str().as_bytes()
@@ -132,8 +169,22 @@ mod tests {
     }
 
     #[test]
+    fn hierarchies_are_found_by_type_and_controller() {
+        let table = b"31 23 0:27 / /sys/fs/cgroup/memory rw,relatime shared:9 - cgroup cgroup rw,memory\n\
+            32 23 0:28 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n";
+        let mounts = Mounts::parse(table).unwrap();
+        let kinds: Vec<_> = mounts.iter().map(Mount::kind).collect();
+        assert_eq!(kinds, ["cgroup", "cgroup2"]);
+        let memory = mounts.iter().next().unwrap();
+        assert_eq!(memory.options().collect::<Vec<_>>(), [&b"rw"[..], b"memory"]);
+        assert!(memory.is_v1_hierarchy_of("memory") && !memory.is_v1_hierarchy_of("mem"));
+        assert!(!mounts.iter().any(|mount| mount.is_v1_hierarchy_of("pids")));
+    }
+
+    #[test]
     fn what_cannot_be_read_is_no_empty_table() {
-        for bad in [&b"x 0 0:1 / / rw - a b c\n"[..], b"1 0 0:1\n", b"1\n"] {
+        for bad in [&b"x 0 0:1 / / rw - a b c\n"[..], b"1 0 0:1\n", b"1\n", b"1 0 0:1 / / rw a b c\n", b"1 0 0:1 / / rw - a b\n"]
+        {
             assert!(Mounts::parse(bad).is_err(), "{bad:?}");
         }
     }

@@ -2,14 +2,15 @@
 
 use std::io::{Read as _, Write as _};
 use std::os::fd::{BorrowedFd, OwnedFd};
+use std::path::Path;
 
 use rustix::fs::{Mode, OFlags};
 
 use super::{CgroupError, Controller, failed};
 
-pub(super) fn open_dir_path(path: &str) -> Result<OwnedFd, CgroupError> {
+pub(super) fn open_dir_path(path: &Path) -> Result<OwnedFd, CgroupError> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    rustix::fs::open(path, flags, Mode::empty()).map_err(|e| failed(format!("open {path}"))(e.into()))
+    rustix::fs::open(path, flags, Mode::empty()).map_err(|e| failed(format!("open {}", path.display()))(e.into()))
 }
 
 pub(super) fn open_dir(parent: BorrowedFd<'_>, name: &str) -> Result<OwnedFd, CgroupError> {

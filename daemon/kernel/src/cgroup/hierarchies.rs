@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rustix::fs::{AtFlags, Mode, OFlags};
@@ -10,6 +11,7 @@ use rustix::fs::{AtFlags, Mode, OFlags};
 use super::files::{enable, make_dir, number_at, open_dir, open_dir_path, read_at, write_at};
 use super::group::V1Group;
 use super::{CONTROLLERS, CgroupError, Controller, Group, failed, visible};
+use crate::mountinfo::Mounts;
 
 /// How long processes that were killed may take to be gone.
 const CLEARING: Duration = Duration::from_secs(5);
@@ -42,14 +44,12 @@ impl Hierarchies {
     /// # Errors
     /// If there is no cgroup2, or a controller is nowhere: a limit that cannot be set is a refusal.
     pub fn open(name: &str, path: Option<&str>) -> Result<Self, CgroupError> {
-        let mountinfo =
-            std::fs::read_to_string("/proc/self/mountinfo").map_err(failed("/proc/self/mountinfo"))?;
-        let mounts = parse_mounts(&mountinfo);
+        let mounts = Mounts::own().map_err(failed("/proc/self/mountinfo"))?;
         let v2_mount = mounts
             .iter()
-            .find(|m| m.kind == "cgroup2" && path.is_none_or(|p| p.starts_with(&m.point)))
+            .find(|m| m.kind() == "cgroup2" && path.is_none_or(|p| Path::new(p).starts_with(&m.point)))
             .ok_or_else(|| CgroupError::Host("no cgroup2 mount; mount one".into()))?;
-        let base = open_dir_path(path.unwrap_or(&v2_mount.point))?;
+        let base = open_dir_path(path.map_or(v2_mount.point.as_path(), Path::new))?;
         let here = read_at(base.as_fd(), "cgroup.controllers")?;
         let v2_controllers: Vec<_> = CONTROLLERS
             .into_iter()
@@ -61,19 +61,17 @@ impl Hierarchies {
         let mut v1: Vec<V1> = Vec::new();
         let mut bases = vec![base];
         for controller in CONTROLLERS.into_iter().filter(|c| !v2_controllers.contains(c)) {
-            let mount = mounts
-                .iter()
-                .find(|m| m.kind == "cgroup" && m.options.iter().any(|o| o == controller.name()))
-                .ok_or_else(|| {
-                    CgroupError::Host(format!("no controller {} in any hierarchy", controller.name()))
-                })?;
+            let mount = mounts.iter().find(|mount| mount.is_v1_hierarchy_of(controller.name()));
+            let mount = mount.ok_or_else(|| {
+                CgroupError::Host(format!("no controller {} in any hierarchy", controller.name()))
+            })?;
             let base = open_dir_path(&mount.point)?;
             let root = make_dir(base.as_fd(), name)?;
             bases.push(base);
             if controller == Controller::Memory {
                 check_use_hierarchy(root.as_fd())?;
             }
-            v1.push(V1 { controllers: vec![controller], names: visible::names(&mount.options), root });
+            v1.push(V1 { controllers: vec![controller], names: visible::names(mount.options()), root });
         }
         let mut cpuset = None;
         if !v1.is_empty() {
@@ -330,48 +328,7 @@ fn check_use_hierarchy(dir: BorrowedFd<'_>) -> Result<(), CgroupError> {
 /// # Errors
 /// If it is not.
 pub fn mount_point() -> Result<String, CgroupError> {
-    let mountinfo =
-        std::fs::read_to_string("/proc/self/mountinfo").map_err(failed("/proc/self/mountinfo"))?;
-    let mount = parse_mounts(&mountinfo).into_iter().find(|m| m.kind == "cgroup2");
-    mount.map(|m| m.point).ok_or_else(|| CgroupError::Host("no cgroup2 mount; mount one".into()))
-}
-
-/// One line of `mountinfo`, as far as it matters here.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Mount {
-    pub(super) point: String,
-    pub(super) kind: String,
-    pub(super) options: Vec<String>,
-}
-
-fn parse_mounts(mountinfo: &str) -> Vec<Mount> {
-    mountinfo
-        .lines()
-        .filter_map(|line| {
-            let (left, right) = line.split_once(" - ")?;
-            let point = left.split(' ').nth(4)?.to_owned();
-            let mut right = right.split(' ');
-            let kind = right.next()?.to_owned();
-            let options = right.nth(1)?.split(',').map(str::to_owned).collect();
-            Some(Mount { point, kind, options })
-        })
-        .collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn mounts_are_found() {
-        let text = "31 23 0:27 / /sys/fs/cgroup/memory rw,relatime shared:9 - cgroup cgroup rw,memory\n\
-                    32 23 0:28 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\nnonsense\n";
-        let mounts = parse_mounts(text);
-        assert_eq!(mounts.len(), 2);
-        assert_eq!(mounts[0].options, ["rw", "memory"]);
-        assert_eq!(
-            (mounts[1].kind.as_str(), mounts[1].point.as_str()),
-            ("cgroup2", "/sys/fs/cgroup/unified")
-        );
-    }
+    let mounts = Mounts::own().map_err(failed("/proc/self/mountinfo"))?;
+    let mount = mounts.iter().find(|mount| mount.kind() == "cgroup2");
+    mount.and_then(|mount| mount.point.to_str()).map(str::to_owned).ok_or_else(|| CgroupError::Host("no cgroup2 mount; mount one".into()))
 }

@@ -4,25 +4,25 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use super::files::{make_dir, open_dir_path, read_at, write_at};
-use super::hierarchies::Mount;
 use super::{CgroupError, failed};
+use crate::mountinfo::Mounts;
 
 /// The controllers that programs read.
 const NAMES: [&str; 5] = ["memory", "pids", "cpu", "cpuacct", "cpuset"];
 
 /// Which of them a hierarchy has, by the options of its mount and in their order.
-pub(super) fn names(options: &[String]) -> Vec<&'static str> {
-    options.iter().filter_map(|option| NAMES.into_iter().find(|name| option == name)).collect()
+pub(super) fn names<'a>(options: impl Iterator<Item = &'a [u8]>) -> Vec<&'static str> {
+    options.filter_map(|option| NAMES.into_iter().find(|name| option == name.as_bytes())).collect()
 }
 
 /// The directory `name` of the hierarchy of `cpuacct`, and what holds it. Each session has a group below.
-pub(super) fn accounting(mounts: &[Mount], name: &str) -> Option<(OwnedFd, OwnedFd)> {
+pub(super) fn accounting(mounts: &Mounts, name: &str) -> Option<(OwnedFd, OwnedFd)> {
     directory(mounts, "cpuacct", name)
 }
 
 /// The same of `cpuset`, with every CPU that the directory above has. It is the group of all sessions and has none below:
 /// CPUs are shared out by affinity.
-pub(super) fn cpuset(mounts: &[Mount], name: &str) -> Option<(OwnedFd, OwnedFd)> {
+pub(super) fn cpuset(mounts: &Mounts, name: &str) -> Option<(OwnedFd, OwnedFd)> {
     let (base, root) = directory(mounts, "cpuset", name)?;
     // A group without memory nodes and CPUs takes no process.
     let filled = ["cpuset.mems", "cpuset.cpus"].map(|file| copy(base.as_fd(), root.as_fd(), file));
@@ -38,8 +38,8 @@ fn copy(from: BorrowedFd<'_>, to: BorrowedFd<'_>, file: &str) -> Result<(), Cgro
 }
 
 /// The directory `name` in the mount of the hierarchy that has `controller`, if that is a v1 hierarchy.
-fn directory(mounts: &[Mount], controller: &str, name: &str) -> Option<(OwnedFd, OwnedFd)> {
-    let mount = mounts.iter().find(|m| m.kind == "cgroup" && m.options.iter().any(|o| o == controller))?;
+fn directory(mounts: &Mounts, controller: &str, name: &str) -> Option<(OwnedFd, OwnedFd)> {
+    let mount = mounts.iter().find(|mount| mount.is_v1_hierarchy_of(controller))?;
     let base = open_dir_path(&mount.point).ok()?;
     let root = make_dir(base.as_fd(), name).ok()?;
     Some((base, root))
@@ -51,7 +51,7 @@ mod tests {
 
     #[test]
     fn names_are_those_of_controllers_that_programs_read() {
-        let options = ["rw", "cpu", "cpuacct", "xattr", "name=systemd"].map(str::to_owned);
-        assert_eq!(names(&options), ["cpu", "cpuacct"]);
+        let options = ["rw", "cpu", "cpuacct", "xattr", "name=systemd"].map(str::as_bytes);
+        assert_eq!(names(options.into_iter()), ["cpu", "cpuacct"]);
     }
 }

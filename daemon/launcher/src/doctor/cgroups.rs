@@ -5,13 +5,14 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use agentd_kernel::mountinfo::Mounts;
 use agentd_kernel::process::{self, CloneArgs, SingleThreaded};
 use agentd_policy::event::ExitStatus;
 use agentd_policy::wire::{Check, Status};
 use rustix::fs::{Mode, OFlags};
 
 use super::apart::{apart_in, ready};
-use super::{Mount, fine, lack, mounts, verdict};
+use super::{fine, lack, verdict};
 
 /// What the trial's groups are called, before a process id.
 const PREFIX: &str = "agentd-doctor-";
@@ -62,7 +63,7 @@ impl Drop for Groups {
 
 /// A group where those of sessions are, and what can be tried there.
 pub struct Trial {
-    mounts: Vec<Mount>,
+    mounts: Mounts,
     base: PathBuf,
     group: PathBuf,
     dir: OwnedFd,
@@ -74,7 +75,7 @@ impl Trial {
     pub fn make(root: Option<&str>) -> Result<Self, Check> {
         let no = |error: String| lack("cgroup.v2", Status::Missing, error, TREE, MOUNT);
         let mut groups = Groups(vec![]);
-        let mounts = mounts().map_err(|e| no(e.to_string()))?;
+        let mounts = Mounts::own().map_err(|e| no(e.to_string()))?;
         let base = base(&mounts, root).map_err(no)?;
         let group = groups.make(&base).map_err(no)?;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
@@ -129,8 +130,9 @@ impl Trial {
 
     /// Where sessions' groups are, and whether that is all there is.
     fn tree(&self) -> String {
-        let v1 = self.mounts.iter().filter(|mount| mount.kind == "cgroup");
-        let names: Vec<_> = v1.filter_map(|mount| mount.point.rsplit('/').next()).collect();
+        let v1 = self.mounts.iter().filter(|mount| mount.kind() == "cgroup");
+        let names: Vec<_> =
+            v1.filter_map(|mount| mount.point.file_name()).map(|name| name.to_string_lossy()).collect();
         match names.as_slice() {
             [] => format!("{}; no v1 hierarchy beside it", self.base.display()),
             names => format!("{}; hybrid, beside v1: {}", self.base.display(), names.join(" ")),
@@ -191,11 +193,11 @@ impl Trial {
 }
 
 /// The cgroup2 directory below which sessions are.
-fn base(mounts: &[Mount], root: Option<&str>) -> Result<PathBuf, String> {
-    let mut v2 = mounts.iter().filter(|mount| mount.kind == "cgroup2");
+fn base(mounts: &Mounts, root: Option<&str>) -> Result<PathBuf, String> {
+    let mut v2 = mounts.iter().filter(|mount| mount.kind() == "cgroup2");
     match root {
-        None => v2.next().map(|mount| PathBuf::from(&mount.point)),
-        Some(root) => v2.find(|mount| root.starts_with(&mount.point)).map(|_| PathBuf::from(root)),
+        None => v2.next().map(|mount| mount.point.clone()),
+        Some(root) => v2.find(|mount| Path::new(root).starts_with(&mount.point)).map(|_| PathBuf::from(root)),
     }
     .ok_or_else(|| "there is no cgroup2 mount".into())
 }
@@ -214,7 +216,7 @@ fn frozen(group: &Path) -> Result<(), String> {
 /// Sets a limit of `controller`, in cgroup2 or else in its v1 hierarchy. The group, and where it is.
 fn place(
     groups: &mut Groups,
-    mounts: &[Mount],
+    mounts: &Mounts,
     base: &Path,
     group: &Path,
     controller: &str,
@@ -230,11 +232,11 @@ fn place(
         set(group, &file, value)?;
         return Ok((group.to_owned(), "in cgroup2".into()));
     }
-    let mount = mounts.iter().find(|m| m.kind == "cgroup" && m.options.iter().any(|o| o == controller));
+    let mount = mounts.iter().find(|mount| mount.is_v1_hierarchy_of(controller));
     let mount = mount.ok_or("in no hierarchy")?;
-    let group = groups.make(Path::new(&mount.point))?;
+    let group = groups.make(&mount.point)?;
     if controller == "memory" && read(&group, "memory.use_hierarchy").is_ok_and(|text| text.trim() == "0") {
-        return Err(format!("memory.use_hierarchy is 0 in {}", mount.point));
+        return Err(format!("memory.use_hierarchy is 0 in {}", mount.point.display()));
     }
     let value = match controller {
         "cpu" => "100000",
@@ -242,18 +244,16 @@ fn place(
         _ => "67108864",
     };
     set(&group, &format!("{controller}.{v1_file}"), value)?;
-    Ok((group, format!("in the v1 hierarchy {}", mount.point)))
+    Ok((group, format!("in the v1 hierarchy {}", mount.point.display())))
 }
 
 /// Where programs in sessions find their limits.
-fn visible(mounts: &[Mount], all_v2: bool) -> Check {
+fn visible(mounts: &Mounts, all_v2: bool) -> Check {
     let name = "cgroup.visible";
     if all_v2 {
         return fine(name, "programs read their limits in /sys/fs/cgroup, as version 2");
     }
-    let has = |controller: &&str| {
-        mounts.iter().any(|m| m.kind == "cgroup" && m.options.iter().any(|option| option == *controller))
-    };
+    let has = |controller: &&str| mounts.iter().any(|mount| mount.is_v1_hierarchy_of(controller));
     match ["cpuacct", "cpuset"].iter().find(|controller| !has(controller)) {
         None => fine(name, "programs read their limits below /sys/fs/cgroup, as version 1"),
         Some(controller) => {

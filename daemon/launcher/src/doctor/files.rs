@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use agentd_kernel::idmap;
 use agentd_kernel::mount::{self, Attributes, Tree};
+use agentd_kernel::mountinfo::Mounts;
 use agentd_kernel::process::SingleThreaded;
 use agentd_policy::wire::{Check, Status};
 use agentd_session::COPY_ON_WRITE;
@@ -12,7 +13,7 @@ use rustix::fs::{AtFlags, Gid, Mode, OFlags, Uid};
 use rustix::mount::{MountPropagationFlags, mount_change};
 
 use super::apart::apart;
-use super::{Mount, ids, lack, mounts, verdict};
+use super::{ids, lack, verdict};
 use crate::context::Context;
 use crate::directories::Directories;
 use crate::settings::Settings;
@@ -55,7 +56,7 @@ pub fn checks(token: SingleThreaded, cx: &Context, uid: u32) -> Vec<Check> {
 
 /// Id-mapped mounts: of tmpfs, and of whatever state_dir, the user's home and /tmp lie on.
 fn id_maps(token: SingleThreaded, settings: &Settings, uid: u32, maps: BorrowedFd<'_>) -> Vec<Check> {
-    let mounts = mounts().unwrap_or_default();
+    let mounts = Mounts::own().unwrap_or_default();
     let state = settings.config.state_dir.as_str();
     let home = ids::home(uid).unwrap_or_else(|| "/home".to_owned());
     let mut places: BTreeMap<String, Vec<&str>> = BTreeMap::new();
@@ -99,10 +100,10 @@ fn id_maps(token: SingleThreaded, settings: &Settings, uid: u32, maps: BorrowedF
 }
 
 /// The kind of the file system that `path` lies on: the innermost mount, and of those the last.
-fn kind_of(mounts: &[Mount], path: &str) -> Option<String> {
+fn kind_of(mounts: &Mounts, path: &str) -> Option<String> {
     let path = std::fs::canonicalize(path).ok()?;
-    let holds = |mount: &&Mount| path.starts_with(&mount.point);
-    mounts.iter().filter(holds).max_by_key(|mount| mount.point.len()).map(|mount| mount.kind.clone())
+    let holding = mounts.iter().filter(|mount| path.starts_with(&mount.point));
+    holding.max_by_key(|mount| mount.point_bytes().len()).map(|mount| mount.kind().into_owned())
 }
 
 /// Makes an overlay as the build does, in the directory where sessions' own are, writes a file through it as an

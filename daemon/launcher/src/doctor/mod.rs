@@ -85,52 +85,9 @@ fn verdict(
     }
 }
 
-/// A mount of this mount namespace, as far as it matters here.
-#[derive(Debug, PartialEq, Eq)]
-struct Mount {
-    point: String,
-    kind: String,
-    options: Vec<String>,
-}
-
-/// The mounts, in the order in which they were made.
-fn mounts() -> std::io::Result<Vec<Mount>> {
-    std::fs::read_to_string("/proc/self/mountinfo").map(|text| parse_mounts(&text))
-}
-
-fn parse_mounts(mountinfo: &str) -> Vec<Mount> {
-    let mount = |line: &str| {
-        let (left, right) = line.split_once(" - ")?;
-        let mut right = right.split(' ');
-        Some(Mount {
-            point: unescape(left.split(' ').nth(4)?),
-            kind: right.next()?.to_owned(),
-            options: right.nth(1)?.split(',').map(str::to_owned).collect(),
-        })
-    };
-    mountinfo.lines().filter_map(mount).collect()
-}
-
-/// Blanks, tabs, line ends and backslashes are octal numbers there.
-fn unescape(text: &str) -> String {
-    [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")]
-        .iter()
-        .fold(text.to_owned(), |text, (from, to)| text.replace(from, to))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn mounts_are_read() {
-        let text = "31 23 0:27 / /sys/fs/cgroup/memory rw shared:9 - cgroup cgroup rw,memory\n\
-                    32 23 0:28 / /a\\040b rw - ext4 /dev/x rw\nnonsense\n";
-        let mounts = parse_mounts(text);
-        assert_eq!(mounts.len(), 2);
-        assert_eq!(mounts[0].options, ["rw", "memory"]);
-        assert_eq!((mounts[1].kind.as_str(), mounts[1].point.as_str()), ("ext4", "/a b"));
-    }
 
     #[test]
     fn what_is_there_needs_no_mend() {
