@@ -15,6 +15,8 @@ pub mod creds;
 #[cfg(feature = "lockdown")]
 pub mod datagrams;
 #[cfg(feature = "session")]
+pub mod event_loop;
+#[cfg(feature = "session")]
 pub mod exec_watch;
 #[cfg(feature = "session")]
 pub mod exercise;

@@ -183,8 +183,13 @@ mod tests {
 
     #[test]
     fn what_cannot_be_read_is_no_empty_table() {
-        for bad in [&b"x 0 0:1 / / rw - a b c\n"[..], b"1 0 0:1\n", b"1\n", b"1 0 0:1 / / rw a b c\n", b"1 0 0:1 / / rw - a b\n"]
-        {
+        for bad in [
+            &b"x 0 0:1 / / rw - a b c\n"[..],
+            b"1 0 0:1\n",
+            b"1\n",
+            b"1 0 0:1 / / rw a b c\n",
+            b"1 0 0:1 / / rw - a b\n",
+        ] {
             assert!(Mounts::parse(bad).is_err(), "{bad:?}");
         }
     }

@@ -3,9 +3,9 @@
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use agentd_kernel::event_loop::EventFlags;
 use agentd_kernel::packets::{PacketError, Packets};
 use agentd_policy::wire::{FromLauncher, FromService, MAX_PACKET, decode, encode};
-use rustix::event::epoll::EventFlags;
 use rustix::event::{PollFd, PollFlags, Timespec};
 
 /// As many messages may wait for a service before no more is asked of it: what waits is then bounded by what it has

@@ -10,7 +10,8 @@ use super::{CgroupError, Controller, failed};
 
 pub(super) fn open_dir_path(path: &Path) -> Result<OwnedFd, CgroupError> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    rustix::fs::open(path, flags, Mode::empty()).map_err(|e| failed(format!("open {}", path.display()))(e.into()))
+    rustix::fs::open(path, flags, Mode::empty())
+        .map_err(|e| failed(format!("open {}", path.display()))(e.into()))
 }
 
 pub(super) fn open_dir(parent: BorrowedFd<'_>, name: &str) -> Result<OwnedFd, CgroupError> {

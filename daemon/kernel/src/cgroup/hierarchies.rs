@@ -330,5 +330,8 @@ fn check_use_hierarchy(dir: BorrowedFd<'_>) -> Result<(), CgroupError> {
 pub fn mount_point() -> Result<String, CgroupError> {
     let mounts = Mounts::own().map_err(failed("/proc/self/mountinfo"))?;
     let mount = mounts.iter().find(|mount| mount.kind() == "cgroup2");
-    mount.and_then(|mount| mount.point.to_str()).map(str::to_owned).ok_or_else(|| CgroupError::Host("no cgroup2 mount; mount one".into()))
+    mount
+        .and_then(|mount| mount.point.to_str())
+        .map(str::to_owned)
+        .ok_or_else(|| CgroupError::Host("no cgroup2 mount; mount one".into()))
 }

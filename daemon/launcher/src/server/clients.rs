@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use agentd_kernel::event_loop::EventFlags;
 use agentd_kernel::packets::Packets;
 use agentd_kernel::peer;
 use agentd_policy::Refusal;
@@ -11,10 +12,10 @@ use agentd_policy::config::Bounds;
 use agentd_policy::offer::Site;
 use agentd_policy::rule::Rule;
 use agentd_policy::wire::{CallerNumber, FromLauncher, Peer};
-use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::net::SocketFlags;
 
-use super::{Server, Source};
+use super::Server;
+use super::source::Source;
 use crate::callers::{Arrival, each};
 use crate::offers::Heard;
 
@@ -61,7 +62,7 @@ impl Server {
             let number = self.callers.add(account, peer, own);
             // A second handle is kept for its hang-up alone: the data is the service's.
             let own = self.callers.socket(number);
-            let watched = own.map(|own| self.watch(own.as_fd(), Source::Caller, number.0, EventFlags::RDHUP));
+            let watched = own.map(|own| self.watch(own.as_fd(), Source::Caller(number), EventFlags::RDHUP));
             if let Some(Err(error)) = watched {
                 tracing::error!(user = peer.uid, %error, "a connection cannot be watched");
                 self.callers.remove(number);
@@ -99,7 +100,7 @@ impl Server {
     /// Takes a descriptor from epoll before it is closed: another process may have the same open file, and epoll
     /// would report on it for as long.
     pub(super) fn unwatch(&self, fd: BorrowedFd<'_>) {
-        match epoll::delete(&self.epoll, fd) {
+        match self.event_loop.remove(fd) {
             Ok(()) | Err(rustix::io::Errno::NOENT) => {}
             Err(errno) => tracing::error!(error = %errno, "a descriptor is still watched"),
         }
@@ -121,7 +122,7 @@ impl Server {
             };
             let flags = EventFlags::IN | EventFlags::RDHUP;
             let socket = self.offers.socket(number);
-            let watched = socket.map(|socket| self.watch(socket.as_fd(), Source::Offer, number, flags));
+            let watched = socket.map(|socket| self.watch(socket.as_fd(), Source::Offer(number), flags));
             if let Some(Err(error)) = watched {
                 tracing::error!(user = peer.uid, %error, "an offer cannot be watched");
             }
@@ -135,9 +136,9 @@ impl Server {
             Heard::Offer => None,
             Heard::Steer(peer, steer) => Some((peer, steer)),
         };
-        let data = EventData::new_u64((Source::Offer as u64) << 56 | number);
         let socket = self.offers.socket(number);
-        if let Some(Err(errno)) = socket.map(|s| epoll::modify(&self.epoll, s, data, EventFlags::RDHUP)) {
+        let end = |socket| self.event_loop.modify(socket, Source::Offer(number), EventFlags::RDHUP);
+        if let Some(Err(errno)) = socket.map(end) {
             tracing::error!(error = %errno, "an offer cannot be watched");
         }
         if let Some((peer, steer)) = steer {

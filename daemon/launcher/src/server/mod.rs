@@ -4,6 +4,7 @@ mod clients;
 mod ending;
 mod reload;
 mod service;
+mod source;
 mod steering;
 mod watchdog;
 
@@ -11,10 +12,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use agentd_kernel::cgroup::Hierarchies;
+use agentd_kernel::event_loop::{EventFlags, EventLoop};
 use agentd_kernel::packets::Packets;
-use agentd_policy::wire::CallerNumber;
 use nix::sys::signalfd::SignalFd;
-use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::net::SocketType;
 
 use crate::activation::Sockets;
@@ -28,46 +28,17 @@ use crate::service::Service;
 use crate::sessions::Sessions;
 
 use reload::Reload;
+use source::Source;
 use steering::Steering;
 use watchdog::Watchdog;
 
-/// What an event is about: the kind in the upper half, a number in the lower.
-#[derive(Clone, Copy, PartialEq, Eq)]
-#[repr(u32)]
-enum Source {
-    Clients = 1,
-    OfferClients,
-    Services,
-    Signals,
-    Service,
-    Caller,
-    Offer,
-    Builder,
-    Keeper,
-    Examiner,
-    Reload,
-    Steering,
-}
-
-const SOURCES: [Source; 12] = [
-    Source::Clients,
-    Source::OfferClients,
-    Source::Services,
-    Source::Signals,
-    Source::Service,
-    Source::Caller,
-    Source::Offer,
-    Source::Builder,
-    Source::Keeper,
-    Source::Examiner,
-    Source::Reload,
-    Source::Steering,
-];
+/// The most events of one turn.
+const MAX_EVENTS: usize = 256;
 
 /// Everything that the launcher has.
 pub struct Server {
     context: Context,
-    epoll: OwnedFd,
+    event_loop: EventLoop<Source>,
     clients: OwnedFd,
     offer_clients: OwnedFd,
     services: OwnedFd,
@@ -137,7 +108,7 @@ impl Server {
         let metrics =
             config.metrics_socket().map(|path| bind(&path, SocketType::STREAM, members)).transpose()?;
         let server = Self {
-            epoll: epoll::create(CreateFlags::CLOEXEC).map_err(|e| format!("epoll: {e}"))?,
+            event_loop: EventLoop::new(MAX_EVENTS).map_err(|e| format!("epoll: {e}"))?,
             sessions,
             examiner: Examiner::default(),
             context,
@@ -165,21 +136,14 @@ impl Server {
         // Before Linux 6.16 it is enough that whoever closes such a socket is not the loop.
         agentd_kernel::peer::refuse_descriptors(server.clients.as_fd())
             .map_err(|e| format!("clients: {e}"))?;
-        server.watch(server.services.as_fd(), Source::Services, 0, EventFlags::IN)?;
-        server.watch(server.offer_clients.as_fd(), Source::OfferClients, 0, EventFlags::IN)?;
-        server.watch(server.signals.as_fd(), Source::Signals, 0, EventFlags::IN)?;
+        server.watch(server.services.as_fd(), Source::Services, EventFlags::IN)?;
+        server.watch(server.offer_clients.as_fd(), Source::OfferClients, EventFlags::IN)?;
+        server.watch(server.signals.as_fd(), Source::Signals, EventFlags::IN)?;
         Ok(server)
     }
 
-    fn watch(
-        &self,
-        fd: BorrowedFd<'_>,
-        source: Source,
-        number: u64,
-        flags: EventFlags,
-    ) -> Result<(), String> {
-        let data = EventData::new_u64((source as u64) << 56 | number);
-        epoll::add(&self.epoll, fd, data, flags).map_err(|e| format!("epoll: {e}"))
+    fn watch(&self, fd: BorrowedFd<'_>, source: Source, flags: EventFlags) -> Result<(), String> {
+        self.event_loop.add(fd, source, flags).map_err(|e| format!("epoll: {e}"))
     }
 
     /// Runs until a signal ends it. With `service`, starts the service too and ends with it.
@@ -188,7 +152,6 @@ impl Server {
         if with_service {
             self.service = Some(Service::start(self.context.token, &self.context.settings)?);
         }
-        let mut events = Vec::with_capacity(256);
         loop {
             let now = Instant::now();
             self.context.accounts.refresh(now);
@@ -217,43 +180,34 @@ impl Server {
                 watchdog.turn(now);
             }
             let timeout = self.timeout(now);
-            events.clear();
-            match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), Some(&timeout)) {
-                Ok(_) | Err(rustix::io::Errno::INTR) => {}
-                Err(errno) => return Err(format!("epoll: {errno}")),
-            }
-            for event in &events {
-                self.handle(event.data.u64());
+            for source in self.event_loop.wait(Some(&timeout)).map_err(|e| format!("epoll: {e}"))? {
+                self.handle(source);
             }
         }
         self.close()
     }
 
-    fn handle(&mut self, data: u64) {
-        let number = data & ((1 << 56) - 1);
-        let Some(source) = SOURCES.into_iter().find(|s| *s as u64 == data >> 56) else { return };
+    fn handle(&mut self, source: Source) {
         match source {
             Source::Clients => self.accept_clients(),
             Source::OfferClients => self.accept_offers(),
             Source::Services => self.accept_service(),
             Source::Signals => self.signal(),
             Source::Service => self.service_says(),
-            Source::Caller => self.forget(CallerNumber(number)),
-            Source::Offer => self.offer_says(number),
-            Source::Builder => {
-                let number = u32::try_from(number).unwrap_or(u32::MAX);
-                let answer = self.sessions.answered(&self.context, number);
+            Source::Caller(number) => self.forget(number),
+            Source::Offer(number) => self.offer_says(number),
+            Source::Builder(lease) => {
+                let answer = self.sessions.answered(&self.context, lease);
                 self.tell_all(answer);
             }
-            Source::Keeper => {
-                let number = u32::try_from(number).unwrap_or(u32::MAX);
+            Source::Keeper(lease) => {
                 // Its last word may still be unread.
-                let answer = self.sessions.answered(&self.context, number);
+                let answer = self.sessions.answered(&self.context, lease);
                 self.tell_all(answer);
-                self.sessions.keeper_ended(number);
+                self.sessions.keeper_ended(lease);
             }
             Source::Reload => self.reload_says(),
-            Source::Steering => self.keeper_answers(number),
+            Source::Steering(number) => self.keeper_answers(number),
             Source::Examiner => {
                 let answer = self.examiner.heard(&self.context, &mut self.sessions);
                 self.tell_all(answer);
@@ -268,8 +222,7 @@ impl Server {
             }
         }
         if let Some(socket) = self.examiner.unwatched() {
-            let data = EventData::new_u64((Source::Examiner as u64) << 56);
-            if let Err(errno) = epoll::add(&self.epoll, socket, data, EventFlags::IN) {
+            if let Err(errno) = self.event_loop.add(socket, Source::Examiner, EventFlags::IN) {
                 tracing::error!(error = %errno, "an examination cannot be watched");
             }
         }
@@ -278,9 +231,9 @@ impl Server {
     fn watch_session(&self, lease: u32) -> Result<(), String> {
         let Some((builder, keeper)) = self.sessions.watch(lease) else { return Ok(()) };
         if let Some(builder) = builder {
-            self.watch(builder.as_fd(), Source::Builder, u64::from(lease), EventFlags::IN)?;
+            self.watch(builder.as_fd(), Source::Builder(lease), EventFlags::IN)?;
         }
-        self.watch(keeper.as_fd(), Source::Keeper, u64::from(lease), EventFlags::IN)
+        self.watch(keeper.as_fd(), Source::Keeper(lease), EventFlags::IN)
     }
 
     /// Gives offers that nobody needs to a child that closes them.

@@ -5,12 +5,13 @@
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
+use agentd_kernel::event_loop::EventFlags;
 use agentd_kernel::memfd::Sealed;
 use agentd_policy::event::ExitStatus;
 use agentd_policy::reload::needs_restart;
-use rustix::event::epoll::EventFlags;
 
-use super::{Server, Source, tell_manager};
+use super::source::Source;
+use super::{Server, tell_manager};
 use crate::blocklists::{self, Compiling};
 use crate::service::Check;
 use crate::settings::Settings;
@@ -58,7 +59,7 @@ impl Server {
             Err(error) => tracing::warn!(%error, "the service manager cannot be told"),
         }
         let began = Check::start(self.context.token, &self.context.settings).and_then(|check| {
-            self.watch(check.as_fd(), Source::Reload, 0, EventFlags::IN)?;
+            self.watch(check.as_fd(), Source::Reload, EventFlags::IN)?;
             Ok(check)
         });
         match began {
@@ -99,7 +100,7 @@ impl Server {
                         self.take_settings(new, None);
                         return Ok(true);
                     };
-                    self.watch(compiling.as_fd(), Source::Reload, 0, EventFlags::IN)?;
+                    self.watch(compiling.as_fd(), Source::Reload, EventFlags::IN)?;
                     self.unwatch(check.as_fd());
                     reload.step = Step::Lists(Box::new((compiling, new)));
                     reload.until = Instant::now() + blocklists::DEADLINE;

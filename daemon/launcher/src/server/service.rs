@@ -2,6 +2,7 @@
 
 use std::os::fd::{AsFd as _, OwnedFd};
 
+use agentd_kernel::event_loop::EventFlags;
 use agentd_kernel::packets::Packets;
 use agentd_kernel::peer;
 use agentd_policy::Refusal;
@@ -9,10 +10,10 @@ use agentd_policy::lease::Groups;
 use agentd_policy::rule::Rule;
 use agentd_policy::wire::{CallerNumber, FromLauncher, FromService, MAX_LIVE, RequestNumber, Ticket};
 use agentd_session::monotonic_ns;
-use rustix::event::epoll::{self, EventData, EventFlags};
 
 use super::clients::accept;
-use super::{Server, Source, tell_manager};
+use super::source::Source;
+use super::{Server, tell_manager};
 use crate::examine::Asked;
 use crate::link::Link;
 use crate::sessions::{Message, Request};
@@ -36,7 +37,7 @@ impl Server {
             return;
         }
         self.lose_service("another took its place");
-        if let Err(error) = self.watch(socket.as_fd(), Source::Service, 0, Link::WATCHED) {
+        if let Err(error) = self.watch(socket.as_fd(), Source::Service, Link::WATCHED) {
             tracing::error!(%error, "the service's connection cannot be watched");
             return;
         }
@@ -47,7 +48,7 @@ impl Server {
             return;
         }
         if !self.open && self.closing.is_none() {
-            match self.watch(self.clients.as_fd(), Source::Clients, 0, EventFlags::IN) {
+            match self.watch(self.clients.as_fd(), Source::Clients, EventFlags::IN) {
                 Ok(()) => self.open = true,
                 Err(error) => tracing::error!(%error, "clients cannot be let in"),
             }
@@ -99,7 +100,7 @@ impl Server {
             self.discard(caller.socket);
         }
         if std::mem::take(&mut self.open)
-            && let Err(errno) = epoll::delete(&self.epoll, &self.clients)
+            && let Err(errno) = self.event_loop.remove(&self.clients)
         {
             tracing::error!(error = %errno, "clients cannot be kept waiting");
         }
@@ -118,7 +119,7 @@ impl Server {
         }
     }
 
-    /// Has epoll watch for what there is to wait for: once a turn.
+    /// Watches the service for what there is to wait for: once a turn.
     pub(super) fn watch_service(&mut self) {
         let more = self.callers.has_waiting();
         let Some(link) = &mut self.link else { return };
@@ -126,8 +127,7 @@ impl Server {
         if wanted == link.watched {
             return;
         }
-        let data = EventData::new_u64((Source::Service as u64) << 56);
-        match epoll::modify(&self.epoll, &*link, data, wanted) {
+        match self.event_loop.modify(&*link, Source::Service, wanted) {
             Ok(()) => link.watched = wanted,
             Err(errno) => self.lose_service(&format!("epoll: {errno}")),
         }

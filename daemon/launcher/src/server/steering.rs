@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
+use agentd_kernel::event_loop::EventFlags;
 use agentd_kernel::packets::{PacketError, Packets};
 use agentd_policy::Refusal;
 use agentd_policy::names::SessionId;
@@ -12,9 +13,9 @@ use agentd_policy::offer::Steer;
 use agentd_policy::rule::Rule;
 use agentd_policy::wire::{FromRoot, MAX_KEEPER_PACKET, Peer, ToRoot, decode, encode};
 use agentd_session::refusals;
-use rustix::event::epoll::EventFlags;
 
-use super::{Server, Source};
+use super::Server;
+use super::source::Source;
 
 /// How long a keeper may take to answer. Its client waits longer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(8);
@@ -66,7 +67,7 @@ impl Server {
         let question =
             encode(&FromRoot::Change { change, uid: peer.uid }).map_err(|e| failed(e.to_string()))?;
         keeper.send(&question, &[]).map_err(|e| failed(e.to_string()))?;
-        self.watch(keeper.as_fd(), Source::Steering, number, EventFlags::IN).map_err(failed)?;
+        self.watch(keeper.as_fd(), Source::Steering(number), EventFlags::IN).map_err(failed)?;
         let until = Instant::now() + ANSWER_TIMEOUT;
         self.steering.0.insert(number, Asked { session, keeper, until });
         Ok(())

@@ -214,7 +214,7 @@ impl Keeper {
                 Ok(Some(packet)) => packet,
                 Err(agentd_kernel::packets::PacketError::WouldBlock) => return Ok(()),
                 Ok(None) | Err(_) => {
-                    control.ignore(std::os::fd::AsFd::as_fd(&self.epoll));
+                    control.ignore(&self.event_loop);
                     return Ok(());
                 }
             };

@@ -3,12 +3,13 @@
 use std::os::fd::AsFd as _;
 use std::time::{Duration, Instant};
 
+use agentd_kernel::event_loop::EventFlags;
 use agentd_policy::event::{End, EventBody, ExitStatus};
 use nix::libc::{SIGHUP as HUP, SIGPIPE as PIPE};
-use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::event::{PollFd, PollFlags, Timespec};
 
-use super::{Keeper, METER};
+use super::Keeper;
+use super::source::Source;
 
 /// How long the relay may take to deliver to a service that is there what the command left behind.
 const DRAIN: Duration = Duration::from_secs(40);
@@ -51,7 +52,8 @@ impl Keeper {
         // Without its reader the meter ends.
         if let Some((meter, over)) = self.limits.disk.take() {
             drop(over);
-            epoll::add(&self.epoll, &meter.pidfd, EventData::new_u64(METER), EventFlags::IN)
+            self.event_loop
+                .add(&meter.pidfd, Source::MeterExit, EventFlags::IN)
                 .map_err(|e| format!("epoll: {e}"))?;
             self.limits.meter = Some(meter);
         }
@@ -65,7 +67,7 @@ impl Keeper {
         }
         self.packets_denied()?;
         self.denials.flush(&mut self.spool);
-        self.leftovers.begin(self.epoll.as_fd(), &mut self.spool);
+        self.leftovers.begin(&self.event_loop, &mut self.spool);
         // Connections that ended with it are still to be told of.
         self.silence = Some(Instant::now() + SILENCE);
         if self.egress_state.is_none() || self.relay.is_none() {

@@ -3,14 +3,15 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Instant;
 
+use agentd_kernel::event_loop::EventFlags;
 use agentd_kernel::exec_watch::Attempt;
 use agentd_policy::event::{EventBody, ExecResult};
 use agentd_policy::rule::Rule;
-use rustix::event::epoll::{self, EventData, EventFlags};
 
+use super::Keeper;
 use super::processes::{Ended, Met};
 use super::refused::Refused;
-use super::{Keeper, PROCESS, REFUSED};
+use super::source::Source;
 
 impl Keeper {
     pub(super) fn execs(&mut self) -> Result<(), String> {
@@ -52,10 +53,10 @@ impl Keeper {
         events.into_iter().for_each(|event| self.tell(event));
         match met {
             Met::New(pid) => {
-                let data = EventData::new_u64(PROCESS | u64::from(pid.unsigned_abs()));
+                let source = Source::Process(pid.unsigned_abs());
                 let pidfd = self.processes.pidfd(pid);
                 let followed =
-                    pidfd.is_some_and(|pidfd| epoll::add(&self.epoll, pidfd, data, EventFlags::IN).is_ok());
+                    pidfd.is_some_and(|pidfd| self.event_loop.add(pidfd, source, EventFlags::IN).is_ok());
                 if followed { met } else { Met::Unknown }
             }
             Met::Gone => {
@@ -81,8 +82,7 @@ impl Keeper {
 
     /// From now on calls that the filter refuses are heard of.
     pub(super) fn hear_refused(&mut self, listener: OwnedFd) -> Result<(), String> {
-        epoll::add(&self.epoll, &listener, EventData::new_u64(REFUSED), EventFlags::IN)
-            .map_err(|e| format!("epoll: {e}"))?;
+        self.event_loop.add(&listener, Source::Refused, EventFlags::IN).map_err(|e| format!("epoll: {e}"))?;
         self.refused = Some(Refused::new(listener));
         Ok(())
     }
@@ -103,18 +103,19 @@ impl Keeper {
     pub(super) fn refused_at_last(&mut self) {
         let Some(refused) = self.refused.take() else { return };
         // Init may have it open for a moment yet. It may be gone from there by itself.
-        let _ = epoll::delete(&self.epoll, &refused);
+        let _ = self.event_loop.remove(&refused);
         refused.flush().into_iter().for_each(|event| self.tell(event));
     }
 
-    pub(super) fn process_ended(&mut self, token: u64) -> Result<(), String> {
-        let pid = i32::try_from(token & (PROCESS - 1)).map_err(|e| e.to_string())?;
+    pub(super) fn process_ended(&mut self, number: u32) -> Result<(), String> {
+        let pid = i32::try_from(number).map_err(|e| e.to_string())?;
         match self.processes.ended(&self.execs, pid) {
             Ended::Done(events) => events.into_iter().for_each(|e| self.tell(e)),
             Ended::NotReaped => {
                 // Hang-ups, the sign that it was reaped, are reported without being asked for.
                 if let Some(pidfd) = self.processes.pidfd(pid) {
-                    epoll::modify(&self.epoll, pidfd, EventData::new_u64(token), EventFlags::empty())
+                    self.event_loop
+                        .modify(pidfd, Source::Process(number), EventFlags::empty())
                         .map_err(|e| format!("epoll: {e}"))?;
                 }
             }

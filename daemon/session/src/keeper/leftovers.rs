@@ -4,14 +4,15 @@
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
+use agentd_kernel::event_loop::EventFlags;
 use agentd_kernel::packets::{PacketError, Packets};
 use agentd_policy::event::{Aside, EventBody, Finding};
 use agentd_policy::names::AbsPath;
 use agentd_policy::wire::encode;
-use rustix::event::epoll::{self, EventData, EventFlags};
 
+use super::Keeper;
+use super::source::{Events, Source};
 use super::spool::Spool;
-use super::{Keeper, LEFTOVERS};
 use crate::order::Reply;
 use crate::scout::{CopyKind, CopyOf, FromScout, MAX_COPIES, Scout, SearchAgain};
 
@@ -77,22 +78,22 @@ impl Leftovers {
     }
 
     /// No process of the session is left.
-    pub fn begin(&mut self, epoll: BorrowedFd<'_>, spool: &mut Spool) {
+    pub fn begin(&mut self, events: &Events, spool: &mut Spool) {
         if self.step != Step::Waiting {
             return;
         }
         self.step = Step::Removing(Instant::now() + REMOVING);
         let told = self.launcher.as_ref().is_some_and(|launcher| {
-            let watched = epoll::add(epoll, launcher, EventData::new_u64(LEFTOVERS), EventFlags::IN);
+            let watched = events.add(launcher, Source::Leftovers, EventFlags::IN);
             let emptied = encode(&Reply::Emptied).ok();
             watched.is_ok() && emptied.is_some_and(|emptied| launcher.send(&emptied, &[]).is_ok())
         });
         if !told {
-            self.search(epoll, spool);
+            self.search(events, spool);
         }
     }
 
-    fn search(&mut self, epoll: BorrowedFd<'_>, spool: &mut Spool) {
+    fn search(&mut self, events: &Events, spool: &mut Spool) {
         self.launcher = None;
         self.step = Step::Searching(Instant::now() + SEARCHING);
         let scouts = std::mem::take(&mut self.scouts);
@@ -100,7 +101,7 @@ impl Leftovers {
         for scout in scouts {
             let asked = ask(&scout, &copied, spool)
                 && scout.socket.set_nonblocking(true).is_ok()
-                && epoll::add(epoll, &scout.socket, EventData::new_u64(LEFTOVERS), EventFlags::IN).is_ok();
+                && events.add(&scout.socket, Source::Leftovers, EventFlags::IN).is_ok();
             match asked {
                 true => self.scouts.push(scout),
                 false => unsearched(scout, spool),
@@ -110,10 +111,10 @@ impl Leftovers {
     }
 
     /// Something is to be read.
-    pub fn heard(&mut self, epoll: BorrowedFd<'_>, spool: &mut Spool) {
+    pub fn heard(&mut self, events: &Events, spool: &mut Spool) {
         match self.step {
             // The launcher closes its end when it is done.
-            Step::Removing(_) => self.search(epoll, spool),
+            Step::Removing(_) => self.search(events, spool),
             Step::Searching(_) => self.look(spool),
             Step::Waiting | Step::Done => {}
         }
@@ -142,9 +143,9 @@ impl Leftovers {
     }
 
     /// What takes too long is not waited for.
-    pub fn expire(&mut self, now: Instant, epoll: BorrowedFd<'_>, spool: &mut Spool) {
+    pub fn expire(&mut self, now: Instant, events: &Events, spool: &mut Spool) {
         match self.step {
-            Step::Removing(until) if until <= now => self.search(epoll, spool),
+            Step::Removing(until) if until <= now => self.search(events, spool),
             Step::Searching(until) if until <= now => {
                 self.scouts.drain(..).for_each(|scout| unsearched(scout, spool));
                 self.step = Step::Done;
@@ -211,7 +212,7 @@ impl Keeper {
 
     /// A launcher or a scout says something.
     pub(super) fn leftovers_say(&mut self) {
-        self.leftovers.heard(self.epoll.as_fd(), &mut self.spool);
+        self.leftovers.heard(&self.event_loop, &mut self.spool);
         self.leftovers_looked_at();
     }
 

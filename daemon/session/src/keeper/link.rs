@@ -11,7 +11,8 @@ use rustix::io::Errno;
 use rustix::net::{SocketFlags, accept_with};
 
 use super::outbox::Outbox;
-use super::{Keeper, MESSAGES, SERVICE};
+use super::source::{Events, Source};
+use super::{Keeper, MESSAGES};
 
 /// A service that is connected.
 #[derive(Debug)]
@@ -24,8 +25,8 @@ pub struct Link {
 
 impl Link {
     /// By this socket.
-    pub fn new(socket: Packets, epoll: BorrowedFd<'_>) -> Result<Self, String> {
-        Ok(Self { outbox: Outbox::new(socket, epoll, SERVICE)?, since: Instant::now() })
+    pub fn new(socket: Packets, events: &Events) -> Result<Self, String> {
+        Ok(Self { outbox: Outbox::new(socket, events, Source::Service)?, since: Instant::now() })
     }
 }
 
@@ -47,12 +48,12 @@ impl Keeper {
     fn welcome(&mut self, socket: OwnedFd) -> Result<(), String> {
         match rustix::net::sockopt::socket_peercred(&socket) {
             Ok(peer) if peer.uid.is_root() => {
-                return self.steering.add(Packets::from_fd(socket), self.epoll.as_fd());
+                return self.steering.add(Packets::from_fd(socket), &self.event_loop);
             }
             Ok(peer) if peer.uid.as_raw() == self.service_uid => {}
             _ => return Ok(()),
         }
-        self.service = Some(Link::new(Packets::from_fd(socket), self.epoll.as_fd())?);
+        self.service = Some(Link::new(Packets::from_fd(socket), &self.event_loop)?);
         self.spool.start_over();
         let hello = FromKeeper::Hello {
             session: self.session.clone(),
@@ -116,7 +117,7 @@ impl Keeper {
 
     /// Sends what waits, everywhere; asks to be told of room where there is none.
     pub(super) fn flush(&mut self) -> Result<(), String> {
-        let epoll = self.epoll.as_fd();
+        let events = &self.event_loop;
         if let Some(link) = &mut self.service {
             let outbox = &mut link.outbox;
             // Messages first: Hello comes before the events.
@@ -126,7 +127,7 @@ impl Keeper {
                 Err(error) => Err(error),
             };
             match more {
-                Ok(more) => outbox.ask_for_room(epoll, more)?,
+                Ok(more) => outbox.ask_for_room(events, more)?,
                 Err(error) => {
                     tracing::debug!(%error, "the service is gone");
                     self.service = None;
@@ -138,7 +139,7 @@ impl Keeper {
         for outbox in init.into_iter().chain(relay) {
             // Of one that is gone its end tells.
             let more = outbox.flush().unwrap_or(false);
-            outbox.ask_for_room(epoll, more).or_else(|error| match outbox.flush() {
+            outbox.ask_for_room(events, more).or_else(|error| match outbox.flush() {
                 Ok(_) => Err(error),
                 Err(_) => Ok(()),
             })?;

@@ -18,6 +18,7 @@ mod refused;
 mod repeats;
 mod rights;
 mod scratch;
+mod source;
 mod spool;
 mod steering;
 mod watched;
@@ -26,6 +27,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use agentd_kernel::cgroup::Watch;
+use agentd_kernel::event_loop::EventFlags;
 use agentd_kernel::exec_watch::ExecWatch;
 use agentd_kernel::packets::{MAX_DESCRIPTORS, PacketError, Packets};
 use agentd_kernel::process::Child;
@@ -37,13 +39,12 @@ use agentd_policy::plan::Plan;
 use agentd_policy::wire::{MAX_KEEPER_PACKET, decode};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::event::{PollFd, PollFlags};
 
 use crate::command::NotRun;
 use crate::init::{FromInit, Network};
 use commands::Commands;
-use egress::{DATAGRAMS, EgressState, TUNNELS};
+use egress::EgressState;
 pub use leftovers::{Copied, Leftovers};
 use limits::Limits;
 use link::Link;
@@ -53,12 +54,15 @@ use processes::Processes;
 use refused::Refused;
 pub use scratch::Scratch;
 use scratch::Scratches;
+use source::{Events, Source};
 use spool::Spool;
 use steering::Steering;
 
 /// How many messages of the service's or the relay's are taken in one turn: what is left is reported again, and one that
 /// never pauses does not starve the rest.
 const MESSAGES: usize = 64;
+/// The most events of one turn.
+const MAX_EVENTS: usize = 64;
 /// The most descriptors that init hands up at once: a command's three pipes.
 const MAX_STREAMS: usize = 3;
 
@@ -161,7 +165,7 @@ pub struct Keeper {
     root: OwnedFd,
     processes: Processes,
     spool: Spool,
-    epoll: OwnedFd,
+    event_loop: Events,
     /// What was seen before the command was known to run.
     early: Option<Vec<EventBody>>,
     end: Option<End>,
@@ -170,51 +174,30 @@ pub struct Keeper {
     over: Option<Instant>,
 }
 
-/// Who an event of the epoll instance is from; a process of the session is its pid above [`PROCESS`], and above that
-/// are [`DATAGRAMS`] and [`TUNNELS`].
-const SERVICE: u64 = 1;
-const INIT_SAYS: u64 = 2;
-const INIT_ENDED: u64 = 3;
-const RELAY_ENDED: u64 = 4;
-const EXECS: u64 = 5;
-const PACKETS: u64 = 6;
-const PIDS: u64 = 7;
-const MEMORY: u64 = 8;
-const DISK: u64 = 10;
-const METER: u64 = 11;
-const LISTENER: u64 = 12;
-const RELAY_SAYS: u64 = 13;
-const SIGNALS: u64 = 14;
-const CLOSES: u64 = 15;
-const LEFTOVERS: u64 = 16;
-const REFUSED: u64 = 17;
-const STEERING: u64 = 18;
-const PROCESS: u64 = 1 << 32;
-
 impl Keeper {
     /// Puts the parts together. Still with every right.
     pub fn new(parts: Parts<'_>) -> Result<Self, String> {
         let text = |e: &dyn std::fmt::Display| e.to_string();
-        let epoll = epoll::create(CreateFlags::CLOEXEC).map_err(|e| text(&e))?;
+        let event_loop = Events::new(MAX_EVENTS).map_err(|e| text(&e))?;
         let denials = Denials::new(parts.network, parts.proc.as_fd());
         rustix::io::ioctl_fionbio(&parts.listener, true).map_err(|e| text(&e))?;
         // cgroup files are always readable; only their priority data says that something changed.
         let memory =
             if parts.watch.memory_is_eventfd() { EventFlags::PRI | EventFlags::IN } else { EventFlags::PRI };
-        let sources: [(BorrowedFd<'_>, u64, EventFlags); 9] = [
-            (parts.signals.as_fd(), SIGNALS, EventFlags::IN),
-            (parts.listener.as_fd(), LISTENER, EventFlags::IN),
-            (parts.init.pidfd.as_fd(), INIT_ENDED, EventFlags::IN),
-            (parts.relay.pidfd.as_fd(), RELAY_ENDED, EventFlags::IN),
-            (parts.execs.as_fd(), EXECS, EventFlags::IN),
-            (parts.execs.closes_fd(), CLOSES, EventFlags::IN),
-            (denials.as_fd(), PACKETS, EventFlags::IN),
-            (parts.watch.pids_fd(), PIDS, EventFlags::PRI),
-            (parts.watch.memory_fd(), MEMORY, memory),
+        let sources: [(BorrowedFd<'_>, Source, EventFlags); 9] = [
+            (parts.signals.as_fd(), Source::Signals, EventFlags::IN),
+            (parts.listener.as_fd(), Source::Listener, EventFlags::IN),
+            (parts.init.pidfd.as_fd(), Source::InitExit, EventFlags::IN),
+            (parts.relay.pidfd.as_fd(), Source::RelayExit, EventFlags::IN),
+            (parts.execs.as_fd(), Source::Execs, EventFlags::IN),
+            (parts.execs.closes_fd(), Source::Closes, EventFlags::IN),
+            (denials.as_fd(), Source::Denials, EventFlags::IN),
+            (parts.watch.pids_fd(), Source::Pids, EventFlags::PRI),
+            (parts.watch.memory_fd(), Source::Memory, memory),
         ];
-        let over = parts.disk.as_ref().map(|(_, over)| (over.as_fd(), DISK, EventFlags::IN));
-        for (fd, token, flags) in sources.into_iter().chain(over) {
-            epoll::add(&epoll, fd, EventData::new_u64(token), flags).map_err(|e| text(&e))?;
+        let over = parts.disk.as_ref().map(|(_, over)| (over.as_fd(), Source::Disk, EventFlags::IN));
+        for (fd, source, flags) in sources.into_iter().chain(over) {
+            event_loop.add(fd, source, flags).map_err(|e| text(&e))?;
         }
         let limits = Limits::new(parts.plan.limits, &parts.watch, parts.disk)?;
         Ok(Self {
@@ -228,12 +211,12 @@ impl Keeper {
             limits,
             listener: parts.listener,
             service_uid: parts.service_uid,
-            service: Some(Link::new(parts.service, epoll.as_fd())?),
+            service: Some(Link::new(parts.service, &event_loop)?),
             steering: Steering::default(),
             init: Some(parts.init),
-            to_init: Outbox::new(parts.to_init, epoll.as_fd(), INIT_SAYS)?,
+            to_init: Outbox::new(parts.to_init, &event_loop, Source::Init)?,
             relay: Some(parts.relay),
-            control: Some(Outbox::new(parts.control, epoll.as_fd(), RELAY_SAYS)?.patient()),
+            control: Some(Outbox::new(parts.control, &event_loop, Source::Relay)?.patient()),
             egress_state: match &parts.plan.egress {
                 Some(egress) => {
                     Some(EgressState::new(egress.clone(), parts.ceiling, parts.blocklist, parts.credential)?)
@@ -252,7 +235,7 @@ impl Keeper {
             signals: parts.signals,
             root: parts.root,
             spool: Spool::default(),
-            epoll,
+            event_loop,
             early: Some(Vec::new()),
             end: None,
             silence: None,
@@ -272,7 +255,6 @@ impl Keeper {
     }
 
     fn keep(&mut self) -> Result<(), String> {
-        let mut events = Vec::with_capacity(64);
         loop {
             self.flush()?;
             if self.is_finished() {
@@ -280,7 +262,7 @@ impl Keeper {
             }
             let timeout = self.timeout();
             // epoll_wait(2) counts in milliseconds, in which a process can come and go.
-            let mut due = vec![PollFd::new(&self.epoll, PollFlags::IN)];
+            let mut due = vec![PollFd::new(&self.event_loop, PollFlags::IN)];
             // Asking after it takes the news away: it must not be behind another poll, as in the epoll instance.
             due.extend(self.mounts.as_ref().map(|mounts| PollFd::new(mounts, PollFlags::PRI)));
             match rustix::event::poll(&mut due, Some(&timeout)) {
@@ -290,41 +272,36 @@ impl Keeper {
             if due.get(1).is_some_and(|mounts| !mounts.revents().is_empty()) {
                 self.mounts_changed();
             }
-            events.clear();
             let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
-            match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), Some(&now)) {
-                Ok(_) | Err(rustix::io::Errno::INTR) => {}
-                Err(errno) => return Err(format!("epoll: {errno}")),
-            }
-            for event in &events {
-                self.handle(event.data.u64())?;
+            for source in self.event_loop.wait(Some(&now)).map_err(|e| format!("epoll: {e}"))? {
+                self.handle(source)?;
             }
             self.clock()?;
         }
     }
 
-    fn handle(&mut self, token: u64) -> Result<(), String> {
-        match token {
-            SERVICE => self.service_says()?,
-            LISTENER => self.accept()?,
-            INIT_SAYS => self.init_says()?,
-            RELAY_SAYS => self.relay_says()?,
-            LEFTOVERS => self.leftovers_say(),
-            REFUSED => self.calls_refused()?,
-            STEERING => self.steered(),
-            INIT_ENDED => self.init_ended()?,
-            RELAY_ENDED => self.relay_ended()?,
-            EXECS => self.execs()?,
-            CLOSES => self.closes()?,
-            PACKETS => self.packets_denied()?,
-            SIGNALS => self.asked_to_end(),
-            PIDS => self.pids_limit()?,
-            MEMORY => self.memory_limit().map(drop)?,
-            DISK => self.disk_limit()?,
-            METER => self.meter_ended()?,
-            tunnel if tunnel >= TUNNELS => self.tunnel(tunnel),
-            datagrams if datagrams >= DATAGRAMS => self.datagrams(datagrams),
-            process => self.process_ended(process)?,
+    fn handle(&mut self, source: Source) -> Result<(), String> {
+        match source {
+            Source::Service => self.service_says()?,
+            Source::Listener => self.accept()?,
+            Source::Init => self.init_says()?,
+            Source::Relay => self.relay_says()?,
+            Source::Leftovers => self.leftovers_say(),
+            Source::Refused => self.calls_refused()?,
+            Source::Steering => self.steered(),
+            Source::InitExit => self.init_ended()?,
+            Source::RelayExit => self.relay_ended()?,
+            Source::Execs => self.execs()?,
+            Source::Closes => self.closes()?,
+            Source::Denials => self.packets_denied()?,
+            Source::Signals => self.asked_to_end(),
+            Source::Pids => self.pids_limit()?,
+            Source::Memory => self.memory_limit().map(drop)?,
+            Source::Disk => self.disk_limit()?,
+            Source::MeterExit => self.meter_ended()?,
+            Source::Process(pid) => self.process_ended(pid)?,
+            Source::Datagrams(number) => self.datagrams(number),
+            Source::Tunnel(number) => self.tunnel(number),
         }
         Ok(())
     }
@@ -335,7 +312,7 @@ impl Keeper {
                 Ok(Some(packet)) => packet,
                 Err(PacketError::WouldBlock) => return Ok(()),
                 Ok(None) | Err(_) => {
-                    self.to_init.ignore(self.epoll.as_fd());
+                    self.to_init.ignore(&self.event_loop);
                     return Ok(());
                 }
             };
@@ -432,7 +409,7 @@ impl Keeper {
             egress_state.told.flush_older(now, &mut self.spool);
         }
         self.steering.recorded(self.spool.acknowledged(), now);
-        self.leftovers.expire(now, self.epoll.as_fd(), &mut self.spool);
+        self.leftovers.expire(now, &self.event_loop, &mut self.spool);
         self.leftovers_looked_at();
         self.look_at_the_end(now);
         Ok(())

@@ -1,12 +1,14 @@
 //! Messages of the keeper that wait for room in a socket: bounded, with their descriptors.
 
 use std::collections::VecDeque;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 
+use agentd_kernel::event_loop::EventFlags;
 use agentd_kernel::packets::{PacketError, Packets};
 use agentd_policy::wire::encode;
-use rustix::event::epoll::{self, EventData, EventFlags};
 use serde::Serialize;
+
+use super::source::{Events, Source};
 
 /// The most messages that wait for somebody who does not read.
 const MAX_WAITING: usize = 128;
@@ -20,20 +22,19 @@ pub struct Outbox {
     pub socket: Packets,
     waiting: VecDeque<(Vec<u8>, Vec<OwnedFd>)>,
     /// Who an event of it is from.
-    token: u64,
-    /// What the epoll instance was asked to tell of.
-    asked: EventFlags,
+    source: Source,
+    /// What it is watched for.
+    watched: EventFlags,
     /// Whether nothing is heard from somebody who does not read.
     patient: bool,
 }
 
 impl Outbox {
-    /// Makes the socket non-blocking and has the epoll instance tell of what comes by it.
-    pub fn new(socket: Packets, epoll: BorrowedFd<'_>, token: u64) -> Result<Self, String> {
+    /// Makes the socket non-blocking and watches it.
+    pub fn new(socket: Packets, events: &Events, source: Source) -> Result<Self, String> {
         socket.set_nonblocking(true).map_err(|e| e.to_string())?;
-        epoll::add(epoll, &socket, EventData::new_u64(token), EventFlags::IN)
-            .map_err(|e| format!("epoll: {e}"))?;
-        Ok(Self { socket, waiting: VecDeque::new(), token, asked: EventFlags::IN, patient: false })
+        events.add(&socket, source, EventFlags::IN).map_err(|e| format!("epoll: {e}"))?;
+        Ok(Self { socket, waiting: VecDeque::new(), source, watched: EventFlags::IN, patient: false })
     }
 
     /// Of one whose peer is not heard as long as it is full: for a peer that gets an answer for each question.
@@ -76,37 +77,35 @@ impl Outbox {
     }
 
     /// Asks to be told of room, or not any more.
-    pub fn ask_for_room(&mut self, epoll: BorrowedFd<'_>, ask: bool) -> Result<(), String> {
+    pub fn ask_for_room(&mut self, events: &Events, ask: bool) -> Result<(), String> {
         let flags = match ask {
             true if self.is_full() => EventFlags::OUT,
             true => EventFlags::IN | EventFlags::OUT,
             false => EventFlags::IN,
         };
-        if self.asked != flags {
-            epoll::modify(epoll, &self.socket, EventData::new_u64(self.token), flags)
-                .map_err(|e| format!("epoll: {e}"))?;
-            self.asked = flags;
+        if self.watched != flags {
+            events.modify(&self.socket, self.source, flags).map_err(|e| format!("epoll: {e}"))?;
+            self.watched = flags;
         }
         Ok(())
     }
 
     /// Nothing more is expected by it.
-    pub fn ignore(&self, epoll: BorrowedFd<'_>) {
+    pub fn ignore(&self, events: &Events) {
         // It may have been ignored before.
-        let _ = epoll::delete(epoll, &self.socket);
+        let _ = events.remove(&self.socket);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rustix::event::epoll::CreateFlags;
 
     #[test]
     fn messages_wait_in_order_and_not_without_end() {
-        let epoll = epoll::create(CreateFlags::CLOEXEC).unwrap();
+        let events = Events::new(1).unwrap();
         let (ours, theirs) = Packets::pair().unwrap();
-        let mut outbox = Outbox::new(ours, epoll.as_fd(), 1).unwrap();
+        let mut outbox = Outbox::new(ours, &events, Source::Init).unwrap();
         let (reader, _writer) = std::io::pipe().unwrap();
         let big = vec![7_u8; 30_000];
         let mut sent = 0_u32;
@@ -114,7 +113,7 @@ mod tests {
             sent += 1;
         }
         assert!(outbox.flush().unwrap() && outbox.waiting.len() == MAX_WAITING);
-        outbox.ask_for_room(epoll.as_fd(), true).unwrap();
+        outbox.ask_for_room(&events, true).unwrap();
         for number in 0..sent {
             let packet = theirs.receive(1 << 16, 1).unwrap().unwrap();
             let message: (u32, Vec<u8>) = agentd_policy::wire::decode(&packet.bytes).unwrap();

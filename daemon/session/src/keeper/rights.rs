@@ -43,7 +43,7 @@ impl Keeper {
             self.listener.as_fd(),
             self.execs.as_fd(),
             self.execs.closes_fd(),
-            self.epoll.as_fd(),
+            self.event_loop.as_fd(),
             self.signals.as_fd(),
             self.root.as_fd(),
         ]);

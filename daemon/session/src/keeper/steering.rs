@@ -4,6 +4,7 @@
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
+use agentd_kernel::event_loop::EventFlags;
 use agentd_kernel::nft::Ruleset;
 use agentd_kernel::packets::{PacketError, Packets};
 use agentd_policy::Refusal;
@@ -11,9 +12,9 @@ use agentd_policy::event::EventBody;
 use agentd_policy::network::Change;
 use agentd_policy::rule::Rule;
 use agentd_policy::wire::{FromKeeper, FromRoot, MAX_KEEPER_PACKET, ToRelay, ToRoot, decode, encode};
-use rustix::event::epoll::{self, EventData, EventFlags};
 
-use super::{Keeper, STEERING};
+use super::Keeper;
+use super::source::{Events, Source};
 use crate::init::egress_state;
 use crate::refusals;
 
@@ -34,10 +35,9 @@ pub struct Steering {
 
 impl Steering {
     /// Takes one; beyond the bound the oldest goes.
-    pub fn add(&mut self, socket: Packets, epoll: BorrowedFd<'_>) -> Result<(), String> {
+    pub fn add(&mut self, socket: Packets, events: &Events) -> Result<(), String> {
         socket.set_nonblocking(true).map_err(|e| e.to_string())?;
-        epoll::add(epoll, &socket, EventData::new_u64(STEERING), EventFlags::IN)
-            .map_err(|e| format!("epoll: {e}"))?;
+        events.add(&socket, Source::Steering, EventFlags::IN).map_err(|e| format!("epoll: {e}"))?;
         if self.asking.len() >= MAX_CONNECTIONS {
             self.asking.remove(0);
         }
@@ -95,7 +95,7 @@ impl Keeper {
             match changed {
                 Ok(()) => {
                     // Its end is nothing to be told of any more.
-                    let _ = epoll::delete(&self.epoll, &socket);
+                    let _ = self.event_loop.remove(&socket);
                     let until = Instant::now() + RECORD_TIMEOUT;
                     self.steering.changed.push((self.spool.last(), until, socket));
                 }

@@ -3,17 +3,17 @@
 //! between the other end and the socket the keeper carries the datagrams, unread.
 
 use std::collections::BTreeMap;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::time::Instant;
 
+use agentd_kernel::event_loop::EventFlags;
 use agentd_policy::token_bucket::TokenBucket;
-use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, socketpair};
 
-/// Their events in the keeper's epoll instance are from here on.
-pub const FIRST: u64 = 1 << 33;
+use super::super::source::{Events, Source};
+
 /// The most at a time: the flows of an honest relay, and its questions to resolvers.
 const MAX: usize = 512;
 /// What one has carried for it before the others have their turn.
@@ -43,12 +43,7 @@ pub struct Datagrams {
 impl Default for Datagrams {
     fn default() -> Self {
         let (burst, rate) = QUESTIONS;
-        Self {
-            pairs: BTreeMap::new(),
-            last: FIRST,
-            questions: TokenBucket::new(burst, rate),
-            buffer: Vec::new(),
-        }
+        Self { pairs: BTreeMap::new(), last: 0, questions: TokenBucket::new(burst, rate), buffer: Vec::new() }
     }
 }
 
@@ -57,7 +52,7 @@ impl Datagrams {
     ///
     /// # Errors
     /// `EAGAIN` if there are too many; the kernel's own.
-    pub fn open(&mut self, socket: OwnedFd, asks: bool, epoll: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
+    pub fn open(&mut self, socket: OwnedFd, asks: bool, events: &Events) -> Result<OwnedFd, Errno> {
         if self.pairs.len() >= MAX {
             return Err(Errno::AGAIN);
         }
@@ -65,7 +60,7 @@ impl Datagrams {
         let (relay, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
         self.last += 1;
         for fd in [&socket, &relay] {
-            epoll::add(epoll, fd, EventData::new_u64(self.last), EventFlags::IN)?;
+            events.add(fd, Source::Datagrams(self.last), EventFlags::IN)?;
         }
         self.buffer.resize(LONGEST, 0);
         self.pairs.insert(self.last, Pair { socket, relay, asks });
@@ -73,13 +68,13 @@ impl Datagrams {
     }
 
     /// Carries what is there. One whose other end is gone or says that there is nobody is closed; the relay sees that.
-    pub fn carry(&mut self, token: u64, now: Instant) {
-        let Some(pair) = self.pairs.get(&token) else { return };
+    pub fn carry(&mut self, number: u64, now: Instant) {
+        let Some(pair) = self.pairs.get(&number) else { return };
         let questions = &mut self.questions;
         let up = carry(&pair.relay, &pair.socket, &mut self.buffer, || !pair.asks || questions.take(now));
         let down = up.and_then(|()| carry(&pair.socket, &pair.relay, &mut self.buffer, || true));
         if down.is_err() {
-            self.pairs.remove(&token);
+            self.pairs.remove(&number);
         }
     }
 }
@@ -120,41 +115,37 @@ fn has_hung_up(fd: &OwnedFd) -> bool {
 mod tests {
     use super::*;
     use std::net::UdpSocket;
-    use std::os::fd::AsFd;
-
-    use rustix::event::epoll::CreateFlags;
 
     /// A server, the pairs, and the relay's end of one that leads to it.
-    fn world(asks: bool) -> (UdpSocket, Datagrams, OwnedFd, OwnedFd) {
+    fn world(asks: bool) -> (UdpSocket, Datagrams, OwnedFd, Events) {
         let server = UdpSocket::bind("127.0.0.1:0").unwrap();
         let client = UdpSocket::bind("127.0.0.1:0").unwrap();
         client.connect(server.local_addr().unwrap()).unwrap();
         client.set_nonblocking(true).unwrap();
-        let epoll = epoll::create(CreateFlags::CLOEXEC).unwrap();
+        let events = Events::new(1).unwrap();
         let mut datagrams = Datagrams::default();
-        let relay = datagrams.open(client.into(), asks, epoll.as_fd()).unwrap();
-        (server, datagrams, relay, epoll)
+        let relay = datagrams.open(client.into(), asks, &events).unwrap();
+        (server, datagrams, relay, events)
     }
 
-    fn wait(epoll: &OwnedFd) -> u64 {
-        let mut events = Vec::with_capacity(4);
-        epoll::wait(epoll, rustix::buffer::spare_capacity(&mut events), None).unwrap();
-        events[0].data.u64()
+    fn wait(events: &Events) -> u64 {
+        match events.wait(None).unwrap()[..] {
+            [Source::Datagrams(number)] => number,
+            ref others => panic!("{others:?}"),
+        }
     }
 
     #[test]
     fn they_go_both_ways_and_empty_ones_too() {
-        let (server, mut datagrams, relay, epoll) = world(false);
+        let (server, mut datagrams, relay, events) = world(false);
         let mut buffer = [0; 16];
         for text in [&b"one"[..], b"", b"three"] {
             rustix::net::send(&relay, text, SendFlags::empty()).unwrap();
-            let token = wait(&epoll);
-            datagrams.carry(token, Instant::now());
+            datagrams.carry(wait(&events), Instant::now());
             let (length, from) = server.recv_from(&mut buffer).unwrap();
             assert_eq!(&buffer[..length], text);
             server.send_to(text, from).unwrap();
-            let token = wait(&epoll);
-            datagrams.carry(token, Instant::now());
+            datagrams.carry(wait(&events), Instant::now());
             let (length, _) = rustix::net::recv(&relay, &mut buffer, RecvFlags::empty()).unwrap();
             assert_eq!(&buffer[..length], text);
         }
@@ -163,39 +154,39 @@ mod tests {
 
     #[test]
     fn either_end_closes_the_other() {
-        let (_server, mut datagrams, relay, epoll) = world(false);
+        let (_server, mut datagrams, relay, events) = world(false);
         drop(relay);
-        datagrams.carry(wait(&epoll), Instant::now());
+        datagrams.carry(wait(&events), Instant::now());
         assert!(datagrams.pairs.is_empty());
 
-        let (server, mut datagrams, relay, epoll) = world(false);
+        let (server, mut datagrams, relay, events) = world(false);
         drop(server);
         rustix::net::send(&relay, b"x", SendFlags::empty()).unwrap();
-        datagrams.carry(wait(&epoll), Instant::now());
+        datagrams.carry(wait(&events), Instant::now());
         // The kernel says by itself that nobody listens.
         while !datagrams.pairs.is_empty() {
-            datagrams.carry(wait(&epoll), Instant::now());
+            datagrams.carry(wait(&events), Instant::now());
         }
         assert_eq!(rustix::net::recv(&relay, &mut [0; 16][..], RecvFlags::empty()).map(|(n, _)| n), Ok(0));
     }
 
     #[test]
     fn questions_are_bounded_and_so_are_pairs() {
-        let (server, mut datagrams, relay, epoll) = world(true);
+        let (server, mut datagrams, relay, events) = world(true);
         server.set_nonblocking(true).unwrap();
         let (burst, _) = QUESTIONS;
         let now = Instant::now();
         let mut arrived = 0;
         for _ in 0..burst + 100 {
             rustix::net::send(&relay, b"?", SendFlags::empty()).unwrap();
-            datagrams.carry(FIRST + 1, now);
+            datagrams.carry(1, now);
             arrived += u32::from(server.recv(&mut [0; 4]).is_ok());
         }
         assert_eq!(arrived, burst);
         let mut ends = Vec::new();
         loop {
             let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
-            match datagrams.open(socket.into(), false, epoll.as_fd()) {
+            match datagrams.open(socket.into(), false, &events) {
                 Ok(end) => ends.push(end),
                 Err(errno) => break assert_eq!((errno, ends.len()), (Errno::AGAIN, MAX - 1)),
             }

@@ -80,16 +80,16 @@ impl Keeper {
             let event = NetEvent::Connect { peer: peer(rule.clone()), denied: None, actor: None, count: 1 };
             egress_state.told.tell(event, &mut self.spool);
         }
-        let (proxy, epoll) = (egress_state.egress.proxy, self.epoll.as_fd());
+        let (proxy, events) = (egress_state.egress.proxy, &self.event_loop);
         let socket = match (proxy, name, protocol) {
             (Some(proxy), Some(name), Protocol::Tcp) => connect(proxy, protocol).and_then(|socket| {
                 let asked = Asked { number, name, port: to.port(), peer: peer(rule.clone()) };
-                egress_state.tunnels.ask(socket, asked, epoll).map(|()| Begun::Asked)
+                egress_state.tunnels.ask(socket, asked, events).map(|()| Begun::Asked)
             }),
             (_, _, Protocol::Tcp) => connect(to, protocol).map(Begun::Connects),
             (_, _, Protocol::Udp) => connect(to, protocol).and_then(|socket| {
                 let asks = *purpose == Purpose::Resolver;
-                egress_state.datagrams.open(socket, asks, epoll).map(Begun::Connects)
+                egress_state.datagrams.open(socket, asks, events).map(Begun::Connects)
             }),
         };
         // One that could not even begin, as without a route, has ended.

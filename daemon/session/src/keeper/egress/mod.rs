@@ -28,12 +28,10 @@ use agentd_policy::wire::{Attached, Client, EgressSockets, FromRelay, NetworkDes
 
 use super::Keeper;
 use datagrams::Datagrams;
-pub use datagrams::FIRST as DATAGRAMS;
 use pins::Pins;
 use publish::Inward;
 use renewals::Renewals;
 pub use told::Told;
-pub use tunnels::FIRST as TUNNELS;
 use tunnels::Tunnels;
 
 /// Dials at once, and in every second after that. Each may leave the host a port in use for a minute (TIME_WAIT,
@@ -218,9 +216,9 @@ impl Keeper {
     }
 
     /// Datagrams came by one of the pairs.
-    pub(super) fn datagrams(&mut self, token: u64) {
+    pub(super) fn datagrams(&mut self, number: u64) {
         if let Some(egress_state) = &mut self.egress_state {
-            egress_state.datagrams.carry(token, Instant::now());
+            egress_state.datagrams.carry(number, Instant::now());
         }
     }
 

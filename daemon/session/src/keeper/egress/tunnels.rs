@@ -6,19 +6,18 @@ use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
+use agentd_kernel::event_loop::EventFlags;
 use agentd_policy::event::NetPeer;
 use agentd_policy::hosts::HostName;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
 
 use super::super::Keeper;
+use super::super::source::{Events, Source};
 use super::dial::never_begun;
 
-/// Their events in the keeper's epoll instance are from here on.
-pub const FIRST: u64 = 1 << 34;
 /// The most that are asked for at a time.
 const MAX: usize = 256;
 /// How long the proxy may take.
@@ -93,20 +92,20 @@ impl Tunnels {
     /// A file that holds something else.
     pub fn new(credential: Option<OwnedFd>) -> Result<Self, String> {
         let credential = credential.map(|file| line(&file)).transpose()?.unwrap_or_default();
-        Ok(Self { all: BTreeMap::new(), last: FIRST, credential })
+        Ok(Self { all: BTreeMap::new(), last: 0, credential })
     }
 
     /// Asks for a tunnel by `socket`, which connects to the proxy and does not block.
     ///
     /// # Errors
     /// `EAGAIN` if there are too many; the kernel's own.
-    pub fn ask(&mut self, socket: OwnedFd, asked: Asked<'_>, epoll: BorrowedFd<'_>) -> Result<(), Errno> {
+    pub fn ask(&mut self, socket: OwnedFd, asked: Asked<'_>, events: &Events) -> Result<(), Errno> {
         if self.all.len() >= MAX {
             return Err(Errno::AGAIN);
         }
         let Asked { number, name, port, peer } = asked;
         self.last += 1;
-        epoll::add(epoll, &socket, EventData::new_u64(self.last), EventFlags::OUT)?;
+        events.add(&socket, Source::Tunnel(self.last), EventFlags::OUT)?;
         let words =
             format!("CONNECT {name}:{port} HTTP/1.1\r\nHost: {name}:{port}\r\n{}\r\n", self.credential);
         let until = Instant::now() + PATIENCE;
@@ -124,7 +123,7 @@ impl Tunnels {
 
 impl Tunnel {
     /// Goes on as far as it goes: whether the proxy has opened it.
-    fn step(&mut self, token: u64, epoll: BorrowedFd<'_>) -> Result<bool, NoTunnel> {
+    fn step(&mut self, key: u64, events: &Events) -> Result<bool, NoTunnel> {
         while !self.words.is_empty() {
             match rustix::net::send(&self.socket, &self.words, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
                 Ok(count) => drop(self.words.drain(..count)),
@@ -133,8 +132,7 @@ impl Tunnel {
                 Err(errno) => return Err(NoTunnel::Errno(errno)),
             }
             if self.words.is_empty() {
-                epoll::modify(epoll, &self.socket, EventData::new_u64(token), EventFlags::IN)
-                    .map_err(NoTunnel::Errno)?;
+                events.modify(&self.socket, Source::Tunnel(key), EventFlags::IN).map_err(NoTunnel::Errno)?;
             }
         }
         self.listen()
@@ -203,15 +201,15 @@ fn line(file: &OwnedFd) -> Result<String, String> {
 
 impl Keeper {
     /// Something came of a tunnel.
-    pub(in super::super) fn tunnel(&mut self, token: u64) {
+    pub(in super::super) fn tunnel(&mut self, key: u64) {
         let Some(egress_state) = &mut self.egress_state else { return };
-        let Some(tunnel) = egress_state.tunnels.all.get_mut(&token) else { return };
-        let done = match tunnel.step(token, self.epoll.as_fd()) {
+        let Some(tunnel) = egress_state.tunnels.all.get_mut(&key) else { return };
+        let done = match tunnel.step(key, &self.event_loop) {
             Ok(false) => return,
             Ok(true) => Ok(()),
             Err(error) => Err(error),
         };
-        self.tunnelled(token, done);
+        self.tunnelled(key, done);
     }
 
     /// Gives up those that take too long.
@@ -219,19 +217,19 @@ impl Keeper {
         loop {
             let Some(egress_state) = &mut self.egress_state else { return };
             let first = egress_state.tunnels.all.first_key_value();
-            let Some((token, _)) = first.filter(|(_, tunnel)| tunnel.until <= now) else { return };
-            let token = *token;
-            self.tunnelled(token, Err(NoTunnel::Late));
+            let Some((key, _)) = first.filter(|(_, tunnel)| tunnel.until <= now) else { return };
+            let key = *key;
+            self.tunnelled(key, Err(NoTunnel::Late));
         }
     }
 
-    fn tunnelled(&mut self, token: u64, done: Result<(), NoTunnel>) {
+    fn tunnelled(&mut self, key: u64, done: Result<(), NoTunnel>) {
         let Some(egress_state) = &mut self.egress_state else { return };
-        let Some(Tunnel { number, peer, socket, .. }) = egress_state.tunnels.all.remove(&token) else {
+        let Some(Tunnel { number, peer, socket, .. }) = egress_state.tunnels.all.remove(&key) else {
             return;
         };
         // The relay's copy would go on reporting here.
-        let _ = epoll::delete(&self.epoll, &socket);
+        let _ = self.event_loop.remove(&socket);
         if let Err(error) = &done {
             egress_state.told.tell(never_begun(peer, format!("failed: {error}")), &mut self.spool);
         }

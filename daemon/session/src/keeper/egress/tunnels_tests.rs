@@ -2,14 +2,13 @@ use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 
 use agentd_kernel::memfd;
-use rustix::event::epoll::CreateFlags;
 
 use super::*;
 
 struct World {
     tunnels: Tunnels,
-    epoll: OwnedFd,
-    token: u64,
+    events: Events,
+    key: u64,
     proxy: TcpStream,
 }
 
@@ -23,27 +22,26 @@ fn world(credential: Option<&str>) -> World {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let socket = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     socket.set_nonblocking(true).unwrap();
-    let epoll = epoll::create(CreateFlags::CLOEXEC).unwrap();
+    let events = Events::new(1).unwrap();
     let name = HostName::parse("a.example").unwrap();
     let address = "198.18.0.1".parse().unwrap();
     let peer = NetPeer { protocol: "tcp".into(), address, port: 443, name: None, rule: None };
     let asked = Asked { number: 7, name: &name, port: 443, peer };
-    tunnels.ask(socket.into(), asked, epoll.as_fd()).unwrap();
+    tunnels.ask(socket.into(), asked, &events).unwrap();
     let (proxy, _) = listener.accept().unwrap();
-    let token = tunnels.last;
-    World { tunnels, epoll, token, proxy }
+    let key = tunnels.last;
+    World { tunnels, events, key, proxy }
 }
 
 impl World {
     fn step(&mut self) -> Result<bool, NoTunnel> {
-        self.tunnels.all.get_mut(&self.token).unwrap().step(self.token, self.epoll.as_fd())
+        self.tunnels.all.get_mut(&self.key).unwrap().step(self.key, &self.events)
     }
 
     /// What the proxy has said is there to be read.
     fn say(&mut self, bytes: &[u8]) {
         self.proxy.write_all(bytes).unwrap();
-        let mut events = Vec::with_capacity(1);
-        epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), None).unwrap();
+        self.events.wait(None).unwrap();
     }
 
     fn heard(&mut self) -> String {
@@ -64,7 +62,7 @@ fn what_follows_the_proxys_answer_is_the_relays() {
     assert!(!world.step().unwrap());
     world.say(b"\nSSH-2.0-x\r\n");
     assert!(world.step().unwrap());
-    let socket = world.tunnels.all.remove(&world.token).unwrap().socket;
+    let socket = world.tunnels.all.remove(&world.key).unwrap().socket;
     let mut rest = [0; 64];
     let count = rustix::io::read(&socket, &mut rest).unwrap();
     assert_eq!(&rest[..count], b"SSH-2.0-x\r\n");
@@ -96,8 +94,7 @@ fn a_proxy_that_opens_nothing_is_an_error() {
     assert!(!world.step().unwrap());
     world.heard();
     world.proxy.shutdown(std::net::Shutdown::Write).unwrap();
-    let mut events = Vec::with_capacity(1);
-    epoll::wait(&world.epoll, rustix::buffer::spare_capacity(&mut events), None).unwrap();
+    world.events.wait(None).unwrap();
     assert_eq!(world.step().unwrap_err().errno(), Errno::CONNRESET);
 }
 
