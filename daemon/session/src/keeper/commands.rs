@@ -80,7 +80,7 @@ impl Commands {
 impl Keeper {
     /// The service wants one more.
     pub(super) fn run_command(&mut self, number: CommandNumber, command: Box<Command>) {
-        let not_run = if self.end.is_some() || self.init.is_none() || self.relay.is_none() {
+        let not_run = if !self.phase.is_running() || self.init.is_none() || self.relay.is_none() {
             Some(NotRun::new("ending", Errno::CANCELED.raw_os_error()))
         } else {
             self.commands.admit(number).err().map(|errno| NotRun::new("bounds", errno.raw_os_error()))
@@ -188,7 +188,7 @@ impl Keeper {
 
     /// A session that is ending is asked for nothing: init reads its socket otherwise.
     pub(super) fn ask_init(&mut self, message: &ToInit) {
-        if self.end.is_none()
+        if self.phase.is_running()
             && let Err(error) = self.to_init.send(message, vec![])
         {
             self.finish(End::Failed { what: format!("init: {error}") });

@@ -1,7 +1,7 @@
-//! How a session ends: why, what is told of it, and what is waited for.
+//! How a session ends: its processes, and what is done at each step of its [`Phase`].
 
 use std::os::fd::AsFd as _;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use agentd_kernel::event_loop::EventFlags;
 use agentd_policy::event::{End, EventBody, ExitStatus};
@@ -9,26 +9,16 @@ use nix::libc::{SIGHUP as HUP, SIGPIPE as PIPE};
 use rustix::event::{PollFd, PollFlags, Timespec};
 
 use super::Keeper;
+use super::phase::{Action, Input, Phase, Remains};
 use super::source::Source;
 
-/// How long the relay may take to deliver to a service that is there what the command left behind.
-const DRAIN: Duration = Duration::from_secs(40);
 /// How long a relay that is dying may take until it is dead.
 const RELAY_DIES: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
-/// How long a relay may take to tell of the connections that ended with the session.
-const SILENCE: Duration = Duration::from_secs(1);
-/// How long a service that is there may take to write the last events down.
-const LAST_WORDS: Duration = Duration::from_secs(5);
 
 impl Keeper {
     /// Ends the session for this reason, unless it is ending already.
     pub(super) fn finish(&mut self, end: End) {
-        if self.end.is_none() {
-            self.end = Some(end);
-            if let Err(error) = self.watch.kill() {
-                tracing::error!(%error, "the session's agents cannot be killed");
-            }
-        }
+        self.advance(Input::End(end));
     }
 
     /// The host shuts down, or somebody stops all sessions.
@@ -68,29 +58,30 @@ impl Keeper {
         self.packets_denied()?;
         self.denials.flush(&mut self.spool);
         self.leftovers.begin(&self.event_loop, &mut self.spool);
-        // Connections that ended with it are still to be told of.
-        self.silence = Some(Instant::now() + SILENCE);
-        if self.egress_state.is_none() || self.relay.is_none() {
-            self.say_the_end();
-        }
+        let reports = self.egress_state.is_some() && self.relay.is_some();
+        self.advance(Input::Emptied { reports });
+        self.leftovers_looked_at();
         Ok(())
     }
 
-    /// Nothing more will be told of the session but its end.
-    pub(super) fn say_the_end(&mut self) {
-        if self.silence.take().is_none() && !self.end_waits {
-            return;
+    /// What `input` makes of the session.
+    pub(super) fn advance(&mut self, input: Input) {
+        let (phase, action) = std::mem::replace(&mut self.phase, Phase::Running).step(input, Instant::now());
+        self.phase = phase;
+        match action {
+            Some(Action::Kill) => {
+                if let Err(error) = self.watch.kill() {
+                    tracing::error!(%error, "the session's agents cannot be killed");
+                }
+            }
+            Some(Action::Record(end)) => {
+                if let Some(egress_state) = &mut self.egress_state {
+                    egress_state.told.flush(&mut self.spool);
+                }
+                self.spool.push(EventBody::Ended(end));
+            }
+            None => {}
         }
-        self.end_waits = !self.leftovers.is_done();
-        if self.end_waits {
-            return;
-        }
-        if let Some(egress_state) = &mut self.egress_state {
-            egress_state.told.flush(&mut self.spool);
-        }
-        let end = self.end.clone().unwrap_or(End::Killed);
-        self.spool.push(EventBody::Ended(end));
-        self.over = Some(Instant::now());
     }
 
     /// The first command has ended. One that dies because nobody carries its streams any more does so while its
@@ -118,11 +109,11 @@ impl Keeper {
         // What it said last is still in its socket.
         self.relay_says()?;
         // It ends of its own only after the session, with everything delivered.
-        if self.over.is_none() || status != ExitStatus::Code(0) {
+        if !self.phase.is_ended() || status != ExitStatus::Code(0) {
             self.finish(End::Failed { what: format!("the relay ended with {status:?}") });
         }
         self.control = None;
-        self.say_the_end();
+        self.advance(Input::Reported);
         Ok(())
     }
 
@@ -132,11 +123,6 @@ impl Keeper {
         self.mounts = None;
         let what = "a masked or protected name of its workspace was replaced from outside";
         self.finish(End::Failed { what: what.into() });
-    }
-
-    /// Since when the service could have taken what is left; `None` as long as there is no service, or no end.
-    fn patience(&self) -> Option<Instant> {
-        Some(self.over?.max(self.service.as_ref()?.since))
     }
 
     /// Ends a session that was never handed over, and waits for its processes.
@@ -157,28 +143,30 @@ impl Keeper {
 
     /// What is due by the clock once the session is over.
     pub(super) fn look_at_the_end(&mut self, now: Instant) {
-        if self.silence.is_some_and(|until| until <= now) {
-            self.say_the_end();
-        }
-        if self.patience().is_some_and(|since| now >= since + DRAIN) {
-            // Whatever it still holds, nobody takes it: without its control socket the relay ends.
+        self.advance(Input::Clock);
+        if self.phase.gives_relay_up(&self.remains(), now) {
             self.control = None;
         }
     }
 
-    /// When to look again.
-    pub(super) fn end_due(&self) -> Option<Instant> {
-        let waits = if self.relay.is_none() { LAST_WORDS } else { DRAIN };
-        // What is told to end already does so without a clock.
-        let ending = self.relay.is_some() && self.control.is_none() || self.limits.meter.is_some();
-        self.patience().filter(|_| !ending).map(|since| since + waits)
+    fn remains(&self) -> Remains {
+        Remains {
+            init: self.init.is_some(),
+            relay: self.relay.is_some(),
+            meter: self.limits.meter.is_some(),
+            control: self.control.is_some(),
+            acknowledged: self.spool.is_empty(),
+            service: self.service.as_ref().map(|service| service.since),
+        }
     }
 
-    /// Whether nothing of the session is left, and the service knows all of it. As long as there is none, one is
-    /// waited for.
+    /// When to look again at what is left of an ended session.
+    pub(super) fn end_due(&self) -> Option<Instant> {
+        self.phase.remains_due(&self.remains())
+    }
+
+    /// Whether nothing of the session is left, and the service knows all of it.
     pub(super) fn is_finished(&self) -> bool {
-        let gone = self.init.is_none() && self.relay.is_none() && self.limits.meter.is_none();
-        let patient = self.patience().is_none_or(|since| since.elapsed() < LAST_WORDS);
-        self.over.is_some() && gone && (self.spool.is_empty() || !patient)
+        self.phase.is_finished(&self.remains(), Instant::now())
     }
 }

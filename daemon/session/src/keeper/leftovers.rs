@@ -11,6 +11,7 @@ use agentd_policy::names::AbsPath;
 use agentd_policy::wire::encode;
 
 use super::Keeper;
+use super::phase::Input;
 use super::source::{Events, Source};
 use super::spool::Spool;
 use crate::order::Reply;
@@ -216,10 +217,10 @@ impl Keeper {
         self.leftovers_looked_at();
     }
 
-    /// The end that waited for what is left is told.
+    /// The search may be over.
     pub(super) fn leftovers_looked_at(&mut self) {
-        if self.end_waits && self.leftovers.is_done() {
-            self.say_the_end();
+        if self.leftovers.is_done() {
+            self.advance(Input::Searched);
         }
     }
 }

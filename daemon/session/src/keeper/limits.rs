@@ -153,7 +153,7 @@ impl Keeper {
         if let Some((meter, _)) = self.limits.disk.take() {
             meter.wait().map_err(|e| format!("meter: {e}"))?;
         }
-        if self.end.is_some() {
+        if !self.phase.is_running() {
             return Ok(());
         }
         let limit = self.limit_of(excess);

@@ -13,6 +13,7 @@ mod link;
 mod network;
 mod outbox;
 mod owners;
+mod phase;
 mod processes;
 mod refused;
 mod repeats;
@@ -50,6 +51,7 @@ use limits::Limits;
 use link::Link;
 use network::Denials;
 use outbox::Outbox;
+use phase::Phase;
 use processes::Processes;
 use refused::Refused;
 pub use scratch::Scratch;
@@ -158,8 +160,6 @@ pub struct Keeper {
     refused: Option<Refused>,
     scratches: Scratches,
     leftovers: Leftovers,
-    /// Whether only that keeps its end from being told.
-    end_waits: bool,
     signals: SignalFd,
     /// Held to the end.
     root: OwnedFd,
@@ -168,10 +168,7 @@ pub struct Keeper {
     event_loop: Events,
     /// What was seen before the command was known to run.
     early: Option<Vec<EventBody>>,
-    end: Option<End>,
-    /// Until when the relay may tell of what its connections came to, once all else is over.
-    silence: Option<Instant>,
-    over: Option<Instant>,
+    phase: Phase,
 }
 
 impl Keeper {
@@ -231,15 +228,12 @@ impl Keeper {
             refused: None,
             scratches: Scratches::new(parts.scratches),
             leftovers: parts.leftovers,
-            end_waits: false,
             signals: parts.signals,
             root: parts.root,
             spool: Spool::default(),
             event_loop,
             early: Some(Vec::new()),
-            end: None,
-            silence: None,
-            over: None,
+            phase: Phase::Running,
         })
     }
 
@@ -390,7 +384,7 @@ impl Keeper {
     /// What is due by the clock.
     fn clock(&mut self) -> Result<(), String> {
         let now = Instant::now();
-        if self.end.is_none() {
+        if self.phase.is_running() {
             self.look_at_limits(now)?;
         }
         for event in self.scratches.look_if_due(now).map_err(|e| format!("scratch: {e}"))? {
@@ -424,13 +418,13 @@ impl Keeper {
             self.egress_state.as_ref().and_then(|egress_state| egress_state.told.next_flush()),
             self.egress_state.as_ref().and_then(|egress_state| egress_state.renewals.due()),
             self.egress_state.as_ref().and_then(|egress_state| egress_state.tunnels.due()),
-            self.limits.due().filter(|_| self.end.is_none()),
+            self.limits.due().filter(|_| self.phase.is_running()),
             self.spool.due().filter(|_| self.service.is_some()),
             self.end_due(),
             self.scratches.due(),
             self.leftovers.due(),
             self.steering.due(),
-            self.silence,
+            self.phase.due(),
         ];
         let now = Instant::now();
         let next = dues.into_iter().flatten().min().unwrap_or(now + Duration::from_secs(60));

@@ -107,7 +107,7 @@ impl Keeper {
     /// Changes what may be reached, for a caller. What is pinned and may not be any more goes before the relay hears.
     fn change_policy(&mut self, change: &Change, uid: u32) -> Result<(), Refusal> {
         let session = &self.session;
-        let Some(egress_state) = self.egress_state.as_mut().filter(|_| self.end.is_none()) else {
+        let Some(egress_state) = self.egress_state.as_mut().filter(|_| self.phase.is_running()) else {
             return Err(refusals::ended(session));
         };
         if !self.spool.has_room() {

@@ -39,7 +39,7 @@ impl Keeper {
     fn begin(&mut self, number: u32, purpose: &Purpose, client: Client) -> Result<Begun, Errno> {
         let Client { protocol, to, .. } = client;
         let now = Instant::now();
-        let Some(egress_state) = self.egress_state.as_mut().filter(|_| self.end.is_none()) else {
+        let Some(egress_state) = self.egress_state.as_mut().filter(|_| self.phase.is_running()) else {
             return Err(Errno::CANCELED);
         };
         let name = match purpose {

@@ -27,6 +27,7 @@ use agentd_policy::token_bucket::TokenBucket;
 use agentd_policy::wire::{Attached, Client, EgressSockets, FromRelay, NetworkDescriptors, ToRelay};
 
 use super::Keeper;
+use super::phase::Input;
 use datagrams::Datagrams;
 use pins::Pins;
 use publish::Inward;
@@ -172,11 +173,11 @@ impl Keeper {
             return;
         }
         // The end is the last that is told of a session.
-        if self.over.is_some() {
+        if self.phase.is_ended() {
             return;
         }
         match message {
-            FromRelay::Silent => self.say_the_end(),
+            FromRelay::Silent => self.advance(Input::Reported),
             FromRelay::Dial { number, purpose: Purpose::Publish(publish), to, protocol, from } => {
                 self.enter(number, publish, (to, protocol), from);
             }
@@ -232,7 +233,7 @@ impl Keeper {
         actor: Option<Actor>,
     ) -> Vec<IpAddr> {
         let now = Instant::now();
-        let room = self.spool.has_room_for(TOLD) && self.end.is_none();
+        let room = self.spool.has_room_for(TOLD) && self.phase.is_running();
         let Some(egress_state) = self.egress_state.as_mut().filter(|_| room) else { return vec![] };
         if !egress_state.asked.take(now) {
             return vec![];

@@ -128,7 +128,7 @@ impl Keeper {
         (to, protocol): (SocketAddr, Protocol),
         from: SocketAddr,
     ) -> Result<(), Errno> {
-        let Some(egress_state) = self.egress_state.as_mut().filter(|_| self.end.is_none()) else {
+        let Some(egress_state) = self.egress_state.as_mut().filter(|_| self.phase.is_running()) else {
             return Err(Errno::CANCELED);
         };
         // As for dials: what cannot be told is not done, and what is refused costs as much.

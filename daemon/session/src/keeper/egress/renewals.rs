@@ -154,7 +154,7 @@ impl Keeper {
     /// Has a connection wait for a new pin, if one may come.
     pub(in super::super) fn renew(&mut self, syn: Syn, actor: Option<Actor>, now: Instant) -> bool {
         let names = self.allowed_names(&syn);
-        let Some(egress_state) = self.egress_state.as_mut().filter(|_| self.end.is_none()) else {
+        let Some(egress_state) = self.egress_state.as_mut().filter(|_| self.phase.is_running()) else {
             return false;
         };
         let Some(new) = egress_state.renewals.begin(syn, actor, names, now) else { return false };
