@@ -6,20 +6,17 @@ use std::os::fd::OwnedFd;
 
 use agentd_policy::event::{End, ExitStatus};
 use agentd_policy::wire::{
-    Attached, CarryDescriptors, Command, CommandNumber, CommandStreams, FromKeeper, FromRelay, MAX_COMMANDS,
-    ToRelay, decode,
+    Attached, CarryDescriptors, Command, CommandNumber, CommandStreams, FromKeeper, MAX_COMMANDS, ToRelay,
 };
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
-use super::{Keeper, MESSAGES};
+use super::Keeper;
 use crate::command::NotRun;
 use crate::init::ToInit;
 
 /// How many ends of commands are told again to a new service, once all of their output was delivered.
 const MAX_PAST: usize = MAX_COMMANDS;
-/// The longest message of the relay's: a name that was asked for, escaped, and what was answered.
-const MAX_MESSAGE: usize = 4096;
 
 /// One that was asked for and is not forgotten.
 #[derive(Debug, Default)]
@@ -66,6 +63,14 @@ impl Commands {
         Ok(())
     }
 
+    /// The relay has delivered all output of one, or dropped it.
+    pub fn delivered(&mut self, number: CommandNumber) {
+        if let Some(known) = self.known.get_mut(&number) {
+            known.carried = false;
+        }
+        self.forget_if_done(number);
+    }
+
     /// Forgets one that has ended and whose output was delivered.
     fn forget_if_done(&mut self, number: CommandNumber) {
         let done = self.known.get(&number).filter(|known| !known.carried).and_then(|known| known.exited);
@@ -80,7 +85,7 @@ impl Commands {
 impl Keeper {
     /// The service wants one more.
     pub(super) fn run_command(&mut self, number: CommandNumber, command: Box<Command>) {
-        let not_run = if !self.phase.is_running() || self.init.is_none() || self.relay.is_none() {
+        let not_run = if !self.phase.is_running() || self.init.child.is_none() || self.relay.child.is_none() {
             Some(NotRun::new("ending", Errno::CANCELED.raw_os_error()))
         } else {
             self.commands.admit(number).err().map(|errno| NotRun::new("bounds", errno.raw_os_error()))
@@ -119,7 +124,7 @@ impl Keeper {
     /// The service lost a stream.
     pub(super) fn connect_command(&mut self, command: CommandNumber) -> Result<(), String> {
         let known = self.commands.known.get(&command).is_some_and(|known| known.carried && !known.unwanted);
-        if self.relay.is_none() || (command != 0 && !known) {
+        if self.relay.child.is_none() || (command != 0 && !known) {
             return Ok(());
         }
         let (ours, theirs) = stream()?;
@@ -184,59 +189,6 @@ impl Keeper {
             self.command_exited(number, ExitStatus::Signal(9));
         }
         self.ask_relay(&ToRelay::Over, vec![]);
-    }
-
-    /// A session that is ending is asked for nothing: init reads its socket otherwise.
-    pub(super) fn ask_init(&mut self, message: &ToInit) {
-        if self.phase.is_running()
-            && let Err(error) = self.to_init.send(message, vec![])
-        {
-            self.finish(End::Failed { what: format!("init: {error}") });
-        }
-    }
-
-    pub(super) fn ask_relay(&mut self, message: &ToRelay, descriptors: Vec<OwnedFd>) {
-        let Some(control) = self.control.as_mut().filter(|_| self.relay.is_some()) else { return };
-        // Of a relay that is gone its end tells.
-        if let Err(error) = control.send(message, descriptors) {
-            self.finish(End::Failed { what: format!("the relay: {error}") });
-        }
-    }
-
-    /// The relay says something.
-    pub(super) fn relay_says(&mut self) -> Result<(), String> {
-        for _ in 0..MESSAGES {
-            // One that asks and does not take the answers is not heard until it does.
-            let Some(control) = self.control.as_ref().filter(|control| !control.is_full()) else {
-                return Ok(());
-            };
-            let packet = match control.socket.receive(MAX_MESSAGE, 0) {
-                Ok(Some(packet)) => packet,
-                Err(agentd_kernel::packets::PacketError::WouldBlock) => return Ok(()),
-                Ok(None) | Err(_) => {
-                    control.ignore(&self.event_loop);
-                    return Ok(());
-                }
-            };
-            match decode(&packet.bytes) {
-                Ok(FromRelay::Active) => {
-                    self.limits.active();
-                    self.scratches.active(std::time::Instant::now());
-                }
-                Ok(FromRelay::Closed { command }) => {
-                    if let Some(known) = self.commands.known.get_mut(&command) {
-                        known.carried = false;
-                    }
-                    self.commands.forget_if_done(command);
-                }
-                Ok(message) => self.relay_wants(message),
-                Err(error) => {
-                    self.finish(End::Failed { what: format!("the relay: {error}") });
-                    return Ok(());
-                }
-            }
-        }
-        Ok(())
     }
 }
 

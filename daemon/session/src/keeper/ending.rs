@@ -28,7 +28,7 @@ impl Keeper {
     }
 
     pub(super) fn init_ended(&mut self) -> Result<(), String> {
-        let Some(init) = self.init.take() else { return Ok(()) };
+        let Some(init) = self.init.child.take() else { return Ok(()) };
         init.wait().map_err(|e| format!("init: {e}"))?;
         // What init said last is still in its socket.
         self.init_says()?;
@@ -47,18 +47,18 @@ impl Keeper {
                 .map_err(|e| format!("epoll: {e}"))?;
             self.limits.meter = Some(meter);
         }
-        self.tell_early();
+        self.spool.release();
         // With pid 1 the kernel has ended every process of the session (pid_namespaces(7)).
         self.commands_are_over();
         self.closes()?;
         self.refused_at_last();
-        for event in self.processes.all_ended(&self.execs) {
+        for event in self.audit.processes.all_ended(&self.audit.execs) {
             self.spool.push(event);
         }
         self.packets_denied()?;
         self.denials.flush(&mut self.spool);
-        self.leftovers.begin(&self.event_loop, &mut self.spool);
-        let reports = self.egress_state.is_some() && self.relay.is_some();
+        self.files.leftovers.begin(&self.event_loop, &mut self.spool);
+        let reports = self.egress_state.is_some() && self.relay.child.is_some();
         self.advance(Input::Emptied { reports });
         self.leftovers_looked_at();
         Ok(())
@@ -91,7 +91,7 @@ impl Keeper {
             ExitStatus::Signal(HUP | PIPE) => RELAY_DIES,
             _ => Timespec { tv_sec: 0, tv_nsec: 0 },
         };
-        let dead = self.relay.as_ref().is_some_and(|relay| {
+        let dead = self.relay.child.as_ref().is_some_and(|relay| {
             let mut fds = [PollFd::new(&relay.pidfd, PollFlags::IN)];
             !matches!(rustix::event::poll(&mut fds, Some(&wait)), Ok(0) | Err(_))
         });
@@ -103,24 +103,10 @@ impl Keeper {
         Ok(())
     }
 
-    pub(super) fn relay_ended(&mut self) -> Result<(), String> {
-        let Some(relay) = self.relay.take() else { return Ok(()) };
-        let status = relay.wait().map_err(|e| format!("relay: {e}"))?;
-        // What it said last is still in its socket.
-        self.relay_says()?;
-        // It ends of its own only after the session, with everything delivered.
-        if !self.phase.is_ended() || status != ExitStatus::Code(0) {
-            self.finish(End::Failed { what: format!("the relay ended with {status:?}") });
-        }
-        self.control = None;
-        self.advance(Input::Reported);
-        Ok(())
-    }
-
     /// Nobody inside can change a mount: a masked or protected name was replaced or removed from outside, and
     /// what covered it is gone.
     pub(super) fn mounts_changed(&mut self) {
-        self.mounts = None;
+        self.files.mounts = None;
         let what = "a masked or protected name of its workspace was replaced from outside";
         self.finish(End::Failed { what: what.into() });
     }
@@ -128,13 +114,13 @@ impl Keeper {
     /// Ends a session that was never handed over, and waits for its processes.
     pub fn abandon(mut self) {
         self.finish(End::Killed);
-        let Self { init, relay, control, service, limits, leftovers, .. } = self;
-        leftovers.abandon();
+        let Self { init, relay, service, limits, files, .. } = self;
+        files.leftovers.abandon();
         // Without these the relay and the meter end.
-        drop((control, service));
-        let (meter, over) = limits.disk.unzip();
-        drop(over);
-        for child in [init, relay, meter].into_iter().flatten() {
+        drop((relay.control, service));
+        let (meter, notices) = limits.disk.unzip();
+        drop(notices);
+        for child in [init.child, relay.child, meter].into_iter().flatten() {
             if let Err(error) = child.wait() {
                 tracing::error!(%error, "a part of a session that was not built cannot be waited for");
             }
@@ -145,18 +131,18 @@ impl Keeper {
     pub(super) fn look_at_the_end(&mut self, now: Instant) {
         self.advance(Input::Clock);
         if self.phase.gives_relay_up(&self.remains(), now) {
-            self.control = None;
+            self.relay.control = None;
         }
     }
 
     fn remains(&self) -> Remains {
         Remains {
-            init: self.init.is_some(),
-            relay: self.relay.is_some(),
+            init: self.init.child.is_some(),
+            relay: self.relay.child.is_some(),
             meter: self.limits.meter.is_some(),
-            control: self.control.is_some(),
+            control: self.relay.control.is_some(),
             acknowledged: self.spool.is_empty(),
-            service: self.service.as_ref().map(|service| service.since),
+            service: self.service.link.as_ref().map(|service| service.since),
         }
     }
 

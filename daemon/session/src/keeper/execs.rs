@@ -1,47 +1,70 @@
 //! Execs of the session: each is asked about, and let through if it can be recorded in full.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Instant;
 
 use agentd_kernel::event_loop::EventFlags;
-use agentd_kernel::exec_watch::Attempt;
+use agentd_kernel::exec_watch::{Attempt, ExecWatch};
 use agentd_policy::event::{EventBody, ExecResult};
 use agentd_policy::rule::Rule;
 
 use super::Keeper;
-use super::processes::{Ended, Met};
+use super::processes::{Ended, Met, Processes};
 use super::refused::Refused;
 use super::source::Source;
 
+/// What runs in the session, and what of it is audited.
+pub struct ExecAudit {
+    /// fanotify: every exec of a file waits for an answer.
+    pub execs: ExecWatch,
+    /// The session's processes that have run something.
+    pub processes: Processes,
+    /// System calls that the filter refused, from when init is confined until it has ended.
+    pub refused: Option<Refused>,
+}
+
+impl ExecAudit {
+    /// Of a session whose init is not confined. `proc` is the host's /proc.
+    pub fn new(execs: ExecWatch, proc: OwnedFd) -> Self {
+        Self { execs, processes: Processes::new(proc), refused: None }
+    }
+
+    /// Every descriptor of it.
+    pub fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        let own = [self.execs.as_fd(), self.execs.closes_fd()].into_iter();
+        own.chain(self.refused.as_ref().map(AsFd::as_fd)).chain(self.processes.descriptors())
+    }
+}
+
 impl Keeper {
     pub(super) fn execs(&mut self) -> Result<(), String> {
-        let attempts = self.execs.read(self.proc.as_fd()).map_err(|e| format!("fanotify: {e}"))?;
+        let attempts = self.audit.execs.read(self.proc.as_fd()).map_err(|e| format!("fanotify: {e}"))?;
         if attempts.overflow {
             self.spool.lost(1);
         }
         self.limits.active();
         let now = Instant::now();
-        self.scratches.active(now);
+        self.files.scratches.active(now);
         // What the next program takes away has been there.
-        for event in self.scratches.look().map_err(|e| format!("scratch: {e}"))? {
+        for event in self.files.scratches.look().map_err(|e| format!("scratch: {e}"))? {
             self.spool.push(event);
         }
         for attempt in attempts.attempts {
             // Whatever a thread closed before it opens another file is reported by now.
             self.closes()?;
             // An exec that cannot be recorded is refused: no room, a file without a name, a process without a pidfd.
-            let room = self.spool.has_room_for(self.processes.unsettled() + 1);
+            let room = self.spool.has_room_for(self.audit.processes.unsettled() + 1);
             let met = if room { self.follow(&attempt) } else { Met::Unknown };
             if met == Met::Unknown {
-                let actor = self.processes.actor(attempt.thread);
+                let actor = self.audit.processes.actor(attempt.thread);
                 let path = attempt.path.clone().unwrap_or_else(|| "(unnameable)".into());
                 let rule = if room { Rule::AuditUnnameable } else { Rule::AuditRoom }.into();
                 self.spool.push(EventBody::ExecRefused { actor, path, rule });
             }
             let allow = !matches!(met, Met::Unknown | Met::Gone);
-            self.execs.answer(&attempt, allow).map_err(|e| format!("fanotify: {e}"))?;
+            self.audit.execs.answer(&attempt, allow).map_err(|e| format!("fanotify: {e}"))?;
             if allow {
-                self.processes.let_through(attempt);
+                self.audit.processes.let_through(attempt);
             }
         }
         Ok(())
@@ -49,23 +72,31 @@ impl Keeper {
 
     /// Remembers who runs what; whether that could be done.
     fn follow(&mut self, attempt: &Attempt) -> Met {
-        let (met, events) = self.processes.attempt(&self.execs, attempt);
-        events.into_iter().for_each(|event| self.tell(event));
+        let (met, events) = self.audit.processes.attempt(&self.audit.execs, attempt);
+        events.into_iter().for_each(|event| self.spool.push_of_process(event));
         match met {
             Met::New(pid) => {
                 let source = Source::Process(pid.unsigned_abs());
-                let pidfd = self.processes.pidfd(pid);
+                let pidfd = self.audit.processes.pidfd(pid);
                 let followed =
                     pidfd.is_some_and(|pidfd| self.event_loop.add(pidfd, source, EventFlags::IN).is_ok());
                 if followed { met } else { Met::Unknown }
             }
             Met::Gone => {
                 // It was killed while it waited: nothing runs.
-                let actor = self.processes.actor(attempt.thread);
+                let actor = self.audit.processes.actor(attempt.thread);
                 let path = attempt.path.clone().unwrap_or_else(|| "(unnameable)".into());
                 let (result, count) = (ExecResult::Failed, 1);
                 let (interpreters, argv, image) = Default::default();
-                self.tell(EventBody::Exec { actor, path, interpreters, argv, result, image, count });
+                self.spool.push_of_process(EventBody::Exec {
+                    actor,
+                    path,
+                    interpreters,
+                    argv,
+                    result,
+                    image,
+                    count,
+                });
                 met
             }
             Met::Known | Met::Unknown => met,
@@ -74,25 +105,25 @@ impl Keeper {
 
     /// Files that were to be run were closed.
     pub(super) fn closes(&mut self) -> Result<(), String> {
-        let closes = self.execs.closes().map_err(|e| format!("fanotify: {e}"))?;
-        let events = self.processes.closed(&self.execs, &closes);
-        events.into_iter().for_each(|event| self.tell(event));
+        let closes = self.audit.execs.closes().map_err(|e| format!("fanotify: {e}"))?;
+        let events = self.audit.processes.closed(&self.audit.execs, &closes);
+        events.into_iter().for_each(|event| self.spool.push_of_process(event));
         Ok(())
     }
 
     /// From now on calls that the filter refuses are heard of.
     pub(super) fn hear_refused(&mut self, listener: OwnedFd) -> Result<(), String> {
         self.event_loop.add(&listener, Source::Refused, EventFlags::IN).map_err(|e| format!("epoll: {e}"))?;
-        self.refused = Some(Refused::new(listener));
+        self.audit.refused = Some(Refused::new(listener));
         Ok(())
     }
 
     pub(super) fn calls_refused(&mut self) -> Result<(), String> {
-        let Some(refused) = &mut self.refused else { return Ok(()) };
-        let heard = refused.hear(&self.processes, Instant::now());
+        let Some(refused) = &mut self.audit.refused else { return Ok(()) };
+        let heard = refused.hear(&self.audit.processes, Instant::now());
         let turn = heard.map_err(|e| format!("seccomp: {e}"))?;
         self.spool.lost(turn.lost);
-        turn.events.into_iter().for_each(|event| self.tell(event));
+        turn.events.into_iter().for_each(|event| self.spool.push_of_process(event));
         if turn.last {
             self.refused_at_last();
         }
@@ -101,19 +132,19 @@ impl Keeper {
 
     /// What was still being counted is told, and nothing more is heard.
     pub(super) fn refused_at_last(&mut self) {
-        let Some(refused) = self.refused.take() else { return };
+        let Some(refused) = self.audit.refused.take() else { return };
         // Init may have it open for a moment yet. It may be gone from there by itself.
         let _ = self.event_loop.remove(&refused);
-        refused.flush().into_iter().for_each(|event| self.tell(event));
+        refused.flush().into_iter().for_each(|event| self.spool.push_of_process(event));
     }
 
     pub(super) fn process_ended(&mut self, number: u32) -> Result<(), String> {
         let pid = i32::try_from(number).map_err(|e| e.to_string())?;
-        match self.processes.ended(&self.execs, pid) {
-            Ended::Done(events) => events.into_iter().for_each(|e| self.tell(e)),
+        match self.audit.processes.ended(&self.audit.execs, pid) {
+            Ended::Done(events) => events.into_iter().for_each(|e| self.spool.push_of_process(e)),
             Ended::NotReaped => {
                 // Hang-ups, the sign that it was reaped, are reported without being asked for.
-                if let Some(pidfd) = self.processes.pidfd(pid) {
+                if let Some(pidfd) = self.audit.processes.pidfd(pid) {
                     self.event_loop
                         .modify(pidfd, Source::Process(number), EventFlags::empty())
                         .map_err(|e| format!("epoll: {e}"))?;
@@ -122,20 +153,5 @@ impl Keeper {
             Ended::Unknown => {}
         }
         Ok(())
-    }
-
-    /// Tells of a process, once the session has started: the command's own exec is seen before init hears
-    /// that it succeeded.
-    pub(super) fn tell(&mut self, event: EventBody) {
-        match &mut self.early {
-            Some(early) => early.push(event),
-            None => self.spool.push(event),
-        }
-    }
-
-    pub(super) fn tell_early(&mut self) {
-        for event in self.early.take().into_iter().flatten() {
-            self.spool.push(event);
-        }
     }
 }

@@ -206,20 +206,20 @@ fn unsearched(scout: Scout, spool: &mut Spool) {
 impl Keeper {
     /// The launcher is told when the session is empty, if anything is to be taken away then.
     pub fn tell_when_empty(&mut self, launcher: Packets) {
-        if !self.leftovers.scouts.is_empty() {
-            self.leftovers.launcher = Some(launcher);
+        if !self.files.leftovers.scouts.is_empty() {
+            self.files.leftovers.launcher = Some(launcher);
         }
     }
 
     /// A launcher or a scout says something.
     pub(super) fn leftovers_say(&mut self) {
-        self.leftovers.heard(&self.event_loop, &mut self.spool);
+        self.files.leftovers.heard(&self.event_loop, &mut self.spool);
         self.leftovers_looked_at();
     }
 
     /// The search may be over.
     pub(super) fn leftovers_looked_at(&mut self) {
-        if self.leftovers.is_done() {
+        if self.files.leftovers.is_done() {
             self.advance(Input::Searched);
         }
     }

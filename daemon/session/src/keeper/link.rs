@@ -1,9 +1,10 @@
 //! The service, which comes and goes: the connection that the session was built with, and those that are made by
 //! the keeper's name.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::time::Instant;
 
+use agentd_kernel::event_loop::EventFlags;
 use agentd_kernel::packets::{PacketError, Packets};
 use agentd_policy::event::End;
 use agentd_policy::wire::{FromKeeper, MAX_KEEPER_PACKET, ToKeeper, decode};
@@ -12,6 +13,7 @@ use rustix::net::{SocketFlags, accept_with};
 
 use super::outbox::Outbox;
 use super::source::{Events, Source};
+use super::steering::Steering;
 use super::{Keeper, MESSAGES};
 
 /// A service that is connected.
@@ -30,11 +32,38 @@ impl Link {
     }
 }
 
+/// Where services connect, and the launcher on behalf of callers.
+pub struct ServiceSocket {
+    /// The keeper's own listener, which is named after the session.
+    pub listener: OwnedFd,
+    /// The uid that a service has.
+    pub uid: u32,
+    /// The service that is connected, if one is.
+    pub link: Option<Link>,
+    /// Connections of the launcher.
+    pub steering: Steering,
+}
+
+impl ServiceSocket {
+    /// With the connection that the session was built with.
+    pub fn new(listener: OwnedFd, uid: u32, first: Packets, events: &Events) -> Result<Self, String> {
+        rustix::io::ioctl_fionbio(&listener, true).map_err(|e| e.to_string())?;
+        events.add(&listener, Source::Listener, EventFlags::IN).map_err(|e| e.to_string())?;
+        Ok(Self { listener, uid, link: Some(Link::new(first, events)?), steering: Steering::default() })
+    }
+
+    /// Every descriptor of it.
+    pub fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        let link = self.link.as_ref().map(|link| link.outbox.socket.as_fd());
+        std::iter::once(self.listener.as_fd()).chain(link).chain(self.steering.descriptors())
+    }
+}
+
 impl Keeper {
     /// Takes those who have connected by the keeper's name.
     pub(super) fn accept(&mut self) -> Result<(), String> {
         loop {
-            match accept_with(&self.listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
+            match accept_with(&self.service.listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
                 Ok(socket) => self.welcome(socket)?,
                 Err(Errno::AGAIN) => return Ok(()),
                 Err(Errno::INTR | Errno::CONNABORTED) => {}
@@ -48,18 +77,18 @@ impl Keeper {
     fn welcome(&mut self, socket: OwnedFd) -> Result<(), String> {
         match rustix::net::sockopt::socket_peercred(&socket) {
             Ok(peer) if peer.uid.is_root() => {
-                return self.steering.add(Packets::from_fd(socket), &self.event_loop);
+                return self.service.steering.add(Packets::from_fd(socket), &self.event_loop);
             }
-            Ok(peer) if peer.uid.as_raw() == self.service_uid => {}
+            Ok(peer) if peer.uid.as_raw() == self.service.uid => {}
             _ => return Ok(()),
         }
-        self.service = Some(Link::new(Packets::from_fd(socket), &self.event_loop)?);
+        self.service.link = Some(Link::new(Packets::from_fd(socket), &self.event_loop)?);
         self.spool.start_over();
         let hello = FromKeeper::Hello {
-            session: self.session.clone(),
-            uid: self.owner,
+            session: self.identity.session.clone(),
+            uid: self.identity.owner,
             acknowledged: self.spool.acknowledged(),
-            started: self.early.is_none(),
+            started: self.spool.is_released(),
             commands: self.commands.running(),
         };
         self.say(&hello, vec![]);
@@ -75,31 +104,31 @@ impl Keeper {
 
     /// Tells the service, if there is one. One that does not read is lost, as one that is gone.
     pub(super) fn say(&mut self, message: &FromKeeper, descriptors: Vec<OwnedFd>) {
-        if let Some(link) = &mut self.service
+        if let Some(link) = &mut self.service.link
             && let Err(error) = link.outbox.send(message, descriptors)
         {
             tracing::debug!(%error, "the service is gone");
-            self.service = None;
+            self.service.link = None;
         }
     }
 
     /// What the service wants.
     pub(super) fn service_says(&mut self) -> Result<(), String> {
         for _ in 0..MESSAGES {
-            let Some(link) = &self.service else { return Ok(()) };
+            let Some(link) = &self.service.link else { return Ok(()) };
             let packet = match link.outbox.socket.receive(MAX_KEEPER_PACKET, 0) {
                 Ok(Some(packet)) => packet,
                 Err(PacketError::WouldBlock) => return Ok(()),
                 // The session goes on: another will come.
                 Ok(None) | Err(_) => {
-                    self.service = None;
+                    self.service.link = None;
                     return Ok(());
                 }
             };
             match decode(&packet.bytes) {
                 Ok(ToKeeper::Ack(number)) => {
                     self.spool.acknowledge(number);
-                    self.steering.recorded(self.spool.acknowledged(), Instant::now());
+                    self.service.steering.recorded(self.spool.acknowledged(), Instant::now());
                 }
                 Ok(ToKeeper::Kill) => self.finish(End::Killed),
                 Ok(ToKeeper::Signal { command, signal }) => self.signal_command(command, signal),
@@ -108,7 +137,7 @@ impl Keeper {
                 Ok(ToKeeper::End { command }) => self.end_command(command),
                 Err(error) => {
                     tracing::error!(%error, "the service sent what is no message");
-                    self.service = None;
+                    self.service.link = None;
                 }
             }
         }
@@ -118,7 +147,7 @@ impl Keeper {
     /// Sends what waits, everywhere; asks to be told of room where there is none.
     pub(super) fn flush(&mut self) -> Result<(), String> {
         let events = &self.event_loop;
-        if let Some(link) = &mut self.service {
+        if let Some(link) = &mut self.service.link {
             let outbox = &mut link.outbox;
             // Messages first: Hello comes before the events.
             let more = match outbox.flush() {
@@ -130,13 +159,11 @@ impl Keeper {
                 Ok(more) => outbox.ask_for_room(events, more)?,
                 Err(error) => {
                     tracing::debug!(%error, "the service is gone");
-                    self.service = None;
+                    self.service.link = None;
                 }
             }
         }
-        let init = self.init.as_ref().map(|_| &mut self.to_init);
-        let relay = self.control.as_mut().filter(|_| self.relay.is_some());
-        for outbox in init.into_iter().chain(relay) {
+        for outbox in self.init.live_outbox().into_iter().chain(self.relay.live_outbox()) {
             // Of one that is gone its end tells.
             let more = outbox.flush().unwrap_or(false);
             outbox.ask_for_room(events, more).or_else(|error| match outbox.flush() {

@@ -7,6 +7,8 @@ mod commands;
 mod egress;
 mod ending;
 mod execs;
+mod files;
+mod init;
 mod leftovers;
 mod limits;
 mod link;
@@ -16,6 +18,7 @@ mod owners;
 mod phase;
 mod processes;
 mod refused;
+mod relay;
 mod repeats;
 mod rights;
 mod scratch;
@@ -30,43 +33,38 @@ use std::time::{Duration, Instant};
 use agentd_kernel::cgroup::Watch;
 use agentd_kernel::event_loop::EventFlags;
 use agentd_kernel::exec_watch::ExecWatch;
-use agentd_kernel::packets::{MAX_DESCRIPTORS, PacketError, Packets};
+use agentd_kernel::packets::Packets;
 use agentd_kernel::process::Child;
 use agentd_policy::ceiling::Ceiling;
-use agentd_policy::event::{End, EventBody};
 use agentd_policy::lease::Lease;
 use agentd_policy::names::SessionId;
 use agentd_policy::plan::Plan;
-use agentd_policy::wire::{MAX_KEEPER_PACKET, decode};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rustix::event::{PollFd, PollFlags};
 
-use crate::command::NotRun;
-use crate::init::{FromInit, Network};
+use crate::init::Network;
 use commands::Commands;
 use egress::EgressState;
+use execs::ExecAudit;
+use files::Files;
+use init::InitProcess;
 pub use leftovers::{Copied, Leftovers};
 use limits::Limits;
-use link::Link;
+use link::ServiceSocket;
 use network::Denials;
-use outbox::Outbox;
 use phase::Phase;
-use processes::Processes;
 use refused::Refused;
+use relay::RelayProcess;
 pub use scratch::Scratch;
-use scratch::Scratches;
 use source::{Events, Source};
 use spool::Spool;
-use steering::Steering;
 
 /// How many messages of the service's or the relay's are taken in one turn: what is left is reported again, and one that
 /// never pauses does not starve the rest.
 const MESSAGES: usize = 64;
 /// The most events of one turn.
 const MAX_EVENTS: usize = 64;
-/// The most descriptors that init hands up at once: a command's three pipes.
-const MAX_STREAMS: usize = 3;
 
 /// What a keeper is made of.
 pub struct Parts<'a> {
@@ -131,44 +129,36 @@ pub fn signals() -> nix::Result<SignalFd> {
     SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
 }
 
-/// The session's keeper.
-pub struct Keeper {
+/// Whose session it is.
+struct Identity {
     session: SessionId,
+    /// The caller's uid.
     owner: u32,
     lease: Lease,
+    /// Says that the lease is taken.
     lock: OwnedFd,
+}
+
+/// The session's keeper.
+pub struct Keeper {
+    identity: Identity,
+    phase: Phase,
+    event_loop: Events,
+    signals: SignalFd,
+    /// The host's /proc.
     proc: OwnedFd,
+    /// The session's cgroup.
     watch: Watch,
     limits: Limits,
-    listener: OwnedFd,
-    service_uid: u32,
-    service: Option<Link>,
-    /// The launcher, for callers.
-    steering: Steering,
-    init: Option<Child>,
-    to_init: Outbox,
-    relay: Option<Child>,
-    control: Option<Outbox>,
-    commands: Commands,
-    egress_state: Option<EgressState>,
-    /// For the relay, until it has it.
-    trust: Option<OwnedFd>,
-    execs: ExecWatch,
-    mounts: Option<OwnedFd>,
-    denials: Denials,
-    /// From when init is confined until it has ended.
-    refused: Option<Refused>,
-    scratches: Scratches,
-    leftovers: Leftovers,
-    signals: SignalFd,
-    /// Held to the end.
-    root: OwnedFd,
-    processes: Processes,
     spool: Spool,
-    event_loop: Events,
-    /// What was seen before the command was known to run.
-    early: Option<Vec<EventBody>>,
-    phase: Phase,
+    service: ServiceSocket,
+    init: InitProcess,
+    relay: RelayProcess,
+    commands: Commands,
+    audit: ExecAudit,
+    files: Files,
+    denials: Denials,
+    egress_state: Option<EgressState>,
 }
 
 impl Keeper {
@@ -177,63 +167,49 @@ impl Keeper {
         let text = |e: &dyn std::fmt::Display| e.to_string();
         let event_loop = Events::new(MAX_EVENTS).map_err(|e| text(&e))?;
         let denials = Denials::new(parts.network, parts.proc.as_fd());
-        rustix::io::ioctl_fionbio(&parts.listener, true).map_err(|e| text(&e))?;
         // cgroup files are always readable; only their priority data says that something changed.
         let memory =
             if parts.watch.memory_is_eventfd() { EventFlags::PRI | EventFlags::IN } else { EventFlags::PRI };
-        let sources: [(BorrowedFd<'_>, Source, EventFlags); 9] = [
+        let sources: [(BorrowedFd<'_>, Source, EventFlags); 6] = [
             (parts.signals.as_fd(), Source::Signals, EventFlags::IN),
-            (parts.listener.as_fd(), Source::Listener, EventFlags::IN),
-            (parts.init.pidfd.as_fd(), Source::InitExit, EventFlags::IN),
-            (parts.relay.pidfd.as_fd(), Source::RelayExit, EventFlags::IN),
             (parts.execs.as_fd(), Source::Execs, EventFlags::IN),
             (parts.execs.closes_fd(), Source::Closes, EventFlags::IN),
             (denials.as_fd(), Source::Denials, EventFlags::IN),
             (parts.watch.pids_fd(), Source::Pids, EventFlags::PRI),
             (parts.watch.memory_fd(), Source::Memory, memory),
         ];
-        let over = parts.disk.as_ref().map(|(_, over)| (over.as_fd(), Source::Disk, EventFlags::IN));
-        for (fd, source, flags) in sources.into_iter().chain(over) {
+        let disk = parts.disk.as_ref().map(|(_, notices)| (notices.as_fd(), Source::Disk, EventFlags::IN));
+        for (fd, source, flags) in sources.into_iter().chain(disk) {
             event_loop.add(fd, source, flags).map_err(|e| text(&e))?;
         }
-        let limits = Limits::new(parts.plan.limits, &parts.watch, parts.disk)?;
+        let egress_state = match &parts.plan.egress {
+            Some(egress) => {
+                Some(EgressState::new(egress.clone(), parts.ceiling, parts.blocklist, parts.credential)?)
+            }
+            None => None,
+        };
         Ok(Self {
-            session: parts.plan.session.clone(),
-            owner: parts.owner,
-            lease: parts.lease,
-            lock: parts.lock,
-            processes: Processes::new(parts.proc.try_clone().map_err(|e| text(&e))?),
+            identity: Identity {
+                session: parts.plan.session.clone(),
+                owner: parts.owner,
+                lease: parts.lease,
+                lock: parts.lock,
+            },
+            phase: Phase::Running,
+            limits: Limits::new(parts.plan.limits, &parts.watch, parts.disk)?,
+            spool: Spool::default(),
+            service: ServiceSocket::new(parts.listener, parts.service_uid, parts.service, &event_loop)?,
+            init: InitProcess::new(parts.init, parts.to_init, &event_loop)?,
+            relay: RelayProcess::new(parts.relay, parts.control, parts.trust, &event_loop)?,
+            commands: Commands::default(),
+            audit: ExecAudit::new(parts.execs, parts.proc.try_clone().map_err(|e| text(&e))?),
+            files: Files::new(parts.mounts, parts.scratches, parts.leftovers, parts.root),
+            denials,
+            egress_state,
+            event_loop,
+            signals: parts.signals,
             proc: parts.proc,
             watch: parts.watch,
-            limits,
-            listener: parts.listener,
-            service_uid: parts.service_uid,
-            service: Some(Link::new(parts.service, &event_loop)?),
-            steering: Steering::default(),
-            init: Some(parts.init),
-            to_init: Outbox::new(parts.to_init, &event_loop, Source::Init)?,
-            relay: Some(parts.relay),
-            control: Some(Outbox::new(parts.control, &event_loop, Source::Relay)?.patient()),
-            egress_state: match &parts.plan.egress {
-                Some(egress) => {
-                    Some(EgressState::new(egress.clone(), parts.ceiling, parts.blocklist, parts.credential)?)
-                }
-                None => None,
-            },
-            trust: parts.trust,
-            commands: Commands::default(),
-            execs: parts.execs,
-            mounts: parts.mounts,
-            denials,
-            refused: None,
-            scratches: Scratches::new(parts.scratches),
-            leftovers: parts.leftovers,
-            signals: parts.signals,
-            root: parts.root,
-            spool: Spool::default(),
-            event_loop,
-            early: Some(Vec::new()),
-            phase: Phase::Running,
         })
     }
 
@@ -258,7 +234,7 @@ impl Keeper {
             // epoll_wait(2) counts in milliseconds, in which a process can come and go.
             let mut due = vec![PollFd::new(&self.event_loop, PollFlags::IN)];
             // Asking after it takes the news away: it must not be behind another poll, as in the epoll instance.
-            due.extend(self.mounts.as_ref().map(|mounts| PollFd::new(mounts, PollFlags::PRI)));
+            due.extend(self.files.mounts.as_ref().map(|mounts| PollFd::new(mounts, PollFlags::PRI)));
             match rustix::event::poll(&mut due, Some(&timeout)) {
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}
                 Err(errno) => return Err(format!("poll: {errno}")),
@@ -300,110 +276,29 @@ impl Keeper {
         Ok(())
     }
 
-    fn init_says(&mut self) -> Result<(), String> {
-        loop {
-            let packet = match self.to_init.socket.receive(MAX_KEEPER_PACKET, MAX_STREAMS) {
-                Ok(Some(packet)) => packet,
-                Err(PacketError::WouldBlock) => return Ok(()),
-                Ok(None) | Err(_) => {
-                    self.to_init.ignore(&self.event_loop);
-                    return Ok(());
-                }
-            };
-            let Ok(message) = decode(&packet.bytes) else {
-                self.finish(End::Failed { what: "init: a message malformed".into() });
-                continue;
-            };
-            self.hear(message, packet.descriptors)?;
-        }
-    }
-
-    fn hear(&mut self, message: FromInit, descriptors: Vec<OwnedFd>) -> Result<(), String> {
-        match message {
-            FromInit::Running => {
-                self.spool.push(EventBody::Started);
-                for event in self.leftovers.known() {
-                    self.spool.push(event);
-                }
-                self.tell_early();
-            }
-            FromInit::Exited(status) => self.main_ended(status)?,
-            FromInit::NotRun(NotRun { step, errno }) => self.finish(End::NotRun { step, errno }),
-            FromInit::Failed { step, why } => {
-                self.finish(End::Failed { what: format!("init: {step}: {why}") });
-            }
-            FromInit::Carry { command, terminal } => {
-                self.command_started(command, terminal, descriptors)?;
-            }
-            FromInit::CommandNotRun { command, not_run } => self.command_not_run(command, not_run),
-            FromInit::CommandExited { command, status } => self.command_exited(command, status),
-            FromInit::Entered { number, errno } => self.entered(number, errno, descriptors),
-            FromInit::NetworkReady | FromInit::Sockets | FromInit::Confined { .. } => {
-                self.finish(End::Failed { what: "init: an unexpected message".into() });
-            }
-        }
-        Ok(())
-    }
-
-    /// Waits until init has confined itself. It may have done so long before it is asked.
-    ///
-    /// # Errors
-    /// What init could not do: the step, and why.
-    pub fn confined(&mut self) -> Result<u32, (String, String)> {
-        let failed = |why: String| ("init".to_owned(), why);
-        let mut opened = self.egress_state.is_none();
-        loop {
-            let mut due = [PollFd::new(&self.to_init.socket, PollFlags::IN)];
-            match rustix::event::poll(&mut due, None) {
-                Ok(_) | Err(rustix::io::Errno::INTR) => {}
-                Err(errno) => return Err(failed(errno.to_string())),
-            }
-            match self.to_init.socket.receive(MAX_KEEPER_PACKET, MAX_DESCRIPTORS) {
-                Ok(Some(packet)) => match decode(&packet.bytes) {
-                    Ok(FromInit::Sockets) if !opened => {
-                        self.open_way_out(packet.descriptors).map_err(failed)?;
-                        opened = true;
-                    }
-                    Ok(FromInit::Confined { landlock_abi }) if opened => {
-                        let refused = packet.descriptors.into_iter().next();
-                        let refused =
-                            refused.ok_or_else(|| failed("nothing hears of refused calls".into()))?;
-                        self.hear_refused(refused).map_err(failed)?;
-                        return Ok(landlock_abi);
-                    }
-                    Ok(FromInit::Failed { step, why }) => return Err((step, why)),
-                    _ => return Err(failed("an unexpected answer".into())),
-                },
-                Err(PacketError::WouldBlock) => {}
-                Ok(None) => return Err(failed("it ended before it was confined".into())),
-                Err(error) => return Err(failed(error.to_string())),
-            }
-        }
-    }
-
     /// What is due by the clock.
     fn clock(&mut self) -> Result<(), String> {
         let now = Instant::now();
         if self.phase.is_running() {
             self.look_at_limits(now)?;
         }
-        for event in self.scratches.look_if_due(now).map_err(|e| format!("scratch: {e}"))? {
+        for event in self.files.scratches.look_if_due(now).map_err(|e| format!("scratch: {e}"))? {
             self.spool.push(event);
         }
-        for event in self.processes.look(&self.execs, now) {
-            self.tell(event);
+        for event in self.audit.processes.look(&self.audit.execs, now) {
+            self.spool.push_of_process(event);
         }
         self.expire_renewals(now);
         self.expire_tunnels(now);
         self.denials.flush_older(now, &mut self.spool);
-        for event in self.refused.as_mut().map(|refused| refused.flush_older(now)).unwrap_or_default() {
-            self.tell(event);
+        for event in self.audit.refused.as_mut().map(|refused| refused.flush_older(now)).unwrap_or_default() {
+            self.spool.push_of_process(event);
         }
         if let Some(egress_state) = &mut self.egress_state {
             egress_state.told.flush_older(now, &mut self.spool);
         }
-        self.steering.recorded(self.spool.acknowledged(), now);
-        self.leftovers.expire(now, &self.event_loop, &mut self.spool);
+        self.service.steering.recorded(self.spool.acknowledged(), now);
+        self.files.leftovers.expire(now, &self.event_loop, &mut self.spool);
         self.leftovers_looked_at();
         self.look_at_the_end(now);
         Ok(())
@@ -412,18 +307,18 @@ impl Keeper {
     /// Until the next thing that is due by the clock.
     fn timeout(&self) -> rustix::event::Timespec {
         let dues = [
-            self.processes.next_look(),
+            self.audit.processes.next_look(),
             self.denials.next_flush(),
-            self.refused.as_ref().and_then(Refused::due),
+            self.audit.refused.as_ref().and_then(Refused::due),
             self.egress_state.as_ref().and_then(|egress_state| egress_state.told.next_flush()),
             self.egress_state.as_ref().and_then(|egress_state| egress_state.renewals.due()),
             self.egress_state.as_ref().and_then(|egress_state| egress_state.tunnels.due()),
             self.limits.due().filter(|_| self.phase.is_running()),
-            self.spool.due().filter(|_| self.service.is_some()),
+            self.spool.due().filter(|_| self.service.link.is_some()),
             self.end_due(),
-            self.scratches.due(),
-            self.leftovers.due(),
-            self.steering.due(),
+            self.files.scratches.due(),
+            self.files.leftovers.due(),
+            self.service.steering.due(),
             self.phase.due(),
         ];
         let now = Instant::now();

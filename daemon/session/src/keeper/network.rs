@@ -129,7 +129,7 @@ impl Keeper {
         }
         let tcp = packet.protocol == "tcp";
         let actor = ends.and_then(|(own, far)| {
-            self.denials.owners.of(&Ends { tcp, own, far }, &self.processes, &self.watch)
+            self.denials.owners.of(&Ends { tcp, own, far }, &self.audit.processes, &self.watch)
         });
         if let Some(syn) = syn {
             if self.renew(syn, actor.clone(), now) {

@@ -22,7 +22,7 @@ impl Keeper {
             .map_err(|e| text(&e))?;
         mount::enter_namespace(empty_root).map_err(|e| text(&e))?;
         self.close_all_but(also).map_err(|e| text(&e))?;
-        let id = self.lease.keeper.get();
+        let id = self.identity.lease.keeper.get();
         creds::become_ids(id, id).map_err(|e| text(&e))?;
         creds::drop_all_capabilities().map_err(|e| text(&e))?;
         creds::no_new_privs().map_err(|e| text(&e))?;
@@ -36,34 +36,19 @@ impl Keeper {
 
     fn close_all_but(&self, also: &[BorrowedFd<'_>]) -> std::io::Result<()> {
         let mut keep = also.to_vec();
-        keep.extend([
-            self.lock.as_fd(),
-            self.proc.as_fd(),
-            self.to_init.socket.as_fd(),
-            self.listener.as_fd(),
-            self.execs.as_fd(),
-            self.execs.closes_fd(),
-            self.event_loop.as_fd(),
-            self.signals.as_fd(),
-            self.root.as_fd(),
-        ]);
-        keep.extend(self.control.as_ref().map(|c| c.socket.as_fd()));
-        keep.extend(self.mounts.as_ref().map(AsFd::as_fd));
+        let own = [&self.identity.lock, &self.proc].map(AsFd::as_fd);
+        keep.extend(own.into_iter().chain([self.event_loop.as_fd(), self.signals.as_fd()]));
+        keep.extend(self.init.descriptors());
+        keep.extend(self.relay.descriptors());
+        keep.extend(self.service.descriptors());
+        keep.extend(self.audit.descriptors());
+        keep.extend(self.files.descriptors());
         keep.extend(self.egress_state.iter().flat_map(EgressState::descriptors));
-        keep.extend(self.trust.as_ref().map(AsFd::as_fd));
-        if let Some((meter, over)) = &self.limits.disk {
-            keep.extend([meter.pidfd.as_fd(), over.as_fd()]);
+        if let Some((meter, notices)) = &self.limits.disk {
+            keep.extend([meter.pidfd.as_fd(), notices.as_fd()]);
         }
-        keep.extend(self.leftovers.descriptors());
-        keep.extend(self.scratches.descriptors());
         keep.extend(self.watch.descriptors());
         keep.extend(self.denials.descriptors());
-        keep.extend(self.refused.as_ref().map(AsFd::as_fd));
-        keep.extend(self.processes.descriptors());
-        keep.extend(self.service.as_ref().map(|s| s.outbox.socket.as_fd()));
-        keep.extend(self.steering.descriptors());
-        keep.extend(self.init.as_ref().map(|c| c.pidfd.as_fd()));
-        keep.extend(self.relay.as_ref().map(|c| c.pidfd.as_fd()));
         process::close_all_but(&keep)
     }
 }

@@ -32,6 +32,10 @@ pub struct Spool {
     due: Option<Instant>,
     /// The socket had no room for them.
     full: bool,
+    /// Events of processes from before the session's first one.
+    held: Vec<EventBody>,
+    /// Whether the session's first event is recorded.
+    released: bool,
 }
 
 impl Spool {
@@ -83,6 +87,28 @@ impl Spool {
             self.append(EventBody::Dropped { count });
         }
         self.append(body);
+    }
+
+    /// Takes an event of a process. The command's own exec is seen before init knows that it succeeded: such an event
+    /// waits until the session's first one is recorded.
+    pub fn push_of_process(&mut self, body: EventBody) {
+        match self.released {
+            true => self.push(body),
+            false => self.held.push(body),
+        }
+    }
+
+    /// The session's first event is recorded, or never will be.
+    pub fn release(&mut self) {
+        self.released = true;
+        for body in std::mem::take(&mut self.held) {
+            self.push(body);
+        }
+    }
+
+    /// Whether the session has started.
+    pub fn is_released(&self) -> bool {
+        self.released
     }
 
     /// Counts events that were lost before they got here.

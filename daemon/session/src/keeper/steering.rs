@@ -75,17 +75,19 @@ fn answer(socket: &Packets, changed: Result<(), Refusal>) {
 impl Keeper {
     /// Answers each connection that has asked, and closes it.
     pub(super) fn steered(&mut self) {
-        for socket in std::mem::take(&mut self.steering.asking) {
+        for socket in std::mem::take(&mut self.service.steering.asking) {
             let packet = match socket.receive(MAX_KEEPER_PACKET, 0) {
                 Err(PacketError::WouldBlock) => {
-                    self.steering.asking.push(socket);
+                    self.service.steering.asking.push(socket);
                     continue;
                 }
                 Ok(Some(packet)) => packet,
                 Ok(None) | Err(_) => continue,
             };
             let changed = match decode(&packet.bytes) {
-                Ok(FromRoot::Change { .. }) if self.steering.changed.len() >= MAX_CONNECTIONS => Err(busy()),
+                Ok(FromRoot::Change { .. }) if self.service.steering.changed.len() >= MAX_CONNECTIONS => {
+                    Err(busy())
+                }
                 Ok(FromRoot::Change { change, uid }) => self.change_policy(&change, uid),
                 Err(error) => {
                     tracing::error!(%error, "the launcher sent what is no message");
@@ -97,7 +99,7 @@ impl Keeper {
                     // Its end is nothing to be told of any more.
                     let _ = self.event_loop.remove(&socket);
                     let until = Instant::now() + RECORD_TIMEOUT;
-                    self.steering.changed.push((self.spool.last(), until, socket));
+                    self.service.steering.changed.push((self.spool.last(), until, socket));
                 }
                 Err(refusal) => answer(&socket, Err(refusal)),
             }
@@ -106,7 +108,7 @@ impl Keeper {
 
     /// Changes what may be reached, for a caller. What is pinned and may not be any more goes before the relay hears.
     fn change_policy(&mut self, change: &Change, uid: u32) -> Result<(), Refusal> {
-        let session = &self.session;
+        let session = &self.identity.session;
         let Some(egress_state) = self.egress_state.as_mut().filter(|_| self.phase.is_running()) else {
             return Err(refusals::ended(session));
         };
@@ -128,7 +130,7 @@ impl Keeper {
         egress_state.told.flush(&mut self.spool);
         if let Err(error) = done {
             self.network_failed(&error);
-            return Err(refusals::ended(&self.session));
+            return Err(refusals::ended(&self.identity.session));
         }
         self.say(&FromKeeper::Egress(Box::new(egress.clone())), vec![]);
         self.spool.push(EventBody::Policy { change: change.to_string(), uid });

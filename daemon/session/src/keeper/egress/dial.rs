@@ -68,7 +68,7 @@ impl Keeper {
         };
         if let Err(denial) = judged {
             // Where it asks the proxy inside, its own end leads there: then nobody is found, and nobody is named.
-            let actor = self.denials.owners.of_client(&client, &self.processes, &self.watch);
+            let actor = self.denials.owners.of_client(&client, &self.audit.processes, &self.watch);
             let denied = Some(denial.to_string());
             let event = NetEvent::Connect { peer: peer(None), denied, actor, count: 1 };
             egress_state.told.tell(event, &mut self.spool);

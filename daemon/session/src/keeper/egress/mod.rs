@@ -144,13 +144,13 @@ impl Keeper {
     /// Hands the sockets of the egress, which init has opened, to the relay, with what it needs besides, and those of
     /// what is published.
     pub(super) fn open_way_out(&mut self, sockets: Vec<OwnedFd>) -> Result<(), String> {
-        let (Some(egress_state), Some(control)) = (&mut self.egress_state, &mut self.control) else {
+        let (Some(egress_state), Some(control)) = (&mut self.egress_state, &mut self.relay.control) else {
             return Err("egress that was not planned".into());
         };
         if sockets.len() != egress_state.egress.sockets() {
             return Err(format!("{} sockets for its egress", sockets.len()));
         }
-        if self.trust.is_some() != egress_state.egress.asks_over_tls() {
+        if self.relay.trust.is_some() != egress_state.egress.asks_over_tls() {
             return Err("certificates of authorities that are missing, or for nothing".into());
         }
         let egress = Box::new(egress_state.egress.clone());
@@ -158,7 +158,7 @@ impl Keeper {
         let table = egress_state.listed.as_ref().map(|listed| listed.table.try_clone()).transpose();
         let blocklist = table.map_err(|e| format!("blocklists: {e}"))?;
         let message = ToRelay::Network { egress, blocklist: blocklist.is_some() };
-        let descriptors = NetworkDescriptors { sockets, blocklist, ca_bundle: self.trust.take() };
+        let descriptors = NetworkDescriptors { sockets, blocklist, ca_bundle: self.relay.trust.take() };
         control.send(&message, descriptors.into_vec())?;
         for (publish, listeners) in egress_state.inward.take_listeners() {
             control.send(&ToRelay::Publish { publish }, listeners)?;
@@ -213,7 +213,7 @@ impl Keeper {
 
     /// Who has the relay's client.
     fn who(&mut self, client: Option<Client>) -> Option<Actor> {
-        self.denials.owners.of_client(&client?, &self.processes, &self.watch)
+        self.denials.owners.of_client(&client?, &self.audit.processes, &self.watch)
     }
 
     /// Datagrams came by one of the pairs.

@@ -1,0 +1,138 @@
+//! The session's pid 1, as the keeper sees it.
+
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+
+use agentd_kernel::event_loop::EventFlags;
+use agentd_kernel::packets::{MAX_DESCRIPTORS, PacketError, Packets};
+use agentd_kernel::process::Child;
+use agentd_policy::event::{End, EventBody};
+use agentd_policy::wire::{MAX_KEEPER_PACKET, decode};
+use rustix::event::{PollFd, PollFlags};
+
+use super::Keeper;
+use super::outbox::Outbox;
+use super::source::{Events, Source};
+use crate::command::NotRun;
+use crate::init::{FromInit, ToInit};
+
+/// The most descriptors that init hands up at once: a command's three pipes.
+const MAX_STREAMS: usize = 3;
+
+/// Init, until it has ended, and its socket.
+pub struct InitProcess {
+    /// Its process, until it is reaped.
+    pub child: Option<Child>,
+    /// Messages to it.
+    pub outbox: Outbox,
+}
+
+impl InitProcess {
+    /// Watches both.
+    pub fn new(child: Child, socket: Packets, events: &Events) -> Result<Self, String> {
+        events.add(&child.pidfd, Source::InitExit, EventFlags::IN).map_err(|e| e.to_string())?;
+        Ok(Self { child: Some(child), outbox: Outbox::new(socket, events, Source::Init)? })
+    }
+
+    /// Every descriptor of it.
+    pub fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        let pidfd = self.child.as_ref().map(|child| child.pidfd.as_fd());
+        std::iter::once(self.outbox.socket.as_fd()).chain(pidfd)
+    }
+
+    /// What takes messages for it, as long as it lives.
+    pub fn live_outbox(&mut self) -> Option<&mut Outbox> {
+        self.child.as_ref().map(|_| &mut self.outbox)
+    }
+}
+
+impl Keeper {
+    /// A session that is ending is asked for nothing: init reads its socket otherwise.
+    pub(super) fn ask_init(&mut self, message: &ToInit) {
+        if self.phase.is_running()
+            && let Err(error) = self.init.outbox.send(message, vec![])
+        {
+            self.finish(End::Failed { what: format!("init: {error}") });
+        }
+    }
+
+    pub(super) fn init_says(&mut self) -> Result<(), String> {
+        loop {
+            let packet = match self.init.outbox.socket.receive(MAX_KEEPER_PACKET, MAX_STREAMS) {
+                Ok(Some(packet)) => packet,
+                Err(PacketError::WouldBlock) => return Ok(()),
+                Ok(None) | Err(_) => {
+                    self.init.outbox.ignore(&self.event_loop);
+                    return Ok(());
+                }
+            };
+            let Ok(message) = decode(&packet.bytes) else {
+                self.finish(End::Failed { what: "init: a message malformed".into() });
+                continue;
+            };
+            self.hear(message, packet.descriptors)?;
+        }
+    }
+
+    fn hear(&mut self, message: FromInit, descriptors: Vec<OwnedFd>) -> Result<(), String> {
+        match message {
+            FromInit::Running => {
+                self.spool.push(EventBody::Started);
+                for event in self.files.leftovers.known() {
+                    self.spool.push(event);
+                }
+                self.spool.release();
+            }
+            FromInit::Exited(status) => self.main_ended(status)?,
+            FromInit::NotRun(NotRun { step, errno }) => self.finish(End::NotRun { step, errno }),
+            FromInit::Failed { step, why } => {
+                self.finish(End::Failed { what: format!("init: {step}: {why}") });
+            }
+            FromInit::Carry { command, terminal } => {
+                self.command_started(command, terminal, descriptors)?;
+            }
+            FromInit::CommandNotRun { command, not_run } => self.command_not_run(command, not_run),
+            FromInit::CommandExited { command, status } => self.command_exited(command, status),
+            FromInit::Entered { number, errno } => self.entered(number, errno, descriptors),
+            FromInit::NetworkReady | FromInit::Sockets | FromInit::Confined { .. } => {
+                self.finish(End::Failed { what: "init: an unexpected message".into() });
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until init has confined itself. It may have done so long before it is asked.
+    ///
+    /// # Errors
+    /// What init could not do: the step, and why.
+    pub fn confined(&mut self) -> Result<u32, (String, String)> {
+        let failed = |why: String| ("init".to_owned(), why);
+        let mut opened = self.egress_state.is_none();
+        loop {
+            let mut due = [PollFd::new(&self.init.outbox.socket, PollFlags::IN)];
+            match rustix::event::poll(&mut due, None) {
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(errno) => return Err(failed(errno.to_string())),
+            }
+            match self.init.outbox.socket.receive(MAX_KEEPER_PACKET, MAX_DESCRIPTORS) {
+                Ok(Some(packet)) => match decode(&packet.bytes) {
+                    Ok(FromInit::Sockets) if !opened => {
+                        self.open_way_out(packet.descriptors).map_err(failed)?;
+                        opened = true;
+                    }
+                    Ok(FromInit::Confined { landlock_abi }) if opened => {
+                        let refused = packet.descriptors.into_iter().next();
+                        let refused =
+                            refused.ok_or_else(|| failed("nothing hears of refused calls".into()))?;
+                        self.hear_refused(refused).map_err(failed)?;
+                        return Ok(landlock_abi);
+                    }
+                    Ok(FromInit::Failed { step, why }) => return Err((step, why)),
+                    _ => return Err(failed("an unexpected answer".into())),
+                },
+                Err(PacketError::WouldBlock) => {}
+                Ok(None) => return Err(failed("it ended before it was confined".into())),
+                Err(error) => return Err(failed(error.to_string())),
+            }
+        }
+    }
+}
