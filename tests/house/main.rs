@@ -3,6 +3,7 @@
 mod ceilings;
 mod circles;
 mod documents;
+mod root_lines;
 mod rules;
 mod words;
 
