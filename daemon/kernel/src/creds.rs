@@ -186,7 +186,7 @@ pub fn not_dumpable() -> Result<(), CredsError> {
 }
 
 /// This process is killed when its parent ends. To be called after the last change of ids, which clears it.
-/// A parent that has ended already is not noticed: let a pipe tell that.
+/// A parent that has ended already is not noticed: let a pipe show that.
 ///
 /// # Errors
 /// [`CredsError`].
@@ -199,7 +199,7 @@ pub fn parent_death_signal() -> Result<(), CredsError> {
     }
 }
 
-/// Leaves the session keyring of whoever started this for a new, empty one (`session-keyring(7)`). A kernel without
+/// Leaves the session keyring of its parent for a new, empty one (`session-keyring(7)`). A kernel without
 /// keys has none to leave.
 ///
 /// # Errors
@@ -219,7 +219,7 @@ pub fn leave_keyring() -> Result<(), CredsError> {
 }
 
 /// Makes this process one as any other: in a session (`setsid(2)`) of its own, with no terminal, and scheduled as
-/// processes are by default, whatever whoever started the daemon had. (A child never has a better priority.)
+/// processes are by default, whatever the daemon was started with. (A child never has a better priority.)
 ///
 /// # Errors
 /// [`CredsError`].
@@ -334,10 +334,10 @@ mod tests {
         in_child(|| {
             assert!(single_threaded());
             std::thread::scope(|scope| {
-                let (tell, told) = std::sync::mpsc::channel::<()>();
-                scope.spawn(move || told.recv());
+                let (sender, receiver) = std::sync::mpsc::channel::<()>();
+                scope.spawn(move || receiver.recv());
                 assert!(!single_threaded());
-                drop(tell);
+                drop(sender);
             });
         });
     }

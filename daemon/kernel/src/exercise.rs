@@ -23,10 +23,10 @@ pub fn readback(bytes: &[u8]) {
     }
 }
 
-/// A packet that was refused, and a datagram of the kernel's that tells of some.
+/// A packet that was refused, and a datagram of the kernel's that reports some.
 pub fn denied(bytes: &[u8]) {
-    let told = nflog::parse(bytes);
-    if let Some(denied) = &told {
+    let parsed = nflog::parse(bytes);
+    if let Some(denied) = &parsed {
         assert!(denied.protocol.len() <= 4);
         match denied.address {
             IpAddr::V4(address) => assert_eq!(bytes[16..20], address.octets()),
@@ -43,7 +43,7 @@ pub fn denied(bytes: &[u8]) {
     datagram.extend([9, 0]);
     datagram.extend(bytes);
     let found: Vec<_> = nflog::packets(&datagram).collect();
-    assert_eq!(found, [(None, told)]);
+    assert_eq!(found, [(None, parsed)]);
 }
 
 /// `/proc/PID/status` and `/proc/PID/stat`: a process's name does not change what is read behind it.

@@ -121,7 +121,7 @@ pub fn namespace(
     gids: &[Extent],
 ) -> std::io::Result<OwnedFd> {
     let child = spawn(token, CloneArgs { new_user: true, ..CloneArgs::default() }, || {
-        // It only has to be there while its maps are written; it goes with whoever made it.
+        // It only has to be there while its maps are written; it goes with its maker.
         let signal = Some(rustix::process::Signal::KILL);
         if rustix::process::set_parent_process_death_signal(signal).is_err() {
             return 1;

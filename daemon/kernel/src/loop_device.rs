@@ -94,8 +94,8 @@ impl LoopDevice {
             let Ok(device) = rustix::fs::open(path(number), flags, Mode::empty()) else { continue };
             let mut info = info();
             // SAFETY: the request writes a `struct loop_info64`, which lives until then.
-            let told = unsafe { libc::ioctl(device.as_raw_fd(), LOOP_GET_STATUS64, &raw mut info) };
-            if told == 0 && (info.device, info.inode) == (wanted.st_dev, wanted.st_ino) {
+            let got = unsafe { libc::ioctl(device.as_raw_fd(), LOOP_GET_STATUS64, &raw mut info) };
+            if got == 0 && (info.device, info.inode) == (wanted.st_dev, wanted.st_ino) {
                 return Ok(Some(Self { number, _device: device }));
             }
         }

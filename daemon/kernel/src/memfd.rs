@@ -1,5 +1,5 @@
 //! Memory with a descriptor (`memfd_create(2)`) that one process fills and others read: sealed, so that nobody changes
-//! it any more, whoever has the descriptor.
+//! it any more, whichever process has the descriptor.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};

@@ -1,4 +1,4 @@
-//! Packets that the session's table refused, as the kernel tells them (`NFLOG`).
+//! Packets that the session's table refused, as the kernel logs them (`NFLOG`).
 //!
 //! A packet comes from the agent and may hold anything; the messages around it are the kernel's.
 
@@ -136,7 +136,7 @@ impl Nflog {
     }
 
     /// How many packets were refused but found no room, since the last call. A loss that nothing followed
-    /// yet counts as one; the rest of it is told once the next packet shows the gap.
+    /// yet counts as one; the rest of it is reported once the next packet shows the gap.
     pub fn lost(&mut self) -> u64 {
         std::mem::take(&mut self.lost)
     }
@@ -217,12 +217,12 @@ mod tests {
 
     #[test]
     fn headers_are_read_as_far_as_they_go() {
-        let told = |packet: &[u8]| parse(packet).map(|d| (d.protocol, d.address.to_string(), d.port));
+        let parsed = |packet: &[u8]| parse(packet).map(|d| (d.protocol, d.address.to_string(), d.port));
         let is = |protocol: &str, port| Some((protocol.to_owned(), "192.0.2.1".to_owned(), port));
-        assert_eq!(told(&udp4()), is("udp", Some(53)));
-        assert_eq!(told(&udp4()[..24]), is("udp", Some(53)));
-        assert_eq!(told(&udp4()[..23]), is("udp", None));
-        assert_eq!(told(&udp4()[..19]), None);
+        assert_eq!(parsed(&udp4()), is("udp", Some(53)));
+        assert_eq!(parsed(&udp4()[..24]), is("udp", Some(53)));
+        assert_eq!(parsed(&udp4()[..23]), is("udp", None));
+        assert_eq!(parsed(&udp4()[..19]), None);
         assert_eq!(parse(&udp4()).unwrap().from, Some("10.200.0.2:32768".parse().unwrap()));
         assert_eq!(parse(&udp4()).unwrap().sequence, None);
         let mut syn = udp4()[..24].to_vec();
@@ -235,10 +235,10 @@ mod tests {
         // A later fragment has no ports, whatever its first bytes look like.
         let mut fragment = udp4();
         fragment[7] = 1;
-        assert_eq!(told(&fragment), is("udp", None));
+        assert_eq!(parsed(&fragment), is("udp", None));
         let mut gre = udp4();
         gre[9] = 47;
-        assert_eq!(told(&gre), is("47", None));
+        assert_eq!(parsed(&gre), is("47", None));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! What a service manager is told (`sd_notify(3)`), without ever waiting for it: one that does not read holds nobody
+//! Messages to a service manager (`sd_notify(3)`), without ever waiting for it: one that does not read holds nobody
 //! up.
 
 use std::io;
@@ -10,7 +10,7 @@ use std::os::unix::net::{SocketAddr, UnixDatagram};
 /// nobody.
 ///
 /// # Errors
-/// As `sendto(2)`: `EAGAIN` if the manager has not read what it was told before.
+/// As `sendto(2)`: `EAGAIN` if the manager has not read what was sent before.
 pub fn notify(message: &str) -> io::Result<()> {
     let Some(name) = std::env::var_os("NOTIFY_SOCKET").filter(|name| !name.is_empty()) else {
         return Ok(());

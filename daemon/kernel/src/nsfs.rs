@@ -96,7 +96,7 @@ mod tests {
     fn a_descriptor_keeps_its_user_namespace_alive() {
         crate::lockdown::testing::in_child(|| {
             let own = File::open("/proc/self/ns/user").unwrap();
-            let (mut ready, tell) = std::io::pipe().unwrap();
+            let (mut ready, writer) = std::io::pipe().unwrap();
             let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
             let token = SingleThreaded::verify().unwrap();
             // Its descriptor, opened in its own namespace, goes out through a socket and stays in the queue.
@@ -108,7 +108,7 @@ mod tests {
                 assert!(control.push(rustix::net::SendAncillaryMessage::ScmRights(&fds)));
                 let flags = rustix::net::SendFlags::empty();
                 rustix::net::sendmsg(&theirs, &[std::io::IoSlice::new(b"x")], &mut control, flags).unwrap();
-                std::io::Write::write_all(&mut &tell, b"x").unwrap();
+                std::io::Write::write_all(&mut &writer, b"x").unwrap();
                 nix::unistd::pause();
                 0
             })

@@ -161,7 +161,7 @@ impl Packets {
             match rustix::net::recvmsg(&self.0, &mut slices, &mut control, RecvFlags::CMSG_CLOEXEC) {
                 Ok(got) => break got,
                 Err(Errno::INTR) => {}
-                // A peer that left something of ours unread is told of before what it said last.
+                // The end of a peer that left something of ours unread is reported before what it sent last.
                 Err(Errno::CONNRESET) if !reset => reset = true,
                 Err(Errno::CONNRESET) => return Ok(None),
                 Err(errno) => return Err(errno.into()),

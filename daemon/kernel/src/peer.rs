@@ -58,7 +58,7 @@ const SO_PASSRIGHTS: libc::c_int = 83;
 /// What is looked at for descriptors at most, in bytes.
 const MAX_LOOK: usize = 64 << 10;
 
-/// Whether the peer has closed its end. It does not wait; what cannot be told counts as open.
+/// Whether the peer has closed its end. It does not wait; what is unknown counts as open.
 pub fn has_hung_up(socket: BorrowedFd<'_>) -> bool {
     let mut fds = [PollFd::from_borrowed_fd(socket, PollFlags::empty())];
     let now = Timespec { tv_sec: 0, tv_nsec: 0 };
@@ -85,7 +85,7 @@ pub fn may_hold_descriptors(socket: BorrowedFd<'_>) -> bool {
     }
 }
 
-/// Has the kernel refuse descriptors to whoever connects to this listening socket. `false` before Linux 6.16.
+/// Has the kernel refuse descriptors from peers of this listening socket. `false` before Linux 6.16.
 ///
 /// # Errors
 /// As `setsockopt(2)`.

@@ -19,7 +19,7 @@ impl SingleThreaded {
     /// Asks the kernel.
     ///
     /// # Errors
-    /// If there are more threads, or /proc cannot tell.
+    /// If there are more threads, or /proc does not show them.
     pub fn verify() -> std::io::Result<Self> {
         let threads = std::fs::read_dir("/proc/self/task")?.count();
         if threads != 1 {
@@ -197,7 +197,7 @@ pub enum PidfdExit {
     Status(ExitStatus),
     /// It has not been reaped yet; the pidfd reports a hang-up once it is.
     NotReaped,
-    /// The kernel is older than 6.15 and does not tell.
+    /// The kernel is older than 6.15 and does not show it.
     Unsupported,
 }
 
@@ -230,7 +230,7 @@ pub fn exit_of(pidfd: BorrowedFd<'_>) -> PidfdExit {
     }
 }
 
-/// Whether two threads have the same table of descriptors (`kcmp(2)`); if that cannot be told, they have not.
+/// Whether two threads have the same table of descriptors (`kcmp(2)`); if that is unknown, they have not.
 pub fn share_descriptors(one: i32, other: i32) -> bool {
     const KCMP_FILES: libc::c_int = 2;
     // SAFETY: five numbers; the call compares what the kernel has of two threads and touches no memory of ours.
@@ -284,7 +284,7 @@ pub fn close_on_exec_from(first: u32) -> std::io::Result<()> {
 /// otherwise are the launcher's, with paths of the host, for everyone in the session to read.
 ///
 /// # Errors
-/// If /proc does not tell where the command line is.
+/// If /proc does not show where the command line is.
 pub fn set_title(name: &std::ffi::CStr) -> std::io::Result<()> {
     rustix::thread::set_name(name)?;
     // Asked once: a child in an empty root has no /proc, and the same memory.
@@ -312,7 +312,7 @@ pub fn set_title(name: &std::ffi::CStr) -> std::io::Result<()> {
 /// on no variable is set. A child has its parent's until it executes a program.
 ///
 /// # Errors
-/// If /proc does not tell where it is.
+/// If /proc does not show where it is.
 pub fn clear_environment() -> std::io::Result<()> {
     let stat = std::fs::read_to_string("/proc/self/stat")?;
     let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or("").split_whitespace().collect();

@@ -1,4 +1,4 @@
-//! What /proc tells of a process, through a directory descriptor: no path, no current root.
+//! What /proc shows of a process, through a directory descriptor: no path, no current root.
 
 use std::io::Write as _;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
@@ -103,7 +103,7 @@ pub fn uid(proc: BorrowedFd<'_>, pid: i32) -> std::io::Result<u32> {
     let text = String::from_utf8_lossy(&text);
     let ids = text.lines().find_map(|line| line.strip_prefix("Uid:"));
     let uid = ids.and_then(|ids| ids.split_whitespace().next()).and_then(|id| id.parse().ok());
-    uid.ok_or_else(|| std::io::Error::other("/proc tells no uid"))
+    uid.ok_or_else(|| std::io::Error::other("/proc shows no uid"))
 }
 
 /// The cgroup2 group of `pid`, as the reader's cgroup namespace sees it.
@@ -114,7 +114,7 @@ pub fn cgroup(proc: BorrowedFd<'_>, pid: i32) -> std::io::Result<String> {
     let text = read(proc, format!("{pid}/cgroup"))?;
     let text = String::from_utf8_lossy(&text);
     let path = text.lines().find_map(|line| line.strip_prefix("0::"));
-    path.map(str::to_owned).ok_or_else(|| std::io::Error::other("/proc tells no cgroup2 group"))
+    path.map(str::to_owned).ok_or_else(|| std::io::Error::other("/proc shows no cgroup2 group"))
 }
 
 /// Every process.
@@ -185,10 +185,10 @@ pub fn running(proc: BorrowedFd<'_>, pid: i32) -> std::io::Result<FileId> {
     Ok(FileId::from(rustix::fs::statat(proc, format!("{pid}/exe"), AtFlags::empty())?))
 }
 
-/// A process's image, as far as one can be told from another of the same file.
+/// A process's image, as far as it differs from another of the same file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Memory {
-    /// When the process began, in ticks since boot: tells it from another that had its number.
+    /// When the process began, in ticks since boot: no other with its number has the same.
     pub began: u64,
     /// Whether it was forked and has had no image of its own since (`PF_FORKNOEXEC`).
     pub forked: bool,
@@ -228,7 +228,7 @@ pub enum ThreadState {
     InExec,
     /// It waits elsewhere.
     Elsewhere,
-    /// It runs, so /proc does not tell.
+    /// It runs, so /proc does not show it.
     Running,
     /// There is none of that number in the process.
     Gone,
@@ -270,7 +270,7 @@ pub fn arguments(proc: BorrowedFd<'_>, pid: i32) -> std::io::Result<Vec<String>>
     Ok(bytes.split(|b| *b == 0).map(text::from_bytes).collect())
 }
 
-/// What tells sockets from other files: all of them are on one file system, which is mounted once for the kernel itself.
+/// What distinguishes sockets from other files: all of them are on one file system, which is mounted once for the kernel itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SocketMount(u64);
 
@@ -278,10 +278,10 @@ impl SocketMount {
     /// As a socket of the calling process shows it.
     ///
     /// # Errors
-    /// If /proc tells neither mount nor inode of a descriptor (before Linux 5.14).
+    /// If /proc shows neither mount nor inode of a descriptor (before Linux 5.14).
     pub fn of(proc: BorrowedFd<'_>, socket: BorrowedFd<'_>) -> std::io::Result<Self> {
         let text = read(proc, format!("self/fdinfo/{}", std::os::fd::AsRawFd::as_raw_fd(&socket)))?;
-        let (mount, _) = parse_fdinfo(&text).ok_or_else(|| std::io::Error::other("fdinfo tells no inode"))?;
+        let (mount, _) = parse_fdinfo(&text).ok_or_else(|| std::io::Error::other("fdinfo shows no inode"))?;
         Ok(Self(mount))
     }
 

@@ -30,7 +30,7 @@ const ANSWER: usize = 4 << 10;
 pub struct Ends {
     /// TCP, or UDP.
     pub tcp: bool,
-    /// The end of whoever has the socket.
+    /// The end of the socket's owner.
     pub own: SocketAddr,
     /// The other one.
     pub far: SocketAddr,
@@ -72,7 +72,7 @@ impl SockDiag {
         let Some(request) = request(ends, sequence) else { return Ok(None) };
         self.socket.send(&[IoSlice::new(&request)])?;
         let mut buffer = [0; ANSWER];
-        // What an earlier question left behind is passed over.
+        // What an earlier question left behind is skipped.
         while let Some(datagram) = self.socket.receive(&mut buffer)? {
             for message in messages(datagram) {
                 let message = message.map_err(io::Error::other)?;
@@ -132,7 +132,7 @@ fn request(ends: &Ends, sequence: u32) -> Option<Vec<u8>> {
     Some(bytes)
 }
 
-/// What the body of an answer says, if it is about a socket that has `ends.own`: a listener does not speak for whoever
+/// What the body of an answer says, if it is about a socket that has `ends.own`: a listener does not stand for the peers that
 /// connects from its port.
 fn inode(ends: &Ends, body: &[u8]) -> Option<u32> {
     let port = body.get(SPORT..)?.first_chunk::<2>()?;

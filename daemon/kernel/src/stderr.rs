@@ -64,7 +64,7 @@ pub struct Look {
 }
 
 impl Look {
-    /// As it suits whoever reads there: with priorities of `sd-daemon(3)` for the journal, with colours on a terminal
+    /// As it suits the reader there: with priorities of `sd-daemon(3)` for the journal, with colours on a terminal
     /// unless `NO_COLOR` is set. `json`: each line is an object.
     pub fn find(json: bool) -> Self {
         let unwanted = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
@@ -72,7 +72,7 @@ impl Look {
         Self { place, json, colours: place == Place::Terminal && !unwanted }
     }
 
-    /// Whether whoever reads notes the time of each line.
+    /// Whether the reader notes the time of each line.
     pub fn is_timed(self) -> bool {
         self.place == Place::Journal && !self.json
     }
@@ -210,7 +210,7 @@ impl Look {
             ),
             false => format!("WARN {count} lines like the next were held back"),
         };
-        // Who cannot be told of this cannot be told of the line either.
+        // Where this cannot be written, the line cannot be either.
         let _ = io::Write::write(&mut self.line(Severity::Warning, None), text.as_bytes());
     }
 }

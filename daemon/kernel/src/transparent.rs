@@ -26,7 +26,7 @@ pub fn listener(address: SocketAddr, transparent: bool) -> io::Result<OwnedFd> {
 }
 
 /// A socket for datagrams to the port of `address`, an unspecified one, whatever the address that they go to, which
-/// `recvmsg(2)` tells (`IP_PKTINFO`), and from which `sendmsg(2)` answers. Close-on-exec, non-blocking.
+/// `recvmsg(2)` shows (`IP_PKTINFO`), and from which `sendmsg(2)` answers. Close-on-exec, non-blocking.
 ///
 /// # Errors
 /// As `socket(2)`, `setsockopt(2)` and `bind(2)`.

@@ -183,11 +183,11 @@ mod tests {
         try_it: fn(u32) -> std::io::Result<Option<Counter>>,
     ) -> i32 {
         let token = SingleThreaded::verify().unwrap();
-        let (mut ready, tell) = std::io::pipe().unwrap();
+        let (mut ready, writer) = std::io::pipe().unwrap();
         let holder = process::spawn(token, CloneArgs::default(), || {
             become_uid(uid).unwrap();
             let held = hold();
-            std::io::Write::write_all(&mut &tell, b"x").unwrap();
+            std::io::Write::write_all(&mut &writer, b"x").unwrap();
             nix::unistd::pause();
             drop(held);
             0

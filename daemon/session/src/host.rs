@@ -166,20 +166,20 @@ fn held(
     kind: &str,
     make: impl FnOnce() -> Result<(), String>,
 ) -> Result<OwnedFd, String> {
-    let (ready, tell) = std::io::pipe().map_err(|e| e.to_string())?;
+    let (ready, answering) = std::io::pipe().map_err(|e| e.to_string())?;
     let child = process::spawn(token, CloneArgs { with_parent: true, ..CloneArgs::default() }, || {
         let answer = match make() {
             Ok(()) => "ok".to_owned(),
             Err(error) => error,
         };
-        if std::io::Write::write_all(&mut &tell, answer.as_bytes()).is_err() {
+        if std::io::Write::write_all(&mut &answering, answer.as_bytes()).is_err() {
             return 1;
         }
         nix::unistd::pause();
         0
     })
     .map_err(|e| e.to_string())?;
-    drop(tell);
+    drop(answering);
     let mut answer = [0; 512];
     let count = std::io::Read::read(&mut &ready, &mut answer).map_err(|e| e.to_string())?;
     let path = format!("{}/ns/{kind}", child.pid.as_raw_nonzero());

@@ -267,7 +267,7 @@ impl Group {
         std::iter::once((&[][..], self.v2.as_fd())).chain(v1).chain(cpuset).collect()
     }
 
-    /// The file that tells whether processes are left; it reports priority data when that changes.
+    /// The file that shows whether processes are left; it reports priority data when that changes.
     ///
     /// # Errors
     /// As `openat(2)`.

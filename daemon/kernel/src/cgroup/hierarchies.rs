@@ -148,7 +148,7 @@ impl Hierarchies {
         Ok(())
     }
 
-    /// Whether the daemon's directory is still there. Nobody else should remove it; a service manager that is told to
+    /// Whether the daemon's directory is still there. Nobody else should remove it; a service manager that has to
     /// end all sessions does.
     pub fn is_there(&self) -> bool {
         rustix::fs::accessat(&self.v2, "cgroup.procs", rustix::fs::Access::EXISTS, AtFlags::empty()).is_ok()

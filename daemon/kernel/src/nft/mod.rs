@@ -55,7 +55,7 @@ impl From<NetlinkError> for NftError {
 }
 
 /// The table of one network namespace, and the socket that speaks about it: opened inside, it stays good
-/// for whoever owns that namespace's user namespace, from outside and without any capability.
+/// for the owner of that namespace's user namespace, from outside and without any capability.
 #[derive(Debug)]
 pub struct Table(Netlink);
 
@@ -106,7 +106,7 @@ impl Table {
     /// How many packets were refused so far.
     ///
     /// # Errors
-    /// If the kernel does not tell.
+    /// If the kernel does not answer.
     pub fn denied(&self) -> Result<u64, NftError> {
         let mut packets = None;
         self.0.ask(&encode::get_counter(DENIED, 1), false, |message| {

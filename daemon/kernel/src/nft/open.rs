@@ -1,5 +1,5 @@
 //! The table of a session that egress: what is pinned or planned passes, TCP of it by way of a transparent
-//! listener. Nothing of it leaves the session: whoever holds the listener dials.
+//! listener. Nothing of it leaves the session: the holder of the listener dials.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 

@@ -46,7 +46,7 @@ impl Session {
         refused(&mut self.nflog, to)
     }
 
-    /// Connects; whoever took the connection was asked for this address, and bytes go both ways.
+    /// Connects; the listener was asked for this address, and bytes go both ways.
     fn reaches(&self, to: &str) {
         let to: SocketAddr = to.parse().unwrap();
         let mut client = TcpStream::connect_timeout(&to, Duration::from_secs(5)).unwrap();
@@ -75,8 +75,8 @@ fn what_is_pinned_reaches_the_listener_and_nothing_else_does() {
         session.reaches("192.0.2.1:443");
         session.reaches("[2001:db8::1]:443");
         let others = ["192.0.2.1:80", "192.0.2.2:443", "[2001:db8::1]:80", "[2001:db8::2]:443"];
-        let told = others.map(|to| target(&session.refused(to)));
-        assert_eq!(told[0], denied("tcp", "192.0.2.1", Some(80)));
+        let reported = others.map(|to| target(&session.refused(to)));
+        assert_eq!(reported[0], denied("tcp", "192.0.2.1", Some(80)));
         session.pin("192.0.2.3", TCP, None);
         session.pin("2001:db8::3", TCP, None);
         session.reaches("192.0.2.3:65000");

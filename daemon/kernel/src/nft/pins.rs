@@ -71,7 +71,7 @@ impl Table {
     /// Whether it passes now.
     ///
     /// # Errors
-    /// If the kernel does not tell.
+    /// If the kernel does not answer.
     pub fn holds(&self, element: &Element) -> Result<bool, NftError> {
         let mut left = None;
         let asked = self.0.ask_for(&sets::get(&[*element]), 1, |message| {
@@ -82,7 +82,7 @@ impl Table {
             Err(NetlinkError::Refused { error, .. }) if error.raw_os_error() == Some(libc::ENOENT) => {
                 Ok(false)
             }
-            Ok(()) if left.is_none() => Err(NftError::Differs(format!("{element:?} is told as another"))),
+            Ok(()) if left.is_none() => Err(NftError::Differs(format!("{element:?} is listed as another"))),
             result => result.map(|()| true).map_err(NftError::from),
         }
     }

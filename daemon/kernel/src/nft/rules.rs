@@ -98,7 +98,7 @@ pub enum Statement {
     },
     /// It is counted under a name.
     Count(&'static str),
-    /// It goes nowhere, and nobody is told.
+    /// It is dropped without a log.
     Drop,
     /// It is refused as prohibited by the administrator, in its own family's ICMP.
     Prohibit,
@@ -107,11 +107,11 @@ pub enum Statement {
 impl Ruleset {
     /// Nothing but loopback and the session's own address. Accepting the latter lets resets through:
     /// without it a refused connect hangs. TCP that is not a bare SYN belongs to a connection whose start
-    /// passed. The reset of one that does not pass comes from whoever reads the log, once it has seen whose the
+    /// passed. The reset of one that does not pass comes from the reader of the log, once it has seen whose the
     /// connection is ([`Resets`](crate::resets::Resets)).
     pub fn closed() -> Self {
         let accept = |what| RuleSpec { matches: vec![what], statements: vec![Statement::Accept] };
-        let tell = vec![
+        let report = vec![
             Statement::Log { prefix: "deny", group: LOG_GROUP, snaplen: crate::nflog::SNAPLEN },
             Statement::Count(DENIED),
         ];
@@ -122,7 +122,7 @@ impl Ruleset {
             accept(Match::Daddr6(ADDRESS6, 128)),
             accept(Match::NotBareSyn),
             RuleSpec { matches: vec![], statements: vec![Statement::Jump(PLANNED)] },
-            RuleSpec { matches: vec![], statements: tell },
+            RuleSpec { matches: vec![], statements: report },
             RuleSpec { matches: vec![Match::Tcp], statements: vec![Statement::Drop] },
             RuleSpec { matches: vec![], statements: vec![Statement::Prohibit] },
         ];

@@ -165,7 +165,7 @@ pub(super) fn lookup(set: Set) -> Vec<Expr> {
     exprs
 }
 
-/// The register of a key's byte: one of 16 bytes where one begins, as the kernel tells it.
+/// The register of a key's byte: one of 16 bytes where one begins, as the kernel lists it.
 fn register(byte: u32) -> u32 {
     if byte.is_multiple_of(16) { REGISTER + byte / 16 } else { NFT_REG32_00 + byte / 4 }
 }
@@ -241,7 +241,7 @@ fn nest(attributes: &[DefaultNla]) -> Vec<u8> {
     bytes
 }
 
-/// How long `element` still lasts, in milliseconds, if the answer's body tells of that very one.
+/// How long `element` still lasts, in milliseconds, if the answer's body is about that very one.
 pub(super) fn lasts(element: &Element, body: &[u8]) -> Option<u64> {
     let list = readback::attribute(body.get(readback::NFGENMSG..)?, NFTA_SET_ELEM_LIST_ELEMENTS)?;
     let held = readback::attribute(list, NFTA_LIST_ELEM)?;

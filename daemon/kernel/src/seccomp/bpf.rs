@@ -170,7 +170,7 @@ pub(super) fn action(verdict: Verdict) -> u32 {
     match verdict {
         Verdict::Allow => libc::SECCOMP_RET_ALLOW,
         Verdict::Errno(errno) => libc::SECCOMP_RET_ERRNO | u32::from(errno),
-        Verdict::Told(_) => libc::SECCOMP_RET_USER_NOTIF,
+        Verdict::Notify(_) => libc::SECCOMP_RET_USER_NOTIF,
         Verdict::Kill => libc::SECCOMP_RET_KILL_PROCESS,
     }
 }
@@ -194,7 +194,7 @@ pub(super) fn list(program: &[libc::sock_filter], f: &mut fmt::Formatter<'_>) ->
             IF_ANY => writeln!(f, "if & {k:#x} then {then} else {otherwise}")?,
             RETURN if k == libc::SECCOMP_RET_ALLOW => writeln!(f, "allow")?,
             RETURN if k == libc::SECCOMP_RET_KILL_PROCESS => writeln!(f, "kill")?,
-            RETURN if k == libc::SECCOMP_RET_USER_NOTIF => writeln!(f, "tell")?,
+            RETURN if k == libc::SECCOMP_RET_USER_NOTIF => writeln!(f, "notify")?,
             RETURN => writeln!(f, "errno {}", k & libc::SECCOMP_RET_DATA)?,
             _ => writeln!(f, "code {code:#x} {k:#x}")?,
         }

@@ -15,7 +15,7 @@ mod names;
 mod tables;
 #[cfg(test)]
 mod tests;
-mod told;
+mod notify;
 
 use std::collections::BTreeMap;
 use std::os::fd::{FromRawFd as _, OwnedFd};
@@ -23,7 +23,7 @@ use std::os::fd::{FromRawFd as _, OwnedFd};
 use rustix::thread::SecureComputingMode;
 
 pub use tables::{AGENT, DIALLER, KEEPER, METER, RELAY};
-pub use told::{Asked, Call, Heard, Listener};
+pub use notify::{Asked, Call, Received, Listener};
 
 /// What becomes of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -32,8 +32,8 @@ pub enum Verdict {
     Allow,
     /// It fails with this errno.
     Errno(u16),
-    /// The same, and whoever [listens](Listener) is told. Without a listener it fails with `ENOSYS`.
-    Told(u16),
+    /// The same, and the [`Listener`] is notified. Without a listener it fails with `ENOSYS`.
+    Notify(u16),
     /// The process ends with `SIGSYS`.
     Kill,
 }
@@ -142,7 +142,7 @@ pub fn install(filter: &Filter) -> Result<Enforced, SeccompError> {
     put(filter, 0).map(|_| Enforced { instructions: filter.0.len() })
 }
 
-/// The same, with what hears of calls whose verdict is [`Verdict::Told`]. As long as one descriptor of it is open
+/// The same, with the listener for calls whose verdict is [`Verdict::Notify`]. As long as one descriptor of it is open
 /// they wait for its answer. Until one was received a signal interrupts it (`EINTR`), from then on only one that kills
 /// (Linux 5.19).
 ///

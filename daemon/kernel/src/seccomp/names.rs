@@ -1,10 +1,10 @@
-//! The names of calls that are told of, and of the arguments that they are refused for.
+//! The names of calls that are notified of, and of the arguments that they are refused for.
 
 use libc::*;
 
 use super::Call;
 
-/// Calls that a filter tells of, by number (`arch/x86/entry/syscalls/syscall_64.tbl`).
+/// Calls that a filter notifies of, by number (`arch/x86/entry/syscalls/syscall_64.tbl`).
 #[rustfmt::skip]
 const NAMES: &[(u32, &str)] = &[
     (2, "open"), (16, "ioctl"), (41, "socket"), (53, "socketpair"), (54, "setsockopt"), (56, "clone"), (83, "mkdir"),

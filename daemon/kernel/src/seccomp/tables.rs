@@ -9,9 +9,9 @@ use libc::*;
 
 use super::{Match, Options, Rule, Table, Verdict, Word};
 
-/// The command of a session and all that it starts. What is refused outright is [told](super::Listener) of; what libraries
+/// The command of a session and all that it starts. What is refused outright is [notified](super::Listener) of; what libraries
 /// do without is not.
-pub const AGENT: Table = Table { rules: agent, denied: TOLD };
+pub const AGENT: Table = Table { rules: agent, denied: NOTIFY };
 /// `agentd-relay`: it works on descriptors that it has.
 pub const RELAY: Table = Table { rules: relay, denied: Verdict::Kill };
 /// The keeper: as the relay, and it waits, signals, reads /proc, is connected to, makes pairs of sockets, and has the
@@ -29,7 +29,7 @@ pub(super) const KNOWN: [std::ops::RangeInclusive<u32>; 2] = [0..=335, 424..=469
 pub(super) const UNKNOWN: Verdict = Verdict::Errno(ENOSYS as u16);
 
 const PERM: Verdict = Verdict::Errno(EPERM as u16);
-const TOLD: Verdict = Verdict::Told(EPERM as u16);
+const NOTIFY: Verdict = Verdict::Notify(EPERM as u16);
 const NOSYS: Verdict = Verdict::Errno(ENOSYS as u16);
 const ALLOW: Verdict = Verdict::Allow;
 
@@ -198,10 +198,10 @@ fn agent(options: Options) -> BTreeMap<u32, Rule> {
     }
     // umode_t, so only its low bits count. mkdir(2) drops both by itself.
     let refused = if options.set_gid { S_ISUID } else { S_ISUID | S_ISGID };
-    let mode = |argument| only_without(argument, refused, ALLOW, TOLD);
+    let mode = |argument| only_without(argument, refused, ALLOW, NOTIFY);
     let made = |argument| {
         let devices = vec![S_IFCHR, S_IFBLK];
-        by(Word::Low(argument), S_IFMT, vec![(devices, TOLD.into())], mode(argument))
+        by(Word::Low(argument), S_IFMT, vec![(devices, NOTIFY.into())], mode(argument))
     };
     let opened = |flags| {
         let creates = (O_CREAT | (O_TMPFILE & !O_DIRECTORY)) as u32;
@@ -221,9 +221,9 @@ fn agent(options: Options) -> BTreeMap<u32, Rule> {
         // kernel says the same of a second.
         (
             SYS_seccomp,
-            only_without(1, SECCOMP_FILTER_FLAG_NEW_LISTENER as u32, ALLOW, Verdict::Told(EBUSY as u16)),
+            only_without(1, SECCOMP_FILTER_FLAG_NEW_LISTENER as u32, ALLOW, Verdict::Notify(EBUSY as u16)),
         ),
-        (SYS_clone, only_without(0, NEW_NAMESPACES, ALLOW, TOLD)),
+        (SYS_clone, only_without(0, NEW_NAMESPACES, ALLOW, NOTIFY)),
         (SYS_unshare, unshare()),
         (SYS_personality, personality()),
         (SYS_setuid, ids(OWN_UID, 0..1)),
@@ -238,32 +238,32 @@ fn agent(options: Options) -> BTreeMap<u32, Rule> {
         (SYS_mmap, only_without(3, MAP_HUGETLB as u32, ALLOW, Verdict::Errno(ENOMEM as u16))),
         (SYS_setsockopt, options_of_sockets()),
         (SYS_socket, socket()),
-        (SYS_socketpair, equal(0, &[AF_UNIX as u32], ALLOW, Verdict::Told(EAFNOSUPPORT as u16))),
+        (SYS_socketpair, equal(0, &[AF_UNIX as u32], ALLOW, Verdict::Notify(EAFNOSUPPORT as u16))),
         // TIOCSTI and TIOCLINUX put bytes into a terminal's input. TIOCSETD loads modules, and names in memory which.
-        (SYS_ioctl, equal(1, &[TIOCSTI as u32, TIOCLINUX, TIOCSETD as u32], TOLD, ALLOW)),
+        (SYS_ioctl, equal(1, &[TIOCSTI as u32, TIOCLINUX, TIOCSETD as u32], NOTIFY, ALLOW)),
     ]));
     rules
 }
 
 /// An `unsigned long`: all of it must be known flags.
 fn unshare() -> Rule {
-    let low = only_without(0, !UNSHARED, ALLOW, TOLD);
-    by(Word::High(0), u32::MAX, vec![(vec![0], low)], TOLD)
+    let low = only_without(0, !UNSHARED, ALLOW, NOTIFY);
+    by(Word::High(0), u32::MAX, vec![(vec![0], low)], NOTIFY)
 }
 
 /// Others' limits may be read. pid 1 has the agent's ids: with its limits lowered it could not start what `exec`
 /// asks for, and would end.
 ///
 /// `RLIMIT_CORE` stays what it is: 0, which many programs set, would start a handler of the host's that is a pipe, where
-/// 1 does not (core(5)). They are told that it is set, unless they ask for what it was in the same call.
+/// 1 does not (core(5)). They see that it is set, unless they ask for what it was in the same call.
 fn limits() -> Rule {
     let null = |argument, then: Rule, otherwise: Rule| {
         let high = by(Word::High(argument), u32::MAX, vec![(vec![0], then)], otherwise.clone());
         by(Word::Low(argument), u32::MAX, vec![(vec![0], high)], otherwise)
     };
-    let core = null(2, ALLOW.into(), null(3, PRETEND.into(), TOLD.into()));
+    let core = null(2, ALLOW.into(), null(3, PRETEND.into(), NOTIFY.into()));
     let own = by(Word::Low(1), u32::MAX, vec![(vec![RLIMIT_CORE], core)], ALLOW);
-    by(Word::Low(0), u32::MAX, vec![(vec![0], own)], null(2, ALLOW.into(), TOLD.into()))
+    by(Word::Low(0), u32::MAX, vec![(vec![0], own)], null(2, ALLOW.into(), NOTIFY.into()))
 }
 
 /// All but filters: their code takes from what the host has for all programs' (`net.core.bpf_jit_limit`), and is
@@ -271,7 +271,7 @@ fn limits() -> Rule {
 fn options_of_sockets() -> Rule {
     let filters = [SO_ATTACH_FILTER, SO_ATTACH_BPF, SO_ATTACH_REUSEPORT_CBPF, SO_ATTACH_REUSEPORT_EBPF]
         .map(|o| o as u32);
-    let of_socket = equal(2, &filters, TOLD, ALLOW);
+    let of_socket = equal(2, &filters, NOTIFY, ALLOW);
     by(Word::Low(1), u32::MAX, vec![(vec![SOL_SOCKET as u32], of_socket)], ALLOW)
 }
 
@@ -286,7 +286,7 @@ fn ids(own: u32, arguments: std::ops::Range<u8>) -> Rule {
 /// The values that container runtimes allow, and the one that gdb starts programs with.
 fn personality() -> Rule {
     let values = [0, PER_LINUX32, UNAME26, UNAME26 | PER_LINUX32, ADDR_NO_RANDOMIZE, u32::MAX];
-    equal(0, &values, ALLOW, TOLD)
+    equal(0, &values, ALLOW, NOTIFY)
 }
 
 /// Streams and datagrams of unix, inet and inet6, and the one netlink family that libc asks for addresses.
@@ -296,19 +296,19 @@ fn socket() -> Rule {
         [SOCK_STREAM, SOCK_DGRAM, SOCK_RAW, SOCK_SEQPACKET].map(|kind| kind as u32);
     // The kernel's SOCK_TYPE_MASK.
     let kind =
-        |arms: Vec<(Vec<u32>, Rule)>| by(Word::Low(1), 0xf, arms, Verdict::Told(ESOCKTNOSUPPORT as u16));
-    let no_protocol = Verdict::Told(EPROTONOSUPPORT as u16);
+        |arms: Vec<(Vec<u32>, Rule)>| by(Word::Low(1), 0xf, arms, Verdict::Notify(ESOCKTNOSUPPORT as u16));
+    let no_protocol = Verdict::Notify(EPROTONOSUPPORT as u16);
     let internet = equal(2, &[0, IPPROTO_TCP as u32, IPPROTO_UDP as u32], ALLOW, no_protocol);
     let route = equal(2, &[NETLINK_ROUTE as u32], ALLOW, no_protocol);
     let arms = vec![
         (vec![unix], kind(vec![(vec![stream, datagram, packets], ALLOW.into())])),
         (
             vec![inet, inet6],
-            kind(vec![(vec![stream, datagram], internet), (vec![raw, SOCK_PACKET], TOLD.into())]),
+            kind(vec![(vec![stream, datagram], internet), (vec![raw, SOCK_PACKET], NOTIFY.into())]),
         ),
         (vec![netlink], kind(vec![(vec![raw, datagram], route)])),
     ];
-    by(Word::Low(0), u32::MAX, arms, Verdict::Told(EAFNOSUPPORT as u16))
+    by(Word::Low(0), u32::MAX, arms, Verdict::Notify(EAFNOSUPPORT as u16))
 }
 
 /// The relay: what it shares with the keeper, and connections of others.
@@ -370,7 +370,7 @@ fn keeper(options: Options) -> BTreeMap<u32, Rule> {
     let mut rules = helper(options);
     rules.extend(all(KEEPING, ALLOW));
     let writes = (O_ACCMODE | O_CREAT | O_TRUNC | O_TMPFILE & !O_DIRECTORY) as u32;
-    // The last three hear of refused calls and answer them. What the answer is no filter sees.
+    // The last three receive refused calls and answer them. What the answer is no filter sees.
     let hearing = [SECCOMP_IOCTL_NOTIF_RECV, SECCOMP_IOCTL_NOTIF_ID_VALID, SECCOMP_IOCTL_NOTIF_SEND];
     let ioctls: Vec<u32> = [FIONBIO, PIDFD_GET_INFO].into_iter().chain(hearing).map(|i| i as u32).collect();
     rules.extend(each(&[

@@ -43,12 +43,12 @@ fn verdict(table: &Table, options: Options, call: &Call) -> Verdict {
     expected
 }
 
-/// What the caller sees: a call that is told of fails as any other.
+/// What the caller sees: a call that is notified of fails as any other.
 fn agent(number: libc::c_long, arguments: &[u64]) -> Verdict {
     let mut six = [0; 6];
     six[..arguments.len()].copy_from_slice(arguments);
     match verdict(&AGENT, AGENT_OPTIONS, &Call::native(number, six)) {
-        Verdict::Told(errno) => Verdict::Errno(errno),
+        Verdict::Notify(errno) => Verdict::Errno(errno),
         other => other,
     }
 }
@@ -80,13 +80,13 @@ fn what_is_refused_is_told_of_by_name() {
     // Libraries try these.
     let ids =
         [SYS_setuid, SYS_setgid, SYS_setreuid, SYS_setregid, SYS_setresuid, SYS_setresgid].map(|n| n as u32);
-    let mut told = 0;
+    let mut notified = 0;
     for number in 0..600_u32 {
         for arguments in [[0; 6], [1; 6], [0o4755; 6], [u64::MAX; 6], [0x7000_0000; 6], [1, 1, 26, 0, 0, 0]] {
             let call = Call::native(number.into(), arguments);
             match verdict(&AGENT, AGENT_OPTIONS, &call) {
-                Verdict::Told(errno) => {
-                    told += 1;
+                Verdict::Notify(errno) => {
+                    notified += 1;
                     assert!(errno != 0 && names::name(call.number).is_some(), "{call:?}");
                     assert_eq!(
                         Listener::new(std::fs::File::open("/dev/null").unwrap().into(), AGENT, AGENT_OPTIONS)
@@ -100,13 +100,13 @@ fn what_is_refused_is_told_of_by_name() {
             }
         }
     }
-    assert!(told > 300, "{told}");
+    assert!(notified > 300, "{notified}");
     for table in [&RELAY, &KEEPER, &DIALLER, &METER] {
         let rules = (table.rules)(AGENT_OPTIONS);
-        let told = |number| {
-            matches!(Call::native(number, [u64::MAX; 6]).judge(&rules, table.denied), Verdict::Told(_))
+        let notified = |number| {
+            matches!(Call::native(number, [u64::MAX; 6]).judge(&rules, table.denied), Verdict::Notify(_))
         };
-        assert!(!(0..600).any(told), "nobody listens to ours");
+        assert!(!(0..600).any(notified), "nobody listens to ours");
     }
 }
 
@@ -319,8 +319,8 @@ fn no_call_sets_setuid_or_setgid_bits() {
 #[test]
 fn setgid_bits_alone_where_nothing_of_the_hosts_is_written() {
     let options = Options { memfd_create: false, set_gid: true };
-    let told = Verdict::Told(libc::EPERM as u16);
-    for (mode, expected) in [(0o2755, ALLOW), (0o755, ALLOW), (0o4755, told), (0o6755, told)] {
+    let notified = Verdict::Notify(libc::EPERM as u16);
+    for (mode, expected) in [(0o2755, ALLOW), (0o755, ALLOW), (0o4755, notified), (0o6755, notified)] {
         for call in [libc::SYS_chmod, libc::SYS_fchmod, libc::SYS_creat, libc::SYS_mknod] {
             let call = Call::native(call, [0, mode | HIGH, 0, 0, 0, 0]);
             assert_eq!(verdict(&AGENT, options, &call), expected, "{call:?} {mode:o}");
@@ -716,17 +716,17 @@ fn the_kernel_agrees() {
         let (hand, taken) = std::sync::mpsc::channel::<OwnedFd>();
         let answering = std::thread::spawn(move || {
             let listener = Listener::new(taken.recv().unwrap(), AGENT, AGENT_OPTIONS);
-            let mut told = Vec::new();
+            let mut notified = Vec::new();
             loop {
                 let mut due = [rustix::event::PollFd::new(&listener, rustix::event::PollFlags::IN)];
                 rustix::event::poll(&mut due, None).unwrap();
                 match listener.next().unwrap() {
-                    Heard::Call(asked) => {
-                        told.push((asked.thread, asked.call.name()));
+                    Received::Call(asked) => {
+                        notified.push((asked.thread, asked.call.name()));
                         listener.refuse(&asked).unwrap();
                     }
-                    Heard::Nothing | Heard::Less => {}
-                    Heard::End => return told,
+                    Received::Nothing | Received::Less => {}
+                    Received::End => return notified,
                 }
             }
         });
@@ -754,9 +754,9 @@ fn the_kernel_agrees() {
             rustix::thread::gettid().as_raw_nonzero().get()
         });
         let thread = filtered.join().unwrap();
-        let told = answering.join().unwrap();
-        assert!(told.iter().all(|(who, _)| *who == thread), "{told:?}");
-        let calls: Vec<&str> = told.iter().map(|(_, call)| call.as_str()).collect();
+        let notified = answering.join().unwrap();
+        assert!(notified.iter().all(|(who, _)| *who == thread), "{notified:?}");
+        let calls: Vec<&str> = notified.iter().map(|(_, call)| call.as_str()).collect();
         assert_eq!(calls, ["unshare", "mount", "socket", "socket", "fchmod", "ioctl", "seccomp"]);
     });
 }
@@ -789,7 +789,7 @@ fn interrupted_calls_are_counted_and_hold_nobody_up() {
             for _ in 0..50 {
                 interrupted += u64::from(try_call(libc::SYS_mount, [0; 4]) == Some(libc::EINTR));
             }
-            // A signal may still be on its way when the other side hears of the end.
+            // A signal may still be on its way when the other side sees the end.
             SigSet::from(Signal::SIGUSR1).thread_block().unwrap();
             go.send(()).unwrap();
             assert_eq!(try_call(libc::SYS_mount, [0; 4]), Some(libc::EPERM));
@@ -798,12 +798,12 @@ fn interrupted_calls_are_counted_and_hold_nobody_up() {
         let listener = Listener::new(taken.recv().unwrap(), AGENT, AGENT_OPTIONS);
         let answer = || loop {
             match listener.next().unwrap() {
-                Heard::Call(asked) => {
+                Received::Call(asked) => {
                     listener.refuse(&asked).unwrap();
                     return asked;
                 }
-                Heard::End => panic!("it is gone"),
-                Heard::Less | Heard::Nothing => std::thread::yield_now(),
+                Received::End => panic!("it is gone"),
+                Received::Less | Received::Nothing => std::thread::yield_now(),
             }
         };
         extern "C" fn nothing(_: libc::c_int) {}
@@ -824,8 +824,8 @@ fn interrupted_calls_are_counted_and_hold_nobody_up() {
         assert_eq!(missed, 50);
         // What is left of them is asked for, and then nothing more: none of this waits.
         let less =
-            std::iter::from_fn(|| Some(listener.next().unwrap())).take_while(|h| *h == Heard::Less).count();
+            std::iter::from_fn(|| Some(listener.next().unwrap())).take_while(|h| *h == Received::Less).count();
         assert!(less as u64 <= missed, "{less}");
-        assert_eq!(listener.next().unwrap(), Heard::End);
+        assert_eq!(listener.next().unwrap(), Received::End);
     });
 }

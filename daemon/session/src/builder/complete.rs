@@ -37,7 +37,7 @@ struct Placed {
     scouts: Vec<Scout>,
     /// Copies of what is in them, which those look at as well.
     copied: Vec<Copied>,
-    /// What is to be told of them already.
+    /// What is to be reported of them already.
     found: Vec<(String, Finding)>,
     /// Names that stand for missing ones.
     stand_ins: Vec<String>,

@@ -74,7 +74,7 @@ fn names(workspace: &Workspace, report: &Report) -> BTreeMap<RelPath, Name> {
     all
 }
 
-/// What a protected name stands for, as far as its last name tells.
+/// What a protected name stands for, as far as its last name shows.
 fn kind_of(name: &RelPath) -> Missing {
     const DIRECTORIES: &[&str] = &[
         "hooks",
@@ -125,7 +125,7 @@ impl Placer<'_> {
         report: &Report,
     ) -> Result<(), Fault> {
         let names = names(workspace, report);
-        // With the agent's rights over files: what it could not see must not be told by how this ends.
+        // With the agent's rights over files: how this ends must not show what it could not see.
         let _agent = FsIds::assume(self.lease.agent.get());
         let (mut points, mut made) = (BTreeSet::new(), BTreeSet::new());
         let mut read_only: Vec<RelPath> = Vec::new();

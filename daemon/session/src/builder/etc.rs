@@ -227,7 +227,7 @@ pub fn write_ignored(home: BorrowedFd<'_>, agent: u32, plan: &Plan, made: &[Stri
         dir = below;
     }
     if let Err(Fault(refusal)) = file(dir.as_fd(), "ignore", (lines.join("\n") + "\n").as_bytes()) {
-        tracing::debug!(error = %refusal, "git is not told of covered names");
+        tracing::debug!(error = %refusal, "git does not ignore covered names");
     }
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! The end of a build: the builder gives up its rights, as init does at the same time, and tells the launcher.
+//! The end of a build: the builder gives up its rights, as init does at the same time, and reports to the launcher.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -27,20 +27,20 @@ pub struct Ready {
 }
 
 impl Ready {
-    /// Gives up every right, waits until init has done the same, and tells the launcher. What goes wrong ends the
+    /// Gives up every right, waits until init has done the same, and reports to the launcher. What goes wrong ends the
     /// session.
     pub fn hand_over(self, launcher: &Packets, host: &Host) -> Result<Keeper, Fault> {
         let Self { mut keeper, mut steps, service, relay, users } = self;
         let answer = [service.as_fd(), relay.as_fd()];
         let confined = confine(&mut keeper, &mut steps, &answer, launcher, host);
-        let told = confined.and_then(|()| {
+        let reported = confined.and_then(|()| {
             let users = users.map(|users| (users.kind, users.bytes));
             let built = encode(&Reply::Built { timings: steps.finish(), users }).at("keeper", "answer")?;
             launcher.send(&built, &answer).at("keeper", "answer")?;
             fault::here("answer")
         });
         drop((service, relay));
-        match told {
+        match reported {
             Ok(()) => Ok(keeper),
             Err(fault) => {
                 keeper.abandon();

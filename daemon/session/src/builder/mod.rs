@@ -89,7 +89,7 @@ struct Received {
     disk: DiskOrder,
     reserve: Reserve,
     blocklist: Option<OwnedFd>,
-    /// Certificates of authorities, for the relay.
+    /// The CA bundle, for the relay.
     trust: Option<OwnedFd>,
     credential: Option<OwnedFd>,
 }
@@ -147,7 +147,7 @@ impl<'a> Builder<'a> {
     }
 
     /// Closes what only the launcher uses: clients, other sessions, and its own end of our socket, whose end
-    /// tells us to go.
+    /// means that we have to go.
     fn close_the_launchers(&self) -> std::io::Result<()> {
         let mut keep = self.host.descriptors().to_vec();
         keep.extend(self.agents.descriptors());
@@ -175,7 +175,7 @@ impl<'a> Builder<'a> {
             return Err(Fault::host("order", "launcher", "no table of blocklists"));
         }
         if order.trust != trust.is_some() {
-            return Err(Fault::host("order", "launcher", "no file of authorities"));
+            return Err(Fault::host("order", "launcher", "no CA bundle"));
         }
         if order.credential != credential.is_some() {
             return Err(Fault::host("order", "launcher", "no file for the site's proxy"));
@@ -241,7 +241,7 @@ fn offered(socket: &Packets) -> Result<Vec<(Grant, OwnedFd)>, Fault> {
 }
 
 /// The next message of init; what it could not do becomes our fault.
-fn hear(socket: &Packets) -> Result<(FromInit, Vec<OwnedFd>), Fault> {
+fn receive(socket: &Packets) -> Result<(FromInit, Vec<OwnedFd>), Fault> {
     let packet = socket.receive(MAX_KEEPER_PACKET, Network::DESCRIPTORS).at("init", "message")?;
     let packet =
         packet.ok_or_else(|| Fault::host("init", "init", "it ended before the session was built"))?;

@@ -103,7 +103,7 @@ pub fn take(
     Ok(sources)
 }
 
-/// What is made in callers' directories. The launcher hears of each name before it is made, and takes it away at the
+/// What is made in callers' directories. The launcher gets each name before it is made, and takes it away at the
 /// session's end, however that comes.
 #[derive(Clone, Copy, Debug)]
 pub struct Placeholders<'a>(pub &'a Packets);

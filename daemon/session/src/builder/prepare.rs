@@ -16,7 +16,7 @@ use super::relay::Started;
 use super::root::Root;
 use super::sysfs::Sysfs;
 use super::system::System;
-use super::{Builder, etc, hear, proc, streams};
+use super::{Builder, etc, receive, proc, streams};
 use crate::command::Stdio;
 use crate::init::Access;
 use crate::init::{FromInit, Init, Network};
@@ -156,7 +156,7 @@ impl Builder<'_> {
         proc::finish(&helper)?;
         fault::here("prepare.proc")?;
         root.access.push(("/proc".into(), Access::Write));
-        let network = match hear(to_init)? {
+        let network = match receive(to_init)? {
             (FromInit::NetworkReady, descriptors) => {
                 match <[OwnedFd; Network::DESCRIPTORS]>::try_from(descriptors) {
                     Ok([nft, log, sockets, four, six]) => Network { nft, log, sockets, resets: [four, six] },

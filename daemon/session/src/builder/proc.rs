@@ -12,7 +12,7 @@ use rustix::fs::{FileType, Mode, OFlags};
 use super::fault::{At, Fault};
 use super::root::{EMPTY_DIR, EMPTY_FILE, READ_ONLY};
 
-/// What tells of, or steers, the kernel and the machine rather than the session (`proc(5)`).
+/// What shows, or controls, the kernel and the machine rather than the session (`proc(5)`).
 const MASKED: &[&str] = &[
     "acpi",
     "asound",

@@ -88,7 +88,7 @@ impl Root {
     }
 
     /// The same for what `kind` says. In directories that are not ours the agent's rights count, and every answer is the
-    /// same: root's would tell what is in directories that are closed to the caller.
+    /// same: root's would show what is in directories that are closed to the caller.
     fn place(&self, path: &str, kind: Kind) -> Result<OwnedFd, Fault> {
         let mut dir = self.tree.as_fd().try_clone_to_owned().at("root", path)?;
         let mut stat = rustix::fs::fstat(&dir).at("root", path)?;
@@ -252,7 +252,7 @@ enum Kind {
 }
 
 /// A place in a directory of the caller's that cannot be mounted on: because it is not there, of another kind, or out of
-/// the agent's reach. Which of these is nothing to be told.
+/// the agent's reach. Which of these it is, is not reported.
 fn nested(path: &str) -> Fault {
     Fault::caller(
         format!("{path} cannot be mounted in the directory that holds it"),

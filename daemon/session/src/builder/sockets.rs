@@ -1,4 +1,4 @@
-//! Unix sockets in a directory that is given as it is: whoever listens there would be reachable.
+//! Unix sockets in a directory that is given as it is: its listeners would be reachable.
 
 use std::os::fd::BorrowedFd;
 
@@ -13,7 +13,7 @@ const MAX_ENTRIES: usize = 200_000;
 /// The deepest directory.
 const MAX_DEPTH: usize = 128;
 
-/// Refuses a tree that holds a Unix socket other than those in `accepted`, or is too large to tell. To be
+/// Refuses a tree that holds a Unix socket other than those in `accepted`, or is too large to search. To be
 /// called with the file system ids of the agent. Sockets that appear later are not seen.
 pub fn refuse(tree: BorrowedFd<'_>, path: &str, accepted: &[RelPath]) -> Result<(), Fault> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
@@ -82,6 +82,6 @@ fn too_large(path: &str) -> Fault {
     Fault::caller(
         format!("{path} has more than {MAX_ENTRIES} files or is deeper than {MAX_DEPTH} directories"),
         Rule::WorkspaceLarge,
-        "use mode overlay: whether it holds Unix sockets cannot be told in time",
+        "use mode overlay: it is too large to be searched for Unix sockets in time",
     )
 }

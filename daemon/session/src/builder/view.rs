@@ -114,7 +114,7 @@ pub fn of_file(
     let view = of(root, dir, map, path)?;
     let file = aside(root, &view, &[name])?.pop().flatten().ok_or_else(|| replaced(path))?;
     let found = rustix::fs::fstat(&file).at("view", path)?;
-    // Layers are told apart by bits above those of most file systems' numbers.
+    // Layers differ by bits above those of most file systems' numbers.
     let low = |stat: &Stat| stat.st_ino & u64::from(u32::MAX);
     let regular = FileType::from_raw_mode(found.st_mode) == FileType::RegularFile;
     if !regular || low(&found) != low(stat) {

@@ -48,7 +48,7 @@ pub struct Placer<'a> {
     pub lease: &'a Lease,
     /// The names that were covered in directories that are given as they are.
     pub covered: Vec<String>,
-    /// Whom names are told to that are made in directories of the caller.
+    /// Who gets the names that are made in directories of the caller.
     pub placeholders: Placeholders<'a>,
     /// What a search needs of the host.
     pub host: &'a Host,

@@ -91,7 +91,7 @@ impl<'a> Commands<'a> {
         }
     }
 
-    /// Starts one more. What becomes of it is told by [`Commands::started`]. The inner ends of its streams are its own
+    /// Starts one more. What becomes of it is reported by [`Commands::started`]. The inner ends of its streams are its own
     /// alone.
     pub fn run(&mut self, number: CommandNumber, command: &Command) -> Result<(), NotRun> {
         let known = self.further.contains_key(&number) || self.starting.contains_key(&number);
@@ -175,7 +175,7 @@ impl<'a> Commands<'a> {
         }
     }
 
-    /// Sends a signal to a command's process group. One that has just ended cannot be signalled; its end is told
+    /// Sends a signal to a command's process group. One that has just ended cannot be signalled; its end is reported
     /// elsewhere.
     pub fn signal(&self, command: CommandNumber, signal: i32) {
         if let (Some(pid), Ok(signal)) = (self.pid(command), Signal::try_from(signal)) {
@@ -209,7 +209,7 @@ impl<'a> Commands<'a> {
         starting.or_else(|| self.further.get(&command).copied())
     }
 
-    /// Reaps what has ended; what is to be told of it, and whether there may be more.
+    /// Reaps what has ended; what is to be reported of it, and whether there may be more.
     pub fn reap(&mut self) -> (Vec<News>, bool) {
         let mut news = Vec::new();
         for _ in 0..REAPED {
@@ -259,7 +259,7 @@ fn kill_session(leader: Pid) -> bool {
     let numbers = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
     let mut found = false;
     for pid in numbers.filter(|pid| *pid > 1).filter_map(Pid::from_raw) {
-        // Held before it is asked: whoever gets the number later is not meant.
+        // Held before it is asked: a later process with that number is not meant.
         let Ok(held) = rustix::process::pidfd_open(pid, PidfdFlags::empty()) else { continue };
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero()));
         if stat.ok().and_then(|stat| session(&stat)) == Some(leader.as_raw_nonzero().get()) {

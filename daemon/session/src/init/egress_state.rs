@@ -80,7 +80,7 @@ fn add_planned(egress: &Egress, sockets: &mut Vec<OwnedFd>) -> io::Result<()> {
     Ok(())
 }
 
-/// What may be reached without a name, as the kernel is told it.
+/// What may be reached without a name, as the kernel's rules.
 pub fn accept_rules(egress: &Egress) -> Vec<AcceptRule> {
     let mut accept_rules = Vec::new();
     for rule in &egress.nets {

@@ -79,7 +79,7 @@ pub enum FromInit {
     /// the session's egress, if it has one; it comes before [`FromInit::Confined`]. Descriptors: as in
     /// [`ToRelay::Network`](agentd_policy::wire::ToRelay::Network).
     Sockets,
-    /// Every layer is applied and was verified. Descriptor: what hears of calls that are refused.
+    /// Every layer is applied and was verified. Descriptor: the listener for calls that are refused.
     Confined {
         /// The Landlock ABI in force.
         landlock_abi: u32,
@@ -167,8 +167,8 @@ impl Init<'_> {
             Ok(()) => 0,
             Err(failure) => {
                 let message = FromInit::Failed { step: failure.step.to_owned(), why: failure.why };
-                // If the keeper is gone too there is nobody to tell.
-                let _ = self.tell(&message, &[]);
+                // If the keeper is gone too there is nobody to report to.
+                let _ = self.send(&message, &[]);
                 1
             }
         }
@@ -183,7 +183,7 @@ impl Init<'_> {
         let prepared = self.network()?;
         // What takes time and needs no plan is done before there is one.
         creds::drop_bounding().step("capabilities")?;
-        let Some((ToInit::Go { plan, access }, streams)) = self.hear(MAX_PACKET).step("message")? else {
+        let Some((ToInit::Go { plan, access }, streams)) = self.receive(MAX_PACKET).step("message")? else {
             return Ok(());
         };
         let stdio = Stdio::new(streams).step("streams")?;
@@ -194,7 +194,7 @@ impl Init<'_> {
             Some(egress) => {
                 let sockets = prepared.open(egress)?;
                 let sockets: Vec<_> = sockets.iter().map(AsFd::as_fd).collect();
-                self.tell(&FromInit::Sockets, &sockets).step("message")?;
+                self.send(&FromInit::Sockets, &sockets).step("message")?;
             }
             None => prepared.close()?,
         }
@@ -202,13 +202,13 @@ impl Init<'_> {
         let (landlock_abi, refused) = self.confine(&plan, &access)?;
         let signals = child_signals().step("signals")?;
         rustix::process::umask(rustix::fs::Mode::from_raw_mode(plan.umask & 0o777));
-        self.tell(&FromInit::Confined { landlock_abi }, &[refused.as_fd()]).step("message")?;
+        self.send(&FromInit::Confined { landlock_abi }, &[refused.as_fd()]).step("message")?;
         let main = match Starting::fork(self.token, &plan, &stdio).and_then(Starting::outcome) {
             Ok(main) => {
-                self.tell(&FromInit::Running, &[]).step("message")?;
+                self.send(&FromInit::Running, &[]).step("message")?;
                 main
             }
-            Err(not_run) => return self.tell(&FromInit::NotRun(not_run), &[]).step("message"),
+            Err(not_run) => return self.send(&FromInit::NotRun(not_run), &[]).step("message"),
         };
         // The streams stay open here: their end is the session's end, not the command's.
         self.serve(Commands::new(self.token, &plan, main), &signals)
@@ -225,7 +225,7 @@ impl Init<'_> {
         let resets = resets::Resets::open().step("raw sockets")?;
         let [four, six] = resets.descriptors();
         let descriptors = [prepared.table(), log.as_fd(), sockets.as_fd(), four, six];
-        self.tell(&FromInit::NetworkReady, &descriptors).step("message")?;
+        self.send(&FromInit::NetworkReady, &descriptors).step("message")?;
         Ok(prepared)
     }
 
@@ -288,15 +288,15 @@ impl Init<'_> {
                 }
             }
             if first[0] {
-                match self.hear(MAX_KEEPER_PACKET).step("message")? {
-                    Some((message, _)) => self.obey(message, &mut commands)?,
+                match self.receive(MAX_KEEPER_PACKET).step("message")? {
+                    Some((message, _)) => self.handle(message, &mut commands)?,
                     None => return Ok(()),
                 }
             }
         }
     }
 
-    fn obey(&self, message: ToInit, commands: &mut Commands<'_>) -> Result<(), Failure> {
+    fn handle(&self, message: ToInit, commands: &mut Commands<'_>) -> Result<(), Failure> {
         match message {
             ToInit::Signal { command, signal } => commands.signal(command, signal),
             ToInit::End { command } => commands.end(command),
@@ -311,7 +311,7 @@ impl Init<'_> {
                     Err(errno) => (Some(errno.raw_os_error()), None),
                 };
                 let socket: Vec<_> = socket.iter().map(AsFd::as_fd).collect();
-                self.tell(&FromInit::Entered { number, errno }, &socket).step("message")?;
+                self.send(&FromInit::Entered { number, errno }, &socket).step("message")?;
             }
             ToInit::Go { .. } => {}
         }
@@ -319,24 +319,24 @@ impl Init<'_> {
     }
 
     fn tell_news(&self, news: News) -> Result<(), Failure> {
-        let told = match news {
+        let sent = match news {
             News::Runs(command, outside) => {
                 let (_, descriptors) = outside.parts();
-                self.tell(&FromInit::Carry { command, terminal: outside.is_terminal() }, &descriptors)
+                self.send(&FromInit::Carry { command, terminal: outside.is_terminal() }, &descriptors)
             }
-            News::NotRun(command, not_run) => self.tell(&FromInit::CommandNotRun { command, not_run }, &[]),
-            News::Ended(0, status) => self.tell(&FromInit::Exited(status), &[]),
-            News::Ended(command, status) => self.tell(&FromInit::CommandExited { command, status }, &[]),
+            News::NotRun(command, not_run) => self.send(&FromInit::CommandNotRun { command, not_run }, &[]),
+            News::Ended(0, status) => self.send(&FromInit::Exited(status), &[]),
+            News::Ended(command, status) => self.send(&FromInit::CommandExited { command, status }, &[]),
         };
-        told.step("message")
+        sent.step("message")
     }
 
-    fn tell(&self, message: &FromInit, descriptors: &[BorrowedFd<'_>]) -> Result<(), String> {
+    fn send(&self, message: &FromInit, descriptors: &[BorrowedFd<'_>]) -> Result<(), String> {
         let packet = encode(message).map_err(|e| e.to_string())?;
         self.socket.send(&packet, descriptors).map_err(|e| e.to_string())
     }
 
-    fn hear(&self, most: usize) -> Result<Option<(ToInit, Vec<OwnedFd>)>, String> {
+    fn receive(&self, most: usize) -> Result<Option<(ToInit, Vec<OwnedFd>)>, String> {
         let Some(packet) = self.socket.receive(most, 3).map_err(|e| e.to_string())? else { return Ok(None) };
         let message = decode(&packet.bytes).map_err(|e| e.to_string())?;
         Ok(Some((message, packet.descriptors)))
@@ -362,7 +362,7 @@ pub struct Network {
     pub nft: OwnedFd,
     /// The socket on which denied packets arrive.
     pub log: OwnedFd,
-    /// What tells whose a socket is.
+    /// What shows whose a socket is.
     pub sockets: OwnedFd,
     /// Raw sockets for resets, of IPv4 and IPv6.
     pub resets: [OwnedFd; 2],

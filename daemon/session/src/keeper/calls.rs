@@ -145,7 +145,7 @@ impl Calls {
             (opened.over, found) = (true, true);
         }
         if !found {
-            // A file whose number has changed (overlayfs without xino, at a copy up): which, cannot be told.
+            // A file whose number has changed (overlayfs without xino, at a copy up): which one is unknown.
             self.doubt(Some(thread));
         }
     }

@@ -92,7 +92,7 @@ fn what_nobody_asked_for_ran_and_what_is_gone_is_unknown() {
     assert_eq!((found, said(&outcomes)), (false, vec!["Unknown arm ld.so".into()]));
     open(&mut calls, &[(2, "git"), (3, "ld.so")], before(1));
     assert_eq!(said(&calls.gone(before(1))), ["Unknown git ld.so"]);
-    // The program that runs is run again by itself: nothing tells that from a failure.
+    // The program that runs is run again by itself: nothing distinguishes that from a failure.
     open(&mut calls, &[(1, "sh")], before(1));
     calls.closed(LEADER, file(1));
     assert_eq!(said(&calls.unchanged(before(1))), ["Unknown sh"]);

@@ -15,7 +15,7 @@ use super::Keeper;
 use crate::command::NotRun;
 use crate::init::ToInit;
 
-/// How many ends of commands are told again to a new service, once all of their output was delivered.
+/// How many ends of commands are sent again to a new service, once all of their output was delivered.
 const MAX_PAST: usize = MAX_COMMANDS;
 
 /// One that was asked for and is not forgotten.

@@ -76,7 +76,7 @@ impl Keeper {
             }
             Some(Action::Record(end)) => {
                 if let Some(egress_state) = &mut self.egress_state {
-                    egress_state.told.flush(&mut self.spool);
+                    egress_state.coalescer.flush(&mut self.spool);
                 }
                 self.spool.push(EventBody::Ended(end));
             }

@@ -111,8 +111,8 @@ impl Keeper {
         Ok(())
     }
 
-    /// From now on calls that the filter refuses are heard of.
-    pub(super) fn hear_refused(&mut self, listener: OwnedFd) -> Result<(), String> {
+    /// From now on calls that the filter refuses are received.
+    pub(super) fn watch_refused(&mut self, listener: OwnedFd) -> Result<(), String> {
         self.event_loop.add(&listener, Source::Refused, EventFlags::IN).map_err(|e| format!("epoll: {e}"))?;
         self.audit.refused = Some(Refused::new(listener));
         Ok(())
@@ -120,8 +120,8 @@ impl Keeper {
 
     pub(super) fn calls_refused(&mut self) -> Result<(), String> {
         let Some(refused) = &mut self.audit.refused else { return Ok(()) };
-        let heard = refused.hear(&self.audit.processes, Instant::now());
-        let turn = heard.map_err(|e| format!("seccomp: {e}"))?;
+        let turn = refused.receive(&self.audit.processes, Instant::now());
+        let turn = turn.map_err(|e| format!("seccomp: {e}"))?;
         self.spool.lost(turn.lost);
         turn.events.into_iter().for_each(|event| self.spool.push_of_process(event));
         if turn.last {
@@ -130,7 +130,7 @@ impl Keeper {
         Ok(())
     }
 
-    /// What was still being counted is told, and nothing more is heard.
+    /// What was still being counted is recorded, and nothing more is received.
     pub(super) fn refused_at_last(&mut self) {
         let Some(refused) = self.audit.refused.take() else { return };
         // Init may have it open for a moment yet. It may be gone from there by itself.

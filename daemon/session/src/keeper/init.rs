@@ -69,11 +69,11 @@ impl Keeper {
                 self.finish(End::Failed { what: "init: a message malformed".into() });
                 continue;
             };
-            self.hear(message, packet.descriptors)?;
+            self.handle_message(message, packet.descriptors)?;
         }
     }
 
-    fn hear(&mut self, message: FromInit, descriptors: Vec<OwnedFd>) -> Result<(), String> {
+    fn handle_message(&mut self, message: FromInit, descriptors: Vec<OwnedFd>) -> Result<(), String> {
         match message {
             FromInit::Running => {
                 self.spool.push(EventBody::Started);
@@ -122,8 +122,8 @@ impl Keeper {
                     Ok(FromInit::Confined { landlock_abi }) if opened => {
                         let refused = packet.descriptors.into_iter().next();
                         let refused =
-                            refused.ok_or_else(|| failed("nothing hears of refused calls".into()))?;
-                        self.hear_refused(refused).map_err(failed)?;
+                            refused.ok_or_else(|| failed("nothing listens for refused calls".into()))?;
+                        self.watch_refused(refused).map_err(failed)?;
                         return Ok(landlock_abi);
                     }
                     Ok(FromInit::Failed { step, why }) => return Err((step, why)),

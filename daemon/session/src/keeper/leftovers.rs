@@ -1,5 +1,5 @@
 //! What is left in directories that were given as they are, once no process of the session is: placeholders go, and what
-//! programs outside would run is looked for, before the session's end is told.
+//! programs outside would run is looked for, before the session's end is recorded.
 
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -84,12 +84,12 @@ impl Leftovers {
             return;
         }
         self.step = Step::Removing(Instant::now() + REMOVING);
-        let told = self.launcher.as_ref().is_some_and(|launcher| {
+        let asked = self.launcher.as_ref().is_some_and(|launcher| {
             let watched = events.add(launcher, Source::Leftovers, EventFlags::IN);
             let emptied = encode(&Reply::Emptied).ok();
             watched.is_ok() && emptied.is_some_and(|emptied| launcher.send(&emptied, &[]).is_ok())
         });
-        if !told {
+        if !asked {
             self.search(events, spool);
         }
     }
@@ -112,7 +112,7 @@ impl Leftovers {
     }
 
     /// Something is to be read.
-    pub fn heard(&mut self, events: &Events, spool: &mut Spool) {
+    pub fn handle(&mut self, events: &Events, spool: &mut Spool) {
         match self.step {
             // The launcher closes its end when it is done.
             Step::Removing(_) => self.search(events, spool),
@@ -123,7 +123,7 @@ impl Leftovers {
 
     fn look(&mut self, spool: &mut Spool) {
         for scout in std::mem::take(&mut self.scouts) {
-            match scout.hear() {
+            match scout.receive() {
                 Err(PacketError::WouldBlock) => self.scouts.push(scout),
                 Ok(Some(FromScout::Found(found))) => {
                     let top = scout.workspace.as_str();
@@ -163,7 +163,7 @@ impl Leftovers {
         }
     }
 
-    /// Whether the end may be told.
+    /// Whether the end may be recorded.
     pub fn is_done(&self) -> bool {
         self.step == Step::Done
     }
@@ -174,7 +174,7 @@ impl Leftovers {
     }
 }
 
-/// Has a search look once more; whether it will. Copies that are too many for it are told as they are: unread.
+/// Has a search look once more; whether it will. Copies that are too many for it are reported as unread.
 fn ask(scout: &Scout, copied: &[Copied], spool: &mut Spool) -> bool {
     let own: Vec<&Copied> = copied.iter().filter(|copied| copied.workspace == scout.workspace).collect();
     let (looked_at, others) = own.split_at(own.len().min(MAX_COPIES));
@@ -189,11 +189,11 @@ fn ask(scout: &Scout, copied: &[Copied], spool: &mut Spool) -> bool {
 }
 
 /// Tells each of a list by its path below `top`; `more` goes with the last.
-fn each<T>(top: &str, list: Vec<(String, T)>, more: u64, mut tell: impl FnMut(String, T, u64)) {
+fn each<T>(top: &str, list: Vec<(String, T)>, more: u64, mut push: impl FnMut(String, T, u64)) {
     let last = list.len();
     for (number, (path, what)) in (1..).zip(list) {
         let path = if path.is_empty() { top.to_owned() } else { format!("{top}/{path}") };
-        tell(path, what, if number == last { more } else { 0 });
+        push(path, what, if number == last { more } else { 0 });
     }
 }
 
@@ -204,7 +204,7 @@ fn unsearched(scout: Scout, spool: &mut Spool) {
 }
 
 impl Keeper {
-    /// The launcher is told when the session is empty, if anything is to be taken away then.
+    /// The launcher gets a message when the session is empty, if anything is to be taken away then.
     pub fn tell_when_empty(&mut self, launcher: Packets) {
         if !self.files.leftovers.scouts.is_empty() {
             self.files.leftovers.launcher = Some(launcher);
@@ -213,7 +213,7 @@ impl Keeper {
 
     /// A launcher or a scout says something.
     pub(super) fn leftovers_say(&mut self) {
-        self.files.leftovers.heard(&self.event_loop, &mut self.spool);
+        self.files.leftovers.handle(&self.event_loop, &mut self.spool);
         self.leftovers_looked_at();
     }
 

@@ -1,4 +1,4 @@
-//! What a session may use up: memory and processes, as the kernel tells; its overlays, as the meter tells; time.
+//! What a session may use up: memory and processes, as the kernel counts; its overlays, as the meter measures; time.
 
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
@@ -12,7 +12,7 @@ use agentd_policy::size::readable_size;
 use super::Keeper;
 use crate::meter::{self, Excess, Notice};
 
-/// How often the pids limit is looked at where the kernel does not tell.
+/// How often the pids limit is looked at where the kernel does not notify.
 const PIDS_LOOK: Duration = Duration::from_millis(250);
 /// How often the relay says that something goes through: so long it may be silent of it.
 const ACTIVE: Duration = Duration::from_secs(1);
@@ -27,12 +27,12 @@ pub struct Limits {
     active: Instant,
     memory_kills: u64,
     pids_hits: u64,
-    pids_told: Option<Instant>,
-    /// When to look at the pids limit, where the kernel does not tell.
+    pids_reported: Option<Instant>,
+    /// When to look at the pids limit, where the kernel does not notify.
     pids_look: Option<Instant>,
-    /// What looks at the size of the session's overlays, and what it tells that by.
+    /// What looks at the size of the session's overlays, and the pipe of its notices.
     pub disk: Option<(Child, OwnedFd)>,
-    /// The meter that has been told to end.
+    /// The meter that is about to end.
     pub meter: Option<Child>,
 }
 
@@ -46,7 +46,7 @@ impl Limits {
             active: now,
             memory_kills: watch.memory_kills().map_err(|e| e.to_string())?,
             pids_hits: watch.pids_hits().map_err(|e| e.to_string())?,
-            pids_told: None,
+            pids_reported: None,
             pids_look: (!watch.pids_notify()).then_some(now),
             disk,
             meter: None,
@@ -117,9 +117,9 @@ impl Keeper {
 
     pub(super) fn pids_limit(&mut self) -> Result<(), String> {
         let hits = self.watch.pids_hits().map_err(|e| format!("pids.events: {e}"))?;
-        let quiet = self.limits.pids_told.is_none_or(|told| told.elapsed() >= Duration::from_secs(1));
+        let quiet = self.limits.pids_reported.is_none_or(|at| at.elapsed() >= Duration::from_secs(1));
         if hits > self.limits.pids_hits && quiet {
-            self.limits.pids_told = Some(Instant::now());
+            self.limits.pids_reported = Some(Instant::now());
             self.spool.push(EventBody::Limit { name: "pids".into(), limit: self.limits.planned.pids });
         }
         self.limits.pids_hits = hits;

@@ -144,7 +144,7 @@ impl Keeper {
         Ok(())
     }
 
-    /// Sends what waits, everywhere; asks to be told of room where there is none.
+    /// Sends what waits, everywhere; watches for room where there is none.
     pub(super) fn flush(&mut self) -> Result<(), String> {
         let events = &self.event_loop;
         if let Some(link) = &mut self.service.link {
@@ -164,7 +164,7 @@ impl Keeper {
             }
         }
         for outbox in self.init.live_outbox().into_iter().chain(self.relay.live_outbox()) {
-            // Of one that is gone its end tells.
+            // One that is gone is seen by its end.
             let more = outbox.flush().unwrap_or(false);
             outbox.ask_for_room(events, more).or_else(|error| match outbox.flush() {
                 Ok(_) => Err(error),

@@ -100,7 +100,7 @@ pub struct Parts<'a> {
     pub execs: ExecWatch,
     /// Reports when a mount of the session goes, if names are covered in a directory that others change too.
     pub mounts: Option<OwnedFd>,
-    /// What looks at the size of the session's overlays, and what it tells that by.
+    /// What looks at the size of the session's overlays, and the pipe of its notices.
     pub disk: Option<(Child, OwnedFd)>,
     /// Its file systems in memory.
     pub scratches: Vec<Scratch>,
@@ -110,7 +110,7 @@ pub struct Parts<'a> {
     pub network: Network,
     /// The site's blocklists, if the session egress.
     pub blocklist: Option<OwnedFd>,
-    /// Certificates of authorities, if its egress asks over TLS.
+    /// The CA bundle, if its egress asks over TLS.
     pub trust: Option<OwnedFd>,
     /// What the site's proxy wants to know of its clients, if it does.
     pub credential: Option<OwnedFd>,
@@ -295,7 +295,7 @@ impl Keeper {
             self.spool.push_of_process(event);
         }
         if let Some(egress_state) = &mut self.egress_state {
-            egress_state.told.flush_older(now, &mut self.spool);
+            egress_state.coalescer.flush_older(now, &mut self.spool);
         }
         self.service.steering.recorded(self.spool.acknowledged(), now);
         self.files.leftovers.expire(now, &self.event_loop, &mut self.spool);
@@ -310,7 +310,7 @@ impl Keeper {
             self.audit.processes.next_look(),
             self.denials.next_flush(),
             self.audit.refused.as_ref().and_then(Refused::due),
-            self.egress_state.as_ref().and_then(|egress_state| egress_state.told.next_flush()),
+            self.egress_state.as_ref().and_then(|egress_state| egress_state.coalescer.next_flush()),
             self.egress_state.as_ref().and_then(|egress_state| egress_state.renewals.due()),
             self.egress_state.as_ref().and_then(|egress_state| egress_state.tunnels.due()),
             self.limits.due().filter(|_| self.phase.is_running()),

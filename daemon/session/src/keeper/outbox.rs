@@ -25,7 +25,7 @@ pub struct Outbox {
     source: Source,
     /// What it is watched for.
     watched: EventFlags,
-    /// Whether nothing is heard from somebody who does not read.
+    /// Whether nothing is read from a peer that does not read.
     patient: bool,
 }
 
@@ -37,12 +37,12 @@ impl Outbox {
         Ok(Self { socket, waiting: VecDeque::new(), source, watched: EventFlags::IN, patient: false })
     }
 
-    /// Of one whose peer is not heard as long as it is full: for a peer that gets an answer for each question.
+    /// Of one whose peer is not read as long as it is full: for a peer that gets an answer for each question.
     pub fn patient(self) -> Self {
         Self { patient: true, ..self }
     }
 
-    /// Whether its peer is to be heard only after it has read.
+    /// Whether its peer is to be read only after it has read itself.
     pub fn is_full(&self) -> bool {
         self.patient && self.waiting.len() >= FULL
     }
@@ -76,7 +76,7 @@ impl Outbox {
         Ok(false)
     }
 
-    /// Asks to be told of room, or not any more.
+    /// Watches for room, or not any more.
     pub fn ask_for_room(&mut self, events: &Events, ask: bool) -> Result<(), String> {
         let flags = match ask {
             true if self.is_full() => EventFlags::OUT,

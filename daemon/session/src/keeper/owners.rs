@@ -1,5 +1,5 @@
-//! Whose a socket of the session is: the one process that has it. Looked for while whoever has it waits for an answer, at
-//! a bounded price; who cannot be found, or cannot be told from another, is not named.
+//! Whose a socket of the session is: the one process that has it. Looked for while that process waits for an answer, at
+//! a bounded price; who cannot be found, or is not the only one, is not named.
 
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -29,7 +29,7 @@ const LOOKS: (u32, u32) = (256, 128);
 #[derive(Debug)]
 pub struct Owners {
     sockets: SockDiag,
-    /// `None` where /proc does not tell.
+    /// `None` where /proc does not show it.
     mount: Option<SocketMount>,
     looks: TokenBucket,
     /// Who had the relay's clients that were looked for last.
@@ -41,7 +41,7 @@ impl Owners {
     pub fn new(sockets: SockDiag, proc: BorrowedFd<'_>) -> Self {
         let mount = SocketMount::of(proc, sockets.as_fd());
         if let Err(error) = &mount {
-            tracing::warn!(%error, "whose a connection is cannot be told on this host");
+            tracing::warn!(%error, "which process has a connection is unknown on this host");
         }
         Self {
             sockets,

@@ -192,7 +192,7 @@ impl Processes {
         let before = known.before();
         let outcomes = known.calls.open(thread, file, path, marked, before);
         (known.looks, known.next) = (0, Some(Instant::now() + Duration::from_micros(LOOKS[0])));
-        events.extend(tell(known, outcomes, None, &mut self.files, watch));
+        events.extend(outcome_events(known, outcomes, None, &mut self.files, watch));
         (met, events)
     }
 
@@ -324,7 +324,7 @@ impl Processes {
             Change::None => {
                 known.memory = memory;
                 let outcomes = known.calls.unchanged(before);
-                tell(known, outcomes, None, files, watch)
+                outcome_events(known, outcomes, None, files, watch)
             }
             Change::Done => {
                 let (found, outcomes) = known.calls.changed(exe.file(), before);
@@ -332,7 +332,7 @@ impl Processes {
                 let argv =
                     procfs::arguments(proc.as_fd(), pid).ok().filter(|arguments| !arguments.is_empty());
                 let image = Image { name, argv: argv.map(bounded), unasked: !found && exe != Exe::Hidden };
-                let events = tell(known, outcomes, Some(image), files, watch);
+                let events = outcome_events(known, outcomes, Some(image), files, watch);
                 (known.exe, known.memory) = (exe, memory);
                 events
             }
@@ -410,7 +410,7 @@ fn gone(known: &mut Known, files: &mut WatchedFiles, watch: &ExecWatch) -> Vec<E
     let before = known.before();
     let outcomes = known.calls.gone(before);
     let doubt = outcomes.iter().any(|outcome| outcome.result == ExecResult::Unknown);
-    let events = tell(known, outcomes, None, files, watch);
+    let events = outcome_events(known, outcomes, None, files, watch);
     if doubt {
         known.path = None;
     }
@@ -418,7 +418,7 @@ fn gone(known: &mut Known, files: &mut WatchedFiles, watch: &ExecWatch) -> Vec<E
 }
 
 /// The events of what has become certain.
-fn tell(
+fn outcome_events(
     known: &mut Known,
     outcomes: Vec<Outcome>,
     image: Option<Image>,

@@ -1,11 +1,11 @@
-//! Calls that the session's filter refuses: each is answered at once, with the refusal, and told of.
+//! Calls that the session's filter refuses: each is answered at once, with the refusal, and recorded.
 
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use agentd_kernel::seccomp::{AGENT, Call, Heard, Listener, Options};
+use agentd_kernel::seccomp::{AGENT, Call, Received, Listener, Options};
 use agentd_policy::event::{Actor, EventBody};
 
 use super::processes::Processes;
@@ -43,9 +43,9 @@ pub struct Refused {
 }
 
 impl Refused {
-    /// What init's filter tells of.
+    /// What init's filter notifies of.
     pub fn new(listener: OwnedFd) -> Self {
-        // The filter's options allow more, and change no refusal that is told of.
+        // The filter's options allow more, and change no refusal that is notified of.
         let options = Options { memfd_create: false, set_gid: false };
         Self { listener: Listener::new(listener, AGENT, options), counted: BTreeMap::new() }
     }
@@ -53,15 +53,15 @@ impl Refused {
     /// Answers what waits, one turn of it: each call fails, whatever could be read of its caller.
     ///
     /// # Errors
-    /// If nothing can be heard or answered any more.
-    pub fn hear(&mut self, processes: &Processes, now: Instant) -> io::Result<Turn> {
+    /// If nothing can be received or answered any more.
+    pub fn receive(&mut self, processes: &Processes, now: Instant) -> io::Result<Turn> {
         let mut turn = Turn::default();
         for _ in 0..TURN {
             let asked = match self.listener.next()? {
-                Heard::Call(asked) => asked,
-                Heard::Less => continue,
-                Heard::Nothing => break,
-                Heard::End => {
+                Received::Call(asked) => asked,
+                Received::Less => continue,
+                Received::Nothing => break,
+                Received::End => {
                     turn.last = true;
                     break;
                 }
@@ -178,12 +178,12 @@ mod tests {
     #[test]
     fn the_first_is_told_at_once_and_the_rest_with_a_count() {
         let (mut refused, now) = (refused(), Instant::now());
-        let mut told = Vec::new();
+        let mut events = Vec::new();
         for (pid, number) in [(1, 165), (1, 165), (2, 165), (1, 165), (1, 272)] {
-            told.extend(refused.count(actor(pid), &call(number), now).ok().flatten());
+            events.extend(refused.count(actor(pid), &call(number), now).ok().flatten());
         }
         let of = |pid, call: &str, count| (pid, call.to_owned(), count);
-        assert_eq!(counts(told), [of(1, "mount", 1), of(2, "mount", 1), of(1, "unshare", 1)]);
+        assert_eq!(counts(events), [of(1, "mount", 1), of(2, "mount", 1), of(1, "unshare", 1)]);
         assert!(refused.flush_older(now).is_empty());
         assert_eq!(counts(refused.flush_older(now + WAIT)), [of(1, "mount", 2)]);
         // What went on is counted further, the rest begins anew.
@@ -196,8 +196,8 @@ mod tests {
     fn kinds_are_bounded() {
         let (mut refused, now) = (refused(), Instant::now());
         let many = 0..2 * u32::try_from(KINDS).unwrap();
-        let told = many.filter(|pid| refused.count(actor(*pid), &call(165), now).is_ok()).count();
-        assert_eq!((told, refused.counted.len()), (KINDS, KINDS));
+        let events = many.filter(|pid| refused.count(actor(*pid), &call(165), now).is_ok()).count();
+        assert_eq!((events, refused.counted.len()), (KINDS, KINDS));
         assert!(refused.flush_older(now + WAIT).is_empty() && refused.due().is_none());
         assert!(refused.count(actor(9999), &call(165), now).is_ok());
         // One process leaves room for others.

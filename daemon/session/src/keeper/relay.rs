@@ -56,7 +56,7 @@ impl RelayProcess {
 impl Keeper {
     pub(super) fn ask_relay(&mut self, message: &ToRelay, descriptors: Vec<OwnedFd>) {
         let Some(control) = self.relay.live_outbox() else { return };
-        // Of a relay that is gone its end tells.
+        // A relay that is gone is seen by its end.
         if let Err(error) = control.send(message, descriptors) {
             self.finish(End::Failed { what: format!("the relay: {error}") });
         }
@@ -65,7 +65,7 @@ impl Keeper {
     /// The relay says something.
     pub(super) fn relay_says(&mut self) -> Result<(), String> {
         for _ in 0..MESSAGES {
-            // One that asks and does not take the answers is not heard until it does.
+            // One that asks and does not take the answers is not read until it does.
             let Some(control) = self.relay.control.as_ref().filter(|control| !control.is_full()) else {
                 return Ok(());
             };

@@ -54,7 +54,7 @@ impl Repeats {
     }
 }
 
-/// Whether nothing tells the two apart.
+/// Whether the two differ in nothing.
 fn same(one: &Outcome, other: &Outcome) -> bool {
     one.result == other.result && one.path == other.path && one.interpreters == other.interpreters
 }

@@ -1,4 +1,4 @@
-//! Whether a file system in memory that a session has is full: the kernel tells nobody but who writes.
+//! Whether a file system in memory that a session has is full: the kernel shows that only to the process that writes.
 
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -9,7 +9,7 @@ use agentd_policy::event::EventBody;
 const REST: Duration = Duration::from_millis(50);
 /// Once nothing goes on any more, the last look is after that.
 const SETTLED: Duration = Duration::from_secs(1);
-/// One that was full is told of again once this part of it was free in between.
+/// One that was full is reported again once this part of it was free in between.
 const ROOM: u64 = 16;
 
 /// A file system in memory that the session writes to.
@@ -65,16 +65,16 @@ impl Scratches {
 
     /// Looks. Which have become full since.
     pub fn look(&mut self) -> rustix::io::Result<Vec<EventBody>> {
-        let mut told = Vec::new();
+        let mut events = Vec::new();
         for (scratch, known) in &mut self.all {
             let room = rustix::fs::fstatfs(&scratch.mount)?;
             let full = room.f_bfree == 0 || room.f_files > 0 && room.f_ffree == 0;
             let roomy = room.f_bfree > room.f_blocks / ROOM && room.f_ffree >= room.f_files / ROOM;
             if full && !*known {
-                told.push(EventBody::Limit { name: scratch.path.clone(), limit: scratch.size });
+                events.push(EventBody::Limit { name: scratch.path.clone(), limit: scratch.size });
             }
             *known = full || *known && !roomy;
         }
-        Ok(told)
+        Ok(events)
     }
 }

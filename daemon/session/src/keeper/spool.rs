@@ -13,7 +13,7 @@ const CAPACITY: usize = 4096;
 const MAX_BYTES: usize = 16 << 20;
 /// Of them, those that only a session's life, its policy and its losses may use.
 const RESERVED: usize = 64;
-/// How long what is told of connections and names waits for more of it: each that is sent wakes the service.
+/// How long events of connections and names wait for more of them: each that is sent wakes the service.
 const PAUSE: Duration = Duration::from_millis(5);
 /// And how many wait at most.
 const TOGETHER: usize = 64;

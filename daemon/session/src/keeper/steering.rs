@@ -96,7 +96,7 @@ impl Keeper {
             };
             match changed {
                 Ok(()) => {
-                    // Its end is nothing to be told of any more.
+                    // Its end matters to nobody any more.
                     let _ = self.event_loop.remove(&socket);
                     let until = Instant::now() + RECORD_TIMEOUT;
                     self.service.steering.changed.push((self.spool.last(), until, socket));
@@ -106,7 +106,7 @@ impl Keeper {
         }
     }
 
-    /// Changes what may be reached, for a caller. What is pinned and may not be any more goes before the relay hears.
+    /// Changes what may be reached, for a caller. What is pinned and may not be any more goes before the relay gets it.
     fn change_policy(&mut self, change: &Change, uid: u32) -> Result<(), Refusal> {
         let session = &self.identity.session;
         let Some(egress_state) = self.egress_state.as_mut().filter(|_| self.phase.is_running()) else {
@@ -127,7 +127,7 @@ impl Keeper {
             .plan(&Ruleset::open(&egress_state::accept_rules(&egress)))
             .and_then(|()| egress_state.pins.judge_again(&egress, table, Instant::now()));
         egress_state.egress = egress.clone();
-        egress_state.told.flush(&mut self.spool);
+        egress_state.coalescer.flush(&mut self.spool);
         if let Err(error) = done {
             self.network_failed(&error);
             return Err(refusals::ended(&self.identity.session));

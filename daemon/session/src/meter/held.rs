@@ -1,6 +1,6 @@
-//! Where the kernel holds the limit: tells of a session that has reached it. Such a session goes on; its writes fail
-//! with `ENOSPC` or `EDQUOT`. The kernel tells nobody, so that it is looked twice a second at what is left: who fills
-//! it and makes room again between two looks is not told of.
+//! Where the kernel holds the limit: reports a session that has reached it. Such a session goes on; its writes fail
+//! with `ENOSPC` or `EDQUOT`. The kernel notifies nobody, so that it is looked twice a second at what is left: who fills
+//! it and makes room again between two looks is not reported.
 
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::time::{Duration, Instant};
@@ -17,16 +17,16 @@ const LOOK: Timespec = Timespec { tv_sec: 0, tv_nsec: 500_000_000 };
 /// before it is used up.
 const NOTHING: u64 = 1 << 20;
 const PART: u64 = 64;
-/// It is told of again when so many times more was free meanwhile, or after this time.
+/// It is reported again when so many times more was free meanwhile, or after this time.
 const AGAIN: u64 = 2;
 const LATER: Duration = Duration::from_secs(60);
 
-/// What was told, of bytes or of inodes.
+/// When it was last reported, of bytes or of inodes.
 #[derive(Debug, Default)]
-struct Told(Option<Instant>);
+struct LastReport(Option<Instant>);
 
-impl Told {
-    /// Whether it is to be told now.
+impl LastReport {
+    /// Whether it is to be reported now.
     fn is_due(&mut self, free: u64, nothing: u64, now: Instant) -> bool {
         if free > (nothing * AGAIN).max(16) {
             self.0 = None;
@@ -41,7 +41,7 @@ impl Told {
 
 /// Returns once nobody wants to know any more.
 pub fn run(uppers: BorrowedFd<'_>, keeper: BorrowedFd<'_>) -> Result<(), String> {
-    let (mut bytes, mut inodes) = (Told::default(), Told::default());
+    let (mut bytes, mut inodes) = (LastReport::default(), LastReport::default());
     loop {
         let Space { free: Usage { bytes: free, inodes: names }, size, .. } =
             Space::of(uppers).map_err(|e| format!("statfs: {e}"))?;
@@ -69,8 +69,8 @@ mod tests {
 
     #[test]
     fn it_is_told_once_until_there_is_room_again() {
-        let (mut told, now) = (Told::default(), Instant::now());
-        let mut due = |free, now| told.is_due(free, NOTHING, now);
+        let (mut last, now) = (LastReport::default(), Instant::now());
+        let mut due = |free, now| last.is_due(free, NOTHING, now);
         assert!(!due(NOTHING + 1, now));
         assert!(due(NOTHING, now));
         assert!(!due(0, now) && !due(AGAIN * NOTHING, now) && !due(0, now));

@@ -1,6 +1,6 @@
 //! The meter measures what a session has written to its overlays.
 //!
-//! Where the kernel holds the limit, by project quotas or by an image of the session's own, the meter only [tells](held)
+//! Where the kernel holds the limit, by project quotas or by an image of the session's own, the meter only [reports](held)
 //! when the limit is reached. Otherwise it [watches](watch): it counts what has a [name](names), what has
 //! [none](nameless), and holds the file system's own count of free space against both.
 
@@ -49,12 +49,12 @@ pub struct Meter<'a> {
 impl Meter<'_> {
     /// Starts it. What it finds comes by the descriptor, as [`read`] reads it.
     pub fn start(self) -> std::io::Result<(Child, OwnedFd)> {
-        let (notices, tell) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+        let (notices, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
         let birth = CloneArgs { cgroup: Some(self.cgroup), ..CloneArgs::default() };
         let child = process::spawn(self.token, birth, || {
-            let found = self.give_up(tell.as_fd()).and_then(|()| {
+            let found = self.give_up(writer.as_fd()).and_then(|()| {
                 if self.form != DiskForm::Watch {
-                    return held::run(self.uppers.as_fd(), tell.as_fd()).map(|()| None);
+                    return held::run(self.uppers.as_fd(), writer.as_fd()).map(|()| None);
                 }
                 watch::Watch {
                     uppers: self.uppers.as_fd(),
@@ -62,7 +62,7 @@ impl Meter<'_> {
                     reserve: self.reserve,
                     freezer: &self.freezer,
                     proc: self.proc,
-                    keeper: tell.as_fd(),
+                    keeper: writer.as_fd(),
                 }
                 .run()
             });
@@ -75,7 +75,7 @@ impl Meter<'_> {
                 }
             };
             // A keeper that is gone needs no notice.
-            let _ = rustix::io::write(&tell, &notice.to_bytes());
+            let _ = rustix::io::write(&writer, &notice.to_bytes());
             code
         })?;
         Ok((child, notices))
@@ -83,11 +83,11 @@ impl Meter<'_> {
 
     /// Of root's rights it keeps those to list directories of others and to look at what their processes have open; it
     /// has no root and no network.
-    fn give_up(&self, tell: BorrowedFd<'_>) -> Result<(), String> {
+    fn give_up(&self, writer: BorrowedFd<'_>) -> Result<(), String> {
         let text = |e: &dyn std::fmt::Display| e.to_string();
         process::set_title(c"agentd-meter").map_err(|e| text(&e))?;
         mount::enter_namespace(self.empty_root).map_err(|e| text(&e))?;
-        let mut keep = vec![self.uppers.as_fd(), self.proc, tell];
+        let mut keep = vec![self.uppers.as_fd(), self.proc, writer];
         keep.extend(self.freezer.descriptors());
         process::close_all_but(&keep).map_err(|e| text(&e))?;
         creds::not_dumpable().map_err(|e| text(&e))?;

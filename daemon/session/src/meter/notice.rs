@@ -1,4 +1,4 @@
-//! What a meter tells the keeper: letters, and behind the last one, if it is that, why the meter failed.
+//! What a meter sends to the keeper: letters, and behind the last one, if it is that, why the meter failed.
 
 use std::os::fd::OwnedFd;
 
@@ -96,9 +96,9 @@ mod tests {
     use super::*;
 
     fn through(bytes: &[u8]) -> Vec<Notice> {
-        let (notices, tell) = rustix::pipe::pipe().unwrap();
-        rustix::io::write(&tell, bytes).unwrap();
-        drop(tell);
+        let (notices, writer) = rustix::pipe::pipe().unwrap();
+        rustix::io::write(&writer, bytes).unwrap();
+        drop(writer);
         read(&notices)
     }
 

@@ -15,7 +15,7 @@ const MAX_CONFIG: u64 = 2 << 20;
 /// The most hooks of one directory that are looked at.
 const MAX_HOOKS: usize = 1024;
 
-/// Looks at every copy; what does not come with its descriptors is told as unreadable.
+/// Looks at every copy; what does not come with its descriptors is reported as unreadable.
 pub fn look(copies: &[CopyOf], descriptors: &[OwnedFd], found: &mut Found) {
     let mut rest = descriptors;
     for copy in copies {

@@ -20,7 +20,7 @@ const MAX_OBJECTS: usize = 200_000;
 /// The type bits of a directory in a tree.
 const DIRECTORY_MODE: u32 = 0o040_000;
 
-/// The most commits before the session's that are gone through to tell its own from them.
+/// The most commits before the session's that are gone through to separate its own from them.
 const MAX_COMMITS: usize = 50_000;
 
 /// What is known of one repository's history.

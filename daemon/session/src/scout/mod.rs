@@ -30,13 +30,13 @@ use report::{Configuration, Found};
 pub use report::{CopyKind, CopyOf, FromScout, Missing, Part, Report, SearchAgain};
 use search::{Search, State};
 
-/// The most that is told at the end by name.
+/// The most findings that are reported by name at the end.
 const MAX_FOUND: usize = 64;
 /// The most copies that are looked at.
 pub const MAX_COPIES: usize = 64;
 /// The most that copies of configurations hold together, in bytes.
 const MAX_COPIED: u64 = 8 << 20;
-/// The longest path that is told.
+/// The longest path that is reported, in bytes.
 const MAX_PATH: usize = 512;
 
 /// What a scout is sent out with.
@@ -65,7 +65,7 @@ pub struct Commission<'a> {
 /// has the agent's rights over files.
 ///
 /// # Errors
-/// What the caller is told.
+/// The refusal for the caller.
 pub fn names(workspace: &Workspace, top: BorrowedFd<'_>, agent: u32) -> Result<Report, Refusal> {
     let mut search = Search::of(workspace, None);
     let report = search.run(top, agent).and_then(|()| search.report());
@@ -99,7 +99,7 @@ impl Commission<'_> {
         .map_err(|e| text(&e))?;
         drop(own);
         let scout = Scout { workspace: self.workspace.path.clone(), child, socket };
-        let said = scout.hear().map_err(|e| text(&e));
+        let said = scout.receive().map_err(|e| text(&e));
         match &said {
             Ok(Some(FromScout::Report(_))) => {}
             _ => {
@@ -120,7 +120,7 @@ impl Commission<'_> {
         let answer = encode(&answer).map_err(|e| text(&e))?;
         socket.send(&answer, &[]).map_err(|e| text(&e))?;
         let Some(before) = before else { return Ok(()) };
-        // Without a keeper there is nobody to tell.
+        // Without a keeper there is nobody to report to.
         let Some(asked) = socket.receive(MAX_PACKET, 2 * MAX_COPIES).map_err(|e| text(&e))? else {
             return Ok(());
         };
@@ -215,7 +215,7 @@ impl Commission<'_> {
 
 impl Scout {
     /// Its next message; `None` if it is gone.
-    pub fn hear(&self) -> Result<Option<FromScout>, PacketError> {
+    pub fn receive(&self) -> Result<Option<FromScout>, PacketError> {
         Ok(self.socket.receive(MAX_PACKET, 0)?.and_then(|packet| decode(&packet.bytes).ok()))
     }
 

@@ -1,5 +1,5 @@
 //! Commits and trees of a repository, loose and packed (gitformat-pack(5)). What is malformed or too much is an error:
-//! nobody is told that there is nothing in it.
+//! nobody concludes that there is nothing in it.
 
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 

@@ -1,4 +1,4 @@
-//! What a search tells.
+//! What a search reports.
 
 use agentd_policy::Refusal;
 use agentd_policy::event::{Aside, Finding};

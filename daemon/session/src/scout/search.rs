@@ -177,7 +177,7 @@ impl<'a> Search<'a> {
         Ok(below)
     }
 
-    /// A name that a pattern means. What a link leads to, here, is masked: the link says nothing by itself.
+    /// A name that a pattern means. What a link leads to, here, is masked: the link alone shows nothing.
     fn mask(&mut self, dir: &Directory<'_>, path: &[u8], name: &[u8], kind: FileType) -> Result<(), Trouble> {
         if kind != FileType::Symlink {
             self.masks.insert(path.to_vec());

@@ -66,7 +66,7 @@ impl Trouble {
             Self::Unreadable(path, why) => Refusal::new(
                 format!("{}: {why}", at(&path)),
                 Rule::WorkspaceGit,
-                "fix it, or use mode overlay: what git would follow from there cannot be told",
+                "fix it, or use mode overlay: what git would follow from there is unknown",
             ),
             Self::Host(path, errno) => Refusal::new(
                 format!("{}: {errno}", at(&path)),

@@ -72,7 +72,7 @@ struct Pending<T> {
 
 /// Visits every directory from `top` on. `visit` is given each with the mark that its parent gave it, and says which of
 /// its directories are gone into, by their index, with which mark. `own` is the uid whose closed directories could be
-/// opened by whoever has its rights.
+/// opened with its rights.
 pub fn walk<T>(
     top: OwnedFd,
     own: u32,

@@ -1,4 +1,4 @@
-//! Connections that the relay asks for: judged, told, and begun in the host's network.
+//! Connections that the relay asks for: judged, recorded, and begun in the host's network.
 
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
@@ -13,7 +13,7 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, ipproto};
 
 use super::super::Keeper;
-use super::TOLD;
+use super::EVENTS_OF_ONE;
 use super::tunnels::Asked;
 
 impl Keeper {
@@ -46,9 +46,9 @@ impl Keeper {
             Purpose::Name(name) => Some(name),
             _ => None,
         };
-        // What cannot be told is not done; and what is refused costs as much as what is not, or it would be told
+        // What cannot be audited is denied; and what is refused costs as much as what is not, or it would be recorded
         // without end.
-        if !self.spool.has_room_for(TOLD) || !egress_state.dials.take(now) {
+        if !self.spool.has_room_for(EVENTS_OF_ONE) || !egress_state.dials.take(now) {
             return Err(Errno::AGAIN);
         }
         let pinned = name.is_some_and(|name| egress_state.pins.holds(to.ip(), name, now));
@@ -71,14 +71,14 @@ impl Keeper {
             let actor = self.denials.owners.of_client(&client, &self.audit.processes, &self.watch);
             let denied = Some(denial.to_string());
             let event = NetEvent::Connect { peer: peer(None), denied, actor, count: 1 };
-            egress_state.told.tell(event, &mut self.spool);
+            egress_state.coalescer.emit(event, &mut self.spool);
             return Err(Errno::ACCESS);
         }
         let rule = egress_state.egress.rule(purpose, to, protocol);
-        // What the relay asks resolvers is told of as what the session asked.
+        // What the relay asks resolvers is recorded as what the session asked.
         if *purpose != Purpose::Resolver {
             let event = NetEvent::Connect { peer: peer(rule.clone()), denied: None, actor: None, count: 1 };
-            egress_state.told.tell(event, &mut self.spool);
+            egress_state.coalescer.emit(event, &mut self.spool);
         }
         let (proxy, events) = (egress_state.egress.proxy, &self.event_loop);
         let socket = match (proxy, name, protocol) {
@@ -96,7 +96,7 @@ impl Keeper {
         socket.inspect_err(|errno| {
             if *purpose != Purpose::Resolver {
                 let reason = format!("failed: {}", std::io::Error::from(*errno));
-                egress_state.told.tell(never_begun(peer(rule), reason), &mut self.spool);
+                egress_state.coalescer.emit(never_begun(peer(rule), reason), &mut self.spool);
             }
         })
     }
@@ -118,13 +118,13 @@ pub(super) fn never_begun(peer: NetPeer, reason: String) -> NetEvent {
 /// Whether `to` is an address of this host's.
 fn is_own(routes: &Routes, to: IpAddr) -> Result<bool, Errno> {
     // There is no way to it, by no route or by one that says so (EINVAL: a black hole): connecting finds the same, and
-    // is told of.
+    // is recorded.
     const NO_WAY: [Errno; 4] = [Errno::NETUNREACH, Errno::HOSTUNREACH, Errno::ACCESS, Errno::INVAL];
     match routes.is_own(to) {
         Ok(own) => Ok(own),
         Err(error) if Errno::from_io_error(&error).is_some_and(|errno| NO_WAY.contains(&errno)) => Ok(false),
         Err(error) => {
-            tracing::error!(%error, "whether an address is the host's own cannot be told: not dialled");
+            tracing::error!(%error, "whether an address is the host's own is unknown: not dialled");
             Err(Errno::IO)
         }
     }

@@ -1,12 +1,12 @@
 //! the session's egress, from the keeper's place: it pins what names answer with, and dials. The relay asks, and is
 //! trusted with nothing: each pin and each dial is judged here, by the plan and by what was pinned.
 
+mod coalescer;
 mod datagrams;
 mod dial;
 mod pins;
 mod publish;
 mod renewals;
-mod told;
 mod tunnels;
 
 use std::net::IpAddr;
@@ -32,7 +32,7 @@ use datagrams::Datagrams;
 use pins::Pins;
 use publish::Inward;
 use renewals::Renewals;
-pub use told::Told;
+pub use coalescer::Coalescer;
 use tunnels::Tunnels;
 
 /// Dials at once, and in every second after that. Each may leave the host a port in use for a minute (TIME_WAIT,
@@ -41,8 +41,8 @@ const DIALS: (u32, u32) = (4096, 512);
 /// The most pins a second, and at once.
 const PINS: u32 = 1024;
 
-/// The most events that a dial or a pin has told: what was being counted is told first.
-const TOLD: usize = 3;
+/// The most events of one dial or pin: what was being counted is emitted first.
+const EVENTS_OF_ONE: usize = 3;
 
 /// What it may reach, and what of that can be reached now.
 #[derive(Debug)]
@@ -60,8 +60,8 @@ pub struct EgressState {
     datagrams: Datagrams,
     pub(super) tunnels: Tunnels,
     inward: Inward,
-    /// What is told of it.
-    pub told: Told,
+    /// Its events.
+    pub coalescer: Coalescer,
 }
 
 /// The site's blocklists, those that the session began with.
@@ -91,7 +91,7 @@ struct Pinned {
 }
 
 impl EgressState {
-    /// As planned, with the table of the site's blocklists and what its proxy is told; nothing is pinned. In the host's network.
+    /// As planned, with the table of the site's blocklists and what its proxy gets; nothing is pinned. In the host's network.
     pub fn new(
         egress: Egress,
         ceiling: Ceiling,
@@ -111,7 +111,7 @@ impl EgressState {
             datagrams: Datagrams::default(),
             tunnels: Tunnels::new(credential)?,
             inward: Inward::default(),
-            told: Told::default(),
+            coalescer: Coalescer::default(),
         })
     }
 
@@ -151,7 +151,7 @@ impl Keeper {
             return Err(format!("{} sockets for its egress", sockets.len()));
         }
         if self.relay.trust.is_some() != egress_state.egress.asks_over_tls() {
-            return Err("certificates of authorities that are missing, or for nothing".into());
+            return Err("a CA bundle that is missing, or for nothing".into());
         }
         let egress = Box::new(egress_state.egress.clone());
         let sockets = EgressSockets::take(&egress, &mut Attached::new(sockets)).map_err(|e| e.to_string())?;
@@ -166,13 +166,13 @@ impl Keeper {
         Ok(())
     }
 
-    /// The relay asks for something, or tells.
+    /// The relay asks for something, or reports.
     pub(super) fn relay_wants(&mut self, message: FromRelay) {
         if self.egress_state.is_none() {
             self.finish(End::Failed { what: "the relay: it asked for a network".into() });
             return;
         }
-        // The end is the last that is told of a session.
+        // The end is the last that is recorded of a session.
         if self.phase.is_ended() {
             return;
         }
@@ -200,7 +200,7 @@ impl Keeper {
                     None => client.and_then(|client| self.denials.owners.known(&client)),
                 };
                 if let Some(egress_state) = &mut self.egress_state {
-                    egress_state.told.hear(event, actor, &mut self.spool);
+                    egress_state.coalescer.receive(event, actor, &mut self.spool);
                 }
                 if let Some(number) = number {
                     self.ask_relay(&ToRelay::Recorded { number }, vec![]);
@@ -223,7 +223,7 @@ impl Keeper {
         }
     }
 
-    /// Makes addresses of a name reachable; those that are. What cannot be told of is not done.
+    /// Makes addresses of a name reachable; those that are. What cannot be audited is denied.
     fn pin(
         &mut self,
         name: &HostName,
@@ -233,7 +233,7 @@ impl Keeper {
         actor: Option<Actor>,
     ) -> Vec<IpAddr> {
         let now = Instant::now();
-        let room = self.spool.has_room_for(TOLD) && self.phase.is_running();
+        let room = self.spool.has_room_for(EVENTS_OF_ONE) && self.phase.is_running();
         let Some(egress_state) = self.egress_state.as_mut().filter(|_| room) else { return vec![] };
         if !egress_state.asked.take(now) {
             return vec![];
@@ -255,10 +255,10 @@ impl Keeper {
         let done =
             egress_state.pins.add(&egress_state.egress, table, name, &mut pinned.addresses, (now, lasts));
         let allowed = egress_state.egress.name_rule(name);
-        // Both are told: what was answered, and what somebody tried to have answered.
+        // Both are recorded: what was answered, and what somebody tried to have answered.
         let event = |addresses: Vec<IpAddr>, denied: Option<String>| NetEvent::Dns {
             name: name.to_string(),
-            question: told::question(question),
+            question: coalescer::question(question),
             allowed: allowed.clone().filter(|_| denied.is_none()),
             denied,
             addresses,
@@ -266,10 +266,10 @@ impl Keeper {
             count: 1,
         };
         if let Some(denial) = pinned.denial {
-            egress_state.told.tell(event(pinned.refused, Some(denial.to_string())), &mut self.spool);
+            egress_state.coalescer.emit(event(pinned.refused, Some(denial.to_string())), &mut self.spool);
         }
         if !pinned.addresses.is_empty() {
-            egress_state.told.tell(event(pinned.addresses.clone(), None), &mut self.spool);
+            egress_state.coalescer.emit(event(pinned.addresses.clone(), None), &mut self.spool);
         }
         match done {
             Ok(()) => pinned.addresses,

@@ -19,7 +19,7 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, ipproto, sockopt};
 
 use super::super::Keeper;
-use super::TOLD;
+use super::EVENTS_OF_ONE;
 use crate::init::ToInit;
 
 /// How many connections wait for being accepted.
@@ -106,7 +106,7 @@ impl Keeper {
         Ok(())
     }
 
-    /// Somebody came in by a published port: has init connect to the session's own. Told once, for IPv4, which the
+    /// Somebody came in by a published port: has init connect to the session's own. Recorded once, for IPv4, which the
     /// relay tries first; of what comes by its listener only its word is known.
     pub(super) fn enter(
         &mut self,
@@ -131,13 +131,13 @@ impl Keeper {
         let Some(egress_state) = self.egress_state.as_mut().filter(|_| self.phase.is_running()) else {
             return Err(Errno::CANCELED);
         };
-        // As for dials: what cannot be told is not done, and what is refused costs as much.
-        if !self.spool.has_room_for(TOLD) || !egress_state.inward.entries.take(Instant::now()) {
+        // As for dials: what cannot be audited is denied, and what is refused costs as much.
+        if !self.spool.has_room_for(EVENTS_OF_ONE) || !egress_state.inward.entries.take(Instant::now()) {
             return Err(Errno::AGAIN);
         }
         let event = |denied| NetEvent::Entered { from, publish, denied };
         if let Err(denial) = egress_state.egress.dial(&Purpose::Publish(publish), to, protocol, false) {
-            egress_state.told.tell(event(Some(denial.to_string())), &mut self.spool);
+            egress_state.coalescer.emit(event(Some(denial.to_string())), &mut self.spool);
             return Err(Errno::ACCESS);
         }
         let asked = &mut egress_state.inward.asked;
@@ -145,7 +145,7 @@ impl Keeper {
             return Err(Errno::AGAIN);
         }
         if to.is_ipv4() {
-            egress_state.told.tell(event(None), &mut self.spool);
+            egress_state.coalescer.emit(event(None), &mut self.spool);
         }
         Ok(())
     }
@@ -166,7 +166,7 @@ impl Keeper {
     }
 }
 
-/// A socket that listens on `address` of the host's loopback, and that nobody shares: a port in use is refused, whoever
+/// A socket that listens on `address` of the host's loopback, and that nobody shares: a port in use is refused, whichever process
 /// has it, and once this listens so is everybody else (`SO_REUSEADDR` lets pass what is left of closed connections
 /// alone).
 fn listener(address: SocketAddr) -> Result<OwnedFd, Errno> {

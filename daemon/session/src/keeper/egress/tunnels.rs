@@ -21,7 +21,7 @@ use super::dial::never_begun;
 /// The most that are asked for at a time.
 const MAX: usize = 256;
 /// How long the proxy may take.
-const PATIENCE: Duration = Duration::from_secs(15);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 /// The longest answer of the proxy's.
 const LONGEST: usize = 8 << 10;
 /// The longest user and password.
@@ -59,7 +59,7 @@ enum NoTunnel {
     Errno(Errno),
     #[error("the site's proxy says {0:?}")]
     Refused(String),
-    #[error("the site's proxy says nothing that can be understood")]
+    #[error("the site's proxy sent no answer of HTTP")]
     Form,
     #[error("the site's proxy does not answer")]
     Late,
@@ -108,7 +108,7 @@ impl Tunnels {
         events.add(&socket, Source::Tunnel(self.last), EventFlags::OUT)?;
         let words =
             format!("CONNECT {name}:{port} HTTP/1.1\r\nHost: {name}:{port}\r\n{}\r\n", self.credential);
-        let until = Instant::now() + PATIENCE;
+        let until = Instant::now() + CONNECT_TIMEOUT;
         let tunnel = Tunnel { number, peer, socket, words: words.into_bytes(), answer: Vec::new(), until };
         self.all.insert(self.last, tunnel);
         Ok(())
@@ -231,7 +231,7 @@ impl Keeper {
         // The relay's copy would go on reporting here.
         let _ = self.event_loop.remove(&socket);
         if let Err(error) = &done {
-            egress_state.told.tell(never_begun(peer, format!("failed: {error}")), &mut self.spool);
+            egress_state.coalescer.emit(never_begun(peer, format!("failed: {error}")), &mut self.spool);
         }
         self.dialled(number, done.map(|()| socket).map_err(|error| error.errno()));
     }

@@ -44,7 +44,7 @@ impl World {
         self.events.wait(None).unwrap();
     }
 
-    fn heard(&mut self) -> String {
+    fn received(&mut self) -> String {
         let mut bytes = [0; 1024];
         let count = self.proxy.read(&mut bytes).unwrap();
         String::from_utf8(bytes[..count].to_vec()).unwrap()
@@ -57,7 +57,7 @@ fn what_follows_the_proxys_answer_is_the_relays() {
     assert!(!world.step().unwrap());
     let want = "CONNECT a.example:443 HTTP/1.1\r\nHost: a.example:443\r\n\
         Proxy-Authorization: Basic dXNlcjpwYXNzIHdvcmQ=\r\n\r\n";
-    assert_eq!(world.heard(), want);
+    assert_eq!(world.received(), want);
     world.say(b"HTTP/1.1 200 Connection established\r\nVia: x\r\n\r");
     assert!(!world.step().unwrap());
     world.say(b"\nSSH-2.0-x\r\n");
@@ -80,7 +80,7 @@ fn a_proxy_that_opens_nothing_is_an_error() {
     ] {
         let mut world = world(None);
         assert!(!world.step().unwrap());
-        assert_eq!(world.heard(), "CONNECT a.example:443 HTTP/1.1\r\nHost: a.example:443\r\n\r\n");
+        assert_eq!(world.received(), "CONNECT a.example:443 HTTP/1.1\r\nHost: a.example:443\r\n\r\n");
         world.say(said);
         let error = loop {
             match world.step() {
@@ -92,7 +92,7 @@ fn a_proxy_that_opens_nothing_is_an_error() {
     }
     let mut world = world(None);
     assert!(!world.step().unwrap());
-    world.heard();
+    world.received();
     world.proxy.shutdown(std::net::Shutdown::Write).unwrap();
     world.events.wait(None).unwrap();
     assert_eq!(world.step().unwrap_err().errno(), Errno::CONNRESET);

@@ -1,4 +1,5 @@
-//! What is told of the egress: what the keeper saw, and what the relay says, whose word is bounded and cleaned.
+//! Events of the egress: those that the keeper saw, and those of the relay, which are bounded and cleaned. Equal ones
+//! that follow each other become one with a count.
 
 use std::time::Instant;
 
@@ -15,22 +16,22 @@ pub const LINE: usize = 256;
 
 /// What is asked or refused again and again: one event with a count.
 #[derive(Debug, Default)]
-pub struct Told {
+pub struct Coalescer {
     /// What is being counted, with no count of its own, how many it were, and since when.
     current: Option<(NetEvent, u64, Instant)>,
 }
 
-impl Told {
+impl Coalescer {
     /// Tells of what the relay says, as far as that is its to say: what was dialled is known here, and who asked.
-    pub fn hear(&mut self, event: NetEvent, who: Option<Actor>, spool: &mut Spool) {
+    pub fn receive(&mut self, event: NetEvent, who: Option<Actor>, spool: &mut Spool) {
         match event {
             NetEvent::Connect { denied: None, .. } | NetEvent::Entered { denied: None, .. } => spool.lost(1),
-            event => self.tell(cleaned(event, who), spool),
+            event => self.emit(cleaned(event, who), spool),
         }
     }
 
     /// Tells of something. Questions and denials that repeat the one before within a moment are counted.
-    pub fn tell(&mut self, mut event: NetEvent, spool: &mut Spool) {
+    pub fn emit(&mut self, mut event: NetEvent, spool: &mut Spool) {
         let Some(count) = counter(&mut event).map(std::mem::take) else {
             self.flush(spool);
             spool.push(EventBody::Net(event));
@@ -160,10 +161,10 @@ mod tests {
     #[test]
     fn what_the_relay_says_is_bounded_and_printable() {
         let mut spool = Spool::default();
-        let mut told = Told::default();
+        let mut coalescer = Coalescer::default();
         let long = "\u{1b}[2J".repeat(1000);
-        told.hear(dns(&long), None, &mut spool);
-        let NetEvent::Dns { name, actor: None, .. } = &told.current.as_ref().unwrap().0 else {
+        coalescer.receive(dns(&long), None, &mut spool);
+        let NetEvent::Dns { name, actor: None, .. } = &coalescer.current.as_ref().unwrap().0 else {
             panic!("another event")
         };
         assert!(name.len() == NAME && name.starts_with("\\u{1b}[2J\\u{1b}"), "{name}");
@@ -176,8 +177,8 @@ mod tests {
             name: Some(long),
             rule: None,
         };
-        told.hear(NetEvent::Connect { peer, denied: None, actor: None, count: 1 }, None, &mut spool);
-        told.flush(&mut spool);
+        coalescer.receive(NetEvent::Connect { peer, denied: None, actor: None, count: 1 }, None, &mut spool);
+        coalescer.flush(&mut spool);
         assert_eq!(spool.acknowledged(), 0);
     }
 
@@ -188,30 +189,30 @@ mod tests {
             let peer = NetPeer { protocol, address, port, name: None, rule: None };
             NetEvent::Connect { peer, denied: denied.map(str::to_owned), actor: None, count: 1 }
         };
-        let (mut spool, mut told) = (Spool::default(), Told::default());
+        let (mut spool, mut coalescer) = (Spool::default(), Coalescer::default());
         for _ in 0..1000 {
-            told.hear(connect(80, Some("default")), None, &mut spool);
+            coalescer.receive(connect(80, Some("default")), None, &mut spool);
         }
         assert!(spool.is_empty());
-        assert!(matches!(&told.current, Some((NetEvent::Connect { .. }, 1000, _))));
-        told.hear(connect(81, Some("default")), None, &mut spool);
+        assert!(matches!(&coalescer.current, Some((NetEvent::Connect { .. }, 1000, _))));
+        coalescer.receive(connect(81, Some("default")), None, &mut spool);
         assert!(!spool.is_empty());
-        told.tell(connect(80, None), &mut spool);
-        assert!(told.current.is_none());
+        coalescer.emit(connect(80, None), &mut spool);
+        assert!(coalescer.current.is_none());
     }
 
     #[test]
     fn questions_that_repeat_are_one_event() {
         let mut spool = Spool::default();
-        let mut told = Told::default();
+        let mut coalescer = Coalescer::default();
         for _ in 0..1000 {
-            told.hear(dns("a.example"), None, &mut spool);
+            coalescer.receive(dns("a.example"), None, &mut spool);
         }
         assert!(spool.is_empty());
-        told.hear(dns("b.example"), None, &mut spool);
+        coalescer.receive(dns("b.example"), None, &mut spool);
         assert!(!spool.is_empty());
-        assert!(matches!(&told.current, Some((NetEvent::Dns { .. }, 1, _))));
-        told.flush(&mut spool);
-        assert!(told.current.is_none() && told.next_flush().is_none());
+        assert!(matches!(&coalescer.current, Some((NetEvent::Dns { .. }, 1, _))));
+        coalescer.flush(&mut spool);
+        assert!(coalescer.current.is_none() && coalescer.next_flush().is_none());
     }
 }

@@ -1,4 +1,4 @@
-//! Calls that are refused and told of (`seccomp_unotify(2)`): who made them, and the answer, which is always a refusal.
+//! Calls that are refused with a notification (`seccomp_unotify(2)`): who made them, and the answer, which is always a refusal.
 
 use std::cell::{Cell, OnceCell};
 use std::collections::BTreeMap;
@@ -17,7 +17,7 @@ const MAX_STALE: u64 = 1 << 20;
 /// end would make the kernel's counter run over.
 #[derive(Clone, Copy, Debug, Default)]
 struct Count {
-    /// The first call that was heard of, and the last. Their numbers follow each other.
+    /// The first call that was received, and the last. Their numbers follow each other.
     ids: Option<(u64, u64)>,
     /// Since the first, and with it.
     asked: u64,
@@ -30,8 +30,8 @@ impl Count {
             .map_or(0, |(first, last)| last.wrapping_sub(first).saturating_add(1).saturating_sub(self.asked))
     }
 
-    /// One was asked for, and it was this; how many before it were interrupted that nobody heard of.
-    fn heard(&mut self, id: u64) -> u64 {
+    /// One was asked for, and it was this; how many before it were interrupted that nobody received.
+    fn received(&mut self, id: u64) -> u64 {
         let missed = self.ids.map_or(0, |(_, last)| id.wrapping_sub(last).saturating_sub(1));
         self.ids = Some((self.ids.map_or(id, |(first, _)| first), id));
         self.asked += 1;
@@ -44,7 +44,7 @@ impl Count {
     }
 }
 
-/// What hears of the calls of one session.
+/// The listener for the calls of one session.
 #[derive(Debug)]
 pub struct Listener {
     fd: OwnedFd,
@@ -70,7 +70,7 @@ pub struct Call {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Asked {
     id: u64,
-    /// How many calls before it were interrupted by a signal, or killed, and are not heard of.
+    /// How many calls before it were interrupted by a signal, or killed, and are not received.
     pub missed: u64,
     /// The caller: a thread, by the number that it has for us. It is this thread's for certain only if
     /// [`Listener::is_waiting`] says so after everything was read.
@@ -79,9 +79,9 @@ pub struct Asked {
     pub call: Call,
 }
 
-/// What there is to hear.
+/// What was received.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Heard {
+pub enum Received {
     /// A call, to be answered by [`Listener::refuse`].
     Call(Asked),
     /// One that was interrupted: there may be more.
@@ -102,7 +102,7 @@ impl Listener {
     ///
     /// # Errors
     /// Those of the ioctl; or if so many calls are interrupted that they cannot be caught up with.
-    pub fn next(&self) -> io::Result<Heard> {
+    pub fn next(&self) -> io::Result<Received> {
         let mut count = self.count.get();
         let stale = count.stale();
         if stale > MAX_STALE {
@@ -113,8 +113,8 @@ impl Listener {
         rustix::event::poll(&mut due, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }))?;
         match due[0].revents() {
             ready if ready.contains(PollFlags::IN) => {}
-            ready if ready.contains(PollFlags::HUP) => return Ok(Heard::End),
-            _ if stale == 0 => return Ok(Heard::Nothing),
+            ready if ready.contains(PollFlags::HUP) => return Ok(Received::End),
+            _ if stale == 0 => return Ok(Received::Nothing),
             _ => {}
         }
         // SAFETY: all of its fields are integers, for which zero is a value; the kernel demands zeros.
@@ -124,18 +124,18 @@ impl Listener {
             libc::ioctl(self.fd.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_RECV, std::ptr::from_mut(&mut asked))
         };
         if result == 0 {
-            let missed = count.heard(asked.id);
+            let missed = count.received(asked.id);
             self.count.set(count);
             let libc::seccomp_data { nr, arch, args, .. } = asked.data;
             let call = Call { arch, number: nr.cast_unsigned(), arguments: args };
-            return Ok(Heard::Call(Asked { id: asked.id, missed, thread: asked.pid.cast_signed(), call }));
+            return Ok(Received::Call(Asked { id: asked.id, missed, thread: asked.pid.cast_signed(), call }));
         }
         match io::Error::last_os_error() {
-            error if error.raw_os_error() == Some(libc::EINTR) => Ok(Heard::Less),
+            error if error.raw_os_error() == Some(libc::EINTR) => Ok(Received::Less),
             error if error.raw_os_error() == Some(libc::ENOENT) => {
                 count.missed();
                 self.count.set(count);
-                Ok(Heard::Less)
+                Ok(Received::Less)
             }
             error => Err(error),
         }
@@ -172,12 +172,12 @@ impl Listener {
         }
     }
 
-    /// With which errno a call fails that was told of.
+    /// With which errno a call fails that was notified of.
     pub fn errno(&self, call: &Call) -> u16 {
         let rules = self.rules.get_or_init(|| (self.table.rules)(self.options));
         match call.judge(rules, self.table.denied) {
-            Verdict::Errno(errno) | Verdict::Told(errno) if errno != 0 => errno,
-            // Told of is only what fails.
+            Verdict::Errno(errno) | Verdict::Notify(errno) if errno != 0 => errno,
+            // Only what fails is notified of.
             _ => libc::EPERM as u16,
         }
     }
