@@ -13,17 +13,17 @@ pub enum CredsError {
     /// The kernel refused.
     #[error("cannot {what}: {source}")]
     Refused {
-        /// Which step.
+        /// The step that failed.
         what: &'static str,
-        /// Why.
+        /// The error of that step.
         source: std::io::Error,
     },
     /// Capabilities could not be read or changed.
     #[error("cannot {what}: {source}")]
     Capabilities {
-        /// Which step.
+        /// The step that failed.
         what: &'static str,
-        /// Why.
+        /// The error of that step.
         source: CapsError,
     },
     /// The kernel took it and says otherwise.

@@ -37,7 +37,7 @@ pub struct Attempt {
     pub thread: i32,
     /// The file, as the session sees it, at most 4096 bytes; `None` where the kernel cannot name it.
     pub path: Option<String>,
-    /// Which file.
+    /// The file that is to be run.
     pub file: Option<FileId>,
     event: FanotifyEvent,
 }

@@ -18,7 +18,7 @@ pub struct Extent {
     pub inside: u32,
     /// First id in the parent namespace; for a mount: as processes see it.
     pub outside: u32,
-    /// How many.
+    /// How many ids it covers.
     pub count: u32,
 }
 

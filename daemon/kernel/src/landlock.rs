@@ -18,7 +18,7 @@ pub const LEAST_ABI: u32 = 2;
 /// What may be done below a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Class {
-    /// Listing directories.
+    /// Listing directories, nothing else.
     ListOnly,
     /// Listing and reading.
     ReadOnly,
@@ -72,7 +72,7 @@ pub enum LandlockError {
 }
 
 impl FileRules {
-    /// No rule.
+    /// A set without any rule.
     pub fn new() -> Self {
         Self::default()
     }

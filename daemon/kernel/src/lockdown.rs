@@ -23,10 +23,10 @@ pub enum LockdownError {
     /// Dumpable or no_new_privs.
     #[error(transparent)]
     Creds(#[from] CredsError),
-    /// Landlock.
+    /// Landlock does not hold.
     #[error(transparent)]
     Landlock(#[from] LandlockError),
-    /// The filter.
+    /// The filter is not installed.
     #[error(transparent)]
     Seccomp(#[from] SeccompError),
 }

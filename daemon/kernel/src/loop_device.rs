@@ -102,7 +102,7 @@ impl LoopDevice {
         Ok(None)
     }
 
-    /// Its name.
+    /// The device's path in /dev.
     pub fn path(&self) -> String {
         path(self.number)
     }

@@ -25,7 +25,7 @@ pub const ADDRESS6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0xa9e, 0, 0, 0, 0, 0, 2);
 /// `lo` has this index in every network namespace; the kernel does not start one where it has not.
 const LO: u32 = 1;
 
-/// `RT_TABLE_LOCAL`
+// `RT_TABLE_LOCAL`
 const RT_TABLE_LOCAL: u32 = libc::RT_TABLE_LOCAL as u32;
 /// The table of the route of IPv4, and when it is looked at: behind `local`, which is first.
 const TABLE: u8 = 100;
@@ -42,7 +42,7 @@ pub enum LoopbackError {
     Refused {
         /// As `ip(8)` would say it.
         step: &'static str,
-        /// Why.
+        /// The kernel's error for it.
         error: std::io::Error,
     },
 }

@@ -15,7 +15,7 @@ const MAX: u64 = 64 << 20;
 /// Between the optional fields of a line and its file system.
 const SEPARATOR: &[u8] = b" - ";
 
-/// One mount.
+/// A mount as its line in the table describes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mount {
     /// Its id, which no other mount has as long as something holds it.

@@ -20,10 +20,10 @@ const DATAGRAM: usize = 64 << 10;
 
 /// `NETLINK_ROUTE`, which is 0: what a socket has if none is named.
 pub(crate) const ROUTE: Option<Protocol> = None;
-/// `NETLINK_NETFILTER`
+// `NETLINK_NETFILTER`
 pub(crate) const NETFILTER: Option<Protocol> = Some(rustix::net::netlink::NETFILTER);
 
-/// `NETLINK_SOCK_DIAG`
+// `NETLINK_SOCK_DIAG`
 pub(crate) const SOCK_DIAG: Option<Protocol> = Some(rustix::net::netlink::SOCK_DIAG);
 
 /// A bound netlink socket, close-on-exec, of the network namespace in which it was opened.
@@ -39,9 +39,9 @@ pub(crate) enum NetlinkError {
     /// The message with this sequence number was refused.
     #[error("message {sequence}: {error}")]
     Refused {
-        /// The message.
+        /// The sequence number of its message.
         sequence: u32,
-        /// Why.
+        /// The kernel's error for it.
         error: io::Error,
     },
     /// An answer is not what it should be.

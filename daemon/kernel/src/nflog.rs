@@ -31,9 +31,9 @@ const PACKETS: usize = 256;
 #[derive(Debug, thiserror::Error)]
 #[error("nflog: {what}: {error}")]
 pub struct NflogError {
-    /// The step.
+    /// The step that failed.
     pub what: &'static str,
-    /// Why.
+    /// The error of that step.
     #[source]
     pub error: io::Error,
 }

@@ -11,7 +11,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 pub struct Handle {
     /// What the bytes are.
     pub kind: i32,
-    /// The identity.
+    /// The handle's opaque bytes.
     pub bytes: [u8; Handle::SIZE],
 }
 

@@ -157,7 +157,7 @@ pub fn spare_from_oom(proc: BorrowedFd<'_>) -> std::io::Result<bool> {
 pub struct FileId {
     /// Of its file system.
     pub device: u64,
-    /// On it.
+    /// The number of the file there.
     pub inode: u64,
 }
 

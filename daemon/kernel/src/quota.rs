@@ -70,7 +70,7 @@ pub struct Quota {
     pub inodes: u64,
     /// The most; 0 for none.
     pub bytes_limit: u64,
-    /// The same.
+    /// The limit of inodes; 0 for none.
     pub inodes_limit: u64,
 }
 

@@ -32,9 +32,9 @@ pub enum RlimitError {
     /// The kernel refused.
     #[error("cannot set the resource limit {limit}: {source}")]
     Set {
-        /// Which.
+        /// Which limit, as in `setrlimit(2)`.
         limit: &'static str,
-        /// Why.
+        /// The kernel's error for it.
         source: std::io::Error,
     },
     /// The kernel took it and says otherwise.

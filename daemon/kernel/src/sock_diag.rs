@@ -9,18 +9,18 @@ use netlink_packet_core::NLMSG_ERROR;
 
 use crate::netlink::{self, Netlink, messages};
 
-/// `SOCK_DIAG_BY_FAMILY`
+// `SOCK_DIAG_BY_FAMILY`
 const BY_FAMILY: u16 = 20;
 const NLM_F_REQUEST: u16 = 1;
-/// `struct nlmsghdr`
+// `struct nlmsghdr`
 const HEADER: usize = 16;
-/// `struct inet_diag_req_v2`
+// `struct inet_diag_req_v2`
 const REQUEST: usize = 56;
 /// Where `struct inet_diag_msg` has its state, its own port and its inode.
 const STATE: usize = 1;
 const SPORT: usize = 4;
 const INODE: usize = 68;
-/// `TCP_LISTEN`
+// `TCP_LISTEN`
 const LISTENS: u8 = 10;
 /// Room for one answer.
 const ANSWER: usize = 4 << 10;

@@ -100,7 +100,7 @@ impl Look {
 enum Dress {
     Plain,
     Priority(u8),
-    /// Of `console_codes(4)`.
+    /// An escape sequence of `console_codes(4)`.
     Colour(u8),
     Json,
 }

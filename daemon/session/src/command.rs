@@ -16,7 +16,6 @@ use serde::{Deserialize, Serialize};
 pub enum Stdio {
     /// The terminal side of a pty, which becomes the controlling terminal.
     Terminal(OwnedFd),
-    /// Three pipes.
     Pipes([OwnedFd; 3]),
 }
 
@@ -60,7 +59,6 @@ impl NotRun {
 /// A command on its way: forked, and not yet known to have been executed.
 #[derive(Debug)]
 pub struct Starting {
-    /// Its process.
     pub pid: Pid,
     /// What went wrong comes by it, or nothing, once the program runs.
     report: OwnedFd,

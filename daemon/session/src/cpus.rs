@@ -12,7 +12,7 @@ pub const CPUS: &str = "/sys/devices/system/cpu";
 /// What the host has at [`CPUS`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cpus {
-    /// Nothing.
+    /// The host has nothing there.
     Missing,
     /// The host's own sysfs.
     Plain,

@@ -91,7 +91,6 @@ impl<S: Subscriber> Layer<S> for Bounded {
     }
 }
 
-/// Standard error.
 struct Stderr(Look);
 
 impl Stderr {

@@ -37,7 +37,7 @@ pub enum NftError {
     Refused {
         /// What it would have made.
         what: String,
-        /// Why.
+        /// The kernel's error for it.
         error: std::io::Error,
     },
     /// The kernel holds something else than what was meant.

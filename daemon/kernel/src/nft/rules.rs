@@ -26,10 +26,10 @@ pub struct Ruleset {
     pub chains: Vec<ChainSpec>,
 }
 
-/// A chain.
+/// A chain of the table, with its rules in order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ChainSpec {
-    /// Its name.
+    /// The chain's name in the table.
     pub name: &'static str,
     /// Where packets pass it; one that is only jumped to has no such place.
     pub base: Option<Base>,
@@ -64,9 +64,9 @@ pub enum Match {
     Daddr4(Ipv4Addr, u8),
     /// IPv6, to an address of this network.
     Daddr6(Ipv6Addr, u8),
-    /// TCP.
+    /// TCP, `IPPROTO_TCP` (6).
     Tcp,
-    /// UDP.
+    /// UDP, `IPPROTO_UDP` (17).
     Udp,
     /// TCP or UDP, to this port.
     Dport(u16),
@@ -79,7 +79,7 @@ pub enum Match {
 /// What is done with it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Statement {
-    /// It passes.
+    /// The packet passes.
     Accept,
     /// It passes this chain without what follows.
     Return,
@@ -91,7 +91,7 @@ pub enum Statement {
     Log {
         /// What they are marked with.
         prefix: &'static str,
-        /// The group.
+        /// The group of NFLOG that it is logged to.
         group: u16,
         /// How many bytes.
         snaplen: u32,

@@ -39,7 +39,7 @@ pub const MAX_ELEMENTS: u32 = 16_384;
 /// How many elements one message speaks of.
 pub(super) const AT_ONCE: usize = 128;
 
-/// A set.
+/// A set of the table, by what its elements match.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Set {
     /// Of IPv4 addresses with a port.
@@ -55,7 +55,7 @@ pub enum Set {
 /// What a set holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Element {
-    /// Where to.
+    /// The destination that it lets pass.
     pub address: IpAddr,
     /// `IPPROTO_TCP` or `IPPROTO_UDP`.
     pub protocol: u8,
@@ -67,7 +67,7 @@ impl Set {
     /// All of them.
     pub const ALL: [Self; 4] = [Self::Pin4, Self::Pin6, Self::Host4, Self::Host6];
 
-    /// Its name.
+    /// Its name in the table.
     pub fn name(self) -> &'static str {
         match self {
             Self::Pin4 => "pin4",

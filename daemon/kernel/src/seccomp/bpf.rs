@@ -13,7 +13,7 @@ use super::{Match, Rule, Verdict, Word, tables};
 pub(super) const NUMBER: u32 = 0;
 pub(super) const ARCH: u32 = 4;
 const ARGUMENTS: u32 = 16;
-/// `AUDIT_ARCH_X86_64`.
+// `AUDIT_ARCH_X86_64`.
 pub(super) const X86_64: u32 = 0xc000_003e;
 
 pub(super) const LOAD: u16 = (BPF_LD | BPF_W | BPF_ABS) as u16;
@@ -31,7 +31,7 @@ type Label = usize;
 /// several places need is there once.
 #[derive(Default)]
 struct Builder<'a> {
-    /// In reverse.
+    // In reverse order.
     program: Vec<libc::sock_filter>,
     rules: HashMap<&'a Rule, Label>,
 }

@@ -12,23 +12,23 @@ compile_error!("the tables of system calls are those of x86_64");
 
 mod bpf;
 mod names;
+mod notify;
 mod tables;
 #[cfg(test)]
 mod tests;
-mod notify;
 
 use std::collections::BTreeMap;
 use std::os::fd::{FromRawFd as _, OwnedFd};
 
 use rustix::thread::SecureComputingMode;
 
+pub use notify::{Asked, Call, Listener, Received};
 pub use tables::{AGENT, DIALLER, KEEPER, METER, RELAY};
-pub use notify::{Asked, Call, Received, Listener};
 
 /// What becomes of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Verdict {
-    /// It runs.
+    /// The call is executed.
     Allow,
     /// It fails with this errno.
     Errno(u16),

@@ -71,7 +71,7 @@ pub fn name(number: u32) -> Option<&'static str> {
     NAMES.iter().find(|(known, _)| *known == number).map(|(_, name)| *name)
 }
 
-/// See [`Call::argument`].
+/// The argument that the call is refused for: see [`Call::argument`].
 pub fn argument(call: &Call) -> Option<String> {
     let low = |argument: usize| call.arguments[argument] as u32;
     let number = |argument: usize| low(argument).cast_signed();

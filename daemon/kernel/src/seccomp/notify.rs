@@ -58,11 +58,11 @@ pub struct Listener {
 /// A call, as a filter sees it: what pointers lead to is not known, and could change after it was read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Call {
-    /// `AUDIT_ARCH_*`.
+    /// Its architecture, one of `AUDIT_ARCH_*`.
     pub arch: u32,
-    /// Its number.
+    /// Its number in that architecture.
     pub number: u32,
-    /// Its arguments.
+    /// Its six arguments as registers.
     pub arguments: [u64; 6],
 }
 
@@ -86,7 +86,7 @@ pub enum Received {
     Call(Asked),
     /// One that was interrupted: there may be more.
     Less,
-    /// None waits.
+    /// No notification waits.
     Nothing,
     /// No process is left that could make one.
     End,

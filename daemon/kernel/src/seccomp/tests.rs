@@ -823,8 +823,9 @@ fn interrupted_calls_are_counted_and_hold_nobody_up() {
         assert_eq!(missed, filtered.join().unwrap());
         assert_eq!(missed, 50);
         // What is left of them is asked for, and then nothing more: none of this waits.
-        let less =
-            std::iter::from_fn(|| Some(listener.next().unwrap())).take_while(|h| *h == Received::Less).count();
+        let less = std::iter::from_fn(|| Some(listener.next().unwrap()))
+            .take_while(|h| *h == Received::Less)
+            .count();
         assert!(less as u64 <= missed, "{less}");
         assert_eq!(listener.next().unwrap(), Received::End);
     });

@@ -12,7 +12,7 @@ pub enum Source {
     OfferClients,
     /// The listener of the service.
     Services,
-    /// The signalfd.
+    /// SIGTERM, SIGINT, SIGHUP and SIGCHLD.
     Signals,
     /// The service's connection.
     Service,

@@ -282,7 +282,7 @@ fn generated(plan: &Plan, owner: Owner) -> [String; GENERATED.len()] {
 /// Whom programs ask for addresses: the relay, which needs a moment for what it has to ask for itself.
 const RESOLVERS: &str = "nameserver 127.0.0.1\noptions timeout:6 attempts:2\n";
 
-/// `resolv.conf(5)`.
+// `resolv.conf(5)`.
 fn resolvers(plan: &Plan) -> String {
     let search = plan.egress.iter().flat_map(|egress| &egress.search);
     let search: Vec<String> = search.map(|domain| format!(" {domain}")).collect();

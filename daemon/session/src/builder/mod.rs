@@ -54,7 +54,7 @@ use hand_over::Ready;
 
 /// What a builder is born with.
 pub struct Builder<'a> {
-    /// For whom.
+    /// Whose session it will be.
     pub owner: Owner,
     /// The session's throwaway ids.
     pub lease: Lease,

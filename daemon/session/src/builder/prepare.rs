@@ -16,7 +16,7 @@ use super::relay::Started;
 use super::root::Root;
 use super::sysfs::Sysfs;
 use super::system::System;
-use super::{Builder, etc, receive, proc, streams};
+use super::{Builder, etc, proc, receive, streams};
 use crate::command::Stdio;
 use crate::init::Access;
 use crate::init::{FromInit, Init, Network};
@@ -31,7 +31,6 @@ pub struct Prepared {
     pub host_root: OwnedFd,
     /// pid 1, waiting.
     pub init: Child,
-    /// To it.
     pub to_init: Packets,
     /// The session's user namespace, which is the id map of what is only read, too.
     pub users: OwnedFd,

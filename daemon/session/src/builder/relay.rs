@@ -20,7 +20,6 @@ const OPEN_FILES: u64 = 10_240;
 
 /// A relay that runs.
 pub struct Started {
-    /// Its process.
     pub child: Child,
     /// The keeper's word to it; it ends when this does.
     pub control: Packets,

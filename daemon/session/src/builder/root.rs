@@ -49,7 +49,6 @@ pub struct Root {
     agent: u32,
     /// Whose all is that nobody else has: what shows as root's.
     owner: u32,
-    /// For Landlock.
     pub access: Vec<(String, Access)>,
     /// The file systems in memory that the agent has for its own.
     pub scratches: Vec<Scratch>,
@@ -268,7 +267,6 @@ impl Kind {
         (found == FileType::Directory) == matches!(self, Self::Directory)
     }
 
-    /// Makes it.
     fn make(self, parent: BorrowedFd<'_>, name: &str, path: &str) -> Result<(), Fault> {
         match self {
             Self::Directory => rustix::fs::mkdirat(parent, name, Mode::from_raw_mode(0o755)).at("root", path),

@@ -36,7 +36,6 @@ const FORMAT: &str = "2";
 
 /// What places callers' directories.
 pub struct Placer<'a> {
-    /// Where.
     pub root: &'a mut Root,
     /// The map of everything that can be written through.
     pub writable: BorrowedFd<'a>,

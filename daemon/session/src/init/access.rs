@@ -6,9 +6,7 @@ use serde::{Deserialize, Serialize};
 /// What a directory tree allows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Access {
-    /// Listing directories.
     List,
-    /// Reading.
     Read,
     /// Reading and running.
     ReadExec,

@@ -43,30 +43,23 @@ pub enum ToInit {
     },
     /// Send a signal to a command's process group.
     Signal {
-        /// Which command.
         command: CommandNumber,
-        /// `signal(7)`.
+        // `signal(7)`.
         signal: i32,
     },
     /// Run one more command. Answered by [`FromInit::Carry`] or [`FromInit::CommandNotRun`].
     Run {
         /// Its number, which no other has.
         number: CommandNumber,
-        /// What.
         command: Box<Command>,
     },
     /// Kill a further command, and what it started as far as that is in its session (`setsid(2)`).
-    End {
-        /// Which.
-        command: CommandNumber,
-    },
+    End { command: CommandNumber },
     /// Connect to a port of the session's loopback. Answered by [`FromInit::Entered`].
     Enter {
         /// For the answer.
         number: u32,
-        /// Which.
         port: u16,
-        /// By IPv6.
         six: bool,
     },
 }
@@ -85,12 +78,7 @@ pub enum FromInit {
         landlock_abi: u32,
     },
     /// A step failed; init ends.
-    Failed {
-        /// Which.
-        step: String,
-        /// Why.
-        why: String,
-    },
+    Failed { step: String, why: String },
     /// The command runs.
     Running,
     /// The command could not be run.
@@ -100,28 +88,16 @@ pub enum FromInit {
     /// A further command runs. Descriptors: the outer ends of its streams, as in
     /// [`ToRelay::Carry`](agentd_policy::wire::ToRelay::Carry).
     Carry {
-        /// Which.
         command: CommandNumber,
         /// One terminal, not three pipes.
         terminal: bool,
     },
     /// A further command could not be run.
-    CommandNotRun {
-        /// Which.
-        command: CommandNumber,
-        /// Why.
-        not_run: NotRun,
-    },
+    CommandNotRun { command: CommandNumber, not_run: NotRun },
     /// A further command ended.
-    CommandExited {
-        /// Which.
-        command: CommandNumber,
-        /// How.
-        status: ExitStatus,
-    },
+    CommandExited { command: CommandNumber, status: ExitStatus },
     /// Answers [`ToInit::Enter`]. Descriptor: a socket that connects, without blocking; none if there is an error.
     Entered {
-        /// The question's.
         number: u32,
         /// What the kernel said.
         errno: Option<i32>,

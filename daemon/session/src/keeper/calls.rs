@@ -20,7 +20,6 @@ enum Link {
     Unclear,
 }
 
-/// One file.
 #[derive(Clone, Debug)]
 struct Opened {
     thread: i32,

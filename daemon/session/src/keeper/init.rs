@@ -27,7 +27,6 @@ pub struct InitProcess {
 }
 
 impl InitProcess {
-    /// Watches both.
     pub fn new(child: Child, socket: Packets, events: &Events) -> Result<Self, String> {
         events.add(&child.pidfd, Source::InitExit, EventFlags::IN).map_err(|e| e.to_string())?;
         Ok(Self { child: Some(child), outbox: Outbox::new(socket, events, Source::Init)? })

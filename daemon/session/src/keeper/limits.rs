@@ -20,7 +20,6 @@ const ACTIVE: Duration = Duration::from_secs(1);
 /// The limits and how far it is from them.
 #[derive(Debug)]
 pub struct Limits {
-    /// As planned.
     pub planned: Planned,
     deadline: Instant,
     /// When something last went in or out, or a program was started.

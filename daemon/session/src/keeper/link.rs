@@ -19,9 +19,7 @@ use super::{Keeper, MESSAGES};
 /// A service that is connected.
 #[derive(Debug)]
 pub struct Link {
-    /// To it.
     pub outbox: Outbox,
-    /// Since when.
     pub since: Instant,
 }
 

@@ -72,7 +72,6 @@ pub struct Parts<'a> {
     pub plan: &'a Plan,
     /// What the site lets it reach at most.
     pub ceiling: Ceiling,
-    /// Its ids.
     pub lease: Lease,
     /// The lock on them.
     pub lock: OwnedFd,
@@ -90,9 +89,7 @@ pub struct Parts<'a> {
     pub owner: u32,
     /// pid 1 of the session.
     pub init: Child,
-    /// To it.
     pub to_init: Packets,
-    /// The relay.
     pub relay: Child,
     /// To it. Its end is the relay's.
     pub control: Packets,

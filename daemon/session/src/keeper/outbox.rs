@@ -18,7 +18,6 @@ const FULL: usize = MAX_WAITING / 2;
 /// A non-blocking socket and what waits to be sent by it.
 #[derive(Debug)]
 pub struct Outbox {
-    /// The socket.
     pub socket: Packets,
     waiting: VecDeque<(Vec<u8>, Vec<OwnedFd>)>,
     /// Who an event of it is from.

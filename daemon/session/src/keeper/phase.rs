@@ -33,12 +33,13 @@ pub enum Input {
     /// It is to end.
     End(End),
     /// Its pid 1 is gone, and with it every process; `reports` says whether a relay has connections to report.
-    Emptied { reports: bool },
+    Emptied {
+        reports: bool,
+    },
     /// The relay has reported all of them, or is gone.
     Reported,
     /// The search of its workspaces is over.
     Searched,
-    /// Time passed.
     Clock,
 }
 

@@ -20,7 +20,7 @@ const LOOKS: [u64; 12] = [60, 90, 150, 200, 300, 700, 2_000, 6_000, 20_000, 60_0
 const LATE: usize = 7;
 /// The most that is kept of one argument, and of all, in bytes.
 const MAX_ARGUMENT: usize = 4096;
-/// See [`MAX_ARGUMENT`].
+// See [`MAX_ARGUMENT`].
 const MAX_ARGUMENTS: usize = 16 << 10;
 
 /// What the kernel says that a process runs.
@@ -61,7 +61,6 @@ enum Change {
     Gone,
 }
 
-/// One process.
 #[derive(Debug)]
 struct Known {
     pidfd: OwnedFd,
@@ -130,7 +129,6 @@ pub struct Processes {
 pub enum Met {
     /// From now on: its pidfd is to be watched.
     New(i32),
-    /// It was.
     Known,
     /// It could not be asked or held by a pidfd.
     Unknown,

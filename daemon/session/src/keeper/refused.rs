@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use agentd_kernel::seccomp::{AGENT, Call, Received, Listener, Options};
+use agentd_kernel::seccomp::{AGENT, Call, Listener, Options, Received};
 use agentd_policy::event::{Actor, EventBody};
 
 use super::processes::Processes;

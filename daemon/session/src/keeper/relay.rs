@@ -28,7 +28,6 @@ pub struct RelayProcess {
 }
 
 impl RelayProcess {
-    /// Watches both.
     pub fn new(
         child: Child,
         control: Packets,

@@ -10,9 +10,7 @@ pub type Events = EventLoop<Source>;
 pub enum Source {
     /// The service's socket.
     Service,
-    /// Init's socket.
     Init,
-    /// Init's pidfd.
     InitExit,
     /// The relay's control socket.
     Relay,
@@ -34,7 +32,6 @@ pub enum Source {
     MeterExit,
     /// Where services and the launcher connect.
     Listener,
-    /// SIGTERM.
     Signals,
     /// The launcher or a scout, once the session is empty.
     Leftovers,

@@ -18,7 +18,6 @@ const PAUSE: Duration = Duration::from_millis(5);
 /// And how many wait at most.
 const TOGETHER: usize = 64;
 
-/// The queue.
 #[derive(Debug, Default)]
 pub struct Spool {
     waiting: VecDeque<SourceEvent>,

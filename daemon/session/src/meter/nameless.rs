@@ -11,7 +11,7 @@ use rustix::io::Errno;
 
 use super::Usage;
 
-/// `OVERLAYFS_SUPER_MAGIC`.
+// `OVERLAYFS_SUPER_MAGIC`.
 const OVERLAY: i128 = 0x794c_7630;
 
 /// How far sockets that lie in sockets' queues are looked into.

@@ -8,7 +8,6 @@ const MAX_REASON: usize = 200;
 /// Of what a session has too much.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Excess {
-    /// Bytes.
     Bytes,
     /// Files, directories and links.
     Inodes,

@@ -50,7 +50,6 @@ pub struct Watch<'a> {
     pub keeper: BorrowedFd<'a>,
 }
 
-/// One count.
 #[derive(Clone, Copy, Debug, Default)]
 struct Count {
     /// With and without a name.

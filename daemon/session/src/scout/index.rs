@@ -5,7 +5,6 @@ pub const GITLINK: u32 = 0o160_000;
 /// The type bits of a mode.
 pub const TYPE: u32 = 0o170_000;
 
-/// One entry.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Entry {
     /// Its path in the working tree.

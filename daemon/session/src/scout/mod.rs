@@ -79,7 +79,6 @@ pub struct Scout {
     pub workspace: AbsPath,
     /// The process. It ends once it has answered, or its socket is closed.
     pub child: Child,
-    /// To it.
     pub socket: Packets,
 }
 

@@ -21,11 +21,8 @@ pub type Name = Vec<u8>;
 /// What an object is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// A commit.
     Commit,
-    /// A tree.
     Tree,
-    /// Content.
     Blob,
     /// A tag with a message.
     Tag,
@@ -40,7 +37,6 @@ pub struct Unreadable;
 pub struct TreeEntry<'a> {
     /// Type and permissions.
     pub mode: u32,
-    /// Its name.
     pub name: &'a [u8],
     /// The object that it is.
     pub object: &'a [u8],

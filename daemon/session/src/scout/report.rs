@@ -25,7 +25,6 @@ pub enum Missing {
 /// A name to be read-only.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Guard {
-    /// Which.
     pub path: RelPath,
     /// If it is missing.
     pub missing: Missing,
@@ -58,7 +57,6 @@ pub struct Configuration {
 pub struct Part {
     /// Where it begins.
     pub at: u64,
-    /// Its length.
     pub length: u64,
 }
 

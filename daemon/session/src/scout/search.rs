@@ -47,7 +47,6 @@ pub struct State {
     pub files: BTreeMap<Vec<u8>, (Finding, Signature)>,
     /// Entries of indexes that matter: links to repositories, and names that are covered.
     pub entries: BTreeMap<Vec<u8>, (Finding, u32, Vec<u8>)>,
-    /// By repository.
     pub histories: BTreeMap<Vec<u8>, History>,
 }
 

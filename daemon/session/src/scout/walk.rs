@@ -19,7 +19,6 @@ pub const DIRECTORY: OFlags =
 
 /// A name in a directory.
 pub struct Entry {
-    /// Its bytes.
     pub name: Vec<u8>,
     /// What it is.
     pub kind: FileType,
@@ -29,7 +28,6 @@ pub struct Entry {
 
 /// A directory and everything in it.
 pub struct Directory<'a> {
-    /// The directory.
     pub fd: BorrowedFd<'a>,
     /// Its path from the workspace on; empty for the workspace.
     pub path: &'a [u8],

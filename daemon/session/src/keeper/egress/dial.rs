@@ -104,7 +104,6 @@ impl Keeper {
 
 /// What became of a dial.
 enum Begun {
-    /// It connects.
     Connects(OwnedFd),
     /// The site's proxy is asked.
     Asked,

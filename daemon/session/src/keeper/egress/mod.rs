@@ -28,11 +28,11 @@ use agentd_policy::wire::{Attached, Client, EgressSockets, FromRelay, NetworkDes
 
 use super::Keeper;
 use super::phase::Input;
+pub use coalescer::Coalescer;
 use datagrams::Datagrams;
 use pins::Pins;
 use publish::Inward;
 use renewals::Renewals;
-pub use coalescer::Coalescer;
 use tunnels::Tunnels;
 
 /// Dials at once, and in every second after that. Each may leave the host a port in use for a minute (TIME_WAIT,
@@ -60,7 +60,6 @@ pub struct EgressState {
     datagrams: Datagrams,
     pub(super) tunnels: Tunnels,
     inward: Inward,
-    /// Its events.
     pub coalescer: Coalescer,
 }
 
