@@ -1,5 +1,5 @@
-//! The CPUs that a process may run on (`sched_setaffinity(2)`). Children inherit them, and programs count them to know how
-//! many threads to start. It is a hint and no limit: a process that has been narrowed can widen it again.
+//! The CPUs that a process may run on (`sched_setaffinity(2)`). Children inherit them, and programs count them to know
+//! how many threads to start. It is a hint and no limit: a process that has been narrowed can widen it again.
 
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 

@@ -139,8 +139,8 @@ pub fn drop_all_capabilities() -> Result<(), CredsError> {
     Ok(())
 }
 
-/// Empties the bounding set: what is held stays, and can be had by no program any more. Costs a system call a capability if it
-/// is empty already.
+/// Empties the bounding set: what is held stays, and can be had by no program any more. Costs a system call a
+/// capability if it is empty already.
 ///
 /// # Errors
 /// [`CredsError`].

@@ -1,5 +1,5 @@
-//! One thread that waits for many descriptors (`epoll(7)`). Each is watched under a token of the caller's type, which its
-//! events bring back.
+//! One thread that waits for many descriptors (`epoll(7)`). Each is watched under a token of the caller's type, which
+//! its events bring back.
 
 use std::marker::PhantomData;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -85,7 +85,7 @@ impl<T> AsFd for EventLoop<T> {
 
 fn data<T: Token>(token: T) -> EventData {
     let (kind, number) = token.to_parts();
-    EventData::new_u64(u64::from(kind) << NUMBER_BITS | number & ((1 << NUMBER_BITS) - 1))
+    EventData::new_u64((u64::from(kind) << NUMBER_BITS) | (number & ((1 << NUMBER_BITS) - 1)))
 }
 
 fn token<T: Token>(data: u64) -> Option<T> {

@@ -31,8 +31,8 @@ pub enum LockdownError {
     Seccomp(#[from] SeccompError),
 }
 
-/// Leaves `agentd-relay`, or what reads blocklists, its open descriptors and nothing else. To be called at the start of `main`, before
-/// there is a second thread; nothing can be opened, connected or executed afterwards.
+/// Leaves `agentd-relay`, or what reads blocklists, its open descriptors and nothing else. To be called at the start of
+/// `main`, before there is a second thread; nothing can be opened, connected or executed afterwards.
 ///
 /// # Errors
 /// [`LockdownError`]. Some layers may be in force; the program must end.

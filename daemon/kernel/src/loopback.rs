@@ -1,9 +1,9 @@
 //! The session's only interface: `lo`, with an address of its own, and routes that keep every packet on
 //! the host's side of no wire at all: the whole of IPv4 and IPv6 is local.
 //!
-//! Programs bind to the session's own addresses alone, and get `EADDRNOTAVAIL` for others as anywhere. For IPv6 the kernel
-//! looks at addresses; for IPv4 at the table `local`, which is one with `main` until there is a rule of one's own. So the
-//! route of IPv4 is in another table, behind a rule.
+//! Programs bind to the session's own addresses alone, and get `EADDRNOTAVAIL` for others as anywhere. For IPv6 the
+//! kernel looks at addresses; for IPv4 at the table `local`, which is one with `main` until there is a rule of one's
+//! own. So the route of IPv4 is in another table, behind a rule.
 
 use std::io::IoSlice;
 use std::net::{Ipv4Addr, Ipv6Addr};

@@ -120,8 +120,8 @@ impl Tree {
         Self::of_layers(kind, &[], options, attributes)
     }
 
-    /// The same with open directories for some options, as an overlay takes its layers from Linux 6.13 on, and where their
-    /// mounts are attached nowhere from 6.15 on. Before, the answer is `EINVAL`.
+    /// The same with open directories for some options, as an overlay takes its layers from Linux 6.13 on, and where
+    /// their mounts are attached nowhere from 6.15 on. Before, the answer is `EINVAL`.
     ///
     /// # Errors
     /// As [`Tree::new`].

@@ -52,8 +52,8 @@ pub struct Child {
     pub pidfd: OwnedFd,
 }
 
-/// Forks. The child has no better priority than processes have by default, runs `run` and ends with the code that it returns, or 101 if it panics; it never
-/// returns to the caller's code.
+/// Forks. The child has no better priority than processes have by default, runs `run` and ends with the code that it
+/// returns, or 101 if it panics; it never returns to the caller's code.
 ///
 /// # Errors
 /// As `clone3(2)`. On cgroup errors there is no child.

@@ -270,7 +270,8 @@ pub fn arguments(proc: BorrowedFd<'_>, pid: i32) -> std::io::Result<Vec<String>>
     Ok(bytes.split(|b| *b == 0).map(text::from_bytes).collect())
 }
 
-/// What distinguishes sockets from other files: all of them are on one file system, which is mounted once for the kernel itself.
+/// What distinguishes sockets from other files: all of them are on one file system, which is mounted once for the
+/// kernel itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SocketMount(u64);
 

@@ -1,5 +1,5 @@
-//! Refuses connections that have only been asked for: with a reset as the far end would send it. nftables could do it by
-//! itself, but then the socket would be gone before anybody could see whose it is.
+//! Refuses connections that have only been asked for: with a reset as the far end would send it. nftables could do it
+//! by itself, but then the socket would be gone before anybody could see whose it is.
 
 use std::io;
 use std::net::{SocketAddr, SocketAddrV4, SocketAddrV6};
@@ -114,7 +114,8 @@ fn segment(source: u16, destination: u16, sequence: u32, pseudo: u32) -> [u8; TC
     segment
 }
 
-/// The sum of what stands before a segment for its checksum: of IPv4 and IPv6 alike, since no length here has a high half.
+/// The sum of what stands before a segment for its checksum: of IPv4 and IPv6 alike, since no length here has a high
+/// half.
 fn pseudo(source: &[u8], destination: &[u8]) -> u32 {
     words(source) + words(destination) + u32::from(TCP) + TCP_HEADER as u32
 }

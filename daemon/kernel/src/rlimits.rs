@@ -63,8 +63,8 @@ impl Limits {
     }
 }
 
-/// Raises the hard limit of open descriptors to `count`, for a process that may, so that each that it starts can have as
-/// many. One that is higher stays.
+/// Raises the hard limit of open descriptors to `count`, for a process that may, so that each that it starts can have
+/// as many. One that is higher stays.
 ///
 /// # Errors
 /// If the host does not allow so many (`fs.nr_open`), or the process may not raise it.

@@ -61,8 +61,8 @@ impl SockDiag {
         Self { socket, sequence: Cell::new(0) }
     }
 
-    /// The inode of the socket that gets what comes from `ends.far` to `ends.own`; `None` if there is none, or no process
-    /// has it any more. Of UDP that is the one that sends from there, unless several share the port.
+    /// The inode of the socket that gets what comes from `ends.far` to `ends.own`; `None` if there is none, or no
+    /// process has it any more. Of UDP that is the one that sends from there, unless several share the port.
     ///
     /// # Errors
     /// If the kernel cannot be asked.
@@ -132,8 +132,8 @@ fn request(ends: &Ends, sequence: u32) -> Option<Vec<u8>> {
     Some(bytes)
 }
 
-/// What the body of an answer says, if it is about a socket that has `ends.own`: a listener does not stand for the peers that
-/// connects from its port.
+/// What the body of an answer says, if it is about a socket that has `ends.own`: a listener does not stand for the
+/// peers that connects from its port.
 fn inode(ends: &Ends, body: &[u8]) -> Option<u32> {
     let port = body.get(SPORT..)?.first_chunk::<2>()?;
     let inode = u32::from_ne_bytes(*body.get(INODE..)?.first_chunk::<4>()?);

@@ -33,8 +33,8 @@ const PAGE: u64 = 4096;
 /// Less than two of the smallest queues, and no less than one: `mqueue(7)`, a message and a node of the tree.
 const ONE_QUEUE: u64 = 190;
 
-/// Tries the counters that a session's user namespace adds up to: those of the uid that owns it. For a process that ends
-/// afterwards: it becomes `uid` for good.
+/// Tries the counters that a session's user namespace adds up to: those of the uid that owns it. For a process that
+/// ends afterwards: it becomes `uid` for good.
 ///
 /// # Errors
 /// If it cannot be tried.

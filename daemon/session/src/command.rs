@@ -86,8 +86,8 @@ impl Starting {
         Ok(Self { pid, report })
     }
 
-    /// Waits until it has been executed, or could not be. Others of the same uid can stop it on the way: a process that has
-    /// something else to do asks only once the descriptor is readable.
+    /// Waits until it has been executed, or could not be. Others of the same uid can stop it on the way: a process that
+    /// has something else to do asks only once the descriptor is readable.
     pub fn outcome(self) -> Result<Pid, NotRun> {
         // The pipe is close-on-exec: an empty end of file is the sign that the program runs.
         let mut bytes = [0; 64];

@@ -27,7 +27,8 @@ const LARGE: u64 = 1 << 30;
 pub const PROGRAM: &str = "mke2fs";
 const PLACES: [&str; 4] = ["/usr/sbin", "/sbin", "/usr/bin", "/bin"];
 
-/// Every mount of the image that sessions share under project quotas. A sparse write takes a block; deleted files are given back to the host.
+/// Every mount of the image that sessions share under project quotas. A sparse write takes a block; deleted files are
+/// given back to the host.
 const SHARED: [(&str, &str); 3] = [("prjquota", ""), ("discard", ""), ("allocsize", "4k")];
 
 /// The image, attached to a device.

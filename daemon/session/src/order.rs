@@ -23,8 +23,9 @@ pub struct Owner {
     pub groups: Groups,
 }
 
-/// Launcher to builder. Descriptors: the keeper's listening socket; the caller's side socket with its offer; a directory for uppers, if the plan has overlays; the table of blocklists, if the site has any and the session
-/// egress; a CA bundle, if it asks over TLS.
+/// Launcher to builder. Descriptors: the keeper's listening socket; the caller's side socket with its offer; a
+/// directory for uppers, if the plan has overlays; the table of blocklists, if the site has any and the session egress;
+/// a CA bundle, if it asks over TLS.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Order {
     /// What to build.

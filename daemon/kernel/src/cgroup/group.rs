@@ -144,8 +144,8 @@ impl Group {
         self.limit_memory(memory)
     }
 
-    /// The bytes in it, and in what is or was below it, that the kernel cannot take back: of processes and shared memory,
-    /// and in cgroup2 of the kernel's own. The kernel's statistics may be seconds old where its counter is not
+    /// The bytes in it, and in what is or was below it, that the kernel cannot take back: of processes and shared
+    /// memory, and in cgroup2 of the kernel's own. The kernel's statistics may be seconds old where its counter is not
     /// (`mem_cgroup_flush_stats`): it is what the counter says, less caches, or the statistics' sum if that is more.
     ///
     /// # Errors
@@ -258,8 +258,8 @@ impl Group {
             .map_or(Ok(()), |dir| write_at(dir.as_fd(), "cgroup.procs", &pid.as_raw_nonzero().to_string()))
     }
 
-    /// Its directories as a session shall see them, each with the controllers of its hierarchy; cgroup2's without any is
-    /// the first.
+    /// Its directories as a session shall see them, each with the controllers of its hierarchy; cgroup2's without any
+    /// is the first.
     pub fn visible(&self) -> Vec<(&[&'static str], BorrowedFd<'_>)> {
         const CPUSET: &[&str] = &["cpuset"];
         let v1 = self.v1.iter().map(|v1| (v1.names.as_slice(), v1.dir.as_fd()));

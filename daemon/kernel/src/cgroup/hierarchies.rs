@@ -255,7 +255,8 @@ impl Hierarchies {
         std::iter::once(&self.v2).chain(self.v1.iter().map(|h| &h.root)).chain(&self.cpuset)
     }
 
-    /// The bytes that are charged to the group at `path` and to what is or was below it; `None` if there is no such group.
+    /// The bytes that are charged to the group at `path` and to what is or was below it; `None` if there is no such
+    /// group.
     ///
     /// # Errors
     /// If they cannot be read.

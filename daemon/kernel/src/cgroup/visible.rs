@@ -20,8 +20,8 @@ pub(super) fn accounting(mounts: &Mounts, name: &str) -> Option<(OwnedFd, OwnedF
     directory(mounts, "cpuacct", name)
 }
 
-/// The same of `cpuset`, with every CPU that the directory above has. It is the group of all sessions and has none below:
-/// CPUs are shared out by affinity.
+/// The same of `cpuset`, with every CPU that the directory above has. It is the group of all sessions and has none
+/// below: CPUs are shared out by affinity.
 pub(super) fn cpuset(mounts: &Mounts, name: &str) -> Option<(OwnedFd, OwnedFd)> {
     let (base, root) = directory(mounts, "cpuset", name)?;
     // A group without memory nodes and CPUs takes no process.

@@ -91,8 +91,8 @@ impl Table {
         self.compare(&encode::batch(ruleset))
     }
 
-    /// Puts the rules that `ruleset` has in its chain [`PLANNED`] in the place of those that are there, all at once, and
-    /// reads everything back. What the sets hold stays.
+    /// Puts the rules that `ruleset` has in its chain [`PLANNED`] in the place of those that are there, all at once,
+    /// and reads everything back. What the sets hold stays.
     ///
     /// # Errors
     /// [`NftError`]. Nothing was changed unless it is [`NftError::Differs`].

@@ -74,8 +74,8 @@ pub struct Match {
 pub struct Options {
     /// Whether `memfd_create(2)` is allowed: only where `vm.memfd_noexec` keeps memfds from being run.
     pub memfd_create: bool,
-    /// Whether set-group-ID bits may be set: only where no directory of the host's can be written to, or a file with one
-    /// would be a program that others run with the caller's group.
+    /// Whether set-group-ID bits may be set: only where no directory of the host's can be written to, or a file with
+    /// one would be a program that others run with the caller's group.
     pub set_gid: bool,
 }
 

@@ -1,4 +1,5 @@
-//! Calls that are refused with a notification (`seccomp_unotify(2)`): who made them, and the answer, which is always a refusal.
+//! Calls that are refused with a notification (`seccomp_unotify(2)`): who made them, and the answer, which is always a
+//! refusal.
 
 use std::cell::{Cell, OnceCell};
 use std::collections::BTreeMap;
@@ -13,8 +14,8 @@ use super::{Options, Rule, Table, Verdict, bpf, names, tables};
 const MAX_STALE: u64 = 1 << 20;
 
 /// How many calls there were and how often one was asked for. The kernel counts a call that is made, and counts it down
-/// when somebody asks for one: not when a signal interrupts it before. That leaves a rest, and a rest that grows without
-/// end would make the kernel's counter run over.
+/// when somebody asks for one: not when a signal interrupts it before. That leaves a rest, and a rest that grows
+/// without end would make the kernel's counter run over.
 #[derive(Clone, Copy, Debug, Default)]
 struct Count {
     /// The first call that was received, and the last. Their numbers follow each other.
@@ -154,15 +155,16 @@ impl Listener {
         result == 0
     }
 
-    /// Lets the call fail as the filter's table wants it, whatever was read of it. A caller that was killed meanwhile is
-    /// no error.
+    /// Lets the call fail as the filter's table wants it, whatever was read of it. A caller that was killed meanwhile
+    /// is no error.
     ///
     /// # Errors
     /// Those of the ioctl.
     pub fn refuse(&self, asked: &Asked) -> io::Result<()> {
         let errno = i32::from(self.errno(&asked.call));
         let answer = libc::seccomp_notif_resp { id: asked.id, val: 0, error: -errno, flags: 0 };
-        // SAFETY: `answer` is of the type and size that the request names, and lives across the call, which only reads it.
+        // SAFETY: `answer` is of the type and size that the request names, and lives across the call, which only reads
+        // it.
         let result = unsafe {
             libc::ioctl(self.fd.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_SEND, std::ptr::from_ref(&answer))
         };

@@ -9,8 +9,8 @@ use libc::*;
 
 use super::{Match, Options, Rule, Table, Verdict, Word};
 
-/// The command of a session and all that it starts. What is refused outright is [notified](super::Listener) of; what libraries
-/// do without is not.
+/// The command of a session and all that it starts. What is refused outright is [notified](super::Listener) of; what
+/// libraries do without is not.
 pub const AGENT: Table = Table { rules: agent, denied: NOTIFY };
 /// `agentd-relay`: it works on descriptors that it has.
 pub const RELAY: Table = Table { rules: relay, denied: Verdict::Kill };
@@ -254,8 +254,8 @@ fn unshare() -> Rule {
 /// Others' limits may be read. pid 1 has the agent's ids: with its limits lowered it could not start what `exec`
 /// asks for, and would end.
 ///
-/// `RLIMIT_CORE` stays what it is: 0, which many programs set, would start a handler of the host's that is a pipe, where
-/// 1 does not (core(5)). They see that it is set, unless they ask for what it was in the same call.
+/// `RLIMIT_CORE` stays what it is: 0, which many programs set, would start a handler of the host's that is a pipe,
+/// where 1 does not (core(5)). They see that it is set, unless they ask for what it was in the same call.
 fn limits() -> Rule {
     let null = |argument, then: Rule, otherwise: Rule| {
         let high = by(Word::High(argument), u32::MAX, vec![(vec![0], then)], otherwise.clone());
@@ -275,8 +275,8 @@ fn options_of_sockets() -> Rule {
     by(Word::Low(1), u32::MAX, vec![(vec![SOL_SOCKET as u32], of_socket)], ALLOW)
 }
 
-/// The caller's own id and -1 are the kernel's to judge; no other can be had, and those that the session's user namespace
-/// does not have are EINVAL there, which programs do not expect.
+/// The caller's own id and -1 are the kernel's to judge; no other can be had, and those that the session's user
+/// namespace does not have are EINVAL there, which programs do not expect.
 fn ids(own: u32, arguments: std::ops::Range<u8>) -> Rule {
     arguments.rev().fold(ALLOW.into(), |rest, argument| {
         by(Word::Low(argument), u32::MAX, vec![(vec![own, u32::MAX], rest)], PERM)
@@ -319,9 +319,9 @@ fn relay(options: Options) -> BTreeMap<u32, Rule> {
         (SYS_fcntl, equal(1, &descriptor(&[F_SETPIPE_SZ, F_GETPIPE_SZ]), ALLOW, PERM)),
         (SYS_getsockopt, equal(1, &[SOL_SOCKET as u32, IPPROTO_TCP as u32], ALLOW, PERM)),
         (SYS_setsockopt, set_option()),
-        // With it, a socket that is not connected (any more) connects to whatever address a message names (tcp(7)), past
-        // the keeper, past Landlock, and without connect(2): one whose connection failed, and a listener that was shut
-        // down.
+        // With it, a socket that is not connected (any more) connects to whatever address a message names (tcp(7)),
+        // past the keeper, past Landlock, and without connect(2): one whose connection failed, and a listener that was
+        // shut down.
         (SYS_sendto, only_without(3, MSG_FASTOPEN as u32, ALLOW, Verdict::Kill)),
         (SYS_sendmsg, only_without(2, MSG_FASTOPEN as u32, ALLOW, Verdict::Kill)),
         (SYS_sendmmsg, only_without(3, MSG_FASTOPEN as u32, ALLOW, Verdict::Kill)),

@@ -136,9 +136,11 @@ impl Server {
             Heard::Offer => None,
             Heard::Steer(peer, steer) => Some((peer, steer)),
         };
-        let socket = self.offers.socket(number);
-        let end = |socket| self.event_loop.modify(socket, Source::Offer(number), EventFlags::RDHUP);
-        if let Some(Err(errno)) = socket.map(end) {
+        let watched = self
+            .offers
+            .socket(number)
+            .map(|socket| self.event_loop.modify(socket, Source::Offer(number), EventFlags::RDHUP));
+        if let Some(Err(errno)) = watched {
             tracing::error!(error = %errno, "an offer cannot be watched");
         }
         if let Some((peer, steer)) = steer {

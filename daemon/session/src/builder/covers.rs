@@ -96,8 +96,8 @@ fn kind_of(name: &RelPath) -> Missing {
 }
 
 /// What says which objects and references there are, where those are not copies: written to the copy alone, it would be
-/// wrong outside (`git pack-refs` takes packed references away from where they were). Without `packed-refs` there are none;
-/// an empty `shallow` would mean something.
+/// wrong outside (`git pack-refs` takes packed references away from where they were). Without `packed-refs` there are
+/// none; an empty `shallow` would mean something.
 fn held_in_common() -> impl Iterator<Item = (RelPath, Missing)> {
     let held = [("packed-refs", Missing::Empty), ("shallow", Missing::Socket)];
     held.into_iter().filter_map(|(name, missing)| Some((RelPath::parse(name).ok()?, missing)))
@@ -201,7 +201,8 @@ impl Placer<'_> {
             let place = match open_beneath(dir.as_fd(), component) {
                 Ok(place) => place,
                 Err(Errno::NOENT) => {
-                    // A repository that is not there has nothing to be protected in; one that is made is found in the end.
+                    // A repository that is not there has nothing to be protected in; one that is made is found in the
+                    // end.
                     let repository = cover == Cover::Protect && component == ".git";
                     let overlay = workspace.mode == WorkspaceMode::Overlay;
                     if missing == Missing::Leave

@@ -31,11 +31,11 @@ impl FsIds {
         Self { rights: None }
     }
 
-    /// The ids that a mounter of overlays needs, with root's rights over files: the kernel makes the overlay's own files
-    /// with them on the upper layer, where a caller's 0 is the agent's, a member's is a leased one, and root's has no
-    /// place. All that is written to the overlay later is written with the mounter's rights. `CAP_SYS_RESOURCE` is none of
-    /// them: with it the kernel lets pass what a quota does not allow, and gives out the blocks that a file system keeps
-    /// for root.
+    /// The ids that a mounter of overlays needs, with root's rights over files: the kernel makes the overlay's own
+    /// files with them on the upper layer, where a caller's 0 is the agent's, a member's is a leased one, and root's
+    /// has no place. All that is written to the overlay later is written with the mounter's rights. `CAP_SYS_RESOURCE`
+    /// is none of them: with it the kernel lets pass what a quota does not allow, and gives out the blocks that a file
+    /// system keeps for root.
     pub fn of_mounter(owner: Owner, agent: u32) -> rustix::io::Result<Self> {
         let rights = rustix::thread::capabilities(None)?;
         let of = |other: bool| if other { agent } else { 0 };

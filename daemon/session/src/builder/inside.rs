@@ -1,6 +1,6 @@
-//! What may change inside a session and must not change outside: a repository's configuration and hooks in a workspace that
-//! is given as it is. A configuration is covered by a mount of a symbolic link into memory of the session's, which git's
-//! lock file follows; hooks are an overlay that writes there. What is real stays byte for byte.
+//! What may change inside a session and must not change outside: a repository's configuration and hooks in a workspace
+//! that is given as it is. A configuration is covered by a mount of a symbolic link into memory of the session's, which
+//! git's lock file follows; hooks are an overlay that writes there. What is real stays byte for byte.
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};

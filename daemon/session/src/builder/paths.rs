@@ -174,8 +174,8 @@ fn prove(
     Ok(Source { path: path.clone(), tree, name, stat, direct: Some(fd), upper: None })
 }
 
-/// Opens a directory, or the directory of a file, by the name that its descriptor has, and the name in it. What is found
-/// there must be what the descriptor is, by the same mount: another mount may cover it by now.
+/// Opens a directory, or the directory of a file, by the name that its descriptor has, and the name in it. What is
+/// found there must be what the descriptor is, by the same mount: another mount may cover it by now.
 fn by_name(path: &AbsPath, is_dir: bool, identity: Identity) -> Result<(OwnedFd, Option<String>), Fault> {
     let covered = || moved(format!("{path}: the descriptor is of something else than that path leads to"));
     let same = |place: &OwnedFd| mount::identity(place.as_fd()).is_ok_and(|found| found == identity);

@@ -13,9 +13,8 @@ use super::Builder;
 use super::fault::{At, Fault};
 use crate::stdio::Outside;
 
-/// Open files of a relay: six for each connection of a session that egress, and for each to a port that it
-/// publishes (two sockets, a pipe each way), and four for each command, as many again that come while others go, and its
-/// own.
+/// Open files of a relay: six for each connection of a session that egress, and for each to a port that it publishes
+/// (two sockets, a pipe each way), and four for each command, as many again that come while others go, and its own.
 const OPEN_FILES: u64 = 10_240;
 
 /// A relay that runs.

@@ -86,8 +86,8 @@ impl Root {
         self.place(path, Kind::Directory)
     }
 
-    /// The same for what `kind` says. In directories that are not ours the agent's rights count, and every answer is the
-    /// same: root's would show what is in directories that are closed to the caller.
+    /// The same for what `kind` says. In directories that are not ours the agent's rights count, and every answer is
+    /// the same: root's would show what is in directories that are closed to the caller.
     fn place(&self, path: &str, kind: Kind) -> Result<OwnedFd, Fault> {
         let mut dir = self.tree.as_fd().try_clone_to_owned().at("root", path)?;
         let mut stat = rustix::fs::fstat(&dir).at("root", path)?;
@@ -189,8 +189,8 @@ impl Root {
         mount::seal(dev.as_fd()).at("dev", "/dev")
     }
 
-    /// What programs expect in /run: places where everybody may make locks and sockets, and the user's own. `uid` is the
-    /// agent's number in the session.
+    /// What programs expect in /run: places where everybody may make locks and sockets, and the user's own. `uid` is
+    /// the agent's number in the session.
     pub fn place_run(&mut self, uid: u32) -> Result<(), Fault> {
         let run = self.directory("/run")?;
         for name in ["lock", "screen"] {
@@ -250,8 +250,8 @@ enum Kind {
     File,
 }
 
-/// A place in a directory of the caller's that cannot be mounted on: because it is not there, of another kind, or out of
-/// the agent's reach. Which of these it is, is not reported.
+/// A place in a directory of the caller's that cannot be mounted on: because it is not there, of another kind, or out
+/// of the agent's reach. Which of these it is, is not reported.
 fn nested(path: &str) -> Fault {
     Fault::caller(
         format!("{path} cannot be mounted in the directory that holds it"),

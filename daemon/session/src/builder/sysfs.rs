@@ -1,5 +1,5 @@
-//! What a session sees of `/sys`: its own control group and the host's CPUs, read-only, at the paths where programs look
-//! for limits. Nothing else of it is there.
+//! What a session sees of `/sys`: its own control group and the host's CPUs, read-only, at the paths where programs
+//! look for limits. Nothing else of it is there.
 
 use std::os::fd::{AsFd, BorrowedFd};
 

@@ -86,8 +86,8 @@ impl From<Uppers> for OwnedFd {
     }
 }
 
-/// `N/upper` and `N/work` in the session's directory, unless they are there already. The upper directory has the mode and owner of what it
-/// lies over, because the merged one shows them.
+/// `N/upper` and `N/work` in the session's directory, unless they are there already. The upper directory has the mode
+/// and owner of what it lies over, because the merged one shows them.
 fn make(uppers: BorrowedFd<'_>, name: &str, lower: &Stat) -> rustix::io::Result<OwnedFd> {
     ensure(uppers, name, 0o755)?;
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;

@@ -1,5 +1,5 @@
-//! Views: what is only read, as an overlay without an upper directory. Its inodes are its own, so no watch, lock, lease,
-//! socket or FIFO of the host is reached through it, and its top has the source's owner, mode and times.
+//! Views: what is only read, as an overlay without an upper directory. Its inodes are its own, so no watch, lock,
+//! lease, socket or FIFO of the host is reached through it, and its top has the source's owner, mode and times.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 

@@ -27,8 +27,8 @@ use crate::order::Owner;
 use crate::scout::{self, Commission, FromScout, Report, Scout};
 
 /// The file in an overlay's own directory, beside upper and work directory, that says what a later reader must know of
-/// it: [`FORMAT`], the workspace's path, device and inode of its top, and the names in the upper that agentd made (those
-/// that are links of the host's placeholder are not among them). Each is ended by NUL.
+/// it: [`FORMAT`], the workspace's path, device and inode of its top, and the names in the upper that agentd made
+/// (those that are links of the host's placeholder are not among them). Each is ended by NUL.
 const ABOUT: &str = "about";
 /// What an overlay on disk means: 2 has `trusted.overlay.*` marks, with redirects; 1, without the file, had
 /// `user.overlay.*` marks.
@@ -157,8 +157,8 @@ impl Placer<'_> {
         }
     }
 
-    /// Gives masked names that are missing at the top of `source` to the host's placeholder, in the upper directory. Where
-    /// that cannot be (another file system or project, too many names), they are made when they are covered.
+    /// Gives masked names that are missing at the top of `source` to the host's placeholder, in the upper directory.
+    /// Where that cannot be (another file system or project, too many names), they are made when they are covered.
     fn hold(&self, workspace: &Workspace, source: &Source) -> Result<BTreeSet<String>, Fault> {
         let path = workspace.path.as_str();
         let own = source.upper.as_ref().ok_or_else(|| Fault::host("overlay", path, "no upper"))?;

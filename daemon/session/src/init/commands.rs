@@ -91,8 +91,8 @@ impl<'a> Commands<'a> {
         }
     }
 
-    /// Starts one more. What becomes of it is reported by [`Commands::started`]. The inner ends of its streams are its own
-    /// alone.
+    /// Starts one more. What becomes of it is reported by [`Commands::started`]. The inner ends of its streams are its
+    /// own alone.
     pub fn run(&mut self, number: CommandNumber, command: &Command) -> Result<(), NotRun> {
         let known = self.further.contains_key(&number) || self.starting.contains_key(&number);
         if number == 0 || known || self.further.len() + self.starting.len() >= MAX_COMMANDS {

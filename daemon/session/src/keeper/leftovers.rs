@@ -1,5 +1,5 @@
-//! What is left in directories that were given as they are, once no process of the session is: placeholders go, and what
-//! programs outside would run is looked for, before the session's end is recorded.
+//! What is left in directories that were given as they are, once no process of the session is: placeholders go, and
+//! what programs outside would run is looked for, before the session's end is recorded.
 
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};

@@ -60,8 +60,8 @@ pub use scratch::Scratch;
 use source::{Events, Source};
 use spool::Spool;
 
-/// How many messages of the service's or the relay's are taken in one turn: what is left is reported again, and one that
-/// never pauses does not starve the rest.
+/// How many messages of the service's or the relay's are taken in one turn: what is left is reported again, and one
+/// that never pauses does not starve the rest.
 const MESSAGES: usize = 64;
 /// The most events of one turn.
 const MAX_EVENTS: usize = 64;

@@ -1,5 +1,6 @@
-//! Packets that the session's nftables refused, as the kernel logs them. Connections of TCP are refused here: their first
-//! packet was dropped, so that the process that asks for them can still be seen, and so that a pin that ran out can be renewed.
+//! Packets that the session's nftables refused, as the kernel logs them. Connections of TCP are refused here: their
+//! first packet was dropped, so that the process that asks for them can still be seen, and so that a pin that ran out
+//! can be renewed.
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};

@@ -219,8 +219,8 @@ impl Processes {
         if pid != thread {
             ids = procfs::ids(proc, pid).ok()?;
         }
-        // Of the thread: a process whose first one has ended has none. A file that was renamed since it was run is called
-        // what it was called then.
+        // Of the thread: a process whose first one has ended has none. A file that was renamed since it was run is
+        // called what it was called then.
         let exe = match (Exe::of(proc, thread), self.known.get(&pid)) {
             (exe, _) if exe == self.ours => None,
             (exe, Some(known)) if exe == known.exe && known.path.is_some() => known.path.clone(),

@@ -1,6 +1,6 @@
 //! Where the kernel holds the limit: reports a session that has reached it. Such a session goes on; its writes fail
-//! with `ENOSPC` or `EDQUOT`. The kernel notifies nobody, so that it is looked twice a second at what is left: who fills
-//! it and makes room again between two looks is not reported.
+//! with `ENOSPC` or `EDQUOT`. The kernel notifies nobody, so that it is looked twice a second at what is left: who
+//! fills it and makes room again between two looks is not reported.
 
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::time::{Duration, Instant};

@@ -1,8 +1,8 @@
 //! The meter measures what a session has written to its overlays.
 //!
-//! Where the kernel holds the limit, by project quotas or by an image of the session's own, the meter only [reports](held)
-//! when the limit is reached. Otherwise it [watches](watch): it counts what has a [name](names), what has
-//! [none](nameless), and holds the file system's own count of free space against both.
+//! Where the kernel holds the limit, by project quotas or by an image of the session's own, the meter only
+//! [reports](held) when the limit is reached. Otherwise it [watches](watch): it counts what has a [name](names), what
+//! has [none](nameless), and holds the file system's own count of free space against both.
 
 mod held;
 mod nameless;

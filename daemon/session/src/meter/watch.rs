@@ -142,8 +142,8 @@ impl Watch<'_> {
         }
     }
 
-    /// Some descriptors in queues are out of sight, and others write meanwhile: a session hides something only if it has
-    /// such whenever it is looked at.
+    /// Some descriptors in queues are out of sight, and others write meanwhile: a session hides something only if it
+    /// has such whenever it is looked at.
     fn rule_out_hiding(&self, known: &mut Known) -> Result<(), String> {
         for _ in 0..HIDING {
             if known.hidden == 0 || known.count.usage.exceeds(self.limit).is_some() {

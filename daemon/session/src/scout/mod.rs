@@ -1,6 +1,6 @@
-//! What looks for names in a workspace, at the session's start and, in mode `direct`, at its end: there a process of its
-//! own with the agent's ids and no right besides, because what it reads of repositories may have been written by an agent.
-//! It runs no program. Elsewhere only [names] are looked at, and no file is opened.
+//! What looks for names in a workspace, at the session's start and, in mode `direct`, at its end: there a process of
+//! its own with the agent's ids and no right besides, because what it reads of repositories may have been written by an
+//! agent. It runs no program. Elsewhere only [names] are looked at, and no file is opened.
 
 mod aside;
 mod history;
@@ -61,8 +61,8 @@ pub struct Commission<'a> {
     pub token: SingleThreaded,
 }
 
-/// What is to be covered in a workspace that is given as an overlay or read-only; `top` is its directory. Whoever calls it
-/// has the agent's rights over files.
+/// What is to be covered in a workspace that is given as an overlay or read-only; `top` is its directory. Whoever calls
+/// it has the agent's rights over files.
 ///
 /// # Errors
 /// The refusal for the caller.

@@ -103,8 +103,8 @@ pub struct CopyOf {
 /// What is copied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum CopyKind {
-    /// A configuration. Descriptors: the directory that it lies in as `config`, and a file of which this part is what it was
-    /// at first.
+    /// A configuration. Descriptors: the directory that it lies in as `config`, and a file of which this part is what
+    /// it was at first.
     Config(Part),
     /// Hooks. Descriptor: the upper directory of their overlay.
     Hooks,

@@ -17,8 +17,8 @@ use super::EVENTS_OF_ONE;
 use super::tunnels::Asked;
 
 impl Keeper {
-    /// Answers with a socket that connects to where `client` wants to, or with why not; once the site's proxy has, where
-    /// there is one.
+    /// Answers with a socket that connects to where `client` wants to, or with why not; once the site's proxy has,
+    /// where there is one.
     pub(super) fn dial(&mut self, number: u32, purpose: &Purpose, client: Client) {
         match self.begin(number, purpose, client) {
             Ok(Begun::Asked) => {}

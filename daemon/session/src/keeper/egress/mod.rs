@@ -90,7 +90,8 @@ struct Pinned {
 }
 
 impl EgressState {
-    /// As planned, with the table of the site's blocklists and what its proxy gets; nothing is pinned. In the host's network.
+    /// As planned, with the table of the site's blocklists and what its proxy gets; nothing is pinned. In the host's
+    /// network.
     pub fn new(
         egress: Egress,
         ceiling: Ceiling,

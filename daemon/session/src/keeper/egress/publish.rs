@@ -1,6 +1,6 @@
 //! The way in: ports of the session that appear on the host's loopback. The keeper makes the listeners, on the host,
-//! where it has no right that another user had not; the relay accepts on them. For each connection init makes one to the
-//! session's own loopback, on the keeper's word, which judges each.
+//! where it has no right that another user had not; the relay accepts on them. For each connection init makes one to
+//! the session's own loopback, on the keeper's word, which judges each.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -166,9 +166,9 @@ impl Keeper {
     }
 }
 
-/// A socket that listens on `address` of the host's loopback, and that nobody shares: a port in use is refused, whichever process
-/// has it, and once this listens so is everybody else (`SO_REUSEADDR` lets pass what is left of closed connections
-/// alone).
+/// A socket that listens on `address` of the host's loopback, and that nobody shares: a port in use is refused,
+/// whichever process has it, and once this listens so is everybody else (`SO_REUSEADDR` lets pass what is left of
+/// closed connections alone).
 fn listener(address: SocketAddr) -> Result<OwnedFd, Errno> {
     let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;

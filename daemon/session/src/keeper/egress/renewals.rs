@@ -1,6 +1,6 @@
-//! Pins that ran out while their name is still allowed. Programs keep addresses for longer than names say: a connection to
-//! one has its name asked for again, and goes on only if the name still answers with that very address. Until that is
-//! known its first packet is dropped; the kernel sends it again within a second.
+//! Pins that ran out while their name is still allowed. Programs keep addresses for longer than names say: a connection
+//! to one has its name asked for again, and goes on only if the name still answers with that very address. Until that
+//! is known its first packet is dropped; the kernel sends it again within a second.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -135,8 +135,8 @@ fn family(address: IpAddr) -> u16 {
 }
 
 impl Keeper {
-    /// The names that may be meant by a connection that the kernel did not let through: allowed for its port, and pinned
-    /// once.
+    /// The names that may be meant by a connection that the kernel did not let through: allowed for its port, and
+    /// pinned once.
     fn allowed_names(&self, syn: &Syn) -> Vec<HostName> {
         let Some(egress_state) = &self.egress_state else { return Vec::new() };
         let allowed = |name: &HostName| {

@@ -1,6 +1,6 @@
-//! Ways through the site's proxy: the keeper asks it for a tunnel to what the plan allows, in words of its own, and hands
-//! the connection on once the proxy has opened it. Nothing that a session says is in what is asked, and what its relay gets
-//! begins behind the proxy's answer; the proxy's password stays here.
+//! Ways through the site's proxy: the keeper asks it for a tunnel to what the plan allows, in words of its own, and
+//! hands the connection on once the proxy has opened it. Nothing that a session says is in what is asked, and what its
+//! relay gets begins behind the proxy's answer; the proxy's password stays here.
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
