@@ -221,10 +221,10 @@ impl Server {
                 tracing::error!(lease = new, %error, "a session cannot be watched");
             }
         }
-        if let Some(socket) = self.examiner.unwatched() {
-            if let Err(errno) = self.event_loop.add(socket, Source::Examiner, EventFlags::IN) {
-                tracing::error!(error = %errno, "an examination cannot be watched");
-            }
+        if let Some(socket) = self.examiner.unwatched()
+            && let Err(errno) = self.event_loop.add(socket, Source::Examiner, EventFlags::IN)
+        {
+            tracing::error!(error = %errno, "an examination cannot be watched");
         }
     }
 

@@ -98,7 +98,7 @@ impl Keeper {
 
     fn tell_not_run(&mut self, command: CommandNumber, not_run: NotRun) {
         let NotRun { step, errno } = not_run;
-        self.say(&FromKeeper::NotRun { command, step, errno }, vec![]);
+        self.send_service(&FromKeeper::NotRun { command, step, errno }, vec![]);
     }
 
     /// Nobody takes the output of one any more.
@@ -129,7 +129,7 @@ impl Keeper {
         }
         let (ours, theirs) = stream()?;
         self.ask_relay(&ToRelay::Connect { command }, vec![theirs]);
-        self.say(&FromKeeper::Stream { command }, vec![ours]);
+        self.send_service(&FromKeeper::Stream { command }, vec![ours]);
         Ok(())
     }
 
@@ -154,7 +154,7 @@ impl Keeper {
         let (ours, theirs) = stream()?;
         let descriptors = CarryDescriptors { service: theirs, streams };
         self.ask_relay(&ToRelay::Carry { command, terminal }, descriptors.into_vec());
-        self.say(&FromKeeper::Running { command }, vec![ours]);
+        self.send_service(&FromKeeper::Running { command }, vec![ours]);
         Ok(())
     }
 
@@ -176,7 +176,7 @@ impl Keeper {
                 let _ = self.memory_limit().and_then(|_| self.flush());
             }
             self.commands.forget_if_done(command);
-            self.say(&FromKeeper::Exited { command, status }, vec![]);
+            self.send_service(&FromKeeper::Exited { command, status }, vec![]);
         }
     }
 

@@ -1,6 +1,5 @@
 //! How a session ends: its processes, and what is done at each step of its [`Phase`].
 
-use std::os::fd::AsFd as _;
 use std::time::Instant;
 
 use agentd_kernel::event_loop::EventFlags;
@@ -31,7 +30,7 @@ impl Keeper {
         let Some(init) = self.init.child.take() else { return Ok(()) };
         init.wait().map_err(|e| format!("init: {e}"))?;
         // What init said last is still in its socket.
-        self.init_says()?;
+        self.receive_init()?;
         // Nothing in the session can kill pid 1; the kernel can, for memory, and root.
         let _ = self.memory_limit();
         self.finish(match self.limits.has_killed_for_memory() {

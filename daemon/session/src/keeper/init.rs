@@ -54,7 +54,7 @@ impl Keeper {
         }
     }
 
-    pub(super) fn init_says(&mut self) -> Result<(), String> {
+    pub(super) fn receive_init(&mut self) -> Result<(), String> {
         loop {
             let packet = match self.init.outbox.socket.receive(MAX_KEEPER_PACKET, MAX_STREAMS) {
                 Ok(Some(packet)) => packet,
@@ -115,7 +115,7 @@ impl Keeper {
             match self.init.outbox.socket.receive(MAX_KEEPER_PACKET, MAX_DESCRIPTORS) {
                 Ok(Some(packet)) => match decode(&packet.bytes) {
                     Ok(FromInit::Sockets) if !opened => {
-                        self.open_way_out(packet.descriptors).map_err(failed)?;
+                        self.open_egress(packet.descriptors).map_err(failed)?;
                         opened = true;
                     }
                     Ok(FromInit::Confined { landlock_abi }) if opened => {

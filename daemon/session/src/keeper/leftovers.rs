@@ -212,7 +212,7 @@ impl Keeper {
     }
 
     /// A launcher or a scout says something.
-    pub(super) fn leftovers_say(&mut self) {
+    pub(super) fn receive_leftovers(&mut self) {
         self.files.leftovers.handle(&self.event_loop, &mut self.spool);
         self.leftovers_looked_at();
     }

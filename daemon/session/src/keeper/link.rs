@@ -89,19 +89,19 @@ impl Keeper {
             started: self.spool.is_released(),
             commands: self.commands.running(),
         };
-        self.say(&hello, vec![]);
+        self.send_service(&hello, vec![]);
         if let Some(egress_state) = &self.egress_state {
             let egress = Box::new(egress_state.egress.clone());
-            self.say(&FromKeeper::Egress(egress), vec![]);
+            self.send_service(&FromKeeper::Egress(egress), vec![]);
         }
         for (command, status) in self.commands.ended() {
-            self.say(&FromKeeper::Exited { command, status }, vec![]);
+            self.send_service(&FromKeeper::Exited { command, status }, vec![]);
         }
         Ok(())
     }
 
     /// Tells the service, if there is one. One that does not read is lost, as one that is gone.
-    pub(super) fn say(&mut self, message: &FromKeeper, descriptors: Vec<OwnedFd>) {
+    pub(super) fn send_service(&mut self, message: &FromKeeper, descriptors: Vec<OwnedFd>) {
         if let Some(link) = &mut self.service.link
             && let Err(error) = link.outbox.send(message, descriptors)
         {
@@ -111,7 +111,7 @@ impl Keeper {
     }
 
     /// What the service wants.
-    pub(super) fn service_says(&mut self) -> Result<(), String> {
+    pub(super) fn receive_service(&mut self) -> Result<(), String> {
         for _ in 0..MESSAGES {
             let Some(link) = &self.service.link else { return Ok(()) };
             let packet = match link.outbox.socket.receive(MAX_KEEPER_PACKET, 0) {

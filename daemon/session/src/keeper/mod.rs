@@ -249,11 +249,11 @@ impl Keeper {
 
     fn handle(&mut self, source: Source) -> Result<(), String> {
         match source {
-            Source::Service => self.service_says()?,
+            Source::Service => self.receive_service()?,
             Source::Listener => self.accept()?,
-            Source::Init => self.init_says()?,
-            Source::Relay => self.relay_says()?,
-            Source::Leftovers => self.leftovers_say(),
+            Source::Init => self.receive_init()?,
+            Source::Relay => self.receive_relay()?,
+            Source::Leftovers => self.receive_leftovers(),
             Source::Refused => self.calls_refused()?,
             Source::Steering => self.steered(),
             Source::InitExit => self.init_ended()?,

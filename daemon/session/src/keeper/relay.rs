@@ -62,7 +62,7 @@ impl Keeper {
     }
 
     /// The relay says something.
-    pub(super) fn relay_says(&mut self) -> Result<(), String> {
+    pub(super) fn receive_relay(&mut self) -> Result<(), String> {
         for _ in 0..MESSAGES {
             // One that asks and does not take the answers is not read until it does.
             let Some(control) = self.relay.control.as_ref().filter(|control| !control.is_full()) else {
@@ -82,7 +82,7 @@ impl Keeper {
                     self.files.scratches.active(Instant::now());
                 }
                 Ok(FromRelay::Closed { command }) => self.commands.delivered(command),
-                Ok(message) => self.relay_wants(message),
+                Ok(message) => self.handle_relay(message),
                 Err(error) => {
                     self.finish(End::Failed { what: format!("the relay: {error}") });
                     return Ok(());
@@ -96,7 +96,7 @@ impl Keeper {
         let Some(relay) = self.relay.child.take() else { return Ok(()) };
         let status = relay.wait().map_err(|e| format!("relay: {e}"))?;
         // What it said last is still in its socket.
-        self.relay_says()?;
+        self.receive_relay()?;
         // It ends of its own only after the session, with everything delivered.
         if !self.phase.is_ended() || status != ExitStatus::Code(0) {
             self.finish(End::Failed { what: format!("the relay ended with {status:?}") });

@@ -132,7 +132,7 @@ impl Keeper {
             self.network_failed(&error);
             return Err(refusals::ended(&self.identity.session));
         }
-        self.say(&FromKeeper::Egress(Box::new(egress.clone())), vec![]);
+        self.send_service(&FromKeeper::Egress(Box::new(egress.clone())), vec![]);
         self.spool.push(EventBody::Policy { change: change.to_string(), uid });
         self.ask_relay(&ToRelay::Policy { egress: Box::new(egress) }, vec![]);
         Ok(())

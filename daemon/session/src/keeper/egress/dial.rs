@@ -1,7 +1,7 @@
 //! Connections that the relay asks for: judged, recorded, and begun in the host's network.
 
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::time::Instant;
 
 use agentd_kernel::route::Routes;

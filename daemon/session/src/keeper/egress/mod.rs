@@ -143,7 +143,7 @@ impl Keeper {
 
     /// Hands the sockets of the egress, which init has opened, to the relay, with what it needs besides, and those of
     /// what is published.
-    pub(super) fn open_way_out(&mut self, sockets: Vec<OwnedFd>) -> Result<(), String> {
+    pub(super) fn open_egress(&mut self, sockets: Vec<OwnedFd>) -> Result<(), String> {
         let (Some(egress_state), Some(control)) = (&mut self.egress_state, &mut self.relay.control) else {
             return Err("egress that was not planned".into());
         };
@@ -167,7 +167,7 @@ impl Keeper {
     }
 
     /// The relay asks for something, or reports.
-    pub(super) fn relay_wants(&mut self, message: FromRelay) {
+    pub(super) fn handle_relay(&mut self, message: FromRelay) {
         if self.egress_state.is_none() {
             self.finish(End::Failed { what: "the relay: it asked for a network".into() });
             return;

@@ -3,7 +3,7 @@
 //! relay gets begins behind the proxy's answer; the proxy's password stays here.
 
 use std::collections::BTreeMap;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use agentd_kernel::event_loop::EventFlags;
