@@ -13,7 +13,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::names::AbsPath;
+use crate::names::{AbsPath, NameError};
 pub use reader::{ListError, Reader, Summary, read};
 pub use table::{Blocklist, Compiler, Full, HEADER, KEY, TableError};
 
@@ -44,18 +44,22 @@ pub enum Scope {
 #[serde(try_from = "String", into = "String")]
 pub struct Label(String);
 
+/// A text that is no label.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{0:?} names no list: give the file a name of at most {MAX_LABEL} letters, digits, dots, hyphens and underscores"
+)]
+pub struct LabelError(String);
+
 impl Label {
     /// Checks `text`.
     ///
     /// # Errors
     /// What a label is, if this is none.
-    pub fn parse(text: &str) -> Result<Self, String> {
+    pub fn parse(text: &str) -> Result<Self, LabelError> {
         let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
         if text.is_empty() || text.len() > MAX_LABEL || !text.bytes().all(plain) {
-            return Err(format!(
-                "{:?} names no list: give the file a name of at most {MAX_LABEL} letters, digits, dots, hyphens and underscores",
-                text.chars().take(MAX_LABEL + 1).collect::<String>()
-            ));
+            return Err(LabelError(text.chars().take(MAX_LABEL + 1).collect()));
         }
         Ok(Self(text.to_owned()))
     }
@@ -67,8 +71,8 @@ impl Label {
 }
 
 impl TryFrom<String> for Label {
-    type Error = String;
-    fn try_from(text: String) -> Result<Self, String> {
+    type Error = LabelError;
+    fn try_from(text: String) -> Result<Self, LabelError> {
         Self::parse(&text)
     }
 }
@@ -95,30 +99,53 @@ pub struct ListFile {
     pub label: Label,
 }
 
+/// A text that names no file with a list.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(transparent)]
+pub enum ListFileError {
+    /// It is no path.
+    Path(#[from] NameError),
+    /// The file's name is no label.
+    Label(#[from] LabelError),
+}
+
 impl TryFrom<String> for ListFile {
-    type Error = String;
-    fn try_from(text: String) -> Result<Self, String> {
-        let path = AbsPath::parse(&text).map_err(|error| error.to_string())?;
+    type Error = ListFileError;
+    fn try_from(text: String) -> Result<Self, ListFileError> {
+        let path = AbsPath::parse(&text)?;
         let name = text.rsplit('/').next().unwrap_or_default();
         let label = Label::parse(name.rsplit_once('.').map_or(name, |(stem, _)| stem))?;
         Ok(Self { path, label })
     }
 }
 
+/// Why a file is not taken for a list, and how to fix it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum FileError {
+    /// A directory, a device or the like.
+    #[error("is not a regular file")]
+    Kind,
+    /// Longer than [`MAX_FILE`].
+    #[error("is longer than {} MiB", MAX_FILE >> 20)]
+    TooLong,
+    /// Somebody else than root can change it.
+    #[error("must belong to root and be writable by nobody else (chown root, chmod 644)")]
+    Writable,
+    /// The process that reads it could not.
+    #[error("must be readable by everybody: nothing reads it as root (chmod 644)")]
+    Unreadable,
+}
+
 /// Whether a file may be taken for a list, by what `stat(2)` says of it.
 ///
 /// # Errors
 /// What is wrong, and how to fix it.
-pub fn check_file(regular: bool, size: u64, owner: u32, mode: u32) -> Result<(), String> {
+pub fn check_file(regular: bool, size: u64, owner: u32, mode: u32) -> Result<(), FileError> {
     match () {
-        () if !regular => Err("is not a regular file".into()),
-        () if size > MAX_FILE => Err(format!("is longer than {} MiB", MAX_FILE >> 20)),
-        () if owner != 0 || mode & 0o022 != 0 => {
-            Err("must belong to root and be writable by nobody else (chown root, chmod 644)".into())
-        }
-        () if mode & 0o004 == 0 => {
-            Err("must be readable by everybody: nothing reads it as root (chmod 644)".into())
-        }
+        () if !regular => Err(FileError::Kind),
+        () if size > MAX_FILE => Err(FileError::TooLong),
+        () if owner != 0 || mode & 0o022 != 0 => Err(FileError::Writable),
+        () if mode & 0o004 == 0 => Err(FileError::Unreadable),
         () => Ok(()),
     }
 }

@@ -7,11 +7,11 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 
 use crate::Refusal;
-use crate::addresses::{self, Net};
+use crate::addresses::{self, Net, NetError};
 use crate::allow::{AllowRule, WEB};
 use crate::denial::Denial;
 use crate::egress::Egress;
-use crate::hosts::{HostName, HostPattern, HostRule};
+use crate::hosts::{HostError, HostName, HostPattern, HostRule};
 use crate::rule::Rule;
 
 /// The most entries of one list.
@@ -31,21 +31,30 @@ pub enum Hosts {
     Net(Net),
 }
 
+/// Why a text is no entry.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum HostsError {
+    /// It is no network.
+    #[error(transparent)]
+    Net(#[from] NetError),
+    /// It is no name either.
+    #[error("{0:?}: {1}; write *, NAME, *.NAME or ADDRESS/LENGTH, without a port")]
+    Name(String, HostError),
+}
+
 impl Hosts {
     /// Reads `*`, `example.org`, `*.example.org`, `192.0.2.0/24` or an address.
     ///
     /// # Errors
     /// Why it is none of these, in one line.
-    pub fn parse(text: &str) -> Result<Self, String> {
+    pub fn parse(text: &str) -> Result<Self, HostsError> {
         if text == "*" {
             return Ok(Self::All);
         }
         if text.contains('/') || text.parse::<IpAddr>().is_ok() {
-            return Net::parse(text).map(Self::Net).map_err(|error| error.to_string());
+            return Ok(Self::Net(Net::parse(text)?));
         }
-        HostPattern::parse(text).map(Self::Name).map_err(|error| {
-            format!("{text:?}: {error}; write *, NAME, *.NAME or ADDRESS/LENGTH, without a port")
-        })
+        HostPattern::parse(text).map(Self::Name).map_err(|error| HostsError::Name(text.to_owned(), error))
     }
 
     /// Whether it has all that `other` has.
@@ -60,8 +69,8 @@ impl Hosts {
 }
 
 impl TryFrom<String> for Hosts {
-    type Error = String;
-    fn try_from(text: String) -> Result<Self, String> {
+    type Error = HostsError;
+    fn try_from(text: String) -> Result<Self, HostsError> {
         Self::parse(&text)
     }
 }

@@ -13,7 +13,7 @@ use crate::lease::Pool;
 use crate::names::AbsPath;
 use crate::quantity::{milliseconds, optional_bytes};
 pub use bounds::Bounds;
-pub use groups::GroupBounds;
+pub use groups::{BoundsError, GroupBounds};
 pub(crate) use logging::MetricsSocket;
 pub use logging::{Format, Level, Log, Metrics};
 pub use network::{Egress, MAX_CA_BUNDLE, Resolvers, Search, Trust};
@@ -172,15 +172,15 @@ impl Config {
     /// The line, the key and the rule that it breaks, as one message.
     pub fn parse(text: &str) -> Result<Self, ConfigError> {
         if text.len() > MAX_BYTES {
-            return Err(ConfigError(format!("is longer than {MAX_BYTES} bytes")));
+            return Err(ConfigError::TooLong);
         }
         let config: Self = toml::from_str(text).map_err(|e| {
             let line = e.span().map_or(1, |at| {
                 text.as_bytes()[..at.start.min(text.len())].iter().filter(|b| **b == b'\n').count() + 1
             });
-            ConfigError(format!("line {line}: {}", what(e.message())))
+            ConfigError::Line { line, what: what(e.message()) }
         })?;
-        config.bounds.check_lists().map_err(ConfigError)?;
+        config.bounds.check_lists()?;
         Ok(config)
     }
 
@@ -212,8 +212,22 @@ impl Config {
 
 /// What is wrong with the file.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct ConfigError(String);
+pub enum ConfigError {
+    /// Longer than [`MAX_BYTES`].
+    #[error("is longer than {MAX_BYTES} bytes")]
+    TooLong,
+    /// Malformed TOML, an unknown key or a value that the key cannot have.
+    #[error("line {line}: {what}")]
+    Line {
+        /// Its number, from 1 on.
+        line: usize,
+        /// On one line.
+        what: String,
+    },
+    /// What a plan cannot carry.
+    #[error(transparent)]
+    Bounds(#[from] BoundsError),
+}
 
 impl<'de> Deserialize<'de> for CgroupRoot {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {

@@ -71,7 +71,7 @@ fn flags_have_one_form_and_it_comes_back() {
 }
 
 #[test]
-fn what_cannot_be_meant_is_one_line_with_its_mend() {
+fn what_cannot_be_meant_is_one_line_with_its_hint() {
     for (given, rule, hint) in [
         ("*", "network.host", "`*.`"),
         ("*.*.example.org", "network.host", "`*.`"),

@@ -57,11 +57,16 @@ fn name_matches(wanted: &str, name: &[u8]) -> bool {
     }
 }
 
+/// A text that is no pattern.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is not of the form **/NAME")]
+pub struct PatternError(String);
+
 impl TryFrom<String> for NamePattern {
-    type Error = String;
+    type Error = PatternError;
 
     fn try_from(text: String) -> Result<Self, Self::Error> {
-        Self::parse(&text).ok_or_else(|| format!("{text:?} is not of the form **/NAME"))
+        Self::parse(&text).ok_or(PatternError(text))
     }
 }
 

@@ -30,12 +30,15 @@ pub const MAX_TEXT: usize = 4096;
 #[serde(try_from = "u64", into = "u64")]
 pub struct Schema;
 
+/// A version of the format that this one does not read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("schema {0} is not known; this version reads 1")]
+pub struct UnknownSchema(u64);
+
 impl TryFrom<u64> for Schema {
-    type Error = String;
-    fn try_from(number: u64) -> Result<Self, String> {
-        (number == 1)
-            .then_some(Self)
-            .ok_or_else(|| format!("schema {number} is not known; this version reads 1"))
+    type Error = UnknownSchema;
+    fn try_from(number: u64) -> Result<Self, UnknownSchema> {
+        (number == 1).then_some(Self).ok_or(UnknownSchema(number))
     }
 }
 

@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_meant_is_one_line_with_its_mend() {
+    fn what_cannot_be_meant_is_one_line_with_its_hint() {
         for (given, hint) in [
             ("", "HOSTPORT:PORT"),
             ("0", "HOSTPORT:PORT"),

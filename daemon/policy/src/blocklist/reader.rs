@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use serde::{Deserialize, Serialize};
 
 use super::{MAX_FILE, MAX_LINE, Scope};
-use crate::hosts::HostName;
+use crate::hosts::{HostError, HostName};
 
 /// How many lines that are skipped are kept with their reasons.
 const MAX_REASONS: usize = 3;
@@ -72,6 +72,27 @@ pub struct Summary {
     pub reasons: Vec<String>,
 }
 
+/// Why a line is skipped.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+enum LineError {
+    #[error("longer than {MAX_LINE} bytes")]
+    TooLong,
+    #[error("not UTF-8")]
+    NotUtf8,
+    #[error("neither an address and names nor one name")]
+    Words,
+    #[error("of another form than the lines before")]
+    OtherForm,
+    #[error("{0} is an address of some machine, not 0.0.0.0, 127.0.0.1, :: or ::1")]
+    Machine(IpAddr),
+    #[error("an address without a name")]
+    NoName,
+    #[error("a filter of another form than ||name^")]
+    Filter,
+    #[error(transparent)]
+    Name(#[from] HostError),
+}
+
 /// All lines of a file are of one form.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Form {
@@ -89,7 +110,7 @@ pub struct Reader {
     good: u32,
     names: u32,
     odd: u32,
-    reasons: Vec<(u32, String)>,
+    reasons: Vec<(u32, LineError)>,
 }
 
 impl Reader {
@@ -124,7 +145,7 @@ impl Reader {
         }
         match self.reasons.first() {
             Some((line, why)) if self.odd > self.good / GOOD_FOR_ONE => {
-                Err(ListError::Odd(*line, why.clone(), self.odd, self.good))
+                Err(ListError::Odd(*line, why.to_string(), self.odd, self.good))
             }
             _ if self.names == 0 => Err(ListError::Nothing),
             _ => {
@@ -153,7 +174,7 @@ impl Reader {
             Ok(Some(Read::Names(form, names))) if self.form.is_none_or(|known| known == form) => {
                 Ok((form, names))
             }
-            Ok(Some(Read::Names(..))) => Err("of another form than the lines before".into()),
+            Ok(Some(Read::Names(..))) => Err(LineError::OtherForm),
             Err(why) => Err(why),
         };
         match read {
@@ -204,16 +225,16 @@ enum Read {
 }
 
 /// `None` for an empty line or a comment.
-fn parse(line: &[u8]) -> Result<Option<Read>, String> {
+fn parse(line: &[u8]) -> Result<Option<Read>, LineError> {
     if line.len() > MAX_LINE {
-        return Err(format!("longer than {MAX_LINE} bytes"));
+        return Err(LineError::TooLong);
     }
     // Comments are in any encoding.
     let line = line.trim_ascii();
     if line.is_empty() || b"#![".contains(&line[0]) {
         return Ok(None);
     }
-    let line = std::str::from_utf8(line).map_err(|_| "not UTF-8")?;
+    let line = std::str::from_utf8(line).map_err(|_| LineError::NotUtf8)?;
     if line.starts_with("@@") {
         return Ok(Some(Read::Exception));
     }
@@ -223,13 +244,13 @@ fn parse(line: &[u8]) -> Result<Option<Read>, String> {
     let address = first.split_once('%').map_or(first, |(address, _)| address);
     match address.parse::<IpAddr>() {
         Ok(address) => hosts(address, words).map(|names| Some(Read::Names(Form::Hosts, names))),
-        Err(_) if words.next().is_some() => Err("neither an address and names nor one name".into()),
+        Err(_) if words.next().is_some() => Err(LineError::Words),
         Err(_) => name(first).map(|name| Some(Read::Names(Form::Names, vec![name]))),
     }
 }
 
 /// A line of `hosts(5)`. One that leads somewhere blocks nothing.
-fn hosts<'a>(address: IpAddr, words: impl Iterator<Item = &'a str>) -> Result<Vec<HostName>, String> {
+fn hosts<'a>(address: IpAddr, words: impl Iterator<Item = &'a str>) -> Result<Vec<HostName>, LineError> {
     let nowhere = NOWHERE.contains(&address);
     let (mut names, mut any) = (Vec::new(), false);
     for word in words {
@@ -238,23 +259,19 @@ fn hosts<'a>(address: IpAddr, words: impl Iterator<Item = &'a str>) -> Result<Ve
             continue;
         }
         if !nowhere {
-            return Err(format!(
-                "{address} is an address of some machine, not 0.0.0.0, 127.0.0.1, :: or ::1"
-            ));
+            return Err(LineError::Machine(address));
         }
-        names.push(HostName::parse(word).map_err(|error| error.to_string())?);
+        names.push(HostName::parse(word)?);
     }
-    if any { Ok(names) } else { Err("an address without a name".into()) }
+    if any { Ok(names) } else { Err(LineError::NoName) }
 }
 
 /// `name`, `*.name` or `||name^`.
-fn name(word: &str) -> Result<HostName, String> {
-    let filter = word
-        .strip_prefix("||")
-        .map(|rest| rest.strip_suffix('^').ok_or("a filter of another form than ||name^"));
+fn name(word: &str) -> Result<HostName, LineError> {
+    let filter = word.strip_prefix("||").map(|rest| rest.strip_suffix('^').ok_or(LineError::Filter));
     let name = match filter {
         Some(name) => name?,
         None => word.strip_prefix("*.").unwrap_or(word),
     };
-    HostName::parse(name).map_err(|error| error.to_string())
+    Ok(HostName::parse(name)?)
 }

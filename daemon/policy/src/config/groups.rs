@@ -50,6 +50,23 @@ fn optional_milliseconds<'de, D: Deserializer<'de>>(d: D) -> Result<Option<u64>,
     }
 }
 
+/// Lists that are longer than a plan may carry, or a name that no group has.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BoundsError {
+    /// Too many tables of groups.
+    #[error("[bounds.group]: {0} groups, of which {MAX_GROUPS} are taken")]
+    Groups(usize),
+    /// An empty or overlong name.
+    #[error("[bounds.group.{0:?}]: no name of a group")]
+    Name(String),
+    /// Too many entries in one list.
+    #[error("[bounds]: a list of {0} hosts, of which {MAX_ENTRIES} are taken")]
+    Entries(usize),
+    /// Too many bytes in all lists together.
+    #[error("[bounds]: lists of hosts of {0} bytes together, of which {MAX_LISTS} are taken")]
+    Text(usize),
+}
+
 impl Bounds {
     /// The bounds of somebody who is in the groups of these names. Of several tables that give a key the most generous
     /// one counts; a key that none of them gives is that of `[bounds]`.
@@ -91,32 +108,24 @@ impl Bounds {
     }
 
     /// Checks what travels with every plan.
-    pub(super) fn check_lists(&self) -> Result<(), String> {
+    pub(super) fn check_lists(&self) -> Result<(), BoundsError> {
         if self.group.len() > MAX_GROUPS {
-            return Err(format!(
-                "[bounds.group]: {} groups, of which {MAX_GROUPS} are taken",
-                self.group.len()
-            ));
+            return Err(BoundsError::Groups(self.group.len()));
         }
         if let Some(name) = self.group.keys().find(|name| name.is_empty() || name.len() > MAX_NAME) {
-            return Err(format!("[bounds.group.{name:?}]: no name of a group"));
+            return Err(BoundsError::Name(name.clone()));
         }
         let groups = self.group.values().flat_map(|table| [&table.hosts, &table.hosts_denied]);
         let lists = groups.flatten().chain([&self.hosts, &self.hosts_denied]);
         let mut text = 0;
         for list in lists {
             if list.len() > MAX_ENTRIES {
-                return Err(format!(
-                    "[bounds]: a list of {} hosts, of which {MAX_ENTRIES} are taken",
-                    list.len()
-                ));
+                return Err(BoundsError::Entries(list.len()));
             }
             text += list.iter().map(|entry| entry.to_string().len()).sum::<usize>();
         }
         if text > MAX_LISTS {
-            return Err(format!(
-                "[bounds]: lists of hosts of {text} bytes together, of which {MAX_LISTS} are taken"
-            ));
+            return Err(BoundsError::Text(text));
         }
         Ok(())
     }

@@ -180,9 +180,10 @@ impl Resolvers {
         });
         let (mut good, mut bad) = (Vec::new(), Vec::new());
         for word in words.take(MAX_SYSTEM) {
-            match word.parse::<IpAddr>().map_err(|e| e.to_string()).and_then(|_| Resolver::parse(word)) {
-                Ok(resolver) if good.contains(&resolver) => {}
-                Ok(resolver) => good.push(resolver),
+            match word.parse::<IpAddr>().map(|_| Resolver::parse(word)) {
+                Ok(Ok(resolver)) if good.contains(&resolver) => {}
+                Ok(Ok(resolver)) => good.push(resolver),
+                Ok(Err(why)) => bad.push(format!("nameserver {word}: {why}")),
                 Err(why) => bad.push(format!("nameserver {word}: {why}")),
             }
         }

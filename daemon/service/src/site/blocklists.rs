@@ -32,7 +32,7 @@ fn count(list: &ListFile) -> Result<usize, String> {
         _ => error.to_string(),
     })?;
     let meta = file.metadata().map_err(|e| e.to_string())?;
-    blocklist::check_file(meta.is_file(), meta.len(), meta.uid(), meta.mode())?;
+    blocklist::check_file(meta.is_file(), meta.len(), meta.uid(), meta.mode()).map_err(|e| e.to_string())?;
     let summary = blocklist::read(file, |_, _| {}).map_err(|e| e.to_string())?;
     usize::try_from(summary.names).map_err(|e| e.to_string())
 }
