@@ -14,7 +14,7 @@ pub struct SourceEvent {
     pub number: u64,
     /// Microseconds since 1970, by the host's clock.
     pub time_us: u64,
-    /// What happened.
+    /// What happened, with its particulars.
     pub body: EventBody,
 }
 
@@ -29,14 +29,14 @@ pub struct Actor {
     pub exe: Option<String>,
 }
 
-/// What happened.
+/// What happened in a session, by kind.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum EventBody {
     /// The command runs.
     Started,
     /// A process asked the kernel to run a program, and was let.
     Exec {
-        /// Who.
+        /// The process that did it.
         actor: Actor,
         /// The file that was opened for it.
         path: String,
@@ -52,13 +52,13 @@ pub enum EventBody {
         /// How many calls that failed, of the same file by the same process, one after the other.
         count: u64,
     },
-    /// An exec that was refused because it could not be told in full.
+    /// An exec that was refused because it could not be recorded in full.
     ExecRefused {
-        /// Who.
+        /// The process that did it.
         actor: Actor,
-        /// The file.
+        /// The path of the file.
         path: String,
-        /// By which rule: `"audit.room"`, or `"audit.unnameable"` for a file or process that cannot be told of.
+        /// By which rule: `"audit.room"`, or `"audit.unnameable"` for a file or process without a name.
         rule: String,
     },
     /// The session's filter refused a call.
@@ -74,9 +74,9 @@ pub enum EventBody {
     },
     /// A process that had been seen to exec ended.
     Exit {
-        /// Who.
+        /// The process that did it.
         actor: Actor,
-        /// How, where the kernel tells (6.15 and later, or a child of init).
+        /// How, where the kernel reports it (6.15 and later, or a child of init).
         status: Option<ExitStatus>,
     },
     /// The kernel refused packets.
@@ -100,7 +100,7 @@ pub enum EventBody {
     Net(NetEvent),
     /// What the session may reach was changed.
     Policy {
-        /// What changed.
+        /// The rules that were added, as one text.
         change: String,
         /// Who asked for it.
         uid: u32,
@@ -109,30 +109,30 @@ pub enum EventBody {
     Limit {
         /// `"memory"`, `"pids"`, `"disk"`, `"timeout"`, `"idle"`.
         name: String,
-        /// Its value.
+        /// Its value: bytes, milliseconds or a count.
         limit: u64,
     },
     /// Something in a workspace that its owner should know of.
     File {
-        /// Its path.
+        /// The path of the file.
         path: String,
         /// What about it.
         finding: Finding,
-        /// How many more there are that are not told by name.
+        /// How many more there are that are not named.
         more: u64,
     },
     /// What changed in a copy of the session's own, and ended with it.
     Aside {
         /// The file that it is a copy of; it stays as it was.
         path: String,
-        /// What changed.
+        /// What is different in the copy.
         change: Aside,
-        /// How many more there are that are not told by name.
+        /// How many more there are that are not named.
         more: u64,
     },
     /// Events that found no room.
     Dropped {
-        /// How many.
+        /// How many events are missing.
         count: u64,
     },
     /// The session is over.
@@ -146,7 +146,7 @@ pub enum ExecResult {
     Ran,
     /// The call is over and the image is another.
     Failed,
-    /// The process was gone before it could be read, or what it ran cannot be told from something else.
+    /// The process was gone before it could be read, or what it ran is ambiguous.
     Unknown,
 }
 
@@ -189,7 +189,7 @@ pub enum Aside {
     },
     /// A variable of git's configuration is gone.
     Unset {
-        /// Its name.
+        /// The variable's name, as git-config(1) takes it.
         name: String,
     },
     /// A hook that is new, changed or gone.
@@ -296,7 +296,7 @@ pub enum NetEvent {
         sent: u64,
         /// Bytes to it.
         received: u64,
-        /// Milliseconds.
+        /// Milliseconds from the dial to the end.
         duration_ms: u64,
         /// `"closed"`, `"reset"`, `"idle"`, `"policy"`, `"limit"`, `"failed: …"`; `"unused"` if another address of
         /// the name was faster.
@@ -321,7 +321,7 @@ pub enum NetEvent {
     Entered {
         /// Who: an address and port of the host's, as the relay says.
         from: SocketAddr,
-        /// The port.
+        /// The port, in the session and on the host.
         publish: Publish,
         /// The rule that refused it.
         denied: Option<String>,
@@ -330,20 +330,20 @@ pub enum NetEvent {
     Left {
         /// Who had made it.
         from: SocketAddr,
-        /// The port.
+        /// The port, in the session and on the host.
         publish: Publish,
         /// Bytes from the session.
         sent: u64,
         /// Bytes to it.
         received: u64,
-        /// Milliseconds.
+        /// Milliseconds from the dial to the end.
         duration_ms: u64,
         /// As for [`NetEvent::Closed`].
         reason: String,
     },
 }
 
-/// The most names that are told of one connection.
+/// The most names that an event has of one connection.
 pub const MAX_NAMES: usize = 16;
 
 /// The far end of a connection.
@@ -351,9 +351,9 @@ pub const MAX_NAMES: usize = 16;
 pub struct NetPeer {
     /// `"tcp"` or `"udp"`.
     pub protocol: String,
-    /// Its address.
+    /// The address at the far end.
     pub address: IpAddr,
-    /// Its port.
+    /// The port at the far end.
     pub port: u16,
     /// The name by which it is allowed.
     pub name: Option<String>,

@@ -78,8 +78,8 @@ impl Library<'_> {
     }
 }
 
-/// One of the caller's files, under the name that it gives itself or that its file has. One that is out of
-/// form matters only if it is meant.
+/// One of the caller's files, under the name that it gives itself or that its file has. One that is malformed
+/// matters only if it is meant.
 fn parse_caller(text: &Text) -> (String, Result<Profile, Refusal>) {
     let profile = Profile::parse(&text.label, &text.toml);
     let file = text.label.rsplit('/').next().unwrap_or(&text.label);
