@@ -34,8 +34,6 @@ pub enum LinkError {
     Packet(#[from] PacketError),
     #[error("from the launcher: {0}")]
     Wire(#[from] WireError),
-    #[error("from the launcher: {0}")]
-    Form(&'static str),
     #[error("the launcher is gone")]
     Gone,
 }
@@ -152,9 +150,10 @@ struct Taken<'a> {
 impl Taken<'_> {
     fn take(&mut self, packet: Packet) -> Result<(), LinkError> {
         let host = self.host;
-        let mut descriptors = packet.descriptors.into_iter();
-        match (wire::decode(&packet.bytes)?, descriptors.next(), descriptors.next()) {
-            (FromLauncher::Caller { number, peer, account, groups }, Some(socket), None) => {
+        let (message, mut attached) = wire::decode_with(&packet.bytes, packet.descriptors)?;
+        match message {
+            FromLauncher::Caller { number, peer, account, groups } => {
+                let socket = attached.one()?;
                 let handle = CallerHandle::new(number, self.launcher, host.launcher.clone());
                 match Connection::new(socket, handle, &host.quotas.connections, (peer, account, groups)) {
                     // The server is gone, or its backlog is full: the connection is closed.
@@ -164,38 +163,39 @@ impl Taken<'_> {
                     }
                 }
             }
-            (FromLauncher::Built { request, timings }, Some(keeper), Some(relay)) => {
+            FromLauncher::Built { request, timings } => {
+                let [keeper, relay] = attached.array()?;
                 let keeper = Packets::from_fd(keeper);
                 host.launcher.answer(request, Answer::Built(Built { keeper, relay, timings }));
             }
-            (FromLauncher::Refused { request, refusal }, None, None) => {
+            FromLauncher::Refused { request, refusal } => {
                 host.launcher.answer(request, Answer::Refused(refusal));
             }
-            (FromLauncher::Removed { request, refusal }, None, None) => {
+            FromLauncher::Removed { request, refusal } => {
                 host.launcher.answer(request, Answer::Removed(refusal));
             }
-            (FromLauncher::Examined { request, checks, leaks }, None, None) => {
+            FromLauncher::Examined { request, checks, leaks } => {
                 host.launcher.answer(request, Answer::Examined((checks, leaks)));
             }
-            (FromLauncher::Gone { session, errors }, None, None) => {
+            FromLauncher::Gone { session, errors } => {
                 for error in errors {
                     tracing::debug!(%session, error, "not all went well with a session");
                 }
                 host.registry.gone(&session);
             }
-            (FromLauncher::Live { disk, open_files, sessions, last }, None, None) => {
+            FromLauncher::Live { disk, open_files, sessions, last } => {
                 host.launcher.has_facts(Facts { disk, open_files });
                 self.live.extend(sessions);
                 if last {
                     self.reconcile();
                 }
             }
-            (FromLauncher::Metrics, Some(socket), None) => {
+            FromLauncher::Metrics => {
+                let socket = attached.one()?;
                 if let Err(error) = self.metrics.serve(socket) {
                     tracing::error!(%error, "metrics are not served");
                 }
             }
-            _ => return Err(LinkError::Form("a message with other descriptors than it needs")),
         }
         Ok(())
     }

@@ -1,11 +1,14 @@
 //! Messages between a session's keeper and the service.
 
+use std::ops::RangeInclusive;
+
 use serde::{Deserialize, Serialize};
 
 use crate::egress::Egress;
 use crate::event::{ExitStatus, SourceEvent};
 use crate::names::{AbsPath, SessionId};
 use crate::plan::WindowSize;
+use crate::wire::Message;
 
 /// A command of a session: 0 is its first, with which it ends; others come by [`ToKeeper::Run`].
 pub type CommandNumber = u32;
@@ -106,4 +109,17 @@ pub enum FromKeeper {
         /// By a code or a signal.
         status: ExitStatus,
     },
+}
+
+impl Message for FromKeeper {
+    fn descriptors(&self) -> RangeInclusive<usize> {
+        match self {
+            Self::Stream { .. } | Self::Running { .. } => 1..=1,
+            Self::Hello { .. }
+            | Self::Event(_)
+            | Self::NotRun { .. }
+            | Self::Egress(_)
+            | Self::Exited { .. } => 0..=0,
+        }
+    }
 }

@@ -1,11 +1,14 @@
 //! Messages between launcher and service.
 
+use std::ops::RangeInclusive;
+
 use serde::{Deserialize, Serialize};
 
 use crate::Refusal;
 use crate::limits::DiskForm;
 use crate::names::SessionId;
 use crate::plan::Plan;
+use crate::wire::Message;
 
 /// A connection that the launcher accepted. Never used twice in a launcher's life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -103,6 +106,20 @@ pub enum FromLauncher {
     },
     /// Answer who asks for numbers. Descriptor: a socket that listens.
     Metrics,
+}
+
+impl Message for FromLauncher {
+    fn descriptors(&self) -> RangeInclusive<usize> {
+        match self {
+            Self::Caller { .. } | Self::Metrics => 1..=1,
+            Self::Built { .. } => 2..=2,
+            Self::Refused { .. }
+            | Self::Gone { .. }
+            | Self::Removed { .. }
+            | Self::Live { .. }
+            | Self::Examined { .. } => 0..=0,
+        }
+    }
 }
 
 /// The most that [`FromLauncher::Live`] names at once.

@@ -224,8 +224,8 @@ fn message(
     packet: Result<Option<Packet>, PacketError>,
 ) -> Option<Result<Message, Option<u16>>> {
     match packet {
-        Ok(Some(packet)) => match wire::decode(&packet.bytes) {
-            Ok(message) => Some(Ok((message, packet.descriptors.into_iter().next()))),
+        Ok(Some(packet)) => match wire::decode_with(&packet.bytes, packet.descriptors) {
+            Ok((message, attached)) => Some(Ok((message, attached.rest().pop()))),
             Err(error) => {
                 tracing::error!(%session, %error, "a keeper sent a malformed message");
                 Some(Err(match error {
