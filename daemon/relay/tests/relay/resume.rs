@@ -81,7 +81,7 @@ fn further_commands_have_streams_of_their_own() {
     let (service, theirs) = Service::pair(State::default());
     let (streams, pipes) = rig::streams();
     relay.order(&ToRelay::Carry { command: 18, terminal: false }, &fds(theirs, streams));
-    let mut sh = pipes.sh("exec sleep 1000 | yes");
+    let mut sh = pipes.sh("yes & exec sleep 1000");
     service.set_silent();
     assert!(service.next().is_some());
     relay.order(&ToRelay::Close { command: 18 }, &[]);
