@@ -102,7 +102,7 @@ impl Authority {
         port.map(|port| (host, port)).ok_or(AuthorityError::NoPort)
     }
 
-    /// Reads `http://authority/path` and says where the path begins. It may be empty.
+    /// Reads `http://authority/path` and returns where the path begins. It may be empty.
     ///
     /// # Errors
     /// [`AuthorityError`]; a scheme other than `http`.

@@ -1,4 +1,4 @@
-//! What a SOCKS 5 client says (RFC 1928): without authentication, and CONNECT only. Versions 4 and 4a are refused.
+//! What a SOCKS 5 client sends (RFC 1928): without authentication, and CONNECT only. Versions 4 and 4a are refused.
 
 use std::net::{IpAddr, SocketAddr};
 

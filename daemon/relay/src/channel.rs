@@ -11,18 +11,18 @@ use tokio::io::unix::AsyncFdReadyGuard;
 use tokio::sync::mpsc::Receiver;
 
 use crate::control::Control;
-use crate::inputs::{Asked, Frames, Inputs, Sink};
+use crate::inputs::{Frames, Inputs, Request, Sink};
 use crate::outputs::{Outputs, Sender, Source};
 use crate::{Endpoint, RelayError, endpoint};
 
-/// The most screens that wait for their place in the output. Then the service is not listened to.
+/// The most screens that wait for their place in the output. With as many, the service's stream is not read.
 const MAX_SCREENS: usize = 4;
 
-/// What the keeper wants of a channel.
+/// The keeper's order to a channel.
 pub enum Order {
     /// Take this stream to the service in the place of the one before.
     Connect(OwnedFd),
-    /// End: nobody takes the output.
+    /// End: the output is of no use any more.
     Close,
     /// The session is over: end once everything is delivered.
     Over,
@@ -61,7 +61,7 @@ pub struct Channel {
     control: Arc<Control>,
 }
 
-/// What became ready.
+/// What is ready.
 enum Ready<'a> {
     Order(Option<Order>),
     FromService(io::Result<AsyncFdReadyGuard<'a, OwnedFd>>),
@@ -104,7 +104,7 @@ impl Channel {
         })
     }
 
-    /// Carries until everything is delivered, or nobody wants it. The command's number.
+    /// Carries until everything is delivered, or is of no use. The command's number.
     pub async fn carry(mut self) -> Result<CommandNumber, RelayError> {
         while !self.is_done() {
             // A command may be ready for ever: the others must have their turn.
@@ -126,8 +126,8 @@ impl Channel {
     async fn step(&mut self) -> Result<(), RelayError> {
         let (mut from, mut to) = (None, None);
         if let Some(Stream { fd, frames, sender, begun }) = &mut self.stream {
-            let listens = self.inputs.wants(frames) && sender.screens() < MAX_SCREENS;
-            from = listens.then(|| fd.clone());
+            let reads = self.inputs.has_room_for(frames) && sender.screens() < MAX_SCREENS;
+            from = reads.then(|| fd.clone());
             to = (*begun && sender.prepare(&self.outputs, self.inputs.taken())).then(|| fd.clone());
         }
         let room = self.outputs.backlog.has_room();
@@ -143,7 +143,7 @@ impl Channel {
         };
         match ready {
             Ready::Order(order) => self.handle(order),
-            Ready::FromService(ready) => match self.listen(ready) {
+            Ready::FromService(ready) => match self.receive(ready) {
                 Err(error) => self.lose(&error),
                 Ok(()) => Ok(()),
             },
@@ -205,7 +205,7 @@ impl Channel {
         }
     }
 
-    fn listen(&mut self, ready: io::Result<AsyncFdReadyGuard<'_, OwnedFd>>) -> Result<(), RelayError> {
+    fn receive(&mut self, ready: io::Result<AsyncFdReadyGuard<'_, OwnedFd>>) -> Result<(), RelayError> {
         let Some(stream) = &mut self.stream else { return Ok(()) };
         let mut ready = ready.map_err(service_gone)?;
         let Ok(read) = ready.try_io(|fd| self.inputs.read(&mut stream.frames, fd)) else { return Ok(()) };
@@ -213,16 +213,16 @@ impl Channel {
             return Err(RelayError::ServiceGone);
         }
         let header = stream.frames.header();
-        match self.inputs.understand(&mut stream.frames)? {
+        match self.inputs.take_request(&mut stream.frames)? {
             None => self.control.active(),
-            Some(Asked::Resize(rows, columns)) => {
+            Some(Request::Resize(rows, columns)) => {
                 self.inputs.sink().resize(rows, columns);
                 if let Some(screen) = &mut self.outputs.screen {
                     screen.resize(rows, columns);
                 }
             }
-            Some(Asked::Screen) => stream.sender.show(&mut self.outputs),
-            Some(Asked::Resume(offset)) => {
+            Some(Request::Screen) => stream.sender.show(&mut self.outputs),
+            Some(Request::Resume(offset)) => {
                 let backlog = &self.outputs.backlog;
                 if offset < backlog.base() || offset > backlog.end() {
                     return Err(RelayError::Malformed(header));
@@ -230,7 +230,7 @@ impl Channel {
                 stream.sender.resume(offset, self.inputs.taken());
                 stream.begun = true;
             }
-            Some(Asked::Ack(offset)) => {
+            Some(Request::Ack(offset)) => {
                 if offset > stream.sender.sent() {
                     return Err(RelayError::Malformed(header));
                 }

@@ -42,16 +42,16 @@ impl Sink {
     /// Sets a terminal's size. Without a terminal there is none to set, and nothing happens.
     pub fn resize(&self, ws_row: u16, ws_col: u16) {
         if let Self::Terminal(fd) = self {
-            // It fails only once the terminal is gone, and then nobody has a use for its size.
+            // It fails only once the terminal is gone, and then its size is of no use.
             let _ =
                 rustix::termios::tcsetwinsize(&**fd, Winsize { ws_row, ws_col, ws_xpixel: 0, ws_ypixel: 0 });
         }
     }
 }
 
-/// What the service asks for, besides input.
+/// What a frame of the service requests, besides input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Asked {
+pub enum Request {
     /// Another size of the terminal: rows and columns.
     Resize(u16, u16),
     /// To go on from this byte of output.
@@ -69,19 +69,19 @@ pub struct Frames {
     need: usize,
     /// Bytes of input that are still to come in the present frame.
     left: usize,
-    /// They are for a pipe that has been closed: nobody gets them.
+    /// They are for a pipe that has been closed, and are dropped.
     skipped: bool,
     /// The first must be [`frame::RESUME`].
     first: bool,
 }
 
 impl Frames {
-    /// Of the stream that the command was born with, or of a later one.
+    /// Of the command's first stream, or of a later one.
     pub fn new(later: bool) -> Self {
         Self { head: [0; HEAD], have: 0, need: frame::HEADER, left: 0, skipped: false, first: later }
     }
 
-    /// Reads input that nobody gets.
+    /// Reads input and drops it.
     fn skip(&mut self, fd: &impl std::os::fd::AsFd) -> io::Result<usize> {
         let mut nowhere = [0; 4096];
         let most = self.left.min(nowhere.len());
@@ -126,8 +126,8 @@ impl Inputs {
         }
     }
 
-    /// Whether frames can be read: not as long as there is no room for the input that comes next.
-    pub fn wants(&self, frames: &Frames) -> bool {
+    /// Whether frames can be read: there is room for the input that comes next.
+    pub fn has_room_for(&self, frames: &Frames) -> bool {
         frames.left == 0 || frames.skipped || self.ring.room() > 0
     }
 
@@ -177,8 +177,8 @@ impl Inputs {
         Ok(count)
     }
 
-    /// Acts on a head that is complete.
-    pub fn understand(&mut self, frames: &mut Frames) -> Result<Option<Asked>, RelayError> {
+    /// Acts on a frame's head once it is complete; its request, if it has one.
+    pub fn take_request(&mut self, frames: &mut Frames) -> Result<Option<Request>, RelayError> {
         let [_, _, _, _, body @ ..] = frames.head;
         let header = frames.header();
         let malformed = Err(RelayError::Malformed(header));
@@ -198,11 +198,11 @@ impl Inputs {
         match kind {
             frame::RESIZE => {
                 let (rows, columns) = (u16::from_le_bytes([r0, r1]), u16::from_le_bytes([c0, c1]));
-                return Ok(Some(Asked::Resize(rows, columns)));
+                return Ok(Some(Request::Resize(rows, columns)));
             }
-            frame::RESUME => return Ok(Some(Asked::Resume(u64::from_le_bytes(body)))),
-            frame::ACK => return Ok(Some(Asked::Ack(u64::from_le_bytes(body)))),
-            frame::SCREEN if len == 0 => return Ok(Some(Asked::Screen)),
+            frame::RESUME => return Ok(Some(Request::Resume(u64::from_le_bytes(body)))),
+            frame::ACK => return Ok(Some(Request::Ack(u64::from_le_bytes(body)))),
+            frame::SCREEN if len == 0 => return Ok(Some(Request::Screen)),
             frame::STDIN => {
                 // A terminal goes on after an end that was typed; a pipe does not.
                 frames.skipped = self.ended && !matches!(self.sink, Sink::Terminal(_));

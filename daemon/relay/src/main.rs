@@ -13,13 +13,13 @@
 //!
 //! Every command is a channel of its own: its streams, what of its output the service has not acknowledged (at
 //! most 1 MiB; then the command waits), and the present stream to the service. That may be lost: the command goes on
-//! until its window is full, and by the next stream the service says where to go on. A frame malformed loses the
+//! until its window is full, and on the next stream the service sends where to go on. A malformed frame loses the
 //! stream that it came by, and costs a line on standard error. Further commands come by the control socket, with
 //! their streams; a channel ends once the service has acknowledged all of its output, the first one's not before
 //! the session is over.
 //!
 //! A session that may reach something has its sockets' descriptors come by the control socket as well, with the plan:
-//! names are answered, connections judged and carried as `egress` has it. The relay connects to nobody: the keeper does,
+//! names are answered, connections judged and carried as `egress` has it. The relay itself connects nowhere: the keeper does,
 //! which judges again, and passes the descriptor. Ports that the session publishes come as listeners on the host's
 //! loopback; the other end of each connection is the session's own loopback, and comes from the keeper too.
 //!
@@ -42,6 +42,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use agentd_kernel::inherited::{self, InheritedError};
+use agentd_policy::blocklist::TableError;
 use agentd_policy::wire::{CommandStreams, WireError, frame};
 use rustix::io::ioctl_fionbio;
 use tokio::io::unix::AsyncFd;
@@ -69,8 +70,8 @@ enum RelayError {
     Wire(#[from] WireError),
     #[error("message out of place from the keeper: {0}")]
     Unexpected(&'static str),
-    #[error("{0}")]
-    Blocklists(String),
+    #[error(transparent)]
+    Blocklists(#[from] TableError),
     #[error("the keeper is gone")]
     KeeperGone,
     #[error("a task failed: {0}")]

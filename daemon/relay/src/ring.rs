@@ -30,7 +30,7 @@ impl Ring {
         self.block.len() - self.len
     }
 
-    /// Where the next bytes go, at most `max` of them. [`filled`](Self::filled) says how many there are.
+    /// Where the next bytes go, at most `max` of them. [`filled`](Self::filled) is given how many came.
     pub fn spare(&mut self, max: usize) -> [IoSliceMut<'_>; 2] {
         let size = self.block.len();
         let take = max.min(self.room());

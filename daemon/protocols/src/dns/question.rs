@@ -43,7 +43,7 @@ impl Question {
         Self { name, kind, message, asked }
     }
 
-    /// As long as most others are (RFC 7830, RFC 8467): for a stream that nobody else can read, and whose lengths would
+    /// As long as most others are (RFC 7830, RFC 8467): for an encrypted stream, and whose lengths would
     /// show what is asked.
     #[must_use]
     pub fn padded(mut self) -> Self {
@@ -61,7 +61,7 @@ impl Question {
         self
     }
 
-    /// The message, without the length that TCP wants in front.
+    /// The message, without the length that TCP has in front.
     pub fn message(&self) -> &[u8] {
         &self.message
     }

@@ -37,10 +37,10 @@ pub enum ReplyError {
     /// To another question, or forged: the right one may still come.
     #[error("a reply to another question")]
     NotOurs,
-    /// To be asked again by TCP.
+    /// The answer is whole by TCP only.
     #[error("the reply is cut short")]
     Truncated,
-    /// The resolver could not say.
+    /// The resolver failed.
     #[error("the resolver answered {0}")]
     Code(ResponseCode),
     /// Out of form.

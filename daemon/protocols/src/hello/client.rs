@@ -27,7 +27,7 @@ pub struct ClientHello {
 
 impl ClientHello {
     /// Reads the message without its four bytes of header. All of it must be of the form; extensions, ciphers and
-    /// versions that nobody knows (RFC 8701) are fine.
+    /// unknown versions (RFC 8701) are fine.
     pub(super) fn read(body: &[u8]) -> Result<Self, Why> {
         let mut bytes = Bytes(body);
         let version = bytes.u16("legacy_version")?;

@@ -2,7 +2,7 @@
 //!
 //! [`Reader`] takes the client's first bytes. Its "not TLS" is meant for every server there is: what some server
 //! would read as TLS, if with a warning, is [`Progress::Malformed`] and not [`Progress::NotTls`], or it would pass as
-//! a protocol without names. [`Reply`] takes the server's first bytes: after a HelloRetryRequest the client says its
+//! a protocol without names. [`Reply`] takes the server's first bytes: after a HelloRetryRequest the client sends its
 //! name a second time, which [`Reader::after_retry`] reads.
 
 mod client;

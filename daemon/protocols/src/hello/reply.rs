@@ -1,4 +1,4 @@
-//! The server's first message: whether the client will say its name again.
+//! The server's first message: whether the client will send its name again.
 
 use super::{ALERT, HANDSHAKE, HEADER};
 
@@ -43,7 +43,7 @@ impl Reply {
         Self::default()
     }
 
-    /// Takes the next bytes. They may go to the client whatever this says.
+    /// Takes the next bytes. They may go to the client whatever this returns.
     pub fn feed(&mut self, mut bytes: &[u8]) -> Turn {
         while !bytes.is_empty() {
             if self.left == 0 {

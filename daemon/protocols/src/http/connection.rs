@@ -12,7 +12,7 @@ enum State {
     Head {
         scanned: usize,
     },
-    /// The body waits until the server wants it.
+    /// The body waits for 100 Continue.
     Expecting(Body),
     Body(Body),
     Upgrading,
@@ -44,7 +44,7 @@ impl Connection {
         }
     }
 
-    /// Says what the first bytes of `input` are. `input` begins where the answer before ended.
+    /// What the first bytes of `input` are. `input` begins where the answer before ended.
     ///
     /// # Errors
     /// [`Refused`]: the connection is to be closed, and nothing of `input` to be sent on.
@@ -56,7 +56,7 @@ impl Connection {
         step
     }
 
-    /// How many bytes of a body follow for certain: these may go on without being asked about, and then be passed to
+    /// How many bytes of a body follow for certain: these may go on unseen, and then be counted by
     /// [`Connection::skipped`].
     pub fn certain(&self) -> u64 {
         match &self.state {
@@ -72,7 +72,7 @@ impl Connection {
         }
     }
 
-    /// The server has said nothing about a body for long: it may be one that knows of no such question (RFC 9110
+    /// The server has not answered `Expect` for long: it may be one that does not know it (RFC 9110
     /// §10.1.1), and the body goes on.
     pub fn go_on(&mut self) {
         if let State::Expecting(body) = &self.state {
@@ -80,7 +80,7 @@ impl Connection {
         }
     }
 
-    /// Whether the server owes nothing but a word about such a body: only then its silence says something.
+    /// Whether the server owes nothing but the answer to `Expect`: only then its silence has a meaning.
     pub fn is_awaited(&self) -> bool {
         matches!(self.state, State::Expecting(_)) && self.pending.len() == 1 && self.responses.is_between()
     }
@@ -96,8 +96,8 @@ impl Connection {
         }
     }
 
-    /// How many bytes of the server's follow that say nothing: these may go to the client without being shown to
-    /// [`Connection::server`], and then be passed to [`Connection::server_skipped`].
+    /// How many bytes of a response's body follow: these may go to the client without being shown to
+    /// [`Connection::server`], and then be counted by [`Connection::server_skipped`].
     pub fn server_certain(&self) -> u64 {
         match self.state {
             State::Opaque | State::Tunnel => u64::MAX,
@@ -120,7 +120,7 @@ impl Connection {
         self.upgrade == Upgrade::Tunnel && self.responses.observed() == Observed::Switched
     }
 
-    /// Whether the server has changed the protocol unasked: nothing can be said to the client any more.
+    /// Whether the server has changed the protocol unasked: no response can be sent to the client any more.
     pub fn is_unasked(&self) -> bool {
         self.responses.observed() == Observed::Unasked
     }

@@ -11,10 +11,10 @@ use crate::authority::Authority;
 /// Methods whose requests have no body that means something (RFC 9110 §9.3).
 const BODILESS: [&str; 5] = ["GET", "HEAD", "DELETE", "OPTIONS", "TRACE"];
 
-/// Fields that say where a request goes and where it ends.
+/// Fields that decide where a request goes and where it ends.
 const JUDGED: [&str; 6] = ["host", "content-length", "transfer-encoding", "expect", "connection", "upgrade"];
 
-/// What a head says.
+/// A parsed head.
 pub(super) struct Parsed<'a> {
     pub head: Head<'a>,
     pub body: Body,
@@ -134,7 +134,7 @@ fn judge_target<'a>(
     }
 }
 
-/// The fields that say where a request goes and where it ends.
+/// The fields that decide where a request goes and where it ends.
 struct Fields {
     host: Option<Authority>,
     length: Option<u64>,
@@ -192,7 +192,7 @@ impl Fields {
     fn body(&self, version: u8) -> Result<Body, Refused> {
         match (self.length, self.chunked) {
             (Some(_), true) => Err(Refused::Form("Content-Length beside Transfer-Encoding")),
-            // RFC 9112 §6.1: faulty, whatever it says.
+            // RFC 9112 §6.1: faulty, whatever its value.
             (None, true) if version == 0 => Err(Refused::Form("Transfer-Encoding in HTTP/1.0")),
             (_, false) if self.expect && version == 0 => Err(Refused::Form("Expect in HTTP/1.0")),
             (Some(length), false) => Ok(Body::Length(length)),
@@ -207,7 +207,7 @@ pub(crate) fn is_bodiless(method: &str) -> bool {
     BODILESS.iter().any(|bodiless| method.eq_ignore_ascii_case(bodiless))
 }
 
-/// What a server says that has taken up a WebSocket with this key.
+/// What a server answers that accepts a WebSocket with this key.
 fn accept(key: &[u8]) -> Accept {
     const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
     let digest = Sha1::new().chain_update(key).chain_update(GUID).finalize();
@@ -251,7 +251,7 @@ fn no_tabs(head: &[u8]) -> Result<(), Refused> {
     if bad { Err(Refused::Form("a blank")) } else { Ok(()) }
 }
 
-/// Whether a field says where a request goes or ends.
+/// Whether a field decides where a request goes or ends.
 pub(crate) fn is_judged(name: &[u8]) -> bool {
     JUDGED.iter().any(|judged| name.eq_ignore_ascii_case(judged.as_bytes()))
 }

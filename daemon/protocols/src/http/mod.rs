@@ -1,9 +1,9 @@
 //! HTTP/1 as the client speaks it: where each request begins and ends, and which host it is for (RFC 9112).
 //!
-//! [`Connection::client`] is asked what the next bytes are: a head to be judged, a body that goes where its head went,
-//! or nothing that is known yet. The caller sends on precisely the bytes that it says, and nothing that was not
+//! [`Connection::client`] returns what the next bytes are: a head to be judged, a body that goes where its head went,
+//! or nothing that is known yet. The caller sends on precisely these bytes, and nothing that was not
 //! judged. [`Connection::server`] sees what comes back, because whether an upgrade happened, and with it whether the
-//! next bytes are a request, is the server's to say.
+//! next bytes are a request, is the server's decision.
 //!
 //! Every request is framed in one way only: bare CR and LF, folded lines, repeated or odd Content-Length and
 //! Transfer-Encoding, both at once, HTTP/0.9, h2c and whatever else servers and proxies were seen to disagree on
@@ -58,7 +58,7 @@ pub enum Refused {
     /// HTTP/2 without TLS: names inside cannot be judged.
     #[error("HTTP/2 without TLS")]
     Http2,
-    /// The server took up another protocol than a WebSocket, or cannot be understood while it has to say.
+    /// The server took up another protocol than a WebSocket, or its answer cannot be read.
     #[error("an upgrade to something else than a WebSocket")]
     Upgrade,
     /// Servers that expect none do not read it, and take it for the next request (RFC 9110 §9.3.1).
@@ -67,7 +67,7 @@ pub enum Refused {
     /// Nothing shows that it reads what was judged.
     #[error("the server does not answer by HTTP/2")]
     Server,
-    /// Asked again after a refusal.
+    /// Used again after a refusal.
     #[error("the connection was refused before")]
     Before,
 }
@@ -117,20 +117,20 @@ pub struct Head<'a> {
 #[must_use]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step<'a> {
-    /// Not known: to be asked again with the same bytes and more.
+    /// Not known: call again with the same bytes and more.
     NeedMore,
     /// A request's head.
     Head(Head<'a>),
     /// That many bytes of the body of the request before. More of it can follow.
     Body(usize),
-    /// Nothing before the server has answered: to be asked again after [`Connection::server`].
+    /// Nothing before the server has answered: call again after [`Connection::server`].
     Held,
     /// Nothing more: the server has answered without the body that the client asked about. Where the next request
     /// would begin, servers disagree.
     Over,
     /// A WebSocket, or what this end's own tunnel leads to: this and all that follows, both ways.
     Opaque,
-    /// The server has opened the tunnel that it was asked for: this and all that follows is for somebody else.
+    /// The server has opened the tunnel that it was asked for: this and all that follows is for its far end.
     Tunnel,
 }
 
@@ -138,9 +138,9 @@ pub enum Step<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Upgrade {
     None,
-    /// What the server has to say to the key of the request (RFC 6455 §4.2.2).
+    /// What the server has to answer to the key of the request (RFC 6455 §4.2.2).
     WebSocket(Accept),
-    /// Fine as long as the server says no, as nearly all do to h2c.
+    /// Fine as long as the server declines, as nearly all do to h2c.
     Other,
     /// A tunnel, by CONNECT.
     Tunnel,

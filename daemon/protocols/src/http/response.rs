@@ -1,4 +1,4 @@
-//! What a server answers, as far as it says which request the answer is to and whether an upgrade happened
+//! What a server answers, as far as it shows which request the answer is to and whether an upgrade happened
 //! (RFC 9112 §6.3). Nothing here decides what the client gets.
 
 use std::collections::VecDeque;
@@ -14,7 +14,7 @@ pub(super) enum Observed {
     Framed,
     /// It changed the protocol, to the WebSocket or the tunnel that the request asked for.
     Switched,
-    /// It says that it changed the protocol, and nobody asked, or not for that.
+    /// It changed the protocol, without a request for that.
     Unasked,
     /// Where the next response begins is not known any more: the last ends with the connection, or was odd.
     Lost,
@@ -34,7 +34,7 @@ pub(super) struct Responses {
     /// One had no body by its request or its status alone. A server that sends one all the same has its bytes read as
     /// answers: no change of protocol is believed any more.
     doubtful: bool,
-    /// The server wants the body of the only request that waits (RFC 9110 §10.1.1).
+    /// The server accepts the body of the only request that waits (RFC 9110 §10.1.1).
     continued: bool,
 }
 
@@ -57,12 +57,12 @@ impl Responses {
         self.continued = false;
     }
 
-    /// Whether the server wants it.
+    /// Whether the server accepts it.
     pub(super) fn continued(&self) -> bool {
         self.continued
     }
 
-    /// How many bytes come next that say nothing.
+    /// How many bytes of a body come next.
     pub(super) fn certain(&self) -> u64 {
         match &self.state {
             State::Head(_) => 0,
@@ -181,7 +181,7 @@ fn only<'a>(fields: &'a [httparse::Header<'_>], name: &str) -> Option<&'a [u8]> 
     if values.next().is_none() { Some(value) } else { None }
 }
 
-/// The body of a response; `None` if it ends with the connection, or nobody knows.
+/// The body of a response; `None` if it ends with the connection, or is not known.
 fn body(fields: &[httparse::Header<'_>]) -> Option<Body> {
     let mut values = [None, None];
     for field in fields {

@@ -7,7 +7,7 @@ use crate::http::{Refused, content_length, is_bodiless, is_judged, is_token};
 const OF_CONNECTION: [&[u8]; 5] =
     [b"connection", b"proxy-connection", b"keep-alive", b"transfer-encoding", b"upgrade"];
 
-/// What a head says, as far as it is judged.
+/// What of a head is judged.
 #[derive(Debug, Default)]
 pub(super) struct Fields {
     method: Option<String>,

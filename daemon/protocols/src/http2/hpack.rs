@@ -9,7 +9,7 @@ use crate::http::Refused;
 
 /// The largest table that is kept, whatever the server would take.
 pub(super) const MAX_TABLE: usize = 64 << 10;
-/// How large it is until somebody says otherwise (RFC 9113 §6.5.2).
+/// How large it is until a SETTINGS frame changes it (RFC 9113 §6.5.2).
 const TABLE: usize = 4096;
 /// What an entry counts besides its texts (RFC 7541 §4.1).
 const OVERHEAD: usize = 32;

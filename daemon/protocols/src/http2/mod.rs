@@ -1,7 +1,7 @@
 //! HTTP/2 without TLS as the client speaks it (RFC 9113 §3.3): where each request begins, and which host it is for.
 //!
-//! As with [`http`](crate::http): [`Connection::client`] is asked what the next bytes are, and the caller sends on
-//! precisely the bytes that it says. The frames go as they are. [`Connection::server`] sees what comes back: nothing but
+//! As with [`http`](crate::http): [`Connection::client`] returns what the next bytes are, and the caller sends on
+//! precisely these bytes. The frames go as they are. [`Connection::server`] sees what comes back: nothing but
 //! the preface and a client's settings goes before a server has shown by settings of its own that it reads what is
 //! judged here, for to any other these bytes may be requests of HTTP/1.
 //!
@@ -26,7 +26,7 @@ use hpack::Decoder;
 pub use refusal::refusal;
 use server::Server;
 
-/// What a client says first (RFC 9113 §3.4).
+/// What a client sends first (RFC 9113 §3.4).
 pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// The largest compressed head, with all of its frames.
 const MAX_HEAD: usize = 64 << 10;
@@ -39,11 +39,11 @@ const MAX_STREAMS: usize = 1024;
 #[must_use]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// Not known: to be asked again with the same bytes and more.
+    /// Not known: call again with the same bytes and more.
     NeedMore,
     /// So many bytes that begin nothing.
     Goes(usize),
-    /// Nothing before the server has spoken: to be asked again after [`Connection::server`].
+    /// Nothing before the server has sent its preface: call again after [`Connection::server`].
     Held,
     /// A request's head.
     Head(Head),
@@ -79,7 +79,7 @@ enum State {
 struct Stream {
     /// What of Content-Length is to come, if it was there.
     left: Option<u64>,
-    /// The server wants no more of it: its client may never say anything.
+    /// The server reads no more of it: its client may never send anything.
     over: bool,
 }
 
@@ -106,7 +106,7 @@ impl Default for Connection {
 }
 
 impl Connection {
-    /// Says what the first bytes of `input` are. `input` begins where the answer before ended; at first, with
+    /// What the first bytes of `input` are. `input` begins where the answer before ended; at first, with
     /// [`PREFACE`].
     ///
     /// # Errors
@@ -119,7 +119,7 @@ impl Connection {
         step
     }
 
-    /// How many bytes follow that begin nothing: these may go on without being asked about, and then be passed to
+    /// How many bytes follow that begin nothing: these may go on unseen, and then be counted by
     /// [`Connection::skipped`].
     pub fn certain(&self) -> u64 {
         match self.state {
@@ -138,9 +138,9 @@ impl Connection {
     /// Sees what the server sent. All of it may go to the client.
     pub fn server(&mut self, bytes: &[u8]) {
         let (decoder, streams) = (&mut self.decoder, &mut self.streams);
-        self.server.observe(bytes, |said| match said {
-            server::Said::Table(size) => decoder.allow(size),
-            server::Said::Reset(stream) => {
+        self.server.observe(bytes, |frame| match frame {
+            server::ServerFrame::Table(size) => decoder.allow(size),
+            server::ServerFrame::Reset(stream) => {
                 if let Some(stream) = streams.get_mut(&stream) {
                     stream.over = true;
                 }
@@ -149,7 +149,7 @@ impl Connection {
     }
 
     /// How many bytes of the server's follow until the end of what it is saying: 0 between two frames, where something
-    /// else may be said to the client.
+    /// else may be sent to the client.
     pub fn server_left(&self) -> usize {
         self.server.left()
     }

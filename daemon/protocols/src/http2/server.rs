@@ -1,13 +1,13 @@
-//! What a server says, as far as it shows that it speaks HTTP/2, and what it takes.
+//! What a server sends, as far as it shows that it speaks HTTP/2, and what it takes.
 
 use super::MAX_FRAME;
 use super::frame::{ACK, Frame, HEADER, SETTING, TABLE_SIZE, kind, settings};
 
 /// Something that the reader of the client's side has to know.
-pub(super) enum Said {
+pub(super) enum ServerFrame {
     /// It takes a table of so many bytes.
     Table(usize),
-    /// It wants no more of a stream.
+    /// It reads no more of a stream.
     Reset(u32),
 }
 
@@ -18,7 +18,7 @@ pub(super) struct Server {
     held: Vec<u8>,
     /// What follows of a frame without a meaning here.
     left: usize,
-    /// Whether it speaks HTTP/2, once it has said something.
+    /// Whether it speaks HTTP/2, once it has sent something.
     one: Option<bool>,
 }
 
@@ -37,7 +37,7 @@ impl Server {
     }
 
     /// Sees the next bytes.
-    pub(super) fn observe(&mut self, mut bytes: &[u8], mut said: impl FnMut(Said)) {
+    pub(super) fn observe(&mut self, mut bytes: &[u8], mut act: impl FnMut(ServerFrame)) {
         while !bytes.is_empty() && self.one != Some(false) {
             if self.left > 0 {
                 let skipped = self.left.min(bytes.len());
@@ -49,7 +49,7 @@ impl Server {
             self.held.extend(&bytes[..wanted]);
             bytes = &bytes[wanted..];
             if self.wanted() == 0 {
-                self.frame(&mut said);
+                self.frame(&mut act);
             }
         }
     }
@@ -63,7 +63,7 @@ impl Server {
         whole - self.held.len()
     }
 
-    fn frame(&mut self, said: &mut impl FnMut(Said)) {
+    fn frame(&mut self, act: &mut impl FnMut(ServerFrame)) {
         let Some(frame) = Frame::parse(&self.held) else { return };
         // RFC 9113 §3.4: settings come first.
         if self.one.is_none() {
@@ -76,13 +76,13 @@ impl Server {
         if is_settings(frame) {
             for (number, value) in settings(&self.held[HEADER..]) {
                 if number == TABLE_SIZE {
-                    said(Said::Table(usize::try_from(value).unwrap_or(usize::MAX)));
+                    act(ServerFrame::Table(usize::try_from(value).unwrap_or(usize::MAX)));
                 }
             }
         } else {
             self.left = frame.length;
             if frame.kind == kind::RST_STREAM {
-                said(Said::Reset(frame.stream));
+                act(ServerFrame::Reset(frame.stream));
             }
         }
         self.held.clear();

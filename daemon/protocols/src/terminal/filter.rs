@@ -1,4 +1,4 @@
-//! What an agent may say to the caller's terminal.
+//! Filters what an agent writes to the caller's terminal.
 //!
 //! Text, colours, cursor movements, modes and hyperlinks pass. What reads or writes the clipboard, sets
 //! titles, makes the terminal answer (the answer would be typed into whatever reads next), prints, or wraps
@@ -288,7 +288,7 @@ fn csi_passes(held: &[u8], last: u8) -> bool {
 }
 
 /// Whether every terminal reads the same modes in `parameters`: no more than all of them take, without parts, and each
-/// within 16 bits. What one terminal would switch on and we did not see, nobody would switch off.
+/// within 16 bits. What one terminal would switch on and we did not see would stay on.
 fn modes_are_clear(parameters: &[u8]) -> bool {
     let mut modes = parameters.split(|b| *b == b';');
     let plain = |mode: &[u8]| {

@@ -16,9 +16,9 @@ use super::keeper::Keeper;
 use crate::{Endpoint, endpoint};
 
 /// The least time between two events that there are too many.
-const TOO_MANY: Duration = Duration::from_secs(1);
+const EVENT_INTERVAL: Duration = Duration::from_secs(1);
 /// After an accept that failed.
-const PAUSE: Duration = Duration::from_millis(20);
+const RETRY_DELAY: Duration = Duration::from_millis(20);
 
 pub struct Accepted {
     pub client: Endpoint,
@@ -29,7 +29,7 @@ pub struct Accepted {
 }
 
 /// Serves each connection on a task of its own that holds one of `places`. A connection without a place is reset, and
-/// recorded by the event that `denied` makes of it, at most once in [`TOO_MANY`].
+/// recorded by the event that `denied` makes of it, at most once in [`EVENT_INTERVAL`].
 pub async fn accept_all<S>(
     listener: Endpoint,
     places: &Arc<Semaphore>,
@@ -46,7 +46,7 @@ pub async fn accept_all<S>(
         tokio::task::coop::consume_budget().await;
         // One that is gone already, or no descriptor is left: others come.
         let Ok(accepted) = accept(&listener).await else {
-            sleep(PAUSE).await;
+            sleep(RETRY_DELAY).await;
             continue;
         };
         match places.clone().try_acquire_owned() {
@@ -61,7 +61,7 @@ pub async fn accept_all<S>(
                 let event = denied(&accepted);
                 copy::reset(&accepted.client);
                 drop(accepted);
-                if last_event.is_none_or(|last| last.elapsed() >= TOO_MANY) {
+                if last_event.is_none_or(|last| last.elapsed() >= EVENT_INTERVAL) {
                     last_event = Some(Instant::now());
                     keeper.record(event).await;
                 }
@@ -76,8 +76,8 @@ async fn accept(listener: &Endpoint) -> io::Result<Accepted> {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         match rustix::net::acceptfrom_with(listener.get_ref(), flags) {
             Ok((client, from)) => {
-                let nobody = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
-                let from = from.and_then(|from| SocketAddr::try_from(from).ok()).unwrap_or(nobody);
+                let unknown = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
+                let from = from.and_then(|from| SocketAddr::try_from(from).ok()).unwrap_or(unknown);
                 let to = SocketAddr::try_from(rustix::net::getsockname(&client)?)?;
                 return Ok(Accepted { client: endpoint(client).map_err(io::Error::other)?, from, to });
             }

@@ -19,11 +19,11 @@ use super::dns::{find, record};
 use super::{Gate, copy, packet, upstream};
 use crate::Endpoint;
 
-/// How long a client may say nothing on a stream.
+/// How long a client may be silent on a stream.
 const STREAM_TIMEOUT: Duration = Duration::from_secs(10);
 const DNS: u16 = 53;
 /// After a socket failed.
-const PAUSE: Duration = Duration::from_millis(20);
+const RETRY_DELAY: Duration = Duration::from_millis(20);
 
 /// Answers the queries that come by datagrams.
 pub async fn serve(gate: Arc<Gate>, socket: Endpoint) {
@@ -34,7 +34,7 @@ pub async fn serve(gate: Arc<Gate>, socket: Endpoint) {
     loop {
         tokio::task::coop::consume_budget().await;
         if packet::take(&socket, &mut received).await.is_err() {
-            sleep(PAUSE).await;
+            sleep(RETRY_DELAY).await;
             continue;
         }
         let now = Instant::now();
@@ -66,7 +66,7 @@ fn answer_known(gate: &Gate, query: &Query, route: Route, now: Instant, answers:
     gate.names.cache.counted(&query.key(), &by_datagram(&route), now, write).is_some()
 }
 
-/// Answers anything else: at once what nobody has to be asked for.
+/// Answers anything else: at once what needs no resolver.
 async fn answer(gate: &Arc<Gate>, socket: &Endpoint, query: Query, route: Route) {
     let known = match query.name() {
         Ok(name) => gate.names.known(&gate.plan(), &name, query.kind),
@@ -105,7 +105,7 @@ pub async fn serve_stream(gate: &Gate, client: &Endpoint, (from, to): (SocketAdd
             Err(malformed) => malformed.answer(),
         };
         let Some(reply) = reply else { return };
-        // Never longer than that says.
+        // Never longer than two bytes can express.
         let length = (reply.len() as u16).to_be_bytes();
         let message = [&length[..], &reply].concat();
         if !matches!(timeout(STREAM_TIMEOUT, copy::write(client, &message)).await, Ok(Ok(()))) {
@@ -137,7 +137,7 @@ fn written(query: &Query, found: &Found, transport: Transport) -> Vec<u8> {
     out
 }
 
-/// Writes the reply that says what was found.
+/// Writes the reply for what was found.
 fn reply(query: &Query, found: &Found, transport: Transport, now: Instant, out: &mut Vec<u8>) {
     let mut answer = |answer| query.write_answer(answer, transport, out);
     let left = |until: &Instant| u32::try_from(until.saturating_duration_since(now).as_secs()).unwrap_or(0);

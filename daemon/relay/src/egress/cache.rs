@@ -56,7 +56,7 @@ impl Found {
         }
     }
 
-    /// Until when it can be said again.
+    /// Until when it can be answered again.
     fn until(&self) -> Option<Instant> {
         match self {
             Self::Addresses(_, until) | Self::Data(_, until) | Self::NoName(until) => Some(*until),

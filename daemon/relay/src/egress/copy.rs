@@ -155,7 +155,7 @@ impl<'a> Direction<'a> {
         self.end()
     }
 
-    /// Says that nothing more comes.
+    /// Ends the direction: the receiver sees the end.
     pub fn end(&self) -> io::Result<()> {
         match rustix::net::shutdown(self.to.get_ref(), Shutdown::Write) {
             // The other side is gone altogether.
@@ -257,7 +257,7 @@ pub async fn write(to: &Endpoint, mut bytes: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
-/// Has an answer read before the connection goes: closing over bytes that nobody read would reset it.
+/// Has an answer read before the connection goes: closing over unread bytes would reset it.
 pub async fn linger(client: &Endpoint, answer: &[u8]) {
     const LINGER: Duration = Duration::from_secs(1);
     const MOST: usize = 1 << 20;
@@ -270,7 +270,7 @@ pub async fn linger(client: &Endpoint, answer: &[u8]) {
     let _ = tokio::time::timeout(LINGER, last).await;
 }
 
-/// Reads to the end, or so many bytes and a little more, for nobody.
+/// Reads to the end, or so many bytes and a little more, and drops them.
 pub async fn discard(from: &Endpoint, most: usize) -> io::Result<()> {
     let (mut dropped, mut total) = (Vec::new(), 0);
     while total < most {

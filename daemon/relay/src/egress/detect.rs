@@ -3,6 +3,7 @@
 use std::io;
 use std::time::Duration;
 
+use agentd_policy::rule::Rule;
 use agentd_protocols::hello::{self, ClientHello, Progress};
 use agentd_protocols::http::{Sniff, Watch, looks_cut, sniff};
 use agentd_protocols::http2;
@@ -15,9 +16,8 @@ use super::judge::{Refusal, RejectWith};
 use super::tcp::Connection;
 use super::{copy, ssh};
 use crate::Endpoint;
-use agentd_policy::rule::Rule;
 
-/// How long a client may take from its first byte until it is known what it wants.
+/// How long a client may take from its first byte until its protocol is known.
 const DETECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a client is silent that waits for the server to speak, or for its answer.
 const IDLE_CLIENT: Duration = Duration::from_millis(300);
@@ -115,7 +115,7 @@ impl Connection {
             };
             held.append(&mut more);
             match read {
-                // Nothing will ever be said: there is nothing to hide.
+                // Nothing will ever be sent: there is nothing to inspect.
                 0 if held.is_empty() => return Ok((Detected::Other(None), server)),
                 0 => {
                     let why = "the connection ends in its beginning";

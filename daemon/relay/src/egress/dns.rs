@@ -27,20 +27,20 @@ const MAX_WAITING: usize = 1024;
 const BURST: u32 = 512;
 const RATE: u32 = 256;
 /// The least time between two questions for one name that are asked anew.
-const RENEWAL: Duration = Duration::from_secs(5);
+const RENEWAL_INTERVAL: Duration = Duration::from_secs(5);
 /// The most names whose addresses stand for what the site's proxy knows.
 const MAX_STAND_INS: u32 = 4096;
 /// How long it is remembered that there is nothing, at most.
 const MAX_NEGATIVE: u32 = 300;
 
-/// A question that is asked, with what is found once it is.
-type Asked = Arc<OnceCell<Found>>;
+/// A query on its way to the resolvers, with what is found.
+type PendingQuery = Arc<OnceCell<Found>>;
 
 /// What a session knows of names.
 pub struct Names {
     /// What is known.
     pub cache: Cache,
-    asked: Mutex<HashMap<Box<[u8]>, Asked>>,
+    pending: Mutex<HashMap<Box<[u8]>, PendingQuery>>,
     /// For each wildcard, the names that it stood for.
     wildcards: Mutex<HashMap<HostPattern, HashSet<HostName>>>,
     bucket: Mutex<TokenBucket>,
@@ -57,7 +57,7 @@ impl Default for Names {
     fn default() -> Self {
         Self {
             cache: Cache::default(),
-            asked: Mutex::default(),
+            pending: Mutex::default(),
             wildcards: Mutex::default(),
             bucket: Mutex::new(TokenBucket::new(BURST, RATE)),
             stand_ins: Mutex::default(),
@@ -74,7 +74,7 @@ impl Names {
         self.cache.clear();
     }
 
-    /// What can be said without asking anybody.
+    /// What is known without a query to a resolver.
     pub fn known(&self, plan: &Rules, name: &HostName, kind: RecordType) -> Option<Found> {
         if let Err(rule) = allowed(plan, name) {
             return Some(Found::Denied(rule));
@@ -97,25 +97,25 @@ impl Names {
     }
 
     /// The question's place among those that are asked; `None` if there is none.
-    fn enter(&self, key: &Key) -> Option<Asked> {
-        let mut asked = lock(&self.asked);
-        if asked.len() >= MAX_ASKED && !asked.contains_key(key.as_bytes()) {
+    fn enter(&self, key: &Key) -> Option<PendingQuery> {
+        let mut pending = lock(&self.pending);
+        if pending.len() >= MAX_ASKED && !pending.contains_key(key.as_bytes()) {
             return None;
         }
-        Some(asked.entry(key.as_bytes().into()).or_default().clone())
+        Some(pending.entry(key.as_bytes().into()).or_default().clone())
     }
 
-    fn leave(&self, key: &Key, cell: &Asked) {
-        let mut asked = lock(&self.asked);
-        if asked.get(key.as_bytes()).is_some_and(|present| Arc::ptr_eq(present, cell)) {
-            asked.remove(key.as_bytes());
+    fn leave(&self, key: &Key, cell: &PendingQuery) {
+        let mut pending = lock(&self.pending);
+        if pending.get(key.as_bytes()).is_some_and(|present| Arc::ptr_eq(present, cell)) {
+            pending.remove(key.as_bytes());
         }
     }
 
     /// Whether a name may be asked for anew, and that it is.
     fn may_renew(&self, name: &HostName, now: Instant) -> bool {
         let mut renewed = lock(&self.renewed);
-        renewed.retain(|_, last| now < *last + RENEWAL);
+        renewed.retain(|_, last| now < *last + RENEWAL_INTERVAL);
         let may = renewed.len() < MAX_ASKED && !renewed.contains_key(name);
         if may {
             renewed.insert(name.clone(), now);
@@ -244,7 +244,7 @@ async fn look_up(gate: &Gate, name: &HostName, kind: RecordType, client: Option<
 }
 
 async fn ask(gate: &Gate, name: &HostName, kind: RecordType, client: Option<Client>) -> (Found, bool) {
-    // It distinguishes resolvers' connections; what nobody asked for has none.
+    // It distinguishes resolvers' connections; a renewal has none.
     let from = client.map_or(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)), |client| client.from);
     let plan = gate.plan();
     if !gate.names.within_budget(&plan, name) {
@@ -258,7 +258,7 @@ async fn ask(gate: &Gate, name: &HostName, kind: RecordType, client: Option<Clie
     let plan = gate.plan();
     let judged = match outcome {
         Ok(outcome) => judge(&plan, name, outcome),
-        Err(why) => Err(Found::Failed(why)),
+        Err(error) => Err(Found::Failed(error.to_string())),
     };
     let (addresses, ttl) = match judged.or_else(|found| gate.names.stand_in(&plan, name, kind, found)) {
         Ok(both) => both,
@@ -276,7 +276,7 @@ async fn ask(gate: &Gate, name: &HostName, kind: RecordType, client: Option<Clie
     }
 }
 
-/// What of an answer may be used: addresses that are yet to be pinned, or all that there is to say.
+/// What of an answer may be used: addresses that are yet to be pinned, or the answer without any.
 fn judge(plan: &Rules, name: &HostName, outcome: Outcome) -> Result<(Vec<IpAddr>, u32), Found> {
     let Outcome { exists, chain, addresses, data, ttl } = outcome;
     // What an allowed name is an alias of need not be allowed by its own name; it must not be denied.

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::time::Duration;
 
 use agentd_policy::egress::Purpose;
@@ -15,12 +16,12 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use super::keeper::{DialError, Keeper};
 use super::tls_stream::{Stream, TlsError};
-use super::trust_anchors::TrustAnchors;
+use super::trust_anchors::{TrustAnchors, TrustError};
 
 /// The most questions of a connection that have no answer.
 const MAX_PIPELINED: usize = 256;
-/// How long a connection is kept that nobody uses.
-const IDLE: Duration = Duration::from_secs(20);
+/// How long an unused connection is kept.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long a server may send nothing while a query waits.
 const REPLY_TIMEOUT: Duration = Duration::from_secs(2);
 /// Questions that wait for being written.
@@ -31,15 +32,15 @@ const QUEUE: usize = 16;
 pub enum DotError {
     /// There are no trust anchors.
     #[error("{0}")]
-    TrustAnchors(String),
+    TrustAnchors(Arc<TrustError>),
     /// It could not be reached.
     #[error("cannot ask it: {0}")]
     Dial(#[from] DialError),
     /// It is not who it should be, or speaks no TLS.
     #[error("{0}")]
     Tls(#[from] TlsError),
-    /// It ended the connection, or said nothing for too long.
-    #[error("it closed the connection, or said nothing")]
+    /// It ended the connection, or was silent for [`REPLY_TIMEOUT`].
+    #[error("it closed the connection, or sent nothing")]
     Closed,
 }
 
@@ -119,12 +120,12 @@ impl DotResolvers {
     }
 }
 
-/// Carries questions and answers until nobody has used it for a while, or it breaks.
+/// Carries questions and answers until it is unused for [`IDLE_TIMEOUT`], or it breaks.
 async fn carry(mut stream: Stream, mut asked: mpsc::Receiver<Ask>) {
     let mut waiting = Waiting::default();
     let mut since = Instant::now();
     loop {
-        let limit = if waiting.asked.is_empty() { IDLE } else { REPLY_TIMEOUT };
+        let limit = if waiting.asked.is_empty() { IDLE_TIMEOUT } else { REPLY_TIMEOUT };
         let done = tokio::select! {
             ask = asked.recv(), if waiting.asked.len() < MAX_PIPELINED => match ask {
                 None => break,
@@ -156,7 +157,7 @@ async fn carry(mut stream: Stream, mut asked: mpsc::Receiver<Ask>) {
 }
 
 /// Questions without an answer, by the numbers that they have on the connection: different ones may have come with the
-/// same. What nobody waits for any more keeps its number until it is answered.
+/// same. A query that has timed out keeps its number until it is answered.
 #[derive(Default)]
 struct Waiting {
     asked: HashMap<u16, ([u8; 2], oneshot::Sender<Vec<u8>>)>,

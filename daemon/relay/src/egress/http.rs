@@ -1,32 +1,28 @@
 //! HTTP/1: each request of a connection is judged by the host that it names.
 
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use agentd_policy::egress::Purpose;
-use agentd_policy::rule::Rule;
-use agentd_protocols::authority::{Authority, Host};
+use agentd_protocols::authority::Authority;
 use agentd_protocols::http::{Connection as Requests, Head, Mode, Refused, Step, Target};
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
-use super::caps;
 use super::close::CloseReason;
 use super::copy::{self, Direction};
-use super::judge::{self, Place, Refusal, RejectWith, Subject};
+use super::judge::{Place, Refusal, RejectWith, Subject};
+use super::requests::{PUMP_MIN, is_at, judged, malformed, more, refused};
 use super::tcp::Connection;
 use crate::Endpoint;
 
 /// How long a response may take to which a refusal has to wait.
 const PENDING_RESPONSE_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a body waits for a server that does not say whether it wants it; curl waits for a second.
+/// How long a body waits for a server that does not answer `Expect`; curl waits for a second.
 const EXPECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// What of a body that the server did not want is taken from the client, so that it reads the answer.
 const MAX_DISCARDED: usize = 1 << 20;
-/// Below this, asking whether bytes are certain costs more than looking at them.
-const PUMP_MIN: u64 = copy::CHUNK as u64;
 
 /// The port of a request to a proxy that names none.
 const HTTP: u16 = 80;
@@ -232,7 +228,7 @@ impl Carried<'_> {
         connection.by_address().map_err(|refusal| refused(method, authority, refusal.rule))
     }
 
-    /// Waits until the client has the answers to what it asked before. Without them nothing can be said to it.
+    /// Waits until the client has the answers to what it asked before. Without them it could not read the refusal.
     async fn wait_for_responses(&self, refusal: &Refusal) -> Result<(), CloseReason> {
         // A request that is refused by its host waits for an answer itself.
         let but = usize::from(matches!(refusal.subject, Subject::Request { .. }));
@@ -252,92 +248,4 @@ impl Carried<'_> {
     fn lock(&self) -> MutexGuard<'_, Requests> {
         self.requests.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// Takes more of the client's bytes into `held`, or past it, counted by `skipped`, those that begin nothing for `certain`;
-/// `false` at their end.
-///
-/// # Errors
-/// If the end comes behind a part of something that was never judged: that goes nowhere.
-pub async fn more(
-    connection: &Connection,
-    way: &mut Direction<'_>,
-    held: &mut Vec<u8>,
-    certain: u64,
-    skipped: impl FnOnce(u64),
-) -> Result<bool, CloseReason> {
-    let whole = if held.is_empty() && certain >= PUMP_MIN {
-        let count = way.pump(certain).await?;
-        skipped(count);
-        count == certain
-    } else {
-        tokio::task::coop::consume_budget().await;
-        copy::read(&connection.client, held, connection.buffers.chunk()).await? > 0
-    };
-    if whole {
-        return Ok(true);
-    }
-    if !held.is_empty() {
-        return Err(CloseReason::Reset);
-    }
-    way.end()?;
-    Ok(false)
-}
-
-/// Whether `to` is where a whole target leads: a name may be there.
-fn is_at(authority: &Authority, port: u16, to: SocketAddr) -> bool {
-    let there = match authority.host {
-        Host::Address(address) => address == to.ip(),
-        Host::Name(_) => true,
-    };
-    there && port == to.port()
-}
-
-/// The purpose by which a request for `authority` goes on `connection`, which counts by its rule from now on.
-///
-/// # Errors
-/// The refusal, as a response of HTTP/1.
-pub fn judged(
-    connection: &Connection,
-    method: &str,
-    authority: &Authority,
-    place: Place,
-) -> Result<Purpose, Refusal> {
-    let (plan, pins) = (connection.gate.plan(), &connection.gate.pins);
-    let judged = judge::http(&plan, pins, authority, place).or_else(|rule| {
-        // One more request for the same name, on a connection that was dialled by its pin.
-        match &authority.host {
-            Host::Name(name) if judge::is_unpinned(&rule) && connection.is_used_for(name) => {
-                Ok((Purpose::Name(name.clone()), Some(name.clone())))
-            }
-            _ => Err(rule),
-        }
-    });
-    let refused = |rule| refused(method, authority, rule);
-    let (purpose, name) = judged.map_err(refused)?;
-    let to = match authority.host {
-        Host::Address(address) if place.proxied => {
-            let there = SocketAddr::new(address, place.to.port());
-            connection.used_at(there).map_err(|rule| refused(rule.into()))?;
-            there
-        }
-        _ => place.to,
-    };
-    connection.used_for(name.as_ref(), place).map_err(|rule| refused(rule.into()))?;
-    let capped = |rule| Refusal { why: caps::WHY.into(), ..refused(rule) };
-    connection.join(&purpose, to).map_err(capped)?;
-    Ok(purpose)
-}
-
-/// A request that is refused by the host that it names.
-fn refused(method: &str, authority: &Authority, rule: String) -> Refusal {
-    let why = format!("{authority} is not allowed here");
-    let subject = Subject::request(method, authority.to_string());
-    Refusal { subject, ..Refusal::new(RejectWith::Http, rule, why) }
-}
-
-/// One that cannot be read in one way only.
-pub fn malformed(refused: &Refused) -> Refusal {
-    let rule = if *refused == Refused::Body { Rule::HttpBody } else { Rule::HttpMalformed };
-    Refusal { subject: Subject::Malformed, ..Refusal::new(RejectWith::Http, rule, refused.to_string()) }
 }

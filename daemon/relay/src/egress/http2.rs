@@ -12,8 +12,8 @@ use tokio::time::timeout;
 
 use super::close::CloseReason;
 use super::copy::{self, Direction};
-use super::http;
 use super::judge::{Refusal, RejectWith};
+use super::requests;
 use super::tcp::Connection;
 use crate::Endpoint;
 
@@ -75,7 +75,7 @@ impl Carried<'_> {
             if next == Step::Held {
                 let begun = timeout(PREFACE_TIMEOUT, self.server_spoke.notified()).await;
                 begun.map_err(|_| malformed(&Refused::Server))?;
-            } else if !http::more(self.connection, way, &mut held, certain, |count| {
+            } else if !requests::more(self.connection, way, &mut held, certain, |count| {
                 self.lock().skipped(count)
             })
             .await?
@@ -111,7 +111,7 @@ impl Carried<'_> {
         let step = self.lock().client(input).map_err(|refused| malformed(&refused))?;
         if let Step::Head(head) = &step {
             let judged =
-                http::judged(self.connection, &head.method, &head.authority, self.connection.place());
+                requests::judged(self.connection, &head.method, &head.authority, self.connection.place());
             let reject_with = RejectWith::Http2(head.stream, head.grpc);
             judged.map_err(|refusal| Refusal { reject_with, ..refusal })?;
         }
@@ -139,5 +139,5 @@ impl Carried<'_> {
 
 /// Bytes that cannot be read in one way only.
 fn malformed(refused: &Refused) -> Refusal {
-    Refusal { reject_with: RejectWith::Http2(0, false), ..http::malformed(refused) }
+    Refusal { reject_with: RejectWith::Http2(0, false), ..requests::malformed(refused) }
 }

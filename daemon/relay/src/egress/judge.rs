@@ -96,7 +96,7 @@ impl Refusal {
     }
 }
 
-/// A response of 403 that says why.
+/// A response of 403 with the reason.
 pub fn forbidden(rule: &str, why: &str) -> Vec<u8> {
     let plain = |text: &str| -> String {
         text.chars().map(|c| if c.is_ascii_graphic() || c == ' ' { c } else { '?' }).take(300).collect()
@@ -108,7 +108,7 @@ pub fn forbidden(rule: &str, why: &str) -> Vec<u8> {
     (head + &body).into_bytes()
 }
 
-/// Where somebody wants to go who names a host.
+/// Where a client means to go that names a host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Place {
     /// The address, and the port that is meant.
@@ -129,7 +129,7 @@ impl Place {
     }
 }
 
-/// By what right `name` may be reached.
+/// The purpose by which `name` may be reached.
 ///
 /// # Errors
 /// The rule by which it may not.
@@ -166,12 +166,12 @@ pub fn denied(plan: &Rules, name: &HostName) -> Option<String> {
     }
 }
 
-/// Whether what goes to `to` is nobody's to look at, by the rule for a name that is there.
+/// Whether what goes to `to` is not inspected, by an opaque rule for a name that is there.
 pub fn opaque(plan: &Egress, pins: &Pins, to: SocketAddr) -> bool {
     pins.names(to.ip()).iter().any(|name| plan.hosts.is_opaque(name, to.port()))
 }
 
-/// By what right `to` may be reached by a protocol that names nobody.
+/// The purpose by which `to` may be reached by a protocol that names no host.
 ///
 /// # Errors
 /// The rule by which it may not.
@@ -179,7 +179,7 @@ pub fn unnamed(plan: &Egress, pins: &Pins, to: SocketAddr, protocol: Protocol) -
     meant(plan, pins, to, protocol).into_iter().next().ok_or_else(|| Denial::Unpinned.to_string())
 }
 
-/// All that may be meant by `to` if nobody is named, the likeliest first; nothing if it may not be reached.
+/// All that may be meant by `to` if no host is named, the likeliest first; nothing if it may not be reached.
 pub fn meant(plan: &Egress, pins: &Pins, to: SocketAddr, protocol: Protocol) -> Vec<Purpose> {
     let allowed =
         |name: &HostName| matches!(plan.hosts.connect(name, to.port(), protocol), HostVerdict::Allowed(_));

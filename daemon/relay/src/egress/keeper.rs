@@ -20,12 +20,12 @@ use crate::control::Control;
 use crate::{Endpoint, endpoint};
 
 /// How long a server may take to accept.
-const CONNECT: Duration = Duration::from_secs(20);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long a connection waits for its turn at most, and how often it is asked for.
-const TURN: Duration = Duration::from_secs(20);
-const PAUSE: Duration = Duration::from_millis(2);
+const TURN_TIMEOUT: Duration = Duration::from_secs(20);
+const RETRY_DELAY: Duration = Duration::from_millis(2);
 /// How long a client waits at most until an event about it is recorded.
-const RECORDED: Duration = Duration::from_millis(200);
+const RECORD_TIMEOUT: Duration = Duration::from_millis(200);
 const NO_TURN: &str = "the session begins too many connections, and this one's turn did not come";
 
 /// Why there is no connection.
@@ -120,10 +120,10 @@ impl Keeper {
         from: SocketAddr,
     ) -> Result<Endpoint, DialError> {
         let wanted = Wanted { purpose, to, protocol, from };
-        let begun = timeout(TURN, self.begun(wanted)).await;
+        let begun = timeout(TURN_TIMEOUT, self.begun(wanted)).await;
         let fd = begun.map_err(|_| io::Error::new(io::ErrorKind::TimedOut, NO_TURN))??;
         let socket = endpoint(fd).map_err(io::Error::other)?;
-        connected(&socket, CONNECT).await?;
+        connected(&socket, CONNECT_TIMEOUT).await?;
         if protocol == Protocol::Tcp {
             // Where it fails, small messages are slower.
             let _ = rustix::net::sockopt::set_tcp_nodelay(socket.get_ref(), true);
@@ -138,7 +138,7 @@ impl Keeper {
             Purpose::Publish(_) => &self.inward,
             _ => &self.dials,
         };
-        // Nobody passes those who wait.
+        // New ones do not pass those that wait.
         if line.turn.available_permits() > 0 {
             match self.begin(line, wanted.clone()).await {
                 Err(DialError::Refused(Errno::AGAIN)) => {}
@@ -148,7 +148,7 @@ impl Keeper {
         let _turn = line.turn.acquire().await.map_err(io::Error::other)?;
         loop {
             match self.begin(line, wanted.clone()).await {
-                Err(DialError::Refused(Errno::AGAIN)) => sleep(PAUSE).await,
+                Err(DialError::Refused(Errno::AGAIN)) => sleep(RETRY_DELAY).await,
                 other => return other,
             }
         }
@@ -196,7 +196,7 @@ impl Keeper {
         let _ = self.control.send(&FromRelay::Event { event, client, number: None }).await;
     }
 
-    /// Sends an event about `client`, and waits until it is recorded, at most [`RECORDED`]: until it is answered, its process
+    /// Sends an event about `client`, and waits until it is recorded, at most [`RECORD_TIMEOUT`]: until it is answered, its process
     /// can be found.
     pub async fn record_and_wait(&self, event: NetEvent, client: Client) {
         let (sender, answer) = oneshot::channel();
@@ -207,8 +207,8 @@ impl Keeper {
         let Ok(number) = number.await else { return };
         let message = FromRelay::Event { event, client: Some(client), number: Some(number) };
         if self.send(number, &message).await.is_ok() {
-            // An answer that comes later finds nobody, and makes room.
-            let _ = timeout(RECORDED, answer).await;
+            // An answer that comes later makes room all the same.
+            let _ = timeout(RECORD_TIMEOUT, answer).await;
         }
     }
 
@@ -224,7 +224,7 @@ impl Keeper {
         let _ = self.control.send(&FromRelay::Renewed { name, question }).await;
     }
 
-    /// An answer to [`Keeper::dial`]. What nobody waits for any more is closed.
+    /// An answer to [`Keeper::dial`]. A socket that comes too late is closed.
     pub fn dialled(&self, number: u32, dialled: Dialled) {
         let waiting = self.asked().dials.remove(&number);
         if let Some((sender, _place)) = waiting {
@@ -252,7 +252,7 @@ impl Keeper {
         Ok(enter(&mut asked, number, place))
     }
 
-    /// What is not sent, because nobody waits for it any more, has no answer and needs no place.
+    /// What is not sent, because its caller is gone, has no answer and needs no place.
     async fn send(&self, number: u32, message: &FromRelay) -> io::Result<()> {
         let unsent = Unsent { keeper: self, number };
         self.control.send(message).await?;
@@ -309,13 +309,13 @@ mod tests {
         listen(&server, 0).unwrap();
         let to = server.local_addr().unwrap();
         let accepted = begun(to);
-        connected(&accepted, CONNECT).await.unwrap();
+        connected(&accepted, CONNECT_TIMEOUT).await.unwrap();
         // Its queue is full: what comes now is dropped.
         let errno = |error: io::Error| error.raw_os_error();
         let late = connected(&begun(to), Duration::from_millis(1)).await.unwrap_err();
         assert_eq!(errno(late), Some(Errno::TIMEDOUT.raw_os_error()));
         drop(server);
-        let refused = connected(&begun(to), CONNECT).await.unwrap_err();
+        let refused = connected(&begun(to), CONNECT_TIMEOUT).await.unwrap_err();
         assert_eq!(errno(refused), Some(Errno::CONNREFUSED.raw_os_error()));
     }
 }

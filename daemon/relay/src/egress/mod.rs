@@ -5,6 +5,7 @@
 
 mod accept;
 mod answering;
+mod authorization;
 mod buffers;
 mod cache;
 mod caps;
@@ -14,7 +15,6 @@ mod detect;
 mod dial;
 mod dns;
 mod dot;
-mod grant;
 mod http;
 mod http2;
 mod idle;
@@ -27,6 +27,7 @@ mod pins;
 mod proxy;
 mod published;
 mod query_log;
+mod requests;
 mod rules;
 mod ssh;
 mod tcp;
@@ -121,7 +122,7 @@ impl Network {
         control: Arc<Control>,
     ) -> Result<Self, RelayError> {
         let NetworkDescriptors { sockets, blocklist, ca_bundle } = descriptors;
-        let listed = blocklist.map(rules::table).transpose().map_err(RelayError::Blocklists)?.map(Arc::new);
+        let listed = blocklist.map(rules::table).transpose()?.map(Arc::new);
         let resolvers = DotResolvers::new(plan.resolvers.len(), ca_bundle);
         let gate = Arc::new(Gate {
             state: watch::Sender::new(State { plan: Arc::new(plan), over: false }),
@@ -190,7 +191,7 @@ impl Network {
         self.gate.keeper.recorded(number);
     }
 
-    /// The keeper wants a name asked for anew.
+    /// Resolves a name anew, for the keeper.
     pub fn renew(&mut self, name: HostName, question: u16) {
         let gate = self.gate.clone();
         // Those that are done make room; the keeper asks for so many at a time.

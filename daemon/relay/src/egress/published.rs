@@ -19,7 +19,7 @@ use super::accept::{Accepted, accept_all};
 use super::copy::{self, Direction};
 use super::idle::idle;
 use super::keeper::DialError;
-use super::tcp::IDLE;
+use super::tcp::IDLE_TIMEOUT;
 use crate::Endpoint;
 
 /// The most connections by all published ports of a session; its own have other places.
@@ -27,8 +27,8 @@ pub const MAX_VISITS: u32 = 256;
 /// Where a server listens that is meant for those nearby: tried in this order.
 const OWN: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
 
-/// What a server had said by the end of its session still goes out, for so long.
-const LAST_BYTES: Duration = Duration::from_millis(250);
+/// How long what a server had sent by the end of its session still goes out.
+const DRAIN_TIMEOUT: Duration = Duration::from_millis(250);
 
 /// How one ended.
 enum End {
@@ -109,11 +109,12 @@ impl Visit {
         let mut state = self.gate.watch();
         // It is over as well if the sender is gone.
         while !state.borrow_and_update().over && state.changed().await.is_ok() {}
-        sleep(LAST_BYTES).await;
+        sleep(DRAIN_TIMEOUT).await;
     }
 
     async fn idle(&self) {
-        idle(IDLE, || self.sent.load(Ordering::Relaxed) + self.received.load(Ordering::Relaxed)).await;
+        idle(IDLE_TIMEOUT, || self.sent.load(Ordering::Relaxed) + self.received.load(Ordering::Relaxed))
+            .await;
     }
 
     /// Records how it ended, and resets both sides unless it ended in order.

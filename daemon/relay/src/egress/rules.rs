@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use agentd_kernel::memfd::Sealed;
-use agentd_policy::blocklist::Blocklist;
+use agentd_policy::blocklist::{Blocklist, TableError};
 use agentd_policy::denial::Denial;
 use agentd_policy::egress::Egress;
 use agentd_policy::hosts::HostName;
@@ -46,10 +46,12 @@ impl Deref for Rules {
     }
 }
 
-/// The blocklists by their descriptor.
-pub fn table(fd: OwnedFd) -> Result<Blocklist, String> {
-    let memory = Sealed::adopt(fd).map_err(|error| format!("blocklists: {error}"))?;
-    let size = memory.size().map_err(|error| format!("blocklists: {error}"))?;
-    let opened = Blocklist::open(size, move |buffer, offset| memory.read_exact_at(buffer, offset));
-    opened.map_err(|error| error.to_string())
+/// The blocklists in the memory that `fd` is.
+///
+/// # Errors
+/// If it is no sealed memory, or no table.
+pub fn table(fd: OwnedFd) -> Result<Blocklist, TableError> {
+    let memory = Sealed::adopt(fd)?;
+    let size = memory.size()?;
+    Blocklist::open(size, move |buffer, offset| memory.read_exact_at(buffer, offset))
 }

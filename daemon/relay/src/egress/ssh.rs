@@ -1,6 +1,6 @@
 //! A refusal as clients of SSH understand it: the disconnect that a server may send before any key is exchanged.
 
-/// What a client says first (RFC 4253 §4.2).
+/// What a client sends first (RFC 4253 §4.2).
 pub const BANNER: &[u8] = b"SSH-";
 /// SSH_MSG_DISCONNECT (RFC 4253 §11.1).
 const DISCONNECT: u8 = 1;
@@ -41,11 +41,11 @@ mod tests {
         for length in 0..40 {
             let message = disconnect(&"x".repeat(length));
             let packet = message.strip_prefix(b"SSH-2.0-agentd\r\n").unwrap();
-            let said = u32::from_be_bytes(packet[..4].try_into().unwrap()) as usize;
+            let length_field = u32::from_be_bytes(packet[..4].try_into().unwrap()) as usize;
             let padding = usize::from(packet[4]);
-            assert_eq!((said + 4, packet.len() % BLOCK), (packet.len(), 0), "{length}");
+            assert_eq!((length_field + 4, packet.len() % BLOCK), (packet.len(), 0), "{length}");
             assert!((MIN_PADDING..MIN_PADDING + BLOCK).contains(&padding), "{length}: {padding}");
-            assert_eq!(said, 1 + 1 + 4 + 4 + length + 4 + padding, "{length}");
+            assert_eq!(length_field, 1 + 1 + 4 + 4 + length + 4 + padding, "{length}");
         }
     }
 }

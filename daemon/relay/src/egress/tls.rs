@@ -1,8 +1,9 @@
-//! TLS, once its name is judged: the server may ask for a second ClientHello, which says it again.
+//! TLS, once its name is judged: the server may ask for a second ClientHello, which names it again.
 
 use std::io;
 use std::time::Duration;
 
+use agentd_policy::rule::Rule;
 use agentd_protocols::hello::{ClientHello, Progress, Reader, Reply, Turn};
 use rustix::io::Errno;
 use tokio::time::timeout;
@@ -13,10 +14,9 @@ use super::judge::{Refusal, RejectWith};
 use super::keeper::DialError;
 use super::tcp::Connection;
 use crate::Endpoint;
-use agentd_policy::rule::Rule;
 
 /// How long server and client may take for their next message.
-const TURN: Duration = Duration::from_secs(60);
+const MESSAGE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Carries it: `held` begins with the hello, of `length` bytes.
 pub async fn carry(
@@ -34,7 +34,7 @@ pub async fn carry(
     let mut turn = Turn::NeedMore;
     while turn == Turn::NeedMore {
         let step = down.step(copy::CHUNK, |bytes| turn = reply.feed(bytes));
-        let count = timeout(TURN, step).await;
+        let count = timeout(MESSAGE_TIMEOUT, step).await;
         let count = count.map_err(|_| DialError::from(io::Error::from(Errno::TIMEDOUT)))??;
         if count == 0 {
             return Ok(down.end()?);
@@ -74,7 +74,7 @@ async fn second(connection: &Connection, first: ClientHello, held: &mut Vec<u8>)
             }
         }
         let read = copy::read(&connection.client, held, copy::CHUNK);
-        if timeout(TURN, read).await.map_err(|_| CloseReason::Reset)?? == 0 {
+        if timeout(MESSAGE_TIMEOUT, read).await.map_err(|_| CloseReason::Reset)?? == 0 {
             return Err(CloseReason::Reset);
         }
     }

@@ -55,7 +55,7 @@ impl Write for Socket<'_> {
 }
 
 impl Stream {
-    /// Over `socket`, with the server of that name; nothing is said to any other.
+    /// Over `socket`, with the server of that name, and no other.
     pub async fn connect(
         socket: Endpoint,
         config: Arc<ClientConfig>,
@@ -129,7 +129,7 @@ impl Stream {
             }
         }
         if let Err(error) = self.tls.process_new_packets() {
-            // An alert that says why, if the socket takes it.
+            // An alert with the reason, if the socket takes it.
             let _ = self.tls.write_tls(&mut Socket(self.socket.get_ref()));
             return Err(error.into());
         }

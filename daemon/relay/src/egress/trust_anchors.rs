@@ -1,13 +1,13 @@
 //! The trust anchors of resolvers over TLS: the site's CA bundle, a file that the launcher has opened.
 
-use std::io::Read;
+use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use agentd_policy::config::MAX_CA_BUNDLE;
 use rustls::client::Resumption;
 use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::pem::{self, PemObject};
 use rustls::{ClientConfig, RootCertStore};
 
 /// Sessions of TLS that can be taken up again, of all resolvers.
@@ -18,7 +18,25 @@ pub struct TrustAnchors(Mutex<State>);
 
 enum State {
     File(Option<OwnedFd>),
-    Read(Result<Arc<ClientConfig>, String>),
+    Read(Result<Arc<ClientConfig>, Arc<TrustError>>),
+}
+
+/// Why there are no trust anchors.
+#[derive(Debug, thiserror::Error)]
+pub enum TrustError {
+    #[error("no CA bundle came")]
+    Missing,
+    #[error("the CA bundle cannot be read: {0}")]
+    Read(#[from] io::Error),
+    #[error("the CA bundle is longer than {MAX_CA_BUNDLE} bytes")]
+    TooLong,
+    #[error("the CA bundle: {0}")]
+    Pem(#[from] pem::Error),
+    /// With the number of those that cannot be read.
+    #[error("the CA bundle: no certificate in it, and {0} that cannot be read")]
+    Empty(usize),
+    #[error("the CA bundle: {0}")]
+    Tls(#[from] rustls::Error),
 }
 
 impl TrustAnchors {
@@ -30,43 +48,38 @@ impl TrustAnchors {
     /// The TLS configuration that accepts certificates of these trust anchors.
     ///
     /// # Errors
-    /// In one line, why there are no trust anchors; the same ever after.
-    pub fn config(&self) -> Result<Arc<ClientConfig>, String> {
+    /// Why there are no trust anchors; the same ever after.
+    pub fn config(&self) -> Result<Arc<ClientConfig>, Arc<TrustError>> {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let State::File(file) = &mut *state {
-            let file = file.take().ok_or_else(|| "no CA bundle came".to_owned());
-            *state = State::Read(file.and_then(read));
-        }
-        match &*state {
-            State::Read(config) => config.clone(),
-            State::File(_) => Err("no CA bundle was read".into()),
-        }
+        let config = match &mut *state {
+            State::Read(config) => return config.clone(),
+            State::File(file) => file.take().ok_or(TrustError::Missing).and_then(read).map_err(Arc::new),
+        };
+        *state = State::Read(config.clone());
+        config
     }
 }
 
-fn read(file: OwnedFd) -> Result<Arc<ClientConfig>, String> {
+fn read(file: OwnedFd) -> Result<Arc<ClientConfig>, TrustError> {
     let mut text = Vec::new();
-    let read = std::fs::File::from(file).take(MAX_CA_BUNDLE + 1).read_to_end(&mut text);
-    read.map_err(|error| format!("the CA bundle cannot be read: {error}"))?;
+    std::fs::File::from(file).take(MAX_CA_BUNDLE + 1).read_to_end(&mut text)?;
     if text.len() as u64 > MAX_CA_BUNDLE {
-        return Err(format!("the CA bundle is longer than {MAX_CA_BUNDLE} bytes"));
+        return Err(TrustError::TooLong);
     }
     config(&text)
 }
 
-fn config(text: &[u8]) -> Result<Arc<ClientConfig>, String> {
-    let form = |error: &dyn std::fmt::Display| format!("the CA bundle: {error}");
+fn config(text: &[u8]) -> Result<Arc<ClientConfig>, TrustError> {
     let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(text).collect();
     let mut roots = RootCertStore::empty();
     // One that is of an old kind is no trust anchor; the others are.
-    let (good, bad) = roots.add_parsable_certificates(certificates.map_err(|error| form(&error))?);
+    let (good, bad) = roots.add_parsable_certificates(certificates?);
     if good == 0 {
-        return Err(form(&format!("no certificate in it, and {bad} that cannot be read")));
+        return Err(TrustError::Empty(bad));
     }
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
-    let config = config.map_err(|error| form(&error))?;
-    let mut config = config.with_root_certificates(roots).with_no_client_auth();
+    let mut config = config?.with_root_certificates(roots).with_no_client_auth();
     config.resumption = Resumption::in_memory_sessions(MAX_RESUMED);
     Ok(Arc::new(config))
 }
@@ -77,7 +90,7 @@ mod tests {
 
     #[test]
     fn what_vouches_for_nobody_is_an_error() {
-        let error = |text: &[u8]| config(text).err().unwrap();
+        let error = |text: &[u8]| config(text).err().unwrap().to_string();
         assert!(error(b"").contains("no certificate in it, and 0"));
         let no_certificate = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
         assert!(error(no_certificate.as_bytes()).contains("and 1 that cannot be read"));
@@ -87,7 +100,7 @@ mod tests {
         );
         let trust = TrustAnchors::new(None);
         for _ in 0..2 {
-            assert_eq!(trust.config().err().as_deref(), Some("no CA bundle came"));
+            assert!(matches!(trust.config().err().as_deref(), Some(TrustError::Missing)));
         }
     }
 

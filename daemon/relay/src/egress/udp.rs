@@ -1,6 +1,7 @@
 //! Datagrams to ports that the rules name: for each client and each address that it sends to, a socket of its own.
 
 use std::collections::HashMap;
+use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -25,20 +26,35 @@ use crate::Endpoint;
 /// The most flows of a session.
 pub const MAX_FLOWS: usize = 256;
 /// A flow without a datagram for so long ends.
-const IDLE: Duration = Duration::from_secs(60);
+const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 /// Datagrams that wait for a flow's socket; more are lost.
 const QUEUE: usize = 32;
 /// How long one lasts that a cap refused: what comes meanwhile is lost, and not recorded one by one.
-const REFUSED: Duration = Duration::from_secs(1);
+const REFUSAL_PERIOD: Duration = Duration::from_secs(1);
 /// How often it is looked which flows have ended.
 const SWEEP: usize = 64;
 /// After a socket failed.
-const PAUSE: Duration = Duration::from_millis(20);
+const RETRY_DELAY: Duration = Duration::from_millis(20);
 
-/// Why a flow ends that the keeper closes.
-const NOBODY: &str = "failed: nobody listens there";
-/// More was to be sent than a cap leaves.
-const LIMIT: &str = "limit";
+/// How a flow ended, as its event has it.
+#[derive(Debug, thiserror::Error)]
+enum FlowEnd {
+    #[error("closed")]
+    Closed,
+    #[error("idle")]
+    Idle,
+    /// The rules changed.
+    #[error("policy")]
+    Policy,
+    /// More was to be sent than a cap leaves.
+    #[error("limit")]
+    Limit,
+    /// The keeper closed its end of the pair: the address refused a datagram.
+    #[error("failed: nobody listens there")]
+    Unreachable,
+    #[error("failed: {0}")]
+    Failed(io::Error),
+}
 
 /// The most bytes of all that wait.
 pub const MAX_WAITING: usize = 16 << 20;
@@ -65,7 +81,7 @@ pub async fn serve(gate: Arc<Gate>, socket: Endpoint, port: u16) {
     loop {
         tokio::task::coop::consume_budget().await;
         let Ok((length, route)) = packet::receive(&socket, &mut buffer).await else {
-            sleep(PAUSE).await;
+            sleep(RETRY_DELAY).await;
             continue;
         };
         // What finds no place is lost, as a network would lose it.
@@ -129,14 +145,14 @@ impl Flow {
         // The keeper records why not; the client gets no answer.
         let dialled = keeper.dial(purpose.clone(), self.to, Protocol::Udp, self.route.from).await;
         let Ok(server) = dialled else { return };
-        let reason = tokio::select! {
-            reason = self.carry(&server, &mut datagrams) => reason,
-            reason = self.revoked(&purpose) => reason,
-            () = self.idle() => "idle".to_owned(),
+        let end = tokio::select! {
+            end = self.carry(&server, &mut datagrams) => end,
+            end = self.revoked(&purpose) => end,
+            () = self.idle() => FlowEnd::Idle,
         };
         let (sent, received) = (self.sent.load(Ordering::Relaxed), self.received.load(Ordering::Relaxed));
         let duration_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
-        let capped = (reason == LIMIT).then(|| (peer.clone(), self.budget.spent()));
+        let capped = matches!(end, FlowEnd::Limit).then(|| (peer.clone(), self.budget.spent()));
         keeper
             .record(NetEvent::Closed {
                 peer,
@@ -145,7 +161,7 @@ impl Flow {
                 sent,
                 received,
                 duration_ms,
-                reason,
+                reason: end.to_string(),
             })
             .await;
         if let Some((peer, rule)) = capped {
@@ -153,7 +169,7 @@ impl Flow {
         }
     }
 
-    /// It counts by each rule for what may be meant: datagrams name nobody.
+    /// It counts by each rule for what may be meant: datagrams name no host.
     fn join(&self) -> Result<(), String> {
         let (gate, plan) = (&self.gate, self.gate.plan());
         judge::meant(&plan, &gate.pins, self.to, Protocol::Udp).iter().try_for_each(|purpose| {
@@ -177,18 +193,18 @@ impl Flow {
         self.gate.keeper.record_and_wait(event, self.who()).await;
         let dropped = async { while datagrams.recv().await.is_some() {} };
         tokio::select! {
-            () = sleep(REFUSED) => {}
+            () = sleep(REFUSAL_PERIOD) => {}
             () = dropped => {}
             _ = self.revoked(purpose) => {}
         }
     }
 
-    /// Both ways, until the other end says that there is nobody.
-    async fn carry(&self, server: &Endpoint, datagrams: &mut mpsc::Receiver<Waiting>) -> String {
+    /// Both ways, until the other end is closed.
+    async fn carry(&self, server: &Endpoint, datagrams: &mut mpsc::Receiver<Waiting>) -> FlowEnd {
         let up = async {
             while let Some((datagram, _room)) = datagrams.recv().await {
                 if datagram.len() as u64 > self.budget.left() {
-                    return LIMIT.to_owned();
+                    return FlowEnd::Limit;
                 }
                 match rustix::io::write(server.get_ref(), &datagram) {
                     Ok(count) => {
@@ -196,11 +212,11 @@ impl Flow {
                         self.went(&self.sent, count);
                     }
                     Err(Errno::AGAIN | Errno::INTR | Errno::MSGSIZE | Errno::NOBUFS) => {}
-                    Err(Errno::PIPE) => return NOBODY.to_owned(),
-                    Err(errno) => return format!("failed: {errno}"),
+                    Err(Errno::PIPE) => return FlowEnd::Unreachable,
+                    Err(errno) => return FlowEnd::Failed(errno.into()),
                 }
             }
-            "closed".to_owned()
+            FlowEnd::Closed
         };
         let down = async {
             let mut answer = Vec::new();
@@ -208,17 +224,17 @@ impl Flow {
                 tokio::task::coop::consume_budget().await;
                 answer.clear();
                 match copy::read(server, &mut answer, copy::CHUNK).await {
-                    Ok(0) if packet::has_ended(server) => return NOBODY.to_owned(),
+                    Ok(0) if packet::has_ended(server) => return FlowEnd::Unreachable,
                     Ok(count) => self.went(&self.received, count),
-                    Err(error) => return format!("failed: {error}"),
+                    Err(error) => return FlowEnd::Failed(error),
                 }
                 let socket: &OwnedFd = self.socket.get_ref();
                 let _ = packet::answer(socket, &answer, self.route);
             }
         };
         tokio::select! {
-            reason = up => reason,
-            reason = down => reason,
+            end = up => end,
+            end = down => end,
         }
     }
 
@@ -228,18 +244,18 @@ impl Flow {
     }
 
     /// Waits until what it was opened for may not go on, whatever else is at the address.
-    async fn revoked(&self, purpose: &Purpose) -> String {
+    async fn revoked(&self, purpose: &Purpose) -> FlowEnd {
         let mut state = self.gate.watch();
         loop {
             if state.borrow_and_update().over {
-                return "closed".into();
+                return FlowEnd::Closed;
             }
             if !self.holds(&self.gate.plan(), purpose) {
-                return "policy".into();
+                return FlowEnd::Policy;
             }
             self.budget.judge_again(&self.gate.plan(), Protocol::Udp);
             if state.changed().await.is_err() {
-                return "closed".into();
+                return FlowEnd::Closed;
             }
         }
     }
@@ -257,6 +273,7 @@ impl Flow {
     }
 
     async fn idle(&self) {
-        idle(IDLE, || self.sent.load(Ordering::Relaxed) + self.received.load(Ordering::Relaxed)).await;
+        idle(IDLE_TIMEOUT, || self.sent.load(Ordering::Relaxed) + self.received.load(Ordering::Relaxed))
+            .await;
     }
 }

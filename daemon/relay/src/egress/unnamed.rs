@@ -1,5 +1,6 @@
-//! What names nobody: all bytes as they are, unless the client's first line becomes a request after all.
+//! Protocols that name no host: all bytes as they are, unless the client's first line becomes a request after all.
 
+use agentd_policy::rule::Rule;
 use agentd_protocols::http::{Sniff, Watch};
 
 use super::close::CloseReason;
@@ -8,7 +9,6 @@ use super::detect::{Detected, ProtocolDetector};
 use super::judge::{Refusal, RejectWith};
 use super::tcp::Connection;
 use crate::Endpoint;
-use agentd_policy::rule::Rule;
 
 /// Carries it: `held` and all that follows. While its first line has no end, `watch` sees what goes on.
 pub async fn carry(
@@ -28,7 +28,7 @@ pub async fn carry(
 }
 
 /// Carries a connection whose server has spoken first, or whose client waits for an answer to `held`, a line without an
-/// end: what the server says goes on while the client's first bytes are looked at. Such a server speaks neither TLS nor
+/// end: what the server sends goes on while the client's first bytes are looked at. Such a server speaks neither TLS nor
 /// HTTP/1, but perhaps HTTP/2, or it has sent a slow client something and still reads.
 pub async fn behind(
     connection: &Connection,

@@ -7,6 +7,7 @@ use std::time::Duration;
 use agentd_policy::egress::{Egress, Purpose};
 use agentd_policy::hosts::HostName;
 use agentd_policy::protocol::Protocol;
+use agentd_policy::resolver::Resolver;
 use agentd_protocols::dns::{Outcome, Question, RecordType, ReplyError, Ttls};
 use rustix::io::Errno;
 use rustix::rand::{GetRandomFlags, getrandom};
@@ -18,11 +19,11 @@ use super::{Gate, copy, packet};
 use crate::Endpoint;
 
 /// How long one resolver may take.
-const TRY: Duration = Duration::from_secs(2);
+const RESOLVER_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a datagram is waited for before the same question is sent once more.
-const AGAIN: Duration = Duration::from_millis(700);
+const RESEND_AFTER: Duration = Duration::from_millis(700);
 /// How long all of them may take.
-const ALL: Duration = Duration::from_secs(5);
+const TOTAL_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often each is asked.
 const ROUNDS: usize = 2;
 /// The longest reply by UDP: more than was asked for is cut.
@@ -34,7 +35,7 @@ const TTLS: Ttls = Ttls { least: 5, most: agentd_policy::egress::MAX_PIN };
 
 /// Why one resolver gave no answer.
 #[derive(Debug, thiserror::Error)]
-enum AskError {
+pub enum AskError {
     #[error("cannot ask it: {0}")]
     Dial(#[from] DialError),
     #[error("cannot ask it: {0}")]
@@ -47,16 +48,32 @@ enum AskError {
     Forged,
 }
 
-/// What the resolvers of `plan` answer; or, in one line, why they do not. `from` is the client.
+/// Why no resolver gave an answer.
+#[derive(Debug, thiserror::Error)]
+pub enum ResolveError {
+    #[error("there is no resolver")]
+    NoResolver,
+    #[error("resolver {0}: {1}")]
+    Failed(Resolver, AskError),
+    #[error("resolver {0}: no answer")]
+    NoAnswer(Resolver),
+    #[error("the resolvers are too slow")]
+    TooSlow,
+}
+
+/// What the resolvers of `plan` answer. `from` is the client.
+///
+/// # Errors
+/// Why the last of them gave no answer.
 pub async fn ask(
     gate: &Gate,
     plan: &Egress,
     name: &HostName,
     kind: RecordType,
     from: SocketAddr,
-) -> Result<Outcome, String> {
+) -> Result<Outcome, ResolveError> {
     let all = async {
-        let mut last = "there is no resolver".to_owned();
+        let mut last = ResolveError::NoResolver;
         for (number, resolver) in (0..ROUNDS).flat_map(|_| plan.resolvers.iter().enumerate()) {
             let once = async {
                 match &resolver.tls {
@@ -67,15 +84,15 @@ pub async fn ask(
                     }
                 }
             };
-            last = match timeout(TRY, once).await {
+            last = match timeout(RESOLVER_TIMEOUT, once).await {
                 Ok(Ok(outcome)) => return Ok(outcome),
-                Ok(Err(error)) => format!("resolver {resolver}: {error}"),
-                Err(_) => format!("resolver {resolver}: no answer"),
+                Ok(Err(error)) => ResolveError::Failed(resolver.clone(), error),
+                Err(_) => ResolveError::NoAnswer(resolver.clone()),
             };
         }
         Err(last)
     };
-    timeout(ALL, all).await.unwrap_or_else(|_| Err("the resolvers are too slow".into()))
+    timeout(TOTAL_TIMEOUT, all).await.unwrap_or(Err(ResolveError::TooSlow))
 }
 
 /// Asks one over TLS, and in no other way.
@@ -105,7 +122,7 @@ async fn once(
     loop {
         copy::write(&socket, question.message()).await?;
         // Either way a datagram may be lost.
-        let Ok(reply) = timeout(AGAIN, reply(&socket, &question, &mut forged)).await else { continue };
+        let Ok(reply) = timeout(RESEND_AFTER, reply(&socket, &question, &mut forged)).await else { continue };
         match reply? {
             Err(ReplyError::Truncated) => return by_stream(keeper, resolver, name, kind, from).await,
             other => return Ok(other?),

@@ -8,8 +8,8 @@ use agentd_policy::hosts::HostName;
 use agentd_policy::protocol::Protocol;
 use agentd_policy::rule::Rule;
 
+use super::super::authorization::Authorization;
 use super::super::close::CloseReason;
-use super::super::grant::Grant;
 use super::super::judge::{self, Place, Refusal, RejectWith};
 use super::super::{caps, dial, local};
 use super::{Connection, MANY, lock};
@@ -24,7 +24,7 @@ impl Connection {
         }
     }
 
-    /// `server`, or a new connection by what may be meant if nobody is named.
+    /// `server`, or a new connection by what may be meant if no host is named.
     pub(super) async fn unnamed(&self, server: Option<Endpoint>) -> Result<Endpoint, CloseReason> {
         match server {
             Some(server) => Ok(server),
@@ -48,9 +48,9 @@ impl Connection {
             _ => None,
         };
         self.used_for(name, Place::direct(to)).map_err(|rule| Refusal::new(RejectWith::Plain, rule, MANY))?;
-        if let Some(grant) = lock(&self.grant).as_mut() {
-            grant.rule = self.gate.plan().rule(&purpose, to, Protocol::Tcp);
-            grant.purpose = purpose.clone();
+        if let Some(used) = lock(&self.authorization).as_mut() {
+            used.rule = self.gate.plan().rule(&purpose, to, Protocol::Tcp);
+            used.purpose = purpose.clone();
         }
         self.dialling.store(true, Ordering::Relaxed);
         let dialled = dial::first(&self.gate, &purpose, addresses, self.from).await;
@@ -71,7 +71,7 @@ impl Connection {
     /// The rule by which it is used for too many.
     pub fn used_for(&self, name: Option<&HostName>, place: Place) -> Result<(), Rule> {
         let Some(name) = name else { return Ok(()) };
-        lock(&self.grant).get_or_insert_with(|| Grant::net(false)).use_for(name, place)
+        lock(&self.authorization).get_or_insert_with(|| Authorization::net(false)).use_for(name, place)
     }
 
     /// A proxy was asked for `address` by it: it goes on for as long as the rules allow that.
@@ -79,19 +79,19 @@ impl Connection {
     /// # Errors
     /// The rule by which it is used for too many.
     pub fn used_at(&self, address: SocketAddr) -> Result<(), Rule> {
-        lock(&self.grant).get_or_insert_with(|| Grant::net(false)).use_at(address)
+        lock(&self.authorization).get_or_insert_with(|| Authorization::net(false)).use_at(address)
     }
 
-    /// Its beginning shows `name`, which nobody judges but by what is denied.
+    /// Its beginning shows `name`, which is held against what is denied, and nothing else.
     pub fn shows(&self, name: HostName) {
-        if let Some(grant) = lock(&self.grant).as_mut().filter(|grant| !grant.shown.contains(&name)) {
-            grant.shown.push(name);
+        if let Some(used) = lock(&self.authorization).as_mut().filter(|used| !used.shown.contains(&name)) {
+            used.shown.push(name);
         }
     }
 
     /// Whether it is used for `name` already: it goes on for as long as the rules allow that, whatever its pin.
     pub fn is_used_for(&self, name: &HostName) -> bool {
-        lock(&self.grant).as_ref().is_some_and(|grant| grant.is_used_for(name))
+        lock(&self.authorization).as_ref().is_some_and(|used| used.is_used_for(name))
     }
 
     /// It counts by the rule that allows `purpose` at `to`.
@@ -103,7 +103,7 @@ impl Connection {
         self.budget.join(&gate.counters, &gate.plan(), purpose, (to, Protocol::Tcp))
     }
 
-    /// The same, if nobody is named: by each rule for what may be meant.
+    /// The same, if no host is named: by each rule for what may be meant.
     ///
     /// # Errors
     /// The first cap that is reached.
@@ -113,7 +113,7 @@ impl Connection {
         meant.iter().try_for_each(|purpose| self.join(purpose, to))
     }
 
-    /// Connects to where it goes, if nobody is named.
+    /// Connects to where it goes, if no host is named.
     pub async fn dial_unnamed(&self) -> Result<Endpoint, CloseReason> {
         let purpose = self.by_address()?;
         self.join_unnamed().map_err(|rule| Refusal::new(RejectWith::Plain, rule, caps::WHY))?;

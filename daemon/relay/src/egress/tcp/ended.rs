@@ -55,16 +55,16 @@ impl Connection {
 
     /// The far end, for the record.
     fn peer(&self) -> NetPeer {
-        let (to, grant) = (self.to(), lock(&self.grant));
-        let name = grant.as_ref().and_then(|grant| grant.names.first()).map(|(name, _)| name.to_string());
-        let rule = grant.as_ref().and_then(|grant| grant.rule.clone());
+        let (to, used) = (self.to(), lock(&self.authorization));
+        let name = used.as_ref().and_then(|used| used.names.first()).map(|(name, _)| name.to_string());
+        let rule = used.as_ref().and_then(|used| used.rule.clone());
         NetPeer { protocol: "tcp".into(), address: to.ip(), port: to.port(), name, rule }
     }
 
     /// The names that it was used for, if there are several, and how many more there are.
     fn names(&self) -> (Vec<String>, u32) {
-        let grant = lock(&self.grant);
-        let names = grant.as_ref().map_or(&[][..], |grant| &grant.names);
+        let used = lock(&self.authorization);
+        let names = used.as_ref().map_or(&[][..], |used| &used.names);
         if names.len() < 2 {
             return (Vec::new(), 0);
         }

@@ -1,4 +1,4 @@
-//! A TCP connection of the session: its grant, its server, and its end.
+//! A TCP connection of the session: its authorization, its server, and its end.
 
 mod authorize;
 mod ended;
@@ -15,26 +15,26 @@ use agentd_policy::rule::Rule;
 use agentd_protocols::authority::{Authority, Host};
 
 use super::accept::{Accepted, accept_all};
+use super::authorization::Authorization;
 use super::buffers::BufferTier;
 use super::caps::{self, Budget};
 use super::close::CloseReason;
 use super::copy::Direction;
 use super::detect::Detected;
-use super::grant::Grant;
 use super::idle::idle;
 use super::judge::{self, Place, Refusal, RejectWith};
 use super::{Gate, MAX_CONNECTIONS, answering, dns, http, http2, local, opaque, proxy, tls, unnamed};
 use crate::Endpoint;
 
 /// A connection without a byte for so long, and at most twice, is closed.
-pub const IDLE: Duration = Duration::from_secs(3600);
+pub const IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
 const DNS: u16 = 53;
 const MANY: &str = "the connection was used for too many names";
 
 /// How a connection began.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Entry {
-    /// To an address, as if nobody was between.
+    /// To an address, transparently.
     Transparent,
     /// To the explicit proxy.
     Proxy,
@@ -66,7 +66,7 @@ pub struct Connection {
     began: Instant,
     to: Mutex<SocketAddr>,
     server: OnceLock<Endpoint>,
-    grant: Mutex<Option<Grant>>,
+    authorization: Mutex<Option<Authorization>>,
     budget: Budget,
     pub buffers: BufferTier,
     sent: AtomicU64,
@@ -92,7 +92,7 @@ impl Connection {
             began: Instant::now(),
             to: Mutex::new(to),
             server: OnceLock::new(),
-            grant: Mutex::default(),
+            authorization: Mutex::default(),
             budget: Budget::default(),
             sent: AtomicU64::new(0),
             received: AtomicU64::new(0),
@@ -127,7 +127,7 @@ impl Connection {
         *lock(&self.to)
     }
 
-    /// Where somebody goes by it who names a host.
+    /// Where a request on it goes that names a host.
     pub fn place(&self) -> Place {
         match self.tunnel.get() {
             Some(Authority { host: Host::Address(address), port: Some(port) }) => {
@@ -143,7 +143,7 @@ impl Connection {
         self.tunnel.get().is_some()
     }
 
-    /// A proxy's client has said where it goes.
+    /// Where a client of the explicit proxy goes.
     pub fn set_to(&self, to: SocketAddr) {
         *lock(&self.to) = to;
     }
@@ -160,8 +160,8 @@ impl Connection {
     pub async fn carry(&self, mut held: Vec<u8>, server: Option<Endpoint>) -> Result<(), CloseReason> {
         if self.is_opaque(&self.gate.plan()) {
             let server = self.unnamed(server).await?;
-            if let Some(grant) = lock(&self.grant).as_mut() {
-                grant.opaque = true;
+            if let Some(used) = lock(&self.authorization).as_mut() {
+                used.opaque = true;
             }
             return opaque::carry(self, &server, held).await;
         }
@@ -209,7 +209,7 @@ impl Connection {
         self.carry(held, Some(server)).await
     }
 
-    /// Whether nobody is to look at it.
+    /// Whether its bytes are not inspected, by an opaque rule.
     fn is_opaque(&self, plan: &Egress) -> bool {
         match self.tunnel.get() {
             Some(Authority { host: Host::Name(name), port: Some(port) }) => plan.hosts.is_opaque(name, *port),
@@ -231,9 +231,9 @@ impl Connection {
             Ok(purpose) => purpose,
             Err(refusal) => return Err(self.with_protocol(refusal).await.into()),
         };
-        // Nothing that the client could say would matter.
+        // Nothing that the client could send would matter.
         if purpose == Purpose::Net && !self.gate.plan().denies_names() {
-            *lock(&self.grant) = Some(Grant::net(true));
+            *lock(&self.authorization) = Some(Authorization::net(true));
             let server = self.dial(purpose).await?;
             return self.copy(&server, &[]).await;
         }
@@ -260,11 +260,12 @@ impl Connection {
     /// Whether `plan` allows what it is used for.
     fn holds(&self, plan: &Egress) -> bool {
         let opaque = self.is_opaque(plan);
-        lock(&self.grant).as_ref().is_none_or(|grant| grant.holds(plan, self.to(), opaque))
+        lock(&self.authorization).as_ref().is_none_or(|used| used.holds(plan, self.to(), opaque))
     }
 
     async fn idle(&self) {
-        idle(IDLE, || self.sent.load(Ordering::Relaxed) + self.received.load(Ordering::Relaxed)).await;
+        idle(IDLE_TIMEOUT, || self.sent.load(Ordering::Relaxed) + self.received.load(Ordering::Relaxed))
+            .await;
     }
 }
 

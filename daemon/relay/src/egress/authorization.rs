@@ -13,25 +13,25 @@ use super::judge::Place;
 const MAX_USED: usize = 1024;
 
 /// What a connection is used for, by its rules.
-pub struct Grant {
+pub struct Authorization {
     /// What it was dialled for.
     pub purpose: Purpose,
     /// Each name that it was used for, and where.
     pub names: Vec<(HostName, Place)>,
     /// The rule that allowed it, as it was then.
     pub rule: Option<String>,
-    /// The names that the beginning shows of what nobody looks at.
+    /// The names that the beginning shows of what is not inspected.
     pub shown: Vec<HostName>,
     /// It is open by an opaque rule.
     pub opaque: bool,
     /// Each address that a proxy was asked for.
     addresses: Vec<SocketAddr>,
-    /// Nothing that its client says is looked at.
+    /// Nothing that its client sends is inspected.
     unseen: bool,
 }
 
-impl Grant {
-    /// To an address; `unseen`, if nothing that its client says is looked at.
+impl Authorization {
+    /// To an address; `unseen`, if nothing that its client sends is inspected.
     pub fn net(unseen: bool) -> Self {
         Self {
             purpose: Purpose::Net,
@@ -62,7 +62,7 @@ impl Grant {
     /// A proxy was asked for `address`.
     ///
     /// # Errors
-    /// As [`Grant::use_for`].
+    /// As [`Authorization::use_for`].
     pub fn use_at(&mut self, address: SocketAddr) -> Result<(), Rule> {
         if self.addresses.contains(&address) {
             return Ok(());
@@ -79,7 +79,7 @@ impl Grant {
         self.names.iter().any(|(used, _)| used == name)
     }
 
-    /// Whether `plan` allows all that it is used for, to `to`; `opaque`, whether nobody is to look at it by that.
+    /// Whether `plan` allows all that it is used for, to `to`; `opaque`, whether it is not inspected by that.
     pub fn holds(&self, plan: &Egress, to: SocketAddr, opaque: bool) -> bool {
         let by_net = plan.net(to, Protocol::Tcp).is_some();
         let named = |(name, place): &(HostName, Place)| {
