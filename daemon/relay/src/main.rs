@@ -19,9 +19,9 @@
 //! the session is over.
 //!
 //! A session that may reach something has its sockets' descriptors come by the control socket as well, with the plan:
-//! names are answered, connections judged and carried as `egress` has it. The relay itself connects nowhere: the keeper does,
-//! which judges again, and passes the descriptor. Ports that the session publishes come as listeners on the host's
-//! loopback; the other end of each connection is the session's own loopback, and comes from the keeper too.
+//! names are answered, connections judged and carried as `egress` has it. The relay itself connects nowhere: the keeper
+//! does, which judges again, and passes the descriptor. Ports that the session publishes come as listeners on the
+//! host's loopback; the other end of each connection is the session's own loopback, and comes from the keeper too.
 //!
 //! The relay ends with status 0 once the session is over and all channels have ended; with status 1 and a line on
 //! standard error if anything else ends it: the keeper is gone (what can be read by then is still sent, for a

@@ -66,8 +66,8 @@ pub enum ToRelay {
         /// The number of the [`FromRelay::Event`].
         number: u32,
     },
-    /// Ask for a name anew, past what is known of it: something is to be connected to an address that it had. Answered by
-    /// [`FromRelay::Renewed`].
+    /// Ask for a name anew, past what is known of it: something is to be connected to an address that it had. Answered
+    /// by [`FromRelay::Renewed`].
     Renew {
         /// The name that is resolved anew.
         name: HostName,
@@ -127,9 +127,9 @@ pub enum FromRelay {
         event: NetEvent,
         /// Whose connection or question it is about.
         client: Option<Client>,
-        /// Answered by [`ToRelay::Recorded`], if it is a number: until then the client has not been answered, and can be
-        /// seen. The relay has at most [`MAX_DIALS`] without an answer. Without a number it is about what a client did
-        /// again, of which there was an event before.
+        /// Answered by [`ToRelay::Recorded`], if it is a number: until then the client has not been answered, and can
+        /// be seen. The relay has at most [`MAX_DIALS`] without an answer. Without a number it is about what a client
+        /// did again, of which there was an event before.
         number: Option<u32>,
     },
     /// [`ToRelay::Renew`] is done, whatever came of it: what did has been asked for by [`FromRelay::Pin`] before.

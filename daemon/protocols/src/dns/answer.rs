@@ -71,8 +71,8 @@ impl Query {
         reply
     }
 
-    /// Writes the message that answers it, behind what is there. If it would be too long for a datagram, only its TC bit is
-    /// set, and the client asks again by TCP.
+    /// Writes the message that answers it, behind what is there. If it would be too long for a datagram, only its TC
+    /// bit is set, and the client asks again by TCP.
     pub fn write_answer(&self, answer: Answer<'_>, transport: Transport, out: &mut Vec<u8>) {
         let limit = match transport {
             Transport::Udp => usize::from(self.payload.unwrap_or(MIN_DATAGRAM)),

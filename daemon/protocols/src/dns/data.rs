@@ -1,4 +1,5 @@
-//! Data of records besides addresses: read by the library, and written anew, so that nothing passes which neither knows.
+//! Data of records besides addresses: read by the library, and written anew, so that nothing passes which neither
+//! knows.
 
 use agentd_policy::hosts::HostName;
 use hickory_proto::rr::{Name, RData};

@@ -23,9 +23,9 @@ struct Seen {
     refused: Option<Refused>,
 }
 
-/// A client's bytes behind the preface, to a server that speaks HTTP/2: whatever the pieces, the same requests are seen,
-/// in the places where a second reader finds frames of heads, and nothing goes on behind a refusal. What the server says
-/// may be anything, too: `bytes` again.
+/// A client's bytes behind the preface, to a server that speaks HTTP/2: whatever the pieces, the same requests are
+/// seen, in the places where a second reader finds frames of heads, and nothing goes on behind a refusal. What the
+/// server says may be anything, too: `bytes` again.
 pub fn http2(bytes: &[u8]) {
     let [whole, bytewise, pieces] = splits(bytes).map(|pieces| read(bytes, &pieces));
     assert_eq!(bytewise, whole);

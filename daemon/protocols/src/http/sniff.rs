@@ -30,7 +30,8 @@ const METHODS: [&[u8]; 19] = [
     b"UNLOCK",
     b"REPORT",
 ];
-/// The longest first line that any server reads: the most that Envoy can be configured to, and eight times what Go takes.
+/// The longest first line that any server reads: the most that Envoy can be configured to, and eight times what Go
+/// takes.
 const MAX_FIRST: usize = 8 << 20;
 /// How far behind a first line that could be a request's that field is looked for.
 const MAX_BEHIND: usize = 128 << 10;
@@ -99,9 +100,9 @@ fn is_request(line: &[u8]) -> bool {
     words.next().is_some_and(is_target) || words.any(is_version)
 }
 
-/// Whether a line without an end that is [`Sniff::NeedMore`] looks like a request that is cut short: by its method, or by
-/// a target behind its first word. Of a client that waits behind anything else it is known that it has another protocol,
-/// in which a line needs no end.
+/// Whether a line without an end that is [`Sniff::NeedMore`] looks like a request that is cut short: by its method, or
+/// by a target behind its first word. Of a client that waits behind anything else it is known that it has another
+/// protocol, in which a line needs no end.
 pub fn looks_cut(input: &[u8]) -> bool {
     let begin = input.iter().position(|byte| !is_blank(*byte)).unwrap_or(input.len());
     let line = &input[begin..];

@@ -75,8 +75,8 @@ pub(super) fn settings(payload: &[u8]) -> impl Iterator<Item = (u16, u32)> {
         .map(|[a, b, value @ ..]| (u16::from_be_bytes([*a, *b]), u32::from_be_bytes(*value)))
 }
 
-/// The compressed head that begins with `first` at the beginning of `input`, and the length of all of its frames; `None`
-/// while they are not whole.
+/// The compressed head that begins with `first` at the beginning of `input`, and the length of all of its frames;
+/// `None` while they are not whole.
 ///
 /// # Errors
 /// A head of more than `most` bytes, or frames that are not its own between its frames.

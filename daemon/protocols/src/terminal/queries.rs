@@ -1,5 +1,5 @@
-//! What a program asks of its terminal to know what it can draw, answered from the screen that the relay keeps. Nothing of
-//! it reaches the terminal of an attached client, whose answers would be typed into what reads there next.
+//! What a program asks of its terminal to know what it can draw, answered from the screen that the relay keeps. Nothing
+//! of it reaches the terminal of an attached client, whose answers would be typed into what reads there next.
 //!
 //! Answered are device attributes, status, the cursor's position and colours. The clipboard, titles and files are never
 //! asked for by an answer here: there is none.

@@ -59,8 +59,8 @@ pub async fn serve(gate: Arc<Gate>, socket: Endpoint) {
     }
 }
 
-/// Answers from the cache what is counted and needs no event of its own. The rules allowed it when it was found out, and are the
-/// same since.
+/// Answers from the cache what is counted and needs no event of its own. The rules allowed it when it was found out,
+/// and are the same since.
 fn answer_known(gate: &Gate, query: &Query, route: Route, now: Instant, answers: &mut Answers) -> bool {
     let write = |found: &Found| answers.add(route, |out| reply(query, found, Transport::Udp, now, out));
     gate.names.cache.counted(&query.key(), &by_datagram(&route), now, write).is_some()

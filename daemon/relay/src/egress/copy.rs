@@ -1,6 +1,6 @@
-//! Bytes from one socket to another, as they are. Small ones by way of a buffer that all connections share, much of them
-//! by a pipe, without being copied. Nothing is read before what was read has been written: who does not read slows down
-//! who writes.
+//! Bytes from one socket to another, as they are. Small ones by way of a buffer that all connections share, much of
+//! them by a pipe, without being copied. Nothing is read before what was read has been written: who does not read slows
+//! down who writes.
 
 use std::cell::RefCell;
 use std::io;

@@ -48,8 +48,8 @@ impl Connection {
         Refusal { reject_with, ..refusal }
     }
 
-    /// Reads into `held` until the protocol is known. Connects where the client waits for the server to begin; the server, if
-    /// it is connected.
+    /// Reads into `held` until the protocol is known. Connects where the client waits for the server to begin; the
+    /// server, if it is connected.
     pub(super) async fn detect_protocol(
         &self,
         held: &mut Vec<u8>,
@@ -182,8 +182,8 @@ impl Default for ProtocolDetector {
 }
 
 impl ProtocolDetector {
-    /// Whether a client that waits behind `held`, of which [`ProtocolDetector::detect`] knows too little, is of another protocol
-    /// than those that are judged.
+    /// Whether a client that waits behind `held`, of which [`ProtocolDetector::detect`] knows too little, is of another
+    /// protocol than those that are judged.
     pub fn is_other(&self, held: &[u8]) -> bool {
         self.hello.is_none() && !looks_cut(held)
     }

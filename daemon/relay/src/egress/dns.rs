@@ -1,5 +1,5 @@
-//! Names: judged before anybody is asked, and answered only once their addresses can be reached. Who asks is answered by
-//! [`answering`](super::answering).
+//! Names: judged before anybody is asked, and answered only once their addresses can be reached. Who asks is answered
+//! by [`answering`](super::answering).
 
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -198,8 +198,8 @@ pub async fn renew(gate: &Gate, name: &HostName, question: u16) {
     }
 }
 
-/// Asks anew for a name that had `address` once, if some other name still has: then the kernel has let a connection for it
-/// through. Once in a while.
+/// Asks anew for a name that had `address` once, if some other name still has: then the kernel has let a connection for
+/// it through. Once in a while.
 pub async fn renew_for(gate: &Gate, name: &HostName, address: IpAddr, client: Client) {
     if !gate.pins.ran_out(name, address) || !gate.names.may_renew(name, Instant::now()) {
         return;

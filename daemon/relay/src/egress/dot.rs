@@ -1,5 +1,6 @@
-//! Resolvers over TLS (RFC 7858): a connection to each is kept for a while, and questions follow each other on it without
-//! waiting for answers (RFC 7766 §6.2.1.1). What breaks it breaks what waits for it, and the next query begins another.
+//! Resolvers over TLS (RFC 7858): a connection to each is kept for a while, and questions follow each other on it
+//! without waiting for answers (RFC 7766 §6.2.1.1). What breaks it breaks what waits for it, and the next query begins
+//! another.
 
 use std::collections::HashMap;
 use std::io;

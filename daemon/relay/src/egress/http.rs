@@ -97,7 +97,8 @@ impl Carried<'_> {
         }
     }
 
-    /// Sends on what is judged, of which `judged` bytes are in `held` already. What follows in a tunnel, if one is opened.
+    /// Sends on what is judged, of which `judged` bytes are in `held` already. What follows in a tunnel, if one is
+    /// opened.
     async fn requests(
         &self,
         way: &mut Direction<'_>,

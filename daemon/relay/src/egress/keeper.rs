@@ -196,8 +196,8 @@ impl Keeper {
         let _ = self.control.send(&FromRelay::Event { event, client, number: None }).await;
     }
 
-    /// Sends an event about `client`, and waits until it is recorded, at most [`RECORD_TIMEOUT`]: until it is answered, its process
-    /// can be found.
+    /// Sends an event about `client`, and waits until it is recorded, at most [`RECORD_TIMEOUT`]: until it is answered,
+    /// its process can be found.
     pub async fn record_and_wait(&self, event: NetEvent, client: Client) {
         let (sender, answer) = oneshot::channel();
         let number = self.ask(&self.events, |asked, number, place| {

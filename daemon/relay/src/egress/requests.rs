@@ -16,8 +16,8 @@ use super::tcp::Connection;
 /// Below this, asking whether bytes are certain costs more than looking at them.
 pub const PUMP_MIN: u64 = copy::CHUNK as u64;
 
-/// Takes more of the client's bytes into `held`, or past it, counted by `skipped`, those that begin nothing for `certain`;
-/// `false` at their end.
+/// Takes more of the client's bytes into `held`, or past it, counted by `skipped`, those that begin nothing for
+/// `certain`; `false` at their end.
 ///
 /// # Errors
 /// If the end comes behind a part of something that was never judged: that goes nowhere.

@@ -28,8 +28,8 @@ pub async fn carry(
 }
 
 /// Carries a connection whose server has spoken first, or whose client waits for an answer to `held`, a line without an
-/// end: what the server sends goes on while the client's first bytes are looked at. Such a server speaks neither TLS nor
-/// HTTP/1, but perhaps HTTP/2, or it has sent a slow client something and still reads.
+/// end: what the server sends goes on while the client's first bytes are looked at. Such a server speaks neither TLS
+/// nor HTTP/1, but perhaps HTTP/2, or it has sent a slow client something and still reads.
 pub async fn behind(
     connection: &Connection,
     server: &Endpoint,

@@ -197,8 +197,8 @@ impl Connection {
         }
     }
 
-    /// The proxy at the other end of `server` has opened a tunnel to `target`: what follows, `held` first, is judged like
-    /// a connection there.
+    /// The proxy at the other end of `server` has opened a tunnel to `target`: what follows, `held` first, is judged
+    /// like a connection there.
     pub async fn tunnel(
         &self,
         target: Authority,
