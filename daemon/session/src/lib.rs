@@ -20,5 +20,5 @@ pub use builder::{Builder, COMMON_DIR, COPY_ON_WRITE, of_step};
 pub use cpus::Cpus;
 pub use host::{AgentFilters, Host};
 pub use meter::{Reserve, Space, Usage};
-pub use order::{DiskOrder, Order, Owner, Reply, monotonic_ns};
+pub use order::{DiskOrder, Order, OrderDescriptors, Owner, Reply, monotonic_ns};
 pub use public_etc::PublicEtc;

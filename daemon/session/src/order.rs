@@ -1,5 +1,7 @@
 //! What launcher and builder send each other.
 
+use std::ops::RangeInclusive;
+
 use agentd_kernel::nsfs::Handle;
 use agentd_policy::Refusal;
 use agentd_policy::ceiling::Ceiling;
@@ -7,7 +9,7 @@ use agentd_policy::lease::Groups;
 use agentd_policy::limits::DiskForm;
 use agentd_policy::names::AbsPath;
 use agentd_policy::plan::Plan;
-use agentd_policy::wire::Timing;
+use agentd_policy::wire::{Attached, Message, Timing, WireError};
 use serde::{Deserialize, Serialize};
 
 use crate::meter::Reserve;
@@ -23,9 +25,7 @@ pub struct Owner {
     pub groups: Groups,
 }
 
-/// Launcher to builder. Descriptors: the keeper's listening socket; the caller's side socket with its offer; a
-/// directory for uppers, if the plan has overlays; the table of blocklists, if the site has any and the session egress;
-/// a CA bundle, if it asks over TLS.
+/// Launcher to builder. Descriptors: [`OrderDescriptors`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Order {
     /// What to build.
@@ -48,6 +48,56 @@ pub struct Order {
     pub credential: bool,
     /// Who may connect to the keeper, besides root.
     pub service_uid: u32,
+}
+
+impl Message for Order {
+    fn descriptors(&self) -> RangeInclusive<usize> {
+        let optional = [self.uppers, self.blocklist, self.trust, self.credential];
+        let count = 2 + optional.into_iter().filter(|present| *present).count();
+        count..=count
+    }
+}
+
+/// The descriptors of an [`Order`].
+#[derive(Debug)]
+pub struct OrderDescriptors<F> {
+    /// The keeper's listening socket.
+    pub listener: F,
+    /// The side socket of the client, with its offer.
+    pub offer: F,
+    /// A directory for uppers, if the plan has overlays.
+    pub uppers: Option<F>,
+    /// The table of blocklists, if the site has any and the session has egress.
+    pub blocklist: Option<F>,
+    /// A CA bundle (PEM), if the session's resolvers are asked over TLS.
+    pub ca_bundle: Option<F>,
+    /// The credential for the site's proxy.
+    pub credential: Option<F>,
+}
+
+impl<F> OrderDescriptors<F> {
+    /// Takes those of `order`.
+    ///
+    /// # Errors
+    /// If there are fewer or more.
+    pub fn take(order: &Order, mut attached: Attached<F>) -> Result<Self, WireError> {
+        let descriptors = Self {
+            listener: attached.one()?,
+            offer: attached.one()?,
+            uppers: attached.one_if(order.uppers)?,
+            blocklist: attached.one_if(order.blocklist)?,
+            ca_bundle: attached.one_if(order.trust)?,
+            credential: attached.one_if(order.credential)?,
+        };
+        attached.finish()?;
+        Ok(descriptors)
+    }
+
+    /// In the order in which they are sent.
+    pub fn into_vec(self) -> Vec<F> {
+        let optional = [self.uppers, self.blocklist, self.ca_bundle, self.credential];
+        [self.listener, self.offer].into_iter().chain(optional.into_iter().flatten()).collect()
+    }
 }
 
 /// Builder to launcher.
@@ -77,6 +127,16 @@ pub enum Reply {
     Emptied,
     /// It was not built.
     Refused(Refusal),
+}
+
+impl Message for Reply {
+    fn descriptors(&self) -> RangeInclusive<usize> {
+        match self {
+            Self::Placed { .. } => 1..=1,
+            Self::Built { .. } => 2..=2,
+            Self::Emptied | Self::Refused(_) => 0..=0,
+        }
+    }
 }
 
 /// What a builder needs to know of it.

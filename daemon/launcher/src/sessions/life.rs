@@ -9,7 +9,7 @@ use agentd_policy::event::ExitStatus;
 use agentd_policy::mount::MAX_MOUNTS;
 use agentd_policy::rule::Rule;
 use agentd_policy::step::Step;
-use agentd_policy::wire::{FromLauncher, MAX_PACKET, decode};
+use agentd_policy::wire::{FromLauncher, MAX_PACKET, decode, decode_with};
 use agentd_session::Reply;
 
 use super::lease::Record;
@@ -67,15 +67,15 @@ impl Sessions {
             Ok(None) | Err(_) => return None,
             Ok(Some(packet)) => packet,
         };
-        match decode(&packet.bytes) {
-            Ok(Reply::Placed { workspace, name, dev, ino }) => {
-                match packet.descriptors.into_iter().next() {
-                    Some(dir) => session.keep_placeholder(workspace, name, dir, (dev, ino)),
-                    None => session.errors.push(format!("placeholder {name}: no directory")),
+        match decode_with(&packet.bytes, packet.descriptors) {
+            Ok((Reply::Placed { workspace, name, dev, ino }, mut attached)) => {
+                match attached.one() {
+                    Ok(dir) => session.keep_placeholder(workspace, name, dir, (dev, ino)),
+                    Err(error) => session.errors.push(format!("placeholder {name}: {error}")),
                 }
                 return Some(Said::Placed);
             }
-            Ok(Reply::Built { timings, users }) => {
+            Ok((Reply::Built { timings, users }, attached)) => {
                 if let State::Building { builder, .. } = std::mem::replace(&mut session.state, State::Running)
                 {
                     session.link = Some(builder);
@@ -97,13 +97,13 @@ impl Sessions {
                 tracing::debug!(session = session.label(), user = owner.uid, lease = number, "session built");
                 self.uncapped.push(number);
                 self.wanted = Some((owner, Instant::now() + REST));
-                messages.push((FromLauncher::Built { request, timings }, packet.descriptors));
+                messages.push((FromLauncher::Built { request, timings }, attached.rest()));
             }
-            Ok(Reply::Emptied) => {
+            Ok((Reply::Emptied, _)) => {
                 session.errors.push("builder: a keeper's message".into());
                 session.kill_all();
             }
-            Ok(Reply::Refused(refusal)) => {
+            Ok((Reply::Refused(refusal), _)) => {
                 tracing::info!(session = session.label(), rule = refusal.rule.name(), error = %refusal, "session not built");
                 if request.is_none() {
                     session.errors.push(format!("not built: {refusal}"));

@@ -14,7 +14,7 @@ use agentd_policy::mode::Mode;
 use agentd_policy::plan::Plan;
 use agentd_policy::rule::Rule;
 use agentd_policy::wire::{FromLauncher, Peer, RequestNumber, encode};
-use agentd_session::{Order, Owner, Reserve, Usage, of_step};
+use agentd_session::{Order, OrderDescriptors, Owner, Reserve, Usage, of_step};
 use rustix::fs::{FileType, OFlags};
 use rustix::io::Errno;
 
@@ -344,13 +344,24 @@ impl Sessions {
             credential: files.credential.is_some(),
             service_uid,
         };
-        let also = [
-            uppers.as_ref().map(AsFd::as_fd),
-            blocklist.map(AsFd::as_fd),
-            files.trust.as_ref().map(AsFd::as_fd),
-            files.credential.as_ref().map(AsFd::as_fd),
-        ];
-        let sent = send_order(&builder, &order, &listener, offer, also);
+        let sent = match offer.as_ref() {
+            Some(offer) => {
+                let descriptors = OrderDescriptors {
+                    listener: listener.as_fd(),
+                    offer: offer.as_fd(),
+                    uppers: uppers.as_ref().map(AsFd::as_fd),
+                    blocklist: blocklist.map(AsFd::as_fd),
+                    ca_bundle: files.trust.as_ref().map(AsFd::as_fd),
+                    credential: files.credential.as_ref().map(AsFd::as_fd),
+                };
+                send_order(&builder, &order, descriptors)
+            }
+            None => Err("no offer".into()),
+        };
+        if sent.is_ok() {
+            // It is the builder's from now on.
+            drop(offer.take());
+        }
         session.state = State::Building { request: Some(answer), builder, until: Instant::now() + DEADLINE };
         if let Err(error) = sent {
             // It has ended, or is ended now. Why is in the answer that it left, or in how it ended.
@@ -419,20 +430,11 @@ fn regular(path: &str) -> Result<OwnedFd, Errno> {
     if regular { Ok(file) } else { Err(Errno::INVAL) }
 }
 
-/// Sends an order. The offer is the builder's from then on.
 fn send_order(
     builder: &Packets,
     order: &Order,
-    listener: &OwnedFd,
-    offer: &mut Option<Packets>,
-    also: [Option<BorrowedFd<'_>>; 4],
+    descriptors: OrderDescriptors<BorrowedFd<'_>>,
 ) -> Result<(), String> {
     let order = encode(order).map_err(|e| e.to_string())?;
-    let descriptors: Vec<_> = std::iter::once(listener.as_fd())
-        .chain(offer.iter().map(AsFd::as_fd))
-        .chain(also.into_iter().flatten())
-        .collect();
-    builder.send(&order, &descriptors).map_err(|e| e.to_string())?;
-    drop(offer.take());
-    Ok(())
+    builder.send(&order, &descriptors.into_vec()).map_err(|e| e.to_string())
 }

@@ -38,7 +38,7 @@ use agentd_policy::lease::{Lease, Pool};
 use agentd_policy::offer::{Grant, MAX_OFFER, Offer};
 use agentd_policy::plan::Plan;
 use agentd_policy::rule::Rule;
-use agentd_policy::wire::{MAX_KEEPER_PACKET, MAX_PACKET, decode, encode};
+use agentd_policy::wire::{MAX_KEEPER_PACKET, MAX_PACKET, decode, decode_with, encode};
 use rustix::event::{PollFd, PollFlags};
 
 pub use covers::COMMON_DIR;
@@ -49,7 +49,7 @@ use crate::host::Host;
 use crate::init::{FromInit, Network};
 use crate::log;
 use crate::meter::Reserve;
-use crate::order::{DiskOrder, Order, Owner, Reply, monotonic_ns};
+use crate::order::{DiskOrder, Order, OrderDescriptors, Owner, Reply, monotonic_ns};
 use hand_over::Ready;
 
 /// What a builder is born with.
@@ -163,23 +163,11 @@ impl<'a> Builder<'a> {
         let Some(packet) = self.launcher.receive(MAX_PACKET, 6).at("order", "launcher")? else {
             return Ok(None);
         };
-        let order: Order = decode(&packet.bytes).at("order", "launcher")?;
-        let mut descriptors = packet.descriptors.into_iter();
-        let listener =
-            descriptors.next().ok_or_else(|| Fault::host("order", "launcher", "no socket for the keeper"))?;
-        let offer = descriptors.next().ok_or_else(|| Fault::host("order", "launcher", "no offer"))?;
-        let mut next = |wanted: bool| if wanted { descriptors.next() } else { None };
-        let (uppers, blocklist, trust) = (next(order.uppers), next(order.blocklist), next(order.trust));
-        let credential = next(order.credential);
-        if order.blocklist != blocklist.is_some() {
-            return Err(Fault::host("order", "launcher", "no table of blocklists"));
-        }
-        if order.trust != trust.is_some() {
-            return Err(Fault::host("order", "launcher", "no CA bundle"));
-        }
-        if order.credential != credential.is_some() {
-            return Err(Fault::host("order", "launcher", "no file for the site's proxy"));
-        }
+        let decoded = decode_with(&packet.bytes, packet.descriptors);
+        let (order, attached): (Order, _) = decoded.at("order", "launcher")?;
+        let descriptors = OrderDescriptors::take(&order, attached).at("order", "launcher")?;
+        let OrderDescriptors { listener, offer, uppers, blocklist, ca_bundle: trust, credential } =
+            descriptors;
         let offered = offered(&Packets::from_fd(offer))?;
         let ago = Duration::from_nanos(monotonic_ns().saturating_sub(order.began_ns));
         let began = Instant::now().checked_sub(ago).unwrap_or_else(Instant::now);
