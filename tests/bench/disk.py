@@ -2,7 +2,7 @@
 """What a form of disk limits costs: the same work in a session's overlay and beside it, on the host's file system.
 
 Run by root, once for each form:
-DEMO_CONFIG='disk_limits = "image"' tests/demo/private-daemon tests/bench/disk.py [ROUNDS]
+DEMO_KEYS='disk_limits = "image"' tests/demo/private-daemon tests/bench/disk.py [ROUNDS]
 Prints a line for each kind of work: median seconds on the host, in a session, and their ratio; and the median time of
 a whole session that runs `true`, in milliseconds."""
 

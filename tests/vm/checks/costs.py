@@ -11,7 +11,7 @@ def disk_image(run):
     vm = run.vm
     vm.sh("mkdir -p /root/bin && cp --remove-destination /usr/lib/agentd/agentd* /usr/bin/agentctl /root/bin/ && systemctl stop agentd-launcher agentd")
     result = vm.run(
-        "cd /root/in && BIN=/root/bin DEMO_CONFIG='disk_limits = \"image\"' timeout -k 10 "
+        "cd /root/in && BIN=/root/bin DEMO_KEYS='disk_limits = \"image\"' timeout -k 10 "
         f"{MINUTES}m bash ./private-daemon ./disk.py 2 2>&1", MINUTES * 60 + 30)
     vm.sh("systemctl start agentd")
     need(result.code == 0, repr(result))

@@ -1,5 +1,6 @@
 """The suites, with the installed programs, each with private daemons of its own."""
 
+import os
 import re
 
 from . import check, need
@@ -13,7 +14,7 @@ def suite(run, name):
     vm = run.vm
     # The installed programs, side by side as the tests expect them.
     vm.sh("mkdir -p /root/bin && cp --remove-destination /usr/lib/agentd/agentd* /usr/bin/agentctl /root/in/probe /root/bin/")
-    result = vm.run(f"cd /root/in && AGENTD_BIN_DIR=/root/bin AGENTD_TEST_SLOWNESS=10 timeout -k 10 {MINUTES}m ./{name} > /root/{name}.log 2>&1", MINUTES * 60 + 30)
+    result = vm.run(f"cd /root/in && AGENTD_BIN_DIR=/root/bin AGENTD_TEST_SLOWNESS=10 timeout -k 10 {MINUTES}m ./{name} {os.environ.get('FILTER', '')} > /root/{name}.log 2>&1", MINUTES * 60 + 30)
     run.fetch(f"/root/{name}.log")
     text = vm.sh(f"grep -aE 'FAILED$|^test result|SKIPPED' /root/{name}.log || tail -n 20 /root/{name}.log")
     failed = re.findall(r"^test (\S+)\s.*FAILED$", text, re.M)
