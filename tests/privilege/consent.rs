@@ -116,7 +116,7 @@ impl Stage {
                 drop(built);
                 self.service.end(&id);
                 assert_eq!(self.service.remove(number, user.uid, &id), None, "its overlay goes");
-                Refusal::new("a session", Rule::SessionExists, "it was built")
+                Refusal::new("a session", Rule::AttachGone, "it was built")
             }
         };
         answer.send(refusal).expect("the client waits");
@@ -159,9 +159,9 @@ fn a_session_that_was_not_asked_for_is_refused_and_the_daemon_named(world: &'sta
         );
         assert!(stderr.contains("agentctl ") && stderr.contains("agentd "), "no versions: {stderr}");
     }
-    // Nothing else was wrong with it: what was asked for is built.
+    // Nothing else was wrong with it: what was asked for is built. No launcher refuses by this rule.
     let (_, (_, stderr)) = stage.run(&[], |_| {});
-    assert!(stderr.contains("(session.exists)"), "{stderr}");
+    assert!(stderr.contains("(attach.gone): it was built"), "{stderr}");
     stage.launcher.assert_clean(&before);
 }
 

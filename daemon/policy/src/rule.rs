@@ -72,10 +72,24 @@ impl Serialize for Rule {
 }
 
 impl<'de> Deserialize<'de> for Rule {
-    /// By its name; one that is unknown is an error.
+    /// By its name. One that is of a rule's form and unknown is another version's, whose processes live on through an
+    /// upgrade: [`Rule::HostVersion`]. Anything else is malformed.
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        Self::parse(&String::deserialize(d)?).map_err(serde::de::Error::custom)
+        let name = String::deserialize(d)?;
+        Self::parse(&name).or_else(|unknown| match is_of_form(&name) {
+            true => Ok(Self::HostVersion),
+            false => Err(serde::de::Error::custom(unknown)),
+        })
     }
+}
+
+/// Whether `name` could be a rule's: words of lower case, at least two, with a dot between them, 64 bytes at most.
+fn is_of_form(name: &str) -> bool {
+    let word = |word: &str| {
+        !word.is_empty()
+            && word.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || "_-".contains(c))
+    };
+    name.len() <= 64 && name.contains('.') && name.split('.').all(word)
 }
 
 #[cfg(test)]
@@ -100,12 +114,23 @@ mod tests {
 
     #[test]
     fn a_name_that_is_unknown_is_refused() {
-        for name in ["", "bounds", "bounds.memory ", "BOUNDS.MEMORY", "build.", "bounds.\u{1b}[2J"] {
+        for name in
+            ["", "bounds", "bounds.memory ", "BOUNDS.MEMORY", "build.", "bounds.\u{1b}[2J", "a..b", ".a"]
+        {
             assert!(Rule::parse(name).is_err(), "{name:?}");
             let sent = postcard::to_stdvec(name).unwrap();
             assert!(postcard::from_bytes::<Rule>(&sent).is_err(), "{name:?}");
         }
         assert!(Rule::parse(&"x".repeat(1 << 16)).unwrap_err().to_string().len() < 100);
+    }
+
+    #[test]
+    fn a_rule_of_another_version_is_a_refusal_all_the_same() {
+        for name in ["bounds.of_tomorrow", "build.tomorrow", "a.b.c-d"] {
+            assert!(Rule::parse(name).is_err(), "{name:?}");
+            let sent = postcard::to_stdvec(name).unwrap();
+            assert_eq!(postcard::from_bytes::<Rule>(&sent), Ok(Rule::HostVersion), "{name:?}");
+        }
     }
 
     #[test]

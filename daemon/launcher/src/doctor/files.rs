@@ -56,7 +56,15 @@ pub fn checks(token: SingleThreaded, cx: &Context, uid: u32) -> Vec<Check> {
 
 /// Id-mapped mounts: of tmpfs, and of whatever state_dir, the user's home and /tmp lie on.
 fn id_maps(token: SingleThreaded, settings: &Settings, uid: u32, maps: BorrowedFd<'_>) -> Vec<Check> {
-    let mounts = Mounts::own().unwrap_or_default();
+    let refused = "workspaces and inputs of a file system that cannot be id-mapped are refused";
+    let mounts = match Mounts::own() {
+        Ok(mounts) => mounts,
+        Err(error) => {
+            let found = format!("/proc/self/mountinfo: {error}");
+            let fix = "look at /proc/self/mountinfo of the launcher: each line is as proc(5) has it";
+            return vec![lack("idmap", Status::Missing, found, refused, fix)];
+        }
+    };
     let state = settings.config.state_dir.as_str();
     let home = ids::home(uid).unwrap_or_else(|| "/home".to_owned());
     let mut places: BTreeMap<String, Vec<&str>> = BTreeMap::new();

@@ -229,7 +229,7 @@ rules! {
         RequestSpec "request.spec" [InvalidArgument] "The request has no specification of a session."
         RequestTicket "request.ticket" [InvalidArgument] "The ticket has another length than tickets have."
         RequestUmask "request.umask" [InvalidArgument] "The umask has bits that none has."
-        RequestWindow "request.window" [InvalidArgument] "The terminal has no rows or columns, or too many."
+        RequestWindow "request.window" [InvalidArgument] "The terminal has more rows or columns than 65,535."
     }
     "RULES FOR PROFILES" {
         ProfileCircle "profile.circle" "The profile extends itself, by way of another or directly."
@@ -368,6 +368,8 @@ rules! {
         HostClosing "host.closing" "agentd is shutting down."
         HostDisk "host.disk" "The disk of `state_dir` has no space for another session."
         HostLauncher "host.launcher" [Unavailable] "The launcher does not answer."
+        HostVersion "host.version" "A part of agentd that is of another version, as during an upgrade, refused it by a \
+            rule that this one does not know; that part's log has more."
         LauncherPeer "launcher.peer" "Another user than root listens at the launcher's socket."
         ServiceCrowded "service.crowded" [ResourceExhausted] "As many requests of this kind wait already as may wait."
         ServiceFailed "service.failed" "The service failed."

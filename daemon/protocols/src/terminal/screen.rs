@@ -142,7 +142,8 @@ impl Screen {
                     let answer = of_command(command, &mut colours).filter(|_| queries.take(now));
                     return answers.extend(answer.into_iter().flatten());
                 }
-                if let Some(answer) = queries::answer(piece, parser.screen())
+                if queries.tokens(now) >= 1.0
+                    && let Some(answer) = queries::answer(piece, parser.screen())
                     && queries.take(now)
                 {
                     return answers.extend(answer.bytes());

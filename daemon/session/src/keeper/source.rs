@@ -47,48 +47,56 @@ pub enum Source {
     Tunnel(u64),
 }
 
-/// Every source that there is once, in the order of their kinds.
-const SINGLE: [Source; 17] = [
-    Source::Service,
-    Source::Init,
-    Source::InitExit,
-    Source::Relay,
-    Source::RelayExit,
-    Source::Execs,
-    Source::Closes,
-    Source::Denials,
-    Source::Pids,
-    Source::Memory,
-    Source::Disk,
-    Source::MeterExit,
-    Source::Listener,
-    Source::Signals,
-    Source::Leftovers,
-    Source::Refused,
-    Source::Steering,
-];
-/// The kinds of the others.
-const PROCESS: u8 = 32;
-const DATAGRAMS: u8 = 33;
-const TUNNEL: u8 = 34;
-
 impl Token for Source {
     fn to_parts(self) -> (u8, u64) {
         match self {
-            Self::Process(pid) => (PROCESS, pid.into()),
-            Self::Datagrams(number) => (DATAGRAMS, number),
-            Self::Tunnel(number) => (TUNNEL, number),
-            single => ((0..).zip(SINGLE).find(|(_, s)| *s == single).map_or(u8::MAX, |(kind, _)| kind), 0),
+            Self::Service => (1, 0),
+            Self::Init => (2, 0),
+            Self::InitExit => (3, 0),
+            Self::Relay => (4, 0),
+            Self::RelayExit => (5, 0),
+            Self::Execs => (6, 0),
+            Self::Closes => (7, 0),
+            Self::Denials => (8, 0),
+            Self::Pids => (9, 0),
+            Self::Memory => (10, 0),
+            Self::Disk => (11, 0),
+            Self::MeterExit => (12, 0),
+            Self::Listener => (13, 0),
+            Self::Signals => (14, 0),
+            Self::Leftovers => (15, 0),
+            Self::Refused => (16, 0),
+            Self::Steering => (17, 0),
+            Self::Process(pid) => (18, pid.into()),
+            Self::Datagrams(number) => (19, number),
+            Self::Tunnel(number) => (20, number),
         }
     }
 
     fn from_parts(kind: u8, number: u64) -> Option<Self> {
-        match kind {
-            PROCESS => u32::try_from(number).ok().map(Self::Process),
-            DATAGRAMS => Some(Self::Datagrams(number)),
-            TUNNEL => Some(Self::Tunnel(number)),
-            single => SINGLE.get(usize::from(single)).copied(),
-        }
+        Some(match kind {
+            1 => Self::Service,
+            2 => Self::Init,
+            3 => Self::InitExit,
+            4 => Self::Relay,
+            5 => Self::RelayExit,
+            6 => Self::Execs,
+            7 => Self::Closes,
+            8 => Self::Denials,
+            9 => Self::Pids,
+            10 => Self::Memory,
+            11 => Self::Disk,
+            12 => Self::MeterExit,
+            13 => Self::Listener,
+            14 => Self::Signals,
+            15 => Self::Leftovers,
+            16 => Self::Refused,
+            17 => Self::Steering,
+            18 => Self::Process(u32::try_from(number).ok()?),
+            19 => Self::Datagrams(number),
+            20 => Self::Tunnel(number),
+            _ => return None,
+        })
     }
 }
 
@@ -98,12 +106,14 @@ mod tests {
 
     #[test]
     fn parts_name_one_source() {
-        let many = [Source::Process(u32::MAX), Source::Datagrams(7), Source::Tunnel(1 << 40)];
-        for source in SINGLE.into_iter().chain(many) {
-            let (kind, number) = source.to_parts();
-            assert_eq!(Source::from_parts(kind, number), Some(source));
+        let mut known = 0;
+        for kind in 0..=u8::MAX {
+            let Some(source) = Source::from_parts(kind, 7) else { continue };
+            known += 1;
+            let (again, number) = source.to_parts();
+            assert_eq!((again, Source::from_parts(again, number)), (kind, Some(source)));
         }
-        assert_eq!(Source::from_parts(SINGLE.len() as u8, 0), None);
-        assert_eq!(Source::from_parts(PROCESS, 1 << 32), None);
+        assert_eq!(known, 20);
+        assert_eq!(Source::from_parts(18, 1 << 32), None);
     }
 }
