@@ -78,6 +78,8 @@ enum Part {
 enum Fatal {
     #[error(transparent)]
     Site(#[from] site::SiteError),
+    #[error("service_user: cannot become {name}: {errno}")]
+    Account { name: String, errno: nix::errno::Errno },
     #[error("signals: {0}")]
     Signals(std::io::Error),
     #[error("run {}: {source}", path.display())]
@@ -119,7 +121,7 @@ fn main() -> ExitCode {
 fn check(file: &Path) -> ExitCode {
     let mistakes = match become_account(file) {
         Ok(()) => site::check(file),
-        Err(mistake) => Err(vec![mistake]),
+        Err(error) => Err(vec![error.to_string()]),
     };
     match mistakes {
         Ok(site) => {
@@ -135,14 +137,14 @@ fn check(file: &Path) -> ExitCode {
 
 /// Root looks at no more than the configuration: what others wrote is read under the service's account. Where there is
 /// no such account, the look at the configuration says so.
-fn become_account(file: &Path) -> Result<(), String> {
+fn become_account(file: &Path) -> Result<(), Fatal> {
     if !rustix::process::geteuid().is_root() {
         return Ok(());
     }
-    let site = Site::read(file).map_err(|error| error.to_string())?;
+    let site = Site::read(file)?;
     let Ok(Some(user)) = User::from_name(&site.config.service_user) else { return Ok(()) };
     let became = setgroups(&[user.gid]).and_then(|()| setgid(user.gid)).and_then(|()| setuid(user.uid));
-    became.map_err(|errno| format!("service_user: cannot become {}: {errno}", user.name))
+    became.map_err(|errno| Fatal::Account { name: user.name, errno })
 }
 
 /// By hand, as root: the launcher is the parent of everything.

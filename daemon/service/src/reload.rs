@@ -57,20 +57,28 @@ pub async fn follow(host: Arc<Host>, file: PathBuf, mut hangups: SighupStream) {
     }
 }
 
-/// How many profiles there are now.
-async fn again(host: &Arc<Host>, file: &Path) -> Result<usize, String> {
-    let path = file.to_owned();
-    let site = tokio::task::spawn_blocking(move || check(&path)).await.map_err(|e| e.to_string())?;
-    take(host, site.map_err(|mistakes| one_line(&mistakes))?)
+/// Why a configuration is refused: what held before goes on.
+#[derive(Debug, thiserror::Error)]
+enum ReloadError {
+    #[error("{}", one_line(.0))]
+    Mistakes(Vec<String>),
+    #[error("{} changed, which needs a restart: restart agentd, or take it back", .0.join(", "))]
+    Restart(Vec<&'static str>),
+    #[error(transparent)]
+    Panicked(#[from] tokio::task::JoinError),
 }
 
-fn take(host: &Host, site: Site) -> Result<usize, String> {
+/// How many profiles there are now.
+async fn again(host: &Arc<Host>, file: &Path) -> Result<usize, ReloadError> {
+    let path = file.to_owned();
+    let site = tokio::task::spawn_blocking(move || check(&path)).await?;
+    take(host, site.map_err(ReloadError::Mistakes)?)
+}
+
+fn take(host: &Host, site: Site) -> Result<usize, ReloadError> {
     let keys = needs_restart(&host.site().config, &site.config);
     if !keys.is_empty() {
-        return Err(format!(
-            "{} changed, which needs a restart: restart agentd, or take it back",
-            keys.join(", ")
-        ));
+        return Err(ReloadError::Restart(keys));
     }
     let profiles = site.profiles.len();
     log::change(&site.config.log);
