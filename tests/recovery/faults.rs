@@ -5,16 +5,12 @@
 
 use std::time::Duration;
 
+use agentd_policy::step::Step;
 use agentd_tests::harness::{
     Alone, RunOutput, Session, Setup, Snapshot, World, alone, has_faults, wait_for_exit, within,
 };
 
-use self::points::{COMPLETE, PREPARE};
 use crate::{LIMIT, UNPREPARED, settled};
-
-/// Where a build can go wrong: the launcher's own list.
-#[path = "../../daemon/session/src/builder/points.rs"]
-mod points;
 
 /// What happens there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,7 +23,7 @@ enum Kind {
 impl Kind {
     const ALL: [Self; 3] = [Self::Fail, Self::Kill, Self::Hang];
 
-    fn at(self, step: &str) -> String {
+    fn at(self, step: Step) -> String {
         format!("{step}:{}", format!("{self:?}").to_lowercase())
     }
 }
@@ -40,7 +36,7 @@ pub fn tests() -> Vec<Alone> {
         let name = format!("faults::{kind:?}_at_every_step_of_a_request").to_lowercase();
         let every = alone(&name, Setup::with(UNPREPARED), move |world| requests(world, kind));
         tests.push(every.unless(why));
-        for &step in PREPARE {
+        for &step in Step::PREPARE {
             let name = format!("faults::{kind:?}_at_{step}").to_lowercase();
             let setup = Setup::with(UNPREPARED).env("AGENTD_FAULT", &kind.at(step));
             tests.push(alone(&name, setup, move |world| preparing(world, step, kind)).unless(why));
@@ -51,37 +47,37 @@ pub fn tests() -> Vec<Alone> {
 
 /// A step that goes wrong once, and ends quickly.
 pub fn one_of_a_request(world: &World, number: usize) {
-    let step = COMPLETE[number % COMPLETE.len()];
+    let step = Step::COMPLETE[number % Step::COMPLETE.len()];
     let kind = if number.is_multiple_of(2) { Kind::Fail } else { Kind::Kill };
     let output = faulty(world, step, kind).run(["true"]);
     check(&output, step, kind);
 }
 
-fn faulty<'a>(world: &'a World, step: &str, kind: Kind) -> Session<'a> {
+fn faulty<'a>(world: &'a World, step: Step, kind: Kind) -> Session<'a> {
     let session = world.session().options(["--rm", "--env", &format!("AGENTD_FAULT={}", kind.at(step))]);
     // Steps that only some sessions have.
     match step {
-        "meter" => session.options(["--disk", "64M"]),
-        "placeholder" => session.options(["--workspace", ".:direct", "--mask", "made/for/it"]),
+        Step::Meter => session.options(["--disk", "64M"]),
+        Step::Placeholder => session.options(["--workspace", ".:direct", "--mask", "made/for/it"]),
         _ => session,
     }
 }
 
 /// One line that says what went wrong, and at which step if the builder could still say it.
 #[track_caller]
-fn check(output: &RunOutput, step: &str, kind: Kind) {
+fn check(output: &RunOutput, step: Step, kind: Kind) {
     let line = output.stderr.trim_end();
     assert_eq!(output.code, Some(125), "{step} {kind:?}: {line}");
     assert_eq!(line.lines().count(), 1, "{step} {kind:?}: one line: {line}");
     let says = match kind {
-        Kind::Fail if step == "answer" => line.contains("keeper"),
-        Kind::Fail => line.contains(step.trim_start_matches("prepare.")) && line.contains("injected"),
+        Kind::Fail if step == Step::Answer => line.contains("keeper"),
+        Kind::Fail => line.contains(step.name().trim_start_matches("prepare.")) && line.contains("injected"),
         // Who was killed, or was stopped for taking too long, reports nothing: the launcher does.
         Kind::Kill | Kind::Hang => !line.is_empty(),
     };
     assert!(says, "{step} {kind:?}: {line}");
     // At the last step the launcher knows of the session already.
-    if step != "answer" {
+    if step != Step::Answer {
         let form = line.strip_prefix("agentctl: refused: ").is_some_and(|rest| rest.contains(" (build."));
         assert!(form, "{step} {kind:?}: {line}");
     }
@@ -90,10 +86,10 @@ fn check(output: &RunOutput, step: &str, kind: Kind) {
 fn requests(world: &World, kind: Kind) {
     let before = settled(world);
     // One whose keeper hangs has been built: it runs until somebody ends it.
-    let steps = COMPLETE.iter().filter(|step| (kind, **step) != (Kind::Hang, "answer"));
+    let steps = Step::COMPLETE.iter().filter(|step| (kind, **step) != (Kind::Hang, Step::Answer));
     let started: Vec<_> = steps
         .map(|step| {
-            let session = faulty(world, step, kind);
+            let session = faulty(world, *step, kind);
             (*step, session.spawn(["true"]))
         })
         .collect();
@@ -116,7 +112,7 @@ fn requests(world: &World, kind: Kind) {
 }
 
 /// No session can be built here: nothing may be there of those that were asked for.
-fn preparing(world: &World, step: &str, kind: Kind) {
+fn preparing(world: &World, step: Step, kind: Kind) {
     // Where it hangs, each takes a builder's whole time.
     let times = if kind == Kind::Hang { 1 } else { 3 };
     for _ in 0..times {

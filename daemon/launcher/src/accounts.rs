@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{FileType, Mode, OFlags, Stat};
 
+use agentd_session::error::{HostError, On as _};
+
 /// Where subordinate uids are.
 const SUBORDINATE: &str = "/etc/subuid";
 /// Where names are.
@@ -28,7 +30,7 @@ struct Range {
     account: u32,
 }
 
-/// What tells one version of a file from another.
+/// What differs between two versions of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Version {
     dev: u64,
@@ -76,7 +78,7 @@ impl Accounts {
             }
             // Nobody has any.
             (Ok(None), _) => (self.ranges, self.read) = (Vec::new(), None),
-            (Err(error), _) | (_, Err(error)) => tracing::error!(error, "subordinate uids are not known"),
+            (Err(error), _) | (_, Err(error)) => tracing::error!(%error, "subordinate uids are not known"),
         }
     }
 
@@ -96,7 +98,7 @@ impl Accounts {
             ranges.push(Range { first, last, account });
         }
         if malformed > 0 {
-            tracing::warn!(lines = malformed, path = SUBORDINATE, "lines are passed over");
+            tracing::warn!(lines = malformed, path = SUBORDINATE, "lines are skipped");
         }
         self.ranges = apart(ranges);
         self.own = uids.into_values().collect();
@@ -120,7 +122,7 @@ fn apart(mut ranges: Vec<Range>) -> Vec<Range> {
     kept
 }
 
-/// `NAME:FIRST:COUNT`.
+/// A line of `subuid(5)`: `NAME:FIRST:COUNT`.
 fn range(line: &str) -> Option<(&str, u32, u32)> {
     let mut fields = line.split(':');
     let (name, first, count) = (fields.next()?, fields.next()?, fields.next()?);
@@ -146,25 +148,25 @@ fn version(stat: &Stat) -> Version {
 }
 
 /// A file that is root's and that nobody else can write; `None` if there is none.
-fn read(path: &Path) -> Result<Option<(String, Version)>, String> {
-    let fail = |what: &dyn std::fmt::Display| format!("{}: {what}", path.display());
+fn read(path: &Path) -> Result<Option<(String, Version)>, HostError> {
+    let object = path.display();
     // What is no file must not hold anybody up.
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     let file = match rustix::fs::open(path, flags, Mode::empty()) {
         Ok(file) => std::fs::File::from(file),
         Err(rustix::io::Errno::NOENT) => return Ok(None),
-        Err(errno) => return Err(fail(&errno)),
+        Err(errno) => return Err(errno).on(object),
     };
-    let stat = rustix::fs::fstat(&file).map_err(|e| fail(&e))?;
+    let stat = rustix::fs::fstat(&file).on(&object)?;
     let regular = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
     if !regular || stat.st_uid != 0 || stat.st_mode & 0o022 != 0 {
-        return Err(fail(&"is no regular file that root alone can write"));
+        return Err(HostError::unfit("is no regular file that root alone can write").on(object));
     }
     let mut text = String::new();
-    file.take(MAX_FILE + 1).read_to_string(&mut text).map_err(|e| fail(&e))?;
+    file.take(MAX_FILE + 1).read_to_string(&mut text).on(&object)?;
     match text.len() as u64 {
         0..=MAX_FILE => Ok(Some((text, version(&stat)))),
-        _ => Err(fail(&"is longer than 8 MiB")),
+        _ => Err(HostError::unfit("is longer than 8 MiB").on(object)),
     }
 }
 

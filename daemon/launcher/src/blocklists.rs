@@ -17,8 +17,10 @@ use rustix::event::{PollFd, PollFlags};
 use rustix::fs::{Mode, OFlags};
 use rustix::process::{Resource, Rlimit, setrlimit};
 use rustix::rand::{GetRandomFlags, getrandom};
+use serde::{Deserialize, Serialize};
 
 use crate::settings::Settings;
+use agentd_session::error::{HostError, On as _};
 
 /// How long it may take.
 pub const DEADLINE: Duration = Duration::from_secs(60);
@@ -27,8 +29,29 @@ const MEMORY: u64 = 512 << 20;
 /// The longest reason, in characters.
 const MAX_REASON: usize = 400;
 
-/// What the child says at its end: what each file holds, or which one is no list, and why.
-type Report = Result<Vec<Summary>, (Option<u8>, String)>;
+/// What every error is on that is of no one file.
+const OBJECT: &str = "blocklists";
+
+/// The child's last message: what each file holds.
+type Report = Result<Vec<Summary>, NotRead>;
+
+/// Why the child read no table.
+#[derive(Debug, Serialize, Deserialize)]
+struct NotRead {
+    /// Which file is no list; `None` if it is not about one.
+    list: Option<u8>,
+    why: String,
+}
+
+impl NotRead {
+    fn host(error: impl Into<HostError>) -> Self {
+        Self { list: None, why: error.into().to_string() }
+    }
+
+    fn file(list: u8, error: &dyn std::error::Error) -> Self {
+        Self { list: Some(list), why: error.to_string() }
+    }
+}
 
 /// A child at work.
 pub struct Compiling {
@@ -43,74 +66,69 @@ impl Compiling {
     ///
     /// # Errors
     /// A file that cannot be a list.
-    pub fn start(token: SingleThreaded, settings: &Settings) -> Result<Option<Self>, String> {
+    pub fn start(token: SingleThreaded, settings: &Settings) -> Result<Option<Self>, HostError> {
         let lists = settings.config.egress.blocklists.clone();
         if lists.is_empty() {
             return Ok(None);
         }
         let files = lists.iter().map(open).collect::<Result<Vec<_>, _>>()?;
-        let fail = |e: std::io::Error| format!("blocklists: {e}");
         let mut key = [0; KEY];
-        if getrandom(&mut key, GetRandomFlags::empty()).map_err(|e| fail(e.into()))? != KEY {
-            return Err("blocklists: no random key".into());
+        if getrandom(&mut key, GetRandomFlags::empty()).on(OBJECT)? != KEY {
+            return Err(HostError::unfit("no random key").on(OBJECT));
         }
-        let table = memfd::create("agentd-blocklists").map_err(fail)?;
-        let (report, tell) = std::io::pipe().map_err(fail)?;
+        let table = memfd::create("agentd-blocklists").on(OBJECT)?;
+        let (report, writer) = std::io::pipe().on(OBJECT)?;
         let worker = Worker { lists: &lists, files, table: table.as_fd(), key };
         let child = process::spawn(token, CloneArgs { with_parent: true, ..CloneArgs::default() }, || {
-            let report = worker.run((settings.service_uid, settings.service_gid), tell.as_fd());
+            let report = worker.run((settings.service_uid, settings.service_gid), writer.as_fd());
             // A launcher that is gone needs none.
-            let told = encode(&report).map(|bytes| rustix::io::write(&tell, &bytes));
-            i32::from(report.is_err() || !matches!(told, Ok(Ok(_))))
+            let sent = encode(&report).map(|bytes| rustix::io::write(&writer, &bytes));
+            i32::from(report.is_err() || !matches!(sent, Ok(Ok(_))))
         });
-        Ok(Some(Self { child: child.map_err(fail)?, table, report: OwnedFd::from(report).into(), lists }))
+        Ok(Some(Self { child: child.on(OBJECT)?, table, report: OwnedFd::from(report).into(), lists }))
     }
 
     /// The table; `None` while the child is at work.
     ///
     /// # Errors
     /// Which file is no list, and why.
-    pub fn ended(&mut self) -> Result<Option<Sealed>, String> {
-        let fail = |e: std::io::Error| format!("blocklists: {e}");
-        let Some(how) = self.child.try_wait().map_err(fail)? else { return Ok(None) };
+    pub fn ended(&mut self) -> Result<Option<Sealed>, HostError> {
+        let Some(how) = self.child.try_wait().on(OBJECT)? else { return Ok(None) };
         let mut bytes = vec![0; MAX_PACKET];
         // Nobody has the other end any more.
-        let count = rustix::io::read(&self.report, bytes.as_mut_slice()).map_err(|e| fail(e.into()))?;
+        let count = rustix::io::read(&self.report, bytes.as_mut_slice()).on(OBJECT)?;
         let report = decode::<Report>(&bytes[..count]);
         match (how, report) {
             (ExitStatus::Code(0), Ok(Ok(summaries))) if summaries.len() == self.lists.len() => {
                 let (table, names) = seal(&self.table)?;
-                self.tell(&summaries, &names);
+                self.log(&summaries, &names);
                 Ok(Some(table))
             }
-            (_, Ok(Err((list, why)))) => {
+            (_, Ok(Err(NotRead { list, why }))) => {
                 let file = list.and_then(|list| self.lists.get(usize::from(list)));
-                Err(format!("{}: {}", file.map_or("blocklists", |file| file.path.as_str()), clean(&why)))
+                Err(HostError::unfit(clean(&why)).on(file.map_or(OBJECT, |file| file.path.as_str())))
             }
-            (how, _) => Err(format!("blocklists: what reads them ended with {how:?}")),
+            (how, _) => Err(HostError::unfit(format!("what reads them ended with {how:?}")).on(OBJECT)),
         }
     }
 
     /// The same, once the child has ended.
-    fn wait(mut self) -> Result<Sealed, String> {
-        let fail = |e: std::io::Error| format!("blocklists: {e}");
+    fn wait(mut self) -> Result<Sealed, HostError> {
         let timeout = rustix::event::Timespec { tv_sec: DEADLINE.as_secs().cast_signed(), tv_nsec: 0 };
         let ended = [PollFd::new(&self.child.pidfd, PollFlags::IN)];
-        rustix::io::retry_on_intr(|| rustix::event::poll(&mut ended.clone(), Some(&timeout)))
-            .map_err(|e| fail(e.into()))?;
+        rustix::io::retry_on_intr(|| rustix::event::poll(&mut ended.clone(), Some(&timeout))).on(OBJECT)?;
         if let Some(table) = self.ended()? {
             return Ok(table);
         }
-        self.child.kill().and_then(|()| self.child.wait()).map_err(fail)?;
-        Err(format!("blocklists: not read in {DEADLINE:?}"))
+        self.child.kill().and_then(|()| self.child.wait()).on(OBJECT)?;
+        Err(HostError::unfit(format!("not read in {DEADLINE:?}")).on(OBJECT))
     }
 
-    /// Ends it.
     pub fn kill(&self) -> std::io::Result<()> {
         self.child.kill()
     }
 
-    fn tell(&self, summaries: &[Summary], names: &Blocklist) {
+    fn log(&self, summaries: &[Summary], names: &Blocklist) {
         for (list, summary) in self.lists.iter().zip(summaries).filter(|(_, summary)| summary.odd > 0) {
             let (lines, first) = (summary.odd, clean(&summary.reasons.join("; ")));
             tracing::warn!(path = %list.path, lines, first, "lines of a blocklist are passed over");
@@ -129,28 +147,27 @@ impl AsFd for Compiling {
 ///
 /// # Errors
 /// Which file is no list, and why.
-pub fn read(token: SingleThreaded, settings: &Settings) -> Result<Option<Sealed>, String> {
+pub fn read(token: SingleThreaded, settings: &Settings) -> Result<Option<Sealed>, HostError> {
     Compiling::start(token, settings)?.map(Compiling::wait).transpose()
 }
 
-fn open(list: &ListFile) -> Result<File, String> {
-    let fail = |what: &dyn std::fmt::Display| format!("{}: {what}", list.path);
+fn open(list: &ListFile) -> Result<File, HostError> {
     // What is no file must not hold anybody up.
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-    let file = File::from(rustix::fs::open(list.path.as_str(), flags, Mode::empty()).map_err(|e| fail(&e))?);
-    let meta = file.metadata().map_err(|e| fail(&e))?;
-    blocklist::check_file(meta.is_file(), meta.len(), meta.uid(), meta.mode()).map_err(|e| fail(&e))?;
+    let file = File::from(rustix::fs::open(list.path.as_str(), flags, Mode::empty()).on(&list.path)?);
+    let meta = file.metadata().on(&list.path)?;
+    blocklist::check_file(meta.is_file(), meta.len(), meta.uid(), meta.mode())
+        .map_err(|e| HostError::unfit(e.to_string()).on(&list.path))?;
     Ok(file)
 }
 
 /// What the child left, if it is a table.
-fn seal(table: &OwnedFd) -> Result<(Sealed, Blocklist), String> {
-    let fail = |e: std::io::Error| format!("blocklists: {e}");
-    let sealed = Sealed::seal(table.try_clone().map_err(fail)?).map_err(fail)?;
-    let size = sealed.size().map_err(fail)?;
-    let reader = Sealed::adopt(sealed.try_clone().map_err(fail)?).map_err(fail)?;
+fn seal(table: &OwnedFd) -> Result<(Sealed, Blocklist), HostError> {
+    let sealed = Sealed::seal(table.try_clone().on(OBJECT)?).on(OBJECT)?;
+    let size = sealed.size().on(OBJECT)?;
+    let reader = Sealed::adopt(sealed.try_clone().on(OBJECT)?).on(OBJECT)?;
     let names = Blocklist::open(size, move |buffer, offset| reader.read_exact_at(buffer, offset));
-    Ok((sealed, names.map_err(|e| e.to_string())?))
+    Ok((sealed, names.map_err(|e| HostError::unfit(e.to_string()))?))
 }
 
 /// What a child says, for the log.
@@ -167,15 +184,15 @@ struct Worker<'a> {
 }
 
 impl Worker<'_> {
-    fn run(&self, ids: (u32, u32), tell: BorrowedFd<'_>) -> Report {
-        self.give_up(ids, tell).map_err(|why| (None, why))?;
+    fn run(&self, ids: (u32, u32), writer: BorrowedFd<'_>) -> Report {
+        self.give_up(ids, writer).map_err(NotRead::host)?;
         let labels = self.lists.iter().map(|list| list.label.clone()).collect();
         let mut compiler = Compiler::new(self.key, labels);
         let mut summaries = Vec::new();
         for (number, file) in (0..).zip(&self.files) {
             let read = blocklist::read(file, |scope, name| compiler.add(number, scope, name));
-            summaries.push(read.map_err(|error| (Some(number), error.to_string()))?);
-            compiler.check().map_err(|full| (Some(number), full.to_string()))?;
+            summaries.push(read.map_err(|error| NotRead::file(number, &error))?);
+            compiler.check().map_err(|full| NotRead::file(number, &full))?;
         }
         let written = compiler.finish(|mut bytes| {
             while !bytes.is_empty() {
@@ -183,24 +200,23 @@ impl Worker<'_> {
             }
             Ok::<_, rustix::io::Errno>(())
         });
-        written.map_err(|errno| (None, errno.to_string()))?;
+        written.map_err(NotRead::host)?;
         Ok(summaries)
     }
 
     /// Everything but the descriptors that it works on.
-    fn give_up(&self, (uid, gid): (u32, u32), tell: BorrowedFd<'_>) -> Result<(), String> {
-        let text = |e: &dyn std::fmt::Display| e.to_string();
-        process::set_title(c"agentd-lists").map_err(|e| text(&e))?;
-        let mut keep = vec![self.table, tell];
+    fn give_up(&self, (uid, gid): (u32, u32), writer: BorrowedFd<'_>) -> Result<(), HostError> {
+        process::set_title(c"agentd-lists")?;
+        let mut keep = vec![self.table, writer];
         keep.extend(self.files.iter().map(AsFd::as_fd));
-        process::close_all_but(&keep).map_err(|e| text(&e))?;
+        process::close_all_but(&keep)?;
         for (resource, most) in [(Resource::Fsize, MAX_TABLE), (Resource::Data, MEMORY)] {
             let most = Rlimit { current: Some(most), maximum: Some(most) };
-            setrlimit(resource, most).map_err(|e| text(&e))?;
+            setrlimit(resource, most)?;
         }
-        creds::become_ids(uid, gid).map_err(|e| text(&e))?;
-        creds::drop_all_capabilities().map_err(|e| text(&e))?;
-        creds::parent_death_signal().map_err(|e| text(&e))?;
-        lockdown::relay().map(drop).map_err(|e| text(&e))
+        creds::become_ids(uid, gid)?;
+        creds::drop_all_capabilities()?;
+        creds::parent_death_signal()?;
+        Ok(lockdown::relay().map(drop)?)
     }
 }

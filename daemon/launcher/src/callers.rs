@@ -17,14 +17,13 @@ pub fn each(bounds: &Bounds) -> usize {
     (bounds.max_sessions_per_user as usize).saturating_add(SPARE).min(Shares::MAX / 4)
 }
 
-/// One connection. The socket is a second handle of what the service has: it tells when the client is gone.
+/// One connection. The socket is a second handle of what the service has: its hang-up shows that the client is gone.
 #[derive(Debug)]
 pub struct Caller {
-    /// Who.
     pub peer: Peer,
     /// Which account it counts for.
     account: u32,
-    /// Kept for its hang-up. epoll knows it by this number until it is told otherwise, even after the last
+    /// Kept for its hang-up. epoll reports it under this number until it is removed, even after the last
     /// handle here is closed: the service has the same open file.
     pub socket: OwnedFd,
 }
@@ -32,13 +31,10 @@ pub struct Caller {
 /// A connection that the service does not have yet.
 #[derive(Debug)]
 pub struct Arrival {
-    /// Who.
     pub peer: Peer,
-    /// It.
     pub socket: OwnedFd,
 }
 
-/// All connections.
 #[derive(Debug)]
 pub struct Callers {
     last: u64,

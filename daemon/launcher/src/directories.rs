@@ -9,6 +9,7 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use rustix::process::{Gid, Uid};
 
 use crate::settings::Settings;
+use agentd_session::error::{HostError, On as _};
 
 /// How many connections wait to be accepted.
 const BACKLOG: i32 = 1024;
@@ -44,7 +45,7 @@ impl Doomed {
         Some(Self { owner, session: SessionId::parse(label).ok(), label: label.to_owned() })
     }
 
-    /// Those that are made for whoever gets lease `number`: to be deleted, unless they are taken.
+    /// Those that are made for the session that gets lease `number`: to be deleted, unless they are taken.
     pub fn ahead(owner: u32, number: u32) -> Self {
         Self { owner, session: None, label: format!("{AHEAD}{number}") }
     }
@@ -83,24 +84,25 @@ pub struct Directories {
 
 impl Directories {
     /// Makes what is missing; refuses what others could have made.
-    pub fn prepare(settings: &Settings) -> Result<Self, String> {
+    pub fn prepare(settings: &Settings) -> Result<Self, HostError> {
         let config = &settings.config;
         let runtime = make(&config.runtime_dir, 0o755)?;
         let state = make(&config.state_dir, 0o711)?;
         let lock = file(&runtime, "launcher.lock", OFlags::RDWR)?;
-        hold(&lock).map_err(|why| format!("{}: {why}", config.runtime_dir))?;
+        hold(&lock).on(&config.runtime_dir)?;
         let leases = sub(&runtime, "leases", 0o700)?;
         // The service goes through it, and knows the names.
         let keepers = sub(&runtime, "keepers", 0o711)?;
         let keepers_path = format!("{}/keepers", config.runtime_dir);
         if keepers_path.len() + 1 + SESSION_NAME >= SUN_PATH {
-            return Err(format!("runtime_dir: {keepers_path} is too long for the path of a socket"));
+            let why = format!("{keepers_path} is too long for the path of a socket");
+            return Err(HostError::unfit(why).on("runtime_dir"));
         }
         let overlays = sub(&state, "overlays", 0o700)?;
         let audit = sub(&state, "audit", 0o700)?;
         let owner = (Uid::from_raw(settings.service_uid), Gid::from_raw(settings.service_gid));
-        rustix::fs::fchown(&audit, Some(owner.0), Some(owner.1)).map_err(|e| format!("audit: {e}"))?;
-        let trials = overlays.try_clone().map_err(|e| format!("overlays: {e}"))?;
+        rustix::fs::fchown(&audit, Some(owner.0), Some(owner.1)).on("audit")?;
+        let trials = overlays.try_clone().on("overlays")?;
         Ok(Self { leases, state, overlays, trials, audit, keepers, keepers_path, _lock: lock })
     }
 
@@ -111,66 +113,65 @@ impl Directories {
 
     /// Takes the lock of lease `number`: `None` while somebody else holds it. The keeper will have the descriptor: it
     /// cannot write by it what a later launcher takes for the truth.
-    pub fn lock_lease(&self, number: u32) -> Result<Option<OwnedFd>, String> {
+    pub fn lock_lease(&self, number: u32) -> Result<Option<OwnedFd>, HostError> {
         let lock = file(&self.leases, &number.to_string(), OFlags::RDONLY)?;
         match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => Ok(Some(lock)),
             Err(rustix::io::Errno::AGAIN) => Ok(None),
-            Err(errno) => Err(format!("lease {number}: {errno}")),
+            Err(errno) => Err(errno).on(lease(number)),
         }
     }
 
     /// Lease `number`'s file, if it has one.
-    pub fn lease_file(&self, number: u32) -> Result<Option<OwnedFd>, String> {
+    pub fn lease_file(&self, number: u32) -> Result<Option<OwnedFd>, HostError> {
         let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         match rustix::fs::openat(&self.leases, number.to_string(), flags, Mode::empty()) {
             Ok(file) => Ok(Some(file)),
             Err(rustix::io::Errno::NOENT) => Ok(None),
-            Err(errno) => Err(format!("lease {number}: {errno}")),
+            Err(errno) => Err(errno).on(lease(number)),
         }
     }
 
     /// Removes lease `number`'s file, which nobody may have locked.
-    pub fn remove_lease(&self, number: u32) -> Result<(), String> {
-        gone(rustix::fs::unlinkat(&self.leases, number.to_string(), AtFlags::empty()))
-            .map_err(|e| format!("lease {number}: {e}"))
+    pub fn remove_lease(&self, number: u32) -> Result<(), HostError> {
+        gone(rustix::fs::unlinkat(&self.leases, number.to_string(), AtFlags::empty())).on(lease(number))
     }
 
     /// The socket on which the keeper of `session` will listen, for `owner` alone.
-    pub fn keeper_socket(&self, session: &SessionId, owner: u32) -> Result<OwnedFd, String> {
+    pub fn keeper_socket(&self, session: &SessionId, owner: u32) -> Result<OwnedFd, HostError> {
         listen(&format!("{}/{session}", self.keepers_path), SocketType::SEQPACKET, owner, 0, 0o600)
     }
 
     /// Connects to a session's keeper, without waiting.
-    pub fn keeper(&self, session: &SessionId) -> Result<Packets, String> {
+    pub fn keeper(&self, session: &SessionId) -> Result<Packets, HostError> {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let connected = SocketAddrUnix::new(format!("{}/{session}", self.keepers_path)).and_then(|address| {
             let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
             rustix::net::connect(&socket, &address)?;
             Ok(socket)
         });
-        connected.map(Packets::from_fd).map_err(|errno| format!("its keeper: {errno}"))
+        connected.map(Packets::from_fd).on("its keeper")
     }
 
     /// Removes the name of that socket.
-    pub fn remove_keeper_socket(&self, session: &str) -> Result<(), String> {
+    pub fn remove_keeper_socket(&self, session: &str) -> Result<(), HostError> {
         gone(rustix::fs::unlinkat(&self.keepers, session, AtFlags::empty()))
-            .map_err(|e| format!("keepers/{session}: {e}"))
+            .on(format_args!("keepers/{session}"))
     }
 
     /// Says, for the service, in which format the record of `session` was, which is ended for that. The next launcher
     /// takes it away.
-    pub fn write_format(&self, session: &SessionId, format: u16) -> Result<(), String> {
+    pub fn write_format(&self, session: &SessionId, format: u16) -> Result<(), HostError> {
         let name = format!("{session}{FORMAT}");
-        let fail = |e: std::io::Error| format!("keepers/{name}: {e}");
+        let object = format!("keepers/{name}");
         let flags = OFlags::CREATE | OFlags::TRUNC | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file = rustix::fs::openat(&self.keepers, &name, flags, Mode::from_raw_mode(0o644));
-        let file = std::fs::File::from(file.map_err(|e| fail(e.into()))?);
-        std::io::Write::write_all(&mut &file, format.to_string().as_bytes()).map_err(fail)
+        let file = std::fs::File::from(file.on(&object)?);
+        std::io::Write::write_all(&mut &file, format.to_string().as_bytes()).on(&object)
     }
 
     /// Every user who has overlays, and the names of those.
-    pub fn all_overlays(&self) -> Result<Vec<(u32, String)>, String> {
+    pub fn all_overlays(&self) -> Result<Vec<(u32, String)>, HostError> {
         let mut all = Vec::new();
         for user in names(&self.overlays)? {
             let Some(uid) = user.strip_prefix('u').and_then(|uid| uid.parse().ok()) else { continue };
@@ -192,53 +193,60 @@ impl Directories {
 
     /// Renames the uppers of a session, which from then on are to be deleted, whatever happens; `None` if there are
     /// none.
-    pub fn doom_uppers(&self, owner: u32, session: &str) -> Result<Option<Doomed>, String> {
+    pub fn doom_uppers(&self, owner: u32, session: &str) -> Result<Option<Doomed>, HostError> {
         let Some(user) = self.user_overlays(owner)? else { return Ok(None) };
         let doomed = Doomed { owner, session: SessionId::parse(session).ok(), label: session.to_owned() };
-        let fail = |e: rustix::io::Errno| format!("overlays/u{owner}/{session}: {e}");
         match rustix::fs::renameat_with(&user, session, &user, doomed.name(), RenameFlags::NOREPLACE) {
             Ok(()) => Ok(Some(doomed)),
             Err(rustix::io::Errno::NOENT) => Ok(None),
-            Err(errno) => Err(fail(errno)),
+            Err(errno) => Err(errno).on(overlay(owner, session)),
         }
     }
 
     /// All that was to be deleted and is still there.
-    pub fn doomed(&self) -> Result<Vec<Doomed>, String> {
+    pub fn doomed(&self) -> Result<Vec<Doomed>, HostError> {
         let found = self.all_overlays()?.into_iter();
         Ok(found.filter_map(|(owner, name)| Doomed::parse(owner, &name)).collect())
     }
 
     /// A new directory for the uppers of a session.
-    pub fn make_uppers(&self, uid: u32, session: &str) -> Result<OwnedFd, String> {
+    pub fn make_uppers(&self, uid: u32, session: &str) -> Result<OwnedFd, HostError> {
         let user = self.ensure_user_overlays(uid)?;
-        rustix::fs::mkdirat(&user, session, Mode::from_raw_mode(0o700))
-            .map_err(|e| format!("overlays/u{uid}/{session}: {e}"))?;
+        rustix::fs::mkdirat(&user, session, Mode::from_raw_mode(0o700)).on(overlay(uid, session))?;
         open(&user, session)
     }
 
     /// The directory of a user's overlays.
-    pub fn ensure_user_overlays(&self, uid: u32) -> Result<OwnedFd, String> {
+    pub fn ensure_user_overlays(&self, uid: u32) -> Result<OwnedFd, HostError> {
         sub(&self.overlays, &format!("u{uid}"), 0o700)
     }
 
     /// The directory of a user's overlays, if it ever had one.
-    pub fn user_overlays(&self, uid: u32) -> Result<Option<OwnedFd>, String> {
+    pub fn user_overlays(&self, uid: u32) -> Result<Option<OwnedFd>, HostError> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         match rustix::fs::openat(&self.overlays, format!("u{uid}"), flags, Mode::empty()) {
             Ok(dir) => Ok(Some(dir)),
             Err(rustix::io::Errno::NOENT) => Ok(None),
-            Err(errno) => Err(format!("overlays/u{uid}: {errno}")),
+            Err(errno) => Err(errno).on(format_args!("overlays/u{uid}")),
         }
     }
 }
 
+/// What a lease's file is called in an error.
+fn lease(number: u32) -> String {
+    format!("lease {number}")
+}
+
+/// And an overlay of a user's, which is a session's or has its name from a lease.
+pub fn overlay(owner: u32, name: &str) -> String {
+    format!("overlays/u{owner}/{name}")
+}
+
 /// What is in a directory.
-pub fn names(dir: &OwnedFd) -> Result<Vec<String>, String> {
+pub fn names(dir: &OwnedFd) -> Result<Vec<String>, HostError> {
     let mut names = Vec::new();
-    let text = |e: rustix::io::Errno| e.to_string();
-    for entry in rustix::fs::Dir::read_from(dir).map_err(text)? {
-        let name = entry.map_err(text)?.file_name().to_string_lossy().into_owned();
+    for entry in rustix::fs::Dir::read_from(dir)? {
+        let name = entry?.file_name().to_string_lossy().into_owned();
         if name != "." && name != ".." {
             names.push(name);
         }
@@ -257,13 +265,13 @@ pub fn is_held(file: &OwnedFd) -> rustix::io::Result<bool> {
 
 /// Locks the launcher's file by a record lock (`fcntl(2)`), which is the process's own: no child inherits it, as it
 /// would an `flock(2)`, so that whatever outlives a launcher keeps no other from starting.
-fn hold(file: &OwnedFd) -> Result<(), String> {
+fn hold(file: &OwnedFd) -> Result<(), HostError> {
     match rustix::fs::fcntl_lock(file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(()),
         Err(rustix::io::Errno::AGAIN | rustix::io::Errno::ACCESS) => {
-            Err("another agentd-launcher runs here".into())
+            Err(HostError::unfit("another agentd-launcher runs here"))
         }
-        Err(errno) => Err(format!("launcher.lock: {errno}")),
+        Err(errno) => Err(errno).on("launcher.lock"),
     }
 }
 
@@ -275,60 +283,60 @@ fn gone(removed: rustix::io::Result<()>) -> rustix::io::Result<()> {
     }
 }
 
-fn make(path: &AbsPath, mode: u32) -> Result<OwnedFd, String> {
-    std::fs::create_dir_all(path.as_str()).map_err(|e| format!("{path}: {e}"))?;
+fn make(path: &AbsPath, mode: u32) -> Result<OwnedFd, HostError> {
+    std::fs::create_dir_all(path.as_str()).on(path)?;
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let dir = rustix::fs::open(path.as_str(), flags, Mode::empty()).map_err(|e| format!("{path}: {e}"))?;
+    let dir = rustix::fs::open(path.as_str(), flags, Mode::empty()).on(path)?;
     own(&dir, path.as_str(), mode)?;
     Ok(dir)
 }
 
-fn sub(parent: &OwnedFd, name: &str, mode: u32) -> Result<OwnedFd, String> {
+fn sub(parent: &OwnedFd, name: &str, mode: u32) -> Result<OwnedFd, HostError> {
     match rustix::fs::mkdirat(parent, name, Mode::from_raw_mode(mode)) {
         Ok(()) | Err(rustix::io::Errno::EXIST) => {}
-        Err(errno) => return Err(format!("{name}: {errno}")),
+        Err(errno) => return Err(errno).on(name),
     }
     open(parent, name)
 }
 
-fn own(dir: &OwnedFd, name: &str, mode: u32) -> Result<(), String> {
-    let stat = rustix::fs::fstat(dir).map_err(|e| format!("{name}: {e}"))?;
+fn own(dir: &OwnedFd, name: &str, mode: u32) -> Result<(), HostError> {
+    let stat = rustix::fs::fstat(dir).on(name)?;
     if stat.st_uid != 0 {
-        return Err(format!("{name}: belongs to uid {}, not to root", stat.st_uid));
+        let why = format!("belongs to uid {}, not to root", stat.st_uid);
+        return Err(HostError::unfit(why).on(name));
     }
-    rustix::fs::fchmod(dir, Mode::from_raw_mode(mode)).map_err(|e| format!("{name}: {e}"))
+    rustix::fs::fchmod(dir, Mode::from_raw_mode(mode)).on(name)
 }
 
 /// Directory `name` in `parent`, which is no link.
-pub fn open(parent: &OwnedFd, name: &str) -> Result<OwnedFd, String> {
+pub fn open(parent: &OwnedFd, name: &str) -> Result<OwnedFd, HostError> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    rustix::fs::openat(parent, name, flags, Mode::empty()).map_err(|e| format!("{name}: {e}"))
+    rustix::fs::openat(parent, name, flags, Mode::empty()).on(name)
 }
 
-fn file(parent: &OwnedFd, name: &str, access: OFlags) -> Result<OwnedFd, String> {
+fn file(parent: &OwnedFd, name: &str, access: OFlags) -> Result<OwnedFd, HostError> {
     let flags = access | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    rustix::fs::openat(parent, name, flags, Mode::from_raw_mode(0o600)).map_err(|e| format!("{name}: {e}"))
+    rustix::fs::openat(parent, name, flags, Mode::from_raw_mode(0o600)).on(name)
 }
 
 /// A listening Unix socket at `path`, for `owner` and `group`; what lay there before is replaced.
-pub fn listen(path: &str, kind: SocketType, owner: u32, group: u32, mode: u32) -> Result<OwnedFd, String> {
-    let fail = |e: rustix::io::Errno| format!("{path}: {e}");
+pub fn listen(path: &str, kind: SocketType, owner: u32, group: u32, mode: u32) -> Result<OwnedFd, HostError> {
     let socket = rustix::net::socket_with(
         AddressFamily::UNIX,
         kind,
         SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
         None,
     )
-    .map_err(fail)?;
+    .on(path)?;
     match rustix::fs::unlink(path) {
         Ok(()) | Err(rustix::io::Errno::NOENT) => {}
-        Err(errno) => return Err(fail(errno)),
+        Err(errno) => return Err(errno).on(path),
     }
     // Nobody can connect before owner and mode are as they should be: the file is made without any right.
     let before = rustix::process::umask(Mode::from_raw_mode(0o777));
-    let bound = rustix::net::bind(&socket, &SocketAddrUnix::new(path).map_err(fail)?);
+    let bound = rustix::net::bind(&socket, &SocketAddrUnix::new(path).on(path)?);
     rustix::process::umask(before);
-    bound.map_err(fail)?;
+    bound.on(path)?;
     let cwd = rustix::fs::CWD;
     rustix::fs::chownat(
         cwd,
@@ -337,9 +345,9 @@ pub fn listen(path: &str, kind: SocketType, owner: u32, group: u32, mode: u32) -
         Some(Gid::from_raw(group)),
         AtFlags::SYMLINK_NOFOLLOW,
     )
-    .map_err(fail)?;
-    rustix::fs::chmodat(cwd, path, Mode::from_raw_mode(mode), AtFlags::empty()).map_err(fail)?;
-    rustix::net::listen(socket.as_fd(), BACKLOG).map_err(fail)?;
+    .on(path)?;
+    rustix::fs::chmodat(cwd, path, Mode::from_raw_mode(mode), AtFlags::empty()).on(path)?;
+    rustix::net::listen(socket.as_fd(), BACKLOG).on(path)?;
     Ok(socket)
 }
 

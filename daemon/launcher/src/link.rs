@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use agentd_kernel::event_loop::EventFlags;
 use agentd_kernel::packets::{PacketError, Packets};
+use agentd_policy::wire::WireError;
 use agentd_policy::wire::{FromLauncher, FromService, MAX_PACKET, decode, encode};
 use rustix::event::{PollFd, PollFlags, Timespec};
 
@@ -12,12 +13,35 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 /// asked and by sessions that end. Connections never wait here.
 const MANY: usize = 1024;
 
+/// Why a service is not talked to any more: each of these ends its connection.
+#[derive(Debug, thiserror::Error)]
+pub enum LinkError {
+    /// It closed its end.
+    #[error("the service closed its socket")]
+    Closed,
+    /// A packet could not be sent or received.
+    #[error(transparent)]
+    Packet(#[from] PacketError),
+    /// Its message is malformed.
+    #[error(transparent)]
+    Wire(#[from] WireError),
+    /// Its connection cannot be watched.
+    #[error("epoll: {0}")]
+    Epoll(#[source] std::io::Error),
+    /// Another one connected.
+    #[error("another took its place")]
+    Replaced,
+    /// Its process ended.
+    #[error("it ended")]
+    Ended,
+}
+
 /// A service that is connected.
 #[derive(Debug)]
 pub struct Link {
     socket: Packets,
     waiting: VecDeque<(Vec<u8>, Vec<OwnedFd>)>,
-    /// What epoll was told to watch for.
+    /// What epoll watches for.
     pub watched: EventFlags,
 }
 
@@ -34,13 +58,13 @@ impl Link {
     /// `more` is to be sent once there is some.
     pub fn wanted(&self, more: bool) -> EventFlags {
         let mut flags = EventFlags::RDHUP;
-        flags.set(EventFlags::IN, self.is_heard());
+        flags.set(EventFlags::IN, self.is_read());
         flags.set(EventFlags::OUT, more || !self.waiting.is_empty());
         flags
     }
 
-    /// Whether more is to be taken of what it says.
-    pub fn is_heard(&self) -> bool {
+    /// Whether more of its messages are read.
+    pub fn is_read(&self) -> bool {
         self.waiting.len() < MANY
     }
 
@@ -55,8 +79,8 @@ impl Link {
     ///
     /// # Errors
     /// If the service is gone.
-    pub fn send(&mut self, message: &FromLauncher, descriptors: Vec<OwnedFd>) -> Result<(), String> {
-        let packet = encode(message).map_err(|e| e.to_string())?;
+    pub fn send(&mut self, message: &FromLauncher, descriptors: Vec<OwnedFd>) -> Result<(), LinkError> {
+        let packet = encode(message)?;
         self.waiting.push_back((packet, descriptors));
         self.flush()
     }
@@ -65,13 +89,13 @@ impl Link {
     ///
     /// # Errors
     /// If the service is gone.
-    pub fn flush(&mut self) -> Result<(), String> {
+    pub fn flush(&mut self) -> Result<(), LinkError> {
         while let Some((packet, descriptors)) = self.waiting.front() {
             let borrowed: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
             match self.socket.send(packet, &borrowed) {
                 Ok(()) => drop(self.waiting.pop_front()),
                 Err(PacketError::WouldBlock) => return Ok(()),
-                Err(error) => return Err(error.to_string()),
+                Err(error) => return Err(error.into()),
             }
         }
         Ok(())
@@ -81,12 +105,12 @@ impl Link {
     ///
     /// # Errors
     /// If the service is gone or talks nonsense.
-    pub fn receive(&self) -> Result<Option<FromService>, String> {
+    pub fn receive(&self) -> Result<Option<FromService>, LinkError> {
         match self.socket.receive(MAX_PACKET, 0) {
-            Ok(Some(packet)) => decode(&packet.bytes).map(Some).map_err(|e| e.to_string()),
-            Ok(None) => Err("the service closed its socket".into()),
+            Ok(Some(packet)) => Ok(Some(decode(&packet.bytes)?)),
+            Ok(None) => Err(LinkError::Closed),
             Err(PacketError::WouldBlock) => Ok(None),
-            Err(error) => Err(error.to_string()),
+            Err(error) => Err(error.into()),
         }
     }
 }

@@ -14,6 +14,7 @@ use agentd_policy::rule::Rule;
 use agentd_policy::wire::{self, Peer, Ticket};
 
 use crate::shares::Shares;
+use agentd_session::error::HostError;
 
 /// How long a client may take to say what it offers.
 const SPEAK: Duration = Duration::from_secs(5);
@@ -46,8 +47,8 @@ pub struct Offers {
 
 /// What became of a socket that reported something.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Heard {
-    /// Nothing yet.
+pub enum Read {
+    /// Nothing was offered yet.
     Nothing,
     /// An offer, which is held: from now on only the client's end matters.
     Offer,
@@ -63,13 +64,13 @@ impl Offers {
         self.dead.len() < Shares::MAX && self.shares.has_room(account, each)
     }
 
-    /// Takes a new side socket, non-blocking, and tells its client of `site`; its number. One that cannot be told is
-    /// closed.
+    /// Takes a new side socket, non-blocking, and sends `site` to its client; its number. One that cannot be written to
+    /// is closed.
     pub fn add(&mut self, account: u32, peer: Peer, socket: Packets, site: Site) -> Option<u64> {
         let until = Instant::now() + SPEAK;
         let offer = Offer { peer, account, socket, until, held: None, asked: false };
         if let Err(error) = send(&offer.socket, &ToClient::Site(Box::new(site))) {
-            tracing::debug!(user = peer.uid, pid = peer.pid, error, "a client cannot be told of the site");
+            tracing::debug!(user = peer.uid, pid = peer.pid, %error, "the site cannot be sent to a client");
             self.bury(Some(offer));
             return None;
         }
@@ -85,28 +86,28 @@ impl Offers {
     }
 
     /// The socket has something, or its client is gone.
-    pub fn ready(&mut self, number: u64) -> Heard {
-        let Some(offer) = self.all.get_mut(&number) else { return Heard::Over };
-        let heard = match offer.socket.peek(MAX_STEER) {
+    pub fn ready(&mut self, number: u64) -> Read {
+        let Some(offer) = self.all.get_mut(&number) else { return Read::Over };
+        let read = match offer.socket.peek(MAX_STEER) {
             // It was watched for its end alone.
-            _ if offer.held.is_some() || offer.asked => Heard::Over,
-            Err(PacketError::WouldBlock) => Heard::Nothing,
-            Ok(None) | Err(PacketError::Socket(_)) => Heard::Over,
+            _ if offer.held.is_some() || offer.asked => Read::Over,
+            Err(PacketError::WouldBlock) => Read::Nothing,
+            Ok(None) | Err(PacketError::Socket(_)) => Read::Over,
             Ok(Some(bytes)) => match FromClient::decode(&bytes) {
                 Ok(FromClient::Offer(offered)) => offer.hold(offered.consent),
                 Ok(FromClient::Steer(steer)) => {
                     (offer.asked, offer.until) = (true, Instant::now() + HOLD);
-                    Heard::Steer(offer.peer, steer)
+                    Read::Steer(offer.peer, steer)
                 }
                 Err(error) => offer.refuse(&error.to_string()),
             },
             Err(error @ PacketError::TooLong { .. }) => offer.refuse(&error.to_string()),
         };
-        if heard == Heard::Over {
+        if read == Read::Over {
             let over = self.remove(number);
             self.bury(over);
         }
-        heard
+        read
     }
 
     /// Tells the client what became of what it asked for, and is done with it.
@@ -114,7 +115,7 @@ impl Offers {
         let Some(offer) = self.remove(number) else { return };
         let message = answer.map_or_else(ToClient::Refused, |()| ToClient::Steered);
         if let Err(error) = send(&offer.socket, &message) {
-            tracing::debug!(user = offer.peer.uid, error, "a client does not hear an answer");
+            tracing::debug!(user = offer.peer.uid, %error, "an answer cannot be sent to a client");
         }
         self.bury(Some(offer));
     }
@@ -170,30 +171,30 @@ impl Offers {
 }
 
 impl Offer {
-    fn hold(&mut self, consent: Consent) -> Heard {
+    fn hold(&mut self, consent: Consent) -> Read {
         let mut bytes = [0; 32];
         let full = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty());
         let ticket = Ticket(bytes);
         if full != Ok(bytes.len()) || send(&self.socket, &ToClient::Held(ticket)).is_err() {
-            return Heard::Over;
+            return Read::Over;
         }
         self.held = Some((ticket, consent));
         self.until = Instant::now() + HOLD;
-        Heard::Offer
+        Read::Offer
     }
 
-    fn refuse(&mut self, what: &str) -> Heard {
+    fn refuse(&mut self, what: &str) -> Read {
         let hint =
             "offer at most 253 open files and directories in one packet, by an agentctl of agentd's version";
         // The client is cut off whether it hears why or not.
         let _ = send(&self.socket, &ToClient::Refused(Refusal::new(what, Rule::OfferForm, hint)));
-        Heard::Over
+        Read::Over
     }
 }
 
-fn send(socket: &Packets, message: &ToClient) -> Result<(), String> {
-    let packet = wire::encode(message).map_err(|error| error.to_string())?;
-    socket.send(&packet, &[]).map_err(|error| error.to_string())
+fn send(socket: &Packets, message: &ToClient) -> Result<(), HostError> {
+    let packet = wire::encode(message)?;
+    Ok(socket.send(&packet, &[])?)
 }
 
 #[cfg(test)]
@@ -233,7 +234,7 @@ mod tests {
         let (mut offers, client, number) = connected();
         let file = std::fs::File::open("/").unwrap();
         client.send(&packet(1), &[file.as_fd()]).unwrap();
-        assert_eq!(offers.ready(number), Heard::Offer);
+        assert_eq!(offers.ready(number), Read::Offer);
         let ToClient::Held(ticket) = answer(&client) else { panic!("refused") };
         (offers, client, number, ticket)
     }
@@ -254,7 +255,7 @@ mod tests {
     fn it_goes_with_its_client_and_with_time() {
         let (mut offers, client, number, ticket) = offered();
         drop(client);
-        assert_eq!(offers.ready(number), Heard::Over);
+        assert_eq!(offers.ready(number), Read::Over);
         assert_eq!(offers.dead().len(), 1);
         assert!(offers.take(ticket, &PEER).is_err());
         let (mut offers, _client, _, ticket) = offered();
@@ -268,10 +269,10 @@ mod tests {
         let change = Box::new(Change::parse(&["a.example".into()], &[]).unwrap());
         let steer = Steer { session: SessionId::from_random([7; 6]), change };
         client.send(&wire::encode(&FromClient::Steer(steer.clone())).unwrap(), &[]).unwrap();
-        assert_eq!(offers.ready(number), Heard::Steer(PEER, steer));
+        assert_eq!(offers.ready(number), Read::Steer(PEER, steer));
         offers.answer(number, Ok(()));
         assert_eq!(answer(&client), ToClient::Steered);
-        assert_eq!(offers.ready(number), Heard::Over);
+        assert_eq!(offers.ready(number), Read::Over);
         assert!(client.receive(MAX_PACKET, 0).unwrap().is_none());
     }
 
@@ -280,7 +281,7 @@ mod tests {
         for nonsense in [b"hello".to_vec(), packet(254), vec![0; MAX_STEER + 1]] {
             let (mut offers, client, number) = connected();
             client.send(&nonsense, &[]).unwrap();
-            assert_eq!(offers.ready(number), Heard::Over);
+            assert_eq!(offers.ready(number), Read::Over);
             assert!(
                 matches!(answer(&client), ToClient::Refused(refusal) if refusal.rule.name() == "offer.form")
             );

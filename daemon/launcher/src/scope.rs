@@ -10,6 +10,8 @@ use agentd_kernel::creds;
 use agentd_kernel::process::{self, Child, CloneArgs, SingleThreaded};
 use rustix::fs::{Mode, OFlags};
 
+use agentd_session::error::{HostError, On as _};
+
 /// Where the process that keeps the scope is: a cgroup that has limits for its children has no processes of its own
 /// (`cgroups(7)`, "no internal processes").
 const HOLD: &str = "hold";
@@ -33,36 +35,35 @@ impl Scope {
     ///
     /// # Errors
     /// What systemd said.
-    pub fn ensure(token: SingleThreaded, name: &str) -> Result<Self, String> {
-        let fail = |what: String| format!("{name}: {what}");
-        let (holder, begin) = hold(token).map_err(|e| fail(e.to_string()))?;
+    pub fn ensure(token: SingleThreaded, name: &str) -> Result<Self, HostError> {
+        let (holder, begin) = hold(token).on(name)?;
         let made = ask(name, &holder).and_then(|group| Self::open(&group)).and_then(|scope| {
             // Whoever was there before goes on.
             if scope.is_held()? {
                 end(&holder)?;
             } else {
                 scope.write("cgroup.procs", &holder.pid.as_raw_nonzero().to_string())?;
-                rustix::io::write(&begin, b"!").map_err(|e| format!("agentd-hold: {e}"))?;
+                rustix::io::write(&begin, b"!").on("agentd-hold")?;
             }
             Ok(scope)
         });
         if made.is_err() {
-            end(&holder).map_err(fail)?;
+            end(&holder).on(name)?;
         }
-        made.map_err(fail)
+        made.on(name)
     }
 
-    fn open(group: &str) -> Result<Self, String> {
+    fn open(group: &str) -> Result<Self, HostError> {
         let directory = format!("{}{group}", mount()?);
         let hold = format!("{directory}/{HOLD}");
         match std::fs::create_dir(&hold) {
             Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
-                return Err(format!("{hold}: {error}"));
+                return Err(error).on(hold);
             }
             _ => {}
         }
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let hold = rustix::fs::open(&hold, flags, Mode::empty()).map_err(|e| format!("{hold}: {e}"))?;
+        let hold = rustix::fs::open(&hold, flags, Mode::empty()).on(&hold)?;
         Ok(Self { directory, hold })
     }
 
@@ -75,44 +76,44 @@ impl Scope {
     ///
     /// # Errors
     /// If the process that keeps it cannot be ended.
-    pub fn leave(&self) -> Result<(), String> {
+    pub fn leave(&self) -> Result<(), HostError> {
         match Path::new(&self.directory).is_dir() {
             true => self.write("cgroup.kill", "1"),
             false => Ok(()),
         }
     }
 
-    fn is_held(&self) -> Result<bool, String> {
+    fn is_held(&self) -> Result<bool, HostError> {
         let file = self.file("cgroup.procs", OFlags::RDONLY)?;
-        let count = rustix::io::read(&file, &mut [0; 16]).map_err(|e| format!("{HOLD}/cgroup.procs: {e}"))?;
+        let count = rustix::io::read(&file, &mut [0; 16]).on(format_args!("{HOLD}/cgroup.procs"))?;
         Ok(count > 0)
     }
 
-    fn write(&self, name: &str, text: &str) -> Result<(), String> {
+    fn write(&self, name: &str, text: &str) -> Result<(), HostError> {
         let file = self.file(name, OFlags::WRONLY)?;
-        rustix::io::write(&file, text.as_bytes()).map(drop).map_err(|e| format!("{HOLD}/{name}: {e}"))
+        rustix::io::write(&file, text.as_bytes()).map(drop).on(format_args!("{HOLD}/{name}"))
     }
 
-    fn file(&self, name: &str, access: OFlags) -> Result<OwnedFd, String> {
+    fn file(&self, name: &str, access: OFlags) -> Result<OwnedFd, HostError> {
         rustix::fs::openat(&self.hold, name, access | OFlags::CLOEXEC, Mode::empty())
-            .map_err(|e| format!("{HOLD}/{name}: {e}"))
+            .on(format_args!("{HOLD}/{name}"))
     }
 }
 
-/// A process that does nothing, has no right and no descriptor, and ends when it is asked to. Until it was told to
+/// A process that does nothing, has no right and no descriptor, and ends when it is asked to. Until it was asked to
 /// begin it ends with this one.
 fn hold(token: SingleThreaded) -> std::io::Result<(Child, OwnedFd)> {
-    let (told, begin) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+    let (begun, begin) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
     let child = process::spawn(token, CloneArgs::default(), || {
-        let idle = || -> Result<(), String> {
-            process::set_title(c"agentd-hold").map_err(|e| e.to_string())?;
-            std::env::set_current_dir("/").map_err(|e| e.to_string())?;
-            creds::drop_all_capabilities().map_err(|e| e.to_string())?;
-            creds::no_new_privs().map_err(|e| e.to_string())?;
-            process::close_all_but(&[told.as_fd()]).map_err(|e| e.to_string())?;
-            match rustix::io::read(&told, &mut [0]) {
-                Ok(1) => process::close_from(0).map_err(|e| e.to_string()),
-                _ => Err("not wanted".into()),
+        let idle = || -> Result<(), HostError> {
+            process::set_title(c"agentd-hold")?;
+            std::env::set_current_dir("/")?;
+            creds::drop_all_capabilities()?;
+            creds::no_new_privs()?;
+            process::close_all_but(&[begun.as_fd()])?;
+            match rustix::io::read(&begun, &mut [0]) {
+                Ok(1) => Ok(process::close_from(0)?),
+                _ => Err(HostError::unfit("not wanted")),
             }
         };
         if idle().is_err() {
@@ -125,13 +126,13 @@ fn hold(token: SingleThreaded) -> std::io::Result<(Child, OwnedFd)> {
     Ok((child, begin))
 }
 
-fn end(holder: &Child) -> Result<(), String> {
-    holder.kill().and_then(|()| holder.wait()).map(drop).map_err(|e| format!("agentd-hold: {e}"))
+fn end(holder: &Child) -> Result<(), HostError> {
+    holder.kill().and_then(|()| holder.wait()).map(drop).on("agentd-hold")
 }
 
 /// Has `holder` put into the scope; returns the scope's cgroup.
-fn ask(name: &str, holder: &Child) -> Result<String, String> {
-    let own = std::env::current_exe().map_err(|e| format!("/proc/self/exe: {e}"))?;
+fn ask(name: &str, holder: &Child) -> Result<String, HostError> {
+    let own = std::env::current_exe().on("/proc/self/exe")?;
     let program = own.with_file_name("agentd");
     // It has a deadline of its own.
     let asked = Command::new(&program)
@@ -141,19 +142,19 @@ fn ask(name: &str, holder: &Child) -> Result<String, String> {
         .env_clear()
         .stdin(Stdio::null())
         .output()
-        .map_err(|e| format!("{}: {e}", program.display()))?;
+        .on(program.display())?;
     if !asked.status.success() {
         let said = String::from_utf8_lossy(&asked.stderr);
-        return Err(said.trim().trim_start_matches("agentd: ").to_owned());
+        return Err(HostError::unfit(said.trim().trim_start_matches("agentd: ").to_owned()));
     }
-    let group = String::from_utf8(asked.stdout).map_err(|_| "its cgroup has no name".to_owned())?;
+    let group = String::from_utf8(asked.stdout).map_err(|_| HostError::unfit("its cgroup has no name"))?;
     let group = group.trim_end_matches('\n');
     let plain =
         group.starts_with('/') && group.len() <= MAX_PATH && !group.split('/').any(|part| part == "..");
-    if plain { Ok(group.to_owned()) } else { Err(format!("{group:?} is no cgroup")) }
+    if plain { Ok(group.to_owned()) } else { Err(HostError::unfit(format!("{group:?} is no cgroup"))) }
 }
 
 /// Where cgroup2 is mounted.
-fn mount() -> Result<String, String> {
-    agentd_kernel::cgroup::mount_point().map_err(|e| e.to_string())
+fn mount() -> Result<String, HostError> {
+    Ok(agentd_kernel::cgroup::mount_point()?)
 }

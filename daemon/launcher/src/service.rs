@@ -13,6 +13,7 @@ use rustix::process::Signal;
 
 use crate::inheritance;
 use crate::settings::Settings;
+use agentd_session::error::{HostError, On as _};
 
 /// Before what users run, and behind the launcher.
 const NICE: i32 = -5;
@@ -21,12 +22,12 @@ const FAREWELL: Duration = Duration::from_secs(5);
 
 /// How often it is started at once in [`WINDOW`].
 const STARTS: usize = 5;
-/// See [`STARTS`].
+/// In which [`STARTS`] are counted.
 const WINDOW: Duration = Duration::from_secs(10);
 /// After that, how long it rests: at first, and at most.
 const REST: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 
-/// What a service manager told this process, and nobody else.
+/// Variables that a service manager set for this process alone.
 const OURS: [&str; 6] =
     ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"];
 
@@ -43,7 +44,7 @@ pub struct Service {
 
 impl Service {
     /// Starts it under its own account, with no signal blocked. It ends with this process, however that ends.
-    pub fn start(token: SingleThreaded, settings: &Settings) -> Result<Self, String> {
+    pub fn start(token: SingleThreaded, settings: &Settings) -> Result<Self, HostError> {
         let child = Some(spawn(token, settings)?);
         Ok(Self { child, starts: vec![Instant::now()], due: None, rest: REST.0 })
     }
@@ -54,10 +55,10 @@ impl Service {
         let Some(child) = self.child.as_ref() else { return false };
         let how = match child.try_wait() {
             Ok(None) => return false,
-            Ok(Some(how)) => format!("{how:?}"),
-            Err(error) => error.to_string(),
+            Ok(Some(how)) => Ok(how),
+            Err(error) => Err(error),
         };
-        tracing::error!(error = how, "the service ended and is started again");
+        tracing::error!(?how, "the service ended and is started again");
         self.child = None;
         self.due = Some(self.next_start(now));
         true
@@ -93,7 +94,7 @@ impl Service {
         match spawn(token, settings) {
             Ok(child) => self.child = Some(child),
             Err(error) => {
-                tracing::error!(error, "the service cannot be started now");
+                tracing::error!(%error, "the service cannot be started now");
                 self.due = Some(self.next_start(now).max(now + REST.0));
             }
         }
@@ -101,24 +102,24 @@ impl Service {
     }
 
     /// Has it read its configuration again. One that is still to be started reads the new one.
-    pub fn reload(&self) -> Result<(), String> {
+    pub fn reload(&self) -> Result<(), HostError> {
         let Some(child) = &self.child else { return Ok(()) };
-        rustix::process::pidfd_send_signal(&child.pidfd, Signal::HUP).map_err(|e| e.to_string())
+        Ok(rustix::process::pidfd_send_signal(&child.pidfd, Signal::HUP)?)
     }
 
     /// Ends it and waits.
-    pub fn stop(self) -> Result<(), String> {
+    pub fn stop(self) -> Result<(), HostError> {
         let Some(child) = self.child else { return Ok(()) };
-        let fail = |e: std::io::Error| format!("service: {e}");
         match rustix::process::pidfd_send_signal(&child.pidfd, Signal::TERM) {
             Ok(()) | Err(rustix::io::Errno::SRCH) => {}
-            Err(errno) => return Err(fail(errno.into())),
+            Err(errno) => return Err(errno).on("service"),
         }
         let until = Instant::now() + FAREWELL;
-        while child.try_wait().map_err(fail)?.is_none() {
+        while child.try_wait().on("service")?.is_none() {
             if Instant::now() >= until {
-                child.kill().and_then(|()| child.wait()).map_err(fail)?;
-                return Err(format!("the service did not end in {FAREWELL:?} and was killed"));
+                child.kill().and_then(|()| child.wait()).on("service")?;
+                let why = format!("the service did not end in {FAREWELL:?} and was killed");
+                return Err(HostError::unfit(why));
             }
             std::thread::sleep(Duration::from_millis(2));
         }
@@ -132,16 +133,15 @@ pub struct Check(Child);
 
 impl Check {
     /// Starts it, as the service would read them.
-    pub fn start(token: SingleThreaded, settings: &Settings) -> Result<Self, String> {
+    pub fn start(token: SingleThreaded, settings: &Settings) -> Result<Self, HostError> {
         become_service(token, settings, |command| command.arg("--check").stdout(Stdio::null())).map(Self)
     }
 
     /// How it has ended; `None` while it runs.
-    pub fn ended(&self) -> Result<Option<ExitStatus>, String> {
-        self.0.try_wait().map_err(|e| format!("agentd --check: {e}"))
+    pub fn ended(&self) -> Result<Option<ExitStatus>, HostError> {
+        self.0.try_wait().on("agentd --check")
     }
 
-    /// Ends it.
     pub fn kill(&self) -> std::io::Result<()> {
         self.0.kill()
     }
@@ -153,7 +153,7 @@ impl AsFd for Check {
     }
 }
 
-fn spawn(token: SingleThreaded, settings: &Settings) -> Result<Child, String> {
+fn spawn(token: SingleThreaded, settings: &Settings) -> Result<Child, HostError> {
     become_service(token, settings, |command| command)
 }
 
@@ -162,22 +162,22 @@ fn become_service(
     token: SingleThreaded,
     settings: &Settings,
     with: impl FnOnce(&mut Command) -> &mut Command,
-) -> Result<Child, String> {
-    let own = std::env::current_exe().map_err(|e| format!("/proc/self/exe: {e}"))?;
+) -> Result<Child, HostError> {
+    let own = std::env::current_exe().on("/proc/self/exe")?;
     let program = own.with_file_name("agentd");
     let launcher = rustix::process::getpid();
     let child = process::spawn(token, CloneArgs { with_parent: true, ..CloneArgs::default() }, || {
-        let become_it = || -> Result<(), String> {
-            SigSet::empty().thread_set_mask().map_err(|e| e.to_string())?;
+        let become_it = || -> Result<(), HostError> {
+            SigSet::empty().thread_set_mask()?;
             // Not in root's terminal, whose signals and input would be its own.
-            nix::unistd::setsid().map_err(|e| e.to_string())?;
+            nix::unistd::setsid()?;
             inheritance::prefer(NICE);
-            creds::become_ids(settings.service_uid, settings.service_gid).map_err(|e| e.to_string())?;
+            creds::become_ids(settings.service_uid, settings.service_gid)?;
             // After the last change of ids, which takes it back; and it may be too late.
-            creds::parent_death_signal().map_err(|e| e.to_string())?;
+            creds::parent_death_signal()?;
             match rustix::process::getppid() == Some(launcher) {
                 true => Ok(()),
-                false => Err("the launcher is gone".into()),
+                false => Err(HostError::unfit("the launcher is gone")),
             }
         };
         let error = match become_it() {
@@ -187,14 +187,14 @@ fn become_service(
                 for key in OURS {
                     command.env_remove(key);
                 }
-                with(&mut command).exec().to_string()
+                with(&mut command).exec().into()
             }
             Err(error) => error,
         };
-        tracing::error!(error, program = %program.display(), "the service was not started");
+        tracing::error!(%error, program = %program.display(), "the service was not started");
         127
     });
-    child.map_err(|e| format!("{}: {e}", program.display()))
+    child.on(program.display())
 }
 
 #[cfg(test)]

@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use agentd_policy::config::{self, Config};
 use agentd_policy::wire::Peer;
 
+use agentd_session::error::{HostError, On as _};
+
 /// The configuration with its names resolved.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -16,7 +18,6 @@ pub struct Settings {
     pub file: PathBuf,
     /// The service's account.
     pub service_uid: u32,
-    /// Its group.
     pub service_gid: u32,
     /// Who may connect.
     pub socket_gid: u32,
@@ -41,17 +42,18 @@ pub struct BoundGroup {
 const MAX_MEMBERS: usize = 16_384;
 
 impl BoundGroup {
-    fn find(name: &str) -> Result<Self, String> {
+    fn find(name: &str) -> Result<Self, HostError> {
         let key = format!("[bounds.group.{name}]");
         let group = nix::unistd::Group::from_name(name)
-            .map_err(|errno| format!("{key}: {errno}"))?
-            .ok_or_else(|| format!("{key}: no group {name}"))?;
+            .on(&key)?
+            .ok_or_else(|| HostError::unfit(format!("no group {name}")).on(&key))?;
         if group.mem.len() > MAX_MEMBERS {
-            return Err(format!("{key}: {} members, of which {MAX_MEMBERS} are taken", group.mem.len()));
+            let why = format!("{} members, of which {MAX_MEMBERS} are taken", group.mem.len());
+            return Err(HostError::unfit(why).on(key));
         }
         let mut members = Vec::with_capacity(group.mem.len());
         for member in &group.mem {
-            let user = nix::unistd::User::from_name(member).map_err(|e| format!("{key}: {member}: {e}"))?;
+            let user = nix::unistd::User::from_name(member).on(format_args!("{key}: {member}"))?;
             members.extend(user.map(|user| user.uid.as_raw()));
         }
         Ok(Self { name: name.to_owned(), gid: group.gid.as_raw(), members })
@@ -59,30 +61,31 @@ impl BoundGroup {
 }
 
 impl Settings {
-    /// Reads `file`, which must belong to root and be writable by nobody else: whoever can write it decides
+    /// Reads `file`, which must belong to root and be writable by nobody else: a user who can write it decides
     /// what root does.
-    pub fn read(file: &Path) -> Result<Self, String> {
-        let fail = |what: &dyn std::fmt::Display| format!("{}: {what}", file.display());
-        let meta = std::fs::metadata(file).map_err(|e| fail(&e))?;
+    pub fn read(file: &Path) -> Result<Self, HostError> {
+        let unfit = |why: String| HostError::unfit(why).on(file.display());
+        let meta = std::fs::metadata(file).on(file.display())?;
         if !meta.is_file() || meta.len() > config::MAX_BYTES as u64 {
-            return Err(fail(&"is not a regular file of at most 256 KiB"));
+            return Err(unfit("is not a regular file of at most 256 KiB".into()));
         }
         if meta.uid() != 0 || meta.mode() & 0o022 != 0 {
-            return Err(fail(&"must belong to root and be writable by nobody else (chown root, chmod 644)"));
+            let why = "must belong to root and be writable by nobody else (chown root, chmod 644)";
+            return Err(unfit(why.into()));
         }
-        let text = std::fs::read_to_string(file).map_err(|e| fail(&e))?;
-        let config = Config::parse(&text).map_err(|e| fail(&e))?;
+        let text = std::fs::read_to_string(file).on(file.display())?;
+        let config = Config::parse(&text).map_err(|e| unfit(e.to_string()))?;
         let user = nix::unistd::User::from_name(&config.service_user)
-            .map_err(|e| fail(&e))?
-            .ok_or_else(|| fail(&format!("service_user: no account {}", config.service_user)))?;
+            .on(file.display())?
+            .ok_or_else(|| unfit(format!("service_user: no account {}", config.service_user)))?;
         if user.uid.is_root() {
-            return Err(fail(&"service_user: the service never runs as root"));
+            return Err(unfit("service_user: the service never runs as root".into()));
         }
         let group = |key: &str, name: &str| {
             nix::unistd::Group::from_name(name)
-                .map_err(|e| fail(&e))?
+                .on(file.display())?
                 .map(|g| g.gid.as_raw())
-                .ok_or_else(|| fail(&format!("{key}: no group {name}")))
+                .ok_or_else(|| unfit(format!("{key}: no group {name}")))
         };
         Ok(Self {
             service_uid: user.uid.as_raw(),
@@ -96,7 +99,7 @@ impl Settings {
                 .keys()
                 .map(|name| BoundGroup::find(name))
                 .collect::<Result<_, _>>()
-                .map_err(|e| fail(&e))?,
+                .on(file.display())?,
             file: file.to_owned(),
             config,
         })

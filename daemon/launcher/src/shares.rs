@@ -12,7 +12,7 @@ pub struct Shares {
 impl Shares {
     /// The most that all have together.
     pub const MAX: usize = 4096;
-    /// Of those, as many are for accounts that have none: whoever comes first cannot take the last.
+    /// Of those, as many are for accounts that have none: the first accounts cannot take the last.
     const KEPT: usize = Self::MAX / 4;
 
     /// Whether `account` may have one more, if it may have so many.
@@ -106,7 +106,7 @@ impl<T> Turns<T> {
         self.waiting.values().flatten()
     }
 
-    /// Empties it.
+    /// Takes everything out.
     pub fn drain(&mut self) -> impl Iterator<Item = T> {
         self.order.clear();
         std::mem::take(&mut self.waiting).into_values().flatten()

@@ -7,6 +7,7 @@ use agentd_kernel::creds;
 use agentd_kernel::packets::Packets;
 use agentd_kernel::process::{self, Child, CloneArgs, SingleThreaded};
 use agentd_policy::names::{AbsPath, SessionId};
+use agentd_session::error::HostError;
 use agentd_session::{COMMON_DIR, Owner, log};
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, RenameFlags, ResolveFlags};
 
@@ -41,11 +42,12 @@ pub fn delete(
     // Whoever comes after a launcher that ends begins anew.
     process::spawn(token, CloneArgs { with_parent: true, ..CloneArgs::default() }, || {
         session.into_iter().for_each(log::belong_to);
-        let done = process::close_all_but(&[parent.as_fd()])
-            .map_err(|e| e.to_string())
-            .and_then(|()| keep_file_capabilities().map_err(|e| e.to_string()))
-            .and_then(|()| delete_tree(parent.as_fd(), name).map_err(|e| e.to_string()));
-        match done {
+        let delete = || -> Result<(), HostError> {
+            process::close_all_but(&[parent.as_fd()])?;
+            keep_file_capabilities()?;
+            Ok(delete_tree(parent.as_fd(), name)?)
+        };
+        match delete() {
             Ok(()) => 0,
             Err(error) => {
                 tracing::error!(%error, name, "not everything could be deleted");
@@ -153,7 +155,6 @@ pub enum Place {
     },
     /// In the directory that had this path, if it is still the same one.
     Named {
-        /// Its path.
         path: AbsPath,
         /// Its file system.
         dev: u64,
@@ -175,14 +176,13 @@ pub fn remove_placeholders(
             Place::Open { dir, .. } => Some(dir.as_fd()),
             Place::Named { .. } => None,
         });
-        let own =
-            process::close_all_but(&open.collect::<Vec<_>>()).map_err(|e| e.to_string()).and_then(|()| {
-                creds::become_member(caller.uid, caller.gid, &groups)
-                    .and_then(|()| creds::drop_all_capabilities())
-                    .and_then(|()| creds::no_new_privs())
-                    .map_err(|e| e.to_string())
-            });
-        if let Err(error) = own {
+        let become_caller = || -> Result<(), HostError> {
+            process::close_all_but(&open.collect::<Vec<_>>())?;
+            creds::become_member(caller.uid, caller.gid, &groups)?;
+            creds::drop_all_capabilities()?;
+            Ok(creds::no_new_privs()?)
+        };
+        if let Err(error) = become_caller() {
             tracing::error!(user = caller.uid, %error, "placeholders stay: the child cannot become its caller");
             return 1;
         }

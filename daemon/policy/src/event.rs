@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use serde::{Deserialize, Serialize};
 
 use crate::publish::Publish;
+use crate::step::CommandStep;
 
 /// One thing that happened, numbered by who saw it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -232,8 +233,8 @@ pub enum End {
     Command(ExitStatus),
     /// Its command could not be run: the errno of `execve(2)` or of what came before.
     NotRun {
-        /// Where it failed: `"exec"`, `"cwd"`, `"terminal"`.
-        step: String,
+        /// Where its start failed.
+        step: CommandStep,
         /// The error number.
         errno: i32,
     },

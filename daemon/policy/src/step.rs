@@ -81,7 +81,6 @@ names! {
         Go = "go",
         Relay = "relay",
         Meter = "meter",
-        Helpers = "helpers",
         Keeper = "keeper",
         Publish = "publish",
         Rights = "rights",
@@ -191,10 +190,10 @@ impl Step {
         Self::Go,
         Self::Relay,
         Self::Meter,
-        Self::Confine,
         Self::Keeper,
         Self::Publish,
         Self::Rights,
+        Self::Confine,
         Self::Answer,
     ];
 }

@@ -5,11 +5,14 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use agentd_kernel::process::{self, SingleThreaded};
 use agentd_policy::plan::Plan;
+use agentd_policy::step::CommandStep;
 use nix::errno::Errno;
 use nix::sys::signal::{SigSet, Signal};
 use rustix::pipe::PipeFlags;
 use rustix::process::Pid;
 use serde::{Deserialize, Serialize};
+
+use crate::error::HostError;
 
 /// What a command's standard input, output and error are.
 #[derive(Debug)]
@@ -21,12 +24,12 @@ pub enum Stdio {
 
 impl Stdio {
     /// One descriptor is a terminal, three are pipes.
-    pub fn new(descriptors: Vec<OwnedFd>) -> Result<Self, String> {
+    pub fn new(descriptors: Vec<OwnedFd>) -> Result<Self, HostError> {
         match <[OwnedFd; 3]>::try_from(descriptors) {
             Ok(pipes) => Ok(Self::Pipes(pipes)),
             Err(mut other) => match (other.pop(), other.is_empty()) {
                 (Some(tty), true) => Ok(Self::Terminal(tty)),
-                _ => Err("neither a terminal nor three pipes".into()),
+                _ => Err(HostError::unfit("neither a terminal nor three pipes")),
             },
         }
     }
@@ -43,16 +46,16 @@ impl Stdio {
 /// Why a command was not run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NotRun {
-    /// `"fork"`, `"terminal"`, `"cwd"`, `"exec"`, `"bounds"`.
-    pub step: String,
+    /// Where its start failed.
+    pub step: CommandStep,
     /// The error number.
     pub errno: i32,
 }
 
 impl NotRun {
     /// At this step, for this reason.
-    pub fn new(step: &str, errno: i32) -> Self {
-        Self { step: step.to_owned(), errno }
+    pub fn new(step: CommandStep, errno: i32) -> Self {
+        Self { step, errno }
     }
 }
 
@@ -73,16 +76,16 @@ impl AsFd for Starting {
 impl Starting {
     /// Forks the plan's command, in a session (`setsid(2)`) of its own.
     pub fn fork(token: SingleThreaded, plan: &Plan, stdio: &Stdio) -> Result<Self, NotRun> {
-        let (report, reporter) =
-            rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(|e| NotRun::new("fork", e.raw_os_error()))?;
+        let (report, reporter) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)
+            .map_err(|e| NotRun::new(CommandStep::Fork, e.raw_os_error()))?;
         let pid = process::fork(token, || {
             let not_run = become_command(plan, stdio);
-            let bytes = [not_run.step.as_bytes(), b"\0", &not_run.errno.to_le_bytes()].concat();
+            let bytes = [not_run.step.name().as_bytes(), b"\0", &not_run.errno.to_le_bytes()].concat();
             // If init is gone, so is this process in a moment.
             let _ = rustix::io::write(&reporter, &bytes);
             127
         });
-        let pid = pid.map_err(|e| NotRun::new("fork", e.raw_os_error().unwrap_or(0)))?;
+        let pid = pid.map_err(|e| NotRun::new(CommandStep::Fork, e.raw_os_error().unwrap_or(0)))?;
         Ok(Self { pid, report })
     }
 
@@ -95,14 +98,18 @@ impl Starting {
             match rustix::io::read(&self.report, &mut bytes) {
                 Ok(count) => break count,
                 Err(rustix::io::Errno::INTR) => {}
-                Err(errno) => return Err(NotRun::new("fork", errno.raw_os_error())),
+                Err(errno) => return Err(NotRun::new(CommandStep::Fork, errno.raw_os_error())),
             }
         };
         match bytes[..count].iter().position(|b| *b == 0).map(|at| (&bytes[..at], &bytes[at + 1..count])) {
             None => Ok(self.pid),
             Some((step, errno)) => {
                 let errno = errno.try_into().map_or(0, i32::from_le_bytes);
-                Err(NotRun::new(&String::from_utf8_lossy(step), errno))
+                let step = std::str::from_utf8(step).ok().and_then(CommandStep::parse);
+                // What wrote it may have been changed on the way by a process of the same uid.
+                Err(step.map_or(NotRun::new(CommandStep::Fork, Errno::EBADMSG as i32), |step| {
+                    NotRun::new(step, errno)
+                }))
             }
         }
     }
@@ -111,15 +118,15 @@ impl Starting {
 /// Returns only if the command could not be run.
 fn become_command(plan: &Plan, stdio: &Stdio) -> NotRun {
     if let Err(errno) = take_stdio(stdio) {
-        return NotRun::new("terminal", errno as i32);
+        return NotRun::new(CommandStep::Terminal, errno as i32);
     }
     if let Err(errno) = reset_signals() {
-        return NotRun::new("fork", errno as i32);
+        return NotRun::new(CommandStep::Fork, errno as i32);
     }
     if let Err(errno) = nix::unistd::chdir(plan.cwd.as_str()) {
-        return NotRun::new("cwd", errno as i32);
+        return NotRun::new(CommandStep::Cwd, errno as i32);
     }
-    NotRun::new("exec", execute(plan) as i32)
+    NotRun::new(CommandStep::Exec, execute(plan) as i32)
 }
 
 fn take_stdio(stdio: &Stdio) -> nix::Result<()> {

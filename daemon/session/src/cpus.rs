@@ -6,6 +6,8 @@ use std::path::Path;
 use agentd_kernel::mount;
 use agentd_kernel::mountinfo::Mounts;
 
+use crate::error::{HostError, On as _};
+
 /// The CPUs, their topology and caches.
 pub const CPUS: &str = "/sys/devices/system/cpu";
 
@@ -22,13 +24,13 @@ pub enum Cpus {
 
 impl Cpus {
     /// Asks the host, once for all sessions. `proc` is the host's.
-    pub fn find(proc: BorrowedFd<'_>) -> Result<Self, String> {
+    pub fn find(proc: BorrowedFd<'_>) -> Result<Self, HostError> {
         match mount::place(CPUS) {
             Ok(_) => {}
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Self::Missing),
-            Err(error) => return Err(format!("{CPUS}: {error}")),
+            Err(error) => return Err(error).on(CPUS),
         }
-        let mounts = Mounts::read(proc).map_err(|e| format!("mountinfo: {e}"))?;
+        let mounts = Mounts::read(proc).on("mountinfo")?;
         Ok(if mounts.below(Path::new(CPUS)).is_some() { Self::Covered } else { Self::Plain })
     }
 }

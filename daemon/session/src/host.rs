@@ -14,6 +14,7 @@ use nix::sched::CloneFlags;
 use rustix::fs::{FileType, Mode, OFlags};
 
 use crate::cpus::Cpus;
+use crate::error::{HostError, On as _};
 use crate::image;
 use crate::order::Owner;
 use crate::public_etc::PublicEtc;
@@ -66,26 +67,24 @@ impl Host {
         pool: &Pool,
         form: DiskForm,
         overlays: BorrowedFd<'_>,
-    ) -> Result<Self, String> {
-        let proc = procfs::open().map_err(|e| format!("/proc: {e}"))?;
+    ) -> Result<Self, HostError> {
+        let proc = procfs::open().on("/proc")?;
         let ids = idmap::system(pool);
-        let system = idmap::namespace(token, proc.as_fd(), &ids, &ids)
-            .map_err(|e| format!("user namespace of the system's files: {e}"))?;
+        let system =
+            idmap::namespace(token, proc.as_fd(), &ids, &ids).on("user namespace of the system's files")?;
         let empty_root = held(token, &proc, "mnt", || {
-            mount::new_namespace().map_err(|e| e.to_string())?;
+            mount::new_namespace()?;
             // The copy of the host's mounts is still shared with the host.
             rustix::mount::mount_change(
                 "/",
                 rustix::mount::MountPropagationFlags::PRIVATE | rustix::mount::MountPropagationFlags::REC,
             )
-            .map_err(|e| format!("private: {e}"))?;
-            let root = Tree::tmpfs(4096, 0, 0o555, Attributes::WRITABLE).map_err(|e| e.to_string())?;
-            mount::become_root(&root).map_err(|e| e.to_string())?;
-            mount::seal(root.as_fd()).map_err(|e| e.to_string())
+            .on("private")?;
+            let root = Tree::tmpfs(4096, 0, 0o555, Attributes::WRITABLE)?;
+            mount::become_root(&root)?;
+            Ok(mount::seal(root.as_fd())?)
         })?;
-        let empty_net = held(token, &proc, "net", || {
-            nix::sched::unshare(CloneFlags::CLONE_NEWNET).map_err(|e| e.to_string())
-        })?;
+        let empty_net = held(token, &proc, "net", || Ok(nix::sched::unshare(CloneFlags::CLONE_NEWNET)?))?;
         // Pid namespaces can refuse executable memfds from Linux 6.3 on; else the filter refuses all.
         let memfd_noexec = std::path::Path::new("/proc/sys/vm/memfd_noexec").exists();
         Ok(Self {
@@ -96,7 +95,7 @@ impl Host {
             mke2fs: (form == DiskForm::Image)
                 .then(|| image::program(image::PROGRAM, "e2fsprogs"))
                 .transpose()?,
-            placeholder: placeholder(overlays).map_err(|e| format!("overlays/{PLACEHOLDER}: {e}"))?,
+            placeholder: placeholder(overlays).on(format_args!("overlays/{PLACEHOLDER}"))?,
             etc: PublicEtc::prepare(token, pool.system().get()),
             cpus: Cpus::find(proc.as_fd())?,
             agent_filters: AgentFilters::compile(memfd_noexec),
@@ -152,11 +151,10 @@ fn placeholder(overlays: BorrowedFd<'_>) -> Result<OwnedFd, rustix::io::Errno> {
 }
 
 /// Opens the program `name` that lies beside this one.
-pub fn sibling(name: &str) -> Result<OwnedFd, String> {
-    let own = std::env::current_exe().map_err(|e| format!("/proc/self/exe: {e}"))?;
+pub fn sibling(name: &str) -> Result<OwnedFd, HostError> {
+    let own = std::env::current_exe().on("/proc/self/exe")?;
     let path = own.with_file_name(name);
-    rustix::fs::open(&path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
-        .map_err(|e| format!("{}: {e}", path.display()))
+    rustix::fs::open(&path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).on(path.display())
 }
 
 /// A namespace of `kind` that a short-lived child makes by `make`, held by its descriptor.
@@ -164,29 +162,29 @@ fn held(
     token: SingleThreaded,
     proc: &OwnedFd,
     kind: &str,
-    make: impl FnOnce() -> Result<(), String>,
-) -> Result<OwnedFd, String> {
-    let (ready, answering) = std::io::pipe().map_err(|e| e.to_string())?;
+    make: impl FnOnce() -> Result<(), HostError>,
+) -> Result<OwnedFd, HostError> {
+    let (ready, answering) = std::io::pipe()?;
     let child = process::spawn(token, CloneArgs { with_parent: true, ..CloneArgs::default() }, || {
         let answer = match make() {
             Ok(()) => "ok".to_owned(),
-            Err(error) => error,
+            Err(error) => error.to_string(),
         };
         if std::io::Write::write_all(&mut &answering, answer.as_bytes()).is_err() {
             return 1;
         }
         nix::unistd::pause();
         0
-    })
-    .map_err(|e| e.to_string())?;
+    })?;
     drop(answering);
     let mut answer = [0; 512];
-    let count = std::io::Read::read(&mut &ready, &mut answer).map_err(|e| e.to_string())?;
+    let count = std::io::Read::read(&mut &ready, &mut answer)?;
     let path = format!("{}/ns/{kind}", child.pid.as_raw_nonzero());
     let opened = rustix::fs::openat(proc, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
-    child.kill().and_then(|()| child.wait()).map_err(|e| e.to_string())?;
+    child.kill().and_then(|()| child.wait())?;
+    let object = format!("{kind} namespace");
     match &answer[..count] {
-        b"ok" => opened.map_err(|e| format!("{kind} namespace: {e}")),
-        error => Err(format!("{kind} namespace: {}", String::from_utf8_lossy(error))),
+        b"ok" => opened.on(object),
+        error => Err(HostError::unfit(String::from_utf8_lossy(error).into_owned()).on(object)),
     }
 }

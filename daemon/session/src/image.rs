@@ -10,6 +10,7 @@ use agentd_kernel::process::{self, CloneArgs, SingleThreaded};
 use agentd_policy::event::ExitStatus;
 use rustix::fs::{FallocateFlags, Mode, OFlags};
 
+use crate::error::{HostError, On as _};
 use crate::meter::Usage;
 
 /// Its name in the session's directory.
@@ -38,11 +39,12 @@ pub struct Image {
 }
 
 /// Opens a program of the host's, which is in the package `package`.
-pub fn program(name: &str, package: &str) -> Result<OwnedFd, String> {
+pub fn program(name: &str, package: &str) -> Result<OwnedFd, HostError> {
     let flags = OFlags::PATH | OFlags::CLOEXEC;
     let mut open =
         PLACES.iter().map(|place| rustix::fs::open(format!("{place}/{name}"), flags, Mode::empty()));
-    open.find_map(Result::ok).ok_or_else(|| format!("{name}: not found; install {package}"))
+    let open = open.find_map(Result::ok);
+    open.ok_or_else(|| HostError::unfit(format!("not found; install {package}")).on(name))
 }
 
 /// Runs `program` with these words and `file` as its standard input, and waits for its end.
@@ -51,9 +53,9 @@ pub fn run(
     birth: CloneArgs<'_>,
     (program, file): (BorrowedFd<'_>, BorrowedFd<'_>),
     words: &[&str],
-) -> Result<ExitStatus, String> {
+) -> Result<ExitStatus, HostError> {
     let words: Result<Vec<_>, _> = words.iter().map(|word| std::ffi::CString::new(*word)).collect();
-    let words = words.map_err(|e| e.to_string())?;
+    let words = words.map_err(std::io::Error::from)?;
     let words: Vec<_> = words.iter().map(AsRef::as_ref).collect();
     let child = process::spawn(token, birth, || {
         let kept = process::close_all_but(&[program, file]);
@@ -61,7 +63,7 @@ pub fn run(
         // Returns only on error.
         i32::from(placed.is_err() || process::execute(program, &words, &[]).is_err()) + 126
     });
-    child.and_then(|child| child.wait()).map_err(|e| e.to_string())
+    Ok(child.and_then(|child| child.wait())?)
 }
 
 /// How large an image is that holds so much.
@@ -82,13 +84,12 @@ impl Image {
         dir: BorrowedFd<'_>,
         limit: Usage,
         (program, cgroup): (BorrowedFd<'_>, BorrowedFd<'_>),
-    ) -> Result<Self, String> {
+    ) -> Result<Self, HostError> {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let file =
-            rustix::fs::openat(dir, NAME, flags, Mode::RUSR | Mode::WUSR).map_err(|e| e.to_string())?;
+        let file = rustix::fs::openat(dir, NAME, flags, Mode::RUSR | Mode::WUSR)?;
         let size = size(limit);
         rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, size)
-            .map_err(|e| format!("{size} bytes of the disk of state_dir: {e}"))?;
+            .on(format_args!("{size} bytes of the disk of state_dir"))?;
         let (inodes, journal) = (limit.inodes.to_string(), format!("size={}", journal(limit)));
         let options = "lazy_itable_init=1,lazy_journal_init=1,nodiscard,root_owner=0:0";
         let words = [
@@ -116,9 +117,9 @@ impl Image {
         let birth = CloneArgs { cgroup: Some(cgroup), ..CloneArgs::default() };
         match run(token, birth, (program, file.as_fd()), &words)? {
             ExitStatus::Code(0) => {}
-            status => return Err(format!("{PROGRAM} ended with {status:?}")),
+            status => return Err(HostError::unfit(format!("{PROGRAM} ended with {status:?}"))),
         }
-        let device = LoopDevice::over(file.as_fd(), BLOCK).map_err(|e| format!("loop device: {e}"))?;
+        let device = LoopDevice::over(file.as_fd(), BLOCK).on("loop device")?;
         Ok(Self { device })
     }
 

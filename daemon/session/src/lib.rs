@@ -4,6 +4,7 @@
 mod builder;
 mod command;
 mod cpus;
+pub mod error;
 mod host;
 pub mod image;
 mod init;
@@ -16,7 +17,7 @@ pub mod refusals;
 mod scout;
 mod stdio;
 
-pub use builder::{Builder, COMMON_DIR, COPY_ON_WRITE, of_step};
+pub use builder::{Builder, COMMON_DIR, COPY_ON_WRITE};
 pub use cpus::Cpus;
 pub use host::{AgentFilters, Host};
 pub use meter::{Reserve, Space, Usage};

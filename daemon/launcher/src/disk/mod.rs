@@ -17,12 +17,13 @@ use agentd_session::{DiskOrder, Usage};
 
 use crate::directories::Directories;
 
+use agentd_session::error::HostError;
 pub use space::{admit, free};
 
 /// What enforces limits here, as the site wants it and the host can.
 #[derive(Debug)]
 pub struct Disk {
-    /// How.
+    /// What enforces the limits.
     pub form: DiskForm,
     /// Where overlays are, if that is an image that they share.
     shared: Option<LoopDevice>,
@@ -37,7 +38,7 @@ impl Disk {
         token: SingleThreaded,
         config: &Config,
         directories: &mut Directories,
-    ) -> Result<Self, String> {
+    ) -> Result<Self, HostError> {
         let plain = |form| Ok(Self { form, shared: None });
         match config.disk_limits {
             DiskLimits::Watch => plain(DiskForm::Watch),
@@ -46,9 +47,9 @@ impl Disk {
             DiskLimits::Auto => plain(DiskForm::Watch),
             DiskLimits::Quota => match projects::prepare(token, directories, config.disk_reserve) {
                 Ok(shared) => Ok(Self { form: DiskForm::Quota, shared }),
-                Err(error) => {
-                    Err(format!("disk_limits: project quotas: {error}; use \"image\" or \"watch\""))
-                }
+                Err(error) => Err(HostError::unfit(format!(
+                    "disk_limits: project quotas: {error}; use \"image\" or \"watch\""
+                ))),
             },
         }
     }
@@ -60,7 +61,7 @@ impl Disk {
     }
 
     /// Bounds what will be in a session's new directory, where that is done beforehand.
-    pub fn bound(&self, directory: &OwnedFd, plan: &Plan) -> Result<(), String> {
+    pub fn bound(&self, directory: &OwnedFd, plan: &Plan) -> Result<(), HostError> {
         match self.form {
             DiskForm::Quota => {
                 let limit = Usage { bytes: plan.limits.disk, inodes: plan.limits.inodes };

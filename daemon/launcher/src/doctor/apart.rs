@@ -8,13 +8,15 @@ use agentd_kernel::process::{self, CloneArgs, SingleThreaded};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::Signal;
 
+use super::Lack;
+
 /// How long one trial may take.
-const PATIENCE: Duration = Duration::from_secs(5);
+const TRIAL_TIMEOUT: Duration = Duration::from_secs(5);
 /// The longest answer.
 const MAX_ANSWER: usize = 4096;
 
 /// Runs `work` in a child and returns what it says: what it found, or what it lacks.
-pub fn apart(token: SingleThreaded, work: impl FnOnce() -> Result<String, String>) -> Result<String, String> {
+pub fn apart(token: SingleThreaded, work: impl FnOnce() -> Result<String, Lack>) -> Result<String, Lack> {
     apart_in(token, CloneArgs::default(), work)
 }
 
@@ -22,34 +24,32 @@ pub fn apart(token: SingleThreaded, work: impl FnOnce() -> Result<String, String
 pub fn apart_in(
     token: SingleThreaded,
     birth: CloneArgs<'_>,
-    work: impl FnOnce() -> Result<String, String>,
-) -> Result<String, String> {
-    let text = |error: std::io::Error| error.to_string();
-    let (answer, tell) = std::io::pipe().map_err(text)?;
+    work: impl FnOnce() -> Result<String, Lack>,
+) -> Result<String, Lack> {
+    let (answer, writer) = std::io::pipe()?;
     let child = process::spawn(token, birth, || {
         let bound = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
-        let (mark, mut text) = match bound.map_err(|e| e.to_string()).and_then(|()| work()) {
+        let (mark, mut text) = match bound.map_err(Lack::from).and_then(|()| work()) {
             Ok(found) => ('+', found),
-            Err(lack) => ('-', lack),
+            Err(lack) => ('-', lack.to_string()),
         };
         text.insert(0, mark);
         let short = text.as_bytes().get(..MAX_ANSWER).unwrap_or(text.as_bytes());
-        i32::from((&tell).write_all(short).is_err())
-    })
-    .map_err(text)?;
-    drop(tell);
+        i32::from((&writer).write_all(short).is_err())
+    })?;
+    drop(writer);
     let mut bytes = [0; MAX_ANSWER];
     // A short write to a pipe comes in one piece.
-    let read = match ready(answer.as_fd(), PATIENCE) {
-        true => rustix::io::read(&answer, &mut bytes).map_err(|e| e.to_string()),
-        false => Err(format!("nothing came of it within {} s", PATIENCE.as_secs())),
+    let read = match ready(answer.as_fd(), TRIAL_TIMEOUT) {
+        true => rustix::io::read(&answer, &mut bytes).map_err(Lack::from),
+        false => Err(Lack::new(format!("nothing came of it within {} s", TRIAL_TIMEOUT.as_secs()))),
     };
-    child.kill().and_then(|()| child.wait()).map_err(text)?;
+    child.kill().and_then(|()| child.wait())?;
     let said = String::from_utf8_lossy(&bytes[..read?]).into_owned();
     match (said.strip_prefix('+'), said.strip_prefix('-')) {
         (Some(found), _) => Ok(found.to_owned()),
-        (_, Some(lack)) => Err(lack.to_owned()),
-        _ => Err("the trial ended without an answer".into()),
+        (_, Some(lack)) => Err(Lack::new(lack)),
+        _ => Err(Lack::new("the trial ended without an answer")),
     }
 }
 

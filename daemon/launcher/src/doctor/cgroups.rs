@@ -12,12 +12,12 @@ use agentd_policy::wire::{Check, Status};
 use rustix::fs::{Mode, OFlags};
 
 use super::apart::{apart_in, ready};
-use super::{fine, lack, verdict};
+use super::{Lack, fine, lack, verdict};
 
 /// What the trial's groups are called, before a process id.
 const PREFIX: &str = "agentd-doctor-";
 /// How long freezing and killing may take.
-const PATIENCE: Duration = Duration::from_secs(2);
+const GROUP_TIMEOUT: Duration = Duration::from_secs(2);
 
 const TREE: &str = "no session runs: its processes could not be tracked, frozen and ended together";
 const MOUNT: &str =
@@ -28,7 +28,7 @@ struct Groups(Vec<PathBuf>);
 
 impl Groups {
     /// Makes the trial's group in `base`, and removes those of trials that were killed.
-    fn make(&mut self, base: &Path) -> Result<PathBuf, String> {
+    fn make(&mut self, base: &Path) -> Result<PathBuf, Lack> {
         for entry in std::fs::read_dir(base).into_iter().flatten().flatten() {
             let name = entry.file_name();
             let pid = name.to_str().and_then(|name| name.strip_prefix(PREFIX));
@@ -41,7 +41,7 @@ impl Groups {
         match std::fs::create_dir(&path) {
             Ok(()) => self.0.push(path.clone()),
             Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
-            Err(error) => return Err(format!("{}: {error}", path.display())),
+            Err(error) => return Err(Lack::on(path.display(), error)),
         }
         Ok(path)
     }
@@ -51,7 +51,7 @@ impl Drop for Groups {
     fn drop(&mut self) {
         for path in &self.0 {
             // A group is busy for a moment after its last process.
-            let until = Instant::now() + PATIENCE;
+            let until = Instant::now() + GROUP_TIMEOUT;
             while std::fs::remove_dir(path).is_err_and(|e| e.kind() == std::io::ErrorKind::ResourceBusy)
                 && Instant::now() < until
             {
@@ -73,13 +73,13 @@ pub struct Trial {
 impl Trial {
     /// Makes the group, in the directory `root` of cgroup2 or at its mount.
     pub fn make(root: Option<&str>) -> Result<Self, Check> {
-        let no = |error: String| lack("cgroup.v2", Status::Missing, error, TREE, MOUNT);
+        let no = |error: Lack| lack("cgroup.v2", Status::Missing, error, TREE, MOUNT);
         let mut groups = Groups(vec![]);
-        let mounts = Mounts::own().map_err(|e| no(e.to_string()))?;
+        let mounts = Mounts::own().map_err(|e| no(e.into()))?;
         let base = base(&mounts, root).map_err(no)?;
         let group = groups.make(&base).map_err(no)?;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let dir = rustix::fs::open(&group, flags, Mode::empty()).map_err(|e| no(e.to_string()))?;
+        let dir = rustix::fs::open(&group, flags, Mode::empty()).map_err(|e| no(e.into()))?;
         Ok(Self { mounts, base, group, dir, groups })
     }
 
@@ -95,7 +95,7 @@ impl Trial {
             apart_in(token, self.birth(), || Ok("processes are born into groups of their own".into()));
         verdict(
             "cgroup.birth",
-            tried.map_err(|error| format!("whoever is born into a group is ended there: {error}")),
+            tried.map_err(|error| Lack::on("a process that starts in a group is ended there", error)),
             Status::Missing,
             "no session starts: the builder is killed (build.ended)",
             "start the launcher in a cgroup that was never killed: systemctl stop agentd-launcher, then start it; by \
@@ -147,13 +147,13 @@ impl Trial {
             Ok(child) => {
                 let freeze = write(group, "cgroup.freeze", "1").and_then(|()| frozen(group));
                 let kill = write(group, "cgroup.kill", "1").and_then(|()| {
-                    let ended = ready(rustix::fd::AsFd::as_fd(&child.pidfd), PATIENCE);
-                    if ended { Ok(()) } else { Err("a process lived on".to_owned()) }
+                    let ended = ready(rustix::fd::AsFd::as_fd(&child.pidfd), GROUP_TIMEOUT);
+                    if ended { Ok(()) } else { Err(Lack::new("a process lived on")) }
                 });
                 let ended = child.kill().and_then(|()| child.wait());
                 let kill = kill.and_then(|()| match ended {
                     Ok(ExitStatus::Signal(_)) => Ok("ends every process of a group".to_owned()),
-                    other => Err(format!("the process ended by itself: {other:?}")),
+                    other => Err(Lack::new(format!("the process ended by itself: {other:?}"))),
                 });
                 // Others are tried here.
                 let freeze = freeze.and_then(|()| write(group, "cgroup.freeze", "0"));
@@ -179,7 +179,7 @@ impl Trial {
     }
 
     /// A process that was born into the group.
-    fn sleeper(&self, token: SingleThreaded) -> Result<process::Child, String> {
+    fn sleeper(&self, token: SingleThreaded) -> Result<process::Child, Lack> {
         process::spawn(token, self.birth(), || {
             let signal = Some(rustix::process::Signal::KILL);
             if rustix::process::set_parent_process_death_signal(signal).is_err() {
@@ -188,29 +188,29 @@ impl Trial {
             nix::unistd::pause();
             0
         })
-        .map_err(|e| format!("CLONE_INTO_CGROUP: {e}"))
+        .map_err(|e| Lack::on("CLONE_INTO_CGROUP", e))
     }
 }
 
 /// The cgroup2 directory below which sessions are.
-fn base(mounts: &Mounts, root: Option<&str>) -> Result<PathBuf, String> {
+fn base(mounts: &Mounts, root: Option<&str>) -> Result<PathBuf, Lack> {
     let mut v2 = mounts.iter().filter(|mount| mount.kind() == "cgroup2");
     match root {
         None => v2.next().map(|mount| mount.point.clone()),
         Some(root) => v2.find(|mount| Path::new(root).starts_with(&mount.point)).map(|_| PathBuf::from(root)),
     }
-    .ok_or_else(|| "there is no cgroup2 mount".into())
+    .ok_or_else(|| Lack::new("there is no cgroup2 mount"))
 }
 
-fn frozen(group: &Path) -> Result<(), String> {
-    let until = Instant::now() + PATIENCE;
+fn frozen(group: &Path) -> Result<(), Lack> {
+    let until = Instant::now() + GROUP_TIMEOUT;
     while Instant::now() < until {
         if read(group, "cgroup.events")?.lines().any(|line| line == "frozen 1") {
             return Ok(());
         }
         std::thread::sleep(Duration::from_millis(5));
     }
-    Err("a process went on".into())
+    Err(Lack::new("a process went on"))
 }
 
 /// Sets a limit of `controller`, in cgroup2 or else in its v1 hierarchy. The group, and where it is.
@@ -221,7 +221,7 @@ fn place(
     group: &Path,
     controller: &str,
     v1_file: &str,
-) -> Result<(PathBuf, String), String> {
+) -> Result<(PathBuf, String), Lack> {
     let has = |text: &str| text.split_whitespace().any(|word| word == controller);
     if has(&read(base, "cgroup.controllers")?) {
         let (file, value) = match controller {
@@ -233,10 +233,10 @@ fn place(
         return Ok((group.to_owned(), "in cgroup2".into()));
     }
     let mount = mounts.iter().find(|mount| mount.is_v1_hierarchy_of(controller));
-    let mount = mount.ok_or("in no hierarchy")?;
+    let mount = mount.ok_or_else(|| Lack::new("in no hierarchy"))?;
     let group = groups.make(&mount.point)?;
     if controller == "memory" && read(&group, "memory.use_hierarchy").is_ok_and(|text| text.trim() == "0") {
-        return Err(format!("memory.use_hierarchy is 0 in {}", mount.point.display()));
+        return Err(Lack::new(format!("memory.use_hierarchy is 0 in {}", mount.point.display())));
     }
     let value = match controller {
         "cpu" => "100000",
@@ -281,17 +281,20 @@ fn swap(memory: Option<&PathBuf>) -> Check {
     }
 }
 
-fn read(dir: &Path, file: &str) -> Result<String, String> {
-    std::fs::read_to_string(dir.join(file)).map_err(|e| format!("{file}: {e}"))
+fn read(dir: &Path, file: &str) -> Result<String, Lack> {
+    std::fs::read_to_string(dir.join(file)).map_err(|e| Lack::on(file, e))
 }
 
-fn write(dir: &Path, file: &str, value: &str) -> Result<(), String> {
-    std::fs::write(dir.join(file), value).map_err(|e| format!("{file}: {e}"))
+fn write(dir: &Path, file: &str, value: &str) -> Result<(), Lack> {
+    std::fs::write(dir.join(file), value).map_err(|e| Lack::on(file, e))
 }
 
 /// Writes a limit and reads it back.
-fn set(dir: &Path, file: &str, value: &str) -> Result<(), String> {
+fn set(dir: &Path, file: &str, value: &str) -> Result<(), Lack> {
     write(dir, file, value)?;
     let held = read(dir, file)?;
-    if held.trim() == value { Ok(()) } else { Err(format!("{file} says {} after {value}", held.trim())) }
+    match held.trim() {
+        held if held == value => Ok(()),
+        held => Err(Lack::new(format!("{file} says {held} after {value}"))),
+    }
 }

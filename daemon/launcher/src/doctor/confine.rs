@@ -15,12 +15,12 @@ use rustix::fs::{MemfdFlags, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::apart::{apart, ready};
-use super::{fine, lack, verdict};
+use super::{Lack, fine, lack, verdict};
 
 /// The newest ABI of Landlock whose rights all matter to a session.
 const WHOLE_ABI: u32 = 6;
 /// How long an event may take.
-const PATIENCE: Duration = Duration::from_secs(2);
+const EVENT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Namespaces, and what the host says of those that users make.
 pub fn namespaces(token: SingleThreaded) -> Vec<Check> {
@@ -34,18 +34,18 @@ pub fn namespaces(token: SingleThreaded) -> Vec<Check> {
         ("cgroup", CloneFlags::CLONE_NEWCGROUP),
     ];
     let make = |(kind, flag)| {
-        let made = apart(token, || unshare(flag).map(|()| String::new()).map_err(|e| e.to_string()));
-        made.map(|_| kind).map_err(|error| format!("{kind}: {error}"))
+        let made = apart(token, || Ok(unshare(flag).map(|()| String::new())?));
+        made.map(|_| kind).map_err(|error| Lack::on(kind, error))
     };
     let mut made = Vec::new();
     let mut refused = Vec::new();
     for kind in kinds {
         match make(kind) {
             Ok(kind) => made.push(kind),
-            Err(error) => refused.push(error),
+            Err(error) => refused.push(error.to_string()),
         }
     }
-    let tried = if refused.is_empty() { Ok(made.join(" ")) } else { Err(refused.join("; ")) };
+    let tried = if refused.is_empty() { Ok(made.join(" ")) } else { Err(Lack::new(refused.join("; "))) };
     let fix =
         "raise user.max_*_namespaces with sysctl; use a kernel with CONFIG_NAMESPACES and CONFIG_USER_NS";
     vec![
@@ -66,7 +66,7 @@ fn unprivileged() -> Check {
     fine("namespaces.unprivileged", format!("{found}; sessions do not depend on it"))
 }
 
-/// Landlock, filters, and what tells of programs.
+/// Landlock, filters, and what reports programs.
 pub fn checks(token: SingleThreaded, host: &Host) -> Vec<Check> {
     vec![
         landlock(token),
@@ -79,16 +79,16 @@ pub fn checks(token: SingleThreaded, host: &Host) -> Vec<Check> {
         ),
         verdict(
             "seccomp.notify",
-            if seccomp::can_notify() { Ok("there".into()) } else { Err("not there".into()) },
+            if seccomp::can_notify() { Ok("there".into()) } else { Err(Lack::new("not there")) },
             Status::Missing,
-            "no session runs: calls that it may not make could not be told of",
+            "no session runs: calls that it may not make could not be reported",
             "use Linux 5.19 or later, with CONFIG_SECCOMP_FILTER",
         ),
         verdict(
             "fanotify",
             apart(token, || watch_exec(host)),
             Status::Missing,
-            "no session runs: the programs that it starts could not be told of",
+            "no session runs: the programs that it starts could not be reported",
             "use a kernel with CONFIG_FANOTIFY_ACCESS_PERMISSIONS",
         ),
         verdict(
@@ -119,11 +119,11 @@ pub fn checks(token: SingleThreaded, host: &Host) -> Vec<Check> {
 fn landlock(token: SingleThreaded) -> Check {
     let abi = landlock::host_abi();
     let tried = apart(token, || {
-        creds::no_new_privs().map_err(|e| e.to_string())?;
-        let enforced = landlock::enforce(FileRules::new(), LEAST_ABI).map_err(|e| e.to_string())?;
+        creds::no_new_privs()?;
+        let enforced = landlock::enforce(FileRules::new(), LEAST_ABI)?;
         match rustix::fs::open("/", OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty()) {
             Err(Errno::ACCESS) => Ok(format!("ABI {abi}, of which {} is used", enforced.abi)),
-            other => Err(format!("ABI {abi} is in force and does not hold: {other:?}")),
+            other => Err(Lack::new(format!("ABI {abi} is in force and does not hold: {other:?}"))),
         }
     });
     let lacking: Vec<_> = [
@@ -153,29 +153,28 @@ fn landlock(token: SingleThreaded) -> Check {
 }
 
 /// Puts the agents' filter in force and does what it refuses.
-fn filter(host: &Host) -> Result<String, String> {
-    creds::no_new_privs().map_err(|e| e.to_string())?;
-    let enforced = seccomp::install(host.agent_filters.strictest()).map_err(|e| e.to_string())?;
+fn filter(host: &Host) -> Result<String, Lack> {
+    creds::no_new_privs()?;
+    let enforced = seccomp::install(host.agent_filters.strictest())?;
     match unshare(CloneFlags::CLONE_NEWUTS) {
         // Of a session, its keeper answers, and the error is EPERM.
         Err(nix::errno::Errno::ENOSYS) => {
             Ok(format!("a filter of {} instructions holds", enforced.instructions))
         }
-        other => Err(format!("a filter is in force and does not hold: unshare: {other:?}")),
+        other => Err(Lack::new(format!("a filter is in force and does not hold: unshare: {other:?}"))),
     }
 }
 
 /// Refuses a program that a child wants to run, on a mount of a namespace of its own.
-fn watch_exec(host: &Host) -> Result<String, String> {
-    let text = |error: std::io::Error| error.to_string();
-    let own = std::env::current_exe().map_err(text)?;
-    mount::new_namespace().map_err(|e| e.to_string())?;
-    let program = mount::place(&own.to_string_lossy()).map_err(text)?;
-    let watch = ExecWatch::new().map_err(|e| format!("fanotify_init: {e}"))?;
+fn watch_exec(host: &Host) -> Result<String, Lack> {
+    let own = std::env::current_exe()?;
+    mount::new_namespace()?;
+    let program = mount::place(&own.to_string_lossy())?;
+    let watch = ExecWatch::new().map_err(|e| Lack::on("fanotify_init", e))?;
     let beside = own.parent().unwrap_or(std::path::Path::new("/"));
-    let beside = mount::place(&beside.to_string_lossy()).map_err(text)?;
-    watch.mark(beside.as_fd()).map_err(|e| format!("fanotify_mark: {e}"))?;
-    let token = SingleThreaded::verify().map_err(text)?;
+    let beside = mount::place(&beside.to_string_lossy())?;
+    watch.mark(beside.as_fd()).map_err(|e| Lack::on("fanotify_mark", e))?;
+    let token = SingleThreaded::verify()?;
     let child = process::spawn(token, CloneArgs::default(), || {
         let signal = Some(rustix::process::Signal::KILL);
         let bound = rustix::process::set_parent_process_death_signal(signal);
@@ -183,26 +182,25 @@ fn watch_exec(host: &Host) -> Result<String, String> {
             process::execute(program.as_fd(), &[c"agentd-launcher"], &[]).map(|never| match never {})
         });
         i32::from(ran == Err::<(), _>(nix::errno::Errno::EPERM))
-    })
-    .map_err(text)?;
-    let answered = if ready(watch.as_fd(), PATIENCE) {
-        let attempts = watch.read(host.proc.as_fd()).map_err(text)?.attempts;
-        attempts.into_iter().try_for_each(|attempt| watch.answer(&attempt, false)).map_err(text)
+    })?;
+    let answered = if ready(watch.as_fd(), EVENT_TIMEOUT) {
+        let attempts = watch.read(host.proc.as_fd())?.attempts;
+        attempts.into_iter().try_for_each(|attempt| watch.answer(&attempt, false)).map_err(Lack::from)
     } else {
-        Err("no event came".to_owned())
+        Err(Lack::new("no event came"))
     };
-    let ended = if ready(child.pidfd.as_fd(), PATIENCE) { child.try_wait() } else { Ok(None) };
-    child.kill().map_err(text)?;
+    let ended = if ready(child.pidfd.as_fd(), EVENT_TIMEOUT) { child.try_wait() } else { Ok(None) };
+    child.kill()?;
     answered?;
-    match ended.map_err(text)? {
-        Some(ExitStatus::Code(1)) => Ok("programs are told of before they run, and can be refused".into()),
-        other => Err(format!("a program was refused and ran: {other:?}")),
+    match ended? {
+        Some(ExitStatus::Code(1)) => Ok("programs are reported before they run, and can be refused".into()),
+        other => Err(Lack::new(format!("a program was refused and ran: {other:?}"))),
     }
 }
 
 /// In a pid namespace of its own, whose setting this is, forbids executable memfds and makes one.
-fn memfd_noexec(token: SingleThreaded) -> Result<String, String> {
-    unshare(CloneFlags::CLONE_NEWPID).map_err(|e| e.to_string())?;
+fn memfd_noexec(token: SingleThreaded) -> Result<String, Lack> {
+    unshare(CloneFlags::CLONE_NEWPID)?;
     let child = process::spawn(token, CloneArgs::default(), || {
         // The setting is that of the writer's namespace; it must not be the host's.
         if std::process::id() != 1 || std::fs::write("/proc/sys/vm/memfd_noexec", "2").is_err() {
@@ -212,30 +210,29 @@ fn memfd_noexec(token: SingleThreaded) -> Result<String, String> {
             Err(Errno::ACCESS) => 0,
             _ => 2,
         }
-    })
-    .map_err(|e| e.to_string())?;
-    match child.wait().map_err(|e| e.to_string())? {
+    })?;
+    match child.wait()? {
         ExitStatus::Code(0) => Ok("a session's memfds cannot be run".into()),
-        ExitStatus::Code(1) => Err("vm.memfd_noexec cannot be set".into()),
-        _ => Err("vm.memfd_noexec is set and does not hold".into()),
+        ExitStatus::Code(1) => Err(Lack::new("vm.memfd_noexec cannot be set")),
+        _ => Err(Lack::new("vm.memfd_noexec is set and does not hold")),
     }
 }
 
 /// Asks for the exit code of a process by its descriptor alone.
-fn pidfd_exit(token: SingleThreaded) -> Result<String, String> {
-    let child = process::spawn(token, CloneArgs::default(), || 7).map_err(|e| e.to_string())?;
-    child.wait().map_err(|e| e.to_string())?;
+fn pidfd_exit(token: SingleThreaded) -> Result<String, Lack> {
+    let child = process::spawn(token, CloneArgs::default(), || 7)?;
+    child.wait()?;
     match process::exit_of(child.pidfd.as_fd()) {
-        PidfdExit::Status(ExitStatus::Code(7)) => Ok("exit codes of all programs are told".into()),
-        other => Err(format!("the kernel does not tell exit codes: {other:?}")),
+        PidfdExit::Status(ExitStatus::Code(7)) => Ok("exit codes of all programs are known".into()),
+        other => Err(Lack::new(format!("the kernel does not show exit codes: {other:?}"))),
     }
 }
 
-fn oom_protect(host: &Host) -> Result<String, String> {
+fn oom_protect(host: &Host) -> Result<String, Lack> {
     match procfs::spare_from_oom(host.proc.as_fd()) {
         Ok(true) => Ok("helpers are kept from the OOM killer".into()),
-        Ok(false) => Err("oom_score_adj cannot be lowered".into()),
-        Err(error) => Err(format!("oom_score_adj: {error}")),
+        Ok(false) => Err(Lack::new("oom_score_adj cannot be lowered")),
+        Err(error) => Err(Lack::on("oom_score_adj", error)),
     }
 }
 

@@ -13,7 +13,7 @@ use rustix::fs::{AtFlags, Gid, Mode, OFlags, Uid};
 use rustix::mount::{MountPropagationFlags, mount_change};
 
 use super::apart::apart;
-use super::{ids, lack, verdict};
+use super::{Lack, ids, lack, verdict};
 use crate::context::Context;
 use crate::directories::Directories;
 use crate::settings::Settings;
@@ -30,9 +30,9 @@ const SIZE: u64 = 1 << 20;
 pub fn checks(token: SingleThreaded, cx: &Context, uid: u32) -> Vec<Check> {
     let (host, directories, settings) = (&cx.host, &cx.directories, &cx.settings);
     let pool = settings.config.pool.uids;
-    let maps = pool.lease(0).ok_or_else(|| "the pool is too small".to_owned()).and_then(|lease| {
+    let maps = pool.lease(0).ok_or_else(|| Lack::new("the pool is too small")).and_then(|lease| {
         let map = idmap::writable(SOMEBODY, &lease, &pool);
-        let maps = idmap::namespace(token, host.proc.as_fd(), &map, &map).map_err(|e| e.to_string())?;
+        let maps = idmap::namespace(token, host.proc.as_fd(), &map, &map)?;
         Ok((lease.agent.get(), maps))
     });
     let (agent, maps) = match maps {
@@ -70,15 +70,15 @@ fn id_maps(token: SingleThreaded, settings: &Settings, uid: u32, maps: BorrowedF
     let mut places: BTreeMap<String, Vec<&str>> = BTreeMap::new();
     for path in [state, &home, "/tmp"] {
         // A file system may be far away and its server gone.
-        if let Ok(kind) = apart(token, || kind_of(&mounts, path).ok_or_else(String::new)) {
+        if let Ok(kind) = apart(token, || kind_of(&mounts, path).ok_or_else(|| Lack::new(""))) {
             places.entry(kind).or_default().push(path);
         }
     }
     let mut checks = Vec::new();
     if !places.contains_key("tmpfs") {
         let tried = apart(token, || {
-            let tree = Tree::tmpfs(SIZE, 0, 0o755, Attributes::WRITABLE).map_err(|e| e.to_string())?;
-            tree.restrict(Attributes::WRITABLE, Some(maps)).map_err(|e| e.to_string())?;
+            let tree = Tree::tmpfs(SIZE, 0, 0o755, Attributes::WRITABLE)?;
+            tree.restrict(Attributes::WRITABLE, Some(maps))?;
             Ok("for directories on a tmpfs".into())
         });
         let impact = "workspaces on a tmpfs, such as many a /tmp, are refused";
@@ -87,9 +87,9 @@ fn id_maps(token: SingleThreaded, settings: &Settings, uid: u32, maps: BorrowedF
     for (kind, paths) in places {
         let tried = paths.iter().try_for_each(|path| {
             apart(token, || {
-                let place = mount::place(path).map_err(|e| format!("{path}: {e}"))?;
-                let tree = Tree::copy_of_one(place.as_fd()).map_err(|e| format!("{path}: {e}"))?;
-                tree.restrict(Attributes::WRITABLE, Some(maps)).map_err(|e| format!("{path}: {e}"))?;
+                let place = mount::place(path).map_err(|e| Lack::on(path, e))?;
+                let tree = Tree::copy_of_one(place.as_fd()).map_err(|e| Lack::on(path, e))?;
+                tree.restrict(Attributes::WRITABLE, Some(maps)).map_err(|e| Lack::on(path, e))?;
                 Ok(String::new())
             })
             .map(drop)
@@ -122,7 +122,7 @@ fn overlay(
     settings: &Settings,
     agent: u32,
     maps: BorrowedFd<'_>,
-) -> Result<String, String> {
+) -> Result<String, Lack> {
     let name = format!("{PREFIX}{}", std::process::id());
     clear(token, directories, &name)?;
     let layers = prepare(&directories.trials, &name);
@@ -135,8 +135,8 @@ fn overlay(
 }
 
 /// Deletes what trials left that were killed.
-fn clear(token: SingleThreaded, directories: &Directories, own: &str) -> Result<(), String> {
-    let entries = rustix::fs::Dir::read_from(&directories.trials).map_err(|e| e.to_string())?;
+fn clear(token: SingleThreaded, directories: &Directories, own: &str) -> Result<(), Lack> {
+    let entries = rustix::fs::Dir::read_from(&directories.trials)?;
     for entry in entries.flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
         let Some(pid) = name.strip_prefix(PREFIX) else { continue };
@@ -147,24 +147,24 @@ fn clear(token: SingleThreaded, directories: &Directories, own: &str) -> Result<
     Ok(())
 }
 
-fn delete(token: SingleThreaded, directories: &Directories, name: &str) -> Result<(), String> {
-    let worker = workers::delete(token, &directories.trials, name, None).map_err(|e| e.to_string())?;
-    worker.wait().map(drop).map_err(|e| e.to_string())
+fn delete(token: SingleThreaded, directories: &Directories, name: &str) -> Result<(), Lack> {
+    let worker = workers::delete(token, &directories.trials, name, None)?;
+    Ok(worker.wait().map(drop)?)
 }
 
 /// A lower directory, and an upper one with its workshop, all of them [`SOMEBODY`]'s.
-fn prepare(overlays: &OwnedFd, name: &str) -> Result<OwnedFd, String> {
-    let text = |errno: rustix::io::Errno| format!("overlays/{name}: {errno}");
+fn prepare(overlays: &OwnedFd, name: &str) -> Result<OwnedFd, Lack> {
+    let fail = |errno: rustix::io::Errno| Lack::on(format_args!("overlays/{name}"), errno);
     let open = |dir: BorrowedFd<'_>, name: &str| {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        rustix::fs::openat(dir, name, flags, Mode::empty()).map_err(text)
+        rustix::fs::openat(dir, name, flags, Mode::empty()).map_err(fail)
     };
-    rustix::fs::mkdirat(overlays, name, Mode::RWXU).map_err(text)?;
+    rustix::fs::mkdirat(overlays, name, Mode::RWXU).map_err(fail)?;
     let dir = open(overlays.as_fd(), name)?;
     for below in ["lower", "upper", "upper/upper", "upper/work"] {
-        rustix::fs::mkdirat(&dir, below, Mode::RWXU).map_err(text)?;
+        rustix::fs::mkdirat(&dir, below, Mode::RWXU).map_err(fail)?;
         let owner = (Some(Uid::from_raw(SOMEBODY)), Some(Gid::from_raw(SOMEBODY)));
-        rustix::fs::chownat(&dir, below, owner.0, owner.1, AtFlags::SYMLINK_NOFOLLOW).map_err(text)?;
+        rustix::fs::chownat(&dir, below, owner.0, owner.1, AtFlags::SYMLINK_NOFOLLOW).map_err(fail)?;
     }
     Ok(dir)
 }
@@ -174,47 +174,46 @@ fn write_through(
     workshop: &str,
     agent: u32,
     maps: BorrowedFd<'_>,
-) -> Result<String, String> {
-    let text = |error: &dyn std::fmt::Display| error.to_string();
+) -> Result<String, Lack> {
     let copy = |name| {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let source = rustix::fs::openat(layers, name, flags, Mode::empty()).map_err(|e| text(&e))?;
-        let layer = Tree::copy_of_one(source.as_fd()).map_err(|e| text(&e))?;
-        layer.restrict(Attributes::WRITABLE, Some(maps)).map_err(|e| text(&e))?;
-        Ok::<_, String>((name, layer))
+        let source = rustix::fs::openat(layers, name, flags, Mode::empty())?;
+        let layer = Tree::copy_of_one(source.as_fd())?;
+        layer.restrict(Attributes::WRITABLE, Some(maps))?;
+        Ok::<_, Lack>((name, layer))
     };
     // Copied here: a new mount namespace has other mounts.
     let copies = [copy("lower")?, copy("upper")?];
-    mount::new_namespace().map_err(|e| text(&e))?;
-    mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).map_err(|e| text(&e))?;
-    let place = mount::place(workshop).map_err(|e| text(&e))?;
-    let own = Tree::tmpfs(SIZE, 0, 0o755, Attributes::WRITABLE).map_err(|e| text(&e))?;
-    own.attach(place.as_fd()).map_err(|e| text(&e))?;
+    mount::new_namespace()?;
+    mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
+    let place = mount::place(workshop)?;
+    let own = Tree::tmpfs(SIZE, 0, 0o755, Attributes::WRITABLE)?;
+    own.attach(place.as_fd())?;
     for (name, layer) in copies {
         let at = format!("{workshop}/{name}");
-        std::fs::create_dir(&at).map_err(|e| text(&e))?;
-        let at = mount::place(&at).map_err(|e| text(&e))?;
-        layer.attach(at.as_fd()).map_err(|e| text(&e))?;
+        std::fs::create_dir(&at)?;
+        let at = mount::place(&at)?;
+        layer.attach(at.as_fd())?;
     }
     let [lower, upper, work] =
         ["lower", "upper/upper", "upper/work"].map(|name| format!("{workshop}/{name}"));
     let layers_of_it =
         [("lowerdir", lower.as_str()), ("upperdir", upper.as_str()), ("workdir", work.as_str())];
     let options: Vec<_> = layers_of_it.into_iter().chain(COPY_ON_WRITE).collect();
-    let overlay = Tree::new("overlay", &options, Attributes::WRITABLE).map_err(|e| text(&e))?;
+    let overlay = Tree::new("overlay", &options, Attributes::WRITABLE)?;
     write_as(agent, overlay.as_fd())?;
     let stat = rustix::fs::statat(layers, "upper/upper/file", AtFlags::SYMLINK_NOFOLLOW);
     match stat.map(|stat| stat.st_uid) {
         Ok(SOMEBODY) => {
             Ok("id-mapped layers, directories can be renamed; what is written is the caller's".into())
         }
-        Ok(uid) => Err(format!("a file written through it belongs to uid {uid}")),
-        Err(errno) => Err(format!("a file written through it: {errno}")),
+        Ok(uid) => Err(Lack::new(format!("a file written through it belongs to uid {uid}"))),
+        Err(errno) => Err(Lack::on("a file written through it", errno)),
     }
 }
 
 /// Makes a file as `agent` does, without root's rights over files.
-fn write_as(agent: u32, dir: BorrowedFd<'_>) -> Result<(), String> {
+fn write_as(agent: u32, dir: BorrowedFd<'_>) -> Result<(), Lack> {
     nix::unistd::setfsgid(nix::unistd::Gid::from_raw(agent));
     nix::unistd::setfsuid(nix::unistd::Uid::from_raw(agent));
     let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
@@ -224,6 +223,6 @@ fn write_as(agent: u32, dir: BorrowedFd<'_>) -> Result<(), String> {
     nix::unistd::setfsgid(nix::unistd::Gid::from_raw(0));
     match written {
         Ok(1) => Ok(()),
-        other => Err(format!("writing as an agent: {other:?}")),
+        other => Err(Lack::new(format!("writing as an agent: {other:?}"))),
     }
 }

@@ -1,5 +1,5 @@
 //! What the host offers to sessions: every facility is tried for real, in a short-lived child, and nothing of
-//! the trial is left. A version number is told and never judged by.
+//! the trial is left. A version number is shown and decides nothing.
 
 mod apart;
 mod cgroups;
@@ -9,13 +9,15 @@ mod files;
 mod ids;
 mod network;
 
+use std::fmt::{Display, Formatter};
+
 use agentd_kernel::process::SingleThreaded;
 use agentd_policy::wire::{Check, Status};
 
 use crate::context::Context;
 
-/// Tries every facility, for the user `uid`. Runs in a child of the launcher, as root; takes some seconds at most, and at worst
-/// five for each facility.
+/// Tries every facility, for the user `uid`. Runs in a child of the launcher, as root; takes some seconds at most, and
+/// at worst five for each facility.
 pub fn examine(cx: &Context, uid: u32) -> Vec<Check> {
     let token = match SingleThreaded::verify() {
         Ok(token) => token,
@@ -74,7 +76,7 @@ fn lack(
 /// One or the other.
 fn verdict(
     name: impl Into<String>,
-    tried: Result<String, String>,
+    tried: Result<String, Lack>,
     without: Status,
     impact: &str,
     fix: &str,
@@ -82,6 +84,32 @@ fn verdict(
     match tried {
         Ok(found) => fine(name, found),
         Err(found) => lack(name, without, found, impact, fix),
+    }
+}
+
+/// Why a facility is not there, for the report: one line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lack(String);
+
+impl Lack {
+    fn new(why: impl Into<String>) -> Self {
+        Self(why.into())
+    }
+
+    fn on(object: impl Display, error: impl Display) -> Self {
+        Self(format!("{object}: {error}"))
+    }
+}
+
+impl<E: std::error::Error> From<E> for Lack {
+    fn from(error: E) -> Self {
+        Self(error.to_string())
+    }
+}
+
+impl Display for Lack {
+    fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
     }
 }
 
@@ -93,7 +121,7 @@ mod tests {
     fn what_is_there_needs_no_mend() {
         let check = verdict("x", Ok("all".into()), Status::Missing, "much", "do");
         assert_eq!((check.status, check.impact.as_str(), check.fix.as_str()), (Status::Ok, "", ""));
-        let check = verdict("x", Err("EPERM".into()), Status::Reduced, "much", "do");
+        let check = verdict("x", Err(Lack::new("EPERM")), Status::Reduced, "much", "do");
         assert_eq!((check.status, check.fix.as_str()), (Status::Reduced, "do"));
     }
 }

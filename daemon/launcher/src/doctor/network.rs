@@ -16,12 +16,12 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
 use super::apart::{apart_in, ready};
 use super::cgroups::Trial;
-use super::verdict;
+use super::{Lack, verdict};
 
 /// Of TEST-NET-1: nobody has it.
 const NOBODY: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 /// How long a refusal may take before it is none.
-const PATIENCE: Duration = Duration::from_secs(1);
+const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
 
 const KERNEL: &str =
     "use a kernel with CONFIG_NF_TABLES_INET, NFT_REJECT, NFT_LOG, NFT_OBJREF; modprobe nf_tables";
@@ -32,7 +32,7 @@ const FILTER: &str = "under systemd, IPAddressDeny= of a slice that sessions are
 
 /// The way of packets inside a session, rules, their witness, and transparent sockets.
 pub fn checks(token: SingleThreaded, trial: &Trial) -> Vec<Check> {
-    let apart = |work: fn() -> Result<String, String>| apart_in(token, trial.birth(), work);
+    let apart = |work: fn() -> Result<String, Lack>| apart_in(token, trial.birth(), work);
     let passes = apart(|| passes().map(|()| "packets pass inside a session".into()));
     let filtered = passes.is_err();
     let impact = "a session's own servers do not answer, and what it is refused hangs";
@@ -50,7 +50,7 @@ pub fn checks(token: SingleThreaded, trial: &Trial) -> Vec<Check> {
                 "nflog",
                 apart(witnessed),
                 Status::Missing,
-                "no session runs: refused connections could not be told of",
+                "no session runs: refused connections could not be logged",
                 "use a kernel with CONFIG_NETFILTER_NETLINK_LOG; modprobe nfnetlink_log nft_log",
             ),
         ]);
@@ -66,74 +66,75 @@ pub fn checks(token: SingleThreaded, trial: &Trial) -> Vec<Check> {
 }
 
 /// A network as a session's: of its own user namespace, so that no right over the host's is needed.
-fn own_network() -> Result<(), String> {
-    unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNET).map_err(|e| format!("unshare: {e}"))
+fn own_network() -> Result<(), Lack> {
+    unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNET).map_err(|e| Lack::on("unshare", e))
 }
 
 /// Nobody listens at this network's own address: without any rule the kernel itself says so.
-fn passes() -> Result<(), String> {
+fn passes() -> Result<(), Lack> {
     own_network()?;
-    loopback::bring_up().map_err(|e| e.to_string())?;
+    loopback::bring_up()?;
     let began = Instant::now();
-    match TcpStream::connect_timeout(&(loopback::ADDRESS4, 80).into(), PATIENCE) {
+    match TcpStream::connect_timeout(&(loopback::ADDRESS4, 80).into(), REFUSAL_TIMEOUT) {
         Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => Ok(()),
-        Err(error) => Err(format!("packets are lost: {error} after {:.1} s", began.elapsed().as_secs_f32())),
-        Ok(_) => Err("somebody answers who is not there".into()),
+        Err(error) => {
+            Err(Lack::new(format!("packets are lost: {error} after {:.1} s", began.elapsed().as_secs_f32())))
+        }
+        Ok(_) => Err(Lack::new("somebody answers who is not there")),
     }
 }
 
 /// A session's table, and the reader of its log.
-fn table() -> Result<(Table, Nflog), String> {
+fn table() -> Result<(Table, Nflog), Lack> {
     own_network()?;
-    loopback::bring_up().map_err(|e| e.to_string())?;
+    loopback::bring_up()?;
     let log = Nflog::open(LOG_GROUP);
-    let table = Table::install(&Ruleset::closed()).map_err(|e| e.to_string())?;
-    Ok((table, log.map_err(|e| e.to_string())?))
+    let table = Table::install(&Ruleset::closed())?;
+    Ok((table, log?))
 }
 
 /// A session's table refuses a datagram, and counts it.
-fn refused() -> Result<String, String> {
+fn refused() -> Result<String, Lack> {
     let (table, _log) = table()?;
-    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).map_err(|e| e.to_string())?;
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
     match socket.send_to(b"x", (NOBODY, 53)) {
         Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {}
-        other => return Err(format!("UDP was not refused: {other:?}")),
+        other => return Err(Lack::new(format!("UDP was not refused: {other:?}"))),
     }
-    match table.denied().map_err(|e| e.to_string())? {
-        0 => Err("what was refused was not counted".into()),
+    match table.denied()? {
+        0 => Err(Lack::new("what was refused was not counted")),
         _ => Ok("what is not allowed is refused at once".into()),
     }
 }
 
-/// The kernel tells of a connection, which is then refused as a keeper does it.
-fn witnessed() -> Result<String, String> {
+/// The kernel logs a connection, which is then refused as a keeper does it.
+fn witnessed() -> Result<String, Lack> {
     let (_table, mut log) = table()?;
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let socket = rustix::net::socket_with(AddressFamily::INET, SocketType::STREAM, flags, None)
-        .map_err(|e| e.to_string())?;
+    let socket = rustix::net::socket_with(AddressFamily::INET, SocketType::STREAM, flags, None)?;
     match rustix::net::connect(&socket, &SocketAddr::from((NOBODY, 80))) {
         Err(Errno::INPROGRESS) => {}
-        other => return Err(format!("a connection that is not allowed: {other:?}")),
+        other => return Err(Lack::new(format!("a connection that is not allowed: {other:?}"))),
     }
-    if !ready(log.as_fd(), PATIENCE) {
-        return Err("nothing was told of a connection that is not allowed".into());
+    if !ready(log.as_fd(), REFUSAL_TIMEOUT) {
+        return Err(Lack::new("a connection that is not allowed was not logged"));
     }
-    let told = log.read(&mut [0; 16 << 10]).map_err(|e| e.to_string())?;
-    let syn = told
+    let logged = log.read(&mut [0; 16 << 10])?;
+    let syn = logged
         .iter()
         .find_map(|denied| Some(Syn { from: denied.from?, to: denied.to()?, sequence: denied.sequence? }));
     let Some(syn) = syn.filter(|syn| syn.to == SocketAddr::from((NOBODY, 80))) else {
-        return Err(format!("something else was told: {told:?}"));
+        return Err(Lack::new(format!("something else was logged: {logged:?}")));
     };
-    Resets::open().and_then(|resets| resets.refuse(&syn)).map_err(|e| format!("raw sockets: {e}"))?;
+    Resets::open().and_then(|resets| resets.refuse(&syn)).map_err(|e| Lack::on("raw sockets", e))?;
     match rustix::net::sockopt::socket_error(&socket) {
-        Ok(Err(Errno::CONNREFUSED)) => Ok("a connection is told of, and refused at once".into()),
-        other => Err(format!("TCP was not refused: {other:?}")),
+        Ok(Err(Errno::CONNREFUSED)) => Ok("a connection is logged, and refused at once".into()),
+        other => Err(Lack::new(format!("TCP was not refused: {other:?}"))),
     }
 }
 
-fn transparent() -> Result<String, String> {
+fn transparent() -> Result<String, Lack> {
     own_network()?;
-    nft::transparent().map_err(|e| e.to_string())?;
+    nft::transparent()?;
     Ok("connections can be given to transparent sockets".into())
 }

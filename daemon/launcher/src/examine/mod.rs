@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::context::Context;
 use crate::doctor;
 use crate::sessions::{Message, Sessions};
+use agentd_session::error::HostError;
 use traces::Trace;
 
 /// How long a child may take.
@@ -24,11 +25,22 @@ const REST: Duration = Duration::from_secs(1);
 /// The most that wait.
 const MAX_WAITING: usize = 64;
 
-/// One request.
+/// Why an examination was not finished.
+#[derive(Debug, thiserror::Error)]
+enum NotExamined {
+    #[error("it is being asked for already")]
+    Asked,
+    #[error("it took too long")]
+    TooLong,
+    #[error("it ended before it had an answer")]
+    Ended,
+    #[error(transparent)]
+    Host(#[from] HostError),
+}
+
 pub struct Asked {
     /// For the answer.
     pub request: RequestNumber,
-    /// Who asks.
     pub uid: u32,
     /// Which account that counts for.
     pub account: u32,
@@ -60,7 +72,6 @@ struct Running {
     traces: Vec<Trace>,
 }
 
-/// All requests.
 #[derive(Default)]
 pub struct Examiner {
     waiting: VecDeque<Asked>,
@@ -78,13 +89,13 @@ impl Examiner {
     pub fn ask(&mut self, asked: Asked) -> Option<Message> {
         let again = self.waiting.iter().any(|other| other.account == asked.account);
         if again || self.waiting.len() >= MAX_WAITING {
-            return Some(answer(asked.request, vec![not_done("it is being asked for already")], Vec::new()));
+            return Some(answer(asked.request, vec![not_done(&NotExamined::Asked)], Vec::new()));
         }
         self.waiting.push_back(asked);
         None
     }
 
-    /// The service is gone: what runs is finished, and nobody hears of it.
+    /// The service is gone: what runs is finished, without an answer.
     pub fn forget(&mut self) {
         self.waiting.clear();
         if let Some(running) = &mut self.running {
@@ -105,7 +116,7 @@ impl Examiner {
             if let Err(error) = late.child.kill() {
                 tracing::error!(%error, "an examination of the host cannot be ended");
             }
-            return self.finish(cx, sessions, late, "it took too long");
+            return self.finish(cx, sessions, late, Some(&NotExamined::TooLong));
         }
         self.last.retain(|_, began| *began + REST > now);
         if self.running.is_some() {
@@ -146,13 +157,13 @@ impl Examiner {
     }
 
     /// The child says something, or has ended.
-    pub fn heard(&mut self, cx: &Context, sessions: &mut Sessions) -> Option<Message> {
+    pub fn receive(&mut self, cx: &Context, sessions: &mut Sessions) -> Option<Message> {
         let running = self.running.as_ref()?;
         let found = match running.socket.receive(MAX_PACKET, 0) {
             Err(PacketError::WouldBlock) => return None,
-            Ok(Some(packet)) => decode::<Found>(&packet.bytes).map_err(|e| e.to_string()),
-            Ok(None) => Err("it ended before it had an answer".into()),
-            Err(error) => Err(error.to_string()),
+            Ok(Some(packet)) => decode::<Found>(&packet.bytes).map_err(|e| NotExamined::Host(e.into())),
+            Ok(None) => Err(NotExamined::Ended),
+            Err(error) => Err(NotExamined::Host(error.into())),
         };
         let mut running = self.running.take()?;
         match found {
@@ -161,7 +172,7 @@ impl Examiner {
                 running.checks = checks;
                 running.traces = traces.into_iter().filter(|trace| !trace.is_of(&seen)).collect();
                 if !running.asked.clean || running.traces.is_empty() {
-                    return self.finish(cx, sessions, running, "");
+                    return self.finish(cx, sessions, running, None);
                 }
                 let traces = running.traces.clone();
                 let started = start(cx, sessions, || {
@@ -176,16 +187,16 @@ impl Examiner {
                         self.unwatched = true;
                         None
                     }
-                    Err(error) => self.finish(cx, sessions, running, &error),
+                    Err(error) => self.finish(cx, sessions, running, Some(&error)),
                 }
             }
             Ok(Found::Cleaned(gone)) => {
                 for (trace, gone) in running.traces.iter_mut().zip(gone) {
                     trace.cleaned = gone;
                 }
-                self.finish(cx, sessions, running, "")
+                self.finish(cx, sessions, running, None)
             }
-            Err(error) => self.finish(cx, sessions, running, &error),
+            Err(error) => self.finish(cx, sessions, running, Some(&error)),
         }
     }
 
@@ -194,7 +205,7 @@ impl Examiner {
         cx: &Context,
         sessions: &mut Sessions,
         running: Running,
-        problem: &str,
+        problem: Option<&NotExamined>,
     ) -> Option<Message> {
         sessions.seen();
         if running.asked.clean && running.traces.iter().any(Trace::is_overlay) {
@@ -206,9 +217,7 @@ impl Examiner {
         }
         let Running { asked, wanted, child, mut checks, traces, .. } = running;
         self.done.push(child);
-        if !problem.is_empty() {
-            checks.push(not_done(problem));
-        }
+        checks.extend(problem.map(not_done));
         wanted.then(|| answer(asked.request, checks, traces.iter().map(Trace::leak).collect()))
     }
 }
@@ -218,35 +227,35 @@ fn start(
     cx: &Context,
     sessions: &Sessions,
     find: impl FnOnce() -> Found,
-) -> Result<(Child, Packets), String> {
-    let (ours, theirs) = Packets::pair().map_err(|e| e.to_string())?;
-    ours.set_nonblocking(true).map_err(|e| e.to_string())?;
+) -> Result<(Child, Packets), NotExamined> {
+    let (ours, theirs) = Packets::pair().map_err(HostError::from)?;
+    ours.set_nonblocking(true).map_err(HostError::from)?;
     let child = process::spawn(cx.token, CloneArgs { with_parent: true, ..CloneArgs::default() }, || {
         let mut keep: Vec<BorrowedFd<'_>> = vec![theirs.as_fd()];
         keep.extend(cx.host.descriptors());
         keep.extend(cx.directories.descriptors());
         keep.extend(sessions.hierarchies().descriptors());
-        let alone = process::set_title(c"agentd-doctor").and_then(|()| process::close_all_but(&keep));
-        let said = alone.map_err(|e| e.to_string()).and_then(|()| {
-            let packet = encode(&find()).map_err(|e| e.to_string())?;
-            theirs.send(&packet, &[]).map_err(|e| e.to_string())
-        });
-        match said {
+        let look = || -> Result<(), HostError> {
+            process::set_title(c"agentd-doctor")?;
+            process::close_all_but(&keep)?;
+            Ok(theirs.send(&encode(&find())?, &[])?)
+        };
+        match look() {
             Ok(()) => 0,
             Err(error) => {
-                tracing::error!(error, "the host could not be examined");
+                tracing::error!(%error, "the host could not be examined");
                 1
             }
         }
     });
-    child.map(|child| (child, ours)).map_err(|e| e.to_string())
+    Ok((child.map_err(HostError::from)?, ours))
 }
 
 fn answer(request: RequestNumber, checks: Vec<Check>, leaks: Vec<Leak>) -> Message {
     (FromLauncher::Examined { request, checks, leaks }, Vec::new())
 }
 
-fn not_done(why: &str) -> Check {
+fn not_done(why: &NotExamined) -> Check {
     Check {
         name: "doctor".into(),
         status: Status::Reduced,

@@ -13,10 +13,11 @@ use crate::context::Context;
 use crate::directories::{Doomed, is_held, names};
 use crate::sessions::{KINDS, Seen, Sessions, group_path};
 use crate::workers;
+use agentd_session::error::{HostError, On as _};
 
-/// The most that are told of at once; the next look finds the rest.
+/// The most that are reported at once; the next look finds the rest.
 const MAX: usize = 256;
-/// The longest name that is told in full, in bytes: all of them fit one message.
+/// The longest name that is reported in full, in bytes: all of them fit one message.
 const MAX_NAME: usize = 128;
 
 /// Something that belongs to a session, if there is one.
@@ -62,7 +63,7 @@ pub fn find(cx: &Context, sessions: &Sessions) -> Vec<Trace> {
         }),
     ];
     for error in found.into_iter().filter_map(Result::err) {
-        tracing::error!(error, "what was left behind cannot be looked for");
+        tracing::error!(%error, "what was left behind cannot be looked for");
     }
     // What belongs to sessions that are known takes no room.
     let seen = sessions.seen_now();
@@ -70,13 +71,12 @@ pub fn find(cx: &Context, sessions: &Sessions) -> Vec<Trace> {
     traces.filter(|trace| !trace.is_of(&seen)).take(MAX).collect()
 }
 
-fn groups(sessions: &Sessions, all: &mut Vec<What>) -> Result<(), String> {
-    let text = |e: agentd_kernel::cgroup::CgroupError| e.to_string();
+fn groups(sessions: &Sessions, all: &mut Vec<What>) -> Result<(), HostError> {
     let mut found = BTreeSet::new();
     for kind in KINDS {
-        for user in sessions.hierarchies().names(kind).map_err(text)? {
+        for user in sessions.hierarchies().names(kind)? {
             let Some(uid) = user.strip_prefix('u').and_then(|uid| uid.parse::<u32>().ok()) else { continue };
-            for lease in sessions.hierarchies().names(&format!("{kind}/{user}")).map_err(text)? {
+            for lease in sessions.hierarchies().names(&format!("{kind}/{user}"))? {
                 let Ok(lease) = lease.parse::<u32>() else { continue };
                 found.insert((uid, lease));
             }
@@ -86,10 +86,10 @@ fn groups(sessions: &Sessions, all: &mut Vec<What>) -> Result<(), String> {
     Ok(())
 }
 
-fn processes(cx: &Context, all: &mut Vec<What>) -> Result<(), String> {
+fn processes(cx: &Context, all: &mut Vec<What>) -> Result<(), HostError> {
     let pool = cx.settings.config.pool.uids;
     let proc = cx.host.proc.as_fd();
-    for pid in procfs::pids(proc).map_err(|e| format!("/proc: {e}"))? {
+    for pid in procfs::pids(proc).on("/proc")? {
         let Ok(uid) = procfs::uid(proc, pid) else { continue };
         let lease = (uid.wrapping_sub(pool.first())) / 3;
         if pool.contains(uid) && lease < pool.leases() {
@@ -100,12 +100,12 @@ fn processes(cx: &Context, all: &mut Vec<What>) -> Result<(), String> {
 }
 
 /// Files of leases that are locked or have something in them: an empty one is free.
-fn leases(cx: &Context, all: &mut Vec<What>) -> Result<(), String> {
+fn leases(cx: &Context, all: &mut Vec<What>) -> Result<(), HostError> {
     for name in names(&cx.directories.leases)? {
         let Ok(number) = name.parse() else { continue };
         let Some(file) = cx.directories.lease_file(number)? else { continue };
-        let size = rustix::fs::fstat(&file).map_err(|e| format!("lease {number}: {e}"))?.st_size;
-        if size > 0 || is_held(&file).map_err(|e| format!("lease {number}: {e}"))? {
+        let size = rustix::fs::fstat(&file).on(format_args!("lease {number}"))?.st_size;
+        if size > 0 || is_held(&file).on(format_args!("lease {number}"))? {
             all.push(What::Lease(number));
         }
     }
@@ -140,7 +140,7 @@ impl Trace {
         }
     }
 
-    /// As the service is told.
+    /// For the service.
     pub fn leak(&self) -> Leak {
         let (kind, what) = match &self.what {
             What::Cgroup { uid, lease } => ("cgroup", format!("u{uid}/{lease}")),
@@ -158,19 +158,19 @@ impl Trace {
         match self.try_clean(cx, sessions) {
             Ok(()) => true,
             Err(error) => {
-                tracing::error!(error, trace = ?self.what, "what was left behind stays");
+                tracing::error!(%error, trace = ?self.what, "what was left behind stays");
                 false
             }
         }
     }
 
-    fn try_clean(&self, cx: &Context, sessions: &Sessions) -> Result<(), String> {
+    fn try_clean(&self, cx: &Context, sessions: &Sessions) -> Result<(), HostError> {
         match &self.what {
             What::Cgroup { uid, lease } => {
                 for kind in KINDS {
                     let path = group_path(kind, *uid, *lease);
-                    sessions.hierarchies().clear_below(&path).map_err(|e| e.to_string())?;
-                    sessions.hierarchies().remove(&path).map_err(|e| e.to_string())?;
+                    sessions.hierarchies().clear_below(&path)?;
+                    sessions.hierarchies().remove(&path)?;
                 }
                 Ok(())
             }
@@ -178,15 +178,14 @@ impl Trace {
             What::Lease(lease) => {
                 // A launcher that gives it to a session meanwhile has the lock; one that is held stays.
                 let Some(file) = cx.directories.lease_file(*lease)? else { return Ok(()) };
-                flock(&file, FlockOperation::NonBlockingLockExclusive)
-                    .map_err(|e| format!("its lock: {e}"))?;
-                rustix::fs::ftruncate(&file, 0).map_err(|e| e.to_string())
+                flock(&file, FlockOperation::NonBlockingLockExclusive).on("its lock")?;
+                Ok(rustix::fs::ftruncate(&file, 0)?)
             }
             What::Socket(session) => cx.directories.remove_keeper_socket(session),
             What::Overlay { uid, session } => {
                 // A record may have come, or become readable, since it was looked for.
                 if Doomed::parse(*uid, session).is_none() && cx.directories.may_have_record(session) {
-                    return Err("there is a record of it".into());
+                    return Err(HostError::unfit("there is a record of it"));
                 }
                 let name = match Doomed::parse(*uid, session) {
                     Some(doomed) => doomed.name(),
@@ -196,7 +195,7 @@ impl Trace {
                     },
                 };
                 let Some(user) = cx.directories.user_overlays(*uid)? else { return Ok(()) };
-                workers::delete_tree(user.as_fd(), &name).map_err(|e| e.to_string())
+                Ok(workers::delete_tree(user.as_fd(), &name)?)
             }
         }
     }
@@ -204,13 +203,13 @@ impl Trace {
 
 /// Ends a process that has that uid and is in a group of ours, and waits for its end. One that is in another's is that
 /// one's, who uses the same ids.
-fn end(cx: &Context, pid: i32, uid: u32, is_ours: impl Fn(&str) -> bool) -> Result<(), String> {
+fn end(cx: &Context, pid: i32, uid: u32, is_ours: impl Fn(&str) -> bool) -> Result<(), HostError> {
     let proc = cx.host.proc.as_fd();
     let Some(number) = Pid::from_raw(pid) else { return Ok(()) };
     let pidfd = match rustix::process::pidfd_open(number, PidfdFlags::empty()) {
         Ok(pidfd) => pidfd,
         Err(rustix::io::Errno::SRCH) => return Ok(()),
-        Err(errno) => return Err(errno.to_string()),
+        Err(errno) => return Err(errno.into()),
     };
     match procfs::uid(proc, pid) {
         Ok(found) if found == uid => {}
@@ -219,19 +218,19 @@ fn end(cx: &Context, pid: i32, uid: u32, is_ours: impl Fn(&str) -> bool) -> Resu
     }
     match procfs::cgroup(proc, pid) {
         Ok(group) if is_ours(&group) => {}
-        Ok(group) => return Err(format!("it is in {group}, no group of this daemon")),
-        Err(error) => return Err(format!("its group: {error}")),
+        Ok(group) => return Err(HostError::unfit(format!("it is in {group}, no group of this daemon"))),
+        Err(error) => return Err(error).on("its group"),
     }
     match rustix::process::pidfd_send_signal(&pidfd, Signal::KILL) {
         Ok(()) | Err(rustix::io::Errno::SRCH) => {}
-        Err(errno) => return Err(errno.to_string()),
+        Err(errno) => return Err(errno.into()),
     }
     let mut ended = [rustix::event::PollFd::new(&pidfd, rustix::event::PollFlags::IN)];
     let most = rustix::event::Timespec { tv_sec: 2, tv_nsec: 0 };
     match rustix::event::poll(&mut ended, Some(&most)) {
-        Ok(0) => Err("it does not end".into()),
+        Ok(0) => Err(HostError::unfit("it does not end")),
         Ok(_) => Ok(()),
-        Err(errno) => Err(errno.to_string()),
+        Err(errno) => Err(errno.into()),
     }
 }
 
@@ -249,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn hostile_names_are_told_harmlessly_and_briefly() {
+    fn hostile_names_are_reported_harmlessly_and_briefly() {
         let what = What::Socket("\u{1b}]0;\u{202e}x".repeat(100));
         let leak = Trace { what, cleaned: true }.leak();
         assert!(leak.what.is_ascii() && leak.what.len() == MAX_NAME && !leak.what.contains('\u{1b}'));

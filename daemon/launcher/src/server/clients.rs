@@ -1,4 +1,4 @@
-//! Clients: accepted and attested here, then the service's. Connections are accepted many at a time, whoever they are
+//! Clients: accepted and attested here, then the service's. Connections are accepted many at a time, from any process
 //! of, and wait here by account: the kernel's queue is one for all, and must never be full for long.
 
 use std::collections::BTreeSet;
@@ -17,7 +17,7 @@ use rustix::net::SocketFlags;
 use super::Server;
 use super::source::Source;
 use crate::callers::{Arrival, each};
-use crate::offers::Heard;
+use crate::offers::Read;
 
 /// How many connections of one listener are accepted in one turn.
 const BATCH: usize = 64;
@@ -68,7 +68,7 @@ impl Server {
                 self.callers.remove(number);
                 continue;
             }
-            self.tell((FromLauncher::Caller { number, peer, account, groups }, vec![socket]));
+            self.send((FromLauncher::Caller { number, peer, account, groups }, vec![socket]));
         }
     }
 
@@ -130,11 +130,11 @@ impl Server {
     }
 
     /// An offer that is held stays in its socket, which is watched for its end alone from then on.
-    pub(super) fn offer_says(&mut self, number: u64) {
+    pub(super) fn offer_readable(&mut self, number: u64) {
         let steer = match self.offers.ready(number) {
-            Heard::Nothing | Heard::Over => return,
-            Heard::Offer => None,
-            Heard::Steer(peer, steer) => Some((peer, steer)),
+            Read::Nothing | Read::Over => return,
+            Read::Offer => None,
+            Read::Steer(peer, steer) => Some((peer, steer)),
         };
         let watched = self
             .offers
@@ -148,8 +148,8 @@ impl Server {
         }
     }
 
-    /// Accepts what waits in the kernel, up to a bound. Whoever has gone again, or has all that its account may have, is
-    /// closed at once.
+    /// Accepts what waits in the kernel, up to a bound. Whoever has gone again, or has all that its account may have,
+    /// is closed at once.
     fn arrivals(&mut self, kind: Kind) -> Vec<Guest> {
         let most = each(&self.context.settings.config.bounds);
         let mut guests: Vec<Guest> = Vec::new();

@@ -4,11 +4,38 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use super::{Server, tell_manager};
+use super::{Server, notify_manager};
+use crate::link::LinkError;
 use crate::service::Service;
+use agentd_session::error::{HostError, On as _};
 
-/// How long sessions may take to end when the launcher is told to.
+/// How long sessions may take to end when the launcher is asked to end.
 const FAREWELL: Duration = Duration::from_secs(10);
+
+/// Why the launcher ends though nobody asked for it, or what it could not take away.
+#[derive(Debug, thiserror::Error)]
+pub enum Failed {
+    /// Its service does nothing but end.
+    #[error("the service ends as often as it is started")]
+    Service,
+    /// Every session has lost its cgroup.
+    #[error("the cgroup of all sessions is gone: somebody stopped their scope")]
+    Cgroups,
+    /// Something of the host's.
+    #[error(transparent)]
+    Host(#[from] HostError),
+}
+
+/// An end with failures, in the order in which they came.
+#[derive(Debug, thiserror::Error)]
+#[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+pub struct Ended(Vec<Failed>);
+
+impl From<HostError> for Ended {
+    fn from(error: HostError) -> Self {
+        Self(vec![error.into()])
+    }
+}
 
 impl Server {
     pub(super) fn signal(&mut self) {
@@ -30,11 +57,11 @@ impl Server {
         if self.closing.is_some() || !self.service.as_mut().is_some_and(|service| service.has_ended(now)) {
             return;
         }
-        self.lose_service("it ended");
+        self.lose_service(&LinkError::Ended);
         // One that never was there, for a configuration that cannot work, has nothing that would miss it.
         let hopeless = self.service.as_ref().is_some_and(Service::ends_too_often);
         if hopeless && !self.ready && self.sessions.live().is_empty() {
-            self.failed = Some("the service ends as often as it is started".into());
+            self.failed = Some(Failed::Service);
             self.begin_closing();
         }
         self.restart_service(now);
@@ -52,13 +79,12 @@ impl Server {
         }
     }
 
-    /// Ends if somebody took the cgroup of all sessions away, and with it every session: whoever starts the launcher
-    /// again has it make another.
+    /// Ends if somebody took the cgroup of all sessions away, and with it every session: the next launcher
+    /// makes another.
     pub(super) fn look_after_cgroups(&mut self) {
         if self.closing.is_none() && !self.sessions.are_rooted() {
-            let error = "the cgroup of all sessions is gone: somebody stopped their scope".to_owned();
-            tracing::error!(error, "ending");
-            self.failed = Some(error);
+            tracing::error!(error = %Failed::Cgroups, "ending");
+            self.failed = Some(Failed::Cgroups);
             self.begin_closing();
         }
     }
@@ -67,7 +93,7 @@ impl Server {
         if self.closing.is_some() {
             return;
         }
-        tell_manager(&[sd_notify::NotifyState::Stopping]);
+        notify_manager(&[sd_notify::NotifyState::Stopping]);
         self.closing = Some(Instant::now() + FAREWELL);
         if self.by_hand {
             tracing::info!(sessions = self.sessions.live().len(), "ending, with every session");
@@ -86,19 +112,20 @@ impl Server {
         self.closing.is_some_and(|until| done || now >= until)
     }
 
-    /// Takes the sockets and groups away; every error is told, none stops the rest.
-    pub(super) fn close(mut self) -> Result<(), String> {
+    /// Takes the sockets and groups away; every error is reported, none stops the rest.
+    pub(super) fn close(mut self) -> Result<(), Ended> {
         let mut errors = Vec::from_iter(self.failed.take());
         if let Some(service) = self.service.take() {
-            errors.extend(service.stop().err());
+            errors.extend(service.stop().err().map(Failed::Host));
         }
         for path in &self.bound {
-            errors.extend(rustix::fs::unlink(path.as_str()).err().map(|e| format!("{path}: {e}")));
+            errors.extend(rustix::fs::unlink(path.as_str()).on(path).err().map(Failed::Host));
         }
         if self.by_hand || self.sessions.is_empty() {
-            errors.extend(self.sessions.close().err());
-            errors.extend(self.context.cgroups.scope.as_ref().and_then(|scope| scope.leave().err()));
+            errors.extend(self.sessions.close().err().map(Failed::Host));
+            let left = self.context.cgroups.scope.as_ref().map(|scope| scope.leave());
+            errors.extend(left.and_then(Result::err).map(Failed::Host));
         }
-        if errors.is_empty() { Ok(()) } else { Err(errors.join("; ")) }
+        if errors.is_empty() { Ok(()) } else { Err(Ended(errors)) }
     }
 }

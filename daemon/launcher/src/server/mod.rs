@@ -26,7 +26,10 @@ use crate::link::Link;
 use crate::offers::Offers;
 use crate::service::Service;
 use crate::sessions::Sessions;
+use agentd_session::error::{HostError, On as _};
 
+pub use ending::Ended;
+use ending::Failed;
 use reload::Reload;
 use source::Source;
 use steering::Steering;
@@ -51,8 +54,8 @@ pub struct Server {
     sessions: Sessions,
     examiner: Examiner,
     link: Option<Link>,
-    /// Clients are let in only while there is a service: without one they wait in the kernel's queue, where they outlive
-    /// this launcher too.
+    /// Clients are let in only while there is a service: without one they wait in the kernel's queue, where they
+    /// outlive this launcher too.
     open: bool,
     /// Clients' sockets that may have descriptors in them, to be closed apart.
     unclean: Vec<Packets>,
@@ -60,7 +63,7 @@ pub struct Server {
     /// Launcher and service are one, for somebody who started them by hand.
     by_hand: bool,
     service: Option<Service>,
-    /// Whether the service was started before the configuration changed, and has not heard of that.
+    /// Whether the service was started before the configuration changed, and does not know of that.
     stale: bool,
     /// The names of the sockets that were made here.
     bound: Vec<String>,
@@ -68,7 +71,7 @@ pub struct Server {
     watchdog: Option<Watchdog>,
     closing: Option<Instant>,
     /// Why it ends, if nobody asked for that.
-    failed: Option<String>,
+    failed: Option<Failed>,
 }
 
 impl Server {
@@ -78,11 +81,11 @@ impl Server {
         hierarchies: Hierarchies,
         signals: SignalFd,
         sockets: Sockets,
-    ) -> Result<Self, String> {
+    ) -> Result<Self, HostError> {
         let mut sessions = Sessions::new(hierarchies);
         let adopted = sessions.recover(&context)?;
         if adopted > 0 {
-            tracing::info!(sessions = adopted, "sessions taken over from an earlier launcher");
+            tracing::info!(sessions = adopted, "sessions of an earlier launcher adopted");
         }
         let settings = &context.settings;
         let config = &settings.config;
@@ -91,7 +94,7 @@ impl Server {
         let mut bind = |path: &str, kind, (owner, group, mode)| {
             let socket = listen(path, kind, owner, group, mode)?;
             bound.push(path.to_owned());
-            Ok::<_, String>(socket)
+            Ok::<_, HostError>(socket)
         };
         let others = (0, group, 0o660);
         let clients = match sockets.clients {
@@ -108,7 +111,7 @@ impl Server {
         let metrics =
             config.metrics_socket().map(|path| bind(&path, SocketType::STREAM, members)).transpose()?;
         let server = Self {
-            event_loop: EventLoop::new(MAX_EVENTS).map_err(|e| format!("epoll: {e}"))?,
+            event_loop: EventLoop::new(MAX_EVENTS).on("epoll")?,
             sessions,
             examiner: Examiner::default(),
             context,
@@ -133,21 +136,20 @@ impl Server {
             closing: None,
             failed: None,
         };
-        // Before Linux 6.16 it is enough that whoever closes such a socket is not the loop.
-        agentd_kernel::peer::refuse_descriptors(server.clients.as_fd())
-            .map_err(|e| format!("clients: {e}"))?;
+        // Before Linux 6.16 it is enough that the loop does not close such a socket itself.
+        agentd_kernel::peer::refuse_descriptors(server.clients.as_fd()).on("clients")?;
         server.watch(server.services.as_fd(), Source::Services, EventFlags::IN)?;
         server.watch(server.offer_clients.as_fd(), Source::OfferClients, EventFlags::IN)?;
         server.watch(server.signals.as_fd(), Source::Signals, EventFlags::IN)?;
         Ok(server)
     }
 
-    fn watch(&self, fd: BorrowedFd<'_>, source: Source, flags: EventFlags) -> Result<(), String> {
-        self.event_loop.add(fd, source, flags).map_err(|e| format!("epoll: {e}"))
+    fn watch(&self, fd: BorrowedFd<'_>, source: Source, flags: EventFlags) -> Result<(), HostError> {
+        self.event_loop.add(fd, source, flags).on("epoll")
     }
 
     /// Runs until a signal ends it. With `service`, starts the service too and ends with it.
-    pub fn run(mut self, with_service: bool) -> Result<(), String> {
+    pub fn run(mut self, with_service: bool) -> Result<(), Ended> {
         self.by_hand = with_service;
         if with_service {
             self.service = Some(Service::start(self.context.token, &self.context.settings)?);
@@ -158,9 +160,9 @@ impl Server {
             self.look_after_cgroups();
             self.restart_service(now);
             let messages = self.sessions.tick(&self.context, now);
-            self.tell_all(messages);
+            self.send_all(messages);
             let answer = self.examiner.tick(&self.context, &mut self.sessions, now);
-            self.tell_all(answer);
+            self.send_all(answer);
             self.expire_steering(now);
             self.offers.expire(now);
             self.expire_reload(now);
@@ -180,7 +182,7 @@ impl Server {
                 watchdog.turn(now);
             }
             let timeout = self.timeout(now);
-            for source in self.event_loop.wait(Some(&timeout)).map_err(|e| format!("epoll: {e}"))? {
+            for source in self.event_loop.wait(Some(&timeout)).on("epoll")? {
                 self.handle(source);
             }
         }
@@ -193,24 +195,24 @@ impl Server {
             Source::OfferClients => self.accept_offers(),
             Source::Services => self.accept_service(),
             Source::Signals => self.signal(),
-            Source::Service => self.service_says(),
+            Source::Service => self.service_readable(),
             Source::Caller(number) => self.forget(number),
-            Source::Offer(number) => self.offer_says(number),
+            Source::Offer(number) => self.offer_readable(number),
             Source::Builder(lease) => {
                 let answer = self.sessions.answered(&self.context, lease);
-                self.tell_all(answer);
+                self.send_all(answer);
             }
             Source::Keeper(lease) => {
                 // Its last word may still be unread.
                 let answer = self.sessions.answered(&self.context, lease);
-                self.tell_all(answer);
+                self.send_all(answer);
                 self.sessions.keeper_ended(lease);
             }
-            Source::Reload => self.reload_says(),
+            Source::Reload => self.reload_readable(),
             Source::Steering(number) => self.keeper_answers(number),
             Source::Examiner => {
-                let answer = self.examiner.heard(&self.context, &mut self.sessions);
-                self.tell_all(answer);
+                let answer = self.examiner.receive(&self.context, &mut self.sessions);
+                self.send_all(answer);
             }
         }
     }
@@ -228,7 +230,7 @@ impl Server {
         }
     }
 
-    fn watch_session(&self, lease: u32) -> Result<(), String> {
+    fn watch_session(&self, lease: u32) -> Result<(), HostError> {
         let Some((builder, keeper)) = self.sessions.watch(lease) else { return Ok(()) };
         if let Some(builder) = builder {
             self.watch(builder.as_fd(), Source::Builder(lease), EventFlags::IN)?;
@@ -271,10 +273,10 @@ impl Server {
     }
 }
 
-/// Tells whoever supervises us; without one, nobody.
-fn tell_manager(states: &[sd_notify::NotifyState<'_>]) {
+/// Sends `states` to the service manager, if there is one.
+fn notify_manager(states: &[sd_notify::NotifyState<'_>]) {
     let lines: Vec<String> = states.iter().map(ToString::to_string).collect();
     if let Err(error) = agentd_kernel::notify::notify(&lines.join("\n")) {
-        tracing::warn!(%error, "the service manager cannot be told");
+        tracing::warn!(%error, "the service manager cannot be notified");
     }
 }

@@ -11,13 +11,31 @@ use agentd_policy::event::ExitStatus;
 use agentd_policy::reload::needs_restart;
 
 use super::source::Source;
-use super::{Server, tell_manager};
+use super::{Server, notify_manager};
 use crate::blocklists::{self, Compiling};
 use crate::service::Check;
 use crate::settings::Settings;
+use agentd_session::error::HostError;
 
 /// How long a look at the file, and at what it names, may take.
 const DEADLINE: Duration = Duration::from_secs(30);
+
+/// Why a configuration is refused: what held before goes on.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ReloadError {
+    /// The service's program refused it, and said itself what is wrong.
+    #[error("it has mistakes, or a profile or blocklist has")]
+    Mistakes,
+    /// That program ended otherwise.
+    #[error("agentd --check ended with {0:?}")]
+    Check(ExitStatus),
+    /// Keys that are read at the start alone are others.
+    #[error("{} changed, which needs a restart: restart agentd, or take it back", .0.join(", "))]
+    Restart(Vec<&'static str>),
+    /// The file, a list, or a child that looks at them.
+    #[error(transparent)]
+    Host(#[from] HostError),
+}
 
 /// A look at the file that is under way.
 pub(super) struct Reload {
@@ -55,8 +73,8 @@ impl Server {
             return;
         }
         match sd_notify::NotifyState::monotonic_usec_now() {
-            Ok(now) => self.tell_if_ready(&[sd_notify::NotifyState::Reloading, now]),
-            Err(error) => tracing::warn!(%error, "the service manager cannot be told"),
+            Ok(now) => self.notify_if_ready(&[sd_notify::NotifyState::Reloading, now]),
+            Err(error) => tracing::warn!(%error, "the service manager cannot be notified"),
         }
         let began = Check::start(self.context.token, &self.context.settings).and_then(|check| {
             self.watch(check.as_fd(), Source::Reload, EventFlags::IN)?;
@@ -67,12 +85,12 @@ impl Server {
                 let until = Instant::now() + DEADLINE;
                 self.reload = Some(Reload { step: Step::Check(check), until, again: false });
             }
-            Err(error) => self.end_reload(Err(error)),
+            Err(error) => self.end_reload(Err(error.into())),
         }
     }
 
     /// A step has come to an end, or may have.
-    pub(super) fn reload_says(&mut self) {
+    pub(super) fn reload_readable(&mut self) {
         let Some(mut reload) = self.reload.take() else { return };
         let result = match self.go_on(&mut reload) {
             Ok(false) => {
@@ -90,7 +108,7 @@ impl Server {
     }
 
     /// Whether all of it is done.
-    fn go_on(&mut self, reload: &mut Reload) -> Result<bool, String> {
+    fn go_on(&mut self, reload: &mut Reload) -> Result<bool, ReloadError> {
         match &mut reload.step {
             Step::Check(check) => match check.ended()? {
                 None => Ok(false),
@@ -107,8 +125,8 @@ impl Server {
                     Ok(false)
                 }
                 // It said itself what is wrong.
-                Some(ExitStatus::Code(1)) => Err("it has mistakes, or a profile or blocklist has".into()),
-                Some(how) => Err(format!("agentd --check ended with {how:?}")),
+                Some(ExitStatus::Code(1)) => Err(ReloadError::Mistakes),
+                Some(how) => Err(ReloadError::Check(how)),
             },
             Step::Lists(lists) => match lists.0.ended()? {
                 None => Ok(false),
@@ -123,7 +141,7 @@ impl Server {
     /// A look that takes too long is given up.
     pub(super) fn expire_reload(&mut self, now: Instant) {
         if let Some(reload) = self.reload.as_mut().filter(|reload| reload.until <= now) {
-            // Its end is told as any other.
+            // Its end is reported as any other.
             reload.until = now + DEADLINE;
             let killed = match &reload.step {
                 Step::Check(check) => check.kill(),
@@ -141,7 +159,7 @@ impl Server {
     }
 
     /// What the file says now, if it can be taken.
-    fn new_settings(&self) -> Result<Settings, String> {
+    fn new_settings(&self) -> Result<Settings, ReloadError> {
         let old = &self.context.settings;
         let new = Settings::read(&old.file)?;
         let mut keys = needs_restart(&old.config, &new.config);
@@ -157,10 +175,7 @@ impl Server {
             }
         }
         if !keys.is_empty() {
-            return Err(format!(
-                "{} changed, which needs a restart: restart agentd, or take it back",
-                keys.join(", ")
-            ));
+            return Err(ReloadError::Restart(keys));
         }
         Ok(new)
     }
@@ -175,18 +190,18 @@ impl Server {
         self.reload_service();
     }
 
-    /// By hand the service hears of it from us. One that is not here yet may have read the file before.
+    /// Started by hand, the service gets a signal from us. One that is not here yet may have read the file before.
     pub(super) fn reload_service(&mut self) {
         let Some(service) = &self.service else { return };
         self.stale = self.link.is_none();
         if !self.stale
             && let Err(error) = service.reload()
         {
-            tracing::error!(error, "the service does not hear that the configuration changed");
+            tracing::error!(%error, "the service cannot be signalled that the configuration changed");
         }
     }
 
-    fn end_reload(&self, result: Result<(), String>) {
+    fn end_reload(&self, result: Result<(), ReloadError>) {
         let file = self.context.settings.file.display();
         let status = match &result {
             Ok(()) => {
@@ -194,18 +209,18 @@ impl Server {
                 format!("{file} was read again")
             }
             Err(error) => {
-                tracing::error!(%file, error, "the configuration was refused: what held before goes on");
+                tracing::error!(%file, %error, "the configuration was refused: what held before goes on");
                 format!("{file} was refused, what held before goes on: {error}")
             }
         };
         let status = status.replace(char::is_control, " ");
-        self.tell_if_ready(&[sd_notify::NotifyState::Ready, sd_notify::NotifyState::Status(&status)]);
+        self.notify_if_ready(&[sd_notify::NotifyState::Ready, sd_notify::NotifyState::Status(&status)]);
     }
 
     /// Before it is ready, nothing is said that would mean that it is.
-    fn tell_if_ready(&self, states: &[sd_notify::NotifyState<'_>]) {
+    fn notify_if_ready(&self, states: &[sd_notify::NotifyState<'_>]) {
         if self.ready {
-            tell_manager(states);
+            notify_manager(states);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The service's connection: what it says, and what it is told.
+//! The service's connection: what it sends, and what is sent to it.
 
 use std::os::fd::{AsFd as _, OwnedFd};
 
@@ -13,9 +13,9 @@ use agentd_session::monotonic_ns;
 
 use super::clients::accept;
 use super::source::Source;
-use super::{Server, tell_manager};
+use super::{Server, notify_manager};
 use crate::examine::Asked;
-use crate::link::Link;
+use crate::link::{Link, LinkError};
 use crate::sessions::{Message, Request};
 
 /// How many messages of the service are taken in one turn.
@@ -36,14 +36,14 @@ impl Server {
             tracing::error!(user = peer.uid, pid = peer.pid, "a service of another account was sent away");
             return;
         }
-        self.lose_service("another took its place");
+        self.lose_service(&LinkError::Replaced);
         if let Err(error) = self.watch(socket.as_fd(), Source::Service, Link::WATCHED) {
             tracing::error!(%error, "the service's connection cannot be watched");
             return;
         }
         self.link = Some(Link::new(Packets::from_fd(socket)));
-        self.tell_live();
-        self.tell_metrics();
+        self.send_live();
+        self.send_metrics();
         if self.link.is_none() {
             return;
         }
@@ -58,41 +58,41 @@ impl Server {
         }
         if !self.ready {
             self.ready = true;
-            tell_manager(&[sd_notify::NotifyState::Ready]);
+            notify_manager(&[sd_notify::NotifyState::Ready]);
         }
     }
 
-    /// The first that a service hears: which sessions go on.
-    fn tell_live(&mut self) {
+    /// The first message to a service: which sessions go on.
+    fn send_live(&mut self) {
         let (live, disk) = (self.sessions.live(), self.context.disk.form);
         let open_files = self.context.open_files;
         let mut parts = live.chunks(MAX_LIVE).peekable();
         if parts.peek().is_none() {
-            self.tell((
+            self.send((
                 FromLauncher::Live { disk, open_files, sessions: Vec::new(), last: true },
                 Vec::new(),
             ));
         }
         while let Some(part) = parts.next() {
             let last = parts.peek().is_none();
-            self.tell((FromLauncher::Live { disk, open_files, sessions: part.to_vec(), last }, Vec::new()));
+            self.send((FromLauncher::Live { disk, open_files, sessions: part.to_vec(), last }, Vec::new()));
         }
     }
 
     /// Who asks for numbers is the service's from then on: nobody is accepted here.
-    fn tell_metrics(&mut self) {
+    fn send_metrics(&mut self) {
         match self.metrics.as_ref().map(OwnedFd::try_clone) {
-            Some(Ok(socket)) => self.tell((FromLauncher::Metrics, vec![socket])),
+            Some(Ok(socket)) => self.send((FromLauncher::Metrics, vec![socket])),
             Some(Err(error)) => tracing::error!(%error, "nobody can ask for metrics"),
             None => {}
         }
     }
 
-    pub(super) fn lose_service(&mut self, why: &str) {
+    pub(super) fn lose_service(&mut self, why: &LinkError) {
         if self.link.take().is_none() {
             return;
         }
-        tracing::warn!(error = why, "the service is gone");
+        tracing::warn!(error = %why, "the service is gone");
         self.sessions.forget_requests();
         self.examiner.forget();
         for caller in self.callers.clear() {
@@ -106,16 +106,16 @@ impl Server {
         }
     }
 
-    pub(super) fn tell(&mut self, (message, descriptors): Message) {
+    pub(super) fn send(&mut self, (message, descriptors): Message) {
         let Some(link) = &mut self.link else { return };
         if let Err(error) = link.send(&message, descriptors) {
             self.lose_service(&error);
         }
     }
 
-    pub(super) fn tell_all(&mut self, messages: impl IntoIterator<Item = Message>) {
+    pub(super) fn send_all(&mut self, messages: impl IntoIterator<Item = Message>) {
         for message in messages {
-            self.tell(message);
+            self.send(message);
         }
     }
 
@@ -129,26 +129,26 @@ impl Server {
         }
         match self.event_loop.modify(&*link, Source::Service, wanted) {
             Ok(()) => link.watched = wanted,
-            Err(errno) => self.lose_service(&format!("epoll: {errno}")),
+            Err(errno) => self.lose_service(&LinkError::Epoll(errno.into())),
         }
     }
 
-    pub(super) fn service_says(&mut self) {
+    pub(super) fn service_readable(&mut self) {
         if let Some(Err(error)) = self.link.as_mut().map(Link::flush) {
             self.lose_service(&error);
         }
         // What is left is reported again: a service that never pauses does not starve the rest.
         for _ in 0..MESSAGES {
-            let Some(link) = self.link.as_ref().filter(|link| link.is_heard()) else { return };
+            let Some(link) = self.link.as_ref().filter(|link| link.is_read()) else { return };
             match link.receive() {
-                Ok(Some(message)) => self.obey(message, monotonic_ns()),
+                Ok(Some(message)) => self.handle_message(message, monotonic_ns()),
                 Ok(None) => return,
                 Err(error) => self.lose_service(&error),
             }
         }
     }
 
-    fn obey(&mut self, message: FromService, began_ns: u64) {
+    fn handle_message(&mut self, message: FromService, began_ns: u64) {
         match message {
             FromService::Forget { caller } => self.forget(caller),
             FromService::End { session } => self.sessions.kill(&session),
@@ -156,7 +156,7 @@ impl Server {
                 let session = plan.session.clone();
                 if let Err(refusal) = self.build(request, caller, ticket, *plan, began_ns) {
                     tracing::info!(%session, rule = refusal.rule.name(), error = %refusal, "session refused");
-                    self.tell((FromLauncher::Refused { request, refusal }, Vec::new()));
+                    self.send((FromLauncher::Refused { request, refusal }, Vec::new()));
                 }
             }
             FromService::Remove { request, caller, owner, session } => {
@@ -169,7 +169,7 @@ impl Server {
                         Some((FromLauncher::Removed { request, refusal }, Vec::new()))
                     }
                 };
-                self.tell_all(answer);
+                self.send_all(answer);
             }
             FromService::Examine { request, caller, leaks, clean } => {
                 let answer = match self.callers.get(caller) {
@@ -185,7 +185,7 @@ impl Server {
                         Some((FromLauncher::Examined { request, checks, leaks }, Vec::new()))
                     }
                 };
-                self.tell_all(answer);
+                self.send_all(answer);
             }
         }
     }

@@ -16,6 +16,7 @@ use agentd_session::refusals;
 
 use super::Server;
 use super::source::Source;
+use agentd_session::error::HostError;
 
 /// How long a keeper may take to answer. Its client waits longer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(8);
@@ -55,8 +56,8 @@ impl Server {
         let groups = self.groups_of(peer, client.as_fd()).map_err(|_| unknown())?;
         let ceiling = self.context.settings.config.bounds.of_groups(&groups).ceiling();
         change.allow.iter().try_for_each(|allowed| ceiling.check_rule(&allowed.rule))?;
-        let failed = |error: String| {
-            tracing::warn!(%session, error, "a session's keeper cannot be asked");
+        let failed = |error: HostError| {
+            tracing::warn!(%session, %error, "a session's keeper cannot be asked");
             Refusal::new(
                 format!("session {session}: {error}"),
                 Rule::SessionUnanswered,
@@ -64,9 +65,8 @@ impl Server {
             )
         };
         let keeper = self.context.directories.keeper(&session).map_err(failed)?;
-        let question =
-            encode(&FromRoot::Change { change, uid: peer.uid }).map_err(|e| failed(e.to_string()))?;
-        keeper.send(&question, &[]).map_err(|e| failed(e.to_string()))?;
+        let question = encode(&FromRoot::Change { change, uid: peer.uid }).map_err(|e| failed(e.into()))?;
+        keeper.send(&question, &[]).map_err(|e| failed(e.into()))?;
         self.watch(keeper.as_fd(), Source::Steering(number), EventFlags::IN).map_err(failed)?;
         let until = Instant::now() + ANSWER_TIMEOUT;
         self.steering.0.insert(number, Asked { session, keeper, until });

@@ -1,8 +1,8 @@
-//! What the service manager hears at least as often as it asked for, as long as the loop turns.
+//! Keep-alive messages for the service manager, at least as often as it asked for, as long as the loop turns.
 
 use std::time::{Duration, Instant};
 
-use super::tell_manager;
+use super::notify_manager;
 
 /// The watchdog of `sd_watchdog_enabled(3)`.
 pub(super) struct Watchdog {
@@ -20,7 +20,7 @@ impl Watchdog {
     /// The loop has turned once more.
     pub(super) fn turn(&mut self, now: Instant) {
         if self.next <= now {
-            tell_manager(&[sd_notify::NotifyState::Watchdog]);
+            notify_manager(&[sd_notify::NotifyState::Watchdog]);
             self.next = now + self.every;
         }
     }

@@ -1,7 +1,8 @@
 //! Children that delete overlays and close clients' sockets, so that the loop need not wait. An overlay that is to go
-//! is renamed first: whatever becomes of the child, or of this launcher, what is left of it is known by its name, and is
-//! deleted later.
+//! is renamed first: whatever becomes of the child, or of this launcher, what is left of it is known by its name, and
+//! is deleted later.
 
+use std::fmt::Display;
 use std::time::{Duration, Instant};
 
 use agentd_kernel::packets::Packets;
@@ -16,6 +17,7 @@ use super::{Message, Sessions};
 use crate::context::Context;
 use crate::directories::Doomed;
 use crate::workers;
+use agentd_session::error::HostError;
 
 /// The most children that delete: of one account, and of all.
 const DELETERS: (usize, usize) = (4, 32);
@@ -84,7 +86,12 @@ impl Sessions {
     }
 
     /// Has a session's overlay deleted; whether there is any.
-    pub(super) fn delete_uppers(&mut self, cx: &Context, owner: u32, id: &SessionId) -> Result<bool, String> {
+    pub(super) fn delete_uppers(
+        &mut self,
+        cx: &Context,
+        owner: u32,
+        id: &SessionId,
+    ) -> Result<bool, HostError> {
         let Some(doomed) = cx.directories.doom_uppers(owner, id.as_str())? else { return Ok(false) };
         self.delete(cx, doomed);
         Ok(true)
@@ -108,7 +115,7 @@ impl Sessions {
     pub fn take_up_deletions(&mut self, cx: &Context) {
         match cx.directories.doomed() {
             Ok(doomed) => doomed.into_iter().for_each(|doomed| self.delete(cx, doomed)),
-            Err(error) => tracing::error!(error, "what was to be deleted is not known"),
+            Err(error) => tracing::error!(%error, "what was to be deleted is not known"),
         }
     }
 
@@ -128,16 +135,16 @@ impl Sessions {
             let Some((account, deletion)) = self.deletions.pop(own) else { return };
             let Doomed { owner, session, .. } = &deletion.doomed;
             let started = cx.directories.user_overlays(*owner).and_then(|user| match user {
-                Some(user) => workers::delete(cx.token, &user, &deletion.doomed.name(), session.as_ref())
-                    .map(Some)
-                    .map_err(|e| e.to_string()),
+                Some(user) => {
+                    Ok(Some(workers::delete(cx.token, &user, &deletion.doomed.name(), session.as_ref())?))
+                }
                 None => Ok(None),
             });
             match started {
                 Ok(Some(child)) => self.deleters.push(Deleter { child, account, deletion }),
                 Ok(None) => {}
                 Err(error) => {
-                    tracing::error!(error, "an overlay cannot be deleted now");
+                    tracing::error!(%error, "an overlay cannot be deleted now");
                     self.put_off(deletion, now);
                 }
             }
@@ -164,7 +171,7 @@ impl Sessions {
             };
             let of = |id: &SessionId| deleter.deletion.doomed.session.as_ref() == Some(id);
             for (id, request) in self.removals.extract_if(.., |(id, _)| of(&*id)) {
-                let refusal = (!done).then(|| not_removed(&id, "not everything could be deleted yet"));
+                let refusal = (!done).then(|| not_removed(&id, &"not everything could be deleted yet"));
                 messages.push((FromLauncher::Removed { request, refusal }, Vec::new()));
             }
             if !done {
@@ -175,6 +182,6 @@ impl Sessions {
     }
 }
 
-fn not_removed(id: &SessionId, why: &str) -> Refusal {
+fn not_removed(id: &SessionId, why: &dyn Display) -> Refusal {
     Refusal::new(format!("session {id}: {why}"), Rule::SessionRemove, "see the launcher's log")
 }

@@ -8,6 +8,7 @@ use agentd_policy::config::Bounds;
 
 use super::{HELPERS, Sessions, bounds, sockets};
 use crate::context::Context;
+use agentd_session::error::{HostError, On as _};
 
 /// The path of a session's group of this kind.
 pub fn path(kind: &str, uid: u32, lease: u32) -> String {
@@ -34,7 +35,7 @@ impl Sessions {
         cx: &Context,
         uid: u32,
         lease: u32,
-    ) -> Result<(Group, Group, Limits), String> {
+    ) -> Result<(Group, Group, Limits), HostError> {
         self.limit(cx, uid)?;
         let sockets = sockets::of_session()?;
         // Most sessions of a user want what the last one wanted: then nothing is to be set when they are asked for.
@@ -46,7 +47,7 @@ impl Sessions {
             make(&self.hierarchies, &path("agents", uid, lease), &first).and_then(|agents| {
                 match make(&self.hierarchies, &path("helpers", uid, lease), &HELPERS) {
                     Ok(helpers) => Ok((agents, helpers, first)),
-                    Err(error) => Err(then(error, self.hierarchies.remove(agents.path()))),
+                    Err(error) => Err(error.then(self.hierarchies.remove(agents.path()))),
                 }
             });
         if made.is_err() {
@@ -57,22 +58,17 @@ impl Sessions {
 
     /// Sets the limits of the host and of `uid` unless that was done already: one that cannot be set is a refusal.
     /// Those of groups that have sessions are looked after elsewhere.
-    pub(super) fn limit(&mut self, cx: &Context, uid: u32) -> Result<(), String> {
+    pub(super) fn limit(&mut self, cx: &Context, uid: u32) -> Result<(), HostError> {
         if !self.host_limited && self.all.is_empty() {
             let limits = of_host(bounds(cx))?;
-            self.hierarchies
-                .ensure("agents")
-                .and_then(|g| g.limit(&limits))
-                .map_err(|e| format!("host: {e}"))?;
+            self.hierarchies.ensure("agents").and_then(|g| g.limit(&limits)).on("host")?;
             self.host_limited = true;
         }
         if !self.limited.contains(&uid) && self.all.values().all(|s| s.owner.uid != uid) {
             let path = format!("agents/u{uid}");
-            self.hierarchies
-                .ensure(&path)
-                .map_err(|e| e.to_string())
-                .and_then(|g| g.limit(&of_user(bounds(cx))?).map_err(|e| e.to_string()))
-                .map_err(|e| format!("{path}: {e}"))?;
+            let group = self.hierarchies.ensure(&path).on(&path)?;
+            let limits = of_user(bounds(cx)).on(&path)?;
+            group.limit(&limits).on(&path)?;
             self.limited.insert(uid);
         }
         Ok(())
@@ -120,26 +116,22 @@ impl Sessions {
     }
 
     /// Whether what ended sessions of `uid` left in use leaves room for one more that wants `memory`.
-    pub(super) fn has_memory(&self, uid: u32, memory: u64, bounds: &Bounds) -> Result<bool, String> {
+    pub(super) fn has_memory(&self, uid: u32, memory: u64, bounds: &Bounds) -> Result<bool, HostError> {
         let path = format!("agents/u{uid}");
-        let Some(charge) = self.hierarchies.charge(&path).map_err(|e| e.to_string())? else {
-            return Ok(true);
-        };
+        let Some(charge) = self.hierarchies.charge(&path)? else { return Ok(true) };
         let least = memory.min(LEAST);
         if charge.saturating_add(least) <= bounds.user_memory {
             return Ok(true);
         }
         // What sessions that run have is theirs, and what can be taken back is nobody's.
         let live = self.all.values().filter(|s| s.owner.uid == uid);
-        let live =
-            live.map(|s| s.agents.unreclaimable()).sum::<Result<u64, _>>().map_err(|e| e.to_string())?;
-        let all =
-            self.hierarchies.ensure(&path).and_then(|g| g.unreclaimable()).map_err(|e| e.to_string())?;
+        let live = live.map(|s| s.agents.unreclaimable()).sum::<Result<u64, _>>()?;
+        let all = self.hierarchies.ensure(&path).and_then(|g| g.unreclaimable())?;
         Ok(all.saturating_sub(live).saturating_add(least) <= bounds.user_memory)
     }
 
-    /// Helpers of sessions that have begun get what their session pays for: with what they do for it, it has at most half
-    /// as much again as its own limit of processors.
+    /// Helpers of sessions that have begun get what their session pays for: with what they do for it, it has at most
+    /// half as much again as its own limit of processors.
     pub(super) fn limit_helpers(&mut self) {
         for number in std::mem::take(&mut self.uncapped) {
             let Some(session) = self.all.get(&number) else { continue };
@@ -152,7 +144,7 @@ impl Sessions {
 }
 
 /// What all sessions of a user may use up.
-pub fn of_user(bounds: &Bounds) -> Result<Limits, String> {
+pub fn of_user(bounds: &Bounds) -> Result<Limits, HostError> {
     let Bounds { user_memory: memory, user_pids: pids, user_cpus, .. } = *bounds;
     Ok(Limits { memory, pids, cpus: Some(user_cpus), sockets: sockets::of_user()? })
 }
@@ -163,35 +155,27 @@ pub fn cpus(wanted: f64, bounds: &Bounds) -> Option<f64> {
     Some(wanted.min(bounds.user_cpus))
 }
 
-fn make(hierarchies: &Hierarchies, path: &str, limits: &Limits) -> Result<Group, String> {
-    let group = hierarchies.create(path).map_err(|e| e.to_string())?;
+fn make(hierarchies: &Hierarchies, path: &str, limits: &Limits) -> Result<Group, HostError> {
+    let group = hierarchies.create(path)?;
     match group.limit(limits) {
         Ok(()) => Ok(group),
-        Err(error) => Err(then(error.to_string(), hierarchies.remove(path))),
-    }
-}
-
-/// An error with what went wrong on the way back.
-fn then<E: std::fmt::Display>(error: String, cleaned: Result<(), E>) -> String {
-    match cleaned {
-        Ok(()) => error,
-        Err(more) => format!("{error}; then {more}"),
+        Err(error) => Err(HostError::from(error).then(hierarchies.remove(path))),
     }
 }
 
 /// What all sessions of the host may use up: as configured, or what leaves the host some room.
-pub fn of_host(bounds: &Bounds) -> Result<Limits, String> {
-    let read = |path: &str| std::fs::read_to_string(path).map_err(|e| format!("{path}: {e}"));
+pub fn of_host(bounds: &Bounds) -> Result<Limits, HostError> {
+    let read = |path: &str| std::fs::read_to_string(path).on(path);
     let memory = match bounds.host_memory {
         Some(bytes) => bytes,
-        None => seven_eighths(&read("/proc/meminfo")?).ok_or("/proc/meminfo: no MemTotal")?,
+        None => {
+            seven_eighths(&read("/proc/meminfo")?).ok_or(HostError::unfit("/proc/meminfo: no MemTotal"))?
+        }
     };
     let pids = match bounds.host_pids {
         Some(pids) => pids,
         None => {
-            let number = |path: &str| -> Result<u64, String> {
-                read(path)?.trim().parse().map_err(|e| format!("{path}: {e}"))
-            };
+            let number = |path: &str| read(path)?.trim().parse::<u64>().on(path);
             number("/proc/sys/kernel/pid_max")?.min(number("/proc/sys/kernel/threads-max")?) / 2
         }
     };

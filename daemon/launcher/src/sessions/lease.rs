@@ -14,6 +14,7 @@ use super::{Session, Sessions};
 use crate::context::Context;
 use crate::directories::Directories;
 use crate::workers::Place;
+use agentd_session::error::{HostError, On as _};
 
 /// What is written before the body: its length and its sum.
 const HEADER: usize = 12;
@@ -34,9 +35,7 @@ pub enum Found {
 pub struct Foreign {
     /// The format's number.
     pub version: u16,
-    /// Which session.
     pub session: SessionId,
-    /// Whose.
     pub uid: u32,
     /// With this first group.
     pub gid: u32,
@@ -74,11 +73,9 @@ impl Foreign {
 /// What a later launcher must know of a session. In every format it begins with the session, the owner's uid and gid.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
-    /// Which.
     pub session: SessionId,
-    /// Whose.
     pub owner: Owner,
-    /// Its keeper.
+    /// The keeper's pid; 0 if there is none.
     pub keeper: i32,
     /// As in [`Session`].
     pub uppers: bool,
@@ -147,9 +144,9 @@ impl Record {
         self.users.map(|(kind, bytes)| Handle { kind, bytes })
     }
 
-    fn to_bytes(&self) -> Result<Vec<u8>, String> {
-        let body = encode(self).map_err(|e| e.to_string())?;
-        let length = u32::try_from(body.len()).map_err(|e| e.to_string())?;
+    fn to_bytes(&self) -> Result<Vec<u8>, WireError> {
+        let body = encode(self)?;
+        let length = u32::try_from(body.len()).map_err(|_| WireError::TooLong(body.len()))?;
         let mut bytes = length.to_le_bytes().to_vec();
         bytes.extend(sum(&body).to_le_bytes());
         bytes.extend(body);
@@ -173,13 +170,18 @@ impl Record {
     }
 
     /// Writes it to lease `number`'s file, over what was there: a launcher that is killed leaves one or the other.
-    pub fn write(&self, directories: &Directories, number: u32) -> Result<(), String> {
-        let file = directories.lease_file(number)?.ok_or_else(|| format!("lease {number} has no file"))?;
-        let fail = |e: rustix::io::Errno| format!("record of lease {number}: {e}");
+    pub fn write(&self, directories: &Directories, number: u32) -> Result<(), HostError> {
+        let file = directories
+            .lease_file(number)?
+            .ok_or_else(|| HostError::unfit(format!("lease {number} has no file")))?;
+        let object = format!("record of lease {number}");
         let bytes = self.to_bytes()?;
-        match rustix::io::pwrite(&file, &bytes, 0).map_err(fail)? {
+        match rustix::io::pwrite(&file, &bytes, 0).on(&object)? {
             count if count == bytes.len() => Ok(()),
-            count => Err(format!("record of lease {number}: {count} of {} bytes written", bytes.len())),
+            count => {
+                let why = format!("{count} of {} bytes written", bytes.len());
+                Err(HostError::unfit(why).on(object))
+            }
         }
     }
 
@@ -230,7 +232,7 @@ impl Sessions {
         &mut self,
         pool: &Pool,
         directories: &Directories,
-    ) -> Result<(Lease, OwnedFd), String> {
+    ) -> Result<(Lease, OwnedFd), HostError> {
         for _ in 0..pool.leases() {
             let number = self.next_lease % pool.leases();
             self.next_lease = number.wrapping_add(1);
@@ -241,14 +243,15 @@ impl Sessions {
                 return Ok((lease, lock));
             }
         }
-        Err(format!(
-            "all {} leases of the pool are taken, or at rest: something of their sessions is left",
-            pool.leases()
-        ))
+        let all = pool.leases();
+        let why = format!(
+            "all {all} leases of the pool are taken, or at rest: something of their sessions is left"
+        );
+        Err(HostError::unfit(why))
     }
 
     /// Writes down what is known of session `number`.
-    pub(super) fn record(&self, cx: &Context, number: u32) -> Result<(), String> {
+    pub(super) fn record(&self, cx: &Context, number: u32) -> Result<(), HostError> {
         match self.all.get(&number).and_then(Record::of) {
             Some(record) => record.write(&cx.directories, number),
             None => Ok(()),

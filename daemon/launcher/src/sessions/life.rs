@@ -14,8 +14,9 @@ use agentd_session::Reply;
 
 use super::lease::Record;
 use super::prewarmed::{LIFETIME, REST};
-use super::{DEADLINE, Message, PATIENCE, Session, Sessions, State, ahead};
+use super::{BUILDER_EXIT_TIMEOUT, DEADLINE, Message, Session, Sessions, State, ahead};
 use crate::context::Context;
+use agentd_session::error::HostError;
 
 /// The longest pause between two looks at groups that do not become empty.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -30,7 +31,7 @@ const LOOK: Duration = Duration::from_secs(1);
 enum Said {
     /// Which names it is about to make.
     Placed,
-    /// Anything else.
+    /// Anything else, after which nothing comes.
     Last,
 }
 
@@ -39,31 +40,31 @@ impl Sessions {
     pub fn answered(&mut self, cx: &Context, number: u32) -> Vec<Message> {
         let mut messages = Vec::new();
         let mut placed = false;
-        while let Some(said) = self.hear(cx, number, &mut messages) {
+        while let Some(said) = self.receive(cx, number, &mut messages) {
             placed |= said == Said::Placed;
         }
         if placed && let Err(error) = self.record(cx, number) {
             let session = self.all.get(&number).and_then(|session| session.label());
-            tracing::error!(session, error, "placeholders are not on record");
+            tracing::error!(session, %error, "placeholders are not on record");
         }
         messages
     }
 
     /// One message of a builder's; `None` if there is none, or none to expect.
-    fn hear(&mut self, cx: &Context, number: u32, messages: &mut Vec<Message>) -> Option<Said> {
+    fn receive(&mut self, cx: &Context, number: u32, messages: &mut Vec<Message>) -> Option<Said> {
         let session = self.all.get_mut(&number)?;
         let (request, builder) = match (&session.state, &session.link) {
             (State::Building { request, builder, .. }, _) => (*request, builder),
             (State::Waiting { builder, .. }, _) => (None, builder),
             (State::Running, Some(_)) => {
-                self.keeper_says(cx, number);
+                self.keeper_readable(cx, number);
                 return None;
             }
             _ => return None,
         };
         let packet = match builder.receive(MAX_PACKET, MAX_MOUNTS) {
             Err(PacketError::WouldBlock) => return None,
-            // The builder's end tells the rest.
+            // The builder's end shows the rest.
             Ok(None) | Err(_) => return None,
             Ok(Some(packet)) => packet,
         };
@@ -71,7 +72,9 @@ impl Sessions {
             Ok((Reply::Placed { workspace, name, dev, ino }, mut attached)) => {
                 match attached.one() {
                     Ok(dir) => session.keep_placeholder(workspace, name, dir, (dev, ino)),
-                    Err(error) => session.errors.push(format!("placeholder {name}: {error}")),
+                    Err(error) => {
+                        session.errors.push(HostError::from(error).on(format_args!("placeholder {name}")))
+                    }
                 }
                 return Some(Said::Placed);
             }
@@ -100,18 +103,18 @@ impl Sessions {
                 messages.push((FromLauncher::Built { request, timings }, attached.rest()));
             }
             Ok((Reply::Emptied, _)) => {
-                session.errors.push("builder: a keeper's message".into());
+                session.errors.push(HostError::unfit("builder: a keeper's message"));
                 session.kill_all();
             }
             Ok((Reply::Refused(refusal), _)) => {
                 tracing::info!(session = session.label(), rule = refusal.rule.name(), error = %refusal, "session not built");
                 if request.is_none() {
-                    session.errors.push(format!("not built: {refusal}"));
+                    session.errors.push(HostError::unfit(format!("not built: {refusal}")));
                 }
                 session.state = State::emptying(request.map(|request| (request, refusal)));
             }
             Err(error) => {
-                session.errors.push(format!("builder: {error}"));
+                session.errors.push(HostError::from(error).on("builder"));
                 session.kill_all();
             }
         }
@@ -119,7 +122,7 @@ impl Sessions {
     }
 
     /// A keeper says that no process of its session is left, once; or it is gone.
-    fn keeper_says(&mut self, cx: &Context, number: u32) {
+    fn keeper_readable(&mut self, cx: &Context, number: u32) {
         let Some(mut session) = self.all.remove(&number) else { return };
         let link = session.link.take();
         let packet = link.as_ref().map(|link| link.receive(MAX_PACKET, 0));
@@ -140,8 +143,9 @@ impl Sessions {
     /// A keeper's word alone uncovers nothing: the group has to be empty as well, which it is a moment after its last
     /// process was reaped (Linux 6.18).
     fn look_at_emptied(&mut self, cx: &Context, now: Instant) {
-        let told = |session: &Session| session.emptied.is_some();
-        let numbers: Vec<u32> = self.all.iter().filter(|(_, s)| told(s)).map(|(number, _)| *number).collect();
+        let emptied = |session: &Session| session.emptied.is_some();
+        let numbers: Vec<u32> =
+            self.all.iter().filter(|(_, s)| emptied(s)).map(|(number, _)| *number).collect();
         for number in numbers {
             let Some(mut session) = self.all.remove(&number) else { continue };
             let late = session.emptied.is_some_and(|since| since + EMPTIED <= now);
@@ -155,7 +159,7 @@ impl Sessions {
             }
             self.all.insert(number, session);
             if ended && let Err(error) = self.record(cx, number) {
-                tracing::error!(lease = number, error, "placeholders that went are still on record");
+                tracing::error!(lease = number, %error, "placeholders that went are still on record");
             }
         }
     }
@@ -172,7 +176,7 @@ impl Sessions {
         };
         session.keeper = None;
         if !session.killed && !matches!(how, Ok(ExitStatus::Code(0 | 1))) {
-            session.errors.push(format!("keeper ended with {how:?}"));
+            session.errors.push(HostError::unfit(format!("keeper ended with {how:?}")));
         }
         let refused = match &session.state {
             State::Building { request, .. } => {
@@ -206,12 +210,12 @@ impl Sessions {
             let has_keeper = session.keeper.is_some();
             match &mut session.state {
                 State::Building { until, .. } if *until <= now => {
-                    session.errors.push(format!("the build took longer than {DEADLINE:?}"));
+                    session.errors.push(HostError::unfit(format!("the build took longer than {DEADLINE:?}")));
                     *until = now + DEADLINE;
                     session.kill_all();
                 }
                 State::Waiting { since, .. } if *since + LIFETIME <= now => session.dismiss(),
-                State::Emptying { next, .. } if has_keeper && *next + PATIENCE <= now => {
+                State::Emptying { next, .. } if has_keeper && *next + BUILDER_EXIT_TIMEOUT <= now => {
                     *next = now;
                     session.kill_all();
                 }
@@ -236,7 +240,9 @@ impl Sessions {
         let due = self.all.values().filter_map(|s| match &s.state {
             State::Building { until, .. } => Some(*until),
             State::Waiting { since, .. } => Some(*since + LIFETIME),
-            State::Emptying { next, .. } => Some(if s.keeper.is_some() { *next + PATIENCE } else { *next }),
+            State::Emptying { next, .. } => {
+                Some(if s.keeper.is_some() { *next + BUILDER_EXIT_TIMEOUT } else { *next })
+            }
             State::Running => None,
         });
         // The signal of a child's end wakes the loop.
@@ -257,7 +263,7 @@ impl Sessions {
     }
 
     /// A lease that nobody asked for is free. Another rests, and its record says so to a later launcher.
-    fn bury_lease(&mut self, cx: &Context, number: u32, session: &Session) -> Result<(), String> {
+    fn bury_lease(&mut self, cx: &Context, number: u32, session: &Session) -> Result<(), HostError> {
         match Record::of(session) {
             Some(record) => {
                 self.rest(cx, number, session.users);
@@ -274,7 +280,7 @@ impl Sessions {
         let mut session = self.all.remove(&number)?;
         for path in [session.agents.path(), session.helpers.path()] {
             if let Err(error) = self.hierarchies.remove(path) {
-                session.errors.push(error.to_string());
+                session.errors.push(error.into());
             }
         }
         self.leave_user(session.owner.uid);
@@ -294,11 +300,14 @@ impl Sessions {
         }
         session.errors.extend(self.bury_lease(cx, number, &session).err());
         for error in &session.errors {
-            tracing::warn!(session = session.label(), error, "not all went well with a session");
+            tracing::warn!(session = session.label(), %error, "not all went well with a session");
         }
         tracing::debug!(session = session.label(), lease = number, "nothing is left of a session");
         let news = match session.state {
-            _ if session.ran => FromLauncher::Gone { session: id?, errors: session.errors },
+            _ if session.ran => {
+                let errors = session.errors.iter().map(ToString::to_string).collect();
+                FromLauncher::Gone { session: id?, errors }
+            }
             State::Emptying { refused: Some((request, refusal)), .. } => {
                 FromLauncher::Refused { request, refusal }
             }

@@ -6,6 +6,7 @@ mod deletion;
 mod groups;
 mod lease;
 mod life;
+mod not_started;
 mod placeholders;
 mod prewarmed;
 mod recover;
@@ -34,10 +35,12 @@ use rustix::process::Signal;
 
 use crate::context::Context;
 use crate::shares::Turns;
+use agentd_session::error::HostError;
 pub use groups::{KINDS, path as group_path};
 pub use request::Request;
 
 use deletion::{Deleter, Deletion};
+use not_started::{InStep, NotStarted};
 use placeholders::{Placeholder, Unlinking};
 use relimit::{Lowering, Whose};
 use request::Deferred;
@@ -49,7 +52,7 @@ const DEADLINE: Duration = Duration::from_secs(20);
 /// What keeper and relay of one session may use up.
 const HELPERS: Limits = Limits { memory: 512 << 20, pids: 32, cpus: Some(16.0), sockets: 512 << 20 };
 /// How long a builder that has nothing to do any more may take to end.
-const PATIENCE: Duration = Duration::from_secs(2);
+const BUILDER_EXIT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// One session, or what is prepared for one.
 struct Session {
@@ -79,13 +82,13 @@ struct Session {
     placeholders: Vec<Placeholder>,
     /// How many terminals it may have.
     terminals: u32,
-    /// Its user namespace, if the kernel tells whether that is still there.
+    /// Its user namespace, if the kernel has a handle that shows whether it is still there.
     users: Option<Handle>,
     /// By it the keeper of a session that it built says that no process of it is left.
     link: Option<Packets>,
     /// Since when it has said so, and that is not seen yet.
     emptied: Option<Instant>,
-    errors: Vec<String>,
+    errors: Vec<HostError>,
 }
 
 /// A session's keeper, or the builder that will be one.
@@ -312,7 +315,7 @@ impl Sessions {
         }
     }
 
-    /// The same, and ends the agents of every session; the keepers tell of it and end.
+    /// The same, and ends the agents of every session; the keepers report it and end.
     pub fn kill_agents(&mut self) {
         self.abandon();
         for session in self.all.values_mut().filter(|s| matches!(s.state, State::Running)) {
@@ -321,7 +324,7 @@ impl Sessions {
                 let _ = rustix::process::pidfd_send_signal(&keeper.process.pidfd, Signal::TERM);
             }
             if let Err(error) = session.agents.kill() {
-                session.errors.push(error.to_string());
+                session.errors.push(error.into());
             }
         }
     }
@@ -354,13 +357,13 @@ impl Sessions {
     }
 
     /// Removes every group and its own directories: the end of all sessions.
-    pub fn close(&self) -> Result<(), String> {
-        self.hierarchies.clear().and_then(|()| self.hierarchies.remove_root()).map_err(|e| e.to_string())
+    pub fn close(&self) -> Result<(), HostError> {
+        Ok(self.hierarchies.clear().and_then(|()| self.hierarchies.remove_root())?)
     }
 }
 
 impl Session {
-    /// Whether no process of its agent's is left, its pid 1 among them; its keeper may still have something to tell.
+    /// Whether no process of its agent's is left, its pid 1 among them; its keeper may still have messages.
     fn has_ended(&self) -> bool {
         matches!(self.state, State::Running | State::Emptying { .. })
             && self.agents.is_populated().is_ok_and(|populated| !populated)
@@ -406,7 +409,7 @@ impl Session {
         self.killed = true;
         for group in [&self.agents, &self.helpers] {
             if let Err(error) = group.kill() {
-                self.errors.push(error.to_string());
+                self.errors.push(error.into());
             }
         }
     }

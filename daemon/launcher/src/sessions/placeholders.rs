@@ -16,17 +16,17 @@ use agentd_session::Owner;
 use super::{Message, Session, Sessions};
 use crate::context::Context;
 use crate::workers::{self, Place};
+use agentd_session::error::HostError;
 
 /// How long a request waits for placeholders to be taken away.
 const UNLINKING: Duration = Duration::from_millis(100);
 /// How long that may take. The child is the caller itself, who can stop it, or owns the file system.
-const PATIENCE: Duration = Duration::from_secs(10);
+const UNLINK_DEADLINE: Duration = Duration::from_secs(10);
 
 /// A name that was made in a caller's directory to be covered.
 pub struct Placeholder {
     /// The directory's path, as the caller knows it.
     pub workspace: AbsPath,
-    /// The directory.
     pub place: Place,
     /// The name in it.
     pub name: String,
@@ -50,7 +50,7 @@ pub struct Unlinking {
     uid: u32,
     /// Whoever waits for its end sees this closed.
     link: Option<Rc<Packets>>,
-    /// From where.
+    /// The workspaces that it takes them from.
     places: Vec<AbsPath>,
     /// Until when a request for one of those places waits.
     until: Instant,
@@ -62,13 +62,13 @@ pub struct Unlinking {
 
 impl Unlinking {
     fn new(child: Child, uid: u32, places: Vec<AbsPath>, link: Option<Rc<Packets>>, now: Instant) -> Self {
-        Self { child, uid, places, link, until: now + UNLINKING, end: now + PATIENCE, news: None }
+        Self { child, uid, places, link, until: now + UNLINKING, end: now + UNLINK_DEADLINE, news: None }
     }
 
     /// Whether it is over; one that takes too long is ended.
     fn is_over(&mut self, now: Instant) -> bool {
         if self.end <= now {
-            self.end = now + PATIENCE;
+            self.end = now + UNLINK_DEADLINE;
             if let Err(error) = self.child.kill() {
                 tracing::error!(user = self.uid, %error, "a child that takes placeholders away cannot be ended");
             }
@@ -142,7 +142,7 @@ impl Sessions {
         heirs.dedup();
         for heir in heirs {
             if let Err(error) = self.record(cx, heir) {
-                session.errors.push(format!("placeholders: {error}"));
+                session.errors.push(error.on("placeholders"));
             }
         }
         let link = link.map(Rc::new);
@@ -158,7 +158,7 @@ impl Sessions {
                     self.unlinking.push(Unlinking::new(child, uid, places, link.clone(), Instant::now()));
                     started = true;
                 }
-                Err(error) => session.errors.push(format!("placeholders: {error}")),
+                Err(error) => session.errors.push(HostError::from(error).on("placeholders")),
             }
         }
         started

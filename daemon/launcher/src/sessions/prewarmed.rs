@@ -5,10 +5,12 @@ use std::time::{Duration, Instant};
 use agentd_kernel::packets::Packets;
 use agentd_kernel::process::{self, CloneArgs};
 use agentd_policy::limits::DiskForm;
+use agentd_policy::step::Step;
 use agentd_session::{Builder, Owner};
 
-use super::{Keeper, Session, Sessions, State, ahead, terminals};
+use super::{InStep as _, Keeper, NotStarted, Session, Sessions, State, ahead, terminals};
 use crate::context::Context;
+use agentd_session::error::HostError;
 
 /// How long a prepared session waits for a request.
 pub const LIFETIME: Duration = Duration::from_secs(300);
@@ -21,12 +23,12 @@ const PREWARMED_PER_USER: usize = 2;
 
 impl Sessions {
     /// Starts a builder that prepares a session for `owner`. The lease's number.
-    pub(super) fn prepare(&mut self, cx: &Context, owner: Owner) -> Result<u32, (&'static str, String)> {
+    pub(super) fn prepare(&mut self, cx: &Context, owner: Owner) -> Result<u32, NotStarted> {
         let pool = cx.settings.config.pool.uids;
-        let (lease, lock) = self.lease(&pool, &cx.directories).map_err(|e| ("lease", e))?;
+        let (lease, lock) = self.lease(&pool, &cx.directories).in_step(Step::Lease)?;
         let number = lease.number;
-        let made = self.terminals().map_err(|e| ("terminals", e)).and_then(|terminals| {
-            let groups = self.groups(cx, owner.uid, number).map_err(|e| ("cgroup", e))?;
+        let made = self.terminals().in_step(Step::Terminals).and_then(|terminals| {
+            let groups = self.groups(cx, owner.uid, number).in_step(Step::Cgroup)?;
             Ok((groups, terminals))
         });
         let ((agents, helpers, limits), terminals) = match made {
@@ -38,8 +40,8 @@ impl Sessions {
             }
         };
         let groups = [agents.path().to_owned(), helpers.path().to_owned()];
-        let born = Packets::pair().map_err(|e| ("socket", e.to_string())).and_then(|(ours, theirs)| {
-            ours.set_nonblocking(true).map_err(|e| ("socket", e.to_string()))?;
+        let born = Packets::pair().in_step(Step::Socket).and_then(|(ours, theirs)| {
+            ours.set_nonblocking(true).in_step(Step::Socket)?;
             let birth = CloneArgs { cgroup: Some(helpers.directory()), ..CloneArgs::default() };
             let builder = Builder {
                 owner,
@@ -53,8 +55,7 @@ impl Sessions {
                 launcher: theirs,
                 token: cx.token,
             };
-            let process =
-                process::spawn(cx.token, birth, || builder.run()).map_err(|e| ("fork", e.to_string()))?;
+            let process = process::spawn(cx.token, birth, || builder.run()).in_step(Step::Fork)?;
             Ok((ours, Keeper { process, ours: true }))
         });
         let (builder, keeper) = match born {
@@ -84,16 +85,16 @@ impl Sessions {
     }
 
     /// How many terminals one more session may have.
-    fn terminals(&self) -> Result<u32, String> {
+    fn terminals(&self) -> Result<u32, HostError> {
         let given = self.all.values().map(|s| s.terminals).sum();
         let share = terminals::Host::read()?.share(given);
-        share.ok_or_else(|| "the host has none left for one more session: raise kernel.pty.max".to_owned())
+        share.ok_or(HostError::unfit("the host has none left for one more session: raise kernel.pty.max"))
     }
 
     /// A lease that nobody holds any more.
     pub(super) fn give_back(&self, cx: &Context, number: u32) {
         if let Err(error) = cx.directories.remove_lease(number) {
-            tracing::error!(lease = number, error, "the file of a lease stays");
+            tracing::error!(lease = number, %error, "the file of a lease stays");
         }
     }
 
@@ -126,7 +127,9 @@ impl Sessions {
         }
         match self.prepare(cx, owner) {
             Ok(number) => self.make_ahead(cx, number),
-            Err((what, error)) => tracing::warn!(user = owner.uid, what, error, "no session was prepared"),
+            Err(NotStarted { step, cause }) => {
+                tracing::warn!(user = owner.uid, what = step.name(), error = %cause, "no session was prepared");
+            }
         }
         // One more while it is used up faster than it is made.
         if own + 1 < PREWARMED_PER_USER && limit > 1 {
@@ -143,7 +146,7 @@ impl Sessions {
         // What was made in part is taken away with the session, too.
         session.ahead = true;
         if let Err(error) = ahead::make(&cx.directories, session.owner.uid, number) {
-            tracing::warn!(user = session.owner.uid, error, "no overlay was prepared");
+            tracing::warn!(user = session.owner.uid, %error, "no overlay was prepared");
         }
     }
 

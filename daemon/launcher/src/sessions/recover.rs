@@ -17,15 +17,16 @@ use super::lease::{Found, Record};
 use super::{Keeper, Session, Sessions, State};
 use crate::context::Context;
 use crate::directories::{is_held, names};
+use agentd_session::error::HostError;
 
 impl Sessions {
     /// Looks at every lease, group and socket. How many sessions were adopted. What can be neither adopted nor ended
-    /// is told of, and keeps its lease.
+    /// is logged, and keeps its lease.
     ///
     /// # Errors
     /// If a directory cannot be read.
-    pub fn recover(&mut self, cx: &Context) -> Result<usize, String> {
-        tell(self.remove_foreign_groups());
+    pub fn recover(&mut self, cx: &Context) -> Result<usize, HostError> {
+        log_left(self.remove_foreign_groups());
         let groups = self.groups_left()?;
         let before = names(&cx.directories.keepers)?;
         let mut adopted = BTreeSet::new();
@@ -35,16 +36,16 @@ impl Sessions {
             match self.recover_lease(cx, number, has_groups) {
                 Ok(session) => adopted.extend(session),
                 Err(error) => {
-                    tracing::error!(lease = number, error, "what is left under a lease cannot be taken over")
+                    tracing::error!(lease = number, %error, "what is left under a lease cannot be adopted")
                 }
             }
         }
         for (uid, number) in groups {
-            tell(self.end_groups(uid, number));
+            log_left(self.end_groups(uid, number));
         }
         for name in before {
             if !adopted.contains(&name) {
-                tell(cx.directories.remove_keeper_socket(&name));
+                log_left(cx.directories.remove_keeper_socket(&name));
             }
         }
         self.take_up_deletions(cx);
@@ -59,9 +60,9 @@ impl Sessions {
         cx: &Context,
         number: u32,
         has_groups: bool,
-    ) -> Result<Option<String>, String> {
+    ) -> Result<Option<String>, HostError> {
         let Some(file) = cx.directories.lease_file(number)? else { return Ok(None) };
-        let held = is_held(&file).map_err(|e| e.to_string())?;
+        let held = is_held(&file)?;
         match Record::read(&file) {
             Found::Record(record) if record.buried && !has_groups && !held => {
                 self.rest(cx, number, record.users());
@@ -76,12 +77,14 @@ impl Sessions {
                 let reason = foreign.reason();
                 tracing::error!(lease = number, session = %foreign.session, error = reason, "a session is ended");
                 // Before anything of it ends: the service looks there for the reason.
-                tell(cx.directories.write_format(&foreign.session, foreign.version));
+                log_left(cx.directories.write_format(&foreign.session, foreign.version));
                 self.take_up(number, foreign.record(), None)?;
             }
             // Prepared, or put on record by halves: its groups say the rest.
             Found::Nothing if has_groups => {}
-            Found::Nothing if held => return Err("it is held, and nothing else is known of it".into()),
+            Found::Nothing if held => {
+                return Err(HostError::unfit("it is held, and nothing else is known of it"));
+            }
             // It may have been torn.
             Found::Nothing => self.rest(cx, number, None),
         }
@@ -89,24 +92,24 @@ impl Sessions {
     }
 
     /// Groups of another layout than ours are an earlier program's.
-    fn remove_foreign_groups(&self) -> Result<(), String> {
-        for name in self.hierarchies.names("").map_err(|e| e.to_string())? {
+    fn remove_foreign_groups(&self) -> Result<(), HostError> {
+        for name in self.hierarchies.names("")? {
             if !KINDS.contains(&name.as_str()) {
-                self.hierarchies.clear_below(&name).map_err(|e| e.to_string())?;
-                self.hierarchies.remove(&name).map_err(|e| e.to_string())?;
+                self.hierarchies.clear_below(&name)?;
+                self.hierarchies.remove(&name)?;
             }
         }
         Ok(())
     }
 
     /// Users and leases that have a group.
-    fn groups_left(&mut self) -> Result<BTreeSet<(u32, u32)>, String> {
+    fn groups_left(&mut self) -> Result<BTreeSet<(u32, u32)>, HostError> {
         let mut left = BTreeSet::new();
         for kind in KINDS {
-            for user in self.hierarchies.names(kind).map_err(|e| e.to_string())? {
+            for user in self.hierarchies.names(kind)? {
                 let path = format!("{kind}/{user}");
                 let uid = user.strip_prefix('u').and_then(|uid| uid.parse().ok());
-                for lease in self.hierarchies.names(&path).map_err(|e| e.to_string())? {
+                for lease in self.hierarchies.names(&path)? {
                     if let (Some(uid), Ok(lease)) = (uid, lease.parse()) {
                         left.insert((uid, lease));
                     }
@@ -115,7 +118,7 @@ impl Sessions {
                 if self.hierarchies.names(&path).is_ok_and(|names| names.is_empty()) {
                     match uid.filter(|_| kind == "agents") {
                         Some(uid) => drop(self.held.insert(uid, Instant::now())),
-                        None => self.hierarchies.remove(&path).map_err(|e| e.to_string())?,
+                        None => self.hierarchies.remove(&path)?,
                     }
                 }
             }
@@ -137,9 +140,9 @@ impl Sessions {
     }
 
     /// Takes a session up where its record says that it is: it runs, or what is left of it is to go.
-    fn take_up(&mut self, number: u32, record: Record, keeper: Option<Keeper>) -> Result<(), String> {
+    fn take_up(&mut self, number: u32, record: Record, keeper: Option<Keeper>) -> Result<(), HostError> {
         let (agents, helpers) = self.existing(record.owner.uid, number)?;
-        let cpus = agents.cpus().map_err(|e| e.to_string())?;
+        let cpus = agents.cpus()?;
         let runs = keeper.is_some();
         let state = if runs { State::Running } else { State::emptying(None) };
         let mut session = Session {
@@ -166,15 +169,15 @@ impl Sessions {
     }
 
     /// Ends what is in groups that no record explains.
-    fn end_groups(&mut self, uid: u32, number: u32) -> Result<(), String> {
+    fn end_groups(&mut self, uid: u32, number: u32) -> Result<(), HostError> {
         match self.all.get(&number) {
             Some(known) if known.owner.uid == uid => return Ok(()),
             Some(_) => {
                 // The lease is another user's by now.
                 for kind in KINDS {
                     let path = path(kind, uid, number);
-                    self.hierarchies.clear_below(&path).map_err(|e| e.to_string())?;
-                    self.hierarchies.remove(&path).map_err(|e| e.to_string())?;
+                    self.hierarchies.clear_below(&path)?;
+                    self.hierarchies.remove(&path)?;
                 }
                 self.leave_user(uid);
             }
@@ -189,14 +192,14 @@ impl Sessions {
         Ok(())
     }
 
-    fn existing(&self, uid: u32, number: u32) -> Result<(Group, Group), String> {
-        let group = |kind| self.hierarchies.ensure(&path(kind, uid, number)).map_err(|e| e.to_string());
+    fn existing(&self, uid: u32, number: u32) -> Result<(Group, Group), HostError> {
+        let group = |kind| self.hierarchies.ensure(&path(kind, uid, number));
         Ok((group("agents")?, group("helpers")?))
     }
 }
 
-fn tell(result: Result<(), String>) {
+fn log_left(result: Result<(), HostError>) {
     if let Err(error) = result {
-        tracing::error!(error, "something that an earlier launcher left stays");
+        tracing::error!(%error, "something that an earlier launcher left stays");
     }
 }

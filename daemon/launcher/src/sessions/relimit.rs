@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use agentd_kernel::cgroup::{CgroupError, Group, Limits};
+use agentd_kernel::cgroup::{Group, Limits};
 use agentd_kernel::process::{self, Child, CloneArgs, SingleThreaded};
 use agentd_policy::event::ExitStatus;
 use agentd_policy::rule::Rule;
@@ -12,9 +12,10 @@ use agentd_policy::rule::Rule;
 use super::groups::{of_host, of_user};
 use super::{Sessions, bounds};
 use crate::context::Context;
+use agentd_session::error::HostError;
 
 /// How long a child may try.
-const PATIENCE: Duration = Duration::from_secs(2);
+const LOWERING_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long after it did not succeed another one tries.
 const AGAIN: Duration = Duration::from_secs(2);
 /// A child says that more is in use.
@@ -69,23 +70,28 @@ impl Sessions {
                 Some(_) => of_user(bounds(cx)),
             };
             if let Err(error) = limits.and_then(|limits| self.limit_one(cx, whose, &limits, now)) {
-                tracing::error!(path = path(whose), error, "limits");
+                tracing::error!(path = path(whose), %error, "limits");
                 self.not_limited(whose, now);
             }
         }
     }
 
-    fn limit_one(&mut self, cx: &Context, whose: Whose, limits: &Limits, now: Instant) -> Result<(), String> {
-        let text = |e: CgroupError| e.to_string();
-        let group = self.hierarchies.ensure(&path(whose)).map_err(text)?;
-        group.limit_others(limits).map_err(text)?;
-        if group.memory().map_err(text)?.is_some_and(|set| set <= limits.memory) {
-            group.raise_memory(limits.memory).map_err(text)?;
+    fn limit_one(
+        &mut self,
+        cx: &Context,
+        whose: Whose,
+        limits: &Limits,
+        now: Instant,
+    ) -> Result<(), HostError> {
+        let group = self.hierarchies.ensure(&path(whose))?;
+        group.limit_others(limits)?;
+        if group.memory()?.is_some_and(|set| set <= limits.memory) {
+            group.raise_memory(limits.memory)?;
             self.is_limited(whose);
             return Ok(());
         }
-        let child = lower(cx.token, &group, limits.memory).map_err(|e| e.to_string())?;
-        self.lowering.push(Lowering { whose, group, child, until: now + PATIENCE, stale: false });
+        let child = lower(cx.token, &group, limits.memory)?;
+        self.lowering.push(Lowering { whose, group, child, until: now + LOWERING_TIMEOUT, stale: false });
         Ok(())
     }
 
@@ -95,7 +101,7 @@ impl Sessions {
             match lowering.child.try_wait() {
                 Ok(None) => {
                     if lowering.stale || lowering.until <= now {
-                        lowering.until = now + PATIENCE;
+                        lowering.until = now + LOWERING_TIMEOUT;
                         if let Err(error) = lowering.child.kill() {
                             tracing::error!(%error, "limits");
                         }
@@ -183,14 +189,15 @@ fn path(whose: Whose) -> String {
 /// A child that lowers the limit of memory, with no descriptor but the group's.
 fn lower(token: SingleThreaded, group: &Group, memory: u64) -> std::io::Result<Child> {
     process::spawn(token, CloneArgs { with_parent: true, ..CloneArgs::default() }, || {
-        let done = process::close_all_but(&group.descriptors())
-            .map_err(|e| e.to_string())
-            .and_then(|()| group.lower_memory(memory).map_err(|e| e.to_string()));
-        match done {
+        let lower = || -> Result<bool, HostError> {
+            process::close_all_but(&group.descriptors())?;
+            Ok(group.lower_memory(memory)?)
+        };
+        match lower() {
             Ok(true) => 0,
             Ok(false) => IN_USE,
             Err(error) => {
-                tracing::error!(error, "limits");
+                tracing::error!(%error, "limits");
                 1
             }
         }

@@ -13,16 +13,18 @@ use agentd_policy::lease::Groups;
 use agentd_policy::mode::Mode;
 use agentd_policy::plan::Plan;
 use agentd_policy::rule::Rule;
+use agentd_policy::step::Step;
 use agentd_policy::wire::{FromLauncher, Peer, RequestNumber, encode};
-use agentd_session::{Order, OrderDescriptors, Owner, Reserve, Usage, of_step};
+use agentd_session::{Order, OrderDescriptors, Owner, Reserve, Usage};
 use rustix::fs::{FileType, OFlags};
 use rustix::io::Errno;
 
 use super::groups::cpus;
 use super::placeholders::places;
-use super::{DEADLINE, Message, Session, Sessions, State, ahead, bounds};
+use super::{DEADLINE, InStep as _, Message, NotStarted, Session, Sessions, State, ahead, bounds};
 use crate::context::Context;
 use crate::disk;
+use agentd_session::error::HostError;
 
 /// The most requests of one account that wait for placeholders to go.
 const MAX_DEFERRED: usize = 64;
@@ -33,13 +35,10 @@ const BUILDS: (usize, usize) = (4, 64);
 pub struct Request {
     /// For the answer.
     pub number: RequestNumber,
-    /// For whom.
     pub caller: Peer,
-    /// Its groups.
     pub groups: Groups,
     /// What its sessions may have at most.
     pub bounds: Bounds,
-    /// What.
     pub plan: Plan,
     /// What the caller agreed to, which is the plan or nothing.
     pub consent: Consent,
@@ -52,9 +51,6 @@ pub struct Deferred {
     pub request: Request,
     pub offer: Packets,
 }
-
-/// What was not done, and why.
-type Failed = (&'static str, String);
 
 impl Sessions {
     /// Checks a request by the launcher's own rules, and gives it to a builder.
@@ -204,7 +200,11 @@ impl Sessions {
                 ));
             }
             Err(error) => {
-                return Err(Refusal::new(error, Rule::BoundsUserMemory, "see the launcher's log"));
+                return Err(Refusal::new(
+                    error.to_string(),
+                    Rule::BoundsUserMemory,
+                    "see the launcher's log",
+                ));
             }
         }
         let known = self.all.values().filter_map(|s| s.id.as_ref());
@@ -241,13 +241,11 @@ impl Sessions {
             ordered
         });
         self.left.extend(offer);
-        started.map_err(|(what, why)| {
-            Refusal::new(format!("{what}: {why}"), of_step(what), "see the launcher's log")
-        })
+        Ok(started?)
     }
 
     /// One that waits, or a new one.
-    fn find_builder(&mut self, cx: &Context, request: &Request) -> Result<u32, Failed> {
+    fn find_builder(&mut self, cx: &Context, request: &Request) -> Result<u32, NotStarted> {
         let owner = Owner { uid: request.caller.uid, gid: request.caller.gid, groups: request.groups };
         let waiting = |s: &Session| {
             let alive = s.keeper.as_ref().is_some_and(|k| !k.has_ended());
@@ -257,7 +255,7 @@ impl Sessions {
             // A limit that could not be set again after a restart is a refusal here, too.
             Some((number, _)) => {
                 let number = *number;
-                self.limit(cx, owner.uid).map_err(|e| ("cgroup", e))?;
+                self.limit(cx, owner.uid).in_step(Step::Cgroup)?;
                 Ok(number)
             }
             None => self.prepare(cx, owner),
@@ -265,8 +263,10 @@ impl Sessions {
     }
 
     /// The directory for a session's uppers: the one that was made ahead, or a new one.
-    fn uppers(&mut self, cx: &Context, number: u32, plan: &Plan) -> Result<OwnedFd, String> {
-        let Some(session) = self.all.get_mut(&number) else { return Err("the builder is gone".into()) };
+    fn uppers(&mut self, cx: &Context, number: u32, plan: &Plan) -> Result<OwnedFd, HostError> {
+        let Some(session) = self.all.get_mut(&number) else {
+            return Err(HostError::unfit("the builder is gone"));
+        };
         let (owner, id) = (session.owner.uid, plan.session.as_str());
         if session.ahead
             && let Some(taken) = ahead::take(&cx.directories, owner, number, id)?
@@ -285,19 +285,19 @@ impl Sessions {
         request: Request,
         offer: &mut Option<Packets>,
         (reserve, files): (Reserve, SiteFiles),
-    ) -> Result<(), Failed> {
+    ) -> Result<(), NotStarted> {
         let Some(session) = self.all.get_mut(&number) else {
-            return Err(("order", "the builder is gone".into()));
+            return Err(HostError::unfit("the builder is gone")).in_step(Step::Order);
         };
         let Request { number: answer, caller, bounds: own, plan, began_ns, .. } = request;
         let limits = Limits {
             memory: plan.limits.memory,
             pids: plan.limits.pids,
             cpus: cpus(plan.limits.cpus, bounds(cx)),
-            sockets: super::sockets::of_session().map_err(|e| ("cgroup", e))?,
+            sockets: super::sockets::of_session().in_step(Step::Cgroup)?,
         };
         if session.limits.take() != Some(limits) {
-            session.agents.limit(&limits).map_err(|e| ("cgroup", e.to_string()))?;
+            session.agents.limit(&limits).in_step(Step::Cgroup)?;
         }
         self.likely = Some((caller.uid, limits));
         session.id = Some(plan.session.clone());
@@ -310,25 +310,25 @@ impl Sessions {
             seen.ids.insert(plan.session.to_string());
         }
         // Whoever comes after a launcher that dies now finds what there is to take away.
-        self.record(cx, number).map_err(|e| ("lease", e))?;
+        self.record(cx, number).in_step(Step::Lease)?;
         let directories = &cx.directories;
         let service_uid = cx.settings.service_uid;
-        let listener = directories.keeper_socket(&plan.session, service_uid).map_err(|e| ("socket", e))?;
+        let listener = directories.keeper_socket(&plan.session, service_uid).in_step(Step::Socket)?;
         let uppers = match overlays {
             true => {
-                let uppers = self.uppers(cx, number, &plan).map_err(|e| ("overlay", e))?;
-                cx.disk.bound(&uppers, &plan).map_err(|e| ("disk", e))?;
+                let uppers = self.uppers(cx, number, &plan).in_step(Step::Overlay)?;
+                cx.disk.bound(&uppers, &plan).in_step(Step::Disk)?;
                 Some(uppers)
             }
             false => None,
         };
         let Some(session) = self.all.get_mut(&number) else {
-            return Err(("order", "the builder is gone".into()));
+            return Err(HostError::unfit("the builder is gone")).in_step(Step::Order);
         };
         let waiting = std::mem::replace(&mut session.state, State::Running);
         let State::Waiting { builder, .. } = waiting else {
             session.state = waiting;
-            return Err(("order", "the builder does not wait".into()));
+            return Err(HostError::unfit("the builder does not wait")).in_step(Step::Order);
         };
         let blocklist = cx.blocklist.as_ref().filter(|_| plan.egress.is_some());
         let disk = cx.disk.order(caller.uid, &plan.session);
@@ -356,7 +356,7 @@ impl Sessions {
                 };
                 send_order(&builder, &order, descriptors)
             }
-            None => Err("no offer".into()),
+            None => Err(HostError::unfit("no offer")),
         };
         if sent.is_ok() {
             // It is the builder's from now on.
@@ -365,7 +365,7 @@ impl Sessions {
         session.state = State::Building { request: Some(answer), builder, until: Instant::now() + DEADLINE };
         if let Err(error) = sent {
             // It has ended, or is ended now. Why is in the answer that it left, or in how it ended.
-            session.errors.push(format!("order: {error}"));
+            session.errors.push(error.on("order"));
             session.kill_all();
         }
         Ok(())
@@ -434,7 +434,7 @@ fn send_order(
     builder: &Packets,
     order: &Order,
     descriptors: OrderDescriptors<BorrowedFd<'_>>,
-) -> Result<(), String> {
-    let order = encode(order).map_err(|e| e.to_string())?;
-    builder.send(&order, &descriptors.into_vec()).map_err(|e| e.to_string())
+) -> Result<(), HostError> {
+    let order = encode(order)?;
+    Ok(builder.send(&order, &descriptors.into_vec())?)
 }

@@ -1,8 +1,8 @@
 //! Leases at rest: no process has their ids any more, but a descriptor that left through a socket may keep what the
 //! kernel counts for them. None is given on before nothing is left.
 //!
-//! The session's user namespace tells it all, where the kernel tells of that (see [`agentd_kernel::nsfs`]). Elsewhere a
-//! child tries the counters.
+//! The session's user namespace shows it all, where the kernel has handles of it (see [`agentd_kernel::nsfs`]).
+//! Elsewhere a child tries the counters.
 
 use std::collections::BTreeMap;
 use std::io::{PipeReader, Read as _, Write as _};
@@ -20,10 +20,10 @@ use crate::context::Context;
 
 /// The first pause between two looks at a lease; the kernel takes a moment to let go of what has ended.
 const FIRST: Duration = Duration::from_millis(20);
-/// The longest.
+/// The longest pause between two looks.
 const LONGEST: Duration = Duration::from_secs(300);
-/// From when on it is told that a lease is not given on.
-const TOLD: Duration = Duration::from_secs(5);
+/// From when on it is logged that a lease is not given on.
+const LOG_AFTER: Duration = Duration::from_secs(5);
 /// How many leases one child tries.
 const BATCH: usize = 16;
 /// How long a child may take.
@@ -44,7 +44,7 @@ struct Rest {
     since: Instant,
     next: Instant,
     pause: Duration,
-    told: bool,
+    logged: bool,
 }
 
 /// A child that tries counters.
@@ -89,14 +89,14 @@ impl Resting {
     /// Lays lease `number` to rest, for `wait` at least.
     fn begin(&mut self, number: u32, users: Option<Handle>, wait: Duration) {
         let now = Instant::now();
-        self.all.insert(number, Rest { users, since: now, next: now + wait, pause: FIRST, told: false });
+        self.all.insert(number, Rest { users, since: now, next: now + wait, pause: FIRST, logged: false });
     }
 
     fn again(&mut self, number: u32, now: Instant, why: &str) {
         let Some(rest) = self.all.get_mut(&number) else { return };
         (rest.next, rest.pause) = (now + rest.pause, (rest.pause * 2).min(LONGEST));
-        if !rest.told && now.saturating_duration_since(rest.since) >= TOLD {
-            rest.told = true;
+        if !rest.logged && now.saturating_duration_since(rest.since) >= LOG_AFTER {
+            rest.logged = true;
             tracing::warn!(lease = number, why, "a lease is not given on: something of its session is left");
         }
     }
@@ -119,20 +119,23 @@ impl Sessions {
         }
         let due: Vec<(u32, Rest)> =
             self.resting.all.iter().filter(|(_, rest)| rest.next <= now).map(|(n, r)| (*n, *r)).collect();
-        let mut untold = Vec::new();
+        let mut unknown = Vec::new();
         for (number, rest) in due {
             match rest.users.map(|users| users.is_alive(cx.host.empty_net.as_fd())) {
                 Some(Ok(false)) => self.is_clean(cx, number),
                 Some(Ok(true)) => self.resting.again(number, now, "a descriptor, wherever it is"),
-                // Where the kernel does not tell, the counters do.
-                Some(Err(_)) | None => untold.push(number),
+                // Where the kernel has no handle of it, the counters show it.
+                Some(Err(_)) | None => unknown.push(number),
             }
         }
-        untold.truncate(BATCH);
-        if self.resting.trial.is_none() && !untold.is_empty() {
-            match self.try_counters(cx, untold.clone(), now) {
+        unknown.truncate(BATCH);
+        if self.resting.trial.is_none() && !unknown.is_empty() {
+            match self.try_counters(cx, unknown.clone(), now) {
                 Ok(trial) => self.resting.trial = Some(trial),
-                Err(error) => untold.iter().for_each(|number| self.resting.again(*number, now, &error)),
+                Err(error) => {
+                    let why = error.to_string();
+                    unknown.iter().for_each(|number| self.resting.again(*number, now, &why));
+                }
             }
         }
     }
@@ -142,20 +145,19 @@ impl Sessions {
         self.give_back(cx, number);
     }
 
-    fn try_counters(&self, cx: &Context, numbers: Vec<u32>, now: Instant) -> Result<Trial, String> {
+    fn try_counters(&self, cx: &Context, numbers: Vec<u32>, now: Instant) -> std::io::Result<Trial> {
         let pool = cx.settings.config.pool.uids;
         let leases: Vec<Lease> = numbers.iter().filter_map(|number| pool.lease(*number)).collect();
-        let (answer, tell) = std::io::pipe().map_err(|e| e.to_string())?;
+        let (answer, writer) = std::io::pipe()?;
         let token = cx.token;
         let child = process::spawn(token, CloneArgs::default(), || {
-            let said: Vec<u8> = match process::close_all_but(&[tell.as_fd()]) {
+            let said: Vec<u8> = match process::close_all_but(&[writer.as_fd()]) {
                 Ok(()) => leases.iter().map(|lease| left_of(token, lease)).collect(),
                 Err(_) => return 1,
             };
-            i32::from((&tell).write_all(&said).is_err())
+            i32::from((&writer).write_all(&said).is_err())
         });
-        let child = child.map_err(|e| e.to_string())?;
-        Ok(Trial { child, numbers, answer, until: now + DEADLINE })
+        Ok(Trial { child: child?, numbers, answer, until: now + DEADLINE })
     }
 
     /// What a child says once it has ended; the child while it has not.
@@ -171,7 +173,7 @@ impl Sessions {
                 }
                 return Some(trial);
             }
-            // It has ended, and with it whoever could write: nothing is waited for.
+            // It has ended, and with it every writer: nothing is waited for.
             Ok(Some(ExitStatus::Code(0))) => {
                 if let Err(error) = trial.answer.take(BATCH as u64).read_to_end(&mut said) {
                     tracing::error!(%error, "counters of leases");

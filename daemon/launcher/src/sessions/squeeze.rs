@@ -14,6 +14,7 @@ use agentd_session::{Reserve, Space, Usage};
 use rustix::fs::{Mode, OFlags};
 
 use crate::context::Context;
+use agentd_session::error::HostError;
 
 /// How often the host's disk is looked at, while there are sessions.
 const LOOK: Duration = Duration::from_millis(100);
@@ -60,7 +61,7 @@ impl Squeeze {
             let more = reserve.0.bytes / PART / sessions.len() as u64;
             for (owner, session) in sessions {
                 if let Err(error) = self.lower(cx, (owner, session), more) {
-                    tracing::error!(%session, error, "what it may write cannot be lowered");
+                    tracing::error!(%session, %error, "what it may write cannot be lowered");
                 }
             }
         } else if space.free.bytes > reserve.0.bytes + reserve.0.bytes / 4 {
@@ -68,20 +69,25 @@ impl Squeeze {
         }
     }
 
-    fn lower(&mut self, cx: &Context, (owner, session): (u32, &SessionId), more: u64) -> Result<(), String> {
+    fn lower(
+        &mut self,
+        cx: &Context,
+        (owner, session): (u32, &SessionId),
+        more: u64,
+    ) -> Result<(), HostError> {
         let Some(user) = cx.directories.user_overlays(owner)? else { return Ok(()) };
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let directory = rustix::fs::openat(&user, session.as_str(), flags, Mode::empty());
-        let directory = directory.map_err(|e| e.to_string())?;
-        let project = quota::project(directory.as_fd()).map_err(|e| e.to_string())?;
-        let project = project.ok_or("it is in no project")?;
+        let directory = directory?;
+        let project = quota::project(directory.as_fd())?;
+        let project = project.ok_or(HostError::unfit("it is in no project"))?;
         if self.lowered.contains_key(&project) {
             return Ok(());
         }
-        let has = quota::get(directory.as_fd(), project).map_err(|e| e.to_string())?;
+        let has = quota::get(directory.as_fd(), project)?;
         let bytes = has.bytes.saturating_add(more).max(LEAST.bytes).min(has.bytes_limit);
         let inodes = has.inodes.saturating_add(LEAST.inodes).min(has.inodes_limit);
-        quota::limit(directory.as_fd(), project, bytes, inodes).map_err(|e| e.to_string())?;
+        quota::limit(directory.as_fd(), project, bytes, inodes)?;
         tracing::warn!(%session, bytes, "the host's disk is nearly full: it may write no more than it has");
         let before = Usage { bytes: has.bytes_limit, inodes: has.inodes_limit };
         self.lowered.insert(project, (directory, before));

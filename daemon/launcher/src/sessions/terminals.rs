@@ -1,4 +1,7 @@
-//! Terminals: the host has so many for everybody (`kernel.pty.max`), and a session gets a share of what is left of them.
+//! Terminals: the host has so many for everybody (`kernel.pty.max`), and a session gets a share of what is left of
+//! them.
+
+use agentd_session::error::{HostError, On as _};
 
 /// The most that one session gets.
 const MOST: u32 = 256;
@@ -18,11 +21,11 @@ pub struct Host {
 
 impl Host {
     /// Asks the kernel.
-    pub fn read() -> Result<Self, String> {
-        let number = |name: &str| -> Result<u32, String> {
+    pub fn read() -> Result<Self, HostError> {
+        let number = |name: &str| -> Result<u32, HostError> {
             let path = format!("/proc/sys/kernel/pty/{name}");
-            let text = std::fs::read_to_string(&path).map_err(|e| format!("{path}: {e}"))?;
-            text.trim().parse().map_err(|e| format!("{path}: {e}"))
+            let text = std::fs::read_to_string(&path).on(&path)?;
+            text.trim().parse::<u32>().on(path)
         };
         Ok(Self { limit: number("max")?.saturating_sub(number("reserve")?), used: number("nr")? })
     }

@@ -13,6 +13,8 @@ use std::time::Duration;
 use agentd_policy::event::{End, EventBody, ExitStatus};
 use agentd_policy::mode::Mode;
 use agentd_policy::plan::WindowSize;
+use agentd_policy::step::CommandStep;
+use agentd_policy::step::Step;
 use agentd_policy::wire::{FromKeeper, FromLauncher, ToKeeper, frame};
 use peer::{Peer, command};
 use rig::Rig;
@@ -119,9 +121,9 @@ fn further_commands_run_as_the_first() {
     assert_eq!(peer.exited(2), ExitStatus::Code(0));
     // What cannot be run.
     peer.run(3, command(&["no-such-program"], None));
-    assert_eq!(peer.not_run(3), ("exec".into(), 2));
+    assert_eq!(peer.not_run(3), (CommandStep::Exec, 2));
     peer.run(2, command(&["true"], None));
-    assert_eq!(peer.not_run(2), ("bounds".into(), 17));
+    assert_eq!(peer.not_run(2), (CommandStep::Bounds, 17));
     // Ended with all that it started.
     peer.run(4, command(&["sh", "-c", "(trap '' HUP; sleep 777) & setsid sleep 778 & sleep 779"], None));
     let out = peer.stream(4);
@@ -166,20 +168,8 @@ fn a_step_that_fails_is_named_and_leaves_nothing() {
     let Some(_turn) = turn() else { return };
     let mut rig = Rig::new(35);
     let service = rig.start();
-    let steps = [
-        "order",
-        "paths",
-        "streams",
-        "workspace",
-        "exec-watch",
-        "go",
-        "relay",
-        "meter",
-        "keeper",
-        "publish",
-        "rights",
-        "confine",
-    ];
+    // A name is held only where one is covered, and after the last step the session is built.
+    let steps = Step::COMPLETE.iter().filter(|step| !matches!(step, Step::Placeholder | Step::Answer));
     for (number, step) in (1..).zip(steps) {
         for (id, kind) in [(number, "fail"), (number + 100, "kill")] {
             let (_, _side) = service.ask(id, Mode::Direct, &["true"], &format!("{step}:{kind}"));

@@ -13,6 +13,7 @@ use agentd_policy::event::{EventBody, ExitStatus};
 use agentd_policy::mode::Mode;
 use agentd_policy::names::SessionId;
 use agentd_policy::plan::{Plan, WindowSize};
+use agentd_policy::step::CommandStep;
 use agentd_policy::wire::{
     Command, FromKeeper, FromLauncher, MAX_KEEPER_PACKET, ToKeeper, decode, encode, frame,
 };
@@ -176,7 +177,7 @@ impl Peer {
         *egress
     }
 
-    pub fn not_run(&self, number: u32) -> (String, i32) {
+    pub fn not_run(&self, number: u32) -> (CommandStep, i32) {
         let fits = |m: &FromKeeper| matches!(m, FromKeeper::NotRun { command, .. } if *command == number);
         let FromKeeper::NotRun { step, errno, .. } = self.find(fits).0 else { unreachable!() };
         (step, errno)

@@ -1,10 +1,10 @@
 //! A fault at every step of a build ends in an error and leaves nothing.
 
 use agentd_policy::mode::Mode;
+use agentd_policy::step::Step;
 use agentd_policy::wire::FromLauncher;
 use rustix::process::Signal;
 
-use super::points::{COMPLETE, PREPARE};
 use super::rig::{Rig, Service};
 use super::turn;
 
@@ -31,11 +31,11 @@ fn of_a_request() {
     let mut rig = Rig::new(20);
     let service = rig.start();
     let mut id = 0;
-    for step in COMPLETE {
+    for step in Step::COMPLETE {
         for kind in ["fail", "kill"] {
             // Names are held free in a directory that is given as it is.
             let modes =
-                if *step == "placeholder" { &[Mode::Direct][..] } else { &[Mode::Overlay, Mode::Direct] };
+                if *step == Step::Placeholder { &[Mode::Direct][..] } else { &[Mode::Overlay, Mode::Direct] };
             for &mode in modes {
                 id += 1;
                 refused(&service, id, mode, &format!("{step}:{kind}"));
@@ -55,7 +55,7 @@ fn of_a_request() {
 fn of_what_is_prepared() {
     let Some(_turn) = turn() else { return };
     let mut rig = Rig::new(21);
-    for step in PREPARE {
+    for step in Step::PREPARE {
         for kind in ["fail", "kill"] {
             let service = rig.start_with(&format!("{step}:{kind}"));
             refused(&service, 1, Mode::Overlay, "");

@@ -4,9 +4,6 @@
 
 #[cfg(debug_assertions)]
 mod faults;
-#[cfg(debug_assertions)]
-#[path = "../../../session/src/builder/points.rs"]
-mod points;
 mod rig;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};

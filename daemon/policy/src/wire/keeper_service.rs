@@ -8,6 +8,7 @@ use crate::egress::Egress;
 use crate::event::{ExitStatus, SourceEvent};
 use crate::names::{AbsPath, SessionId};
 use crate::plan::WindowSize;
+use crate::step::CommandStep;
 use crate::wire::Message;
 
 /// A command of a session: 0 is its first, with which it ends; others come by [`ToKeeper::Run`].
@@ -95,8 +96,8 @@ pub enum FromKeeper {
     NotRun {
         /// The command's number in its session.
         command: CommandNumber,
-        /// Where it failed: `"exec"`, `"cwd"`, `"terminal"`, `"fork"`, `"bounds"` (too many), `"ending"`.
-        step: String,
+        /// Where its start failed.
+        step: CommandStep,
         /// The error number.
         errno: i32,
     },

@@ -8,6 +8,7 @@ use crate::Refusal;
 use crate::limits::DiskForm;
 use crate::names::SessionId;
 use crate::plan::Plan;
+use crate::step::Step;
 use crate::wire::Message;
 
 /// A connection that the launcher accepted. Never used twice in a launcher's life.
@@ -214,7 +215,7 @@ pub enum FromService {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Timing {
     /// The name of the step.
-    pub step: String,
+    pub step: Step,
     /// In microseconds since the request.
     pub start_us: u64,
     /// In microseconds since the request.

@@ -99,7 +99,7 @@ impl Api {
         tracing::debug!(session = %id, ?decided, ?took, "session created");
         let timings = timings
             .into_iter()
-            .map(|t| Timing { step: t.step, start_us: t.start_us, end_us: t.end_us })
+            .map(|t| Timing { step: t.step.to_string(), start_us: t.start_us, end_us: t.end_us })
             .collect();
         Ok(CreateReply { id, timings })
     }

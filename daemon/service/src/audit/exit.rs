@@ -2,6 +2,7 @@
 
 use agentd_policy::event::{End, ExitStatus};
 use agentd_policy::exit_reason::ExitReason;
+use agentd_policy::step::CommandStep;
 use agentd_proto::v1::Exit;
 
 use super::reached::ReachedLimits;
@@ -22,14 +23,14 @@ pub fn exit(end: &End, program: &str, reached: &ReachedLimits) -> Exit {
         }
         End::NotRun { step, errno } => {
             let error = std::io::Error::from_raw_os_error(*errno);
-            match (step.as_str(), error.kind()) {
-                ("exec", std::io::ErrorKind::NotFound) => {
+            match (step, error.kind()) {
+                (CommandStep::Exec, std::io::ErrorKind::NotFound) => {
                     with(ExitReason::Exited, Some(127), None, format!("{program}: not found"))
                 }
-                ("exec", _) => {
+                (CommandStep::Exec, _) => {
                     with(ExitReason::Exited, Some(126), None, bounded(&format!("{program}: {error}")))
                 }
-                ("stopped", _) => with(
+                (CommandStep::Stopped, _) => with(
                     ExitReason::Failed,
                     None,
                     None,

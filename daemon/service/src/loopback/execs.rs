@@ -1,5 +1,6 @@
 //! Further commands, and sessions that are stopped.
 
+use agentd_policy::step::CommandStep;
 use agentd_policy::wire::CommandNumber;
 
 use super::*;
@@ -47,7 +48,7 @@ async fn a_further_command_has_its_own_streams_and_exit() {
     // One that cannot be run.
     let refusing = async {
         let ToKeeper::Run { number, .. } = played.to_keeper().await else { panic!() };
-        let not_run = FromKeeper::NotRun { command: number, step: "exec".into(), errno: 2 };
+        let not_run = FromKeeper::NotRun { command: number, step: CommandStep::Exec, errno: 2 };
         played.sender.send(&wire::encode(&not_run).unwrap(), &[]).unwrap();
     };
     let (ends, ()) = tokio::join!(exec_in(&client, &played.id, &["nothing"]), refusing);

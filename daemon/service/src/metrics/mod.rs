@@ -157,7 +157,7 @@ impl Metrics {
         self.sessions_started.inc();
         for Timing { step, start_us, end_us } in timings {
             let took = Duration::from_micros(end_us.saturating_sub(*start_us));
-            self.session_step.get_or_create(&self.label("step", step)).observe(took.as_secs_f64());
+            self.session_step.get_or_create(&self.label("step", step.name())).observe(took.as_secs_f64());
         }
     }
 

@@ -3,6 +3,7 @@ use std::collections::BTreeMap;
 use agentd_proto::v1::NetDetail;
 
 use super::*;
+use agentd_policy::step::Step;
 
 fn text(metrics: &Metrics) -> String {
     let mut text = String::new();
@@ -13,7 +14,7 @@ fn text(metrics: &Metrics) -> String {
 /// One of each.
 fn used() -> Metrics {
     let metrics = Metrics::new();
-    metrics.session_built(&[Timing { step: "order".into(), start_us: 1, end_us: 2 }]);
+    metrics.session_built(&[Timing { step: Step::Order, start_us: 1, end_us: 2 }]);
     metrics.session_ended("exited");
     metrics.refused("bounds.memory");
     let net = NetDetail { count: 3, ..NetDetail::default() };

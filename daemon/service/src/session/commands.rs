@@ -11,6 +11,7 @@ use agentd_policy::exit_reason::ExitReason;
 use agentd_policy::names::{AbsPath, SessionId};
 use agentd_policy::plan::{MAX_ARGC, MAX_ARGS};
 use agentd_policy::rule::Rule;
+use agentd_policy::step::CommandStep;
 use agentd_policy::text;
 use agentd_policy::wire::{self, Command, CommandNumber, MAX_COMMANDS, MAX_KEEPER_PACKET, ToKeeper};
 use agentd_proto::v1::{ExecOpen, Exit};
@@ -164,11 +165,11 @@ impl Commands {
         true
     }
 
-    pub fn not_run(&mut self, number: CommandNumber, step: String, errno: i32) {
+    pub fn not_run(&mut self, number: CommandNumber, step: CommandStep, errno: i32) {
         let Some(mut entry) = self.entries.remove(&number) else { return };
-        let refusal = match step.as_str() {
-            "bounds" => Some(too_many()),
-            "ending" => Some(ended()),
+        let refusal = match step {
+            CommandStep::Bounds => Some(too_many()),
+            CommandStep::Ending => Some(ended()),
             _ => None,
         };
         entry.hub.exited.cancel();

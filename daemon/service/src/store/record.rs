@@ -1,7 +1,6 @@
 //! What is kept of a session besides its events and its output: a file of its own, from its creation until it
 //! is forgotten. With it a service that starts anew knows the sessions that there are.
 
-use std::error::Error;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -27,23 +26,6 @@ use crate::text::arguments;
 pub const VERSION: u32 = 2;
 /// The longest record, in bytes: more than the most mounts and arguments need.
 const MAX_BYTES: u64 = 2 << 20;
-
-/// Why a record is set aside.
-#[derive(Debug, thiserror::Error)]
-pub enum RecordError {
-    #[error(transparent)]
-    Read(#[from] io::Error),
-    #[error(transparent)]
-    Json(#[from] serde_json::Error),
-    #[error("a record without a version")]
-    NoVersion,
-    #[error("a record of format {version}, without a {key} that format {VERSION} knows")]
-    Foreign { version: u64, key: &'static str },
-    #[error("it is of session {0}")]
-    OtherSession(SessionId),
-    #[error("an end without a time, or a time without an end")]
-    HalfEnded,
-}
 
 /// All that stays known of a session.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

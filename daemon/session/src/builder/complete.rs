@@ -12,10 +12,11 @@ use agentd_policy::event::Finding;
 use agentd_policy::limits::DiskForm;
 use agentd_policy::mode::Mode as WorkspaceMode;
 use agentd_policy::plan::Plan;
+use agentd_policy::step::Step;
 use agentd_policy::wire::encode;
 
 use super::covers;
-use super::fault::{self, At, Fault};
+use super::fault::{At, Fault};
 use super::fs_ids::FsIds;
 use super::hand_over::Ready;
 use super::inside::Configurations;
@@ -75,19 +76,17 @@ impl Builder<'_> {
             relay,
         } = prepared;
         let proc = self.host.proc.as_fd();
-        let mut steps = Steps::since(began);
-        fault::here("order")?;
+        let mut steps = Steps::since(began, Step::COMPLETE);
         // From here on it is no builder that is asked to end but a session.
-        let signals = crate::keeper::signals().at("keeper", "signals")?;
-        steps.done("order");
+        let signals = crate::keeper::signals().at(Step::Keeper, "signals")?;
+        steps.done(Step::Order)?;
         // A descriptor's mount can be copied only in the namespace that it belongs to.
-        mount::enter_namespace(host_root.as_fd()).at("paths", "host namespace")?;
+        mount::enter_namespace(host_root.as_fd()).at(Step::Paths, "host namespace")?;
         let form = disk.form;
         let uppers = uppers.map(|uppers| self.uppers(uppers, &plan, disk)).transpose()?;
         let sources = paths::take(&plan, offered, uppers.as_ref(), proc)?;
-        mount::enter_namespace(session_root.as_fd()).at("paths", "session's namespace")?;
-        fault::here("paths")?;
-        steps.done("paths");
+        mount::enter_namespace(session_root.as_fd()).at(Step::Paths, "session's namespace")?;
+        steps.done(Step::Paths)?;
         let (inside, mut relay, outside) = match plan.terminal {
             None => (inside, Some(relay), None),
             Some(window) => {
@@ -97,7 +96,7 @@ impl Builder<'_> {
                 (streams.inside, None, Some(streams.outside))
             }
         };
-        fault::here("streams")?;
+        steps.done(Step::Streams)?;
         etc.add(&root, self.host.etc.copy(), (&plan, &sources))?;
         let placeholders = paths::Placeholders(&self.launcher);
         let Placed { covered, scouts, copied, found, stand_ins } =
@@ -108,38 +107,35 @@ impl Builder<'_> {
             etc::write_ignored(home.as_fd(), self.lease.agent.get(), &plan, &stand_ins)?;
         }
         root.seal()?;
-        fault::here("workspace")?;
-        steps.done("workspace");
+        steps.done(Step::Workspace)?;
         let execs = watch::every_mount(proc, self.lease.keeper.get())?;
-        fault::here("exec-watch")?;
-        steps.done("exec-watch");
+        steps.done(Step::ExecWatch)?;
         // A mount goes with the name that it covers, if that is replaced or removed from outside.
         let mounts = (!covered.is_empty()).then(|| watch::mounts(proc)).transpose()?;
         let agent = FsIds::assume(self.lease.agent.get());
         covers::verify_covered(&covered)?;
         drop(agent);
         go(&to_init, &plan, std::mem::take(&mut root.access), &inside)?;
-        fault::here("go")?;
+        steps.done(Step::Go)?;
         // Init confines itself from here on.
         if let Some(outside) = outside {
-            mount::enter_namespace(host_root.as_fd()).at("relay", "host namespace")?;
+            mount::enter_namespace(host_root.as_fd()).at(Step::Relay, "host namespace")?;
             relay = Some(self.start_relay(&outside)?);
         }
-        let relay = relay.ok_or_else(|| Fault::host("relay", "relay", "none was started"))?;
-        fault::here("relay")?;
+        let relay = relay.ok_or_else(|| Fault::unfit(Step::Relay, "relay", "none was started"))?;
+        steps.done(Step::Relay)?;
         let disk = uppers.map(|uppers| self.meter(uppers.into(), &plan, (form, reserve))).transpose()?;
-        fault::here("meter")?;
-        steps.done("helpers");
+        steps.done(Step::Meter)?;
 
-        let (service, keeper_end) = Packets::pair().at("keeper", "socket")?;
+        let (service, keeper_end) = Packets::pair().at(Step::Keeper, "socket")?;
         let keeper = Keeper::new(crate::keeper::Parts {
             plan: &plan,
             ceiling,
             owner: self.owner.uid,
             lease: self.lease,
-            lock: self.lock.try_clone().at("keeper", "lease")?,
-            proc: self.host.proc.try_clone().at("keeper", "/proc")?,
-            watch: self.agents.watch().at("keeper", "cgroup")?,
+            lock: self.lock.try_clone().at(Step::Keeper, "lease")?,
+            proc: self.host.proc.try_clone().at(Step::Keeper, "/proc")?,
+            watch: self.agents.watch().at(Step::Keeper, "cgroup")?,
             service: keeper_end,
             listener,
             service_uid,
@@ -159,10 +155,9 @@ impl Builder<'_> {
             signals,
             root: session_root,
         })
-        .at("keeper", "set-up")?;
-        fault::here("keeper")?;
-        steps.done("keeper");
-        let users = Handle::of(users.as_fd()).at("keeper", "user namespace")?;
+        .at(Step::Keeper, "set-up")?;
+        steps.done(Step::Keeper)?;
+        let users = Handle::of(users.as_fd()).at(Step::Keeper, "user namespace")?;
         Ok(Ready { keeper, steps, service, relay: relay.service, users })
     }
 
@@ -235,14 +230,14 @@ impl Builder<'_> {
             uppers,
             limit: Usage { bytes: plan.limits.disk, inodes: plan.limits.inodes },
             reserve,
-            freezer: self.agents.freezer().at("disk", "cgroup")?,
+            freezer: self.agents.freezer().at(Step::Disk, "cgroup")?,
             proc: self.host.proc.as_fd(),
             cgroup: self.helpers.directory(),
             empty_root: self.host.empty_root.as_fd(),
             filter: &self.host.meter_filter,
             token: self.token,
         };
-        meter.start().at("disk", "meter")
+        meter.start().at(Step::Disk, "meter")
     }
 }
 
@@ -261,6 +256,6 @@ fn go(
     access: Vec<(String, crate::init::Access)>,
     streams: &crate::command::Stdio,
 ) -> Result<(), Fault> {
-    let message = encode(&ToInit::Go { plan: Box::new(plan.clone()), access }).at("init", "message")?;
-    to_init.send(&message, &streams.descriptors()).at("init", "message")
+    let message = encode(&ToInit::Go { plan: Box::new(plan.clone()), access }).at(Step::Init, "message")?;
+    to_init.send(&message, &streams.descriptors()).at(Step::Init, "message")
 }

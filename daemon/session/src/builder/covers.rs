@@ -10,6 +10,7 @@ use agentd_policy::mode::Mode as WorkspaceMode;
 use agentd_policy::mount::{MAX_POINTS, Workspace};
 use agentd_policy::names::RelPath;
 use agentd_policy::rule::Rule;
+use agentd_policy::step::Step;
 use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
 
@@ -18,6 +19,7 @@ use super::fs_ids::FsIds;
 use super::paths::Source;
 use super::root::{MASKED_DIR, MASKED_FILE, PROGRAMS, READ_ONLY, open_beneath};
 use super::workspace::Placer;
+use crate::error::HostError;
 use crate::scout::{Missing, Report};
 
 /// How often a name is looked at again that goes at the moment in which it is covered.
@@ -161,7 +163,7 @@ impl Placer<'_> {
                 if found.made && !is_git(workspace, name.as_str()) {
                     self.stand_ins.push(name.as_str().to_owned());
                 }
-                covered.at(if cover == Cover::Mask { "mask" } else { "protect" }, &full)?;
+                covered.at(if cover == Cover::Mask { Step::Mask } else { Step::Protect }, &full)?;
                 if cover == Cover::Protect && !changeable && is_directory(&found.place)? {
                     read_only.push(name.clone());
                 }
@@ -192,7 +194,7 @@ impl Placer<'_> {
         (points, made): (&mut BTreeSet<String>, &mut BTreeSet<String>),
     ) -> Result<Option<Found>, Fault> {
         let top = workspace.path.as_str();
-        let mut dir = mount::place(top).at("workspace", top)?;
+        let mut dir = mount::place(top).at(Step::Workspace, top)?;
         let mut walked = String::new();
         let mut components = name.components().peekable();
         while let Some(component) = components.next() {
@@ -231,8 +233,8 @@ impl Placer<'_> {
                         }
                         Err(errno) => return Err(placeholder_fault(top, &walked, &errno)),
                     }
-                    fault::here("placeholder")?;
-                    open_beneath(dir.as_fd(), component).at("placeholder", &walked)?
+                    fault::here(Step::Placeholder)?;
+                    open_beneath(dir.as_fd(), component).at(Step::Placeholder, &walked)?
                 }
                 // Its owner could open it again and find what was to be covered.
                 Err(Errno::ACCESS) => {
@@ -249,26 +251,26 @@ impl Placer<'_> {
                         "masked and protected names must not lead through links; replace it by what it names",
                     ));
                 }
-                Err(errno) => return Err(Fault::host("workspace", &walked, errno)),
+                Err(errno) => return Err(Fault::host(Step::Workspace, &walked, errno)),
             };
             if last || !is_directory(&place)? {
                 let made = made.contains(&walked) || self.held.contains(&walked);
                 return Ok(Some(Found { place, made, whole: last }));
             }
             if points.insert(walked.clone()) {
-                let own = Tree::copy_of(place.as_fd()).at("protect", &walked)?;
-                own.attach(place.as_fd()).at("protect", &walked)?;
+                let own = Tree::copy_of(place.as_fd()).at(Step::Protect, &walked)?;
+                own.attach(place.as_fd()).at(Step::Protect, &walked)?;
             }
-            dir = open_beneath(dir.as_fd(), component).at("protect", &walked)?;
+            dir = open_beneath(dir.as_fd(), component).at(Step::Protect, &walked)?;
         }
         Ok(None)
     }
 
     /// Whether the agent owns a directory, and so could open it.
     fn owns(&self, dir: BorrowedFd<'_>) -> Result<bool, Fault> {
-        let stat = rustix::fs::fstat(dir).at("placeholder", "directory")?;
+        let stat = rustix::fs::fstat(dir).at(Step::Placeholder, "directory")?;
         let read_only = rustix::fs::fstatvfs(dir)
-            .at("placeholder", "directory")?
+            .at(Step::Placeholder, "directory")?
             .f_flag
             .contains(rustix::fs::StatVfsMountFlags::RDONLY);
         Ok(stat.st_uid == self.lease.agent.get() && !read_only)
@@ -292,7 +294,7 @@ fn placeholder(dir: BorrowedFd<'_>, name: &str, missing: Missing) -> rustix::io:
 }
 
 fn is_directory(place: &OwnedFd) -> Result<bool, Fault> {
-    let stat = rustix::fs::fstat(place).at("workspace", "a name to cover")?;
+    let stat = rustix::fs::fstat(place).at(Step::Workspace, "a name to cover")?;
     Ok(FileType::from_raw_mode(stat.st_mode) == FileType::Directory)
 }
 
@@ -305,22 +307,22 @@ fn placeholder_fault(top: &str, name: &str, errno: &Errno) -> Fault {
 }
 
 /// Covers `place` by itself, read-only.
-fn cover_read_only(place: &OwnedFd) -> Result<(), String> {
-    let stat = rustix::fs::fstat(place).map_err(|e| e.to_string())?;
+fn cover_read_only(place: &OwnedFd) -> Result<(), HostError> {
+    let stat = rustix::fs::fstat(place)?;
     let directory = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
     let attributes = if directory { PROGRAMS } else { READ_ONLY };
-    let cover = Tree::copy_of(place.as_fd()).map_err(|e| e.to_string())?;
-    cover.restrict(attributes, None).and_then(|()| cover.attach(place.as_fd())).map_err(|e| e.to_string())
+    let cover = Tree::copy_of(place.as_fd())?;
+    Ok(cover.restrict(attributes, None).and_then(|()| cover.attach(place.as_fd()))?)
 }
 
 /// Covers `place` by what nobody may open: a closed directory, or a socket that nobody listens at, which programs that
 /// collect files pass over.
-fn cover_masked(place: &OwnedFd) -> Result<(), String> {
-    let stat = rustix::fs::fstat(place).map_err(|e| e.to_string())?;
+fn cover_masked(place: &OwnedFd) -> Result<(), HostError> {
+    let stat = rustix::fs::fstat(place)?;
     let directory = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
-    let empty = mount::place(if directory { MASKED_DIR } else { MASKED_FILE }).map_err(|e| e.to_string())?;
-    let cover = Tree::copy_of(empty.as_fd()).map_err(|e| e.to_string())?;
-    cover.restrict(READ_ONLY, None).and_then(|()| cover.attach(place.as_fd())).map_err(|e| e.to_string())
+    let empty = mount::place(if directory { MASKED_DIR } else { MASKED_FILE })?;
+    let cover = Tree::copy_of(empty.as_fd())?;
+    Ok(cover.restrict(READ_ONLY, None).and_then(|()| cover.attach(place.as_fd()))?)
 }
 
 /// What was covered for `path`: itself, or the file that stands where a directory on the way would be.
@@ -338,9 +340,9 @@ fn covered_place(path: &str) -> std::io::Result<OwnedFd> {
 pub fn verify_covered(covered: &[String]) -> Result<(), Fault> {
     use rustix::fs::{AtFlags, StatxAttributes, StatxFlags};
     for path in covered {
-        let place = covered_place(path).at("protect", path)?;
+        let place = covered_place(path).at(Step::Protect, path)?;
         let stat = rustix::fs::statx(&place, "", AtFlags::EMPTY_PATH, StatxFlags::BASIC_STATS)
-            .at("protect", path)?;
+            .at(Step::Protect, path)?;
         if !stat.stx_attributes.contains(StatxAttributes::MOUNT_ROOT) {
             return Err(Fault::caller(
                 format!("{path} was replaced while the session was built"),

@@ -8,6 +8,7 @@ use agentd_kernel::mount::{self, Attributes, Tree};
 use agentd_policy::names::{AbsPath, RelPath};
 use agentd_policy::pattern::EXAMPLES;
 use agentd_policy::plan::Plan;
+use agentd_policy::step::Step;
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
@@ -45,7 +46,7 @@ pub struct Etc {
 impl Etc {
     /// Places the session's files over the host's `public` ones.
     pub fn place(root: &Root, owner: u32, public: Option<&Tree>) -> Result<Self, Fault> {
-        let own = Tree::tmpfs(SIZE, owner, 0o755, Attributes::WRITABLE).at("etc", PATH)?;
+        let own = Tree::tmpfs(SIZE, owner, 0o755, Attributes::WRITABLE).at(Step::Etc, PATH)?;
         let assumed = FsIds::assume(owner);
         for name in GENERATED {
             file(own.as_fd(), name, b"")?;
@@ -68,10 +69,9 @@ impl Etc {
     fn layer(&self, root: &Root, public: Option<&Tree>) -> Result<bool, Fault> {
         let Ok(own) = Tree::copy_of_one(self.own.as_fd()) else { return Ok(false) };
         let public = match public {
-            Some(public) => Tree::copy_of_one(public.as_fd()).at("etc", PATH)?,
-            None => {
-                Tree::copy_of_one(mount::place(EMPTY_DIR).at("etc", EMPTY_DIR)?.as_fd()).at("etc", PATH)?
-            }
+            Some(public) => Tree::copy_of_one(public.as_fd()).at(Step::Etc, PATH)?,
+            None => Tree::copy_of_one(mount::place(EMPTY_DIR).at(Step::Etc, EMPTY_DIR)?.as_fd())
+                .at(Step::Etc, PATH)?,
         };
         let merged = view::merged(root, &own, &public, READ_ONLY)?;
         root.cover(PATH, &merged, true)?;
@@ -103,7 +103,7 @@ impl Etc {
         drop(assumed);
         match self.whole || self.layer(root, public)? {
             true => Ok(()),
-            false => Err(Fault::host("etc", PATH, "its layers cannot be laid again")),
+            false => Err(Fault::unfit(Step::Etc, PATH, "its layers cannot be laid again")),
         }
     }
 
@@ -111,11 +111,11 @@ impl Etc {
     pub fn write(&self, plan: &Plan, owner: Owner) -> Result<(), Fault> {
         let flags = OFlags::WRONLY | OFlags::TRUNC | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         for (name, text) in GENERATED.into_iter().zip(generated(plan, owner)) {
-            let fd = rustix::fs::openat(&self.own, name, flags, Mode::empty()).at("etc", name)?;
-            std::fs::File::from(fd).write_all(text.as_bytes()).at("etc", name)?;
+            let fd = rustix::fs::openat(&self.own, name, flags, Mode::empty()).at(Step::Etc, name)?;
+            std::fs::File::from(fd).write_all(text.as_bytes()).at(Step::Etc, name)?;
         }
         match self.whole {
-            true => mount::seal(self.own.as_fd()).at("etc", PATH),
+            true => mount::seal(self.own.as_fd()).at(Step::Etc, PATH),
             false => Ok(()),
         }
     }
@@ -124,21 +124,21 @@ impl Etc {
 /// Copies what is in `from`, which nobody else writes to, but for names that `to` has already.
 fn copy(from: BorrowedFd<'_>, to: BorrowedFd<'_>, depth: u32) -> Result<(), Fault> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let listed = rustix::fs::openat(from, ".", flags, Mode::empty()).at("etc", PATH)?;
-    for entry in Dir::new(listed).at("etc", PATH)? {
-        let entry = entry.at("etc", PATH)?;
+    let listed = rustix::fs::openat(from, ".", flags, Mode::empty()).at(Step::Etc, PATH)?;
+    for entry in Dir::new(listed).at(Step::Etc, PATH)? {
+        let entry = entry.at(Step::Etc, PATH)?;
         let name = entry.file_name();
         if matches!(name.to_bytes(), b"." | b"..") {
             continue;
         }
-        let stat = rustix::fs::statat(from, name, AtFlags::SYMLINK_NOFOLLOW).at("etc", PATH)?;
+        let stat = rustix::fs::statat(from, name, AtFlags::SYMLINK_NOFOLLOW).at(Step::Etc, PATH)?;
         let made = match FileType::from_raw_mode(stat.st_mode) {
             FileType::Directory if depth > 0 => {
                 let made = rustix::fs::mkdirat(to, name, Mode::from_raw_mode(0o755));
                 if made.is_ok() {
                     let [from, to] =
                         [from, to].map(|dir| rustix::fs::openat(dir, name, flags, Mode::empty()));
-                    copy(from.at("etc", PATH)?.as_fd(), to.at("etc", PATH)?.as_fd(), depth - 1)?;
+                    copy(from.at(Step::Etc, PATH)?.as_fd(), to.at(Step::Etc, PATH)?.as_fd(), depth - 1)?;
                 }
                 made
             }
@@ -149,7 +149,7 @@ fn copy(from: BorrowedFd<'_>, to: BorrowedFd<'_>, depth: u32) -> Result<(), Faul
         };
         match made {
             Ok(()) | Err(Errno::EXIST) => {}
-            Err(errno) => return Err(errno).at("etc", &name.to_string_lossy()),
+            Err(errno) => return Err(errno).at(Step::Etc, &name.to_string_lossy()),
         }
     }
     Ok(())
@@ -180,23 +180,23 @@ enum Place<'a> {
 
 fn make_place(etc: BorrowedFd<'_>, name: &str, place: Place<'_>) -> Result<(), Fault> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let mut dir = etc.try_clone_to_owned().at("etc", name)?;
+    let mut dir = etc.try_clone_to_owned().at(Step::Etc, name)?;
     let mut components = name.split('/').peekable();
     while let Some(component) = components.next() {
         if components.peek().is_none() {
             match &place {
                 Place::File => return file(dir.as_fd(), component, b""),
                 Place::Link(target) => {
-                    return rustix::fs::symlinkat(target.as_str(), &dir, component).at("etc", name);
+                    return rustix::fs::symlinkat(target.as_str(), &dir, component).at(Step::Etc, name);
                 }
                 Place::Directory => {}
             }
         }
         match rustix::fs::mkdirat(&dir, component, Mode::from_raw_mode(0o755)) {
             Ok(()) | Err(Errno::EXIST) => {}
-            Err(errno) => return Err(errno).at("etc", name),
+            Err(errno) => return Err(errno).at(Step::Etc, name),
         }
-        dir = rustix::fs::openat(&dir, component, flags, Mode::empty()).at("etc", name)?;
+        dir = rustix::fs::openat(&dir, component, flags, Mode::empty()).at(Step::Etc, name)?;
     }
     Ok(())
 }
@@ -216,7 +216,7 @@ pub fn write_ignored(home: BorrowedFd<'_>, agent: u32, plan: &Plan, made: &[Stri
     lines.extend(EXAMPLES.iter().map(|end| format!("!**/*{end}")));
     let _agent = FsIds::assume(agent);
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let mut dir = home.try_clone_to_owned().at("home", "git")?;
+    let mut dir = home.try_clone_to_owned().at(Step::Home, "git")?;
     for name in [".config", "git"] {
         // Where an input of the caller's is, nothing is made: then git refuses by name instead.
         let made = rustix::fs::mkdirat(&dir, name, Mode::from_raw_mode(0o755));
@@ -226,8 +226,8 @@ pub fn write_ignored(home: BorrowedFd<'_>, agent: u32, plan: &Plan, made: &[Stri
         let Ok(below) = rustix::fs::openat(&dir, name, flags, Mode::empty()) else { return Ok(()) };
         dir = below;
     }
-    if let Err(Fault(refusal)) = file(dir.as_fd(), "ignore", (lines.join("\n") + "\n").as_bytes()) {
-        tracing::debug!(error = %refusal, "git does not ignore covered names");
+    if let Err(fault) = file(dir.as_fd(), "ignore", (lines.join("\n") + "\n").as_bytes()) {
+        tracing::debug!(error = %fault, "git does not ignore covered names");
     }
     Ok(())
 }
@@ -295,6 +295,6 @@ fn resolvers(plan: &Plan) -> String {
 /// A new file, readable by everyone.
 pub fn file(dir: BorrowedFd<'_>, name: &str, bytes: &[u8]) -> Result<(), Fault> {
     let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-    let fd = rustix::fs::openat(dir, name, flags, Mode::from_raw_mode(0o644)).at("etc", name)?;
-    std::fs::File::from(fd).write_all(bytes).at("etc", name)
+    let fd = rustix::fs::openat(dir, name, flags, Mode::from_raw_mode(0o644)).at(Step::Etc, name)?;
+    std::fs::File::from(fd).write_all(bytes).at(Step::Etc, name)
 }

@@ -4,9 +4,10 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use agentd_kernel::nsfs::Handle;
 use agentd_kernel::packets::Packets;
+use agentd_policy::step::Step;
 use agentd_policy::wire::encode;
 
-use super::fault::{self, At, Fault};
+use super::fault::{At, Fault};
 use super::steps::Steps;
 use crate::host::Host;
 use crate::keeper::Keeper;
@@ -35,9 +36,10 @@ impl Ready {
         let confined = confine(&mut keeper, &mut steps, &answer, launcher, host);
         let reported = confined.and_then(|()| {
             let users = users.map(|users| (users.kind, users.bytes));
-            let built = encode(&Reply::Built { timings: steps.finish(), users }).at("keeper", "answer")?;
-            launcher.send(&built, &answer).at("keeper", "answer")?;
-            fault::here("answer")
+            let built =
+                encode(&Reply::Built { timings: steps.timings(), users }).at(Step::Keeper, "answer")?;
+            launcher.send(&built, &answer).at(Step::Keeper, "answer")?;
+            steps.done(Step::Answer)
         });
         drop((service, relay));
         match reported {
@@ -59,17 +61,14 @@ fn confine(
     host: &Host,
 ) -> Result<(), Fault> {
     let also: Vec<_> = answer.iter().copied().chain([launcher.as_fd()]).collect();
-    keeper.give_up(host.empty_root.as_fd(), &also).at("keeper", "rights")?;
-    keeper.publish().map_err(|error| Fault(error.into()))?;
-    fault::here("publish")?;
+    keeper.give_up(host.empty_root.as_fd(), &also).at(Step::Keeper, "rights")?;
+    keeper.publish().map_err(|error| Fault::Refused(error.into()))?;
+    steps.done(Step::Publish)?;
     let filter = if keeper.dials() { &host.dialler_filter } else { &host.keeper_filter };
-    keeper.install(filter).at("keeper", "filter")?;
+    keeper.install(filter).at(Step::Keeper, "filter")?;
     // With the ids the parent-death signal has gone: from here on the session needs no launcher.
-    fault::here("rights")?;
-    steps.done("rights");
-    let landlock_abi = keeper.confined().map_err(|(step, why)| Fault::host(&step, "init", why))?;
+    steps.done(Step::Rights)?;
+    let landlock_abi = keeper.confined()?;
     tracing::debug!(landlock_abi, "confined");
-    fault::here("confine")?;
-    steps.done("confine");
-    Ok(())
+    steps.done(Step::Confine)
 }

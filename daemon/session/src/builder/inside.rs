@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use agentd_kernel::mount::{self, Tree};
 use agentd_policy::names::AbsPath;
+use agentd_policy::step::Step;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::process::{Gid, Uid};
 
@@ -52,10 +53,10 @@ pub struct Copies {
 
 impl Copies {
     fn make(root: &mut Root, agent: u32) -> Result<Self, Fault> {
-        let tree = Tree::tmpfs(SIZE, agent, 0o700, WRITABLE_EXEC).at("git", COPIES)?;
+        let tree = Tree::tmpfs(SIZE, agent, 0o700, WRITABLE_EXEC).at(Step::Git, COPIES)?;
         root.attach(COPIES, &tree, true, Access::WriteExec)?;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let top = rustix::fs::open(COPIES, flags, Mode::empty()).at("git", COPIES)?;
+        let top = rustix::fs::open(COPIES, flags, Mode::empty()).at(Step::Git, COPIES)?;
         Ok(Self { top, links: root.directory(LINKS)?, count: 0, all: Vec::new() })
     }
 
@@ -77,7 +78,7 @@ impl Placer<'_> {
         place: &OwnedFd,
         name: &str,
     ) -> Result<bool, Fault> {
-        let stat = rustix::fs::fstat(place).at("git", name)?;
+        let stat = rustix::fs::fstat(place).at(Step::Git, name)?;
         let copied = match (FileType::from_raw_mode(stat.st_mode), name.rsplit('/').next()) {
             (FileType::RegularFile, Some("config" | "config.worktree")) => self.cover_config(place, name)?,
             (FileType::Directory, Some("hooks")) => self.cover_hooks(place, name)?,
@@ -95,7 +96,7 @@ impl Placer<'_> {
             // The agent's rights, which the caller of this has, are not enough.
             self.copies = Some(Copies::make(self.root, self.lease.agent.get())?);
         }
-        self.copies.as_mut().ok_or_else(|| Fault::host("git", COPIES, "no copies"))
+        self.copies.as_mut().ok_or_else(|| Fault::unfit(Step::Git, COPIES, "no copies"))
     }
 
     /// By the copy that the search made: nothing of what the agent may have written is read here.
@@ -103,31 +104,33 @@ impl Placer<'_> {
         let agent = self.lease.agent.get();
         let Some(&part) = self.configurations.parts.get(name) else { return Ok(None) };
         let Some(all) = &self.configurations.file else { return Ok(None) };
-        let start = all.try_clone().at("git", name)?;
+        let start = all.try_clone().at(Step::Git, name)?;
         let copies = self.copies()?;
         let (dir, number) = copies.directory(agent)?;
         let assumed = FsIds::assume(agent);
         let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
-        let file = rustix::fs::openat(&dir, "config", flags, Mode::from_raw_mode(0o644)).at("git", name)?;
-        copy((&start, part), &file).at("git", name)?;
+        let file =
+            rustix::fs::openat(&dir, "config", flags, Mode::from_raw_mode(0o644)).at(Step::Git, name)?;
+        copy((&start, part), &file).at(Step::Git, name)?;
         drop(assumed);
-        rustix::fs::symlinkat(format!("{COPIES}/{number}/config"), &copies.links, &number).at("git", name)?;
-        let link = Tree::copy_of_name(copies.links.as_fd(), &number).at("git", name)?;
-        link.restrict(READ_ONLY, None).and_then(|()| link.attach(place.as_fd())).at("git", name)?;
+        rustix::fs::symlinkat(format!("{COPIES}/{number}/config"), &copies.links, &number)
+            .at(Step::Git, name)?;
+        let link = Tree::copy_of_name(copies.links.as_fd(), &number).at(Step::Git, name)?;
+        link.restrict(READ_ONLY, None).and_then(|()| link.attach(place.as_fd())).at(Step::Git, name)?;
         Ok(Some((CopyKind::Config(part), vec![dir, start])))
     }
 
     fn cover_hooks(&mut self, place: &OwnedFd, name: &str) -> Result<Option<Covered>, Fault> {
         let agent = self.lease.agent.get();
-        let lower = Tree::copy_of_one(place.as_fd()).at("git", name)?;
-        let stat = rustix::fs::fstat(place).at("git", name)?;
+        let lower = Tree::copy_of_one(place.as_fd()).at(Step::Git, name)?;
+        let stat = rustix::fs::fstat(place).at(Step::Git, name)?;
         let owner = (stat.st_uid, stat.st_gid);
         let copies = self.copies()?;
         let (dir, number) = copies.directory(agent)?;
         let upper = make_directory(dir.as_fd(), "upper", stat.st_mode & 0o777, owner)?;
         make_directory(dir.as_fd(), "work", stat.st_mode & 0o777, owner)?;
-        let attributes = WRITABLE_EXEC.within(lower.as_fd()).at("git", name)?;
-        let mounter = FsIds::of_mounter(self.owner, agent).at("git", name)?;
+        let attributes = WRITABLE_EXEC.within(lower.as_fd()).at(Step::Git, name)?;
+        let mounter = FsIds::of_mounter(self.owner, agent).at(Step::Git, name)?;
         let overlay = hooks(&lower, dir.as_fd(), attributes);
         drop(mounter);
         let overlay = match overlay {
@@ -138,18 +141,18 @@ impl Placer<'_> {
                 let (writes, work) = (format!("{own}/upper"), format!("{own}/work"));
                 let named = [("lowerdir", below.as_str()), ("upperdir", &writes), ("workdir", &work)];
                 let options: Vec<_> = named.into_iter().chain(COPY_ON_WRITE).collect();
-                let mounter = FsIds::of_mounter(self.owner, agent).at("git", name)?;
+                let mounter = FsIds::of_mounter(self.owner, agent).at(Step::Git, name)?;
                 let made = Tree::new("overlay", &options, attributes);
                 drop(mounter);
-                mount::detach(&below).at("git", &below)?;
+                mount::detach(&below).at(Step::Git, &below)?;
                 match made {
                     Ok(overlay) => overlay,
                     Err(error) if view::refused_by_overlay(&error) => return Ok(None),
-                    Err(error) => return Err(Fault::host("git", name, error)),
+                    Err(error) => return Err(Fault::host(Step::Git, name, error)),
                 }
             }
         };
-        overlay.attach(place.as_fd()).at("git", name)?;
+        overlay.attach(place.as_fd()).at(Step::Git, name)?;
         Ok(Some((CopyKind::Hooks, vec![upper])))
     }
 }
@@ -185,10 +188,10 @@ fn make_directory(
     mode: u32,
     (uid, gid): (u32, u32),
 ) -> Result<OwnedFd, Fault> {
-    rustix::fs::mkdirat(parent, name, Mode::from_raw_mode(0o700)).at("git", name)?;
+    rustix::fs::mkdirat(parent, name, Mode::from_raw_mode(0o700)).at(Step::Git, name)?;
     let owner = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
-    rustix::fs::chownat(parent, name, owner.0, owner.1, AtFlags::SYMLINK_NOFOLLOW).at("git", name)?;
-    rustix::fs::chmodat(parent, name, Mode::from_raw_mode(mode), AtFlags::empty()).at("git", name)?;
+    rustix::fs::chownat(parent, name, owner.0, owner.1, AtFlags::SYMLINK_NOFOLLOW).at(Step::Git, name)?;
+    rustix::fs::chmodat(parent, name, Mode::from_raw_mode(mode), AtFlags::empty()).at(Step::Git, name)?;
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    rustix::fs::openat(parent, name, flags, Mode::empty()).at("git", name)
+    rustix::fs::openat(parent, name, flags, Mode::empty()).at(Step::Git, name)
 }

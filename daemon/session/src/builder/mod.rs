@@ -10,8 +10,6 @@ mod fs_ids;
 mod hand_over;
 mod inside;
 mod paths;
-#[cfg(debug_assertions)]
-mod points;
 mod prepare;
 mod proc;
 mod relay;
@@ -38,11 +36,12 @@ use agentd_policy::lease::{Lease, Pool};
 use agentd_policy::offer::{Grant, MAX_OFFER, Offer};
 use agentd_policy::plan::Plan;
 use agentd_policy::rule::Rule;
+use agentd_policy::step::Step;
 use agentd_policy::wire::{MAX_KEEPER_PACKET, MAX_PACKET, decode, decode_with, encode};
 use rustix::event::{PollFd, PollFlags};
 
 pub use covers::COMMON_DIR;
-pub use fault::{At, Fault, of_step};
+pub use fault::{At, Fault};
 pub use view::COPY_ON_WRITE;
 
 use crate::host::Host;
@@ -112,9 +111,9 @@ impl<'a> Builder<'a> {
                 keeper.tell_when_empty(launcher);
                 keeper.run()
             }
-            Err(Fault(refusal)) => {
+            Err(fault) => {
                 // A launcher that is gone needs no answer.
-                let _ = encode(&Reply::Refused(refusal)).map(|p| launcher.send(&p, &[]));
+                let _ = encode(&Reply::Refused(fault.into())).map(|p| launcher.send(&p, &[]));
                 1
             }
         }
@@ -125,13 +124,13 @@ impl<'a> Builder<'a> {
     }
 
     fn build(&self) -> Result<Option<Ready>, Fault> {
-        nix::sys::signal::SigSet::empty().thread_set_mask().at("keeper", "signals")?;
-        self.close_the_launchers().at("keeper", "descriptors")?;
+        nix::sys::signal::SigSet::empty().thread_set_mask().at(Step::Keeper, "signals")?;
+        self.close_the_launchers().at(Step::Keeper, "descriptors")?;
         fault::arm();
-        creds::ordinary().at("keeper", "defaults")?;
-        process::clear_environment().at("keeper", "environment")?;
+        creds::ordinary().at(Step::Keeper, "defaults")?;
+        process::clear_environment().at(Step::Keeper, "environment")?;
         let prepared = self.prepare()?;
-        let children = prepared.children().at("keeper", "children")?;
+        let children = prepared.children().at(Step::Keeper, "children")?;
         let built = match self.order(&children) {
             Ok(Some(order)) => self.complete(prepared, order).map(Some),
             Ok(None) => Ok(None),
@@ -160,12 +159,12 @@ impl<'a> Builder<'a> {
     /// meanwhile.
     fn order(&self, children: &[Child; 2]) -> Result<Option<Received>, Fault> {
         self.await_word(children)?;
-        let Some(packet) = self.launcher.receive(MAX_PACKET, 6).at("order", "launcher")? else {
+        let Some(packet) = self.launcher.receive(MAX_PACKET, 6).at(Step::Order, "launcher")? else {
             return Ok(None);
         };
         let decoded = decode_with(&packet.bytes, packet.descriptors);
-        let (order, attached): (Order, _) = decoded.at("order", "launcher")?;
-        let descriptors = OrderDescriptors::take(&order, attached).at("order", "launcher")?;
+        let (order, attached): (Order, _) = decoded.at(Step::Order, "launcher")?;
+        let descriptors = OrderDescriptors::take(&order, attached).at(Step::Order, "launcher")?;
         let OrderDescriptors { listener, offer, uppers, blocklist, ca_bundle: trust, credential } =
             descriptors;
         let offered = offered(&Packets::from_fd(offer))?;
@@ -199,12 +198,16 @@ impl Builder<'_> {
                 .map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
             match rustix::event::poll(&mut fds, None) {
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}
-                Err(errno) => return Err(errno).at("order", "poll"),
+                Err(errno) => return Err(errno).at(Step::Order, "poll"),
             }
             let [word, init, relay] = fds.map(|fd| !fd.revents().is_empty());
             for (ended, what) in [(init, "init"), (relay, "relay")] {
                 if ended {
-                    return Err(Fault::host("order", what, "it ended before anybody asked for the session"));
+                    return Err(Fault::unfit(
+                        Step::Order,
+                        what,
+                        "it ended before anybody asked for the session",
+                    ));
                 }
             }
             if word {
@@ -218,8 +221,8 @@ impl Builder<'_> {
 fn offered(socket: &Packets) -> Result<Vec<(Grant, OwnedFd)>, Fault> {
     let malformed =
         |what: String| Fault::caller(what, Rule::OfferForm, "offer one descriptor for each grant");
-    let packet = socket.receive(MAX_OFFER, MAX_DESCRIPTORS).at("order", "offer")?;
-    let packet = packet.ok_or_else(|| Fault::host("order", "offer", "its client is gone"))?;
+    let packet = socket.receive(MAX_OFFER, MAX_DESCRIPTORS).at(Step::Order, "offer")?;
+    let packet = packet.ok_or_else(|| Fault::unfit(Step::Order, "offer", "its client is gone"))?;
     let Offer { grants, .. } = Offer::decode(&packet.bytes).map_err(|error| malformed(error.to_string()))?;
     let (granted, given) = (grants.len(), packet.descriptors.len());
     if granted != given {
@@ -230,11 +233,11 @@ fn offered(socket: &Packets) -> Result<Vec<(Grant, OwnedFd)>, Fault> {
 
 /// The next message of init; what it could not do becomes our fault.
 fn receive(socket: &Packets) -> Result<(FromInit, Vec<OwnedFd>), Fault> {
-    let packet = socket.receive(MAX_KEEPER_PACKET, Network::DESCRIPTORS).at("init", "message")?;
+    let packet = socket.receive(MAX_KEEPER_PACKET, Network::DESCRIPTORS).at(Step::Init, "message")?;
     let packet =
-        packet.ok_or_else(|| Fault::host("init", "init", "it ended before the session was built"))?;
-    match decode(&packet.bytes).at("init", "message")? {
-        FromInit::Failed { step, why } => Err(Fault::host(&step, "init", why)),
+        packet.ok_or_else(|| Fault::unfit(Step::Init, "init", "it ended before the session was built"))?;
+    match decode(&packet.bytes).at(Step::Init, "message")? {
+        FromInit::Failed { step, why } => Err(Fault::Init { step, why }),
         message => Ok((message, packet.descriptors)),
     }
 }

@@ -13,6 +13,7 @@ use agentd_policy::names::AbsPath;
 use agentd_policy::offer::Grant;
 use agentd_policy::plan::Plan;
 use agentd_policy::rule::Rule;
+use agentd_policy::step::Step;
 use agentd_policy::wire::encode;
 use rustix::fs::{FileType, OFlags, Stat};
 
@@ -59,7 +60,7 @@ pub fn take(
     // Read while the descriptors are held: no mount of theirs can go, and its id to another.
     let mounts = match plan.workspaces.is_empty() && plan.inputs.is_empty() {
         true => Mounts::default(),
-        false => Mounts::read(proc).at("paths", "mountinfo")?,
+        false => Mounts::read(proc).at(Step::Paths, "mountinfo")?,
     };
     let mut offered: Vec<_> = offered.into_iter().map(Some).collect();
     let mut claim = |index: u16, path: &AbsPath, role: Role, mode: WorkspaceMode| {
@@ -112,16 +113,16 @@ impl Placeholders<'_> {
     /// `name` is going to be made in the directory of `source`.
     pub fn announce(self, source: &Source, name: &str) -> Result<(), Fault> {
         let dir = source.direct.as_ref();
-        let dir = dir.ok_or_else(|| Fault::host("placeholder", name, "not a directory to write to"))?;
-        let stat = rustix::fs::fstat(dir).at("placeholder", name)?;
+        let dir = dir.ok_or_else(|| Fault::unfit(Step::Placeholder, name, "not a directory to write to"))?;
+        let stat = rustix::fs::fstat(dir).at(Step::Placeholder, name)?;
         let placed = Reply::Placed {
             workspace: source.path.clone(),
             name: name.to_owned(),
             dev: stat.st_dev,
             ino: stat.st_ino,
         };
-        let placed = encode(&placed).at("placeholder", name)?;
-        self.0.send(&placed, &[dir.as_fd()]).at("placeholder", "launcher")
+        let placed = encode(&placed).at(Step::Placeholder, name)?;
+        self.0.send(&placed, &[dir.as_fd()]).at(Step::Placeholder, "launcher")
     }
 }
 
@@ -134,7 +135,7 @@ fn prove(
     proc: BorrowedFd<'_>,
     mounts: &Mounts,
 ) -> Result<Source, Fault> {
-    let flags = rustix::fs::fcntl_getfl(&fd).at("paths", path.as_str())?;
+    let flags = rustix::fs::fcntl_getfl(&fd).at(Step::Paths, path.as_str())?;
     if flags.contains(OFlags::PATH) || !matches!(flags & OFlags::RWMODE, OFlags::RDONLY | OFlags::RDWR) {
         return Err(Fault::caller(
             format!("{path}: the descriptor does not prove the right to read"),
@@ -142,7 +143,7 @@ fn prove(
             "open it for reading",
         ));
     }
-    let stat = rustix::fs::fstat(&fd).at("paths", path.as_str())?;
+    let stat = rustix::fs::fstat(&fd).at(Step::Paths, path.as_str())?;
     let kind = FileType::from_raw_mode(stat.st_mode);
     let fits = match role {
         Role::Workspace => kind == FileType::Directory,
@@ -155,11 +156,12 @@ fn prove(
             "a workspace is a directory, an input a directory or a regular file",
         ));
     }
-    let named = procfs::link(proc, "self", &format!("fd/{}", fd.as_raw_fd())).at("paths", path.as_str())?;
+    let named =
+        procfs::link(proc, "self", &format!("fd/{}", fd.as_raw_fd())).at(Step::Paths, path.as_str())?;
     if named != path.as_str() {
         return Err(moved(format!("{path}: the descriptor is {named}")));
     }
-    let identity = mount::identity(fd.as_fd()).at("paths", path.as_str())?;
+    let identity = mount::identity(fd.as_fd()).at(Step::Paths, path.as_str())?;
     // A mount of a caller's own namespaces names itself as it likes.
     if !mounts.contains(identity.mount) {
         return Err(foreign(path));
@@ -169,7 +171,7 @@ fn prove(
     let copied = if is_dir { Tree::copy_of(place.as_fd()) } else { Tree::copy_of_one(place.as_fd()) };
     let tree = copied.map_err(|e| match e.errno() {
         Some(22) => foreign(path),
-        _ => Fault::host("paths", path.as_str(), e),
+        _ => Fault::host(Step::Paths, path.as_str(), e),
     })?;
     Ok(Source { path: path.clone(), tree, name, stat, direct: Some(fd), upper: None })
 }
@@ -186,7 +188,7 @@ fn by_name(path: &AbsPath, is_dir: bool, identity: Identity) -> Result<(OwnedFd,
     let (parent, name) = path.parent().zip(path.components().next_back()).ok_or_else(covered)?;
     let dir = mount::open_by_name(parent.as_str()).map_err(|_| covered())?;
     open_beneath(dir.as_fd(), name).ok().filter(same).ok_or_else(covered)?;
-    if mount::identity(dir.as_fd()).at("paths", path.as_str())?.mount != identity.mount {
+    if mount::identity(dir.as_fd()).at(Step::Paths, path.as_str())?.mount != identity.mount {
         return Err(Fault::caller(
             format!("{path} is a mount of its own"),
             Rule::PathSubmount,

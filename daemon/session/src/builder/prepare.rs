@@ -2,18 +2,21 @@
 //! and a root with the system in it. A builder does this before anybody asks, and then waits.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Instant;
 
 use agentd_kernel::mount::{self, Attributes, Tree};
 use agentd_kernel::packets::Packets;
 use agentd_kernel::process::{self, Child, CloneArgs};
 use agentd_kernel::{creds, idmap, procfs};
+use agentd_policy::step::Step;
 use nix::sched::{CloneFlags, setns};
 use rustix::fs::{Mode, OFlags};
 
 use super::etc::Etc;
-use super::fault::{self, At, Fault};
+use super::fault::{At, Fault};
 use super::relay::Started;
 use super::root::Root;
+use super::steps::Steps;
 use super::sysfs::Sysfs;
 use super::system::System;
 use super::{Builder, etc, proc, receive, streams};
@@ -71,35 +74,36 @@ impl Prepared {
 impl Builder<'_> {
     /// Makes all of it.
     pub fn prepare(&self) -> Result<Prepared, Fault> {
-        process::set_title(c"agentd-keeper").at("keeper", "title")?;
+        let mut steps = Steps::since(Instant::now(), Step::PREPARE);
+        process::set_title(c"agentd-keeper").at(Step::Keeper, "title")?;
         ends_with_launcher()?;
         let proc = self.host.proc.as_fd();
         // Where the agent's rights count in the build, those of its groups do. What is started here leaves them.
         let groups: Vec<u32> =
             self.lease.groups(&self.owner.groups).iter().map(|(_, leased)| leased.get()).collect();
-        creds::supplementary(&groups).at("keeper", "groups")?;
+        creds::supplementary(&groups).at(Step::Keeper, "groups")?;
         // What it cannot have is reported by `doctor`; the cgroups keep helpers out of an agents' OOM as well.
-        procfs::spare_from_oom(proc).at("keeper", "oom_score_adj")?;
+        procfs::spare_from_oom(proc).at(Step::Keeper, "oom_score_adj")?;
         // Slow after idle time on hybrid hosts, and the reason to do all this beforehand.
-        self.helpers.adopt_v1(rustix::process::getpid()).at("cgroup", self.helpers.path())?;
-        fault::here("prepare.cgroup")?;
+        self.helpers.adopt_v1(rustix::process::getpid()).at(Step::Cgroup, self.helpers.path())?;
+        steps.done(Step::PrepareCgroup)?;
         let host_root = open_ns(proc, "mnt")?;
         let own_pids = open_ns(proc, "pid")?;
         let system = System::take(proc)?;
         let sysfs = Sysfs::take(self.agents, self.host.cpus)?;
         let streams = streams::pipes(self.lease.agent.get())?;
-        fault::here("prepare.streams")?;
+        steps.done(Step::PrepareStreams)?;
         let relay = self.start_relay(&streams.outside)?;
-        fault::here("prepare.relay")?;
-        mount::enter_namespace(self.host.empty_root.as_fd()).at("root", "empty namespace")?;
-        mount::new_namespace().at("root", "mount namespace")?;
+        steps.done(Step::PrepareRelay)?;
+        mount::enter_namespace(self.host.empty_root.as_fd()).at(Step::Root, "empty namespace")?;
+        mount::new_namespace().at(Step::Root, "mount namespace")?;
         let session_root = open_ns(proc, "mnt")?;
-        fault::here("prepare.namespace")?;
-        let (to_init, init_end) = crate::init::pair().at("init", "socket")?;
+        steps.done(Step::PrepareNamespace)?;
+        let (to_init, init_end) = crate::init::pair().at(Step::Init, "socket")?;
         let init = self.spawn_init(init_end)?;
-        fault::here("prepare.init")?;
+        steps.done(Step::PrepareInit)?;
         // What init could not do is why the rest failed.
-        self.populate((system, sysfs), &init, own_pids.as_fd(), &to_init)
+        self.populate(&mut steps, (system, sysfs), &init, own_pids.as_fd(), &to_init)
             .map_err(|fault| told_by(&to_init).unwrap_or(fault))
             .map(|PopulatedRoot { root, users, writable, etc, terminals, network }| Prepared {
                 root,
@@ -120,52 +124,53 @@ impl Builder<'_> {
     /// The root around init: system directories, /etc, /dev and /proc.
     fn populate(
         &self,
+        steps: &mut Steps,
         (system, sysfs): (System, Sysfs<'_>),
         init: &Child,
         own_pids: BorrowedFd<'_>,
         to_init: &Packets,
     ) -> Result<PopulatedRoot, Fault> {
         let users = self.user_namespace(init)?;
-        fault::here("prepare.user-namespace")?;
+        steps.done(Step::PrepareUserNamespace)?;
         // Its parent is kept from the OOM killer: the agent shall not be.
         match procfs::set_oom_score_adj(self.host.proc.as_fd(), Some(init.pid), 0) {
             // It cannot be lowered: nothing is spared here.
             Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {}
-            set => set.at("init", "oom_score_adj")?,
+            set => set.at(Step::Init, "oom_score_adj")?,
         }
-        self.agents.adopt_v1(init.pid).at("cgroup", self.agents.path())?;
+        self.agents.adopt_v1(init.pid).at(Step::Cgroup, self.agents.path())?;
         let proc = self.host.proc.as_fd();
-        self.agents.adopt_cpuset(init.pid).at("cgroup", self.agents.path())?;
+        self.agents.adopt_cpuset(init.pid).at(Step::Cgroup, self.agents.path())?;
         let writable = self.writable_map()?;
-        fault::here("prepare.idmap")?;
+        steps.done(Step::PrepareIdmap)?;
         let owner = self.pool.system().get();
         let mut root = Root::new(self.lease.agent.get(), owner)?;
         let helper = proc::start(self.token, init.pidfd.as_fd(), own_pids)?;
         system.place(&mut root, self.host.system.as_fd())?;
-        fault::here("prepare.system")?;
+        steps.done(Step::PrepareSystem)?;
         sysfs.place(&mut root)?;
-        fault::here("prepare.sys")?;
+        steps.done(Step::PrepareSys)?;
         let etc = Etc::place(&root, owner, self.host.etc.copy())?;
         root.access.push((etc::PATH.to_owned(), Access::Read));
-        fault::here("prepare.etc")?;
+        steps.done(Step::PrepareEtc)?;
         let terminals = streams::terminals(self.lease.agent.get(), self.terminals)?;
         root.place_devices(&terminals)?;
         root.place_run(self.owner.uid)?;
-        fault::here("prepare.devices")?;
+        steps.done(Step::PrepareDevices)?;
         proc::finish(&helper)?;
-        fault::here("prepare.proc")?;
+        steps.done(Step::PrepareProc)?;
         root.access.push(("/proc".into(), Access::Write));
         let network = match receive(to_init)? {
             (FromInit::NetworkReady, descriptors) => {
                 match <[OwnedFd; Network::DESCRIPTORS]>::try_from(descriptors) {
                     Ok([nft, log, sockets, four, six]) => Network { nft, log, sockets, resets: [four, six] },
-                    Err(_) => return Err(Fault::host("network", "init", "it sent no sockets")),
+                    Err(_) => return Err(Fault::unfit(Step::Network, "init", "it sent no sockets")),
                 }
             }
-            _ => return Err(Fault::host("network", "init", "an unexpected answer")),
+            _ => return Err(Fault::unfit(Step::Network, "init", "an unexpected answer")),
         };
         root.place_queues(&queues(proc, init)?)?;
-        fault::here("prepare.network")?;
+        steps.done(Step::PrepareNetwork)?;
         Ok(PopulatedRoot { root, users, writable, etc, terminals, network })
     }
 
@@ -176,13 +181,13 @@ impl Builder<'_> {
             new_user_and_pid: true,
             ..CloneArgs::default()
         };
-        creds::effective_uid(self.lease.keeper.get()).at("init", "keeper's uid")?;
+        creds::effective_uid(self.lease.keeper.get()).at(Step::Init, "keeper's uid")?;
         let (owner, proc, filters) = (self.owner, self.host.proc.as_fd(), &self.host.agent_filters);
         let init = Init { owner, turn: self.lease.number, proc, filters, socket, token: self.token };
         let born = process::spawn(self.token, birth, || init.run());
-        creds::effective_uid(0).at("init", "root's uid")?;
+        creds::effective_uid(0).at(Step::Init, "root's uid")?;
         ends_with_launcher()?;
-        born.at("init", "clone3")
+        born.at(Step::Init, "clone3")
     }
 
     /// Maps the ids of init's user namespace, and opens it.
@@ -190,37 +195,37 @@ impl Builder<'_> {
         let proc = self.host.proc.as_fd();
         let uids = idmap::session(self.owner.uid, &self.lease, &self.pool);
         let gids = idmap::session_groups(self.owner.gid, &self.owner.groups, &self.lease, &self.pool);
-        idmap::write(proc, init.pid, &uids, &gids).at("init", "id maps")?;
+        idmap::write(proc, init.pid, &uids, &gids).at(Step::Init, "id maps")?;
         let path = format!("{}/ns/user", init.pid.as_raw_nonzero());
         rustix::fs::openat(proc, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
-            .at("init", "user namespace")
+            .at(Step::Init, "user namespace")
     }
 
     fn writable_map(&self) -> Result<OwnedFd, Fault> {
         let uids = idmap::writable(self.owner.uid, &self.lease, &self.pool);
         let gids = idmap::writable_groups(self.owner.gid, &self.owner.groups, &self.lease, &self.pool);
-        idmap::namespace(self.token, self.host.proc.as_fd(), &uids, &gids).at("idmap", "user namespace")
+        idmap::namespace(self.token, self.host.proc.as_fd(), &uids, &gids).at(Step::Idmap, "user namespace")
     }
 }
 
 /// The message queues of init's IPC namespace. Only from within can they be mounted.
 fn queues(proc: BorrowedFd<'_>, init: &Child) -> Result<Tree, Fault> {
     let own = open_ns(proc, "ipc")?;
-    setns(&init.pidfd, CloneFlags::CLONE_NEWIPC).at("queues", "IPC namespace")?;
-    let tree = Tree::new("mqueue", &[], Attributes::WRITABLE).at("queues", "/dev/mqueue");
-    setns(&own, CloneFlags::CLONE_NEWIPC).at("queues", "own IPC namespace")?;
+    setns(&init.pidfd, CloneFlags::CLONE_NEWIPC).at(Step::Queues, "IPC namespace")?;
+    let tree = Tree::new("mqueue", &[], Attributes::WRITABLE).at(Step::Queues, "/dev/mqueue");
+    setns(&own, CloneFlags::CLONE_NEWIPC).at(Step::Queues, "own IPC namespace")?;
     tree
 }
 
 /// Until its rights go, a builder is the launcher's: it ends with it, wherever it hangs. Each change of ids takes that
 /// back.
 pub(super) fn ends_with_launcher() -> Result<(), Fault> {
-    creds::parent_death_signal().at("keeper", "parent-death signal")
+    creds::parent_death_signal().at(Step::Keeper, "parent-death signal")
 }
 
 fn open_ns(proc: BorrowedFd<'_>, kind: &str) -> Result<OwnedFd, Fault> {
     let path = format!("self/ns/{kind}");
-    rustix::fs::openat(proc, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).at("namespace", kind)
+    rustix::fs::openat(proc, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).at(Step::Namespace, kind)
 }
 
 /// What init says of its own failure, if it has.
@@ -229,7 +234,7 @@ fn told_by(socket: &Packets) -> Option<Fault> {
     while let Ok(Some(packet)) = socket.receive(agentd_policy::wire::MAX_KEEPER_PACKET, Network::DESCRIPTORS)
     {
         if let Ok(FromInit::Failed { step, why }) = agentd_policy::wire::decode(&packet.bytes) {
-            return Some(Fault::host(&step, "init", why));
+            return Some(Fault::Init { step, why });
         }
     }
     None

@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use agentd_kernel::mount::{self, Attributes, Tree};
 use agentd_kernel::process::{self, Child, CloneArgs, SingleThreaded};
 use agentd_policy::event::ExitStatus;
+use agentd_policy::step::Step;
 use nix::sched::CloneFlags;
 use rustix::fs::{FileType, Mode, OFlags};
 
@@ -57,7 +58,7 @@ const READ_ONLY_PARTS: &[&str] = &["driver", "irq", "sys"];
 /// Starts the helper. `pidfd` is init's, `own` the builder's own pid namespace. The new root must be the
 /// builder's root.
 pub fn start(token: SingleThreaded, pidfd: BorrowedFd<'_>, own: BorrowedFd<'_>) -> Result<Child, Fault> {
-    nix::sched::setns(pidfd, CloneFlags::CLONE_NEWPID).at("proc", "pid namespace")?;
+    nix::sched::setns(pidfd, CloneFlags::CLONE_NEWPID).at(Step::Proc, "pid namespace")?;
     let helper = process::spawn(token, CloneArgs::default(), || match mount_proc() {
         Ok(()) => 0,
         Err(error) => {
@@ -65,23 +66,23 @@ pub fn start(token: SingleThreaded, pidfd: BorrowedFd<'_>, own: BorrowedFd<'_>) 
             1
         }
     });
-    nix::sched::setns(own, CloneFlags::CLONE_NEWPID).at("proc", "own pid namespace")?;
-    helper.at("proc", "fork")
+    nix::sched::setns(own, CloneFlags::CLONE_NEWPID).at(Step::Proc, "own pid namespace")?;
+    helper.at(Step::Proc, "fork")
 }
 
 /// Waits for the helper.
 pub fn finish(helper: &Child) -> Result<(), Fault> {
-    match helper.wait().at("proc", "wait")? {
+    match helper.wait().at(Step::Proc, "wait")? {
         ExitStatus::Code(0) => Ok(()),
-        status => Err(Fault::host("proc", "/proc", format!("the helper ended with {status:?}"))),
+        status => Err(Fault::unfit(Step::Proc, "/proc", format!("the helper ended with {status:?}"))),
     }
 }
 
 fn mount_proc() -> Result<(), Fault> {
     let attributes = Attributes::WRITABLE;
-    let proc = Tree::new("proc", &[], attributes).at("proc", "/proc")?;
-    let place = mount::place("/proc").at("proc", "/proc")?;
-    proc.attach(place.as_fd()).at("proc", "/proc")?;
+    let proc = Tree::new("proc", &[], attributes).at(Step::Proc, "/proc")?;
+    let place = mount::place("/proc").at(Step::Proc, "/proc")?;
+    proc.attach(place.as_fd()).at(Step::Proc, "/proc")?;
     refuse_memfd_programs(proc.as_fd())?;
     for name in READ_ONLY_PARTS {
         cover(proc.as_fd(), name, |_| None)?;
@@ -99,9 +100,9 @@ fn mount_proc() -> Result<(), Fault> {
 fn refuse_memfd_programs(proc: BorrowedFd<'_>) -> Result<(), Fault> {
     let flags = OFlags::WRONLY | OFlags::CLOEXEC;
     match rustix::fs::openat(proc, "sys/vm/memfd_noexec", flags, Mode::empty()) {
-        Ok(file) => rustix::io::write(&file, b"2").at("proc", "vm.memfd_noexec").map(drop),
+        Ok(file) => rustix::io::write(&file, b"2").at(Step::Proc, "vm.memfd_noexec").map(drop),
         Err(rustix::io::Errno::NOENT) => Ok(()),
-        Err(errno) => Err(Fault::host("proc", "vm.memfd_noexec", errno)),
+        Err(errno) => Err(Fault::host(Step::Proc, "vm.memfd_noexec", errno)),
     }
 }
 
@@ -114,14 +115,14 @@ fn cover(
     let place = match super::root::open_beneath(proc, name) {
         Ok(place) => place,
         Err(rustix::io::Errno::NOENT) => return Ok(()),
-        Err(errno) => return Err(Fault::host("proc", name, errno)),
+        Err(errno) => return Err(Fault::host(Step::Proc, name, errno)),
     };
-    let kind = FileType::from_raw_mode(rustix::fs::fstat(&place).at("proc", name)?.st_mode);
+    let kind = FileType::from_raw_mode(rustix::fs::fstat(&place).at(Step::Proc, name)?.st_mode);
     let tree = match by(kind) {
-        Some(empty) => Tree::copy_of(mount::place(empty).at("proc", name)?.as_fd()),
+        Some(empty) => Tree::copy_of(mount::place(empty).at(Step::Proc, name)?.as_fd()),
         None => Tree::copy_of(place.as_fd()),
     }
-    .at("proc", name)?;
-    tree.restrict(READ_ONLY, None).at("proc", name)?;
-    tree.attach(place.as_fd()).at("proc", name)
+    .at(Step::Proc, name)?;
+    tree.restrict(READ_ONLY, None).at(Step::Proc, name)?;
+    tree.attach(place.as_fd()).at(Step::Proc, name)
 }

@@ -6,11 +6,13 @@ use agentd_kernel::packets::Packets;
 use agentd_kernel::process::{self, Child, CloneArgs};
 use agentd_kernel::{creds, rlimits};
 use agentd_policy::lease::Lease;
+use agentd_policy::step::Step;
 use nix::sched::CloneFlags;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
 use super::Builder;
 use super::fault::{At, Fault};
+use crate::error::HostError;
 use crate::stdio::Outside;
 
 /// Open files of a relay: six for each connection of a session that egress, and for each to a port that it publishes
@@ -29,7 +31,7 @@ pub struct Started {
 impl Started {
     /// Ends one that is not wanted.
     pub fn end(self) -> Result<(), Fault> {
-        self.child.kill().and_then(|()| self.child.wait()).at("relay", "the one of pipes").map(drop)
+        self.child.kill().and_then(|()| self.child.wait()).at(Step::Relay, "the one of pipes").map(drop)
     }
 }
 
@@ -38,8 +40,8 @@ impl Builder<'_> {
     pub fn start_relay(&self, outside: &Outside) -> Result<Started, Fault> {
         let (service, theirs) =
             socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
-                .at("relay", "socket")?;
-        let (control, their_control) = Packets::pair().at("relay", "control socket")?;
+                .at(Step::Relay, "socket")?;
+        let (control, their_control) = Packets::pair().at(Step::Relay, "control socket")?;
         let relay = Relay {
             program: self.host.relay.as_fd(),
             network: self.host.empty_net.as_fd(),
@@ -56,7 +58,7 @@ impl Builder<'_> {
                 1
             }
         });
-        Ok(Started { child: child.at("relay", "fork")?, control, service })
+        Ok(Started { child: child.at(Step::Relay, "fork")?, control, service })
     }
 }
 
@@ -75,33 +77,32 @@ struct Relay<'a> {
 }
 
 impl Relay<'_> {
-    fn become_relay(&self) -> Result<std::convert::Infallible, String> {
-        let text = |e: &dyn std::fmt::Display| e.to_string();
-        nix::sched::setns(self.network, CloneFlags::CLONE_NEWNET).map_err(|e| text(&e))?;
+    fn become_relay(&self) -> Result<std::convert::Infallible, HostError> {
+        nix::sched::setns(self.network, CloneFlags::CLONE_NEWNET)?;
         let (word, streams) = self.outside.parts();
-        let program = self.program.try_clone_to_owned().map_err(|e| text(&e))?;
+        let program = self.program.try_clone_to_owned()?;
         // Out of the way of the numbers that the relay expects.
         let mut high = Vec::new();
         for fd in [self.service.as_fd(), self.control.as_fd(), program.as_fd()].into_iter().chain(streams) {
-            high.push(rustix::io::fcntl_dupfd_cloexec(fd, 64).map_err(|e| text(&e))?);
+            high.push(rustix::io::fcntl_dupfd_cloexec(fd, 64)?);
         }
         let program = high.remove(2);
         for (number, fd) in (3..).zip(&high) {
-            process::place(fd.as_fd(), number).map_err(|e| text(&e))?;
+            process::place(fd.as_fd(), number)?;
         }
-        process::close_on_exec_from(3 + u32::try_from(high.len()).map_err(|e| text(&e))?)
-            .map_err(|e| text(&e))?;
+        let count = u32::try_from(high.len()).map_err(|_| HostError::unfit("too many descriptors"))?;
+        process::close_on_exec_from(3 + count)?;
         // Where everything in the sessions' cgroup is asked to end, the keeper sees to it; the relay ends with that.
         let mut signals = nix::sys::signal::SigSet::empty();
         signals.add(nix::sys::signal::Signal::SIGTERM);
-        signals.thread_set_mask().map_err(|e| text(&e))?;
-        rlimits::Limits { open_files: OPEN_FILES }.apply().map(drop).map_err(|e| text(&e))?;
+        signals.thread_set_mask()?;
+        rlimits::Limits { open_files: OPEN_FILES }.apply().map(drop)?;
         let id = self.lease.relay.get();
-        creds::become_ids(id, id).map_err(|e| text(&e))?;
-        creds::drop_all_capabilities().map_err(|e| text(&e))?;
-        creds::no_new_privs().map_err(|e| text(&e))?;
-        creds::parent_death_signal().map_err(|e| text(&e))?;
+        creds::become_ids(id, id)?;
+        creds::drop_all_capabilities()?;
+        creds::no_new_privs()?;
+        creds::parent_death_signal()?;
         let argv = [c"agentd-relay", word];
-        process::execute(program.as_fd(), &argv, &[]).map_err(|e| text(&e))
+        Ok(process::execute(program.as_fd(), &argv, &[])?)
     }
 }

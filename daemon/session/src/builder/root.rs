@@ -6,6 +6,7 @@ use std::path::Path;
 use agentd_kernel::mount::{self, Attributes, Tree};
 use agentd_policy::names::AbsPath;
 use agentd_policy::rule::Rule;
+use agentd_policy::step::Step;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
 use rustix::process::{Gid, Uid};
 
@@ -58,13 +59,13 @@ impl Root {
     /// Makes an empty root and enters it. `agent` is the agent's id, `owner` the one that shows as root's.
     pub fn new(agent: u32, owner: u32) -> Result<Self, Fault> {
         let attributes = Attributes::WRITABLE;
-        let tree = Tree::tmpfs(32 << 20, owner, 0o755, attributes).at("root", "/")?;
-        mount::become_root(&tree).at("root", "/")?;
-        let own = vec![rustix::fs::fstat(&tree).at("root", "/")?.st_dev];
+        let tree = Tree::tmpfs(32 << 20, owner, 0o755, attributes).at(Step::Root, "/")?;
+        mount::become_root(&tree).at(Step::Root, "/")?;
+        let own = vec![rustix::fs::fstat(&tree).at(Step::Root, "/")?.st_dev];
         let mut root =
             Self { tree, own, agent, owner, access: vec![("/".into(), Access::List)], scratches: Vec::new() };
-        let run = Tree::tmpfs(RUN_SIZE, owner, 0o755, Attributes::WRITABLE).at("run", "/run")?;
-        root.own.push(rustix::fs::fstat(&run).at("run", "/run")?.st_dev);
+        let run = Tree::tmpfs(RUN_SIZE, owner, 0o755, Attributes::WRITABLE).at(Step::Run, "/run")?;
+        root.own.push(rustix::fs::fstat(&run).at(Step::Run, "/run")?.st_dev);
         root.cover("/run", &run, true)?;
         for dir in ["/dev", "/etc", "/proc", "/tmp", "/var", PRIVATE, EMPTY_DIR] {
             root.directory(dir)?;
@@ -72,12 +73,12 @@ impl Root {
         let private = root.directory(PRIVATE)?;
         let _owner = FsIds::assume(owner);
         for (name, target) in [("/var/tmp", "../tmp"), ("/var/run", "/run"), ("/var/lock", "/run/lock")] {
-            rustix::fs::symlink(target, name).at("root", name)?;
+            rustix::fs::symlink(target, name).at(Step::Root, name)?;
         }
         super::etc::file(private.as_fd(), "empty-file", b"")?;
-        rustix::fs::mkdirat(&private, "masked", Mode::empty()).at("root", MASKED_DIR)?;
+        rustix::fs::mkdirat(&private, "masked", Mode::empty()).at(Step::Root, MASKED_DIR)?;
         rustix::fs::mknodat(&private, "masked-file", FileType::Socket, Mode::empty(), 0)
-            .at("root", MASKED_FILE)?;
+            .at(Step::Root, MASKED_FILE)?;
         Ok(root)
     }
 
@@ -89,8 +90,8 @@ impl Root {
     /// The same for what `kind` says. In directories that are not ours the agent's rights count, and every answer is
     /// the same: root's would show what is in directories that are closed to the caller.
     fn place(&self, path: &str, kind: Kind) -> Result<OwnedFd, Fault> {
-        let mut dir = self.tree.as_fd().try_clone_to_owned().at("root", path)?;
-        let mut stat = rustix::fs::fstat(&dir).at("root", path)?;
+        let mut dir = self.tree.as_fd().try_clone_to_owned().at(Step::Root, path)?;
+        let mut stat = rustix::fs::fstat(&dir).at(Step::Root, path)?;
         let mut components = path.split('/').filter(|c| !c.is_empty()).peekable();
         while let Some(name) = components.next() {
             let kind = if components.peek().is_some() { Kind::Directory } else { kind };
@@ -103,7 +104,7 @@ impl Root {
                     }
                     other => other,
                 }
-                .at("root", path)?
+                .at(Step::Root, path)?
             } else {
                 let _agent = FsIds::assume(self.agent);
                 look_beneath(dir.as_fd(), name).map_err(|_| nested(path))?
@@ -117,10 +118,10 @@ impl Root {
 
     /// Makes `path` a symbolic link to `target`, if the directory that it is in is ours and has no such name.
     pub fn link(&self, path: &str, target: impl AsRef<Path>) -> Result<(), Fault> {
-        let mut dir = self.tree.as_fd().try_clone_to_owned().at("link", path)?;
+        let mut dir = self.tree.as_fd().try_clone_to_owned().at(Step::Link, path)?;
         let mut components = path.split('/').filter(|c| !c.is_empty()).peekable();
         while let Some(name) = components.next() {
-            let stat = rustix::fs::fstat(&dir).at("link", path)?;
+            let stat = rustix::fs::fstat(&dir).at(Step::Link, path)?;
             if !self.own.contains(&stat.st_dev) {
                 return Ok(());
             }
@@ -128,17 +129,17 @@ impl Root {
             dir = match open_beneath(dir.as_fd(), name) {
                 Ok(next) => next,
                 Err(rustix::io::Errno::NOENT) if last => {
-                    rustix::fs::symlinkat(target.as_ref(), &dir, name).at("link", path)?;
+                    rustix::fs::symlinkat(target.as_ref(), &dir, name).at(Step::Link, path)?;
                     return belongs_as(dir.as_fd(), &stat, name, path);
                 }
                 Err(rustix::io::Errno::NOENT) => {
                     Kind::Directory.make(dir.as_fd(), name, path)?;
                     belongs_as(dir.as_fd(), &stat, name, path)?;
-                    open_beneath(dir.as_fd(), name).at("link", path)?
+                    open_beneath(dir.as_fd(), name).at(Step::Link, path)?
                 }
                 // Another link on the way, or a file.
                 Err(rustix::io::Errno::LOOP | rustix::io::Errno::NOTDIR) => return Ok(()),
-                Err(errno) => return Err(errno).at("link", path),
+                Err(errno) => return Err(errno).at(Step::Link, path),
             };
         }
         Ok(())
@@ -154,13 +155,13 @@ impl Root {
     /// The same without a note.
     pub fn cover(&self, path: &str, tree: &Tree, is_dir: bool) -> Result<(), Fault> {
         let place = self.place(path, if is_dir { Kind::Directory } else { Kind::File })?;
-        tree.attach(place.as_fd()).at("mount", path)
+        tree.attach(place.as_fd()).at(Step::Mount, path)
     }
 
     /// A minimal /dev; `terminals` is the session's own devpts.
     pub fn place_devices(&mut self, terminals: &Tree) -> Result<(), Fault> {
-        let dev = Tree::tmpfs(1 << 20, self.owner, 0o755, DEVICES).at("dev", "/dev")?;
-        self.own.push(rustix::fs::fstat(&dev).at("dev", "/dev")?.st_dev);
+        let dev = Tree::tmpfs(1 << 20, self.owner, 0o755, DEVICES).at(Step::Dev, "/dev")?;
+        self.own.push(rustix::fs::fstat(&dev).at(Step::Dev, "/dev")?.st_dev);
         for (name, major, minor) in [
             ("null", 1, 3),
             ("zero", 1, 5),
@@ -169,9 +170,10 @@ impl Root {
             ("urandom", 1, 9),
             ("tty", 5, 0),
         ] {
-            mount::device(dev.as_fd(), name, major, minor).at("dev", name)?;
+            mount::device(dev.as_fd(), name, major, minor).at(Step::Dev, name)?;
             let owner = (Some(Uid::from_raw(self.owner)), Some(Gid::from_raw(self.owner)));
-            rustix::fs::chownat(&dev, name, owner.0, owner.1, AtFlags::SYMLINK_NOFOLLOW).at("dev", name)?;
+            rustix::fs::chownat(&dev, name, owner.0, owner.1, AtFlags::SYMLINK_NOFOLLOW)
+                .at(Step::Dev, name)?;
         }
         for (name, target) in [
             ("fd", "/proc/self/fd"),
@@ -180,13 +182,13 @@ impl Root {
             ("stderr", "/proc/self/fd/2"),
             ("ptmx", "pts/ptmx"),
         ] {
-            rustix::fs::symlinkat(target, dev.as_fd(), name).at("dev", name)?;
+            rustix::fs::symlinkat(target, dev.as_fd(), name).at(Step::Dev, name)?;
         }
         self.attach("/dev", &dev, true, Access::Device)?;
         self.attach("/dev/pts", terminals, true, Access::Device)?;
         self.directory("/dev/shm")?;
         self.directory("/dev/mqueue")?;
-        mount::seal(dev.as_fd()).at("dev", "/dev")
+        mount::seal(dev.as_fd()).at(Step::Dev, "/dev")
     }
 
     /// What programs expect in /run: places where everybody may make locks and sockets, and the user's own. `uid` is
@@ -196,14 +198,14 @@ impl Root {
         for name in ["lock", "screen"] {
             self.directory(&format!("/run/{name}"))?;
             let mode = Mode::from_raw_mode(0o1777);
-            rustix::fs::chmodat(&run, name, mode, AtFlags::empty()).at("run", name)?;
+            rustix::fs::chmodat(&run, name, mode, AtFlags::empty()).at(Step::Run, name)?;
         }
         let user = format!("/run/user/{uid}");
         let own = self.directory(&user)?;
         let owner = (Some(Uid::from_raw(self.agent)), Some(Gid::from_raw(self.agent)));
-        rustix::fs::chownat(&own, "", owner.0, owner.1, AtFlags::EMPTY_PATH).at("run", &user)?;
+        rustix::fs::chownat(&own, "", owner.0, owner.1, AtFlags::EMPTY_PATH).at(Step::Run, &user)?;
         let user_dir = self.directory("/run/user")?;
-        rustix::fs::chmodat(&user_dir, uid.to_string(), Mode::RWXU, AtFlags::empty()).at("run", &user)?;
+        rustix::fs::chmodat(&user_dir, uid.to_string(), Mode::RWXU, AtFlags::empty()).at(Step::Run, &user)?;
         let places = ["/run/lock".to_owned(), "/run/screen".to_owned(), user];
         self.access.extend(places.map(|place| (place, Access::Write)));
         Ok(())
@@ -216,7 +218,7 @@ impl Root {
 
     /// Shared memory of the agent's own.
     pub fn place_shared_memory(&mut self, size: u64, agent: u32) -> Result<(), Fault> {
-        let shared = Tree::tmpfs(size, agent, 0o1777, WRITABLE_EXEC).at("dev", "/dev/shm")?;
+        let shared = Tree::tmpfs(size, agent, 0o1777, WRITABLE_EXEC).at(Step::Dev, "/dev/shm")?;
         self.scratches.push(scratch("/dev/shm", size, &shared)?);
         self.attach("/dev/shm", &shared, true, Access::WriteExec)
     }
@@ -226,20 +228,20 @@ impl Root {
         let (attributes, access) =
             if exec { (WRITABLE_EXEC, Access::WriteExec) } else { (Attributes::WRITABLE, Access::Write) };
         let mode = if path.as_str() == "/tmp" { 0o1777 } else { 0o700 };
-        let tree = Tree::tmpfs(size, agent, mode, attributes).at("scratch", path.as_str())?;
-        self.own.push(rustix::fs::fstat(&tree).at("scratch", path.as_str())?.st_dev);
+        let tree = Tree::tmpfs(size, agent, mode, attributes).at(Step::Scratch, path.as_str())?;
+        self.own.push(rustix::fs::fstat(&tree).at(Step::Scratch, path.as_str())?.st_dev);
         self.scratches.push(scratch(path.as_str(), size, &tree)?);
         self.attach(path.as_str(), &tree, true, access)
     }
 
     /// Makes the root itself read-only: nothing can be added to it any more.
     pub fn seal(&self) -> Result<(), Fault> {
-        mount::seal(self.tree.as_fd()).at("root", "/")
+        mount::seal(self.tree.as_fd()).at(Step::Root, "/")
     }
 }
 
 fn scratch(path: &str, size: u64, tree: &Tree) -> Result<Scratch, Fault> {
-    let mount = tree.as_fd().try_clone_to_owned().at("scratch", path)?;
+    let mount = tree.as_fd().try_clone_to_owned().at(Step::Scratch, path)?;
     Ok(Scratch { path: path.to_owned(), size, mount })
 }
 
@@ -269,10 +271,14 @@ impl Kind {
 
     fn make(self, parent: BorrowedFd<'_>, name: &str, path: &str) -> Result<(), Fault> {
         match self {
-            Self::Directory => rustix::fs::mkdirat(parent, name, Mode::from_raw_mode(0o755)).at("root", path),
+            Self::Directory => {
+                rustix::fs::mkdirat(parent, name, Mode::from_raw_mode(0o755)).at(Step::Root, path)
+            }
             Self::File => {
                 let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
-                rustix::fs::openat(parent, name, flags, Mode::from_raw_mode(0o444)).at("root", path).map(drop)
+                rustix::fs::openat(parent, name, flags, Mode::from_raw_mode(0o444))
+                    .at(Step::Root, path)
+                    .map(drop)
             }
         }
     }
@@ -284,7 +290,7 @@ fn belongs_as(dir: BorrowedFd<'_>, of_dir: &Stat, name: &str, path: &str) -> Res
         return Ok(());
     }
     let owner = (Some(Uid::from_raw(of_dir.st_uid)), Some(Gid::from_raw(of_dir.st_gid)));
-    rustix::fs::chownat(dir, name, owner.0, owner.1, AtFlags::SYMLINK_NOFOLLOW).at("root", path)
+    rustix::fs::chownat(dir, name, owner.0, owner.1, AtFlags::SYMLINK_NOFOLLOW).at(Step::Root, path)
 }
 
 /// Opens `name` in `dir`, across mounts, but never through a symbolic link.

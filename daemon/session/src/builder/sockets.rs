@@ -4,6 +4,7 @@ use std::os::fd::BorrowedFd;
 
 use agentd_policy::names::RelPath;
 use agentd_policy::rule::Rule;
+use agentd_policy::step::Step;
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
 
 use super::fault::{At, Fault};
@@ -17,16 +18,16 @@ const MAX_DEPTH: usize = 128;
 /// called with the file system ids of the agent. Sockets that appear later are not seen.
 pub fn refuse(tree: BorrowedFd<'_>, path: &str, accepted: &[RelPath]) -> Result<(), Fault> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let top = rustix::fs::openat(tree, ".", flags, Mode::empty()).at("workspace", path)?;
+    let top = rustix::fs::openat(tree, ".", flags, Mode::empty()).at(Step::Workspace, path)?;
     let mut left = MAX_ENTRIES;
     // One open directory a level: the one that is being read, and those above it.
-    let mut stack = vec![(Dir::new(top).at("workspace", path)?, String::new())];
+    let mut stack = vec![(Dir::new(top).at(Step::Workspace, path)?, String::new())];
     while let Some((dir, below)) = stack.last_mut() {
         let Some(entry) = dir.read() else {
             stack.pop();
             continue;
         };
-        let entry = entry.at("workspace", path)?;
+        let entry = entry.at(Step::Workspace, path)?;
         let name = entry.file_name();
         if matches!(name.to_bytes(), b"." | b"..") {
             continue;
@@ -36,7 +37,7 @@ pub fn refuse(tree: BorrowedFd<'_>, path: &str, accepted: &[RelPath]) -> Result<
             "" => name.to_string_lossy().into_owned(),
             below => format!("{below}/{}", name.to_string_lossy()),
         };
-        let fd = dir.fd().at("workspace", path)?;
+        let fd = dir.fd().at(Step::Workspace, path)?;
         match kind(fd, &entry) {
             FileType::Socket if !accepted.iter().any(|a| a.as_str() == label) => {
                 return Err(Fault::caller(
@@ -48,7 +49,7 @@ pub fn refuse(tree: BorrowedFd<'_>, path: &str, accepted: &[RelPath]) -> Result<
             FileType::Directory => {
                 match rustix::fs::openat(fd, name, flags | OFlags::NOFOLLOW, Mode::empty()) {
                     Ok(_) if stack.len() >= MAX_DEPTH => return Err(too_large(path)),
-                    Ok(child) => stack.push((Dir::new(child).at("workspace", path)?, label)),
+                    Ok(child) => stack.push((Dir::new(child).at(Step::Workspace, path)?, label)),
                     // Its owner could open it again, or may know the names in it.
                     Err(rustix::io::Errno::ACCESS) => {
                         return Err(Fault::caller(
@@ -59,7 +60,7 @@ pub fn refuse(tree: BorrowedFd<'_>, path: &str, accepted: &[RelPath]) -> Result<
                     }
                     // Gone, or replaced.
                     Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR | rustix::io::Errno::LOOP) => {}
-                    Err(errno) => return Err(Fault::host("workspace", &label, errno)),
+                    Err(errno) => return Err(Fault::host(Step::Workspace, &label, errno)),
                 }
             }
             _ => {}

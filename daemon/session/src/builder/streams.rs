@@ -2,6 +2,7 @@
 
 use agentd_kernel::mount::{Attributes, Tree};
 use agentd_policy::plan::WindowSize;
+use agentd_policy::step::Step;
 use rustix::fs::{Mode, OFlags};
 
 use super::fault::{At, Fault};
@@ -18,17 +19,17 @@ pub fn terminals(agent: u32, most: u32) -> Result<Tree, Fault> {
         ("gid", agent.as_str()),
     ];
     let attributes = Attributes { read_only: false, no_exec: true, devices: true, no_symlinks: false };
-    Tree::new("devpts", &options, attributes).at("terminal", "/dev/pts")
+    Tree::new("devpts", &options, attributes).at(Step::Terminal, "/dev/pts")
 }
 
 /// A terminal of this size, of the session's devpts.
 pub fn terminal(terminals: &Tree, window: WindowSize) -> Result<Streams, Fault> {
     let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
-    let master = rustix::fs::openat(terminals, "ptmx", flags, Mode::empty()).at("terminal", "ptmx")?;
-    of_terminal(master, window).at("terminal", "pts")
+    let master = rustix::fs::openat(terminals, "ptmx", flags, Mode::empty()).at(Step::Terminal, "ptmx")?;
+    of_terminal(master, window).at(Step::Terminal, "pts")
 }
 
 /// Three pipes that belong to the agent.
 pub fn pipes(agent: u32) -> Result<Streams, Fault> {
-    of_pipes(Some(agent)).at("stdio", "pipe")
+    of_pipes(Some(agent)).at(Step::Stdio, "pipe")
 }

@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use agentd_kernel::cgroup::Group;
 use agentd_kernel::mount::{self, Tree};
+use agentd_policy::step::Step;
 
 use super::fault::{At, Fault};
 use super::root::{READ_ONLY, Root};
@@ -30,11 +31,11 @@ impl<'a> Sysfs<'a> {
     /// Copies them. Every process of the session is in `agents` when its cgroup namespace is made: for them that is the
     /// root of each hierarchy.
     pub fn take(agents: &'a Group, cpus: Cpus) -> Result<Self, Fault> {
-        let copy = |(names, dir): (_, BorrowedFd<'_>)| Ok((names, Tree::copy_of(dir).at("sys", GROUPS)?));
+        let copy = |(names, dir): (_, BorrowedFd<'_>)| Ok((names, Tree::copy_of(dir).at(Step::Sys, GROUPS)?));
         let groups = agents.visible().into_iter().map(copy).collect::<Result<_, Fault>>()?;
         let take = || {
-            let place = mount::place(CPUS).at("sys", CPUS)?;
-            Tree::copy_of(place.as_fd()).at("sys", CPUS)
+            let place = mount::place(CPUS).at(Step::Sys, CPUS)?;
+            Tree::copy_of(place.as_fd()).at(Step::Sys, CPUS)
         };
         let cpus_tree = (cpus != Cpus::Missing).then(take).transpose()?;
         Ok(Self { groups, cpus: cpus_tree, covered: cpus == Cpus::Covered })
@@ -47,13 +48,13 @@ impl<'a> Sysfs<'a> {
         }
         self.place_groups(root)?;
         if let Some(tree) = self.cpus {
-            tree.restrict(READ_ONLY, None).at("sys", CPUS)?;
+            tree.restrict(READ_ONLY, None).at(Step::Sys, CPUS)?;
             // Otherwise who reads these files on the host could be watched, and locks on them would be the host's.
             let tree = match self.covered {
                 true => tree,
                 false => match view::over(root, &tree, CPUS)? {
                     Over::View(view) => view,
-                    Over::Refused(error, _) => return Err(Fault::host("sys", CPUS, error)),
+                    Over::Refused(error, _) => return Err(Fault::host(Step::Sys, CPUS, error)),
                 },
             };
             root.cover(CPUS, &tree, true)?;
@@ -66,7 +67,7 @@ impl<'a> Sysfs<'a> {
     fn place_groups(&self, root: &Root) -> Result<(), Fault> {
         let alone = self.groups.len() == 1;
         for (names, tree) in &self.groups {
-            tree.restrict(READ_ONLY, None).at("sys", GROUPS)?;
+            tree.restrict(READ_ONLY, None).at(Step::Sys, GROUPS)?;
             let path = match names {
                 [] if alone => GROUPS.to_owned(),
                 [] => format!("{GROUPS}/unified"),

@@ -7,6 +7,7 @@ use std::path::Path;
 
 use agentd_kernel::mount::{self, Tree};
 use agentd_kernel::mountinfo::Mounts;
+use agentd_policy::step::Step;
 use rustix::fs::FileType;
 
 use super::fault::{At, Fault};
@@ -39,7 +40,7 @@ pub struct System(Vec<Entry>);
 impl System {
     /// Copies the mounts; must be called in the host's mount namespace. `proc` is the host's.
     pub fn take(proc: BorrowedFd<'_>) -> Result<Self, Fault> {
-        let mounts = Mounts::read(proc).at("system", "mountinfo")?;
+        let mounts = Mounts::read(proc).at(Step::System, "mountinfo")?;
         let mut entries = Vec::with_capacity(BOUND.len() + VIEWED.len());
         // One view for all that is on one mount: each is a file system of its own, to be made and taken apart.
         let mut tops: Vec<(&'static str, u64, Vec<&'static str>)> = vec![(ROOT, mount_of(ROOT)?, Vec::new())];
@@ -60,8 +61,8 @@ impl System {
             }
         }
         for (top, _, paths) in tops.into_iter().filter(|(_, _, paths)| !paths.is_empty()) {
-            let place = mount::place(top).at("system", top)?;
-            let tree = Tree::copy_of_one(place.as_fd()).at("system", top)?;
+            let place = mount::place(top).at(Step::System, top)?;
+            let tree = Tree::copy_of_one(place.as_fd()).at(Step::System, top)?;
             entries.push(Entry::Viewed(top, tree, paths));
         }
         Ok(Self(entries))
@@ -73,21 +74,21 @@ impl System {
             match entry {
                 Entry::Link(path, target) => root.link(path, target)?,
                 Entry::Bound(path, tree) => {
-                    tree.restrict(PROGRAMS, Some(map)).at("system", path)?;
+                    tree.restrict(PROGRAMS, Some(map)).at(Step::System, path)?;
                     put(root, path, &tree)?;
                 }
                 Entry::Viewed(top, tree, paths) => {
-                    tree.restrict(PROGRAMS, Some(map)).at("system", top)?;
+                    tree.restrict(PROGRAMS, Some(map)).at(Step::System, top)?;
                     let source = match view::over(root, &tree, top)? {
                         Over::View(view) => view,
                         Over::Refused(error, tree) if view::refused_by_overlay(&error) => tree,
-                        Over::Refused(error, _) => return Err(Fault::host("system", top, error)),
+                        Over::Refused(error, _) => return Err(Fault::host(Step::System, top, error)),
                     };
                     let names: Vec<_> = paths.iter().map(|path| below(top, path)).collect();
                     for (path, copy) in paths.iter().zip(view::aside(root, &source, &names)?) {
                         // What went meanwhile is not there.
                         let Some(copy) = copy else { continue };
-                        copy.restrict(PROGRAMS, None).at("system", path)?;
+                        copy.restrict(PROGRAMS, None).at(Step::System, path)?;
                         put(root, path, &copy)?;
                     }
                 }
@@ -99,8 +100,8 @@ impl System {
 
 /// The mount that `path` is on.
 fn mount_of(path: &str) -> Result<u64, Fault> {
-    let place = mount::place(path).at("system", path)?;
-    Ok(mount::identity(place.as_fd()).at("system", path)?.mount)
+    let place = mount::place(path).at(Step::System, path)?;
+    Ok(mount::identity(place.as_fd()).at(Step::System, path)?.mount)
 }
 
 /// `path` as a name in `top`.
@@ -120,23 +121,23 @@ enum Found {
 fn look(path: &str) -> Result<Option<Found>, Fault> {
     match std::fs::symlink_metadata(path) {
         Ok(meta) if meta.is_symlink() => {
-            let target = std::fs::read_link(path).at("system", path)?;
+            let target = std::fs::read_link(path).at(Step::System, path)?;
             Ok(Some(Found::Link(target.into_os_string())))
         }
         Ok(_) => Ok(Some(Found::There)),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(Fault::host("system", path, error)),
+        Err(error) => Err(Fault::host(Step::System, path, error)),
     }
 }
 
 fn bind(path: &str) -> Result<Tree, Fault> {
-    let top = mount::place(path).at("system", path)?;
-    Tree::copy_of(top.as_fd()).at("system", path)
+    let top = mount::place(path).at(Step::System, path)?;
+    Tree::copy_of(top.as_fd()).at(Step::System, path)
 }
 
 /// Attaches `tree` at its place, and says to Landlock what it is.
 fn put(root: &mut Root, path: &str, tree: &Tree) -> Result<(), Fault> {
-    let stat = rustix::fs::fstat(tree).at("system", path)?;
+    let stat = rustix::fs::fstat(tree).at(Step::System, path)?;
     let is_dir = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
     root.attach(path, tree, is_dir, Access::ReadExec)
 }

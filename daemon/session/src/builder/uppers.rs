@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use agentd_kernel::mount::Tree;
 use agentd_policy::limits::DiskForm;
 use agentd_policy::plan::Plan;
+use agentd_policy::step::Step;
 use rustix::fs::{Mode, OFlags, Stat};
 use rustix::process::{Gid, Uid};
 
@@ -52,14 +53,14 @@ impl Builder<'_> {
             return Ok(Uppers { directory, lies });
         }
         let program = self.host.mke2fs.as_ref();
-        let program = program.ok_or_else(|| Fault::host("disk", image::PROGRAM, "not found"))?;
+        let program = program.ok_or_else(|| Fault::unfit(Step::Disk, image::PROGRAM, "not found"))?;
         let limit = Usage { bytes: plan.limits.disk, inodes: plan.limits.inodes };
         let parts = (program.as_fd(), self.helpers.directory());
-        let image = Image::make(self.token, directory.as_fd(), limit, parts).at("disk", "image")?;
+        let image = Image::make(self.token, directory.as_fd(), limit, parts).at(Step::Disk, "image")?;
         // It goes on being one of the file system when the mount that it was opened by is gone.
-        let mount = image.mount(WRITABLE_EXEC).at("disk", "image")?;
+        let mount = image.mount(WRITABLE_EXEC).at(Step::Disk, "image")?;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let directory = rustix::fs::openat(&mount, ".", flags, Mode::empty()).at("disk", "image")?;
+        let directory = rustix::fs::openat(&mount, ".", flags, Mode::empty()).at(Step::Disk, "image")?;
         Ok(Uppers { directory, lies: Lies::AtTop(image) })
     }
 }
@@ -68,7 +69,7 @@ impl Uppers {
     /// One for an overlay over `lower`.
     pub fn make(&self, number: usize, lower: &Stat, path_of_lower: &str) -> Result<Upper, Fault> {
         let name = number.to_string();
-        let made = make(self.directory.as_fd(), &name, lower).at("overlay", path_of_lower)?;
+        let made = make(self.directory.as_fd(), &name, lower).at(Step::Overlay, path_of_lower)?;
         let (tree, path) = match &self.lies {
             Lies::OnDisk => (Tree::copy_of(made.as_fd()), String::new()),
             Lies::AtTop(image) => (image.mount(WRITABLE_EXEC), format!("/{name}")),
@@ -76,7 +77,7 @@ impl Uppers {
                 (image::mount_shared(device, WRITABLE_EXEC), format!("{path}/{name}"))
             }
         };
-        Ok(Upper { tree: tree.at("overlay", path_of_lower)?, path, directory: made })
+        Ok(Upper { tree: tree.at(Step::Overlay, path_of_lower)?, path, directory: made })
     }
 }
 

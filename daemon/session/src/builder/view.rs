@@ -4,6 +4,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use agentd_kernel::mount::{self, Attributes, MountError, Tree};
+use agentd_policy::step::Step;
 use rustix::fs::{FileType, Mode, OFlags, Stat};
 
 use super::fault::{At, Fault};
@@ -76,15 +77,15 @@ pub fn merged(root: &Root, over: &Tree, under: &Tree, attributes: Attributes) ->
     let (first, last) = (layer(root, "upper", over)?, layer(root, "lower", under)?);
     let layers = format!("{first}:{last}");
     let options: Vec<_> = std::iter::once(("lowerdir", layers.as_str())).chain(OPTIONS).collect();
-    let merged = Tree::new("overlay", &options, attributes).at("view", &layers);
-    mount::detach(&first).at("view", &first)?;
-    mount::detach(&last).at("view", &last)?;
+    let merged = Tree::new("overlay", &options, attributes).at(Step::View, &layers);
+    mount::detach(&first).at(Step::View, &first)?;
+    mount::detach(&last).at(Step::View, &last)?;
     merged
 }
 
 /// The same of a tree whose ids are mapped already.
 pub fn over(root: &Root, source: &Tree, path: &str) -> Result<Over, Fault> {
-    let attributes = PROGRAMS.within(source.as_fd()).at("view", path)?;
+    let attributes = PROGRAMS.within(source.as_fd()).at(Step::View, path)?;
     if let Ok(view) = of_descriptors(source, attributes) {
         return Ok(Over::View(view));
     }
@@ -95,11 +96,11 @@ pub fn over(root: &Root, source: &Tree, path: &str) -> Result<Over, Fault> {
     let made = match Tree::new("overlay", &options, attributes) {
         Ok(view) => Over::View(view),
         Err(error) => {
-            let place = mount::place(&lower).at("view", &lower)?;
-            Over::Refused(error, Tree::copy_of_one(place.as_fd()).at("view", path)?)
+            let place = mount::place(&lower).at(Step::View, &lower)?;
+            Over::Refused(error, Tree::copy_of_one(place.as_fd()).at(Step::View, path)?)
         }
     };
-    mount::detach(&lower).at("view", &lower)?;
+    mount::detach(&lower).at(Step::View, &lower)?;
     Ok(made)
 }
 
@@ -113,7 +114,7 @@ pub fn of_file(
 ) -> Result<Tree, Fault> {
     let view = of(root, dir, map, path)?;
     let file = aside(root, &view, &[name])?.pop().flatten().ok_or_else(|| replaced(path))?;
-    let found = rustix::fs::fstat(&file).at("view", path)?;
+    let found = rustix::fs::fstat(&file).at(Step::View, path)?;
     // Layers differ by bits above those of most file systems' numbers.
     let low = |stat: &Stat| stat.st_ino & u64::from(u32::MAX);
     let regular = FileType::from_raw_mode(found.st_mode) == FileType::RegularFile;
@@ -121,24 +122,24 @@ pub fn of_file(
         return Err(replaced(path));
     }
     let runs = stat.st_mode & 0o111 != 0;
-    file.restrict(if runs { PROGRAMS } else { READ_ONLY }, None).at("view", path)?;
+    file.restrict(if runs { PROGRAMS } else { READ_ONLY }, None).at(Step::View, path)?;
     Ok(file)
 }
 
 /// Copies of `names` in `view`; nothing for a name that is not there.
 pub fn aside(root: &Root, view: &Tree, names: &[&str]) -> Result<Vec<Option<Tree>>, Fault> {
     let place = root.directory(ASIDE)?;
-    view.attach(place.as_fd()).at("view", ASIDE)?;
-    let top = mount::place(ASIDE).at("view", ASIDE)?;
+    view.attach(place.as_fd()).at(Step::View, ASIDE)?;
+    let top = mount::place(ASIDE).at(Step::View, ASIDE)?;
     let copies = names
         .iter()
         .map(|name| match Tree::copy_of_name(top.as_fd(), name) {
             Ok(tree) => Ok(Some(tree)),
             Err(error) if error.errno() == Some(rustix::io::Errno::NOENT.raw_os_error()) => Ok(None),
-            Err(error) => Err(Fault::host("view", name, error)),
+            Err(error) => Err(Fault::host(Step::View, name, error)),
         })
         .collect();
-    mount::detach(ASIDE).at("view", ASIDE)?;
+    mount::detach(ASIDE).at(Step::View, ASIDE)?;
     copies
 }
 
@@ -146,7 +147,7 @@ pub fn aside(root: &Root, view: &Tree, names: &[&str]) -> Result<Vec<Option<Tree
 pub fn layer(root: &Root, name: &str, tree: &Tree) -> Result<String, Fault> {
     let path = format!("{PRIVATE}/{name}");
     let place = root.directory(&path)?;
-    tree.attach(place.as_fd()).at("overlay", &path)?;
+    tree.attach(place.as_fd()).at(Step::Overlay, &path)?;
     Ok(path)
 }
 
@@ -170,7 +171,7 @@ pub fn cannot_map(path: &str, error: &MountError) -> Fault {
 /// What overlayfs says of a layer such as vfat, whose names are not what was written; else it is the host's fault.
 pub fn cannot_layer(path: &str, error: MountError) -> Fault {
     if !refused_by_overlay(&error) {
-        return Fault::host("overlay", path, error);
+        return Fault::host(Step::Overlay, path, error);
     }
     Fault::caller(
         format!("{path} is on a file system that cannot be a layer of an overlay: {error}"),

@@ -11,6 +11,7 @@ use agentd_policy::lease::Lease;
 use agentd_policy::mode::Mode as WorkspaceMode;
 use agentd_policy::mount::Workspace;
 use agentd_policy::names::RelPath;
+use agentd_policy::step::Step;
 use rustix::fs::{AtFlags, MemfdFlags, Mode, OFlags, linkat};
 use rustix::io::Errno;
 
@@ -100,8 +101,8 @@ impl Placer<'_> {
         if let Some(parent) = workspace.path.parent().filter(|p| p.as_str() != "/") {
             self.root.access.push((parent.as_str().to_owned(), access));
         }
-        if workspace.mode != WorkspaceMode::Ro && mount::is_read_only(path).at("workspace", path)? {
-            return Err(Fault::host("workspace", path, "the kernel mounted it read-only"));
+        if workspace.mode != WorkspaceMode::Ro && mount::is_read_only(path).at(Step::Workspace, path)? {
+            return Err(Fault::unfit(Step::Workspace, path, "the kernel mounted it read-only"));
         }
         let report = self.search(workspace)?;
         for (name, count) in &report.unfound {
@@ -123,16 +124,17 @@ impl Placer<'_> {
                 return Ok(Report::default());
             }
             // Only names are looked at, by the agent's rights: that needs no process of its own.
-            let top = mount::place(path).at("search", path)?;
+            let top = mount::place(path).at(Step::Search, path)?;
             let agent = FsIds::assume(self.lease.agent.get());
             let report = scout::names(workspace, top.as_fd(), self.lease.agent.get());
             drop(agent);
-            return report.map_err(Fault);
+            return report.map_err(Fault::Refused);
         }
-        let tree = Tree::copy_of(mount::place(path).at("search", path)?.as_fd()).at("search", path)?;
+        let tree =
+            Tree::copy_of(mount::place(path).at(Step::Search, path)?.as_fd()).at(Step::Search, path)?;
         let groups: Vec<u32> =
             self.lease.groups(&self.owner.groups).iter().map(|(_, leased)| leased.get()).collect();
-        let copies = rustix::fs::memfd_create("git", MemfdFlags::CLOEXEC).at("search", path)?;
+        let copies = rustix::fs::memfd_create("git", MemfdFlags::CLOEXEC).at(Step::Search, path)?;
         let commission = Commission {
             workspace,
             copies: copies.as_fd(),
@@ -144,7 +146,7 @@ impl Placer<'_> {
             filter: &self.host.keeper_filter,
             token: self.token,
         };
-        let (said, scout) = commission.run().at("search", path)?;
+        let (said, scout) = commission.run().at(Step::Search, path)?;
         self.scouts.extend(scout);
         match said {
             FromScout::Report(report) => {
@@ -152,8 +154,8 @@ impl Placer<'_> {
                 self.configurations = Configurations { file: Some(copies), parts: parts.collect() };
                 Ok(report)
             }
-            FromScout::Refused(refusal) => Err(Fault(refusal)),
-            FromScout::Found(..) => Err(Fault::host("search", path, "an unexpected answer")),
+            FromScout::Refused(refusal) => Err(Fault::Refused(refusal)),
+            FromScout::Found(..) => Err(Fault::unfit(Step::Search, path, "an unexpected answer")),
         }
     }
 
@@ -161,7 +163,7 @@ impl Placer<'_> {
     /// Where that cannot be (another file system or project, too many names), they are made when they are covered.
     fn hold(&self, workspace: &Workspace, source: &Source) -> Result<BTreeSet<String>, Fault> {
         let path = workspace.path.as_str();
-        let own = source.upper.as_ref().ok_or_else(|| Fault::host("overlay", path, "no upper"))?;
+        let own = source.upper.as_ref().ok_or_else(|| Fault::unfit(Step::Overlay, path, "no upper"))?;
         let agent = FsIds::assume(self.lease.agent.get());
         let at_top = workspace.mask.iter().map(RelPath::as_str).filter(|name| !name.contains('/'));
         let missing = |name: &&str| open_beneath(source.tree.as_fd(), name).err() == Some(Errno::NOENT);
@@ -199,11 +201,11 @@ impl Placer<'_> {
     /// Copy-on-write: what is written goes to an upper directory of the session.
     fn overlay(&mut self, source: &Source) -> Result<Tree, Fault> {
         let path = source.path.as_str();
-        let own = source.upper.as_ref().ok_or_else(|| Fault::host("overlay", path, "no upper"))?;
+        let own = source.upper.as_ref().ok_or_else(|| Fault::unfit(Step::Overlay, path, "no upper"))?;
         source.tree.restrict(PROGRAMS, Some(self.writable)).map_err(|e| cannot_map(path, &e))?;
         own.tree.restrict(WRITABLE_EXEC, Some(self.writable)).map_err(|e| cannot_map(path, &e))?;
-        let attributes = WRITABLE_EXEC.within(source.tree.as_fd()).at("overlay", path)?;
-        let mounter = FsIds::of_mounter(self.owner, self.lease.agent.get()).at("overlay", path)?;
+        let attributes = WRITABLE_EXEC.within(source.tree.as_fd()).at(Step::Overlay, path)?;
+        let mounter = FsIds::of_mounter(self.owner, self.lease.agent.get()).at(Step::Overlay, path)?;
         let overlay = of_descriptors(source, own, attributes);
         drop(mounter);
         if let Ok(overlay) = overlay {
@@ -216,11 +218,11 @@ impl Placer<'_> {
         let (writes, works) = (format!("{writes}/upper"), format!("{writes}/work"));
         let named = [("lowerdir", lower.as_str()), ("upperdir", &writes), ("workdir", &works)];
         let options: Vec<_> = named.into_iter().chain(COPY_ON_WRITE).collect();
-        let mounter = FsIds::of_mounter(self.owner, self.lease.agent.get()).at("overlay", path)?;
+        let mounter = FsIds::of_mounter(self.owner, self.lease.agent.get()).at(Step::Overlay, path)?;
         let overlay = Tree::new("overlay", &options, attributes).map_err(|e| cannot_layer(path, e));
         drop(mounter);
-        mount::detach(&lower).at("overlay", &lower)?;
-        mount::detach(&upper).at("overlay", &upper)?;
+        mount::detach(&lower).at(Step::Overlay, &lower)?;
+        mount::detach(&upper).at(Step::Overlay, &upper)?;
         overlay
     }
 }

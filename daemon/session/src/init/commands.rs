@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use agentd_kernel::process::SingleThreaded;
 use agentd_policy::event::ExitStatus;
 use agentd_policy::plan::Plan;
+use agentd_policy::step::CommandStep;
 use agentd_policy::wire::{Command, CommandNumber, MAX_COMMANDS};
 use nix::sys::signal::Signal;
 use rustix::fs::{Mode, OFlags};
@@ -96,7 +97,7 @@ impl<'a> Commands<'a> {
     pub fn run(&mut self, number: CommandNumber, command: &Command) -> Result<(), NotRun> {
         let known = self.further.contains_key(&number) || self.starting.contains_key(&number);
         if number == 0 || known || self.further.len() + self.starting.len() >= MAX_COMMANDS {
-            return Err(NotRun::new("bounds", rustix::io::Errno::AGAIN.raw_os_error()));
+            return Err(NotRun::new(CommandStep::Bounds, rustix::io::Errno::AGAIN.raw_os_error()));
         }
         let streams = match command.terminal {
             Some(window) => {
@@ -107,7 +108,7 @@ impl<'a> Commands<'a> {
             None => stdio::of_pipes(None),
         };
         let Streams { inside, outside } =
-            streams.map_err(|errno| NotRun::new("terminal", errno.raw_os_error()))?;
+            streams.map_err(|errno| NotRun::new(CommandStep::Terminal, errno.raw_os_error()))?;
         let starting = Starting::fork(self.token, &merged(self.plan, command), &inside)?;
         self.starting.insert(number, OnItsWay { starting, outside, until: Instant::now() + START });
         Ok(())
@@ -152,7 +153,10 @@ impl<'a> Commands<'a> {
             .map(|(number, way)| {
                 // A child that was not reaped keeps its number.
                 let _ = rustix::process::kill_process(way.starting.pid, rustix::process::Signal::KILL);
-                News::NotRun(number, NotRun::new("stopped", rustix::io::Errno::TIMEDOUT.raw_os_error()))
+                News::NotRun(
+                    number,
+                    NotRun::new(CommandStep::Stopped, rustix::io::Errno::TIMEDOUT.raw_os_error()),
+                )
             })
             .collect()
     }

@@ -10,8 +10,9 @@ use agentd_kernel::transparent::{datagrams, listener};
 use agentd_policy::egress::{Egress, MAX_UDP_PORTS};
 use agentd_policy::ports::{MAX_LOCAL, PROXY_PORT};
 use agentd_policy::protocol::Protocol;
+use agentd_policy::step::Step;
 
-use super::{Failure, Step};
+use super::{Failure, InStep as _};
 
 /// Where DNS is answered, whichever server is asked.
 const DNS: u16 = 53;
@@ -33,12 +34,12 @@ pub(super) struct Prepared {
 impl Prepared {
     /// Lets names be asked for and nothing else out.
     pub(super) fn new() -> Result<Self, Failure> {
-        let table = nft::Table::install(&nft::Ruleset::open(&[])).step("nftables")?;
+        let table = nft::Table::install(&nft::Ruleset::open(&[])).step(Step::Nftables)?;
         let tcp = ANY.map(|any| listener((any, nft::LISTENER).into(), true));
         let dns = ANY.map(|any| datagrams((any, DNS).into()));
         let proxy = LOOPBACK.map(|own| listener((own, PROXY_PORT).into(), false));
-        let always = tcp.into_iter().chain(dns).collect::<io::Result<_>>().step("sockets")?;
-        Ok(Self { table, always, proxy: proxy.into_iter().collect::<io::Result<_>>().step("sockets")? })
+        let always = tcp.into_iter().chain(dns).collect::<io::Result<_>>().step(Step::Sockets)?;
+        Ok(Self { table, always, proxy: proxy.into_iter().collect::<io::Result<_>>().step(Step::Sockets)? })
     }
 
     /// The table's socket.
@@ -51,18 +52,18 @@ impl Prepared {
     pub(super) fn open(self, egress: &Egress) -> Result<Vec<OwnedFd>, Failure> {
         let accept_rules = accept_rules(egress);
         if !accept_rules.is_empty() {
-            self.table.plan(&nft::Ruleset::open(&accept_rules)).step("nftables")?;
+            self.table.plan(&nft::Ruleset::open(&accept_rules)).step(Step::Nftables)?;
         }
         let mut sockets = self.always;
         // Where nothing ever is let out its port is the session's own.
         sockets.extend(self.proxy.into_iter().filter(|_| egress.has_proxy()));
-        add_planned(egress, &mut sockets).step("sockets")?;
+        add_planned(egress, &mut sockets).step(Step::Sockets)?;
         Ok(sockets)
     }
 
     /// Nothing is planned: nobody answers, and nothing passes.
     pub(super) fn close(self) -> Result<(), Failure> {
-        self.table.plan(&nft::Ruleset::shut()).step("nftables")
+        self.table.plan(&nft::Ruleset::shut()).step(Step::Nftables)
     }
 }
 

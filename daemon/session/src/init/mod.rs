@@ -11,13 +11,14 @@ mod inward;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use agentd_kernel::packets::Packets;
+use agentd_kernel::packets::{PacketError, Packets};
 use agentd_kernel::process::{self, SingleThreaded};
 use agentd_kernel::{
     affinity, creds, landlock, loopback, nflog, nft, procfs, resets, rlimits, seccomp, sock_diag,
 };
 use agentd_policy::event::ExitStatus;
 use agentd_policy::plan::Plan;
+use agentd_policy::step::Step;
 use agentd_policy::wire::{Command, CommandNumber, MAX_KEEPER_PACKET, MAX_PACKET, decode, encode};
 use nix::sched::CloneFlags;
 use nix::sys::signal::{SigSet, Signal};
@@ -26,6 +27,7 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use serde::{Deserialize, Serialize};
 
 use crate::command::{NotRun, Starting, Stdio};
+use crate::error::HostError;
 use crate::host::AgentFilters;
 use crate::order::Owner;
 pub use access::Access;
@@ -78,7 +80,7 @@ pub enum FromInit {
         landlock_abi: u32,
     },
     /// A step failed; init ends.
-    Failed { step: String, why: String },
+    Failed { step: Step, why: String },
     /// The command runs.
     Running,
     /// The command could not be run.
@@ -122,16 +124,16 @@ pub struct Init<'a> {
 
 /// A step that failed.
 struct Failure {
-    step: &'static str,
+    step: Step,
     why: String,
 }
 
-trait Step<T> {
-    fn step(self, step: &'static str) -> Result<T, Failure>;
+trait InStep<T> {
+    fn step(self, step: Step) -> Result<T, Failure>;
 }
 
-impl<T, E: std::fmt::Display> Step<T> for Result<T, E> {
-    fn step(self, step: &'static str) -> Result<T, Failure> {
+impl<T, E: std::error::Error> InStep<T> for Result<T, E> {
+    fn step(self, step: Step) -> Result<T, Failure> {
         self.map_err(|e| Failure { step, why: e.to_string() })
     }
 }
@@ -142,7 +144,7 @@ impl Init<'_> {
         match self.steps() {
             Ok(()) => 0,
             Err(failure) => {
-                let message = FromInit::Failed { step: failure.step.to_owned(), why: failure.why };
+                let message = FromInit::Failed { step: failure.step, why: failure.why };
                 // If the keeper is gone too there is nobody to report to.
                 let _ = self.send(&message, &[]);
                 1
@@ -151,40 +153,41 @@ impl Init<'_> {
     }
 
     fn steps(&self) -> Result<(), Failure> {
-        creds::not_dumpable().step("dumpable")?;
-        process::set_title(c"agentd-init").step("title")?;
+        creds::not_dumpable().step(Step::Dumpable)?;
+        process::set_title(c"agentd-init").step(Step::Title)?;
         // Whatever becomes of filter and keeper: in a user namespace of its own the agent would have every capability.
-        procfs::no_user_namespaces(self.proc).step("user namespaces")?;
-        process::close_all_but(&[self.socket.as_fd()]).step("descriptors")?;
+        procfs::no_user_namespaces(self.proc).step(Step::UserNamespaces)?;
+        process::close_all_but(&[self.socket.as_fd()]).step(Step::Descriptors)?;
         let prepared = self.network()?;
         // What takes time and needs no plan is done before there is one.
-        creds::drop_bounding().step("capabilities")?;
-        let Some((ToInit::Go { plan, access }, streams)) = self.receive(MAX_PACKET).step("message")? else {
+        creds::drop_bounding().step(Step::Capabilities)?;
+        let Some((ToInit::Go { plan, access }, streams)) = self.receive(MAX_PACKET).step(Step::Message)?
+        else {
             return Ok(());
         };
-        let stdio = Stdio::new(streams).step("streams")?;
+        let stdio = Stdio::new(streams).step(Step::Streams)?;
         // By now the builder has moved this process to where it belongs: that is the namespace's root.
-        nix::sched::unshare(CloneFlags::CLONE_NEWCGROUP).step("cgroup namespace")?;
-        nix::unistd::sethostname(plan.session.as_str()).step("hostname")?;
+        nix::sched::unshare(CloneFlags::CLONE_NEWCGROUP).step(Step::CgroupNamespace)?;
+        nix::unistd::sethostname(plan.session.as_str()).step(Step::Hostname)?;
         match &plan.egress {
             Some(egress) => {
                 let sockets = prepared.open(egress)?;
                 let sockets: Vec<_> = sockets.iter().map(AsFd::as_fd).collect();
-                self.send(&FromInit::Sockets, &sockets).step("message")?;
+                self.send(&FromInit::Sockets, &sockets).step(Step::Message)?;
             }
             None => prepared.close()?,
         }
         // Kept open here as well: whatever becomes of the keeper, these calls wait for it or end with us.
         let (landlock_abi, refused) = self.confine(&plan, &access)?;
-        let signals = child_signals().step("signals")?;
+        let signals = child_signals().step(Step::Signals)?;
         rustix::process::umask(rustix::fs::Mode::from_raw_mode(plan.umask & 0o777));
-        self.send(&FromInit::Confined { landlock_abi }, &[refused.as_fd()]).step("message")?;
+        self.send(&FromInit::Confined { landlock_abi }, &[refused.as_fd()]).step(Step::Message)?;
         let main = match Starting::fork(self.token, &plan, &stdio).and_then(Starting::outcome) {
             Ok(main) => {
-                self.send(&FromInit::Running, &[]).step("message")?;
+                self.send(&FromInit::Running, &[]).step(Step::Message)?;
                 main
             }
-            Err(not_run) => return self.send(&FromInit::NotRun(not_run), &[]).step("message"),
+            Err(not_run) => return self.send(&FromInit::NotRun(not_run), &[]).step(Step::Message),
         };
         // The streams stay open here: their end is the session's end, not the command's.
         self.serve(Commands::new(self.token, &plan, main), &signals)
@@ -193,36 +196,36 @@ impl Init<'_> {
     /// Namespaces that belong to the session's user namespace, and its network.
     fn network(&self) -> Result<egress_state::Prepared, Failure> {
         let namespaces = CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWIPC | CloneFlags::CLONE_NEWUTS;
-        nix::sched::unshare(namespaces).step("namespaces")?;
-        loopback::bring_up().step("loopback")?;
+        nix::sched::unshare(namespaces).step(Step::Namespaces)?;
+        loopback::bring_up().step(Step::Loopback)?;
         let prepared = egress_state::Prepared::new()?;
-        let log = nflog::Nflog::open(nft::LOG_GROUP).step("nflog")?;
-        let sockets = sock_diag::SockDiag::open().step("sock_diag")?;
-        let resets = resets::Resets::open().step("raw sockets")?;
+        let log = nflog::Nflog::open(nft::LOG_GROUP).step(Step::Nflog)?;
+        let sockets = sock_diag::SockDiag::open().step(Step::SockDiag)?;
+        let resets = resets::Resets::open().step(Step::RawSockets)?;
         let [four, six] = resets.descriptors();
         let descriptors = [prepared.table(), log.as_fd(), sockets.as_fd(), four, six];
-        self.send(&FromInit::NetworkReady, &descriptors).step("message")?;
+        self.send(&FromInit::NetworkReady, &descriptors).step(Step::Message)?;
         Ok(prepared)
     }
 
     /// Takes everything away, in the order in which each step still can be done, and verifies each.
     fn confine(&self, plan: &Plan, access: &[(String, Access)]) -> Result<(u32, OwnedFd), Failure> {
         // A float that is out of range becomes the nearest integer.
-        affinity::narrow(plan.limits.cpus.ceil() as usize, self.turn).step("affinity")?;
-        rlimits::Limits { open_files: plan.limits.open_files }.apply().map(drop).step("rlimits")?;
+        affinity::narrow(plan.limits.cpus.ceil() as usize, self.turn).step(Step::Affinity)?;
+        rlimits::Limits { open_files: plan.limits.open_files }.apply().map(drop).step(Step::Rlimits)?;
         let groups: Vec<u32> = self.owner.groups.iter().collect();
-        creds::become_member(self.owner.uid, self.owner.gid, &groups).step("ids")?;
-        creds::not_dumpable().step("dumpable")?;
-        creds::drop_all_capabilities().step("capabilities")?;
-        creds::no_new_privs().step("no_new_privs")?;
+        creds::become_member(self.owner.uid, self.owner.gid, &groups).step(Step::Ids)?;
+        creds::not_dumpable().step(Step::Dumpable)?;
+        creds::drop_all_capabilities().step(Step::Capabilities)?;
+        creds::no_new_privs().step(Step::NoNewPrivs)?;
         let mut rules = landlock::FileRules::new();
         for (path, access) in access {
-            let place = agentd_kernel::mount::place(path).step("landlock")?;
+            let place = agentd_kernel::mount::place(path).step(Step::Landlock)?;
             rules.add(place, access.class());
         }
-        let enforced = landlock::enforce(rules, plan.landlock_abi).step("landlock")?;
-        let (_, refused) = seccomp::install_told(&self.filters.of(plan, &self.owner)).step("seccomp")?;
-        creds::parent_death_signal().step("parent-death signal")?;
+        let enforced = landlock::enforce(rules, plan.landlock_abi).step(Step::Landlock)?;
+        let (_, refused) = seccomp::install_told(&self.filters.of(plan, &self.owner)).step(Step::Seccomp)?;
+        creds::parent_death_signal().step(Step::ParentDeath)?;
         Ok((enforced.abi, refused))
     }
 
@@ -237,7 +240,7 @@ impl Init<'_> {
                 _ if more => Some(Duration::ZERO),
                 due => due.map(|due| due.saturating_duration_since(Instant::now())),
             };
-            let wait = wait.map(Timespec::try_from).transpose().step("poll")?;
+            let wait = wait.map(Timespec::try_from).transpose().step(Step::Poll)?;
             let starting: Vec<_> = commands.starting().map(|(number, _)| number).collect();
             let mut fds = vec![PollFd::new(&self.socket, PollFlags::IN), PollFd::new(signals, PollFlags::IN)];
             fds.extend(
@@ -245,7 +248,7 @@ impl Init<'_> {
             );
             match rustix::event::poll(&mut fds, wait.as_ref()) {
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}
-                Err(errno) => return Err(errno).step("poll"),
+                Err(errno) => return Err(errno).step(Step::Poll),
             }
             let ready: Vec<bool> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
             drop(fds);
@@ -264,7 +267,7 @@ impl Init<'_> {
                 }
             }
             if first[0] {
-                match self.receive(MAX_KEEPER_PACKET).step("message")? {
+                match self.receive(MAX_KEEPER_PACKET).step(Step::Message)? {
                     Some((message, _)) => self.handle(message, &mut commands)?,
                     None => return Ok(()),
                 }
@@ -287,7 +290,7 @@ impl Init<'_> {
                     Err(errno) => (Some(errno.raw_os_error()), None),
                 };
                 let socket: Vec<_> = socket.iter().map(AsFd::as_fd).collect();
-                self.send(&FromInit::Entered { number, errno }, &socket).step("message")?;
+                self.send(&FromInit::Entered { number, errno }, &socket).step(Step::Message)?;
             }
             ToInit::Go { .. } => {}
         }
@@ -304,17 +307,17 @@ impl Init<'_> {
             News::Ended(0, status) => self.send(&FromInit::Exited(status), &[]),
             News::Ended(command, status) => self.send(&FromInit::CommandExited { command, status }, &[]),
         };
-        sent.step("message")
+        sent.step(Step::Message)
     }
 
-    fn send(&self, message: &FromInit, descriptors: &[BorrowedFd<'_>]) -> Result<(), String> {
-        let packet = encode(message).map_err(|e| e.to_string())?;
-        self.socket.send(&packet, descriptors).map_err(|e| e.to_string())
+    fn send(&self, message: &FromInit, descriptors: &[BorrowedFd<'_>]) -> Result<(), HostError> {
+        let packet = encode(message)?;
+        Ok(self.socket.send(&packet, descriptors)?)
     }
 
-    fn receive(&self, most: usize) -> Result<Option<(ToInit, Vec<OwnedFd>)>, String> {
-        let Some(packet) = self.socket.receive(most, 3).map_err(|e| e.to_string())? else { return Ok(None) };
-        let message = decode(&packet.bytes).map_err(|e| e.to_string())?;
+    fn receive(&self, most: usize) -> Result<Option<(ToInit, Vec<OwnedFd>)>, HostError> {
+        let Some(packet) = self.socket.receive(most, 3)? else { return Ok(None) };
+        let message = decode(&packet.bytes)?;
         Ok(Some((message, packet.descriptors)))
     }
 }
@@ -328,8 +331,8 @@ fn child_signals() -> nix::Result<SignalFd> {
 }
 
 /// The socket, for a builder that gives it to init.
-pub fn pair() -> Result<(Packets, Packets), String> {
-    Packets::pair().map_err(|e| e.to_string())
+pub fn pair() -> Result<(Packets, Packets), PacketError> {
+    Packets::pair()
 }
 
 /// The descriptors that come with [`FromInit::NetworkReady`].

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::OwnedFd;
 
 use agentd_policy::event::{End, ExitStatus};
+use agentd_policy::step::CommandStep;
 use agentd_policy::wire::{
     Attached, CarryDescriptors, Command, CommandNumber, CommandStreams, FromKeeper, MAX_COMMANDS, ToRelay,
 };
@@ -13,6 +14,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
 use super::Keeper;
 use crate::command::NotRun;
+use crate::error::{HostError, On as _};
 use crate::init::ToInit;
 
 /// How many ends of commands are sent again to a new service, once all of their output was delivered.
@@ -86,9 +88,12 @@ impl Keeper {
     /// The service wants one more.
     pub(super) fn run_command(&mut self, number: CommandNumber, command: Box<Command>) {
         let not_run = if !self.phase.is_running() || self.init.child.is_none() || self.relay.child.is_none() {
-            Some(NotRun::new("ending", Errno::CANCELED.raw_os_error()))
+            Some(NotRun::new(CommandStep::Ending, Errno::CANCELED.raw_os_error()))
         } else {
-            self.commands.admit(number).err().map(|errno| NotRun::new("bounds", errno.raw_os_error()))
+            self.commands
+                .admit(number)
+                .err()
+                .map(|errno| NotRun::new(CommandStep::Bounds, errno.raw_os_error()))
         };
         match not_run {
             Some(not_run) => self.tell_not_run(number, not_run),
@@ -122,7 +127,7 @@ impl Keeper {
     }
 
     /// The service lost a stream.
-    pub(super) fn connect_command(&mut self, command: CommandNumber) -> Result<(), String> {
+    pub(super) fn connect_command(&mut self, command: CommandNumber) -> Result<(), HostError> {
         let known = self.commands.known.get(&command).is_some_and(|known| known.carried && !known.unwanted);
         if self.relay.child.is_none() || (command != 0 && !known) {
             return Ok(());
@@ -139,7 +144,7 @@ impl Keeper {
         command: CommandNumber,
         terminal: bool,
         streams: Vec<OwnedFd>,
-    ) -> Result<(), String> {
+    ) -> Result<(), HostError> {
         let known = self.commands.known.get_mut(&command).filter(|known| !known.started);
         let streams = CommandStreams::take(terminal, Attached::new(streams));
         let (Some(known), Ok(streams)) = (known, streams) else {
@@ -185,7 +190,7 @@ impl Keeper {
         let numbers: Vec<CommandNumber> = self.commands.known.keys().copied().collect();
         for number in numbers {
             let cancelled = Errno::CANCELED.raw_os_error();
-            self.command_not_run(number, NotRun::new("ending", cancelled));
+            self.command_not_run(number, NotRun::new(CommandStep::Ending, cancelled));
             self.command_exited(number, ExitStatus::Signal(9));
         }
         self.ask_relay(&ToRelay::Over, vec![]);
@@ -193,9 +198,8 @@ impl Keeper {
 }
 
 /// The service's and the relay's end of a stream.
-fn stream() -> Result<(OwnedFd, OwnedFd), String> {
-    socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
-        .map_err(|e| format!("socketpair: {e}"))
+fn stream() -> Result<(OwnedFd, OwnedFd), HostError> {
+    socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None).on("socketpair")
 }
 
 #[cfg(test)]

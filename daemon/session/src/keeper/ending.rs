@@ -10,6 +10,7 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use super::Keeper;
 use super::phase::{Action, Input, Phase, Remains};
 use super::source::Source;
+use crate::error::{HostError, On as _};
 
 /// How long a relay that is dying may take until it is dead.
 const RELAY_DIES: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
@@ -26,9 +27,9 @@ impl Keeper {
         self.finish(End::Killed);
     }
 
-    pub(super) fn init_ended(&mut self) -> Result<(), String> {
+    pub(super) fn init_ended(&mut self) -> Result<(), HostError> {
         let Some(init) = self.init.child.take() else { return Ok(()) };
-        init.wait().map_err(|e| format!("init: {e}"))?;
+        init.wait().on("init")?;
         // What init said last is still in its socket.
         self.receive_init()?;
         // Nothing in the session can kill pid 1; the kernel can, for memory, and root.
@@ -41,9 +42,7 @@ impl Keeper {
         // Without its reader the meter ends.
         if let Some((meter, over)) = self.limits.disk.take() {
             drop(over);
-            self.event_loop
-                .add(&meter.pidfd, Source::MeterExit, EventFlags::IN)
-                .map_err(|e| format!("epoll: {e}"))?;
+            self.event_loop.add(&meter.pidfd, Source::MeterExit, EventFlags::IN).on("epoll")?;
             self.limits.meter = Some(meter);
         }
         self.spool.release();
@@ -85,7 +84,7 @@ impl Keeper {
 
     /// The first command has ended. One that dies because nobody carries its streams any more does so while its
     /// relay dies: then that is the reason.
-    pub(super) fn main_ended(&mut self, status: ExitStatus) -> Result<(), String> {
+    pub(super) fn main_ended(&mut self, status: ExitStatus) -> Result<(), HostError> {
         let wait = match status {
             ExitStatus::Signal(HUP | PIPE) => RELAY_DIES,
             _ => Timespec { tv_sec: 0, tv_nsec: 0 },

@@ -12,6 +12,7 @@ use super::Keeper;
 use super::processes::{Ended, Met, Processes};
 use super::refused::Refused;
 use super::source::Source;
+use crate::error::{HostError, On as _};
 
 /// What runs in the session, and what of it is audited.
 pub struct ExecAudit {
@@ -37,8 +38,8 @@ impl ExecAudit {
 }
 
 impl Keeper {
-    pub(super) fn execs(&mut self) -> Result<(), String> {
-        let attempts = self.audit.execs.read(self.proc.as_fd()).map_err(|e| format!("fanotify: {e}"))?;
+    pub(super) fn execs(&mut self) -> Result<(), HostError> {
+        let attempts = self.audit.execs.read(self.proc.as_fd()).on("fanotify")?;
         if attempts.overflow {
             self.spool.lost(1);
         }
@@ -46,7 +47,7 @@ impl Keeper {
         let now = Instant::now();
         self.files.scratches.active(now);
         // What the next program takes away has been there.
-        for event in self.files.scratches.look().map_err(|e| format!("scratch: {e}"))? {
+        for event in self.files.scratches.look().on("scratch")? {
             self.spool.push(event);
         }
         for attempt in attempts.attempts {
@@ -62,7 +63,7 @@ impl Keeper {
                 self.spool.push(EventBody::ExecRefused { actor, path, rule });
             }
             let allow = !matches!(met, Met::Unknown | Met::Gone);
-            self.audit.execs.answer(&attempt, allow).map_err(|e| format!("fanotify: {e}"))?;
+            self.audit.execs.answer(&attempt, allow).on("fanotify")?;
             if allow {
                 self.audit.processes.let_through(attempt);
             }
@@ -104,24 +105,24 @@ impl Keeper {
     }
 
     /// Files that were to be run were closed.
-    pub(super) fn closes(&mut self) -> Result<(), String> {
-        let closes = self.audit.execs.closes().map_err(|e| format!("fanotify: {e}"))?;
+    pub(super) fn closes(&mut self) -> Result<(), HostError> {
+        let closes = self.audit.execs.closes().on("fanotify")?;
         let events = self.audit.processes.closed(&self.audit.execs, &closes);
         events.into_iter().for_each(|event| self.spool.push_of_process(event));
         Ok(())
     }
 
     /// From now on calls that the filter refuses are received.
-    pub(super) fn watch_refused(&mut self, listener: OwnedFd) -> Result<(), String> {
-        self.event_loop.add(&listener, Source::Refused, EventFlags::IN).map_err(|e| format!("epoll: {e}"))?;
+    pub(super) fn watch_refused(&mut self, listener: OwnedFd) -> Result<(), HostError> {
+        self.event_loop.add(&listener, Source::Refused, EventFlags::IN).on("epoll")?;
         self.audit.refused = Some(Refused::new(listener));
         Ok(())
     }
 
-    pub(super) fn calls_refused(&mut self) -> Result<(), String> {
+    pub(super) fn calls_refused(&mut self) -> Result<(), HostError> {
         let Some(refused) = &mut self.audit.refused else { return Ok(()) };
         let turn = refused.receive(&self.audit.processes, Instant::now());
-        let turn = turn.map_err(|e| format!("seccomp: {e}"))?;
+        let turn = turn.on("seccomp")?;
         self.spool.lost(turn.lost);
         turn.events.into_iter().for_each(|event| self.spool.push_of_process(event));
         if turn.last {
@@ -138,8 +139,8 @@ impl Keeper {
         refused.flush().into_iter().for_each(|event| self.spool.push_of_process(event));
     }
 
-    pub(super) fn process_ended(&mut self, number: u32) -> Result<(), String> {
-        let pid = i32::try_from(number).map_err(|e| e.to_string())?;
+    pub(super) fn process_ended(&mut self, number: u32) -> Result<(), HostError> {
+        let pid = i32::try_from(number).map_err(|_| HostError::unfit("a token of no process"))?;
         match self.audit.processes.ended(&self.audit.execs, pid) {
             Ended::Done(events) => events.into_iter().for_each(|e| self.spool.push_of_process(e)),
             Ended::NotReaped => {
@@ -147,7 +148,7 @@ impl Keeper {
                 if let Some(pidfd) = self.audit.processes.pidfd(pid) {
                     self.event_loop
                         .modify(pidfd, Source::Process(number), EventFlags::empty())
-                        .map_err(|e| format!("epoll: {e}"))?;
+                        .on("epoll")?;
                 }
             }
             Ended::Unknown => {}

@@ -9,10 +9,11 @@ use agentd_policy::event::{End, EventBody};
 use agentd_policy::wire::{MAX_KEEPER_PACKET, decode};
 use rustix::event::{PollFd, PollFlags};
 
-use super::Keeper;
 use super::outbox::Outbox;
 use super::source::{Events, Source};
+use super::{Keeper, NotConfined};
 use crate::command::NotRun;
+use crate::error::HostError;
 use crate::init::{FromInit, ToInit};
 
 /// The most descriptors that init hands up at once: a command's three pipes.
@@ -27,8 +28,8 @@ pub struct InitProcess {
 }
 
 impl InitProcess {
-    pub fn new(child: Child, socket: Packets, events: &Events) -> Result<Self, String> {
-        events.add(&child.pidfd, Source::InitExit, EventFlags::IN).map_err(|e| e.to_string())?;
+    pub fn new(child: Child, socket: Packets, events: &Events) -> Result<Self, HostError> {
+        events.add(&child.pidfd, Source::InitExit, EventFlags::IN)?;
         Ok(Self { child: Some(child), outbox: Outbox::new(socket, events, Source::Init)? })
     }
 
@@ -54,7 +55,7 @@ impl Keeper {
         }
     }
 
-    pub(super) fn receive_init(&mut self) -> Result<(), String> {
+    pub(super) fn receive_init(&mut self) -> Result<(), HostError> {
         loop {
             let packet = match self.init.outbox.socket.receive(MAX_KEEPER_PACKET, MAX_STREAMS) {
                 Ok(Some(packet)) => packet,
@@ -72,7 +73,7 @@ impl Keeper {
         }
     }
 
-    fn handle_message(&mut self, message: FromInit, descriptors: Vec<OwnedFd>) -> Result<(), String> {
+    fn handle_message(&mut self, message: FromInit, descriptors: Vec<OwnedFd>) -> Result<(), HostError> {
         match message {
             FromInit::Running => {
                 self.spool.push(EventBody::Started);
@@ -102,35 +103,34 @@ impl Keeper {
     /// Waits until init has confined itself. It may have done so long before it is asked.
     ///
     /// # Errors
-    /// What init could not do: the step, and why.
-    pub fn confined(&mut self) -> Result<u32, (String, String)> {
-        let failed = |why: String| ("init".to_owned(), why);
+    /// [`NotConfined`]: the session ends.
+    pub fn confined(&mut self) -> Result<u32, NotConfined> {
+        let failed = |why: &'static str| NotConfined::Host(HostError::unfit(why));
         let mut opened = self.egress_state.is_none();
         loop {
             let mut due = [PollFd::new(&self.init.outbox.socket, PollFlags::IN)];
             match rustix::event::poll(&mut due, None) {
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}
-                Err(errno) => return Err(failed(errno.to_string())),
+                Err(errno) => return Err(NotConfined::Host(errno.into())),
             }
             match self.init.outbox.socket.receive(MAX_KEEPER_PACKET, MAX_DESCRIPTORS) {
                 Ok(Some(packet)) => match decode(&packet.bytes) {
                     Ok(FromInit::Sockets) if !opened => {
-                        self.open_egress(packet.descriptors).map_err(failed)?;
+                        self.open_egress(packet.descriptors).map_err(NotConfined::Host)?;
                         opened = true;
                     }
                     Ok(FromInit::Confined { landlock_abi }) if opened => {
                         let refused = packet.descriptors.into_iter().next();
-                        let refused =
-                            refused.ok_or_else(|| failed("nothing listens for refused calls".into()))?;
-                        self.watch_refused(refused).map_err(failed)?;
+                        let refused = refused.ok_or_else(|| failed("nothing listens for refused calls"))?;
+                        self.watch_refused(refused).map_err(NotConfined::Host)?;
                         return Ok(landlock_abi);
                     }
-                    Ok(FromInit::Failed { step, why }) => return Err((step, why)),
-                    _ => return Err(failed("an unexpected answer".into())),
+                    Ok(FromInit::Failed { step, why }) => return Err(NotConfined::Init { step, why }),
+                    _ => return Err(failed("an unexpected answer")),
                 },
                 Err(PacketError::WouldBlock) => {}
-                Ok(None) => return Err(failed("it ended before it was confined".into())),
-                Err(error) => return Err(failed(error.to_string())),
+                Ok(None) => return Err(failed("it ended before it was confined")),
+                Err(error) => return Err(NotConfined::Host(error.into())),
             }
         }
     }

@@ -10,6 +10,7 @@ use agentd_policy::limits::Limits as Planned;
 use agentd_policy::size::readable_size;
 
 use super::Keeper;
+use crate::error::{HostError, On as _};
 use crate::meter::{self, Excess, Notice};
 
 /// How often the pids limit is looked at where the kernel does not notify.
@@ -37,14 +38,14 @@ pub struct Limits {
 
 impl Limits {
     /// From now on.
-    pub fn new(planned: Planned, watch: &Watch, disk: Option<(Child, OwnedFd)>) -> Result<Self, String> {
+    pub fn new(planned: Planned, watch: &Watch, disk: Option<(Child, OwnedFd)>) -> Result<Self, HostError> {
         let now = Instant::now();
         Ok(Self {
             planned,
             deadline: now + Duration::from_millis(planned.timeout_ms),
             active: now,
-            memory_kills: watch.memory_kills().map_err(|e| e.to_string())?,
-            pids_hits: watch.pids_hits().map_err(|e| e.to_string())?,
+            memory_kills: watch.memory_kills()?,
+            pids_hits: watch.pids_hits()?,
             pids_reported: None,
             pids_look: (!watch.pids_notify()).then_some(now),
             disk,
@@ -76,7 +77,7 @@ impl Limits {
 
 impl Keeper {
     /// What is due by the clock, of a session that is not ending.
-    pub(super) fn look_at_limits(&mut self, now: Instant) -> Result<(), String> {
+    pub(super) fn look_at_limits(&mut self, now: Instant) -> Result<(), HostError> {
         if self.limits.pids_look.is_some_and(|due| due <= now) {
             self.limits.pids_look = Some(now + PIDS_LOOK);
             self.pids_limit()?;
@@ -103,8 +104,8 @@ impl Keeper {
     }
 
     /// Whether the kernel has killed for memory since this was last asked.
-    pub(super) fn memory_limit(&mut self) -> Result<bool, String> {
-        let kills = self.watch.memory_kills().map_err(|e| format!("memory events: {e}"))?;
+    pub(super) fn memory_limit(&mut self) -> Result<bool, HostError> {
+        let kills = self.watch.memory_kills().on("memory events")?;
         let more = kills > self.limits.memory_kills;
         if more {
             self.limits.memory_kills = kills;
@@ -114,8 +115,8 @@ impl Keeper {
         Ok(more)
     }
 
-    pub(super) fn pids_limit(&mut self) -> Result<(), String> {
-        let hits = self.watch.pids_hits().map_err(|e| format!("pids.events: {e}"))?;
+    pub(super) fn pids_limit(&mut self) -> Result<(), HostError> {
+        let hits = self.watch.pids_hits().on("pids.events")?;
         let quiet = self.limits.pids_reported.is_none_or(|at| at.elapsed() >= Duration::from_secs(1));
         if hits > self.limits.pids_hits && quiet {
             self.limits.pids_reported = Some(Instant::now());
@@ -126,7 +127,7 @@ impl Keeper {
     }
 
     /// The meter says something.
-    pub(super) fn disk_limit(&mut self) -> Result<(), String> {
+    pub(super) fn disk_limit(&mut self) -> Result<(), HostError> {
         let Some((_, notices)) = &self.limits.disk else { return Ok(()) };
         for notice in meter::read(notices) {
             match notice {
@@ -137,7 +138,7 @@ impl Keeper {
                 Notice::Over(excess) => return self.disk_exceeded(excess),
                 Notice::Failed(reason) => {
                     let Some((meter, _)) = self.limits.disk.take() else { return Ok(()) };
-                    let status = meter.wait().map_err(|e| format!("meter: {e}"))?;
+                    let status = meter.wait().on("meter")?;
                     self.finish(End::Failed {
                         what: format!("the disk meter ended with {status:?}: {reason}"),
                     });
@@ -148,9 +149,9 @@ impl Keeper {
     }
 
     /// The meter ends behind that.
-    fn disk_exceeded(&mut self, excess: Excess) -> Result<(), String> {
+    fn disk_exceeded(&mut self, excess: Excess) -> Result<(), HostError> {
         if let Some((meter, _)) = self.limits.disk.take() {
-            meter.wait().map_err(|e| format!("meter: {e}"))?;
+            meter.wait().on("meter")?;
         }
         if !self.phase.is_running() {
             return Ok(());
@@ -173,9 +174,9 @@ impl Keeper {
         }
     }
 
-    pub(super) fn meter_ended(&mut self) -> Result<(), String> {
+    pub(super) fn meter_ended(&mut self) -> Result<(), HostError> {
         match self.limits.meter.take() {
-            Some(meter) => meter.wait().map(drop).map_err(|e| format!("meter: {e}")),
+            Some(meter) => meter.wait().map(drop).on("meter"),
             None => Ok(()),
         }
     }

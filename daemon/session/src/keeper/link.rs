@@ -15,6 +15,7 @@ use super::outbox::Outbox;
 use super::source::{Events, Source};
 use super::steering::Steering;
 use super::{Keeper, MESSAGES};
+use crate::error::{HostError, On as _};
 
 /// A service that is connected.
 #[derive(Debug)]
@@ -25,7 +26,7 @@ pub struct Link {
 
 impl Link {
     /// By this socket.
-    pub fn new(socket: Packets, events: &Events) -> Result<Self, String> {
+    pub fn new(socket: Packets, events: &Events) -> Result<Self, HostError> {
         Ok(Self { outbox: Outbox::new(socket, events, Source::Service)?, since: Instant::now() })
     }
 }
@@ -44,9 +45,9 @@ pub struct ServiceSocket {
 
 impl ServiceSocket {
     /// With the connection that the session was built with.
-    pub fn new(listener: OwnedFd, uid: u32, first: Packets, events: &Events) -> Result<Self, String> {
-        rustix::io::ioctl_fionbio(&listener, true).map_err(|e| e.to_string())?;
-        events.add(&listener, Source::Listener, EventFlags::IN).map_err(|e| e.to_string())?;
+    pub fn new(listener: OwnedFd, uid: u32, first: Packets, events: &Events) -> Result<Self, HostError> {
+        rustix::io::ioctl_fionbio(&listener, true)?;
+        events.add(&listener, Source::Listener, EventFlags::IN)?;
         Ok(Self { listener, uid, link: Some(Link::new(first, events)?), steering: Steering::default() })
     }
 
@@ -59,20 +60,20 @@ impl ServiceSocket {
 
 impl Keeper {
     /// Takes those who have connected by the keeper's name.
-    pub(super) fn accept(&mut self) -> Result<(), String> {
+    pub(super) fn accept(&mut self) -> Result<(), HostError> {
         loop {
             match accept_with(&self.service.listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
                 Ok(socket) => self.welcome(socket)?,
                 Err(Errno::AGAIN) => return Ok(()),
                 Err(Errno::INTR | Errno::CONNABORTED) => {}
-                Err(errno) => return Err(format!("accept: {errno}")),
+                Err(errno) => return Err(errno).on("accept"),
             }
         }
     }
 
     /// Root is the launcher, with a question of its own. A service takes the place of the one before. Anybody else is
     /// sent away.
-    fn welcome(&mut self, socket: OwnedFd) -> Result<(), String> {
+    fn welcome(&mut self, socket: OwnedFd) -> Result<(), HostError> {
         match rustix::net::sockopt::socket_peercred(&socket) {
             Ok(peer) if peer.uid.is_root() => {
                 return self.service.steering.add(Packets::from_fd(socket), &self.event_loop);
@@ -111,7 +112,7 @@ impl Keeper {
     }
 
     /// What the service wants.
-    pub(super) fn receive_service(&mut self) -> Result<(), String> {
+    pub(super) fn receive_service(&mut self) -> Result<(), HostError> {
         for _ in 0..MESSAGES {
             let Some(link) = &self.service.link else { return Ok(()) };
             let packet = match link.outbox.socket.receive(MAX_KEEPER_PACKET, 0) {
@@ -143,7 +144,7 @@ impl Keeper {
     }
 
     /// Sends what waits, everywhere; watches for room where there is none.
-    pub(super) fn flush(&mut self) -> Result<(), String> {
+    pub(super) fn flush(&mut self) -> Result<(), HostError> {
         let events = &self.event_loop;
         if let Some(link) = &mut self.service.link {
             let outbox = &mut link.outbox;

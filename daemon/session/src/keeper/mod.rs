@@ -39,10 +39,12 @@ use agentd_policy::ceiling::Ceiling;
 use agentd_policy::lease::Lease;
 use agentd_policy::names::SessionId;
 use agentd_policy::plan::Plan;
+use agentd_policy::step::Step;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rustix::event::{PollFd, PollFlags};
 
+use crate::error::{HostError, On as _};
 use crate::init::Network;
 use commands::Commands;
 use egress::EgressState;
@@ -65,6 +67,21 @@ use spool::Spool;
 const MESSAGES: usize = 64;
 /// The most events of one turn.
 const MAX_EVENTS: usize = 64;
+
+/// Why init is not confined.
+#[derive(Debug, thiserror::Error)]
+pub enum NotConfined {
+    /// It could not do a step.
+    #[error("init: {step}: {why}")]
+    Init {
+        step: Step,
+        /// In init's words.
+        why: String,
+    },
+    /// It did not say so as it has to, or what it sent cannot be used.
+    #[error("init: {0}")]
+    Host(#[source] HostError),
+}
 
 /// What a keeper is made of.
 pub struct Parts<'a> {
@@ -160,9 +177,8 @@ pub struct Keeper {
 
 impl Keeper {
     /// Puts the parts together. Still with every right.
-    pub fn new(parts: Parts<'_>) -> Result<Self, String> {
-        let text = |e: &dyn std::fmt::Display| e.to_string();
-        let event_loop = Events::new(MAX_EVENTS).map_err(|e| text(&e))?;
+    pub fn new(parts: Parts<'_>) -> Result<Self, HostError> {
+        let event_loop = Events::new(MAX_EVENTS)?;
         let denials = Denials::new(parts.network, parts.proc.as_fd());
         // cgroup files are always readable; only their priority data says that something changed.
         let memory =
@@ -177,7 +193,7 @@ impl Keeper {
         ];
         let disk = parts.disk.as_ref().map(|(_, notices)| (notices.as_fd(), Source::Disk, EventFlags::IN));
         for (fd, source, flags) in sources.into_iter().chain(disk) {
-            event_loop.add(fd, source, flags).map_err(|e| text(&e))?;
+            event_loop.add(fd, source, flags)?;
         }
         let egress_state = match &parts.plan.egress {
             Some(egress) => {
@@ -199,7 +215,7 @@ impl Keeper {
             init: InitProcess::new(parts.init, parts.to_init, &event_loop)?,
             relay: RelayProcess::new(parts.relay, parts.control, parts.trust, &event_loop)?,
             commands: Commands::default(),
-            audit: ExecAudit::new(parts.execs, parts.proc.try_clone().map_err(|e| text(&e))?),
+            audit: ExecAudit::new(parts.execs, parts.proc.try_clone()?),
             files: Files::new(parts.mounts, parts.scratches, parts.leftovers, parts.root),
             denials,
             egress_state,
@@ -213,7 +229,7 @@ impl Keeper {
     /// Keeps the session until nothing of it is left. The process's exit code.
     pub fn run(mut self) -> i32 {
         if let Err(error) = self.keep() {
-            tracing::error!(error, "the keeper cannot go on: the session ends");
+            tracing::error!(%error, "the keeper cannot go on: the session ends");
             // Whatever went wrong, the session does not outlive its keeper.
             let _ = self.watch.kill();
             return 1;
@@ -221,7 +237,7 @@ impl Keeper {
         0
     }
 
-    fn keep(&mut self) -> Result<(), String> {
+    fn keep(&mut self) -> Result<(), HostError> {
         loop {
             self.flush()?;
             if self.is_finished() {
@@ -234,20 +250,20 @@ impl Keeper {
             due.extend(self.files.mounts.as_ref().map(|mounts| PollFd::new(mounts, PollFlags::PRI)));
             match rustix::event::poll(&mut due, Some(&timeout)) {
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}
-                Err(errno) => return Err(format!("poll: {errno}")),
+                Err(errno) => return Err(errno).on("poll"),
             }
             if due.get(1).is_some_and(|mounts| !mounts.revents().is_empty()) {
                 self.mounts_changed();
             }
             let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
-            for source in self.event_loop.wait(Some(&now)).map_err(|e| format!("epoll: {e}"))? {
+            for source in self.event_loop.wait(Some(&now)).on("epoll")? {
                 self.handle(source)?;
             }
             self.clock()?;
         }
     }
 
-    fn handle(&mut self, source: Source) -> Result<(), String> {
+    fn handle(&mut self, source: Source) -> Result<(), HostError> {
         match source {
             Source::Service => self.receive_service()?,
             Source::Listener => self.accept()?,
@@ -274,12 +290,12 @@ impl Keeper {
     }
 
     /// What is due by the clock.
-    fn clock(&mut self) -> Result<(), String> {
+    fn clock(&mut self) -> Result<(), HostError> {
         let now = Instant::now();
         if self.phase.is_running() {
             self.look_at_limits(now)?;
         }
-        for event in self.files.scratches.look_if_due(now).map_err(|e| format!("scratch: {e}"))? {
+        for event in self.files.scratches.look_if_due(now).on("scratch")? {
             self.spool.push(event);
         }
         for event in self.audit.processes.look(&self.audit.execs, now) {

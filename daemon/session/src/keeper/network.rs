@@ -15,6 +15,7 @@ use agentd_policy::rule::Rule;
 use super::Keeper;
 use super::owners::Owners;
 use super::spool::Spool;
+use crate::error::{HostError, On as _};
 use crate::init::Network;
 
 /// Denials to the same place within this time are one event with a count.
@@ -110,9 +111,9 @@ impl Denials {
 
 impl Keeper {
     /// Takes what the kernel has logged.
-    pub(super) fn packets_denied(&mut self) -> Result<(), String> {
+    pub(super) fn packets_denied(&mut self) -> Result<(), HostError> {
         let Denials { log, buffer, .. } = &mut self.denials;
-        let denied = log.read(buffer).map_err(|e| format!("nflog: {e}"))?;
+        let denied = log.read(buffer).on("nflog")?;
         self.spool.lost(log.lost());
         denied.into_iter().for_each(|packet| self.denied(packet));
         Ok(())

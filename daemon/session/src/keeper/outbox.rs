@@ -5,15 +5,40 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use agentd_kernel::event_loop::EventFlags;
 use agentd_kernel::packets::{PacketError, Packets};
-use agentd_policy::wire::encode;
+use agentd_policy::wire::{WireError, encode};
 use serde::Serialize;
 
 use super::source::{Events, Source};
+use crate::error::{HostError, On as _};
 
 /// The most messages that wait for somebody who does not read.
 const MAX_WAITING: usize = 128;
 /// With so many a patient one is full.
 const FULL: usize = MAX_WAITING / 2;
+
+/// Why a message was not sent.
+#[derive(Debug, thiserror::Error)]
+pub enum SendError {
+    /// The peer has not read for too long.
+    #[error("it does not read")]
+    Full,
+    /// The peer is gone.
+    #[error(transparent)]
+    Packet(#[from] PacketError),
+    /// The message is too long.
+    #[error(transparent)]
+    Wire(#[from] WireError),
+}
+
+impl From<SendError> for HostError {
+    fn from(error: SendError) -> Self {
+        match error {
+            SendError::Full => Self::unfit("it does not read"),
+            SendError::Packet(error) => error.into(),
+            SendError::Wire(error) => error.into(),
+        }
+    }
+}
 
 /// A non-blocking socket and what waits to be sent by it.
 #[derive(Debug)]
@@ -30,9 +55,9 @@ pub struct Outbox {
 
 impl Outbox {
     /// Makes the socket non-blocking and watches it.
-    pub fn new(socket: Packets, events: &Events, source: Source) -> Result<Self, String> {
-        socket.set_nonblocking(true).map_err(|e| e.to_string())?;
-        events.add(&socket, source, EventFlags::IN).map_err(|e| format!("epoll: {e}"))?;
+    pub fn new(socket: Packets, events: &Events, source: Source) -> Result<Self, HostError> {
+        socket.set_nonblocking(true)?;
+        events.add(&socket, source, EventFlags::IN).on("epoll")?;
         Ok(Self { socket, waiting: VecDeque::new(), source, watched: EventFlags::IN, patient: false })
     }
 
@@ -50,11 +75,11 @@ impl Outbox {
     ///
     /// # Errors
     /// If the peer is gone, or has not read for too long.
-    pub fn send<T: Serialize>(&mut self, message: &T, descriptors: Vec<OwnedFd>) -> Result<(), String> {
+    pub fn send<T: Serialize>(&mut self, message: &T, descriptors: Vec<OwnedFd>) -> Result<(), SendError> {
         if self.waiting.len() >= MAX_WAITING {
-            return Err("it does not read".into());
+            return Err(SendError::Full);
         }
-        let packet = encode(message).map_err(|e| e.to_string())?;
+        let packet = encode(message)?;
         self.waiting.push_back((packet, descriptors));
         self.flush().map(drop)
     }
@@ -63,27 +88,27 @@ impl Outbox {
     ///
     /// # Errors
     /// If the peer is gone.
-    pub fn flush(&mut self) -> Result<bool, String> {
+    pub fn flush(&mut self) -> Result<bool, SendError> {
         while let Some((packet, descriptors)) = self.waiting.front() {
             let borrowed: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
             match self.socket.send(packet, &borrowed) {
                 Ok(()) => drop(self.waiting.pop_front()),
                 Err(PacketError::WouldBlock) => return Ok(true),
-                Err(error) => return Err(error.to_string()),
+                Err(error) => return Err(error.into()),
             }
         }
         Ok(false)
     }
 
     /// Watches for room, or not any more.
-    pub fn ask_for_room(&mut self, events: &Events, ask: bool) -> Result<(), String> {
+    pub fn ask_for_room(&mut self, events: &Events, ask: bool) -> Result<(), HostError> {
         let flags = match ask {
             true if self.is_full() => EventFlags::OUT,
             true => EventFlags::IN | EventFlags::OUT,
             false => EventFlags::IN,
         };
         if self.watched != flags {
-            events.modify(&self.socket, self.source, flags).map_err(|e| format!("epoll: {e}"))?;
+            events.modify(&self.socket, self.source, flags).on("epoll")?;
             self.watched = flags;
         }
         Ok(())

@@ -13,6 +13,7 @@ use super::outbox::Outbox;
 use super::phase::Input;
 use super::source::{Events, Source};
 use super::{Keeper, MESSAGES};
+use crate::error::{HostError, On as _};
 
 /// The longest message of the relay's: a name that was asked for, escaped, and what was answered.
 const MAX_MESSAGE: usize = 4096;
@@ -33,8 +34,8 @@ impl RelayProcess {
         control: Packets,
         trust: Option<OwnedFd>,
         events: &Events,
-    ) -> Result<Self, String> {
-        events.add(&child.pidfd, Source::RelayExit, EventFlags::IN).map_err(|e| e.to_string())?;
+    ) -> Result<Self, HostError> {
+        events.add(&child.pidfd, Source::RelayExit, EventFlags::IN)?;
         let control = Outbox::new(control, events, Source::Relay)?.patient();
         Ok(Self { child: Some(child), control: Some(control), trust })
     }
@@ -62,7 +63,7 @@ impl Keeper {
     }
 
     /// The relay says something.
-    pub(super) fn receive_relay(&mut self) -> Result<(), String> {
+    pub(super) fn receive_relay(&mut self) -> Result<(), HostError> {
         for _ in 0..MESSAGES {
             // One that asks and does not take the answers is not read until it does.
             let Some(control) = self.relay.control.as_ref().filter(|control| !control.is_full()) else {
@@ -92,9 +93,9 @@ impl Keeper {
         Ok(())
     }
 
-    pub(super) fn relay_ended(&mut self) -> Result<(), String> {
+    pub(super) fn relay_ended(&mut self) -> Result<(), HostError> {
         let Some(relay) = self.relay.child.take() else { return Ok(()) };
-        let status = relay.wait().map_err(|e| format!("relay: {e}"))?;
+        let status = relay.wait().on("relay")?;
         // What it said last is still in its socket.
         self.receive_relay()?;
         // It ends of its own only after the session, with everything delivered.

@@ -6,6 +6,7 @@ use agentd_kernel::{creds, mount, process, rlimits, seccomp};
 
 use super::Keeper;
 use super::egress::EgressState;
+use crate::error::HostError;
 
 /// Descriptors besides one for each process of the session: its own, and connections on their way to the relay.
 const OWN_FILES: u64 = 1024;
@@ -13,25 +14,21 @@ const OWN_FILES: u64 = 1024;
 impl Keeper {
     /// Gives up every right: an empty root, the leased uid, no capability, no descriptor that the builder had
     /// besides those of the keeper and `also`. What is left to give up is [`Keeper::install`]'s.
-    pub fn give_up(&self, empty_root: BorrowedFd<'_>, also: &[BorrowedFd<'_>]) -> Result<(), String> {
-        let text = |e: &dyn std::fmt::Display| e.to_string();
-        creds::not_dumpable().map_err(|e| text(&e))?;
-        rlimits::Limits { open_files: self.limits.planned.pids + OWN_FILES }
-            .apply()
-            .map(drop)
-            .map_err(|e| text(&e))?;
-        mount::enter_namespace(empty_root).map_err(|e| text(&e))?;
-        self.close_all_but(also).map_err(|e| text(&e))?;
+    pub fn give_up(&self, empty_root: BorrowedFd<'_>, also: &[BorrowedFd<'_>]) -> Result<(), HostError> {
+        creds::not_dumpable()?;
+        rlimits::Limits { open_files: self.limits.planned.pids + OWN_FILES }.apply().map(drop)?;
+        mount::enter_namespace(empty_root)?;
+        self.close_all_but(also)?;
         let id = self.identity.lease.keeper.get();
-        creds::become_ids(id, id).map_err(|e| text(&e))?;
-        creds::drop_all_capabilities().map_err(|e| text(&e))?;
-        creds::no_new_privs().map_err(|e| text(&e))?;
-        creds::not_dumpable().map_err(|e| text(&e))
+        creds::become_ids(id, id)?;
+        creds::drop_all_capabilities()?;
+        creds::no_new_privs()?;
+        Ok(creds::not_dumpable()?)
     }
 
     /// The last that it gives up: calls that it has no use for.
-    pub fn install(&self, filter: &seccomp::Filter) -> Result<(), String> {
-        seccomp::install(filter).map_err(|e| e.to_string()).map(drop)
+    pub fn install(&self, filter: &seccomp::Filter) -> Result<(), HostError> {
+        Ok(seccomp::install(filter).map(drop)?)
     }
 
     fn close_all_but(&self, also: &[BorrowedFd<'_>]) -> std::io::Result<()> {

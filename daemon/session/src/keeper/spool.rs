@@ -7,6 +7,8 @@ use agentd_kernel::packets::{PacketError, Packets};
 use agentd_policy::event::{EventBody, SourceEvent};
 use agentd_policy::wire::{FromKeeper, encode};
 
+use super::outbox::SendError;
+
 /// The most events that wait.
 const CAPACITY: usize = 4096;
 /// The most bytes that they may have, as far as the agent decides on their length.
@@ -129,20 +131,20 @@ impl Spool {
     }
 
     /// Sends what has not been sent, once that is due; whether something is left because the socket is full.
-    pub fn send(&mut self, socket: &Packets) -> Result<bool, String> {
+    pub fn send(&mut self, socket: &Packets) -> Result<bool, SendError> {
         if !self.full && self.due().is_none_or(|due| due > Instant::now()) {
             return Ok(false);
         }
         self.full = false;
         while let Some(event) = self.waiting.get(self.sent) {
-            let packet = encode(&FromKeeper::Event(event.clone())).map_err(|e| e.to_string())?;
+            let packet = encode(&FromKeeper::Event(event.clone()))?;
             match socket.send(&packet, &[]) {
                 Ok(()) => self.sent += 1,
                 Err(PacketError::WouldBlock) => {
                     self.full = true;
                     return Ok(true);
                 }
-                Err(error) => return Err(error.to_string()),
+                Err(error) => return Err(error.into()),
             }
         }
         Ok(false)

@@ -15,6 +15,7 @@ use agentd_policy::wire::{FromKeeper, FromRoot, MAX_KEEPER_PACKET, ToRelay, ToRo
 
 use super::Keeper;
 use super::source::{Events, Source};
+use crate::error::{HostError, On as _};
 use crate::init::egress_state;
 use crate::refusals;
 
@@ -35,9 +36,9 @@ pub struct Steering {
 
 impl Steering {
     /// Takes one; beyond the bound the oldest goes.
-    pub fn add(&mut self, socket: Packets, events: &Events) -> Result<(), String> {
-        socket.set_nonblocking(true).map_err(|e| e.to_string())?;
-        events.add(&socket, Source::Steering, EventFlags::IN).map_err(|e| format!("epoll: {e}"))?;
+    pub fn add(&mut self, socket: Packets, events: &Events) -> Result<(), HostError> {
+        socket.set_nonblocking(true)?;
+        events.add(&socket, Source::Steering, EventFlags::IN).on("epoll")?;
         if self.asking.len() >= MAX_CONNECTIONS {
             self.asking.remove(0);
         }

@@ -10,6 +10,7 @@ use rustix::io::Errno;
 
 use super::space::Space;
 use super::{Excess, Notice, Usage};
+use crate::error::{HostError, On as _};
 
 /// Between two looks.
 const LOOK: Timespec = Timespec { tv_sec: 0, tv_nsec: 500_000_000 };
@@ -40,11 +41,11 @@ impl LastReport {
 }
 
 /// Returns once nobody wants to know any more.
-pub fn run(uppers: BorrowedFd<'_>, keeper: BorrowedFd<'_>) -> Result<(), String> {
+pub fn run(uppers: BorrowedFd<'_>, keeper: BorrowedFd<'_>) -> Result<(), HostError> {
     let (mut bytes, mut inodes) = (LastReport::default(), LastReport::default());
     loop {
         let Space { free: Usage { bytes: free, inodes: names }, size, .. } =
-            Space::of(uppers).map_err(|e| format!("statfs: {e}"))?;
+            Space::of(uppers).on("statfs")?;
         let nothing = NOTHING.max(size.bytes / PART);
         let now = Instant::now();
         let full = [
@@ -52,13 +53,13 @@ pub fn run(uppers: BorrowedFd<'_>, keeper: BorrowedFd<'_>) -> Result<(), String>
             inodes.is_due(names, 0, now).then_some(Excess::Inodes),
         ];
         for excess in full.into_iter().flatten() {
-            rustix::io::write(keeper, &Notice::Full(excess).to_bytes()).map_err(|e| e.to_string())?;
+            rustix::io::write(keeper, &Notice::Full(excess).to_bytes())?;
         }
         let mut reader = [PollFd::from_borrowed_fd(keeper.as_fd(), PollFlags::empty())];
         match rustix::event::poll(&mut reader, Some(&LOOK)) {
             Ok(0) | Err(Errno::INTR) => {}
             Ok(_) => return Ok(()),
-            Err(errno) => return Err(errno.to_string()),
+            Err(errno) => return Err(errno.into()),
         }
     }
 }

@@ -22,6 +22,8 @@ use rustix::thread::{CapabilitySet, CapabilitySets};
 pub use notice::{Excess, Notice, read};
 pub use space::{Reserve, Space, Usage};
 
+use crate::error::HostError;
+
 /// What a meter is started with.
 pub struct Meter<'a> {
     /// What enforces the limit.
@@ -70,8 +72,8 @@ impl Meter<'_> {
                 Ok(None) => return 0,
                 Ok(Some(excess)) => (Notice::Over(excess), 0),
                 Err(error) => {
-                    tracing::error!(error, "what the session writes cannot be measured");
-                    (Notice::Failed(error), 1)
+                    tracing::error!(%error, "what the session writes cannot be measured");
+                    (Notice::Failed(error.to_string()), 1)
                 }
             };
             // A keeper that is gone needs no notice.
@@ -83,14 +85,13 @@ impl Meter<'_> {
 
     /// Of root's rights it keeps those to list directories of others and to look at what their processes have open; it
     /// has no root and no network.
-    fn give_up(&self, writer: BorrowedFd<'_>) -> Result<(), String> {
-        let text = |e: &dyn std::fmt::Display| e.to_string();
-        process::set_title(c"agentd-meter").map_err(|e| text(&e))?;
-        mount::enter_namespace(self.empty_root).map_err(|e| text(&e))?;
+    fn give_up(&self, writer: BorrowedFd<'_>) -> Result<(), HostError> {
+        process::set_title(c"agentd-meter")?;
+        mount::enter_namespace(self.empty_root)?;
         let mut keep = vec![self.uppers.as_fd(), self.proc, writer];
         keep.extend(self.freezer.descriptors());
-        process::close_all_but(&keep).map_err(|e| text(&e))?;
-        creds::not_dumpable().map_err(|e| text(&e))?;
+        process::close_all_but(&keep)?;
+        creds::not_dumpable()?;
         // The links of /proc/PID/map_files need the last one, or CAP_SYS_ADMIN.
         let wanted = match self.form {
             DiskForm::Quota | DiskForm::Image => CapabilitySet::empty(),
@@ -100,9 +101,9 @@ impl Meter<'_> {
         };
         let sets =
             CapabilitySets { effective: wanted, permitted: wanted, inheritable: CapabilitySet::empty() };
-        rustix::thread::set_capabilities(None, sets).map_err(|e| text(&e))?;
-        creds::no_new_privs().map_err(|e| text(&e))?;
-        creds::parent_death_signal().map_err(|e| text(&e))?;
-        seccomp::install(self.filter).map(drop).map_err(|e| text(&e))
+        rustix::thread::set_capabilities(None, sets)?;
+        creds::no_new_privs()?;
+        creds::parent_death_signal()?;
+        Ok(seccomp::install(self.filter).map(drop)?)
     }
 }

@@ -14,6 +14,7 @@ use rustix::io::Errno;
 
 use super::space::Space;
 use super::{Excess, Reserve, Usage, nameless, names};
+use crate::error::{HostError, On as _};
 
 /// Between two looks at the file system: the less room there is, the shorter.
 const TICK: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
@@ -104,7 +105,7 @@ impl Known {
 
 impl Watch<'_> {
     /// Returns what there is too much of, or nothing once nobody wants to know any more.
-    pub fn run(&self) -> Result<Option<Excess>, String> {
+    pub fn run(&self) -> Result<Option<Excess>, HostError> {
         let space = self.space()?;
         let mut known = Known::new(&space);
         // It begins with nothing, and what it takes from now on shows in the file system's own number.
@@ -144,7 +145,7 @@ impl Watch<'_> {
 
     /// Some descriptors in queues are out of sight, and others write meanwhile: a session hides something only if it
     /// has such whenever it is looked at.
-    fn rule_out_hiding(&self, known: &mut Known) -> Result<(), String> {
+    fn rule_out_hiding(&self, known: &mut Known) -> Result<(), HostError> {
         for _ in 0..HIDING {
             if known.hidden == 0 || known.count.usage.exceeds(self.limit).is_some() {
                 break;
@@ -180,8 +181,8 @@ impl Watch<'_> {
         over.then_some(Excess::Reserve)
     }
 
-    fn space(&self) -> Result<Space, String> {
-        Space::of(self.uppers).map_err(|e| format!("statfs: {e}"))
+    fn space(&self) -> Result<Space, HostError> {
+        Space::of(self.uppers).on("statfs")
     }
 
     /// What the session may take before anything has to be looked at.
@@ -189,29 +190,29 @@ impl Watch<'_> {
         self.limit.less(known.usage() + growth).min(space.free.less(self.reserve.0))
     }
 
-    fn count(&self, frozen: bool) -> Result<Count, String> {
-        let failed = |e: &dyn std::fmt::Display| format!("counting: {e}");
-        let named = names::usage(self.uppers, self.limit).map_err(|e| failed(&e))?;
-        let processes = self.freezer.processes().map_err(|e| failed(&e))?;
+    fn count(&self, frozen: bool) -> Result<Count, HostError> {
+        let object = "counting";
+        let named = names::usage(self.uppers, self.limit).on(object)?;
+        let processes = self.freezer.processes().on(object)?;
         let rest = self.limit.less(named);
-        let nameless = nameless::find(self.proc, &processes, frozen, rest).map_err(|e| failed(&e))?;
+        let nameless = nameless::find(self.proc, &processes, frozen, rest).on(object)?;
         Ok(Count { usage: named + nameless.usage, parked: nameless.parked })
     }
 
     /// Counts while nothing changes. A session that has too much stays stopped: it ends.
-    fn frozen_count(&self) -> Result<Count, String> {
-        let failed = |e: std::io::Error| format!("cgroup.freeze: {e}");
-        let frozen = self.freezer.freeze(FREEZE).map_err(failed)?;
+    fn frozen_count(&self) -> Result<Count, HostError> {
+        let object = "cgroup.freeze";
+        let frozen = self.freezer.freeze(FREEZE).on(object)?;
         if !frozen {
             tracing::debug!("the session does not stop: it is counted as it runs");
         }
         let count = self.count(frozen)?;
-        self.freezer.thaw().map_err(failed)?;
+        self.freezer.thaw().on(object)?;
         Ok(count)
     }
 
     /// Waits so long; whether nobody reads any more.
-    fn wait(&self, time: Duration) -> Result<bool, String> {
+    fn wait(&self, time: Duration) -> Result<bool, HostError> {
         let time = Timespec {
             tv_sec: i64::try_from(time.as_secs()).unwrap_or(1),
             tv_nsec: i64::from(time.subsec_nanos()),
@@ -221,7 +222,7 @@ impl Watch<'_> {
         match rustix::event::poll(&mut reader, Some(&time)) {
             Ok(0) | Err(Errno::INTR) => Ok(false),
             Ok(_) => Ok(true),
-            Err(errno) => Err(errno.to_string()),
+            Err(errno) => Err(errno.into()),
         }
     }
 }

@@ -11,6 +11,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
 use super::packages::Packages;
+use crate::error::{HostError, On as _};
 
 const ETC: &str = "/etc";
 /// The longest file that is copied, in bytes.
@@ -52,7 +53,7 @@ const MADE_OF: &[(&str, &str)] = &[("profile", "/usr/share/base-files/profile")]
 ///
 /// # Errors
 /// If the copy cannot be written. What cannot be read is not public, and left out.
-pub fn all(top: BorrowedFd<'_>) -> Result<(), String> {
+pub fn all(top: BorrowedFd<'_>) -> Result<(), HostError> {
     rustix::process::umask(Mode::empty());
     let mut copy =
         Copy { top, packages: Packages::read(), copied: BTreeSet::new(), links: Vec::new(), left: MAX_NAMES };
@@ -71,7 +72,7 @@ struct Copy<'a> {
 }
 
 impl Copy<'_> {
-    fn directory(&mut self, dir: &Path, depth: usize) -> Result<(), String> {
+    fn directory(&mut self, dir: &Path, depth: usize) -> Result<(), HostError> {
         let Ok(entries) = std::fs::read_dir(Path::new(ETC).join(dir)) else { return Ok(()) };
         for entry in entries.flatten() {
             let Some(left) = self.left.checked_sub(1) else { return Ok(()) };
@@ -91,7 +92,7 @@ impl Copy<'_> {
     }
 
     /// A regular file of root's that everybody may read, if it is one that sessions have.
-    fn file(&mut self, name: &Path) -> Result<(), String> {
+    fn file(&mut self, name: &Path) -> Result<(), HostError> {
         let path = Path::new(ETC).join(name);
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
         let Ok(file) = rustix::fs::open(&path, flags, Mode::empty()).map(File::from) else { return Ok(()) };
@@ -103,13 +104,12 @@ impl Copy<'_> {
         if file.take(MAX_FILE).read_to_end(&mut content).is_err() || !self.is_public(name, &path, &content) {
             return Ok(());
         }
-        let fail = |e: &dyn std::fmt::Display| format!("{}: {e}", path.display());
         let parent = self.parent(name)?;
         let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
         let mode = Mode::from_raw_mode(0o644 | meta.mode() & 0o111);
         let last = name.file_name().unwrap_or_default();
-        let new = rustix::fs::openat(parent, last, flags, mode).map_err(|e| fail(&e))?;
-        File::from(new).write_all(&content).map_err(|e| fail(&e))?;
+        let new = rustix::fs::openat(parent, last, flags, mode).on(path.display())?;
+        File::from(new).write_all(&content).on(path.display())?;
         self.copied.insert(name.to_owned());
         Ok(())
     }
@@ -131,18 +131,16 @@ impl Copy<'_> {
     }
 
     /// The directory that `name` is in, made with those above it.
-    fn parent(&mut self, name: &Path) -> Result<OwnedFd, String> {
+    fn parent(&mut self, name: &Path) -> Result<OwnedFd, HostError> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let fail = |e: &dyn std::fmt::Display| format!("{}: {e}", name.display());
-        let mut dir = self.top.try_clone_to_owned().map_err(|e| fail(&e))?;
+        let mut dir = self.top.try_clone_to_owned().on(name.display())?;
         let mut walked = PathBuf::new();
         for component in name.parent().into_iter().flat_map(Path::components) {
             match rustix::fs::mkdirat(&dir, component.as_os_str(), Mode::from_raw_mode(0o755)) {
                 Ok(()) | Err(Errno::EXIST) => {}
-                Err(errno) => return Err(fail(&errno)),
+                Err(errno) => return Err(errno).on(name.display()),
             }
-            dir = rustix::fs::openat(&dir, component.as_os_str(), flags, Mode::empty())
-                .map_err(|e| fail(&e))?;
+            dir = rustix::fs::openat(&dir, component.as_os_str(), flags, Mode::empty()).on(name.display())?;
             walked.push(component);
             self.copied.insert(walked.clone());
         }
@@ -150,7 +148,7 @@ impl Copy<'_> {
     }
 
     /// Links to programs and public data, and to what was copied.
-    fn links(&mut self) -> Result<(), String> {
+    fn links(&mut self) -> Result<(), HostError> {
         let mut links = std::mem::take(&mut self.links);
         // One may lead to another.
         while !links.is_empty() {
@@ -162,7 +160,7 @@ impl Copy<'_> {
             for (name, target) in now {
                 let parent = self.parent(&name)?;
                 rustix::fs::symlinkat(&target, &parent, name.file_name().unwrap_or_default())
-                    .map_err(|e| format!("{}: {e}", name.display()))?;
+                    .on(name.display())?;
                 self.copied.insert(name);
             }
             links = later;

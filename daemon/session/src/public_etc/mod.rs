@@ -15,6 +15,8 @@ use agentd_kernel::process::{self, Child, CloneArgs, SingleThreaded};
 use agentd_policy::event::ExitStatus;
 use rustix::event::{PollFd, PollFlags};
 
+use crate::error::{HostError, On as _};
+
 /// How long a copy may take.
 const DEADLINE: Duration = Duration::from_secs(20);
 /// How often it is looked whether the host's state has changed.
@@ -66,7 +68,7 @@ impl PublicEtc {
         let mut etc = Self { copy: None, of: [None; STATE.len()], next: None, look: now + LOOK };
         match Copying::start(token, owner, now).and_then(Copying::wait) {
             Ok((tree, of)) => (etc.copy, etc.of) = (Some(tree), of),
-            Err(error) => tracing::error!(error, "/etc is not copied: sessions have generated files alone"),
+            Err(error) => tracing::error!(%error, "/etc is not copied: sessions have generated files alone"),
         }
         etc
     }
@@ -90,7 +92,7 @@ impl PublicEtc {
                 Ok(true) => (self.copy, self.of) = (Some(next.tree), next.of),
                 Err(error) => {
                     tracing::error!(
-                        error,
+                        %error,
                         "/etc is not copied anew: sessions go on having the copy of before"
                     );
                     self.of = next.of;
@@ -101,7 +103,7 @@ impl PublicEtc {
             if fingerprint() != self.of {
                 match Copying::start(token, owner, now) {
                     Ok(next) => self.next = Some(next),
-                    Err(error) => tracing::error!(error, "/etc is not copied anew"),
+                    Err(error) => tracing::error!(%error, "/etc is not copied anew"),
                 }
             }
         }
@@ -115,9 +117,9 @@ impl PublicEtc {
 }
 
 impl Copying {
-    fn start(token: SingleThreaded, owner: u32, now: Instant) -> Result<Self, String> {
+    fn start(token: SingleThreaded, owner: u32, now: Instant) -> Result<Self, HostError> {
         let of = fingerprint();
-        let tree = Tree::tmpfs(SIZE, owner, 0o755, Attributes::WRITABLE).map_err(|e| e.to_string())?;
+        let tree = Tree::tmpfs(SIZE, owner, 0o755, Attributes::WRITABLE)?;
         let child =
             process::spawn(token, CloneArgs { with_parent: true, ..CloneArgs::default() }, || match give_up(
                 owner,
@@ -127,51 +129,49 @@ impl Copying {
             {
                 Ok(()) => 0,
                 Err(error) => {
-                    tracing::error!(error, "/etc cannot be copied");
+                    tracing::error!(%error, "/etc cannot be copied");
                     1
                 }
             });
-        let child = child.map_err(|e| format!("fork: {e}"))?;
+        let child = child.on("fork")?;
         Ok(Self { child, tree, of, until: now + DEADLINE })
     }
 
     /// Whether it is done.
-    fn ended(&mut self, now: Instant) -> Result<bool, String> {
-        match self.child.try_wait().map_err(|e| e.to_string())? {
+    fn ended(&mut self, now: Instant) -> Result<bool, HostError> {
+        match self.child.try_wait()? {
             None if now < self.until => Ok(false),
             None => {
-                self.child.kill().and_then(|()| self.child.wait()).map_err(|e| e.to_string())?;
-                Err(format!("not done in {DEADLINE:?}"))
+                self.child.kill().and_then(|()| self.child.wait())?;
+                Err(HostError::unfit(format!("not done in {DEADLINE:?}")))
             }
             Some(ExitStatus::Code(0)) => {
-                agentd_kernel::mount::seal(self.tree.as_fd()).map_err(|e| e.to_string())?;
+                agentd_kernel::mount::seal(self.tree.as_fd())?;
                 Ok(true)
             }
-            Some(how) => Err(format!("what copies it ended with {how:?}")),
+            Some(how) => Err(HostError::unfit(format!("what copies it ended with {how:?}"))),
         }
     }
 
-    fn wait(mut self) -> Result<(Tree, Fingerprint), String> {
+    fn wait(mut self) -> Result<(Tree, Fingerprint), HostError> {
         let timeout = rustix::event::Timespec { tv_sec: DEADLINE.as_secs().cast_signed(), tv_nsec: 0 };
         let ended = [PollFd::new(&self.child.pidfd, PollFlags::IN)];
-        rustix::io::retry_on_intr(|| rustix::event::poll(&mut ended.clone(), Some(&timeout)))
-            .map_err(|e| e.to_string())?;
+        rustix::io::retry_on_intr(|| rustix::event::poll(&mut ended.clone(), Some(&timeout)))?;
         match self.ended(self.until)? {
             true => Ok((self.tree, self.of)),
-            false => Err("it goes on".into()),
+            false => Err(HostError::unfit("it goes on")),
         }
     }
 }
 
 /// Everything but the tree that is to be filled. No other process has `owner` as its id.
-fn give_up(owner: u32, tree: BorrowedFd<'_>) -> Result<(), String> {
-    let text = |e: &dyn std::fmt::Display| e.to_string();
-    process::set_title(c"agentd-etc").map_err(|e| text(&e))?;
-    process::close_all_but(&[tree]).map_err(|e| text(&e))?;
-    creds::become_ids(owner, owner).map_err(|e| text(&e))?;
-    creds::drop_all_capabilities().map_err(|e| text(&e))?;
-    creds::no_new_privs().map_err(|e| text(&e))?;
-    creds::parent_death_signal().map_err(|e| text(&e))
+fn give_up(owner: u32, tree: BorrowedFd<'_>) -> Result<(), HostError> {
+    process::set_title(c"agentd-etc")?;
+    process::close_all_but(&[tree])?;
+    creds::become_ids(owner, owner)?;
+    creds::drop_all_capabilities()?;
+    creds::no_new_privs()?;
+    Ok(creds::parent_death_signal()?)
 }
 
 fn fingerprint() -> Fingerprint {

@@ -26,6 +26,7 @@ use agentd_policy::mount::Workspace;
 use agentd_policy::names::{AbsPath, RelPath};
 use agentd_policy::wire::{MAX_PACKET, decode, encode};
 
+use crate::error::{HostError, On as _};
 use report::{Configuration, Found};
 pub use report::{CopyKind, CopyOf, FromScout, Missing, Part, Report, SearchAgain};
 use search::{Search, State};
@@ -82,75 +83,75 @@ pub struct Scout {
     pub socket: Packets,
 }
 
+const NO_ANSWER: &str = "it ended without an answer";
+
 impl Commission<'_> {
     /// Sends it out and waits for what it says. It stays for the end.
-    pub fn run(&self) -> Result<(FromScout, Option<Scout>), String> {
-        let text = |e: &dyn std::fmt::Display| e.to_string();
-        let (socket, own) = Packets::pair().map_err(|e| text(&e))?;
+    pub fn run(&self) -> Result<(FromScout, Option<Scout>), HostError> {
+        let (socket, own) = Packets::pair()?;
         let birth = CloneArgs { cgroup: Some(self.cgroup), ..CloneArgs::default() };
         let child = process::spawn(self.token, birth, || match self.search(&own) {
             Ok(()) => 0,
             Err(error) => {
-                tracing::error!(workspace = %self.workspace.path, error, "a workspace cannot be searched");
+                tracing::error!(workspace = %self.workspace.path, %error, "a workspace cannot be searched");
                 1
             }
-        })
-        .map_err(|e| text(&e))?;
+        })?;
         drop(own);
         let scout = Scout { workspace: self.workspace.path.clone(), child, socket };
-        let said = scout.receive().map_err(|e| text(&e));
+        let said = scout.receive();
         match &said {
             Ok(Some(FromScout::Report(_))) => {}
             _ => {
                 scout.end();
-                return said?.map(|said| (said, None)).ok_or_else(|| "it ended without an answer".to_owned());
+                return said?.map(|said| (said, None)).ok_or(HostError::unfit(NO_ANSWER));
             }
         }
-        let said = said?.ok_or_else(|| "it ended without an answer".to_owned())?;
+        let said = said?.ok_or(HostError::unfit(NO_ANSWER))?;
         Ok((said, Some(scout)))
     }
 
-    fn search(&self, socket: &Packets) -> Result<(), String> {
-        let text = |e: &dyn std::fmt::Display| e.to_string();
-        let copies = self.copies.try_clone_to_owned().map_err(|e| text(&e))?;
+    fn search(&self, socket: &Packets) -> Result<(), HostError> {
+        let copies = self.copies.try_clone_to_owned()?;
         let top = self.give_up(socket, copies.as_fd())?;
         let copies = std::fs::File::from(copies);
         let (answer, before) = self.first(&top, copies)?;
-        let answer = encode(&answer).map_err(|e| text(&e))?;
-        socket.send(&answer, &[]).map_err(|e| text(&e))?;
+        let answer = encode(&answer)?;
+        socket.send(&answer, &[])?;
         let Some(before) = before else { return Ok(()) };
         // Without a keeper there is nobody to report to.
-        let Some(asked) = socket.receive(MAX_PACKET, 2 * MAX_COPIES).map_err(|e| text(&e))? else {
+        let Some(asked) = socket.receive(MAX_PACKET, 2 * MAX_COPIES)? else {
             return Ok(());
         };
-        let SearchAgain { copies } = decode(&asked.bytes).map_err(|e| text(&e))?;
+        let SearchAgain { copies } = decode(&asked.bytes)?;
         let mut found = self.last(&top, &before);
         aside::look(&copies, &asked.descriptors, &mut found);
-        let found = encode(&FromScout::Found(found)).map_err(|e| text(&e))?;
-        socket.send(&found, &[]).map_err(|e| text(&e))
+        let found = encode(&FromScout::Found(found))?;
+        Ok(socket.send(&found, &[])?)
     }
 
     /// The agent's ids, an empty root, no right, nothing but the directory.
-    fn give_up(&self, socket: &Packets, copies: BorrowedFd<'_>) -> Result<OwnedFd, String> {
-        let text = |e: &dyn std::fmt::Display| e.to_string();
-        process::set_title(c"agentd-scout").map_err(|e| text(&e))?;
+    fn give_up(&self, socket: &Packets, copies: BorrowedFd<'_>) -> Result<OwnedFd, HostError> {
+        process::set_title(c"agentd-scout")?;
         let flags = walk::DIRECTORY;
-        let top =
-            rustix::fs::openat(self.tree, ".", flags, rustix::fs::Mode::empty()).map_err(|e| text(&e))?;
-        mount::enter_namespace(self.empty_root).map_err(|e| text(&e))?;
+        let top = rustix::fs::openat(self.tree, ".", flags, rustix::fs::Mode::empty())?;
+        mount::enter_namespace(self.empty_root)?;
         // The mount of a tree that is attached nowhere goes with its descriptor.
-        process::close_all_but(&[top.as_fd(), self.tree.as_fd(), socket.as_fd(), copies])
-            .map_err(|e| text(&e))?;
-        creds::become_member(self.agent, self.agent, self.groups).map_err(|e| text(&e))?;
-        creds::drop_all_capabilities().map_err(|e| text(&e))?;
-        creds::no_new_privs().map_err(|e| text(&e))?;
-        creds::not_dumpable().map_err(|e| text(&e))?;
-        creds::parent_death_signal().map_err(|e| text(&e))?;
-        seccomp::install(self.filter).map(drop).map_err(|e| text(&e))?;
+        process::close_all_but(&[top.as_fd(), self.tree.as_fd(), socket.as_fd(), copies])?;
+        creds::become_member(self.agent, self.agent, self.groups)?;
+        creds::drop_all_capabilities()?;
+        creds::no_new_privs()?;
+        creds::not_dumpable()?;
+        creds::parent_death_signal()?;
+        seccomp::install(self.filter).map(drop)?;
         Ok(top)
     }
 
-    fn first(&self, top: &OwnedFd, mut copies: std::fs::File) -> Result<(FromScout, Option<State>), String> {
+    fn first(
+        &self,
+        top: &OwnedFd,
+        mut copies: std::fs::File,
+    ) -> Result<(FromScout, Option<State>), HostError> {
         let mut search = Search::of(self.workspace, None);
         let report = search.run(top.as_fd(), self.agent).and_then(|()| search.report());
         let mut report = match report {
@@ -165,7 +166,7 @@ impl Commission<'_> {
             let part = Part { at, length: text.len() as u64 };
             // What is too much, or has no name that a plan can have, is covered without a copy.
             let Some(path) = path.filter(|_| part.at + part.length <= MAX_COPIED) else { continue };
-            copies.write_all(&text).map_err(|e| format!("a copy of {path}: {e}"))?;
+            copies.write_all(&text).on(format_args!("a copy of {path}"))?;
             at += part.length;
             report.configurations.push(Configuration { path, part });
         }
@@ -219,9 +220,9 @@ impl Scout {
     }
 
     /// Has it search once more, and look at copies of what is in its workspace.
-    pub fn ask(&self, again: &SearchAgain, descriptors: &[BorrowedFd<'_>]) -> Result<(), String> {
-        let packet = encode(again).map_err(|e| e.to_string())?;
-        self.socket.send(&packet, descriptors).map_err(|e| e.to_string())
+    pub fn ask(&self, again: &SearchAgain, descriptors: &[BorrowedFd<'_>]) -> Result<(), HostError> {
+        let packet = encode(again)?;
+        Ok(self.socket.send(&packet, descriptors)?)
     }
 
     /// Ends it. A keeper has no right to: then it ends by itself, without a socket, and at the latest with its keeper.

@@ -1,5 +1,6 @@
 use super::*;
 use agentd_policy::event::{self, Aside, End, ExecResult, ExitStatus, Finding, NetEvent, NetPeer};
+use agentd_policy::step::CommandStep;
 
 fn numbering() -> Numbering {
     Numbering::new(SessionId::parse("0123456789ab").unwrap(), ("x".into(), Limits::default()), 0, 0)
@@ -56,9 +57,12 @@ fn ends_become_exits() {
     let of = |end| numbering().take(source(1, EventBody::Ended(end))).1.unwrap();
     assert_eq!(of(End::Command(ExitStatus::Code(7))).code, Some(7));
     assert_eq!(of(End::Command(ExitStatus::Signal(9))).signal, Some(9));
-    let not_run = |step: &str, errno| of(End::NotRun { step: step.into(), errno });
-    assert_eq!((not_run("exec", 2).code, not_run("exec", 13).code), (Some(127), Some(126)));
-    assert_eq!(not_run("cwd", 2).reason, "failed");
+    let not_run = |step, errno| of(End::NotRun { step, errno });
+    assert_eq!(
+        (not_run(CommandStep::Exec, 2).code, not_run(CommandStep::Exec, 13).code),
+        (Some(127), Some(126))
+    );
+    assert_eq!(not_run(CommandStep::Cwd, 2).reason, "failed");
 }
 
 #[test]

@@ -28,6 +28,7 @@ use agentd_policy::wire::{Attached, Client, EgressSockets, FromRelay, NetworkDes
 
 use super::Keeper;
 use super::phase::Input;
+use crate::error::{HostError, On as _};
 pub use coalescer::Coalescer;
 use datagrams::Datagrams;
 use pins::Pins;
@@ -71,12 +72,12 @@ struct Listed {
 }
 
 impl Listed {
-    fn open(table: OwnedFd) -> Result<Self, String> {
-        let table = Arc::new(Sealed::adopt(table).map_err(|e| format!("blocklists: {e}"))?);
-        let size = table.size().map_err(|e| format!("blocklists: {e}"))?;
+    fn open(table: OwnedFd) -> Result<Self, HostError> {
+        let table = Arc::new(Sealed::adopt(table).on("blocklists")?);
+        let size = table.size().on("blocklists")?;
         let reader = table.clone();
         let names = Blocklist::open(size, move |buffer, offset| reader.read_exact_at(buffer, offset));
-        Ok(Self { table, names: names.map_err(|e| e.to_string())? })
+        Ok(Self { table, names: names.map_err(|e| HostError::unfit(e.to_string()))? })
     }
 }
 
@@ -97,13 +98,13 @@ impl EgressState {
         ceiling: Ceiling,
         blocklist: Option<OwnedFd>,
         credential: Option<OwnedFd>,
-    ) -> Result<Self, String> {
-        ceiling.check(&egress).map_err(|refusal| refusal.to_string())?;
+    ) -> Result<Self, HostError> {
+        ceiling.check(&egress).map_err(|refusal| HostError::unfit(refusal.to_string()))?;
         Ok(Self {
             egress,
             ceiling,
             listed: blocklist.map(Listed::open).transpose()?,
-            routes: Routes::open().map_err(|e| format!("routes: {e}"))?,
+            routes: Routes::open().on("routes")?,
             pins: Pins::default(),
             renewals: Renewals::default(),
             dials: TokenBucket::new(DIALS.0, DIALS.1),
@@ -143,20 +144,20 @@ impl Keeper {
 
     /// Hands the sockets of the egress, which init has opened, to the relay, with what it needs besides, and those of
     /// what is published.
-    pub(super) fn open_egress(&mut self, sockets: Vec<OwnedFd>) -> Result<(), String> {
+    pub(super) fn open_egress(&mut self, sockets: Vec<OwnedFd>) -> Result<(), HostError> {
         let (Some(egress_state), Some(control)) = (&mut self.egress_state, &mut self.relay.control) else {
-            return Err("egress that was not planned".into());
+            return Err(HostError::unfit("egress that was not planned"));
         };
         if sockets.len() != egress_state.egress.sockets() {
-            return Err(format!("{} sockets for its egress", sockets.len()));
+            return Err(HostError::unfit(format!("{} sockets for its egress", sockets.len())));
         }
         if self.relay.trust.is_some() != egress_state.egress.asks_over_tls() {
-            return Err("a CA bundle that is missing, or for nothing".into());
+            return Err(HostError::unfit("a CA bundle that is missing, or for nothing"));
         }
         let egress = Box::new(egress_state.egress.clone());
-        let sockets = EgressSockets::take(&egress, &mut Attached::new(sockets)).map_err(|e| e.to_string())?;
+        let sockets = EgressSockets::take(&egress, &mut Attached::new(sockets))?;
         let table = egress_state.listed.as_ref().map(|listed| listed.table.try_clone()).transpose();
-        let blocklist = table.map_err(|e| format!("blocklists: {e}"))?;
+        let blocklist = table.on("blocklists")?;
         let message = ToRelay::Network { egress, blocklist: blocklist.is_some() };
         let descriptors = NetworkDescriptors { sockets, blocklist, ca_bundle: self.relay.trust.take() };
         control.send(&message, descriptors.into_vec())?;

@@ -17,6 +17,7 @@ use rustix::net::{RecvFlags, SendFlags};
 use super::super::Keeper;
 use super::super::source::{Events, Source};
 use super::dial::never_begun;
+use crate::error::{HostError, On as _};
 
 /// The most that are asked for at a time.
 const MAX: usize = 256;
@@ -90,7 +91,7 @@ impl Tunnels {
     ///
     /// # Errors
     /// A file that holds something else.
-    pub fn new(credential: Option<OwnedFd>) -> Result<Self, String> {
+    pub fn new(credential: Option<OwnedFd>) -> Result<Self, HostError> {
         let credential = credential.map(|file| line(&file)).transpose()?.unwrap_or_default();
         Ok(Self { all: BTreeMap::new(), last: 0, credential })
     }
@@ -188,13 +189,13 @@ fn opened(answer: &[u8]) -> Result<(), NoTunnel> {
 }
 
 /// The field that says who asks, with its line's end.
-fn line(file: &OwnedFd) -> Result<String, String> {
+fn line(file: &OwnedFd) -> Result<String, HostError> {
     let mut bytes = [0; MAX_CREDENTIAL + 1];
-    let count = rustix::io::pread(file, &mut bytes[..], 0).map_err(|e| format!("proxy_credential: {e}"))?;
+    let count = rustix::io::pread(file, &mut bytes[..], 0).on("proxy_credential")?;
     let text = bytes[..count].trim_ascii_end();
     let plain = text.iter().all(|byte| (b' '..=b'~').contains(byte)) && text.contains(&b':');
     if count > MAX_CREDENTIAL || !plain {
-        return Err("proxy_credential: the file holds no USER:PASSWORD of printable ASCII".into());
+        return Err(HostError::unfit("proxy_credential: the file holds no USER:PASSWORD of printable ASCII"));
     }
     Ok(format!("Proxy-Authorization: Basic {}\r\n", STANDARD.encode(text)))
 }
