@@ -1,20 +1,20 @@
-//! Modules that import each other in a circle: there may be no more of them than there are.
+//! Modules of a crate do not import each other in a circle.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use super::{code, root, sources};
 
-/// For each crate, the most modules at its top that are in one circle. These only fall.
-const CEILINGS: &[(&str, usize)] = &[
-    ("daemon/policy/src", 0),
-    ("daemon/kernel/src", 0),
-    ("daemon/launcher/src", 0),
-    ("daemon/session/src", 0),
-    ("daemon/protocols/src", 0),
-    ("daemon/relay/src", 0),
-    ("daemon/service/src", 0),
-    ("client/src", 0),
+/// The sources of each crate whose modules are in layers.
+const CRATES: &[&str] = &[
+    "daemon/policy/src",
+    "daemon/kernel/src",
+    "daemon/launcher/src",
+    "daemon/session/src",
+    "daemon/protocols/src",
+    "daemon/relay/src",
+    "daemon/service/src",
+    "client/src",
 ];
 
 /// The module at the top of the crate that a file is a part of.
@@ -55,9 +55,9 @@ fn reach<'a>(edges: &'a BTreeMap<String, BTreeSet<String>>, start: &'a str) -> B
 }
 
 #[test]
-fn circles_of_modules_only_fall() {
+fn no_modules_import_each_other_in_a_circle() {
     let mut wrong = Vec::new();
-    for (dir, ceiling) in CEILINGS {
+    for dir in CRATES {
         let dir = root().join(dir);
         let mut files = Vec::new();
         sources(&dir, &mut files);
@@ -84,12 +84,8 @@ fn circles_of_modules_only_fall() {
             })
         };
         let largest = names.iter().filter_map(circle).max_by_key(BTreeSet::len).unwrap_or_default();
-        if largest.len() != *ceiling {
-            wrong.push(format!(
-                "{}: {} in a circle, {ceiling} are held: {largest:?}",
-                dir.display(),
-                largest.len()
-            ));
+        if !largest.is_empty() {
+            wrong.push(format!("{}: in a circle: {largest:?}", dir.display()));
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));

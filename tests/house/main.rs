@@ -1,6 +1,5 @@
 //! The workspace's own promises: who may import whom, where `unsafe` is, that nothing is shelled out to.
 
-mod ceilings;
 mod circles;
 mod documents;
 mod root_lines;

@@ -1,4 +1,4 @@
-//! A relay that has been taken over: it asks its keeper for what the plan does not allow. What comes of it goes to the
+//! A compromised relay: it asks its keeper for what the plan does not allow. What comes of it goes to the
 //! service as if the command had said it. For tests/keeper.
 
 #![allow(clippy::unwrap_used)] // a failure here fails the test that started it
@@ -195,7 +195,7 @@ impl Played {
         for expected in 0..asked {
             assert!(matches!(self.answer().0, ToRelay::Pinned { number, .. } if number == expected));
         }
-        self.say(if asked < FLOOD { "flood: not heard" } else { "flood: no end" });
+        self.say(if asked < FLOOD { "flood: not read" } else { "flood: no end" });
     }
 
     fn lies(&mut self) {

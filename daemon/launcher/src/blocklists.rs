@@ -131,7 +131,7 @@ impl Compiling {
     fn log(&self, summaries: &[Summary], names: &Blocklist) {
         for (list, summary) in self.lists.iter().zip(summaries).filter(|(_, summary)| summary.odd > 0) {
             let (lines, first) = (summary.odd, clean(&summary.reasons.join("; ")));
-            tracing::warn!(path = %list.path, lines, first, "lines of a blocklist are passed over");
+            tracing::warn!(path = %list.path, lines, first, "lines of a blocklist are skipped");
         }
         tracing::info!(lists = self.lists.len(), names = names.names(), "the blocklists were read");
     }

@@ -332,9 +332,10 @@ pub fn listen(path: &str, kind: SocketType, owner: u32, group: u32, mode: u32) -
         Ok(()) | Err(rustix::io::Errno::NOENT) => {}
         Err(errno) => return Err(errno).on(path),
     }
+    let address = SocketAddrUnix::new(path).on(path)?;
     // Nobody can connect before owner and mode are as they should be: the file is made without any right.
     let before = rustix::process::umask(Mode::from_raw_mode(0o777));
-    let bound = rustix::net::bind(&socket, &SocketAddrUnix::new(path).on(path)?);
+    let bound = rustix::net::bind(&socket, &address);
     rustix::process::umask(before);
     bound.on(path)?;
     let cwd = rustix::fs::CWD;

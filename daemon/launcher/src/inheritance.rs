@@ -24,7 +24,7 @@ const KEPT: [&str; 11] = [
     "RUST_BACKTRACE",
     "MALLOC_ARENA_MAX",
 ];
-/// Where builds of debug programs go wrong.
+/// Names the step at which a builder of a debug build fails.
 #[cfg(debug_assertions)]
 const FAULT: &str = "AGENTD_FAULT";
 

@@ -186,7 +186,7 @@ impl Offer {
     fn refuse(&mut self, what: &str) -> Read {
         let hint =
             "offer at most 253 open files and directories in one packet, by an agentctl of agentd's version";
-        // The client is cut off whether it hears why or not.
+        // The client is disconnected whether it reads why or not.
         let _ = send(&self.socket, &ToClient::Refused(Refusal::new(what, Rule::OfferForm, hint)));
         Read::Over
     }

@@ -47,10 +47,7 @@ impl Scope {
             }
             Ok(scope)
         });
-        if made.is_err() {
-            end(&holder).on(name)?;
-        }
-        made.on(name)
+        made.map_err(|error| error.then(end(&holder))).on(name)
     }
 
     fn open(group: &str) -> Result<Self, HostError> {

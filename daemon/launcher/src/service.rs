@@ -55,10 +55,10 @@ impl Service {
         let Some(child) = self.child.as_ref() else { return false };
         let how = match child.try_wait() {
             Ok(None) => return false,
-            Ok(Some(how)) => Ok(how),
-            Err(error) => Err(error),
+            Ok(Some(how)) => format!("{how:?}"),
+            Err(error) => error.to_string(),
         };
-        tracing::error!(?how, "the service ended and is started again");
+        tracing::error!(error = how, "the service ended and is started again");
         self.child = None;
         self.due = Some(self.next_start(now));
         true

@@ -241,7 +241,8 @@ pub fn judge(address: IpAddr, also: &[Net]) -> Judgement {
     inner.iter().find_map(special).map_or(Judgement::Global, Judgement::Special)
 }
 
-/// The kind of special-purpose addresses that a rule for `net` names, if it names some that `also` does not make global.
+/// The kind of special-purpose addresses that a rule for `net` names, if it names some that `also` does not make
+/// global.
 pub fn named(net: &Net, also: &[Net]) -> Option<Kind> {
     let (range, kind) = special(net.address())?;
     let global = judge(net.address(), also) == Judgement::Global;

@@ -3,7 +3,7 @@
 //! The service makes the [`Plan`] of a session, and the client makes the same plan by the same rules before it opens
 //! anything. The digests of the client's go to the launcher beside the descriptors, on a connection that the service
 //! has no part in. A plan that differs in any of its parts is refused, so that a compromised service, or one of another
-//! version, changes nothing of what was asked for: no path, mode, mask, command, variable, name of the network or limit.
+//! version, changes nothing of what was asked for: no path, mode, mask, command, variable, network name or limit.
 
 use serde::{Deserialize, Serialize};
 

@@ -1,10 +1,10 @@
 //! The side connection between a client and the launcher, beside which the service has no part.
 //!
 //! The launcher speaks first: [`Site`], what a client must know of this daemon. The client answers with an [`Offer`]:
-//! what it agreed to, and beside it the descriptors that it opened itself with its user's own rights, each with its role
-//! and the highest mode that it grants. The launcher holds it and gives a ticket. Or it answers with a [`Steer`]: what
-//! is to be different in a session that runs, which the launcher has the session's keeper do. Each message is one packet,
-//! encoded as every message of agentd's ([`crate::wire`]).
+//! what it agreed to, and beside it the descriptors that it opened itself with its user's own rights, each with its
+//! role and the highest mode that it grants. The launcher holds it and gives a ticket. Or it answers with a [`Steer`]:
+//! what is to be different in a session that runs, which the launcher has the session's keeper do. A message is one
+//! packet, encoded as every message of agentd's ([`crate::wire`]).
 
 use std::net::SocketAddr;
 

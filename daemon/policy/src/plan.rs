@@ -159,8 +159,9 @@ impl Plan {
 }
 
 impl Plan {
-    /// Checks what [`decide`](crate::decide::decide) makes so: that no workspace holds the home, that none in mode `direct`
-    /// is of what runs by itself, that no two mounts meet at one place, and that none uncovers what another masks or protects.
+    /// Checks what [`decide`](crate::decide::decide) makes so: that no workspace holds the home, that none in mode
+    /// `direct` is of what runs by itself, that no two mounts meet at one place, and that none uncovers what another
+    /// masks or protects.
     fn check_places(&self) -> Result<(), Refusal> {
         for workspace in &self.workspaces {
             places::not_the_home(&workspace.path, &self.home)?;

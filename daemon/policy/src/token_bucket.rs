@@ -2,7 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-/// `burst` tokens at once, and `rate` more each second. The caller passes the time in; time that goes back adds nothing.
+/// `burst` tokens at once, and `rate` more each second. The caller passes the time in; time that goes back
+/// adds nothing.
 #[derive(Clone, Copy, Debug)]
 pub struct TokenBucket {
     burst: f64,

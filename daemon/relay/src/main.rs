@@ -7,7 +7,7 @@
 //! | number | |
 //! |---|---|
 //! | 3 | the first stream to the service; [frames](agentd_policy::wire::frame) both ways |
-//! | 4 | control socket, `SOCK_SEQPACKET`: [`ToRelay`](agentd_policy::wire::ToRelay) comes, [`FromRelay`](agentd_policy::wire::FromRelay) goes; its other end is the keeper's, its end is the relay's |
+//! | 4 | control socket, `SOCK_SEQPACKET`: [`ToRelay`] comes, [`FromRelay`] goes; its other end is the keeper's |
 //! | 5, 6, 7 | `pipes`: the first command's standard input (to write), output and error (to read) |
 //! | 5 | `terminal`: the master of its terminal. The starter keeps a slave open until the command has it |
 //!
@@ -26,6 +26,9 @@
 //! The relay ends with status 0 once the session is over and all channels have ended; with status 1 and a line on
 //! standard error if anything else ends it: the keeper is gone (what can be read by then is still sent, for a
 //! second), or a command's streams fail.
+//!
+//! [`ToRelay`]: agentd_policy::wire::ToRelay
+//! [`FromRelay`]: agentd_policy::wire::FromRelay
 
 mod backlog;
 mod channel;

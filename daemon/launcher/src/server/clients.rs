@@ -1,5 +1,5 @@
-//! Clients: accepted and attested here, then the service's. Connections are accepted many at a time, from any process
-//! of, and wait here by account: the kernel's queue is one for all, and must never be full for long.
+//! Clients: accepted and attested here, then the service's. Connections are accepted many at a time, from any process,
+//! and wait here by account: the kernel's queue is one for all, and must never be full for long.
 
 use std::collections::BTreeSet;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};

@@ -139,7 +139,7 @@ impl Sessions {
     }
 
     /// Whether an account, or all together, may have one more. Sessions whose last process is gone do not count, since
-    /// their users have been told so; but neither may there be as many of them again.
+    /// their users know that they ended; but neither may there be as many of them again.
     fn check_count(&self, cx: &Context, account: Option<u32>, most: u32, rule: Rule) -> Result<(), Refusal> {
         let most = most as usize;
         let own = |uid: u32| account.is_none_or(|account| account == cx.accounts.of(uid));
@@ -402,7 +402,7 @@ impl SiteFiles {
         let trust = egress.asks_over_tls().then(|| {
             regular(site.trust.path()).map_err(|errno| {
                 Refusal::new(
-                    format!("a resolver over TLS without authorities: {}: {errno}", site.trust.path()),
+                    format!("a resolver over TLS without trust anchors: {}: {errno}", site.trust.path()),
                     Rule::EgressTrust,
                     "have the administrator set `trust` in [egress] of agentd.toml to a file of certificates as PEM",
                 )

@@ -1,4 +1,4 @@
-//! Egress of a session: what a keeper does for its relay, and what it does not for one that was taken over.
+//! Egress of a session: what a keeper does for its relay, and what it does not for a compromised one.
 
 use std::io::Write as _;
 use std::net::{IpAddr, SocketAddr, TcpListener};
@@ -149,7 +149,7 @@ fn a_relay_that_was_taken_over_reaches_what_the_plan_names() {
         &format!("Publish(Publish {{ host: 8081, port: 22 }}) 127.0.0.1:22 Tcp: {denied}"),
         &format!("Publish(Publish {{ host: 3000, port: 3000 }}) 127.0.0.1:3000 Tcp: {denied}"),
         "each has its answer",
-        "flood: not heard",
+        "flood: not read",
         "done",
     ];
     assert_eq!(said.lines().collect::<Vec<_>>(), expected);
@@ -262,9 +262,9 @@ fn steer_as(
     let texts = |list: &[&str]| list.iter().map(ToString::to_string).collect::<Vec<_>>();
     let change = Box::new(Change::parse(&texts(allow), &texts(deny)).unwrap());
     side.send(&encode(&FromClient::Steer(Steer { session: session.clone(), change })).unwrap(), &[]).unwrap();
-    let hear = || decode(&side.receive(MAX_PACKET, 0).unwrap().unwrap().bytes).unwrap();
-    assert!(matches!(hear(), ToClient::Site(_)));
-    match hear() {
+    let received = || decode(&side.receive(MAX_PACKET, 0).unwrap().unwrap().bytes).unwrap();
+    assert!(matches!(received(), ToClient::Site(_)));
+    match received() {
         ToClient::Steered => Ok(()),
         ToClient::Refused(refusal) => Err(refusal),
         other => panic!("{other:?}"),

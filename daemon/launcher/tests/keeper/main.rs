@@ -14,7 +14,6 @@ use agentd_policy::event::{End, EventBody, ExitStatus};
 use agentd_policy::mode::Mode;
 use agentd_policy::plan::WindowSize;
 use agentd_policy::step::CommandStep;
-use agentd_policy::step::Step;
 use agentd_policy::wire::{FromKeeper, FromLauncher, ToKeeper, frame};
 use peer::{Peer, command};
 use rig::Rig;
@@ -165,6 +164,8 @@ fn an_idle_session_ends_and_one_that_says_something_does_not() {
 #[cfg(debug_assertions)]
 #[test]
 fn a_step_that_fails_is_named_and_leaves_nothing() {
+    use agentd_policy::step::Step;
+
     let Some(_turn) = turn() else { return };
     let mut rig = Rig::new(35);
     let service = rig.start();

@@ -21,7 +21,7 @@ use rustix::net::SocketType;
 
 use crate::rig::{self, Rig, Service};
 
-const PATIENCE: Duration = Duration::from_secs(15);
+const REPLY_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// A connection to a keeper.
 pub struct Peer {
@@ -105,7 +105,7 @@ impl Peer {
     }
 
     fn receive(&self) -> Option<(FromKeeper, Vec<OwnedFd>)> {
-        let until = Instant::now() + PATIENCE;
+        let until = Instant::now() + REPLY_TIMEOUT;
         loop {
             match self.packets.receive(MAX_KEEPER_PACKET, 1) {
                 Ok(Some(packet)) => return Some((decode(&packet.bytes).unwrap(), packet.descriptors)),
@@ -113,7 +113,7 @@ impl Peer {
                 Err(PacketError::WouldBlock) => {}
                 Err(error) => panic!("{error}"),
             }
-            assert!(Instant::now() < until, "the keeper says nothing");
+            assert!(Instant::now() < until, "the keeper is silent");
             std::thread::sleep(Duration::from_millis(1));
         }
     }
@@ -187,7 +187,7 @@ impl Peer {
 impl Stream {
     fn new(socket: OwnedFd) -> Self {
         let socket = UnixStream::from(socket);
-        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        socket.set_read_timeout(Some(REPLY_TIMEOUT)).unwrap();
         Self { socket, got: Cell::new(0) }
     }
 

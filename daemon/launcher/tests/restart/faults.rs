@@ -8,7 +8,7 @@ use rustix::process::Signal;
 use super::rig::{Rig, Service};
 use super::turn;
 
-/// Asks for a session whose build goes wrong, until that is told.
+/// Asks for a session whose build goes wrong, until that is reported.
 fn refused(service: &Service, id: u8, mode: Mode, fault: &str) {
     let (session, _side) = service.ask(id, mode, &["sleep", "600"], fault);
     match service.next() {

@@ -24,12 +24,12 @@ use rustix::process::{Gid, Uid};
 
 /// The service's uid: nobody.
 pub const SERVICE: u32 = 65_534;
-/// The caller's.
+/// The uid and gid of the caller.
 pub const CALLER: u32 = 54_321;
 /// How long anything may take.
-const PATIENCE: Duration = Duration::from_secs(30);
+const REPLY_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// One launcher's place on the host, whoever runs there.
+/// One launcher's place on the host.
 pub struct Rig {
     pub base: PathBuf,
     pub state: PathBuf,
@@ -205,7 +205,7 @@ impl Rig {
 
     /// Waits until nothing is left.
     pub fn await_clean(&self) {
-        let until = Instant::now() + PATIENCE;
+        let until = Instant::now() + REPLY_TIMEOUT;
         while !self.traces().is_empty() {
             assert!(Instant::now() < until, "left behind: {:?}", self.traces());
             std::thread::sleep(Duration::from_millis(20));
@@ -223,7 +223,7 @@ impl Drop for Rig {
         for root in self.roots() {
             let _ = std::fs::write(root.join("cgroup.kill"), "1");
         }
-        let until = Instant::now() + PATIENCE;
+        let until = Instant::now() + REPLY_TIMEOUT;
         while self.roots().iter().any(|root| remove(root).is_err()) && Instant::now() < until {
             std::thread::sleep(Duration::from_millis(10));
         }
@@ -242,7 +242,7 @@ fn remove(group: &Path) -> std::io::Result<()> {
 
 /// Connects under another uid, as soon as somebody listens.
 pub fn dial(path: &Path, kind: SocketType, uid: u32) -> OwnedFd {
-    let until = Instant::now() + PATIENCE;
+    let until = Instant::now() + REPLY_TIMEOUT;
     loop {
         let socket = rustix::net::socket_with(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None).unwrap();
         let address = SocketAddrUnix::new(path).unwrap();
@@ -271,14 +271,14 @@ impl Service {
     /// The next message.
     pub fn next(&self) -> (FromLauncher, Vec<OwnedFd>) {
         self.packets.set_nonblocking(true).unwrap();
-        let until = Instant::now() + PATIENCE;
+        let until = Instant::now() + REPLY_TIMEOUT;
         loop {
             match self.packets.receive(MAX_PACKET, 253) {
                 Ok(Some(packet)) => return (decode(&packet.bytes).unwrap(), packet.descriptors),
                 Err(PacketError::WouldBlock) => {}
                 other => panic!("the launcher is gone: {other:?}"),
             }
-            assert!(Instant::now() < until, "the launcher says nothing");
+            assert!(Instant::now() < until, "the launcher is silent");
             std::thread::sleep(Duration::from_millis(2));
         }
     }
@@ -306,9 +306,9 @@ impl Service {
         let grants = vec![Grant { role: Role::Workspace, mode }];
         let offer = FromClient::Offer(Box::new(Offer { consent: Consent::to(plan).unwrap(), grants }));
         side.send(&encode(&offer).unwrap(), &[work.as_fd()]).unwrap();
-        let hear = || decode(&side.receive(MAX_PACKET, 0).unwrap().unwrap().bytes).unwrap();
-        assert!(matches!(hear(), ToClient::Site(_)));
-        let ToClient::Held(ticket) = hear() else { panic!("refused") };
+        let received = || decode(&side.receive(MAX_PACKET, 0).unwrap().unwrap().bytes).unwrap();
+        assert!(matches!(received(), ToClient::Site(_)));
+        let ToClient::Held(ticket) = received() else { panic!("refused") };
         (ticket, side)
     }
 

@@ -37,9 +37,9 @@ fn values(text: &[u8]) -> Option<BTreeMap<String, BTreeSet<String>>> {
 }
 
 impl Change {
-    /// Whether it can only be what `git push -u`, `git branch -u` and `git remote add` write: a branch's upstream, or where
-    /// a remote is and what is fetched from it. No such value makes git run a program (gitremote-helpers(7), `ext::`;
-    /// CVE-2017-1000117) or write to the caller's own branches.
+    /// Whether it can only be what `git push -u`, `git branch -u` and `git remote add` write: a branch's upstream, or
+    /// where a remote is and what is fetched from it. No such value makes git run a program
+    /// (gitremote-helpers(7), `ext::`; CVE-2017-1000117) or write to the caller's own branches.
     pub fn is_upstream(&self) -> bool {
         let Some(value) = &self.value else { return false };
         let (Some((section, rest)), Some((_, key))) = (self.name.split_once('.'), self.name.rsplit_once('.'))

@@ -66,8 +66,8 @@ pub fn parse(text: &[u8]) -> Option<Vec<Variable>> {
     Some(all)
 }
 
-/// `text` without passwords in URLs and without headers that are sent along (`http.extraHeader`), which often hold a token.
-/// `None` if it is no text, or a line of it cannot be distinguished from another.
+/// `text` without passwords in URLs and without headers that are sent along (`http.extraHeader`), which often hold a
+/// token. `None` if it is no text, or a line of it cannot be distinguished from another.
 pub fn without_secrets(text: &[u8]) -> Option<Vec<u8>> {
     let text = std::str::from_utf8(text).ok()?;
     let mut out = String::with_capacity(text.len());

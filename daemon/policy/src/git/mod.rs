@@ -32,7 +32,8 @@ pub enum Use {
     Read,
     /// The top of a working tree that a workspace is a part of: an empty directory in memory, where git may put files.
     Top,
-    /// What the repository's configuration names in a workspace, and git runs or follows: not written to in mode `direct`.
+    /// What the repository's configuration names in a workspace, and git runs or follows: not written to in mode
+    /// `direct`.
     Guard,
 }
 

@@ -1,5 +1,6 @@
 //! The files by which git leads from one directory to another, each read as git reads it
-//! (gitrepository-layout(5)). What is in them may have been written by an agent: what is not exactly of the form is nothing.
+//! (gitrepository-layout(5)). What is in them may have been written by an agent: what is not exactly of the form is
+//! nothing.
 
 use std::str::from_utf8;
 

@@ -16,7 +16,7 @@ pub fn mistakes(lists: &[ListFile]) -> Vec<String> {
     for list in lists {
         match count(list) {
             Ok(count) => names = names.saturating_add(count),
-            Err(why) => mistakes.push(format!("{}: {why}", list.path)),
+            Err(error) => mistakes.push(format!("{}: {error}", list.path)),
         }
     }
     if names > MAX_NAMES {
@@ -25,14 +25,27 @@ pub fn mistakes(lists: &[ListFile]) -> Vec<String> {
     mistakes
 }
 
+/// Why a list cannot be taken.
+#[derive(Debug, thiserror::Error)]
+enum NoList {
+    #[error("must be readable by everybody: nothing reads it as root")]
+    Closed,
+    #[error(transparent)]
+    Unfit(#[from] blocklist::FileError),
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
+    #[error(transparent)]
+    Malformed(#[from] blocklist::ListError),
+}
+
 /// How many names it has.
-fn count(list: &ListFile) -> Result<usize, String> {
+fn count(list: &ListFile) -> Result<usize, NoList> {
     let file = open(Path::new(list.path.as_str())).map_err(|error| match error.kind() {
-        ErrorKind::PermissionDenied => "must be readable by everybody: nothing reads it as root".into(),
-        _ => error.to_string(),
+        ErrorKind::PermissionDenied => NoList::Closed,
+        _ => error.into(),
     })?;
-    let meta = file.metadata().map_err(|e| e.to_string())?;
-    blocklist::check_file(meta.is_file(), meta.len(), meta.uid(), meta.mode()).map_err(|e| e.to_string())?;
-    let summary = blocklist::read(file, |_, _| {}).map_err(|e| e.to_string())?;
-    usize::try_from(summary.names).map_err(|e| e.to_string())
+    let meta = file.metadata()?;
+    blocklist::check_file(meta.is_file(), meta.len(), meta.uid(), meta.mode())?;
+    let summary = blocklist::read(file, |_, _| {})?;
+    Ok(usize::try_from(summary.names).unwrap_or(usize::MAX))
 }

@@ -62,7 +62,7 @@ pub fn start(token: SingleThreaded, pidfd: BorrowedFd<'_>, own: BorrowedFd<'_>) 
     let helper = process::spawn(token, CloneArgs::default(), || match mount_proc() {
         Ok(()) => 0,
         Err(error) => {
-            tracing::error!(%error, "the session's /proc was not mounted");
+            tracing::error!(step = %Step::Proc, %error, "the session's /proc was not mounted");
             1
         }
     });
