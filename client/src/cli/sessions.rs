@@ -144,7 +144,7 @@ pub struct RmArgs {
 #[command(after_help = "\
 Examples:
   agentctl allow 3f2a api.example.org    ports 80 and 443
-  agentctl allow nightly '*.example.net:443' 192.0.2.0/24:22 registry.example:*
+  agentctl allow nightly '*.example.net:443' registry.example:*
 
 Also for a session that began without a network, unless its profile has default = \"none\". Ports of this host's \
 loopback and of UDP have sockets of their own: only those that it began with can be named. What is denied stays so.")]
