@@ -77,9 +77,9 @@ impl Builder<'_> {
         } = prepared;
         let proc = self.host.proc.as_fd();
         let mut steps = Steps::since(began, Step::COMPLETE);
+        steps.done(Step::Order)?;
         // From here on it is no builder that is asked to end but a session.
         let signals = crate::keeper::signals().at(Step::Keeper, "signals")?;
-        steps.done(Step::Order)?;
         // A descriptor's mount can be copied only in the namespace that it belongs to.
         mount::enter_namespace(host_root.as_fd()).at(Step::Paths, "host namespace")?;
         let form = disk.form;
