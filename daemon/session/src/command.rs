@@ -101,18 +101,21 @@ impl Starting {
                 Err(errno) => return Err(NotRun::new(CommandStep::Fork, errno.raw_os_error())),
             }
         };
-        match bytes[..count].iter().position(|b| *b == 0).map(|at| (&bytes[..at], &bytes[at + 1..count])) {
-            None => Ok(self.pid),
-            Some((step, errno)) => {
-                let errno = errno.try_into().map_or(0, i32::from_le_bytes);
-                let step = std::str::from_utf8(step).ok().and_then(CommandStep::parse);
-                // What wrote it may have been changed on the way by a process of the same uid.
-                Err(step.map_or(NotRun::new(CommandStep::Fork, Errno::EBADMSG as i32), |step| {
-                    NotRun::new(step, errno)
-                }))
-            }
+        match &bytes[..count] {
+            [] => Ok(self.pid),
+            report => Err(not_run(report)),
         }
     }
+}
+
+/// What a command's report says. What wrote it may have been changed on the way by a process of the same uid: one that
+/// is malformed is a failure like another.
+fn not_run(report: &[u8]) -> NotRun {
+    let parsed = report.iter().position(|byte| *byte == 0).and_then(|end| {
+        let step = CommandStep::parse(std::str::from_utf8(&report[..end]).ok()?)?;
+        Some(NotRun::new(step, i32::from_le_bytes(report[end + 1..].try_into().ok()?)))
+    });
+    parsed.unwrap_or(NotRun::new(CommandStep::Fork, Errno::EBADMSG as i32))
 }
 
 /// Returns only if the command could not be run.
@@ -188,5 +191,24 @@ fn failed_exec(path: &CString, argv: &[CString], env: &[CString]) -> Errno {
     match nix::unistd::execve(path, argv, env) {
         Ok(never) => match never {},
         Err(errno) => errno,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_malformed_report_is_no_command_that_runs() {
+        let of = |report: &[u8]| {
+            let NotRun { step, errno } = not_run(report);
+            (step, errno)
+        };
+        assert_eq!(of(b"exec\0\x02\0\0\0"), (CommandStep::Exec, Errno::ENOENT as i32));
+        for malformed in
+            [&b"x"[..], b"exec", b"exec\0", b"exec\0\x02\0\0\0\0", b"other\0\x02\0\0\0", b"\xff\0\x02\0\0\0"]
+        {
+            assert_eq!(of(malformed), (CommandStep::Fork, Errno::EBADMSG as i32), "{malformed:?}");
+        }
     }
 }
