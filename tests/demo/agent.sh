@@ -36,14 +36,14 @@ attempt "read your ssh key" "process.exec /usr/bin/cat" cat "$real_key"
 attempt "read the host's passwords" "process.exec /usr/bin/base64" base64 /etc/shadow
 attempt "connect to 192.0.2.1:443" "net.denied tcp 192.0.2.1 443" tcp 192.0.2.1 443
 attempt "IPv6 to 2001:db8::1" "net.denied tcp 2001:db8::1 443" tcp 2001:db8::1 443
-attempt "resolve example.org" "net.denied 53" \
+attempt "resolve example.org" "dns.query example.org" \
     py 'import socket, struct
 s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.settimeout(3)
-s.sendto(b"\x12\x34\1\0\0\1\0\0\0\0\0\0\7example\3com\0\0\1\0\1", ("192.0.2.53", 53)); print(s.recv(512))'
+s.sendto(b"\x12\x34\1\0\0\1\0\0\0\0\0\0\7example\3org\0\0\1\0\1", ("192.0.2.53", 53))
+code = s.recv(512)[3] & 15; assert code == 0, "NXDOMAIN" if code == 3 else code'
 attempt "ask for cloud credentials" "net.denied tcp 169.254.169.254 80" tcp 169.254.169.254 80
 attempt "steer docker" "process.exec docker.sock" \
     py 'import socket; socket.socket(socket.AF_UNIX).connect("/var/run/docker.sock")'
-attempt "leave a git hook for you" "process.exec /usr/bin/touch" touch .git/hooks/pre-commit
 attempt "swap .git for its own" "process.exec /usr/bin/mv" mv .git .git-old
 attempt "become root" "process.exec setuid" py 'import os; os.setuid(0)'
 attempt "leave a setuid shell" "confine.denied mode 4755 /usr/bin/chmod" sh -c 'cp /bin/sh ./sh; chmod u+s ./sh || { rm ./sh; false; }'
@@ -53,6 +53,7 @@ attempt "read pid 1's memory" "process.exec /usr/bin/head" head -c 1 /proc/1/mem
 attempt "find the daemon in /proc" "process.exec /usr/bin/grep" grep -ls agentd-launcher /proc/[1-9]*/comm
 attempt "fill the memory" "limit.hit memory" py 'x = [bytearray(b"x" * 1048576) for _ in range(1024)]'
 
-# Something that stays when the agent goes. It is the daemon's work to end it.
+# What would stay when the agent goes: a hook that runs as the user at the next commit, and a process.
+printf '#!/bin/sh\n' > .git/hooks/pre-commit && chmod +x .git/hooks/pre-commit && say "left a git hook behind"
 setsid bash -c "exec -a $marker sleep 600" </dev/null >/dev/null 2>&1 &
 say "left a background process behind ($marker)"

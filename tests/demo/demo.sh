@@ -54,7 +54,11 @@ else
 fi
 echo "  the commit is in the real repository (workspace mode direct):"
 "${as_user[@]}" git log --stat --format='%h %an: %s' -1 | grep . | sed 's/^/    /'
-[ -z "$(find "$work/.git/hooks" -mindepth 1 ! -name '*.sample')" ] && echo "  no hook was left in it"
+if [ -z "$(find "$work/.git/hooks" -mindepth 1 ! -name '*.sample')" ]; then
+    echo "  the agent's git hook was in its session's own copy, and is gone with it"
+else
+    echo "  the agent's git hook IS in the repository"; status=1
+fi
 
 title "The same user, the default mode: a copy-on-write workspace"
 printf '%s  $ %s%s\n' "$dim" "agentctl run -- sh -c 'rm -rf sum.c .git/objects; ls'" "$plain"

@@ -47,13 +47,15 @@ class Events:
 
 def short(event):
     """What an event says, on a line."""
-    exec_, net, limit, confine = (event.get(detail) for detail in ("exec", "net", "limit", "confine"))
+    exec_, net, dns, limit, confine = (event.get(detail) for detail in ("exec", "net", "dns", "limit", "confine"))
     if exec_:
         argv = " ".join(exec_.get("argv") or []).replace("\n", " ")
         return f"{exec_['path']} {argv and f'({argv})'}".strip()
     if net:
         port = f" port {net['port']}" if net.get("port") else ""
         return f"{net['protocol']} {net['address']}{port}"
+    if dns:
+        return f"{dns['type']} {dns['name']}"
     if confine:
         return f"{confine['call']}({confine.get('argument') or ''}) by {event['actor'].get('exe')}"
     if limit:
