@@ -1,5 +1,5 @@
-//! Messages to a service manager (`sd_notify(3)`), without ever waiting for it: one that does not read holds nobody
-//! up.
+//! Messages to a service manager (`sd_notify(3)`), without ever waiting for it: one that does not read
+//! delays nothing.
 
 use std::io;
 use std::os::linux::net::SocketAddrExt;

@@ -282,9 +282,7 @@ mod tests {
             let (mut offers, client, number) = connected();
             client.send(&nonsense, &[]).unwrap();
             assert_eq!(offers.ready(number), Read::Over);
-            assert!(
-                matches!(answer(&client), ToClient::Refused(refusal) if refusal.rule.name() == "offer.form")
-            );
+            assert!(matches!(answer(&client), ToClient::Refused(refusal) if refusal.rule == Rule::OfferForm));
         }
     }
 }

@@ -16,7 +16,7 @@ impl Egress {
     /// rule for addresses names that range. What is dialled there needs the port of such a rule as well.
     ///
     /// # Errors
-    /// Why not.
+    /// A [`Denial`]: the rule that denies the name, or the range that the address is of.
     pub fn pin(&self, name: &HostName, address: IpAddr) -> Result<(), Denial> {
         match self.hosts.resolve(name) {
             HostVerdict::Allowed(_) => {}
@@ -65,7 +65,7 @@ impl Egress {
     /// Whether a connection to `to` may be dialled. That a name pinned it is the caller's to know: `pinned`.
     ///
     /// # Errors
-    /// Why not.
+    /// A [`Denial`]: the rule that denies the address, or that nothing allows it.
     pub fn dial(
         &self,
         purpose: &Purpose,
@@ -112,7 +112,7 @@ impl Egress {
     /// the host for trusted ones: if a rule is for this one address, or it is of a range that the site has named.
     ///
     /// # Errors
-    /// Why not.
+    /// [`Denial::Own`], unless a rule or the site allows it.
     pub fn own(&self, purpose: &Purpose, to: SocketAddr, protocol: Protocol) -> Result<(), Denial> {
         let by_rule = || self.naming(to, protocol).any(|rule| rule.net.is_single());
         let named = match purpose {

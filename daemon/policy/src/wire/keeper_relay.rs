@@ -220,7 +220,7 @@ pub struct CarryDescriptors<F> {
 }
 
 impl<F> CarryDescriptors<F> {
-    /// Takes them.
+    /// From a message: the stream to the service first, then the command's own.
     ///
     /// # Errors
     /// If there are fewer or more.
@@ -293,7 +293,7 @@ pub struct NetworkDescriptors<F> {
 }
 
 impl<F> NetworkDescriptors<F> {
-    /// Takes them.
+    /// From a message: the sockets that `egress` needs first, then the blocklist's table and the CA bundle.
     ///
     /// # Errors
     /// If there are fewer or more.
