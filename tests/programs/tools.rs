@@ -224,7 +224,7 @@ fn keys(world: &World) {
     }
     if has(&["gpg"]) {
         let script = "export GNUPGHOME=$(mktemp -d); gpg --batch -q --passphrase '' --quick-gen-key t@example.org ed25519 sign never 2>/dev/null
-            echo x | gpg --batch -q --sign | gpg --batch -q -d 2>/dev/null; gpg -k 2>/dev/null | grep -c t@example.org; gpgconf --kill all; rm -r $GNUPGHOME";
+            echo x | gpg --batch -q --sign | gpg --batch -q -d 2>/dev/null; gpg -k 2>/dev/null | grep -c t@example.org; gpgconf --kill all; rm -rf $GNUPGHOME";
         assert_eq!(same(world, &[], &|_| {}, script), "x\n1\n");
     }
 }
