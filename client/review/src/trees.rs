@@ -1,0 +1,34 @@
+//! The trees that a review compares.
+
+use std::collections::BTreeSet;
+
+use agentd_policy::names::AbsPath;
+
+use crate::beneath::Tree;
+use crate::path::FilePath;
+
+/// A moment on the clock that file systems stamp with: seconds and nanoseconds since 1970.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+pub struct Stamp {
+    /// Whole seconds; negative before 1970.
+    pub seconds: i64,
+    /// The rest, below 1,000,000,000.
+    pub nanoseconds: u32,
+}
+
+/// One overlay workspace of a session.
+#[derive(Debug)]
+pub struct Trees {
+    /// Its path, as the session had it.
+    pub path: AbsPath,
+    /// The caller's directory, opened by the caller.
+    pub workspace: Tree,
+    /// The session's upper directory, read-only: where to look, never what to believe.
+    pub upper: Tree,
+    /// The upper over the workspace in an overlay of the kernel's, read-only: what the session saw.
+    pub merged: Tree,
+    /// When the session was built. What in the workspace was changed (`ctime`) then or later was changed underneath.
+    pub began: Stamp,
+    /// Names that agentd made in the session (placeholders of masks): never a change of the agent's.
+    pub made: BTreeSet<FilePath>,
+}
