@@ -12,5 +12,8 @@ pub mod beneath;
 pub mod change;
 pub mod digest;
 pub mod error;
+pub mod hunks;
+pub mod lines;
+pub mod merge;
 pub mod path;
 pub mod trees;
