@@ -6,6 +6,8 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsRawFd, BorrowedFd};
 
+use crate::width;
+
 /// The most that are taken or sent by one call.
 pub const BATCH: usize = 32;
 /// What a `sockaddr` of either family takes.
@@ -67,7 +69,7 @@ impl Received {
             std::array::from_fn(|_| vectors.next().unwrap_or_else(|| unreachable!("as many as that")));
         let mut headers = vectors.each_mut().map(message);
         for (header, slot) in headers.iter_mut().zip(self.slots.iter_mut()) {
-            point(header, slot, NAME, CONTROL);
+            point(header, slot, width::size::<libc::sockaddr_in6>(), CONTROL);
         }
         // SAFETY: each header points to a name, a vector and a control buffer that live across the call, are not used
         // otherwise meanwhile, and are as long as it says; each vector to its own part of `bytes`, likewise.
@@ -75,7 +77,7 @@ impl Received {
             libc::recvmmsg(
                 socket.as_raw_fd(),
                 headers.as_mut_ptr(),
-                BATCH as libc::c_uint,
+                width::at_most(BATCH),
                 libc::MSG_DONTWAIT,
                 std::ptr::null_mut(),
             )
@@ -147,7 +149,7 @@ impl Answers {
 /// Sends what `headers` point to.
 fn send_all(socket: BorrowedFd<'_>, mut headers: &mut [libc::mmsghdr]) {
     while !headers.is_empty() {
-        let count = headers.len() as libc::c_uint;
+        let count = width::at_most(headers.len());
         // SAFETY: the caller's headers point to names, vectors and control buffers that live across the call and are as
         // long as they say.
         let sent =
@@ -174,10 +176,9 @@ fn message(vector: &mut libc::iovec) -> libc::mmsghdr {
     header
 }
 
-fn point(header: &mut libc::mmsghdr, slot: &mut Slot, name: usize, control: usize) {
+fn point(header: &mut libc::mmsghdr, slot: &mut Slot, name: libc::socklen_t, control: usize) {
     header.msg_hdr.msg_name = slot.name.as_mut_ptr().cast();
-    // A few bytes.
-    header.msg_hdr.msg_namelen = name as libc::socklen_t;
+    header.msg_hdr.msg_namelen = name;
     header.msg_hdr.msg_control = slot.control.as_mut_ptr().cast();
     header.msg_hdr.msg_controllen = control;
 }
@@ -198,18 +199,18 @@ fn address(name: &[u8], length: usize) -> Option<SocketAddr> {
     Some(SocketAddr::new(ip, port))
 }
 
-fn write_address(name: &mut [u8; NAME], address: SocketAddr) -> usize {
+fn write_address(name: &mut [u8; NAME], address: SocketAddr) -> libc::socklen_t {
     let family = if address.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
-    name[..2].copy_from_slice(&(family as libc::sa_family_t).to_ne_bytes());
+    name[..2].copy_from_slice(&libc::sa_family_t::from(width::byte(family)).to_ne_bytes());
     name[2..4].copy_from_slice(&address.port().to_be_bytes());
     match address.ip() {
         IpAddr::V4(ip) => {
             name[4..8].copy_from_slice(&ip.octets());
-            size_of::<libc::sockaddr_in>()
+            width::size::<libc::sockaddr_in>()
         }
         IpAddr::V6(ip) => {
             name[8..24].copy_from_slice(&ip.octets());
-            size_of::<libc::sockaddr_in6>()
+            width::size::<libc::sockaddr_in6>()
         }
     }
 }

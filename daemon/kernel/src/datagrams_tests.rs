@@ -94,7 +94,7 @@ fn addresses_are_written_as_they_are_read() {
     for text in ["192.0.2.1:53", "[2001:db8::1]:65535"] {
         let (address, mut name) = (text.parse().unwrap(), [0; NAME]);
         let length = write_address(&mut name, address);
-        assert_eq!(super::address(&name, length), Some(address));
+        assert_eq!(super::address(&name, length as usize), Some(address));
         assert_eq!(super::address(&name, 2), None);
     }
     assert_eq!(super::address(&[0; NAME], NAME), None);

@@ -1,7 +1,6 @@
 //! Which id on a disk is which id in a session, for id-mapped mounts (`mount_setattr(2)`,
 //! `MOUNT_ATTR_IDMAP`) and for the session's user namespace (`user_namespaces(7)`).
 
-use std::fmt::Write as _;
 use std::io::Write as _;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
@@ -90,8 +89,7 @@ pub fn system(pool: &Pool) -> Vec<Extent> {
 fn lines(map: &[Extent]) -> String {
     let mut text = String::new();
     for extent in map {
-        // Writing to a String cannot fail.
-        let _ = writeln!(text, "{} {} {}", extent.inside, extent.outside, extent.count);
+        text.push_str(&format!("{} {} {}\n", extent.inside, extent.outside, extent.count));
     }
     text
 }

@@ -71,3 +71,5 @@ pub mod stderr;
 pub mod transparent;
 #[cfg(feature = "session")]
 pub mod uids;
+#[cfg(feature = "lockdown")]
+mod width;

@@ -146,7 +146,9 @@ impl Tree {
         }
         rustix::mount::fsconfig_create(fs.as_fd())
             .map_err(|e| MountError::new(format!("create {kind}"), e))?;
-        let bits = MountAttrFlags::from_bits_retain(attributes.bits() as u32);
+        let bits = u32::try_from(attributes.bits())
+            .map_err(|_| MountError::new(format!("attributes of {kind}"), rustix::io::Errno::INVAL))?;
+        let bits = MountAttrFlags::from_bits_retain(bits);
         let tree = rustix::mount::fsmount(fs.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, bits)
             .map_err(|e| MountError::new(format!("fsmount {kind}"), e))?;
         Ok(Self(tree))
@@ -184,7 +186,7 @@ impl Tree {
             attr_set: set,
             attr_clr: 0,
             propagation: libc::MS_PRIVATE,
-            userns_fd: map.map_or(0, |fd| fd.as_raw_fd() as u64),
+            userns_fd: map.map_or(0, |fd| fd.as_raw_fd().cast_unsigned().into()),
         };
         setattr(self.0.as_fd(), libc::AT_RECURSIVE, &attr).map_err(|e| MountError::new("mount_setattr", e))
     }

@@ -14,13 +14,14 @@ use netlink_packet_netfilter::nflog::{
 use netlink_packet_netfilter::{NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily};
 
 use crate::netlink::{self, Netlink, NetlinkError, messages};
+use crate::width::half;
 
 /// How much of a packet is copied: any headers, little of what follows.
 pub const SNAPLEN: u32 = 128;
 /// Bytes that the kernel holds for a reader that is slow. What finds no room is lost and counted.
 const ROOM: usize = 256 << 10;
 /// A message that holds one.
-const PACKET: u16 = (libc::NFNL_SUBSYS_ULOG as u16) << 8 | libc::NFULNL_MSG_PACKET as u16;
+const PACKET: u16 = half((libc::NFNL_SUBSYS_ULOG << 8 | libc::NFULNL_MSG_PACKET).cast_unsigned());
 /// Flags of TCP, in the fourteenth byte of its header.
 const SYN: u8 = 0x02;
 const ACK: u8 = 0x10;

@@ -6,6 +6,8 @@
 
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
+use crate::width;
+
 /// What the kernel needs to find a namespace again. A number that no other namespace gets until the next boot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Handle {
@@ -32,7 +34,7 @@ impl Handle {
     /// # Errors
     /// As name_to_handle_at(2).
     pub fn of(namespace: BorrowedFd<'_>) -> std::io::Result<Option<Self>> {
-        let mut raw = Raw { size: Self::SIZE as u32, kind: 0, bytes: [0; Self::SIZE] };
+        let mut raw = Raw { size: width::size::<[u8; Self::SIZE]>(), kind: 0, bytes: [0; Self::SIZE] };
         let mut mount = 0;
         // SAFETY: the path is an empty string that ends with a NUL; the kernel writes at most `size` bytes behind the
         // two numbers, which is what `bytes` has, and one number to `mount`. Both live across the call.
@@ -62,7 +64,7 @@ impl Handle {
     /// # Errors
     /// As open_by_handle_at(2), but for `ESTALE`.
     pub fn is_alive(&self, any: BorrowedFd<'_>) -> std::io::Result<bool> {
-        let raw = Raw { size: Self::SIZE as u32, kind: self.kind, bytes: self.bytes };
+        let raw = Raw { size: width::size::<[u8; Self::SIZE]>(), kind: self.kind, bytes: self.bytes };
         // SAFETY: the kernel reads the two numbers and `size` bytes behind them, which live across the call.
         let result = unsafe {
             libc::syscall(

@@ -7,6 +7,8 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd as _, OwnedFd};
 use rustix::io::Errno;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
 
+use crate::width;
+
 /// The most that one message carries (`SCM_MAX_FD`).
 const MOST: usize = 253;
 /// More than a datagram holds.
@@ -81,7 +83,7 @@ pub fn peek(
 
 fn peek_offset(socket: BorrowedFd<'_>) -> std::io::Result<libc::c_int> {
     let mut value: libc::c_int = 0;
-    let mut size = size_of::<libc::c_int>() as libc::socklen_t;
+    let mut size = width::size::<libc::c_int>();
     // SAFETY: the option is an int, and so is what it is written to; both live until then.
     let result = unsafe {
         libc::getsockopt(
@@ -96,7 +98,7 @@ fn peek_offset(socket: BorrowedFd<'_>) -> std::io::Result<libc::c_int> {
 }
 
 fn set_peek_offset(socket: BorrowedFd<'_>, value: libc::c_int) -> std::io::Result<()> {
-    let size = size_of::<libc::c_int>() as libc::socklen_t;
+    let size = width::size::<libc::c_int>();
     // SAFETY: the option is an int, and so is what it is read from, which lives until then.
     let result = unsafe {
         libc::setsockopt(

@@ -7,6 +7,8 @@ use agentd_policy::wire::Peer;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{RecvAncillaryBuffer, RecvFlags, ReturnFlags};
 
+use crate::width;
+
 /// More groups than any account has: the kernel's own limit (`NGROUPS_MAX`).
 const MAX_GROUPS: usize = 65_536;
 
@@ -28,7 +30,7 @@ pub fn attest(socket: BorrowedFd<'_>, admin: u32) -> std::io::Result<Peer> {
 pub fn groups(socket: BorrowedFd<'_>) -> std::io::Result<Vec<u32>> {
     let mut groups: Vec<libc::gid_t> = vec![0; 64];
     loop {
-        let mut bytes = (groups.len() * size_of::<libc::gid_t>()) as libc::socklen_t;
+        let mut bytes = width::at_most(groups.len() * size_of::<libc::gid_t>());
         // SAFETY: the kernel writes at most `bytes` bytes into a buffer of that length and then sets
         // `bytes` to what it wrote, or to what it would need (ERANGE).
         let result = unsafe {
@@ -98,7 +100,7 @@ pub fn refuse_descriptors(listener: BorrowedFd<'_>) -> std::io::Result<bool> {
             libc::SOL_SOCKET,
             SO_PASSRIGHTS,
             (&raw const off).cast(),
-            size_of::<libc::c_int>() as libc::socklen_t,
+            width::size::<libc::c_int>(),
         )
     };
     match result {
@@ -120,7 +122,7 @@ mod tests {
         let (a, _b) = UnixStream::pair().unwrap();
         let peer = attest(a.as_fd(), u32::MAX).unwrap();
         assert_eq!(peer.uid, rustix::process::geteuid().as_raw());
-        assert_eq!(peer.pid, std::process::id() as i32);
+        assert_eq!(peer.pid, std::process::id().cast_signed());
         assert!(!peer.admin);
         assert!(attest(a.as_fd(), peer.gid).unwrap().admin);
     }

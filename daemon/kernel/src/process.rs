@@ -66,12 +66,12 @@ pub fn spawn(_: SingleThreaded, birth: CloneArgs<'_>, run: impl FnOnce() -> i32)
     } else if birth.new_user {
         namespaces = libc::CLONE_NEWUSER;
     }
-    flags |= namespaces as u64;
+    flags |= u64::from(namespaces.cast_unsigned());
     let parent = birth.with_parent.then(rustix::process::getpid);
     let mut cgroup = 0;
     if let Some(fd) = birth.cgroup {
         flags |= CLONE_INTO_CGROUP;
-        cgroup = fd.as_raw_fd() as u64;
+        cgroup = fd.as_raw_fd().cast_unsigned().into();
     }
     let mut args = libc::clone_args {
         flags,

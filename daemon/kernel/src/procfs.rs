@@ -351,22 +351,22 @@ mod tests {
     #[test]
     fn ourselves() {
         let proc = open().unwrap();
-        let own = std::process::id();
-        assert_eq!(ids(proc.as_fd(), own as i32).unwrap().pid, own);
-        let now = memory(proc.as_fd(), own as i32).unwrap();
+        let own = std::process::id().cast_signed();
+        assert_eq!(ids(proc.as_fd(), own).unwrap().pid, own.cast_unsigned());
+        let now = memory(proc.as_fd(), own).unwrap();
         assert!(now.places.iter().all(|n| *n != 0) && !now.forked && now.began != 0);
         let exe = std::fs::File::open("/proc/self/exe").unwrap();
-        assert_eq!(running(proc.as_fd(), own as i32).unwrap(), FileId::of(exe.as_fd()).unwrap());
+        assert_eq!(running(proc.as_fd(), own).unwrap(), FileId::of(exe.as_fd()).unwrap());
         let thread = rustix::thread::gettid().as_raw_nonzero().get();
         // In the call that reads it.
-        assert_eq!(thread_state(proc.as_fd(), own as i32, thread).unwrap(), ThreadState::Elsewhere);
-        assert_eq!(thread_state(proc.as_fd(), own as i32, 1).unwrap(), ThreadState::Gone);
-        assert!(!arguments(proc.as_fd(), own as i32).unwrap().is_empty());
+        assert_eq!(thread_state(proc.as_fd(), own, thread).unwrap(), ThreadState::Elsewhere);
+        assert_eq!(thread_state(proc.as_fd(), own, 1).unwrap(), ThreadState::Gone);
+        assert!(!arguments(proc.as_fd(), own).unwrap().is_empty());
         assert!(link(proc.as_fd(), "self", "exe").unwrap().starts_with('/'));
         assert!(ids(proc.as_fd(), i32::MAX).is_err());
-        assert_eq!(uid(proc.as_fd(), own as i32).unwrap(), rustix::process::getuid().as_raw());
-        assert!(pids(proc.as_fd()).unwrap().contains(&(own as i32)));
-        assert!(cgroup(proc.as_fd(), own as i32).unwrap().starts_with('/'));
+        assert_eq!(uid(proc.as_fd(), own).unwrap(), rustix::process::getuid().as_raw());
+        assert!(pids(proc.as_fd()).unwrap().contains(&own));
+        assert!(cgroup(proc.as_fd(), own).unwrap().starts_with('/'));
         // What it is already can be set without any right.
         let before = std::fs::read_to_string("/proc/self/oom_score_adj").unwrap().trim().parse().unwrap();
         set_oom_score_adj(proc.as_fd(), None, before).unwrap();
@@ -392,7 +392,7 @@ mod tests {
         let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
         let mount = SocketMount::of(proc.as_fd(), socket.as_fd()).unwrap();
         let inode = u32::try_from(rustix::fs::fstat(&socket).unwrap().st_ino).unwrap();
-        let own = std::process::id() as i32;
+        let own = std::process::id().cast_signed();
         let has = |inode, mut budget| mount.has(proc.as_fd(), own, inode, &mut budget).unwrap();
         assert_eq!(
             (has(inode, 4096), has(u32::MAX, 4096), has(u32::MAX, 1)),

@@ -10,7 +10,8 @@ use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType, ipproto};
 
 const TCP: u8 = 6;
 /// Bytes of a TCP header without options.
-const TCP_HEADER: usize = 20;
+const TCP_LENGTH: u8 = 20;
+const TCP_HEADER: usize = TCP_LENGTH as usize;
 const RST_ACK: u8 = 0x14;
 const HOPS: u8 = 64;
 
@@ -80,8 +81,8 @@ impl Resets {
 }
 
 fn packet4(from: SocketAddrV4, to: SocketAddrV4, sequence: u32) -> Vec<u8> {
-    const HEADER: usize = 20;
-    let length = ((HEADER + TCP_HEADER) as u16).to_be_bytes();
+    const HEADER: u16 = 20;
+    let length = (HEADER + u16::from(TCP_LENGTH)).to_be_bytes();
     // Identification and checksum are the kernel's to fill in (raw(7)).
     let mut packet = vec![0x45, 0, length[0], length[1], 0, 0, 0x40, 0, HOPS, TCP, 0, 0];
     packet.extend(to.ip().octets());
@@ -92,7 +93,7 @@ fn packet4(from: SocketAddrV4, to: SocketAddrV4, sequence: u32) -> Vec<u8> {
 }
 
 fn packet6(from: SocketAddrV6, to: SocketAddrV6, sequence: u32) -> Vec<u8> {
-    let length = (TCP_HEADER as u16).to_be_bytes();
+    let length = u16::from(TCP_LENGTH).to_be_bytes();
     let mut packet = vec![0x60, 0, 0, 0, length[0], length[1], TCP, HOPS];
     packet.extend(to.ip().octets());
     packet.extend(from.ip().octets());
@@ -107,7 +108,7 @@ fn segment(source: u16, destination: u16, sequence: u32, pseudo: u32) -> [u8; TC
     segment[..2].copy_from_slice(&source.to_be_bytes());
     segment[2..4].copy_from_slice(&destination.to_be_bytes());
     segment[8..12].copy_from_slice(&sequence.wrapping_add(1).to_be_bytes());
-    segment[12] = (TCP_HEADER as u8 / 4) << 4;
+    segment[12] = (TCP_LENGTH / 4) << 4;
     segment[13] = RST_ACK;
     let sum = !folded(pseudo + words(&segment));
     segment[16..18].copy_from_slice(&sum.to_be_bytes());
@@ -117,7 +118,7 @@ fn segment(source: u16, destination: u16, sequence: u32, pseudo: u32) -> [u8; TC
 /// The sum of what stands before a segment for its checksum: of IPv4 and IPv6 alike, since no length here has a high
 /// half.
 fn pseudo(source: &[u8], destination: &[u8]) -> u32 {
-    words(source) + words(destination) + u32::from(TCP) + TCP_HEADER as u32
+    words(source) + words(destination) + u32::from(TCP) + u32::from(TCP_LENGTH)
 }
 
 fn words(bytes: &[u8]) -> u32 {
@@ -125,10 +126,12 @@ fn words(bytes: &[u8]) -> u32 {
 }
 
 fn folded(mut sum: u32) -> u16 {
-    while sum > 0xffff {
-        sum = (sum & 0xffff) + (sum >> 16);
+    loop {
+        match u16::try_from(sum) {
+            Ok(sum) => return sum,
+            Err(_) => sum = (sum & 0xffff) + (sum >> 16),
+        }
     }
-    sum as u16
 }
 
 #[cfg(test)]

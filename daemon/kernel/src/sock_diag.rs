@@ -8,6 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use netlink_packet_core::NLMSG_ERROR;
 
 use crate::netlink::{self, Netlink, messages};
+use crate::width;
 
 // `SOCK_DIAG_BY_FAMILY`
 const BY_FAMILY: u16 = 20;
@@ -108,12 +109,12 @@ fn request(ends: &Ends, sequence: u32) -> Option<Vec<u8>> {
     // For a single socket of UDP the kernel reads the ends as a packet to it has them (udp_dump_one()).
     let (source, destination) = if ends.tcp { (ends.own, ends.far) } else { (ends.far, ends.own) };
     let mut bytes = Vec::with_capacity(HEADER + REQUEST);
-    bytes.extend(((HEADER + REQUEST) as u32).to_ne_bytes());
+    bytes.extend(width::size::<[u8; HEADER + REQUEST]>().to_ne_bytes());
     bytes.extend(BY_FAMILY.to_ne_bytes());
     bytes.extend(NLM_F_REQUEST.to_ne_bytes());
     bytes.extend(sequence.to_ne_bytes());
     bytes.extend([0; 4]);
-    bytes.extend([family as u8, protocol as u8, 0, 0]);
+    bytes.extend([width::byte(family), width::byte(protocol), 0, 0]);
     // Of any state.
     bytes.extend(u32::MAX.to_ne_bytes());
     bytes.extend(source.port().to_be_bytes());
@@ -149,7 +150,7 @@ mod tests {
 
     fn own(fd: BorrowedFd<'_>) -> u32 {
         let link = std::fs::metadata(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&fd)));
-        link.unwrap().ino() as u32
+        u32::try_from(link.unwrap().ino()).unwrap()
     }
 
     #[test]

@@ -211,7 +211,7 @@ impl Look {
             false => format!("WARN {count} lines like the next were held back"),
         };
         // Where this cannot be written, the line cannot be either.
-        let _ = io::Write::write(&mut self.line(Severity::Warning, None), text.as_bytes());
+        io::Write::write(&mut self.line(Severity::Warning, None), text.as_bytes()).ok();
     }
 }
 

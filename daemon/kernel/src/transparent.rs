@@ -7,6 +7,8 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
+use crate::width;
+
 /// How many connections wait for being accepted.
 const BACKLOG: i32 = 1024;
 
@@ -68,7 +70,7 @@ fn turn_on(socket: &OwnedFd, level: libc::c_int, option: libc::c_int) -> io::Res
             level,
             option,
             std::ptr::from_ref(&on).cast(),
-            size_of::<libc::c_int>() as libc::socklen_t,
+            width::size::<libc::c_int>(),
         )
     };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }

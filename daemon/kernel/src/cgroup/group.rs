@@ -203,6 +203,11 @@ impl Group {
     /// # Errors
     /// If it cannot be set: a v1 hierarchy refuses a group more than the one above it has, and less than one below it.
     pub fn limit_cpus(&self, cpus: Option<f64>) -> Result<(), CgroupError> {
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "at least 1000, and what is more than a u64 holds becomes its largest, which the kernel refuses"
+        )]
         let quota = cpus.map(|cpus| (cpus * PERIOD as f64).round().max(1_000.0) as u64);
         if self.v2_controllers.contains(&Controller::Cpu) {
             let quota = quota.map_or("max".to_owned(), |quota| quota.to_string());

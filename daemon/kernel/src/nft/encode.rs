@@ -21,6 +21,7 @@ use nftnl::{Batch, Chain, ChainType, FinalizedBatch, MsgType, NlMsg, ProtoFamily
 
 use super::rules::{ChainSpec, DENIED, Match, RuleSpec, Ruleset, Statement, TABLE};
 use super::{readback, sets};
+use crate::width::{at_most, byte};
 
 // Of linux/netfilter/nf_tables.h; libc has none of these.
 const NFT_OBJECT_COUNTER: u32 = 1;
@@ -45,9 +46,10 @@ impl Expression for Expr {
         let Some(expr) = NonNull::new(expr) else { handle_alloc_error(Layout::new::<[u8; 64]>()) };
         for (attribute, value) in &self.1 {
             let data = value.as_ptr().cast::<c_void>();
-            // SAFETY: `expr` is valid; the value is as wide as libnftnl reads for this attribute, and is
-            // copied. An attribute that could not be set is missing when the rule is read back.
-            unsafe { sys::nftnl_expr_set(expr.as_ptr(), *attribute as u16, data, value.len() as u32) };
+            // An attribute that is not set is missing when the rule is read back.
+            let Ok(attribute) = u16::try_from(*attribute) else { continue };
+            // SAFETY: `expr` is valid; the value is as wide as libnftnl reads for this attribute, and is copied.
+            unsafe { sys::nftnl_expr_set(expr.as_ptr(), attribute, data, at_most(value.len())) };
         }
         expr
     }
@@ -171,7 +173,7 @@ fn statement(what: &Statement) -> Vec<Expr> {
         ),
         Statement::Drop => verdict(libc::NF_DROP),
         Statement::Prohibit => {
-            reject(libc::NFT_REJECT_ICMPX_UNREACH, libc::NFT_REJECT_ICMPX_ADMIN_PROHIBITED as u8)
+            reject(libc::NFT_REJECT_ICMPX_UNREACH, byte(libc::NFT_REJECT_ICMPX_ADMIN_PROHIBITED))
         }
         Statement::Transparent(port) => return transparent(*port).into(),
     }]
@@ -206,11 +208,11 @@ pub(super) fn transparent(port: u16) -> [Expr; 2] {
 }
 
 pub(super) fn family(number: libc::c_int) -> Vec<Expr> {
-    vec![meta(libc::NFT_META_NFPROTO), compare(libc::NFT_CMP_EQ, &[number as u8])]
+    vec![meta(libc::NFT_META_NFPROTO), compare(libc::NFT_CMP_EQ, &[byte(number)])]
 }
 
 pub(super) fn transport(protocol: libc::c_int) -> Vec<Expr> {
-    vec![meta(libc::NFT_META_L4PROTO), compare(libc::NFT_CMP_EQ, &[protocol as u8])]
+    vec![meta(libc::NFT_META_L4PROTO), compare(libc::NFT_CMP_EQ, &[byte(protocol)])]
 }
 
 fn meta(key: libc::c_int) -> Expr {
@@ -244,7 +246,7 @@ fn bitwise(mask: &[u8]) -> Expr {
         vec![
             (sys::NFTNL_EXPR_BITWISE_SREG, REGISTER.to_ne_bytes().to_vec()),
             (sys::NFTNL_EXPR_BITWISE_DREG, REGISTER.to_ne_bytes().to_vec()),
-            (sys::NFTNL_EXPR_BITWISE_LEN, (mask.len() as u32).to_ne_bytes().to_vec()),
+            (sys::NFTNL_EXPR_BITWISE_LEN, at_most(mask.len()).to_ne_bytes().to_vec()),
             (sys::NFTNL_EXPR_BITWISE_MASK, mask.to_vec()),
             (sys::NFTNL_EXPR_BITWISE_XOR, vec![0; mask.len()]),
         ],
@@ -328,10 +330,10 @@ pub(super) fn message(
 ) -> Vec<u8> {
     let inner = NetfilterMessageInner::Other {
         subsys: NetfilterSubsystem::NfTables,
-        message_type: kind as u8,
+        message_type: byte(kind),
         attributes,
     };
-    let header = NetfilterHeader::new(family, libc::NFNETLINK_V0 as u8, 0);
+    let header = NetfilterHeader::new(family, byte(libc::NFNETLINK_V0), 0);
     let mut message = NetlinkMessage::from(NetfilterMessage::new(header, inner));
     message.header.flags = NLM_F_REQUEST | flags;
     message.header.sequence_number = sequence;

@@ -264,7 +264,7 @@ mod tests {
         assert_eq!(pin.key(), [192, 0, 2, 1, 6, 0, 0, 0, 1, 0xbb, 0, 0]);
         assert_eq!(element("192.0.2.1", None).key().len(), 8);
         for one in [pin, element("2001:db8::1", Some(1)), element("2001:db8::1", None)] {
-            assert_eq!(one.key().len() as u32, one.set().key_len());
+            assert_eq!(one.key().len(), one.set().key_len() as usize);
         }
         assert_eq!(Set::Pin4.key_type(), 7 << 12 | 12 << 6 | 13);
         assert_eq!([register(0), register(4), register(16), register(20)], [1, 9, 2, 13]);

@@ -8,6 +8,7 @@ use libc::{
 };
 
 use super::{Match, Rule, Verdict, Word, tables};
+use crate::width::{at_most, half};
 
 /// Offsets in `struct seccomp_data`.
 pub(super) const NUMBER: u32 = 0;
@@ -16,13 +17,13 @@ const ARGUMENTS: u32 = 16;
 // `AUDIT_ARCH_X86_64`.
 pub(super) const X86_64: u32 = 0xc000_003e;
 
-pub(super) const LOAD: u16 = (BPF_LD | BPF_W | BPF_ABS) as u16;
-pub(super) const AND: u16 = (BPF_ALU | BPF_AND | BPF_K) as u16;
-pub(super) const RETURN: u16 = (BPF_RET | BPF_K) as u16;
-pub(super) const JUMP: u16 = (BPF_JMP | BPF_JA) as u16;
-pub(super) const IF_EQUAL: u16 = (BPF_JMP | BPF_JEQ | BPF_K) as u16;
-pub(super) const IF_FROM: u16 = (BPF_JMP | BPF_JGE | BPF_K) as u16;
-pub(super) const IF_ANY: u16 = (BPF_JMP | BPF_JSET | BPF_K) as u16;
+pub(super) const LOAD: u16 = half(BPF_LD | BPF_W | BPF_ABS);
+pub(super) const AND: u16 = half(BPF_ALU | BPF_AND | BPF_K);
+pub(super) const RETURN: u16 = half(BPF_RET | BPF_K);
+pub(super) const JUMP: u16 = half(BPF_JMP | BPF_JA);
+pub(super) const IF_EQUAL: u16 = half(BPF_JMP | BPF_JEQ | BPF_K);
+pub(super) const IF_FROM: u16 = half(BPF_JMP | BPF_JGE | BPF_K);
+pub(super) const IF_ANY: u16 = half(BPF_JMP | BPF_JSET | BPF_K);
 
 /// A place in the program, counted from its end: that does not change while it grows at its front.
 type Label = usize;
@@ -73,7 +74,7 @@ impl<'a> Builder<'a> {
     fn need(&mut self, label: Label) {
         let distance = self.distance(label);
         if distance > 0 {
-            self.push(JUMP, 0, 0, distance as u32);
+            self.push(JUMP, 0, 0, at_most(distance));
         }
     }
 
@@ -81,7 +82,7 @@ impl<'a> Builder<'a> {
     /// of a conditional jump (255 instructions).
     fn near(&mut self, label: Label) -> Label {
         if self.distance(label) + 2 > usize::from(u8::MAX) {
-            self.push(JUMP, 0, 0, self.distance(label) as u32);
+            self.push(JUMP, 0, 0, at_most(self.distance(label)));
             return self.here();
         }
         label
@@ -91,8 +92,11 @@ impl<'a> Builder<'a> {
         // A jump that is put in for one must not lie in the fall-through of the other: both are jumped to.
         let then = self.near(then);
         let otherwise = self.near(otherwise);
-        let (jt, jf) = (self.distance(then), self.distance(otherwise));
-        self.push(code, jt as u8, jf as u8, k);
+        let [jt, jf] = [then, otherwise].map(|label| match u8::try_from(self.distance(label)) {
+            Ok(distance) => distance,
+            Err(_) => unreachable!("`near` makes it less"),
+        });
+        self.push(code, jt, jf, k);
     }
 
     /// The binary search; the number is loaded.

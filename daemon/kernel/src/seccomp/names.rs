@@ -63,6 +63,7 @@ const KINDS: &[(c_int, &str)] = &[
 ];
 
 /// Requests of `ioctl(2)`.
+#[expect(clippy::cast_possible_truncation, reason = "the kernel reads 32 bits of it")]
 const REQUESTS: &[(c_int, &str)] =
     &[(TIOCSTI as c_int, "TIOCSTI"), (0x541c, "TIOCLINUX"), (TIOCSETD as c_int, "TIOCSETD")];
 
@@ -73,7 +74,7 @@ pub fn name(number: u32) -> Option<&'static str> {
 
 /// The argument that the call is refused for: see [`Call::argument`].
 pub fn argument(call: &Call) -> Option<String> {
-    let low = |argument: usize| call.arguments[argument] as u32;
+    let low = |argument: usize| super::notify::low(call.arguments[argument]);
     let number = |argument: usize| low(argument).cast_signed();
     let mode = |argument: usize| Some(format!("mode {:04o}", low(argument) & 0o177_777));
     match name(call.number)? {

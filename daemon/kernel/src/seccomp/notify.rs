@@ -9,6 +9,7 @@ use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 use rustix::event::{PollFd, PollFlags, Timespec};
 
 use super::{Options, Rule, Table, Verdict, bpf, names, tables};
+use crate::width::half;
 
 /// The most interrupted calls that are not caught up with.
 const MAX_STALE: u64 = 1 << 20;
@@ -180,7 +181,7 @@ impl Listener {
         match call.judge(rules, self.table.denied) {
             Verdict::Errno(errno) | Verdict::Notify(errno) if errno != 0 => errno,
             // Only what fails is notified of.
-            _ => libc::EPERM as u16,
+            _ => const { half(libc::EPERM.cast_unsigned()) },
         }
     }
 }
@@ -191,6 +192,11 @@ impl AsFd for Listener {
     }
 }
 
+/// The lower half of an argument.
+pub(super) const fn low(argument: u64) -> u32 {
+    (argument & 0xffff_ffff) as u32
+}
+
 impl Call {
     /// What is at `offset` of `struct seccomp_data`.
     pub(super) fn word(&self, offset: u32) -> u32 {
@@ -199,7 +205,7 @@ impl Call {
             bpf::ARCH => self.arch,
             offset => {
                 let argument = self.arguments[(offset as usize - 16) / 8];
-                if offset % 8 == 0 { argument as u32 } else { (argument >> 32) as u32 }
+                if offset % 8 == 0 { low(argument) } else { (argument >> 32) as u32 }
             }
         }
     }

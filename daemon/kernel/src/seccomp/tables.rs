@@ -3,6 +3,12 @@
 //! The agent's table starts from what container runtimes (moby's default profile) allow to a container
 //! without capabilities; what differs is said where it does.
 
+#![expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "constants of libc as `seccomp_data` and `SECCOMP_RET_DATA` have them: 32 bits of an argument, 16 of an errno"
+)]
+
 use std::collections::BTreeMap;
 
 use libc::*;

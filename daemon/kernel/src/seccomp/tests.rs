@@ -1,5 +1,12 @@
 //! The filters against their tables, by an interpreter; and in the kernel, under real programs.
 
+#![expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    clippy::cast_sign_loss,
+    reason = "constants of libc as arguments of system calls"
+)]
+
 use nix::sys::signal::{SigSet, Signal};
 use proptest::prelude::*;
 
