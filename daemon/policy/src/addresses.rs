@@ -252,16 +252,17 @@ pub fn named(net: &Net, also: &[Net]) -> Option<Kind> {
 /// The IPv4 addresses inside `address`; `None` if there is no telling where they are.
 fn embedded(address: IpAddr, kind: Kind, named: &Net) -> Option<Vec<Ipv4Addr>> {
     let bits = bits(address);
-    let at = |shift: u32| Ipv4Addr::from((bits >> shift) as u32);
+    let word = |shift: u32| ((bits >> shift) & 0xffff_ffff) as u32;
+    let at = |shift: u32| Ipv4Addr::from(word(shift));
     Some(match kind {
         Kind::Mapped | Kind::Compatible | Kind::Translated | Kind::Nat64 => vec![at(0)],
         Kind::SixToFour => vec![at(80)],
         // The server, and the client with its bits inverted (RFC 4380 §4).
-        Kind::Teredo => vec![at(64), Ipv4Addr::from(!(bits as u32))],
+        Kind::Teredo => vec![at(64), !at(0)],
         // By the length of the prefix, around the eight bits from the 64th on (RFC 6052 §2.2).
         Kind::Nat64Local => vec![match named.length {
-            48 => Ipv4Addr::from(((bits >> 48) as u32 & 0xffff_0000) | ((bits >> 40) as u32 & 0xffff)),
-            56 => Ipv4Addr::from(((bits >> 40) as u32 & 0xff00_0000) | ((bits >> 32) as u32 & 0x00ff_ffff)),
+            48 => Ipv4Addr::from((word(48) & 0xffff_0000) | (word(40) & 0xffff)),
+            56 => Ipv4Addr::from((word(40) & 0xff00_0000) | (word(32) & 0x00ff_ffff)),
             64 => at(24),
             96 => at(0),
             _ => return None,

@@ -166,7 +166,7 @@ fn each_bound_of_a_plan_holds() {
         ("plan.egress", |e| e.nets = vec![net("192.0.2.0/24", &[1; MAX_PORTS + 1])]),
         ("plan.egress", |e| e.hosts.allow = vec![host(&"a.".repeat(120), vec![]); 200]),
         ("plan.egress", |e| e.resolvers = vec![Resolver::parse("192.0.2.1").unwrap(); MAX_RESOLVERS + 1]),
-        ("plan.egress", |e| e.local = (1..=MAX_LOCAL as u16 + 1).collect()),
+        ("plan.egress", |e| e.local = (1..=u16::try_from(MAX_LOCAL).unwrap() + 1).collect()),
         ("plan.egress", |e| e.wildcard_budget = WILDCARD_BUDGET + 1),
         ("network.udp", |e| {
             e.nets = vec![NetRule { protocol: Protocol::Udp, ..net("192.0.2.0/24", &[]) }];

@@ -18,7 +18,9 @@ pub struct PoolError(String);
 /// The ids that a session takes as uids and gids.
 const IDS: u32 = 3;
 /// Those and the gids of groups.
-const ALL: u32 = IDS + Groups::MAX as u32;
+const ALL: u32 = IDS + GROUPS;
+/// Gids of groups: see [`Groups::MAX`].
+const GROUPS: u32 = 32;
 
 /// The ids that belong to one session as long as it lives. The first three are uids and gids alike.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -56,7 +58,7 @@ pub struct TooManyGroups(pub usize);
 
 impl Groups {
     /// The most that a caller may have.
-    pub const MAX: usize = 32;
+    pub const MAX: usize = GROUPS as usize;
 
     /// Those of somebody whose first group is `first`, as the kernel lists them.
     ///

@@ -199,7 +199,7 @@ proptest! {
 
     #[test]
     fn hostile_entries_never_panic(text in "\\PC{0,48}") {
-        let _ = Change::parse(std::slice::from_ref(&text), std::slice::from_ref(&text));
+        Change::parse(std::slice::from_ref(&text), std::slice::from_ref(&text)).ok();
     }
 }
 

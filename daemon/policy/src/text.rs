@@ -5,8 +5,6 @@
 //! read as the beginning of such an escape is written as `\x5c`. So every text has one meaning: [`to_bytes`] gives
 //! back what [`from_bytes`] was given.
 
-use std::fmt::Write as _;
-
 /// `bytes` as text.
 pub fn from_bytes(bytes: &[u8]) -> String {
     let mut out = String::with_capacity(bytes.len());
@@ -21,7 +19,7 @@ pub fn from_bytes(bytes: &[u8]) -> String {
         }
         out.push_str(rest);
         for byte in chunk.invalid() {
-            let _ = write!(out, "\\x{byte:02x}");
+            out.push_str(&format!("\\x{byte:02x}"));
         }
     }
     out

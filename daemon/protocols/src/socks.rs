@@ -171,7 +171,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn named(name: &[u8]) -> Vec<u8> {
-        [&[5, 1, 0, 3, name.len() as u8][..], name, &[1, 187]].concat()
+        [&[5, 1, 0, 3, u8::try_from(name.len()).unwrap()][..], name, &[1, 187]].concat()
     }
 
     #[test]

@@ -20,7 +20,7 @@ const LABEL: usize = 1 + MAX_LABEL;
 /// Where the labels are: after magic, key, number of names and number of lists.
 const LABELS: usize = MAGIC.len() + KEY + 8;
 /// Hashes that are read at a time: a page.
-const PAGE: u64 = 512;
+const PAGE: usize = 512;
 /// How often a look-up trusts that hashes are spread evenly. In a table where they are not it halves then.
 const GUESSES: u32 = 6;
 
@@ -83,11 +83,11 @@ impl Compiler {
         let mut header = Vec::with_capacity(HEADER);
         header.extend(MAGIC);
         header.extend(self.key);
-        // Both are bounded.
-        header.extend((self.names.len() as u32).to_le_bytes());
-        header.extend((self.labels.len() as u32).to_le_bytes());
+        // Both are bounded, and so is a label: what is more would be refused by the reader of the table.
+        header.extend(u32::try_from(self.names.len()).unwrap_or(u32::MAX).to_le_bytes());
+        header.extend(u32::try_from(self.labels.len()).unwrap_or(u32::MAX).to_le_bytes());
         for label in &self.labels {
-            header.push(label.as_str().len() as u8);
+            header.push(u8::try_from(label.as_str().len()).unwrap_or(u8::MAX));
             header.extend(label.as_str().bytes().chain(std::iter::repeat(0)).take(MAX_LABEL));
         }
         header.resize(HEADER, 0);
@@ -173,24 +173,24 @@ impl Blocklist {
 
     fn find(&self, hash: u64) -> Result<Option<&Label>, TableError> {
         let share = |part: u64| u64::try_from((u128::from(part) * u128::from(self.count)) >> 64).unwrap_or(0);
-        let mut page = [0; PAGE as usize * 8];
+        let mut page = [0; PAGE * 8];
         // Where it can be, and where it is expected.
         let (mut low, mut high, mut guess) = (0, self.count, share(hash));
         let mut reads = 0;
         while low < high {
-            let start = guess.clamp(low, high - 1) / PAGE * PAGE;
-            let length = PAGE.min(self.count - start);
-            let bytes = &mut page[..length as usize * 8];
+            let start = guess.clamp(low, high - 1) / PAGE as u64 * PAGE as u64;
+            let length = usize::try_from(self.count - start).unwrap_or(PAGE).min(PAGE);
+            let bytes = &mut page[..length * 8];
             (self.read)(bytes, HEADER as u64 + start * 8)?;
             let (hashes, _) = bytes.as_chunks::<8>();
             let at = |index: usize| hashes.get(index).map_or(0, |bytes| u64::from_le_bytes(*bytes));
-            let (first, last) = (at(0), at(length as usize - 1));
+            let (first, last) = (at(0), at(length - 1));
             reads += 1;
             if hash < first {
                 high = start;
                 guess = start.saturating_sub(share(first - hash) + 1);
             } else if hash > last {
-                low = start + length;
+                low = start + length as u64;
                 guess = low.saturating_add(share(hash - last));
             } else {
                 return match hashes.binary_search_by_key(&hash, |bytes| u64::from_le_bytes(*bytes)) {

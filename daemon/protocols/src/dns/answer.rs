@@ -135,7 +135,7 @@ impl Query {
         let Some((info, text)) = reason else { return reply.extend([0; 2]) };
         let mut cuts = (0..=text.len().min(MAX_REASON)).rev();
         let text = &text[..cuts.find(|cut| text.is_char_boundary(*cut)).unwrap_or(0)];
-        let len = 2 + text.len() as u16;
+        let Ok(len) = u16::try_from(2 + text.len()) else { return reply.extend([0; 2]) };
         for word in [4 + len, EXTENDED_ERROR, len, info] {
             reply.extend(word.to_be_bytes());
         }

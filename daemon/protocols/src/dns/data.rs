@@ -76,7 +76,7 @@ fn host(name: &Name, out: &mut Vec<u8>) -> Result<(), ReplyError> {
 /// Writes labels, each of which is one of a name that was read.
 fn labels<'a>(labels: impl Iterator<Item = &'a [u8]>, out: &mut Vec<u8>) {
     for label in labels {
-        out.push(label.len() as u8);
+        out.push(super::label_length(label));
         out.extend(label.iter().map(u8::to_ascii_lowercase));
     }
     out.push(0);

@@ -18,8 +18,7 @@ impl Key {
     pub fn new(name: &HostName, kind: RecordType) -> Self {
         let mut key = Self { bytes: [0; MAX_WIRE_NAME + 2], length: 0 };
         for label in name.labels() {
-            // Neither is longer than a message can express.
-            key.push(&[label.len() as u8]);
+            key.push(&[super::label_length(label.as_bytes())]);
             key.push(label.as_bytes());
         }
         key.push(&[0]);

@@ -79,5 +79,10 @@ fn u16_at(bytes: &[u8], place: usize) -> Option<u16> {
     bytes.get(place..place + 2).map(|two| u16::from_be_bytes([two[0], two[1]]))
 }
 
+/// A label's length as messages have it. Names that were parsed have none above 63; a longer one is malformed.
+fn label_length(label: &[u8]) -> u8 {
+    u8::try_from(label.len()).unwrap_or(u8::MAX)
+}
+
 #[cfg(test)]
 mod tests;

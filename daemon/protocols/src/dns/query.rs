@@ -37,9 +37,10 @@ impl Malformed {
         let mut reply = header(id, flags, code & flag::CODE, [0, 0, 0, versions.into()]).to_vec();
         if versions {
             // The upper bits of the code, and the version that is spoken here (RFC 6891 §6.1.3).
-            reply.extend([0, 0, OPT as u8]);
+            reply.push(0);
+            reply.extend(OPT.to_be_bytes());
             reply.extend(MAX_DATAGRAM.to_be_bytes());
-            reply.extend([(code >> 4) as u8, 0, 0, 0, 0, 0]);
+            reply.extend([(code >> 4 & 0xff) as u8, 0, 0, 0, 0, 0]);
         }
         Some(reply)
     }

@@ -3,7 +3,7 @@
 use agentd_policy::hosts::HostName;
 use hickory_proto::rr::RecordType;
 
-use super::{HEADER, IN, MAX_DATAGRAM, flag};
+use super::{HEADER, IN, MAX_DATAGRAM, flag, label_length};
 
 /// A question of ours, to one resolver.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,7 +24,7 @@ impl Question {
         message.extend(flag::RECURSION_DESIRED.to_be_bytes());
         message.extend([0, 1, 0, 0, 0, 0, 0, 1]);
         for label in name.labels() {
-            message.push(label.len() as u8);
+            message.push(label_length(label.as_bytes()));
             message.extend(label.as_bytes());
         }
         message.push(0);
@@ -49,15 +49,15 @@ impl Question {
     pub fn padded(mut self) -> Self {
         const BLOCK: usize = 128;
         const PADDING: u16 = 12;
-        const OPTION: usize = 4;
-        let length = self.message.len() + OPTION;
-        let zeros = length.next_multiple_of(BLOCK) - length;
+        const OPTION: u16 = 4;
+        let length = self.message.len() + usize::from(OPTION);
+        let zeros = u16::try_from(length.next_multiple_of(BLOCK) - length).unwrap_or(0);
         // The length of the OPT record's data is the last that was written.
         self.message.truncate(self.message.len() - 2);
-        for word in [(OPTION + zeros) as u16, PADDING, zeros as u16] {
+        for word in [OPTION + zeros, PADDING, zeros] {
             self.message.extend(word.to_be_bytes());
         }
-        self.message.resize(length + zeros, 0);
+        self.message.resize(length + usize::from(zeros), 0);
         self
     }
 

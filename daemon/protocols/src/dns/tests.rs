@@ -16,7 +16,7 @@ const TTLS: Ttls = Ttls { least: 5, most: 300 };
 fn query(labels: &[&[u8]], kind: u16, class: u16, option: &[u8]) -> Vec<u8> {
     let mut message = vec![0x12, 0x34, 1, 0, 0, 1, 0, 0, 0, 0, 0, u8::from(!option.is_empty())];
     for label in labels {
-        message.push(label.len() as u8);
+        message.push(u8::try_from(label.len()).unwrap());
         message.extend(*label);
     }
     message.push(0);
@@ -27,7 +27,7 @@ fn query(labels: &[&[u8]], kind: u16, class: u16, option: &[u8]) -> Vec<u8> {
 }
 
 fn edns(payload: u16, version: u8, options: &[u8]) -> Vec<u8> {
-    let ([a, b], [c, d]) = (payload.to_be_bytes(), (options.len() as u16).to_be_bytes());
+    let ([a, b], [c, d]) = (payload.to_be_bytes(), u16::try_from(options.len()).unwrap().to_be_bytes());
     [&[0, 0, 41, a, b, 0, version, 0x80, 0, c, d][..], options].concat()
 }
 
@@ -166,7 +166,7 @@ fn a_client_that_speaks_edns_is_told_why() {
         let reply = with.answer(answer, Transport::Udp);
         assert_eq!(u16::from(reply[3] & 0xf), rcode);
         let tail = [&[0, info][..], text.as_bytes()].concat();
-        let head = [0, 15, 0, tail.len() as u8];
+        let head = [0, 15, 0, u8::try_from(tail.len()).unwrap()];
         assert!(reply.ends_with(&[&head[..], &tail].concat()), "{reply:?}");
         Message::from_vec(&reply).unwrap();
     }

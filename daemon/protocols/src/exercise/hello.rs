@@ -72,7 +72,7 @@ fn other_records(hello: &ClientHello, bytes: &[u8]) {
 }
 
 fn record(kind: u8, payload: &[u8]) -> Vec<u8> {
-    let [high, low] = (payload.len() as u16).to_be_bytes();
+    let [high, low] = u16::try_from(payload.len()).unwrap_or(u16::MAX).to_be_bytes();
     [&[kind, 3, 1, high, low], payload].concat()
 }
 

@@ -72,7 +72,7 @@ fn written(host: &Host, port: u16) -> Vec<u8> {
     let mut message = vec![5, 1, 0];
     match host {
         Host::Name(name) => {
-            message.extend([3, name.as_str().len() as u8]);
+            message.extend([3, u8::try_from(name.as_str().len()).unwrap_or(u8::MAX)]);
             message.extend(name.as_str().as_bytes());
         }
         Host::Address(std::net::IpAddr::V4(address)) => {

@@ -2,11 +2,11 @@ use super::*;
 use proptest::prelude::*;
 
 fn vector8(bytes: &[u8]) -> Vec<u8> {
-    [&[bytes.len() as u8][..], bytes].concat()
+    [&[u8::try_from(bytes.len()).unwrap()][..], bytes].concat()
 }
 
 fn vector16(bytes: &[u8]) -> Vec<u8> {
-    [&(bytes.len() as u16).to_be_bytes()[..], bytes].concat()
+    [&u16::try_from(bytes.len()).unwrap().to_be_bytes()[..], bytes].concat()
 }
 
 fn extension(kind: u16, data: &[u8]) -> Vec<u8> {
@@ -28,7 +28,7 @@ fn message(extensions: &[Vec<u8>]) -> Vec<u8> {
         &vector16(&extensions.concat()),
     ]
     .concat();
-    [&[1][..], &(body.len() as u32).to_be_bytes()[1..], &body].concat()
+    [&[1][..], &u32::try_from(body.len()).unwrap().to_be_bytes()[1..], &body].concat()
 }
 
 fn records(message: &[u8], size: usize) -> Vec<u8> {

@@ -142,7 +142,7 @@ impl Watch {
         let mut watch = Self::default();
         // Empty lines may be before it.
         let begin = input.iter().position(|byte| !is_blank(*byte)).unwrap_or(input.len());
-        let _ = watch.see(&input[begin..]);
+        let _seen = watch.see(&input[begin..]);
         watch
     }
 

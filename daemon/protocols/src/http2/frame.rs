@@ -58,8 +58,8 @@ impl Frame {
 
     /// A frame with `payload`, shorter than the longest that everybody takes: 16 KiB.
     pub(super) fn write(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-        let mut frame = (payload.len() as u32).to_be_bytes()[1..].to_vec();
-        frame.extend([kind, flags]);
+        let [.., a, b, c] = payload.len().to_be_bytes();
+        let mut frame = vec![a, b, c, kind, flags];
         frame.extend(stream.to_be_bytes());
         frame.extend(payload);
         frame

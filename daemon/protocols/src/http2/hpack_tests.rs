@@ -99,7 +99,7 @@ fn what_two_readers_could_take_for_two_things_is_refused() {
 /// One byte refers to thousands: a head of 64 KiB would be one of 256 MiB.
 #[test]
 fn references_do_not_make_a_head_grow_without_end() {
-    let mut block = vec![0x40, 1, b'x', 0x7f, 0x80 | (3900 - 127) as u8 & 0x7f, ((3900 - 127) >> 7) as u8];
+    let mut block = vec![0x40, 1, b'x', 0x7f, 0x80 | 0x3d, 0x1d];
     block.extend(vec![b'y'; 3900]);
     block.extend(vec![0xbe; 60 << 10]);
     assert_eq!(decoded(&mut Decoder::default(), &block), Err(Refused::TooLong("the list of fields")));

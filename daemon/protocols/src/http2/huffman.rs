@@ -46,8 +46,11 @@ static CODE: LazyLock<Code> = LazyLock::new(|| {
     for length in 1..=LONGEST {
         let begin = code.symbols.len();
         let of_length = (0..=END).filter(|symbol| usize::from(LENGTHS[usize::from(*symbol)]) == length);
-        code.symbols.extend(of_length);
-        let count = (code.symbols.len() - begin) as u32;
+        let mut count = 0;
+        for symbol in of_length {
+            code.symbols.push(symbol);
+            count += 1;
+        }
         code.rows[length] = Row { first: next, count, begin };
         next = (next + count) << 1;
     }
@@ -67,9 +70,9 @@ pub(super) fn decode(input: &[u8]) -> Result<Vec<u8>, Refused> {
         length += 1;
         let row = CODE.rows.get(length).ok_or(FORM)?;
         let Some(number) = bits.checked_sub(row.first).filter(|number| *number < row.count) else { continue };
-        match CODE.symbols.get(row.begin + number as usize) {
-            // Below 256: one byte.
-            Some(symbol) if *symbol < END => text.push(*symbol as u8),
+        match CODE.symbols.get(row.begin + number as usize).map(|symbol| u8::try_from(*symbol)) {
+            Some(Ok(byte)) => text.push(byte),
+            // The end's code, which is above all bytes.
             _ => return Err(FORM),
         }
         (bits, length) = (0, 0);
@@ -84,7 +87,7 @@ pub(super) fn encode(text: &[u8]) -> Vec<u8> {
         let length = usize::from(LENGTHS[usize::from(byte)]);
         let row = CODE.rows[length];
         let number = CODE.symbols[row.begin..].iter().position(|symbol| *symbol == u16::from(byte)).unwrap();
-        (0..length).rev().map(move |bit| (row.first + number as u32) >> bit & 1 == 1)
+        (0..length).rev().map(move |bit| (row.first + u32::try_from(number).unwrap()) >> bit & 1 == 1)
     };
     let mut bits: Vec<bool> = text.iter().flat_map(|byte| code(*byte)).collect();
     bits.resize(bits.len().next_multiple_of(8), true);

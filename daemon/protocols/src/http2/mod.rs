@@ -70,7 +70,7 @@ enum State {
     Settings,
     Frames,
     /// So many bytes of a frame that begins nothing.
-    Payload(u32),
+    Payload(usize),
     Refused,
 }
 
@@ -123,7 +123,7 @@ impl Connection {
     /// [`Connection::skipped`].
     pub fn certain(&self) -> u64 {
         match self.state {
-            State::Payload(left) => left.into(),
+            State::Payload(left) => left as u64,
             _ => 0,
         }
     }
@@ -131,7 +131,7 @@ impl Connection {
     /// Takes note that `count` bytes of [`Connection::certain`] went by.
     pub fn skipped(&mut self, count: u64) {
         if let State::Payload(left) = self.state {
-            self.state = payload(left.saturating_sub(u32::try_from(count).unwrap_or(u32::MAX)));
+            self.state = payload(left.saturating_sub(usize::try_from(count).unwrap_or(usize::MAX)));
         }
     }
 
@@ -164,11 +164,11 @@ impl Connection {
                 Ok(Step::Goes(PREFACE.len()))
             }
             State::Settings => self.settings(input),
-            State::Payload(left) => match u32::try_from(input.len()).unwrap_or(u32::MAX).min(left) {
+            State::Payload(left) => match input.len().min(left) {
                 0 => Ok(Step::NeedMore),
                 taken => {
                     self.state = payload(left - taken);
-                    Ok(Step::Goes(taken as usize))
+                    Ok(Step::Goes(taken))
                 }
             },
             State::Frames => match self.server.is_one() {
@@ -213,7 +213,7 @@ impl Connection {
         if frame.length > MAX_FRAME {
             return Err(Refused::TooLong("a frame"));
         }
-        self.state = payload(frame.length as u32);
+        self.state = payload(frame.length);
         Ok(Step::Goes(frame::HEADER))
     }
 
@@ -241,8 +241,7 @@ impl Connection {
                 self.streams.remove(&frame.stream);
             }
         }
-        // Three bytes' worth at most.
-        self.state = payload(frame.length as u32);
+        self.state = payload(frame.length);
         Ok(Step::Goes(frame::HEADER))
     }
 
@@ -291,7 +290,7 @@ impl Connection {
     }
 }
 
-fn payload(left: u32) -> State {
+fn payload(left: usize) -> State {
     if left == 0 { State::Frames } else { State::Payload(left) }
 }
 

@@ -64,17 +64,18 @@ fn own_field(block: &mut Vec<u8>, name: &str, value: &str) {
 
 /// A text as it is, with its length in front (RFC 7541 §5.2).
 fn text(block: &mut Vec<u8>, value: &str) {
-    const MASK: usize = 0x7f;
-    match value.len() {
-        short if short < MASK => block.push(short as u8),
-        long => {
-            let (mut rest, continues) = (long - MASK, 0x80);
-            block.push(MASK as u8);
-            while rest >= continues {
-                block.push((rest % continues + continues) as u8);
-                rest /= continues;
+    const MASK: u8 = 0x7f;
+    const CONTINUES: u8 = 0x80;
+    match u8::try_from(value.len()) {
+        Ok(short) if short < MASK => block.push(short),
+        _ => {
+            let mut rest = value.len() - usize::from(MASK);
+            block.push(MASK);
+            while rest >= usize::from(CONTINUES) {
+                block.push(rest.to_le_bytes()[0] | CONTINUES);
+                rest /= usize::from(CONTINUES);
             }
-            block.push(rest as u8);
+            block.push(rest.to_le_bytes()[0]);
         }
     }
     block.extend(value.as_bytes());

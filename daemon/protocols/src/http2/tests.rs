@@ -6,9 +6,9 @@ const SETTINGS: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
 
 /// A field that no table takes.
 fn field(name: &str, value: &str) -> Vec<u8> {
-    let mut field = vec![0, name.len() as u8];
+    let mut field = vec![0, u8::try_from(name.len()).unwrap()];
     field.extend(name.as_bytes());
-    field.push(value.len() as u8);
+    field.push(u8::try_from(value.len()).unwrap());
     field.extend(value.as_bytes());
     field
 }
@@ -241,7 +241,7 @@ fn requests_that_are_taken_back_leave_nothing() {
         connection.skipped(4);
     }
     assert!(connection.streams.is_empty());
-    for number in 5000..5000 + MAX_STREAMS as u32 {
+    for number in 5000..5000 + u32::try_from(MAX_STREAMS).unwrap() {
         host(head(&mut connection, 2 * number + 1, GOES_ON, &fields(&[])));
     }
     let many = head(&mut connection, 1_000_001, GOES_ON, &fields(&[]));
@@ -252,7 +252,7 @@ fn requests_that_are_taken_back_leave_nothing() {
 #[test]
 fn streams_that_the_server_ends_are_forgotten_when_there_are_many() {
     let mut connection = begun();
-    for number in 0..2 * MAX_STREAMS as u32 {
+    for number in 0..2 * u32::try_from(MAX_STREAMS).unwrap() {
         let stream = 2 * number + 1;
         host(head(&mut connection, stream, GOES_ON, &fields(&[])));
         connection.server(&frame(kind::RST_STREAM, 0, stream, &[0; 4]));
