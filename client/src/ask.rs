@@ -14,7 +14,7 @@ use agentd_policy::mode::Mode;
 use agentd_policy::names::SessionId;
 use agentd_policy::network::Upstream;
 use agentd_policy::offer::Site;
-use agentd_policy::plan::Plan;
+use agentd_policy::plan::{Permitted, Plan};
 use agentd_policy::profile::Profile;
 use agentd_policy::request::{CallerFacts, Request, Wanted};
 use agentd_policy::resolver::Resolver;
@@ -43,7 +43,7 @@ pub struct Question {
     upstream: Upstream,
     caller: CallerFacts,
     wanted: Vec<Wanted>,
-    plan: Plan,
+    plan: Permitted,
     git: Found,
 }
 

@@ -77,7 +77,7 @@ fn honest(user: &User, request: &CreateRequest) -> Plan {
     let mut wanted = agentd_request::parse(spec, session()).expect("a request");
     wanted.offered = Some(agentd_request::offered(&request.paths).expect("paths"));
     let (bounds, upstream) = (Bounds::default(), Upstream::default());
-    decide(&wanted, &profile, &bounds, &upstream, &caller).expect("an honest request").into_plan()
+    decide(&wanted, &profile, &bounds, &upstream, &caller).expect("an honest request").into_plan().into()
 }
 
 /// A stage for one request: the launcher, its service, and a user with a workspace.

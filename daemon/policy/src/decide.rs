@@ -8,7 +8,7 @@ use crate::mode::{Mode, Role};
 use crate::mount::{Input, MAX_SCRATCH, Scratch, Workspace};
 use crate::names::AbsPath;
 use crate::network::Upstream;
-use crate::plan::Plan;
+use crate::plan::{Permitted, Plan};
 use crate::profile::Profile;
 use crate::request::{CallerFacts, Here, Request, Wanted};
 use crate::rule::Rule;
@@ -18,7 +18,7 @@ use crate::{Refusal, environment, overlap, places, workspaces};
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct Permit {
-    plan: Plan,
+    plan: Permitted,
     wanted: Vec<Wanted>,
 }
 
@@ -34,7 +34,7 @@ impl Permit {
     }
 
     /// The session, to be built.
-    pub fn into_plan(self) -> Plan {
+    pub fn into_plan(self) -> Permitted {
         self.plan
     }
 }
@@ -119,8 +119,7 @@ pub fn decide(
         umask: request.umask & 0o777,
         egress: Some(egress),
     };
-    plan.check(bounds)?;
-    Ok(Permit { plan, wanted })
+    Ok(Permit { plan: plan.permit(bounds)?, wanted })
 }
 
 fn enforceable(profile: &Profile) -> Result<(), Refusal> {

@@ -71,7 +71,8 @@ fn toml(text: &str) -> Profile {
 }
 
 fn plan(request: &Request, profile: &Profile) -> Result<Plan, Refusal> {
-    decide(request, profile, &Bounds::default(), &upstream(), &alice()).map(Permit::into_plan)
+    decide(request, profile, &Bounds::default(), &upstream(), &alice())
+        .map(|permit| permit.into_plan().into())
 }
 
 fn rule(request: &Request, profile: &Profile) -> &'static str {
@@ -91,7 +92,7 @@ fn the_default_profile_gives_the_current_directory_as_an_overlay() {
     assert_eq!(text(&plan.workspaces[0].mask), [".env"]);
     assert_eq!(text(&plan.workspaces[0].protect), [".git/config", ".git/hooks"]);
     assert_eq!(plan.scratch, [Scratch { path: path("/tmp"), size: 512 << 20, exec: true }]);
-    assert_eq!((plan.cwd, plan.limits.memory), (path("/home/alice/p"), 4 << 30));
+    assert_eq!((&plan.cwd, plan.limits.memory), (&path("/home/alice/p"), 4 << 30));
 }
 
 #[test]

@@ -1,7 +1,10 @@
-//! What a session will be. The service makes a [`Plan`], the launcher checks it again and builds it.
+//! What a session will be. The service makes a [`Plan`], the launcher checks it again and builds it. One that was
+//! checked is [`Permitted`] and changes no more.
 //!
 //! A plan holds no path that root would open: mounts name an offered descriptor by its index, and path
 //! texts say only where things appear inside the session.
+
+use std::ops::Deref;
 
 use serde::{Deserialize, Serialize};
 
@@ -55,6 +58,29 @@ pub struct Plan {
     pub egress: Option<Egress>,
 }
 
+/// A plan that passed [`Plan::check`] in this process, or in the root process that sent it. Its fields can be read and
+/// not written.
+///
+/// It is encoded as the plan itself. Only messages between processes of root, and from them to init, are decoded to it;
+/// what the service sends is a [`Plan`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Permitted(Plan);
+
+impl Deref for Permitted {
+    type Target = Plan;
+
+    fn deref(&self) -> &Plan {
+        &self.0
+    }
+}
+
+impl From<Permitted> for Plan {
+    /// For a process that checks it again.
+    fn from(permitted: Permitted) -> Self {
+        permitted.0
+    }
+}
+
 /// Rows and columns of a terminal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WindowSize {
@@ -69,7 +95,17 @@ pub struct WindowSize {
 pub const MAX_ARGS: usize = 128 << 10;
 /// The most arguments and variables.
 pub const MAX_ARGC: usize = 4096;
+
 impl Plan {
+    /// The plan, for a session that is to be built.
+    ///
+    /// # Errors
+    /// As [`Plan::check`].
+    pub fn permit(self, bounds: &Bounds) -> Result<Permitted, Refusal> {
+        self.check(bounds)?;
+        Ok(Permitted(self))
+    }
+
     /// Checks the plan against the site's bounds and against what any plan may hold, by any service.
     ///
     /// # Errors

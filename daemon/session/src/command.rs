@@ -4,8 +4,10 @@ use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use agentd_kernel::process::{self, SingleThreaded};
+use agentd_policy::names::AbsPath;
 use agentd_policy::plan::Plan;
 use agentd_policy::step::CommandStep;
+use agentd_policy::wire::Command;
 use nix::errno::Errno;
 use nix::sys::signal::{SigSet, Signal};
 use rustix::pipe::PipeFlags;
@@ -43,6 +45,31 @@ impl Stdio {
     }
 }
 
+/// What a command of a session runs with.
+pub struct Invocation<'a> {
+    argv: &'a [Vec<u8>],
+    env: Vec<&'a (Vec<u8>, Vec<u8>)>,
+    cwd: &'a AbsPath,
+}
+
+impl<'a> Invocation<'a> {
+    /// The command that the plan is for.
+    pub fn first(plan: &'a Plan) -> Self {
+        Self { argv: &plan.command, env: plan.env.iter().collect(), cwd: &plan.cwd }
+    }
+
+    /// A further one. What it leaves out is as for the first.
+    pub fn further(plan: &'a Plan, command: &'a Command) -> Self {
+        let own = |key: &[u8]| command.env.iter().any(|(name, _)| name == key);
+        let rest = plan.env.iter().filter(|(key, _)| !own(key));
+        Self {
+            argv: &command.argv,
+            env: command.env.iter().chain(rest).collect(),
+            cwd: command.cwd.as_ref().unwrap_or(&plan.cwd),
+        }
+    }
+}
+
 /// Why a command was not run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NotRun {
@@ -74,12 +101,12 @@ impl AsFd for Starting {
 }
 
 impl Starting {
-    /// Forks the plan's command, in a session (`setsid(2)`) of its own.
-    pub fn fork(token: SingleThreaded, plan: &Plan, stdio: &Stdio) -> Result<Self, NotRun> {
+    /// Forks a command, in a session (`setsid(2)`) of its own.
+    pub fn fork(token: SingleThreaded, invocation: &Invocation<'_>, stdio: &Stdio) -> Result<Self, NotRun> {
         let (report, reporter) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)
             .map_err(|e| NotRun::new(CommandStep::Fork, e.raw_os_error()))?;
         let pid = process::fork(token, || {
-            let not_run = become_command(plan, stdio);
+            let not_run = become_command(invocation, stdio);
             let bytes = [not_run.step.name().as_bytes(), b"\0", &not_run.errno.to_le_bytes()].concat();
             // If init is gone, so is this process in a moment.
             let _ = rustix::io::write(&reporter, &bytes);
@@ -119,17 +146,17 @@ fn not_run(report: &[u8]) -> NotRun {
 }
 
 /// Returns only if the command could not be run.
-fn become_command(plan: &Plan, stdio: &Stdio) -> NotRun {
+fn become_command(invocation: &Invocation<'_>, stdio: &Stdio) -> NotRun {
     if let Err(errno) = take_stdio(stdio) {
         return NotRun::new(CommandStep::Terminal, errno as i32);
     }
     if let Err(errno) = reset_signals() {
         return NotRun::new(CommandStep::Fork, errno as i32);
     }
-    if let Err(errno) = nix::unistd::chdir(plan.cwd.as_str()) {
+    if let Err(errno) = nix::unistd::chdir(invocation.cwd.as_str()) {
         return NotRun::new(CommandStep::Cwd, errno as i32);
     }
-    NotRun::new(CommandStep::Exec, execute(plan) as i32)
+    NotRun::new(CommandStep::Exec, execute(invocation) as i32)
 }
 
 fn take_stdio(stdio: &Stdio) -> nix::Result<()> {
@@ -161,20 +188,21 @@ fn reset_signals() -> nix::Result<()> {
     Ok(())
 }
 
-/// `execve(2)`, looked up in the plan's PATH as `execvpe(3)` does, without its fall-back to a shell.
-fn execute(plan: &Plan) -> Errno {
+/// `execve(2)`, looked up in the command's PATH as `execvpe(3)` does, without its fall-back to a shell.
+fn execute(invocation: &Invocation<'_>) -> Errno {
+    let Invocation { argv: words, env: variables, .. } = invocation;
     let c = |bytes: Vec<u8>| CString::new(bytes).map_err(|_| Errno::EINVAL);
-    let argv: Result<Vec<_>, _> = plan.command.iter().cloned().map(c).collect();
-    let env: Result<Vec<_>, _> = plan.env.iter().map(|(k, v)| c([k, &b"="[..], v].concat())).collect();
+    let argv: Result<Vec<_>, _> = words.iter().cloned().map(c).collect();
+    let env: Result<Vec<_>, _> = variables.iter().map(|(k, v)| c([k, &b"="[..], v].concat())).collect();
     let (Ok(argv), Ok(env)) = (argv, env) else { return Errno::EINVAL };
-    let Some(program) = plan.command.first() else { return Errno::EINVAL };
+    let Some(program) = words.first() else { return Errno::EINVAL };
     if program.contains(&b'/') {
         return match c(program.clone()) {
             Ok(path) => failed_exec(&path, &argv, &env),
             Err(errno) => errno,
         };
     }
-    let path = plan.env.iter().find(|(key, _)| key == b"PATH").map_or(&b""[..], |(_, value)| value);
+    let path = variables.iter().find(|(key, _)| key == b"PATH").map_or(&b""[..], |(_, value)| value);
     let mut result = Errno::ENOENT;
     for dir in path.split(|b| *b == b':').filter(|dir| !dir.is_empty()) {
         let Ok(path) = c([dir, b"/", program.as_slice()].concat()) else { return Errno::EINVAL };
@@ -210,5 +238,54 @@ mod tests {
         {
             assert_eq!(of(malformed), (CommandStep::Fork, Errno::EBADMSG as i32), "{malformed:?}");
         }
+    }
+
+    fn plan() -> Plan {
+        let json = |text: &str| AbsPath::parse(text).unwrap();
+        Plan {
+            profile: agentd_policy::digest::Digest::default(),
+            session: agentd_policy::names::SessionId::parse("0123456789ab").unwrap(),
+            user: agentd_policy::names::UserName::parse("alice").unwrap(),
+            home: json("/home/alice"),
+            shell: json("/bin/sh"),
+            command: vec![b"first".to_vec()],
+            env: vec![(b"PATH".to_vec(), b"/bin".to_vec()), (b"A".to_vec(), b"1".to_vec())],
+            cwd: json("/tmp"),
+            terminal: None,
+            workspaces: vec![],
+            inputs: vec![],
+            scratch: vec![],
+            home_size: 0,
+            limits: agentd_policy::limits::Limits {
+                memory: 0,
+                pids: 0,
+                cpus: 1.0,
+                disk: 0,
+                inodes: 1 << 20,
+                timeout_ms: 0,
+                idle_ms: 0,
+                open_files: 0,
+            },
+            landlock_abi: 1,
+            remove: false,
+            umask: 0o022,
+            egress: None,
+        }
+    }
+
+    #[test]
+    fn what_a_command_does_not_say_is_as_for_the_first() {
+        let command = Command {
+            argv: vec![b"second".to_vec()],
+            env: vec![(b"A".to_vec(), b"2".to_vec())],
+            cwd: None,
+            terminal: None,
+        };
+        let plan = plan();
+        let invocation = Invocation::further(&plan, &command);
+        assert_eq!(invocation.argv, command.argv);
+        let env: Vec<_> = invocation.env.iter().map(|(name, value)| (&name[..], &value[..])).collect();
+        assert_eq!(env, [(&b"A"[..], &b"2"[..]), (b"PATH", b"/bin")]);
+        assert_eq!(invocation.cwd.as_str(), "/tmp");
     }
 }

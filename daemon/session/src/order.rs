@@ -8,7 +8,7 @@ use agentd_policy::ceiling::Ceiling;
 use agentd_policy::lease::Groups;
 use agentd_policy::limits::DiskForm;
 use agentd_policy::names::AbsPath;
-use agentd_policy::plan::Plan;
+use agentd_policy::plan::Permitted;
 use agentd_policy::wire::{Attached, Message, Timing, WireError};
 use serde::{Deserialize, Serialize};
 
@@ -29,7 +29,7 @@ pub struct Owner {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Order {
     /// What to build.
-    pub plan: Plan,
+    pub plan: Permitted,
     /// What it may reach at most, however it is changed later.
     pub ceiling: Ceiling,
     /// When the launcher read the request: nanoseconds of `CLOCK_MONOTONIC`.

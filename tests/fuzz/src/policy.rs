@@ -15,6 +15,7 @@ use agentd_policy::library::{Library, Text};
 use agentd_policy::names::{AbsPath, ProfileName, RelPath, SessionId, UserName};
 use agentd_policy::network::{Change, Upstream};
 use agentd_policy::offer::{FromClient, MAX_GRANTS, MAX_OFFER, ToClient};
+use agentd_policy::plan::Plan;
 use agentd_policy::profile::Profile;
 use agentd_policy::protocol::Protocol;
 use agentd_policy::request::{CallerFacts, Request};
@@ -216,10 +217,10 @@ pub fn profile(bytes: &[u8]) {
         proxy: None,
     };
     if let Ok(permit) = decide(&request(), &profile, &bounds, &upstream, &caller()) {
-        let plan = permit.into_plan();
+        let plan = Plan::from(permit.into_plan());
         plan.check(&bounds).unwrap();
         let encoded = wire::encode(&plan).unwrap();
-        assert_eq!(wire::decode::<agentd_policy::plan::Plan>(&encoded).unwrap(), plan);
+        assert_eq!(wire::decode::<Plan>(&encoded).unwrap(), plan);
         plan.egress.iter().for_each(|egress| {
             egress.check().unwrap();
             reached(egress);

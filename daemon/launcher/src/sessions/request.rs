@@ -11,7 +11,7 @@ use agentd_policy::config::{Bounds, Config};
 use agentd_policy::consent::Consent;
 use agentd_policy::lease::Groups;
 use agentd_policy::mode::Mode;
-use agentd_policy::plan::Plan;
+use agentd_policy::plan::{Permitted, Plan};
 use agentd_policy::rule::Rule;
 use agentd_policy::step::Step;
 use agentd_policy::wire::{FromLauncher, Peer, RequestNumber, encode};
@@ -31,15 +31,15 @@ const MAX_DEFERRED: usize = 64;
 /// The most builds at once: of one account, so that a start of another's competes with few, and of all.
 const BUILDS: (usize, usize) = (4, 64);
 
-/// What a request brings, besides an offer.
-pub struct Request {
+/// What a request brings, besides an offer; a `Request<Plan>` was not checked yet.
+pub struct Request<P = Permitted> {
     /// For the answer.
     pub number: RequestNumber,
     pub caller: Peer,
     pub groups: Groups,
     /// What its sessions may have at most.
     pub bounds: Bounds,
-    pub plan: Plan,
+    pub plan: P,
     /// What the caller agreed to, which is the plan or nothing.
     pub consent: Consent,
     /// When it was read: nanoseconds of `CLOCK_MONOTONIC`.
@@ -54,11 +54,14 @@ pub struct Deferred {
 
 impl Sessions {
     /// Checks a request by the launcher's own rules, and gives it to a builder.
-    pub fn build(&mut self, cx: &Context, request: Request, offer: Packets) -> Result<(), Refusal> {
-        if let Err(refusal) = self.check(cx, &request) {
-            self.left.push(offer);
-            return Err(refusal);
-        }
+    pub fn build(&mut self, cx: &Context, request: Request<Plan>, offer: Packets) -> Result<(), Refusal> {
+        let request = match self.check(cx, request) {
+            Ok(request) => request,
+            Err(refusal) => {
+                self.left.push(offer);
+                return Err(refusal);
+            }
+        };
         if self.must_wait(&places(&request.plan), Instant::now()) {
             let account = cx.accounts.of(request.caller.uid);
             let own = self.deferred.iter().filter(|d| cx.accounts.of(d.request.caller.uid) == account);
@@ -159,8 +162,8 @@ impl Sessions {
         ))
     }
 
-    fn check(&self, cx: &Context, request: &Request) -> Result<(), Refusal> {
-        let (plan, caller) = (&request.plan, request.caller);
+    fn check(&self, cx: &Context, request: Request<Plan>) -> Result<Request, Refusal> {
+        let Request { number, caller, groups, bounds: most, plan, consent, began_ns } = request;
         let (config, bounds) = (&cx.settings.config, bounds(cx));
         if caller.uid == 0 && !config.allow_root {
             return Err(Refusal::new(
@@ -170,15 +173,15 @@ impl Sessions {
             ));
         }
         let leased = |id: u32| config.pool.uids.contains(id);
-        if leased(caller.uid) || leased(caller.gid) || request.groups.iter().any(leased) {
+        if leased(caller.uid) || leased(caller.gid) || groups.iter().any(leased) {
             return Err(Refusal::new(
                 "a session for a leased uid",
                 Rule::CallerPool,
                 "sessions ask for none",
             ));
         }
-        plan.check(&request.bounds)?;
-        request.consent.check(plan)?;
+        let plan = plan.permit(&most)?;
+        consent.check(&plan)?;
         plan.egress.as_ref().map_or(Ok(()), |egress| config.egress.check(egress))?;
         let (account, each) = (cx.accounts.of(caller.uid), bounds.max_sessions_per_user);
         self.check_count(cx, None, bounds.max_sessions, Rule::BoundsMaxSessions)?;
@@ -213,19 +216,13 @@ impl Sessions {
         if taken.any(|id| *id == plan.session) {
             return Err(Refusal::new(format!("session {}", plan.session), Rule::SessionExists, "ask again"));
         }
-        Ok(())
+        Ok(Request { number, caller, groups, bounds: most, plan, consent, began_ns })
     }
 
     fn start(&mut self, cx: &Context, request: Request, offer: Packets) -> Result<(), Refusal> {
-        let reserve = match reserve(cx, &request.plan) {
-            Ok(reserve) => reserve,
-            Err(refusal) => {
-                self.left.push(offer);
-                return Err(refusal);
-            }
-        };
-        let files = match SiteFiles::open(&cx.settings.config, &request.plan) {
-            Ok(files) => files,
+        let files = || SiteFiles::open(&cx.settings.config, &request.plan);
+        let (reserve, files) = match reserve(cx, &request.plan).and_then(|free| Ok((free, files()?))) {
+            Ok(both) => both,
             Err(refusal) => {
                 self.left.push(offer);
                 return Err(refusal);

@@ -12,7 +12,7 @@ use agentd_kernel::packets::{PacketError, Packets};
 use agentd_policy::Refusal;
 use agentd_policy::limits::DiskForm;
 use agentd_policy::names::SessionId;
-use agentd_policy::plan::Plan;
+use agentd_policy::plan::Permitted;
 use agentd_policy::rule::Rule;
 use agentd_policy::wire::{self, CallerNumber, Check, FromService, Leak, RequestNumber, Ticket, Timing};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -139,8 +139,13 @@ impl Launcher {
     }
 
     /// Has a session built.
-    pub async fn build(&self, handle: &CallerHandle, ticket: Ticket, plan: Plan) -> Result<Built, Refusal> {
-        let (caller, plan) = (handle.number, Box::new(plan));
+    pub async fn build(
+        &self,
+        handle: &CallerHandle,
+        ticket: Ticket,
+        plan: Permitted,
+    ) -> Result<Built, Refusal> {
+        let (caller, plan) = (handle.number, Box::new(plan.into()));
         match self.ask(handle, |request| FromService::Build { request, caller, ticket, plan }).await? {
             Answer::Built(built) => Ok(built),
             Answer::Refused(refusal) => Err(refusal),

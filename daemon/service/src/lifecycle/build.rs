@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use agentd_policy::Refusal;
-use agentd_policy::plan::Plan;
+use agentd_policy::plan::Permitted;
 use agentd_policy::rule::Rule;
 use agentd_policy::wire::{Ticket, Timing};
 use tokio::net::UnixStream;
@@ -22,7 +22,7 @@ use crate::stream::relay;
 
 /// What is needed to build it.
 pub struct Order {
-    pub plan: Plan,
+    pub plan: Permitted,
     pub ticket: Ticket,
     /// Cancelled when the client that asked for it is gone.
     pub creator: CancellationToken,

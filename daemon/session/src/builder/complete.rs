@@ -11,7 +11,7 @@ use agentd_kernel::process::Child;
 use agentd_policy::event::Finding;
 use agentd_policy::limits::DiskForm;
 use agentd_policy::mode::Mode as WorkspaceMode;
-use agentd_policy::plan::Plan;
+use agentd_policy::plan::{Permitted, Plan};
 use agentd_policy::step::Step;
 use agentd_policy::wire::encode;
 
@@ -252,7 +252,7 @@ fn knows_git(plan: &Plan) -> bool {
 /// Tells init that its root is complete.
 fn go(
     to_init: &Packets,
-    plan: &Plan,
+    plan: &Permitted,
     access: Vec<(String, crate::init::Access)>,
     streams: &crate::command::Stdio,
 ) -> Result<(), Fault> {

@@ -34,7 +34,7 @@ use agentd_kernel::process::{self, Child, SingleThreaded};
 use agentd_policy::ceiling::Ceiling;
 use agentd_policy::lease::{Lease, Pool};
 use agentd_policy::offer::{Grant, MAX_OFFER, Offer};
-use agentd_policy::plan::Plan;
+use agentd_policy::plan::Permitted;
 use agentd_policy::rule::Rule;
 use agentd_policy::step::Step;
 use agentd_policy::wire::{MAX_KEEPER_PACKET, MAX_PACKET, decode, decode_with, encode};
@@ -77,7 +77,7 @@ pub struct Builder<'a> {
 
 /// An order with its descriptors.
 struct Received {
-    plan: Plan,
+    plan: Permitted,
     ceiling: Ceiling,
     began: Instant,
     /// Where a service finds the keeper.

@@ -17,7 +17,7 @@ use nix::sys::signal::Signal;
 use rustix::fs::{Mode, OFlags};
 use rustix::process::{Pid, PidfdFlags, WaitOptions};
 
-use crate::command::{NotRun, Starting};
+use crate::command::{Invocation, NotRun, Starting};
 use crate::stdio::{self, Outside, Streams};
 
 /// How long a command may take from its fork to its program. The agent can stop it on the way.
@@ -109,7 +109,7 @@ impl<'a> Commands<'a> {
         };
         let Streams { inside, outside } =
             streams.map_err(|errno| NotRun::new(CommandStep::Terminal, errno.raw_os_error()))?;
-        let starting = Starting::fork(self.token, &merged(self.plan, command), &inside)?;
+        let starting = Starting::fork(self.token, &Invocation::further(self.plan, command), &inside)?;
         self.starting.insert(number, OnItsWay { starting, outside, until: Instant::now() + START });
         Ok(())
     }
@@ -244,19 +244,6 @@ impl<'a> Commands<'a> {
     }
 }
 
-/// The plan with what the command says in the place of the first one's.
-fn merged(plan: &Plan, command: &Command) -> Plan {
-    let own = |key: &Vec<u8>| command.env.iter().any(|(name, _)| name == key);
-    let rest = plan.env.iter().filter(|(key, _)| !own(key));
-    Plan {
-        command: command.argv.clone(),
-        env: command.env.iter().chain(rest).cloned().collect(),
-        cwd: command.cwd.clone().unwrap_or_else(|| plan.cwd.clone()),
-        terminal: command.terminal,
-        ..plan.clone()
-    }
-}
-
 /// Kills the processes whose session is `leader`'s; whether there were any.
 fn kill_session(leader: Pid) -> bool {
     let Ok(entries) = std::fs::read_dir("/proc") else { return false };
@@ -286,54 +273,6 @@ fn session(stat: &str) -> Option<i32> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use agentd_policy::names::AbsPath;
-
-    fn plan() -> Plan {
-        let json = |text: &str| AbsPath::parse(text).unwrap();
-        Plan {
-            profile: agentd_policy::digest::Digest::default(),
-            session: agentd_policy::names::SessionId::parse("0123456789ab").unwrap(),
-            user: agentd_policy::names::UserName::parse("alice").unwrap(),
-            home: json("/home/alice"),
-            shell: json("/bin/sh"),
-            command: vec![b"first".to_vec()],
-            env: vec![(b"PATH".to_vec(), b"/bin".to_vec()), (b"A".to_vec(), b"1".to_vec())],
-            cwd: json("/tmp"),
-            terminal: None,
-            workspaces: vec![],
-            inputs: vec![],
-            scratch: vec![],
-            home_size: 0,
-            limits: agentd_policy::limits::Limits {
-                memory: 0,
-                pids: 0,
-                cpus: 1.0,
-                disk: 0,
-                inodes: 1 << 20,
-                timeout_ms: 0,
-                idle_ms: 0,
-                open_files: 0,
-            },
-            landlock_abi: 1,
-            remove: false,
-            umask: 0o022,
-            egress: None,
-        }
-    }
-
-    #[test]
-    fn what_a_command_does_not_say_is_as_for_the_first() {
-        let command = Command {
-            argv: vec![b"second".to_vec()],
-            env: vec![(b"A".to_vec(), b"2".to_vec())],
-            cwd: None,
-            terminal: None,
-        };
-        let merged = merged(&plan(), &command);
-        assert_eq!(merged.command, command.argv);
-        assert_eq!(merged.env, [(b"A".to_vec(), b"2".to_vec()), (b"PATH".to_vec(), b"/bin".to_vec())]);
-        assert_eq!(merged.cwd.as_str(), "/tmp");
-    }
 
     #[test]
     fn who_stops_and_lets_go_on_gains_no_time() {

@@ -17,7 +17,7 @@ use agentd_kernel::{
     affinity, creds, landlock, loopback, nflog, nft, procfs, resets, rlimits, seccomp, sock_diag,
 };
 use agentd_policy::event::ExitStatus;
-use agentd_policy::plan::Plan;
+use agentd_policy::plan::{Permitted, Plan};
 use agentd_policy::step::Step;
 use agentd_policy::wire::{Command, CommandNumber, MAX_KEEPER_PACKET, MAX_PACKET, decode, encode};
 use nix::sched::CloneFlags;
@@ -26,7 +26,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use serde::{Deserialize, Serialize};
 
-use crate::command::{NotRun, Starting, Stdio};
+use crate::command::{Invocation, NotRun, Starting, Stdio};
 use crate::error::HostError;
 use crate::host::AgentFilters;
 use crate::order::Owner;
@@ -39,7 +39,7 @@ pub enum ToInit {
     /// The root is complete. Descriptors: the command's standard streams.
     Go {
         /// What to run, and within which limits.
-        plan: Box<Plan>,
+        plan: Box<Permitted>,
         /// What may be done where, for Landlock.
         access: Vec<(String, Access)>,
     },
@@ -182,7 +182,8 @@ impl Init<'_> {
         let signals = child_signals().step(Step::Signals)?;
         rustix::process::umask(rustix::fs::Mode::from_raw_mode(plan.umask & 0o777));
         self.send(&FromInit::Confined { landlock_abi }, &[refused.as_fd()]).step(Step::Message)?;
-        let main = match Starting::fork(self.token, &plan, &stdio).and_then(Starting::outcome) {
+        let first = Invocation::first(&plan);
+        let main = match Starting::fork(self.token, &first, &stdio).and_then(Starting::outcome) {
             Ok(main) => {
                 self.send(&FromInit::Running, &[]).step(Step::Message)?;
                 main
