@@ -81,6 +81,42 @@ pub fn become_member(uid: u32, gid: u32, groups: &[u32]) -> Result<(), CredsErro
     same_groups(groups)
 }
 
+/// Proof that this process has no capability over anything of the host's, now or later.
+#[derive(Debug)]
+pub struct NoHostRights(());
+
+impl NoHostRights {
+    /// Becomes `uid` and `gid` for good, with these supplementary groups and without any capability. Processes of the
+    /// same uid can neither trace nor read this one.
+    ///
+    /// # Errors
+    /// [`CredsError`]; the process must end then.
+    pub fn of(uid: u32, gid: u32, groups: &[u32]) -> Result<Self, CredsError> {
+        become_member(uid, gid, groups)?;
+        drop_all_capabilities()?;
+        no_new_privs()?;
+        not_dumpable()?;
+        Ok(Self(()))
+    }
+
+    /// Becomes `id` for good in new namespaces of these `kinds`, and in a new user namespace that owns them: it has
+    /// every capability over those, and none over others. No right to make namespaces is asked of `id`.
+    ///
+    /// # Errors
+    /// [`CredsError`]; the process must end then.
+    #[cfg(feature = "session")]
+    pub fn in_namespaces(id: u32, kinds: nix::sched::CloneFlags) -> Result<Self, CredsError> {
+        rustix::thread::set_keep_capabilities(true).doing("keep the capabilities")?;
+        become_ids(id, id)?;
+        let mut rights = rustix::thread::capabilities(None).doing("read the capabilities")?;
+        rights.effective = CapabilitySet::SYS_ADMIN;
+        rustix::thread::set_capabilities(None, rights).doing("take a capability")?;
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWUSER | kinds)
+            .map_err(|errno| CredsError::Refused { what: "unshare", source: errno.into() })?;
+        Ok(Self(()))
+    }
+}
+
 /// Changes the supplementary groups of a process that keeps all else.
 ///
 /// # Errors
@@ -300,6 +336,40 @@ mod tests {
             effective_uid(0).unwrap_err();
             become_ids(0, 0).unwrap_err();
             drop_all_capabilities().unwrap();
+        });
+    }
+
+    #[test]
+    fn who_has_no_rights_on_the_host_has_no_capability() {
+        in_child(|| {
+            NoHostRights::of(NOBODY, NOBODY, &[NOBODY - 1]).unwrap();
+            for set in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
+                assert_eq!(status(set), "0000000000000000", "{set}");
+            }
+            assert_eq!((status("NoNewPrivs"), status("Groups")), ("1".into(), (NOBODY - 1).to_string()));
+            assert_eq!(status("Uid"), [NOBODY.to_string().as_str(); 4].join("\t"));
+            effective_uid(0).unwrap_err();
+        });
+    }
+
+    #[test]
+    #[cfg(feature = "session")]
+    fn who_has_namespaces_of_its_own_has_no_capability_over_the_hosts() {
+        use nix::sched::CloneFlags;
+        in_child(|| {
+            let net = std::fs::read_link("/proc/thread-self/ns/net").unwrap();
+            let host = std::fs::File::open("/proc/thread-self/ns/uts").unwrap();
+            NoHostRights::in_namespaces(NOBODY, CloneFlags::CLONE_NEWNET).unwrap();
+            assert_eq!(status("Uid"), ["65534"; 4].join("\t"));
+            // Its own network, and what it may do there; of the host's namespaces nothing, and no process of root's.
+            assert_ne!(std::fs::read_link("/proc/thread-self/ns/net").ok(), Some(net));
+            assert_ne!(status("CapEff"), "0000000000000000");
+            let refused = Err(nix::errno::Errno::EPERM);
+            assert_eq!(nix::sched::setns(&host, CloneFlags::CLONE_NEWUTS), refused);
+            assert_eq!(nix::unistd::sethostname("x"), refused);
+            assert_eq!(nix::sys::signal::kill(nix::unistd::Pid::from_raw(1), None), refused);
+            assert!(std::fs::read("/etc/shadow").is_err());
+            effective_uid(0).unwrap_err();
         });
     }
 

@@ -1,127 +1,68 @@
 //! What the host offers to sessions: every facility is tried for real, in a short-lived child, and nothing of
 //! the trial is left. A version number is shown and decides nothing.
+//!
+//! What needs a right of root's is tried here; [`unprivileged`] tries and judges the rest, and reports.
 
 mod apart;
 mod cgroups;
 mod confine;
-mod disk;
 mod files;
-mod ids;
-mod network;
+mod unprivileged;
 
-use std::fmt::{Display, Formatter};
-
-use agentd_kernel::process::SingleThreaded;
-use agentd_policy::wire::{Check, Status};
+use agentd_kernel::creds::{NoHostRights, parent_death_signal};
+use agentd_kernel::process::{self, CloneArgs, SingleThreaded};
+use agentd_policy::event::ExitStatus;
+use agentd_policy::wire::Check;
+use agentd_session::error::HostError;
+use nix::sched::CloneFlags;
 
 use crate::context::Context;
+use apart::{apart, apart_in, own_namespaces};
+use unprivileged::{Facts, confine::NAMESPACES, network::TRIALS};
 
-/// Tries every facility, for the user `uid`. Runs in a child of the launcher, as root; takes some seconds at most, and
-/// at worst five for each facility.
-pub fn examine(cx: &Context, uid: u32) -> Vec<Check> {
-    let token = match SingleThreaded::verify() {
-        Ok(token) => token,
-        Err(error) => {
-            return vec![lack("doctor", Status::Missing, error, "nothing could be tried", "ask again")];
-        }
+/// Tries every facility, for the user `uid`, and has a child without rights give the checks to `report`. Runs in a
+/// child of the launcher, as root; takes some seconds at most, and at worst five for each facility.
+///
+/// # Errors
+/// If there is no report.
+pub fn examine(
+    cx: &Context,
+    uid: u32,
+    report: impl FnOnce(Vec<Check>) -> Result<(), HostError>,
+) -> Result<(), HostError> {
+    let token = SingleThreaded::verify()?;
+    let id = cx.settings.config.pool.uids.system().get();
+    let mut groups = cgroups::Groups::default();
+    let trial = groups.trial(token, cx.cgroups.root.as_deref(), id);
+    // First: a group that was killed once takes nobody in who is born elsewhere, on some kernels.
+    let network = trial.as_ref().ok().filter(|trial| trial.birth.is_ok()).map(|trial| {
+        let network = CloneFlags::CLONE_NEWNET;
+        TRIALS.map(|work| apart_in(token, trial.born(), || work(&own_namespaces(id, network)?)))
+    });
+    let facts = Facts {
+        namespaces: NAMESPACES.map(|(_, kind)| apart(token, || own_namespaces(id, kind).map(drop))),
+        files: files::facts(token, cx, uid),
+        exec_watch: apart(token, || confine::watch_exec(&cx.host)),
+        memfd_noexec: apart(token, || confine::memfd_noexec(token)),
+        oom: apart(token, || confine::oom_protect(&cx.host)),
+        cgroups: trial,
+        network,
     };
-    let mut checks = vec![kernel()];
-    let mut trial = cgroups::Trial::make(cx.cgroups.root.as_deref());
-    let mut network = Vec::new();
-    match &mut trial {
-        Ok(trial) => {
-            // First: a group that was killed once takes nobody in who is born elsewhere, on some kernels.
-            let birth = trial.takes_in(token);
-            if birth.status == Status::Ok {
-                network = network::checks(token, trial);
+    let child = process::spawn(token, CloneArgs { with_parent: true, ..CloneArgs::default() }, || {
+        let reported = NoHostRights::of(id, id, &[]).map_err(HostError::from).and_then(|none| {
+            parent_death_signal()?;
+            report(unprivileged::checks(&none, token, cx, &facts))
+        });
+        match reported {
+            Ok(()) => 0,
+            Err(error) => {
+                tracing::error!(%error, "the host could not be examined");
+                1
             }
-            checks.extend(trial.checks(token));
-            checks.push(birth);
         }
-        Err(lack) => checks.push(lack.clone()),
-    }
-    checks.extend(confine::namespaces(token));
-    checks.extend(files::checks(token, cx, uid));
-    checks.extend(disk::checks(cx));
-    checks.extend(network);
-    checks.extend(confine::checks(token, &cx.host));
-    checks.push(ids::pool(&cx.settings));
-    checks
-}
-
-/// Says only which kernel it is.
-fn kernel() -> Check {
-    let name = rustix::system::uname();
-    let text = |part: &std::ffi::CStr| part.to_string_lossy().into_owned();
-    fine("kernel", format!("{} {} {}", text(name.sysname()), text(name.release()), text(name.machine())))
-}
-
-/// A facility that is there.
-fn fine(name: impl Into<String>, found: impl std::fmt::Display) -> Check {
-    let none = String::new;
-    Check { name: name.into(), status: Status::Ok, found: found.to_string(), impact: none(), fix: none() }
-}
-
-/// A facility that is not.
-fn lack(
-    name: impl Into<String>,
-    status: Status,
-    found: impl std::fmt::Display,
-    impact: &str,
-    fix: &str,
-) -> Check {
-    Check { name: name.into(), status, found: found.to_string(), impact: impact.into(), fix: fix.into() }
-}
-
-/// One or the other.
-fn verdict(
-    name: impl Into<String>,
-    tried: Result<String, Lack>,
-    without: Status,
-    impact: &str,
-    fix: &str,
-) -> Check {
-    match tried {
-        Ok(found) => fine(name, found),
-        Err(found) => lack(name, without, found, impact, fix),
-    }
-}
-
-/// Why a facility is not there, for the report: one line.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Lack(String);
-
-impl Lack {
-    fn new(why: impl Into<String>) -> Self {
-        Self(why.into())
-    }
-
-    fn on(object: impl Display, error: impl Display) -> Self {
-        Self(format!("{object}: {error}"))
-    }
-}
-
-impl<E: std::error::Error> From<E> for Lack {
-    fn from(error: E) -> Self {
-        Self(error.to_string())
-    }
-}
-
-impl Display for Lack {
-    fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_there_needs_no_mend() {
-        let check = verdict("x", Ok("all".into()), Status::Missing, "much", "do");
-        assert_eq!((check.status, check.impact.as_str(), check.fix.as_str()), (Status::Ok, "", ""));
-        let check = verdict("x", Err(Lack::new("EPERM")), Status::Reduced, "much", "do");
-        assert_eq!((check.status, check.fix.as_str()), (Status::Reduced, "do"));
+    })?;
+    match child.wait()? {
+        ExitStatus::Code(0) => Ok(()),
+        how => Err(HostError::unfit(format!("what reports it ended with {how:?}"))),
     }
 }

@@ -127,9 +127,9 @@ impl Examiner {
         self.last.insert(asked.account, now);
         sessions.begin_to_see();
         let (request, uid, leaks) = (asked.request, asked.uid, asked.leaks);
-        let started = start(cx, sessions, || Found::Looked {
-            checks: doctor::examine(cx, uid),
-            traces: if leaks { traces::find(cx, sessions) } else { Vec::new() },
+        let started = start(cx, sessions, |say| {
+            let traces = if leaks { traces::find(cx, sessions) } else { Vec::new() };
+            doctor::examine(cx, uid, |checks| say(&Found::Looked { checks, traces }))
         });
         match started {
             Ok((child, socket)) => {
@@ -175,8 +175,8 @@ impl Examiner {
                     return self.finish(cx, sessions, running, None);
                 }
                 let traces = running.traces.clone();
-                let started = start(cx, sessions, || {
-                    Found::Cleaned(traces.iter().map(|trace| trace.clean(cx, sessions)).collect())
+                let started = start(cx, sessions, |say| {
+                    say(&Found::Cleaned(traces.iter().map(|trace| trace.clean(cx, sessions)).collect()))
                 });
                 match started {
                     Ok((child, socket)) => {
@@ -222,11 +222,11 @@ impl Examiner {
     }
 }
 
-/// Starts a child that says what `find` found, and its socket.
+/// Starts a child that looks by `look`, which is given the way to say what it found; and its socket.
 fn start(
     cx: &Context,
     sessions: &Sessions,
-    find: impl FnOnce() -> Found,
+    look: impl FnOnce(&dyn Fn(&Found) -> Result<(), HostError>) -> Result<(), HostError>,
 ) -> Result<(Child, Packets), NotExamined> {
     let (ours, theirs) = Packets::pair().map_err(HostError::from)?;
     ours.set_nonblocking(true).map_err(HostError::from)?;
@@ -235,12 +235,9 @@ fn start(
         keep.extend(cx.host.descriptors());
         keep.extend(cx.directories.descriptors());
         keep.extend(sessions.hierarchies().descriptors());
-        let look = || -> Result<(), HostError> {
-            process::set_title(c"agentd-doctor")?;
-            process::close_all_but(&keep)?;
-            Ok(theirs.send(&encode(&find())?, &[])?)
-        };
-        match look() {
+        let say = |found: &Found| -> Result<(), HostError> { Ok(theirs.send(&encode(found)?, &[])?) };
+        let begun = process::set_title(c"agentd-doctor").and_then(|()| process::close_all_but(&keep));
+        match begun.map_err(HostError::from).and_then(|()| look(&say)) {
             Ok(()) => 0,
             Err(error) => {
                 tracing::error!(%error, "the host could not be examined");

@@ -50,20 +50,6 @@ fn accounts<'a>(text: &'a str, pool: &'a Pool) -> impl Iterator<Item = &'a str> 
     })
 }
 
-/// The home of the user `uid` as passwd(5) has it: no other source of accounts is asked by root.
-pub fn home(uid: u32) -> Option<String> {
-    let text = std::fs::read_to_string("/etc/passwd").ok()?;
-    let home = home_in(&text, uid)?;
-    home.starts_with('/').then(|| home.to_owned())
-}
-
-fn home_in(passwd: &str, uid: u32) -> Option<&str> {
-    passwd.lines().find_map(|line| {
-        let mut fields = line.split(':').skip(2);
-        (fields.next()?.parse() == Ok(uid)).then(|| fields.nth(2))?
-    })
-}
-
 /// A line of subuid(5).
 struct Range<'a> {
     owner: &'a str,
@@ -96,11 +82,6 @@ mod tests {
         let pool = Pool::parse("1900000000-1900065535").unwrap();
         let passwd = "root:x:0:0::/:/bin/sh\nlent:x:1900000005:5::/:/bin/sh\nnonsense\n";
         assert_eq!(accounts(passwd, &pool).collect::<Vec<_>>(), ["lent"]);
-        assert_eq!(
-            home_in("x\nroot:x:0:0::/root:/bin/sh\nlent:x:5:5:me:/home/l:/bin/sh\n", 5),
-            Some("/home/l")
-        );
-        assert_eq!(home_in(passwd, 7), None);
         let subuid = "alice:100000:65536\nbob:1899999999:2\ncarol:1900065536:9\nx:y:z\nnone:5:0\n";
         let met: Vec<_> = ranges(subuid).filter(|r| r.meets(&pool)).map(|r| r.owner).collect();
         assert_eq!(met, ["bob"]);

@@ -4,19 +4,17 @@ use std::net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
 use std::os::fd::AsFd as _;
 use std::time::{Duration, Instant};
 
+use agentd_kernel::creds::NoHostRights;
 use agentd_kernel::loopback;
 use agentd_kernel::nflog::Nflog;
 use agentd_kernel::nft::{self, LOG_GROUP, Ruleset, Table};
-use agentd_kernel::process::SingleThreaded;
 use agentd_kernel::resets::{Resets, Syn};
 use agentd_policy::wire::{Check, Status};
-use nix::sched::{CloneFlags, unshare};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
-use super::apart::{apart_in, ready};
-use super::cgroups::Trial;
-use super::{Lack, verdict};
+use super::verdict;
+use crate::doctor::apart::{Lack, Tried, ready};
 
 /// Of TEST-NET-1: nobody has it.
 const NOBODY: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
@@ -30,25 +28,27 @@ const KERNEL: &str =
 const FILTER: &str = "under systemd, IPAddressDeny= of a slice that sessions are in does it: systemctl set-property \
                       agentd.slice IPAddressAllow=any; what else filters them: bpftool cgroup tree";
 
+/// Each in a network of its own: packets pass, rules refuse, refusals are logged, and transparent sockets work.
+pub const TRIALS: [fn(&NoHostRights) -> Tried<()>; 4] = [passes, refused, witnessed, transparent];
+
 /// The way of packets inside a session, rules, their witness, and transparent sockets.
-pub fn checks(token: SingleThreaded, trial: &Trial) -> Vec<Check> {
-    let apart = |work: fn() -> Result<String, Lack>| apart_in(token, trial.birth(), work);
-    let passes = apart(|| passes().map(|()| "packets pass inside a session".into()));
-    let filtered = passes.is_err();
+pub fn checks(tried: &[Tried<()>; TRIALS.len()]) -> Vec<Check> {
+    let [passes, refused, witnessed, transparent] = tried;
     let impact = "a session's own servers do not answer, and what it is refused hangs";
-    let mut checks = vec![verdict("loopback", passes, Status::Missing, impact, FILTER)];
-    if !filtered {
+    let pass = passes.as_ref().map(|()| "packets pass inside a session");
+    let mut checks = vec![verdict("loopback", pass, Status::Missing, impact, FILTER)];
+    if passes.is_ok() {
         checks.extend([
             verdict(
                 "nf_tables",
-                apart(refused),
+                refused.as_ref().map(|()| "what is not allowed is refused at once"),
                 Status::Missing,
                 "no session runs: what it sends could not be judged",
                 KERNEL,
             ),
             verdict(
                 "nflog",
-                apart(witnessed),
+                witnessed.as_ref().map(|()| "a connection is logged, and refused at once"),
                 Status::Missing,
                 "no session runs: refused connections could not be logged",
                 "use a kernel with CONFIG_NETFILTER_NETLINK_LOG; modprobe nfnetlink_log nft_log",
@@ -57,7 +57,7 @@ pub fn checks(token: SingleThreaded, trial: &Trial) -> Vec<Check> {
     }
     checks.push(verdict(
         "tproxy",
-        apart(transparent),
+        transparent.as_ref().map(|()| "connections can be given to transparent sockets"),
         Status::Reduced,
         "sessions can be given no egress to named hosts",
         "use a kernel with CONFIG_NFT_TPROXY; modprobe nft_tproxy",
@@ -65,14 +65,8 @@ pub fn checks(token: SingleThreaded, trial: &Trial) -> Vec<Check> {
     checks
 }
 
-/// A network as a session's: of its own user namespace, so that no right over the host's is needed.
-fn own_network() -> Result<(), Lack> {
-    unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNET).map_err(|e| Lack::on("unshare", e))
-}
-
 /// Nobody listens at this network's own address: without any rule the kernel itself says so.
-fn passes() -> Result<(), Lack> {
-    own_network()?;
+fn passes(_: &NoHostRights) -> Tried<()> {
     loopback::bring_up()?;
     let began = Instant::now();
     match TcpStream::connect_timeout(&(loopback::ADDRESS4, 80).into(), REFUSAL_TIMEOUT) {
@@ -85,8 +79,7 @@ fn passes() -> Result<(), Lack> {
 }
 
 /// A session's table, and the reader of its log.
-fn table() -> Result<(Table, Nflog), Lack> {
-    own_network()?;
+fn table() -> Tried<(Table, Nflog)> {
     loopback::bring_up()?;
     let log = Nflog::open(LOG_GROUP);
     let table = Table::install(&Ruleset::closed())?;
@@ -94,7 +87,7 @@ fn table() -> Result<(Table, Nflog), Lack> {
 }
 
 /// A session's table refuses a datagram, and counts it.
-fn refused() -> Result<String, Lack> {
+fn refused(_: &NoHostRights) -> Tried<()> {
     let (table, _log) = table()?;
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
     match socket.send_to(b"x", (NOBODY, 53)) {
@@ -103,12 +96,12 @@ fn refused() -> Result<String, Lack> {
     }
     match table.denied()? {
         0 => Err(Lack::new("what was refused was not counted")),
-        _ => Ok("what is not allowed is refused at once".into()),
+        _ => Ok(()),
     }
 }
 
 /// The kernel logs a connection, which is then refused as a keeper does it.
-fn witnessed() -> Result<String, Lack> {
+fn witnessed(_: &NoHostRights) -> Tried<()> {
     let (_table, mut log) = table()?;
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = rustix::net::socket_with(AddressFamily::INET, SocketType::STREAM, flags, None)?;
@@ -128,13 +121,11 @@ fn witnessed() -> Result<String, Lack> {
     };
     Resets::open().and_then(|resets| resets.refuse(&syn)).map_err(|e| Lack::on("raw sockets", e))?;
     match rustix::net::sockopt::socket_error(&socket) {
-        Ok(Err(Errno::CONNREFUSED)) => Ok("a connection is logged, and refused at once".into()),
+        Ok(Err(Errno::CONNREFUSED)) => Ok(()),
         other => Err(Lack::new(format!("TCP was not refused: {other:?}"))),
     }
 }
 
-fn transparent() -> Result<String, Lack> {
-    own_network()?;
-    nft::transparent()?;
-    Ok("connections can be given to transparent sockets".into())
+fn transparent(_: &NoHostRights) -> Tried<()> {
+    Ok(nft::transparent()?)
 }
