@@ -1,6 +1,6 @@
 //! Files beneath a directory, opened without ever leaving it.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt as _;
 
@@ -15,6 +15,24 @@ const RESOLVE: ResolveFlags = ResolveFlags::BENEATH
     .union(ResolveFlags::NO_SYMLINKS)
     .union(ResolveFlags::NO_MAGICLINKS)
     .union(ResolveFlags::NO_XDEV);
+
+/// Opens `name`, a path, beneath the open directory `dir`. `O_NOFOLLOW`, `O_NOCTTY` and `O_NONBLOCK` come with it: no
+/// FIFO is waited for.
+///
+/// # Errors
+/// As `openat2(2)`; [`Errno::XDEV`] and [`Errno::LOOP`] where the path would leave the tree.
+pub fn open_at(dir: impl AsFd, name: &OsStr, flags: OFlags) -> Result<OwnedFd, Errno> {
+    let flags = flags | OFlags::NOFOLLOW | OFlags::NOCTTY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let unwanted = OFlags::NONBLOCK | OFlags::NOCTTY;
+    let flags = if flags.contains(OFlags::PATH) { flags.difference(unwanted) } else { flags };
+    loop {
+        match rustix::fs::openat2(&dir, name, flags, Mode::empty(), RESOLVE) {
+            // A rename or mount elsewhere got in between (`openat2(2)`).
+            Err(Errno::AGAIN) => {}
+            other => return other,
+        }
+    }
+}
 
 /// A tree that is open at its top.
 #[derive(Debug)]
@@ -34,21 +52,13 @@ impl Tree {
         self.side
     }
 
-    /// Opens `path`; `None` is the top. `O_NOFOLLOW` and `O_NONBLOCK` come with it: no FIFO is waited for.
+    /// Opens `path`, by [`open_at`]; `None` is the top.
     ///
     /// # Errors
-    /// As `openat2(2)`; [`Errno::XDEV`] and [`Errno::LOOP`] where the path would leave the tree.
+    /// As [`open_at`].
     pub fn open(&self, path: Option<&FilePath>, flags: OFlags) -> Result<OwnedFd, ReviewError> {
-        let flags = flags | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let flags = if flags.contains(OFlags::PATH) { flags.difference(OFlags::NONBLOCK) } else { flags };
-        let name = path.map_or(std::ffi::OsStr::new("."), FilePath::as_os_str);
-        loop {
-            match rustix::fs::openat2(&self.top, name, flags, Mode::empty(), RESOLVE) {
-                // A rename or mount elsewhere got in between (`openat2(2)`).
-                Err(Errno::AGAIN) => {}
-                other => return other.map_err(|errno| self.error("open", path, errno)),
-            }
-        }
+        let name = path.map_or(OsStr::new("."), FilePath::as_os_str);
+        open_at(&self.top, name, flags).map_err(|errno| self.error("open", path, errno))
     }
 
     /// The directory that holds `path`, for calls that take a directory and a name.

@@ -33,7 +33,8 @@ pub enum Content {
     Target(Vec<u8>),
     /// Nothing that is compared: a directory, FIFO, socket or device.
     None,
-    /// It cannot be read as the caller (its mode, say): a review says so.
+    /// It cannot be read as the caller (its mode, say): a review says so. Of a directory, that its names cannot be
+    /// listed: what is in it is in no other entry.
     Unreadable,
 }
 
@@ -50,6 +51,13 @@ pub struct Entry {
     pub content: Content,
 }
 
+impl Entry {
+    /// Whether its content is [`Content::Unreadable`].
+    pub fn is_unreadable(&self) -> bool {
+        self.content == Content::Unreadable
+    }
+}
+
 /// A file that is another one, or not there, for the session.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Change {
@@ -57,11 +65,14 @@ pub struct Change {
     pub path: FilePath,
     /// In the workspace, now.
     pub before: Option<Entry>,
-    /// For the session. `before` and `after` differ, and are not both `None`.
+    /// For the session. `before` and `after` are not both `None`, and differ, unless the content of one cannot be read:
+    /// then nobody knows whether it changed.
     pub after: Option<Entry>,
     /// Where in the workspace the file was before the session moved it; that path's deletion is a change of its own.
     pub renamed_from: Option<FilePath>,
-    /// Whether the workspace's file was changed, or made, since the session began.
+    /// Whether the workspace's file was changed (`ctime`), or made, since the session began. A directory changes with
+    /// the names in it. False where the workspace has no file: whether one was there meanwhile, and was deleted or
+    /// moved away, cannot be known.
     pub changed_underneath: bool,
 }
 
@@ -73,7 +84,7 @@ pub enum Action {
     Added,
     /// There is none.
     Deleted,
-    /// It holds something else, and perhaps has another mode.
+    /// It holds something else, or may, because it cannot be read; perhaps it has another mode.
     Modified,
     /// Only its permission bits are others.
     Mode,
@@ -91,8 +102,10 @@ impl Change {
             (None, _) => Action::Added,
             (_, None) => Action::Deleted,
             (Some(before), Some(after)) if before.kind != after.kind => Action::Type,
-            (Some(before), Some(after)) if before.content != after.content => Action::Modified,
-            _ => Action::Mode,
+            (Some(before), Some(after)) if before.content == after.content && !after.is_unreadable() => {
+                Action::Mode
+            }
+            _ => Action::Modified,
         }
     }
 }

@@ -17,3 +17,4 @@ pub mod lines;
 pub mod merge;
 pub mod path;
 pub mod trees;
+pub mod walk;
