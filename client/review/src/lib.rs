@@ -10,8 +10,12 @@
 
 pub mod beneath;
 pub mod change;
+pub mod content;
+pub mod danger;
 pub mod digest;
 pub mod error;
+#[cfg(test)]
+mod fixture;
 pub mod hunks;
 pub mod lines;
 pub mod merge;
