@@ -9,7 +9,7 @@ use crate::path::FilePath;
 pub enum Manifest {
     /// A JSON object.
     Json(&'static [&'static str]),
-    /// A `Cargo.toml`.
+    /// The manifest of a Cargo package.
     Cargo,
 }
 
