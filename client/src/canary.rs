@@ -7,7 +7,7 @@ use std::time::Duration;
 use agentd_proto::v1::attach_input::Kind as In;
 use agentd_proto::v1::attach_output::Kind as Out;
 use agentd_proto::v1::{
-    AttachInput, AttachOpen, Check, Event, EventsRequest, RemoveRequest, RunSpec, WorkspaceSpec,
+    AskedLimits, AttachInput, AttachOpen, Check, Event, EventsRequest, RemoveRequest, RunSpec, WorkspaceSpec,
 };
 use rustix::fs::Mode;
 use tokio_stream::StreamExt as _;
@@ -138,7 +138,7 @@ fn asked(workspace: Option<&Path>) -> Result<Asked, Failure> {
             None => vec![],
         },
         cwd,
-        timeout_ms: Some(30_000),
+        limits: Some(AskedLimits { timeout_ms: Some(30_000), ..AskedLimits::default() }),
         ..RunSpec::default()
     };
     let profile = workspace.is_none().then(|| BARE.into());

@@ -2,8 +2,11 @@
 
 use std::fmt::Write as _;
 
+use agentd_policy::limits::Limit;
+use agentd_policy::quantity::Amount;
 use agentd_policy::size::{format_duration_ms, format_size, readable_size};
 use agentd_proto::v1::{InspectReply, InspectRequest, Limits, Network, Session};
+use agentd_request::limits::planned;
 
 use crate::cli::IdsArgs;
 use crate::connect::{Socket, answer};
@@ -108,19 +111,18 @@ fn caps(network: &Network, rule: &str) -> String {
     connections.into_iter().chain(sent).collect()
 }
 
-fn limit_lines(limits: &Limits) -> [(&'static str, String); 9] {
-    let Limits { memory, pids, cpus, disk, inodes, timeout_ms, idle_ms, open_files, disk_form } = limits;
-    [
-        ("memory", size(*memory)),
-        ("cpus", cpus.to_string()),
-        ("pids", pids.to_string()),
-        ("open files", open_files.to_string()),
-        ("disk", size(*disk)),
-        ("inodes", inodes.to_string()),
-        ("disk form", enforced(disk_form)),
-        ("timeout", duration(*timeout_ms)),
-        ("idle", duration(*idle_ms)),
-    ]
+/// A line for each limit, and behind those of the overlay what enforces them.
+fn limit_lines(limits: &Limits) -> impl Iterator<Item = (String, String)> {
+    let planned = planned(limits);
+    Limit::ALL.iter().flat_map(move |limit| {
+        let text = match planned.get(*limit) {
+            Amount::Size(bytes) => size(bytes),
+            Amount::Span(ms) => duration(ms),
+            amount => amount.to_string(),
+        };
+        let form = (*limit == Limit::Inodes).then(|| ("disk form".to_owned(), enforced(&limits.disk_form)));
+        [(limit.name().replace('_', " "), text)].into_iter().chain(form)
+    })
 }
 
 /// What the words for it mean.

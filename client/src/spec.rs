@@ -6,6 +6,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 use agentd_proto::v1::{EnvVar, RunSpec, WorkspaceSpec};
+use agentd_request::limits::asked_limits;
 use prost::bytes::Bytes;
 
 use crate::cli::RunArgs;
@@ -59,16 +60,11 @@ pub fn asked(args: RunArgs) -> Result<Asked, Failure> {
         allow: args.allow,
         deny: args.deny,
         publish: args.publish,
-        memory: args.memory,
-        pids: args.pids,
-        cpus: args.cpus,
-        disk: args.disk,
-        timeout_ms: args.timeout,
+        limits: Some(asked_limits(&args.limits.0)),
         terminal,
         window: terminal.then(window),
         remove: args.rm,
         detach: args.detach,
-        idle_ms: args.idle,
         umask: Some(umask()),
         ..RunSpec::default()
     };

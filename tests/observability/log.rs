@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use agentd_proto::v1::RunSpec;
+use agentd_proto::v1::{AskedLimits, RunSpec};
 use agentd_tests::harness::{Part, World, objects, text_at, within};
 use serde_json::Value;
 
@@ -35,7 +35,8 @@ pub fn sessions(world: &World) {
     let cwd = world.workspace(world.a());
     let spec = world.spec(world.a(), &cwd, &["true"]);
     let api = world.api(world.a());
-    api.create(RunSpec { memory: Some(1000 << 30), ..spec }).expect_err("more than the bounds");
+    let limits = AskedLimits { memory: Some(1000 << 30), ..AskedLimits::default() };
+    api.create(RunSpec { limits: Some(limits), ..spec }).expect_err("more than the bounds");
     drop(api);
     for (id, code) in ids.iter().zip(["0", "7"]) {
         let own = |line: &Value| text_at(line, "/session") == *id;

@@ -4,7 +4,7 @@ use std::io::{ErrorKind, Write as _};
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::time::Duration;
 
-use agentd_proto::v1::RunSpec;
+use agentd_proto::v1::{AskedLimits, RunSpec};
 use agentd_tests::harness::{Part, User, World, number_of, within};
 
 use crate::scrape::{GET, ask, connect, rest, scrape, value};
@@ -29,7 +29,8 @@ pub fn counted(world: &World) {
     let cwd = world.workspace(world.a());
     let spec = world.spec(world.a(), &cwd, &["true"]);
     let api = world.api(world.a());
-    api.create(RunSpec { memory: Some(1000 << 30), ..spec }).expect_err("more than the bounds");
+    let limits = AskedLimits { memory: Some(1000 << 30), ..AskedLimits::default() };
+    api.create(RunSpec { limits: Some(limits), ..spec }).expect_err("more than the bounds");
     drop(api);
     let series = [
         ("agentd_sessions_started_total", 1.0),

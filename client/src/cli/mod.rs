@@ -1,5 +1,6 @@
 //! The command line.
 
+mod limits;
 mod sessions;
 
 use std::ffi::OsString;
@@ -8,8 +9,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::keys::{self, Keys};
-use crate::quantity;
 
+pub use limits::LimitArgs;
 pub use sessions::{
     AllowArgs, Decision, DenyArgs, DoctorArgs, EventsArgs, IdsArgs, KillArgs, LogsArgs, PsArgs, RmArgs,
     StopArgs,
@@ -155,25 +156,9 @@ pub struct RunArgs {
     /// An environment variable; without a value, the caller's own
     #[arg(short, long, value_name = "KEY[=VALUE]")]
     pub env: Vec<OsString>,
-    /// The most memory, such as 512M or 4G
-    #[arg(short, long, value_name = "SIZE", value_parser = quantity::size)]
-    pub memory: Option<u64>,
-    /// The most CPUs' worth of time, such as 1.5
-    #[arg(long, value_name = "N", value_parser = quantity::cpus)]
-    pub cpus: Option<f64>,
-    /// The most processes and threads
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
-    pub pids: Option<u64>,
-    /// The most that the overlay may hold, such as 10G
-    #[arg(long, value_name = "SIZE", value_parser = quantity::size)]
-    pub disk: Option<u64>,
-    /// When the session ends at the latest, such as 90s, 30m or 8h
-    #[arg(long, value_name = "DURATION", value_parser = quantity::duration_ms)]
-    pub timeout: Option<u64>,
-    /// The idle timeout: the session ends after so long without a byte on its streams and connections and without a
-    /// new process
-    #[arg(long, value_name = "DURATION", value_parser = quantity::duration_ms)]
-    pub idle: Option<u64>,
+    /// Limits in the place of the profile's.
+    #[command(flatten)]
+    pub limits: LimitArgs,
     /// With a terminal [default: if standard input and output are one; with --detach, if standard input is]
     #[arg(short = 't', long = "tty", overrides_with_all = ["tty", "no_tty"])]
     pub tty: bool,

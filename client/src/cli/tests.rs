@@ -1,4 +1,5 @@
 use super::*;
+use agentd_policy::quantity::Size;
 use clap::CommandFactory;
 
 fn run_args(line: &[&str]) -> RunArgs {
@@ -33,7 +34,7 @@ fn the_last_of_t_and_upper_t_holds() {
 fn habits_from_docker_and_ssh_work() {
     let args = run_args(&["-it", "--rm", "-e", "A=b", "-eC", "-m", "2g", "-p", "8080:80", "sh", "-c", "x"]);
     assert!(args.tty && args._interactive && args.rm);
-    assert_eq!((args.env.len(), args.memory, args.publish.len()), (2, Some(2 << 30), 1));
+    assert_eq!((args.env.len(), args.limits.0.memory, args.publish.len()), (2, Some(Size(2 << 30)), 1));
     assert_eq!(args.command, ["sh", "-c", "x"]);
     assert!(run_args(&["-tt", "x"]).tty && run_args(&["-i", "-i", "-dit", "x"]).detach);
     assert_eq!(run_args(&["--", "-x"]).command, ["-x"]);

@@ -12,8 +12,9 @@ use serde::{Deserialize, Deserializer, Serialize};
 use crate::lease::Pool;
 use crate::names::AbsPath;
 use crate::quantity::{milliseconds, optional_bytes};
-pub use bounds::Bounds;
-pub use groups::{BoundsError, GroupBounds};
+pub(crate) use bounds::within;
+pub use bounds::{Bounds, GroupBounds};
+pub use groups::BoundsError;
 pub(crate) use logging::MetricsSocket;
 pub use logging::{Format, Level, Log, Metrics};
 pub use network::{Egress, MAX_CA_BUNDLE, Resolvers, Search, Trust};
@@ -293,7 +294,7 @@ mod tests {
             retain = "90d"
         "#;
         let config = Config::parse(text).unwrap();
-        assert_eq!(config.bounds.memory, 8 << 30);
+        assert_eq!(config.bounds.memory.0, 8 << 30);
         assert_eq!((config.disk_limits, config.disk_reserve), (DiskLimits::Watch, Some(512 << 20)));
         assert_eq!(config.bounds.modes_forbidden, [crate::mode::Mode::Direct]);
         assert!(!config.bounds.publish && Bounds::default().publish);

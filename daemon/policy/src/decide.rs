@@ -3,7 +3,6 @@
 use crate::config::Bounds;
 use crate::digest::Digest;
 use crate::git::{Place, Use};
-use crate::limits::Limits;
 use crate::mode::{Mode, Role};
 use crate::mount::{Input, MAX_SCRATCH, Scratch, Workspace};
 use crate::names::AbsPath;
@@ -39,24 +38,6 @@ impl Permit {
     }
 }
 
-/// Open files that a process of a session may have.
-const OPEN_FILES: u64 = 65_536;
-/// Limits where a profile names none, each lowered to the site's bound.
-const LIMITS: Limits = Limits {
-    memory: 4 << 30,
-    pids: 512,
-    cpus: 2.0,
-    disk: 10 << 30,
-    inodes: 0,
-    timeout_ms: 8 * 3_600_000,
-    idle_ms: 0,
-    open_files: OPEN_FILES,
-};
-/// Bytes of the disk limit for each file, where no profile names a number of files: what any file with content takes
-/// up at least.
-const BYTES_PER_INODE: u64 = 4096;
-/// The fewest files then.
-const INODES: u64 = 1024;
 /// Of a scratch directory, where a profile names no size.
 const SCRATCH: u64 = 512 << 20;
 /// What any profile requires.
@@ -96,7 +77,7 @@ pub fn decide(
     workspaces::guard(&request.git, &mut workspaces)?;
     overlap::check(&mut workspaces, &inputs, &scratch, &caller.home)?;
     let cwd = cwd_inside(cwd, &workspaces, &inputs, &scratch, &caller.home);
-    let limits = limits(request, profile, bounds);
+    let limits = bounds.limits(&profile.limits.overlaid(&request.limits));
     let mut egress = profile.network.egress(&request.network, &request.publish, upstream)?;
     egress.deny(bounds.ceiling().denied_names());
     let plan = Plan {
@@ -243,25 +224,6 @@ fn cwd_inside(
         return cwd;
     }
     workspaces.first().map_or_else(|| home.clone(), |w| w.path.clone())
-}
-
-fn limits(request: &Request, profile: &Profile, bounds: &Bounds) -> Limits {
-    let named = &profile.limits;
-    let disk = request.disk.or(named.disk.map(|v| v.0)).unwrap_or(LIMITS.disk.min(bounds.disk));
-    let inodes = (disk / BYTES_PER_INODE).max(INODES).min(bounds.inodes);
-    Limits {
-        memory: request.memory.or(named.memory.map(|v| v.0)).unwrap_or(LIMITS.memory.min(bounds.memory)),
-        pids: request.pids.or(named.pids).unwrap_or(LIMITS.pids.min(bounds.pids)),
-        cpus: request.cpus.or(named.cpus).unwrap_or(LIMITS.cpus.min(bounds.cpus)),
-        disk,
-        inodes: named.inodes.unwrap_or(inodes),
-        timeout_ms: request
-            .timeout_ms
-            .or(named.timeout.map(|v| v.0))
-            .unwrap_or(LIMITS.timeout_ms.min(bounds.timeout)),
-        idle_ms: request.idle_ms.or(named.idle.map(|v| v.0)).unwrap_or(LIMITS.idle_ms),
-        open_files: LIMITS.open_files,
-    }
 }
 
 #[cfg(test)]

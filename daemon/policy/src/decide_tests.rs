@@ -3,11 +3,13 @@ use proptest::prelude::*;
 use super::*;
 use crate::git::Part;
 use crate::library::Library;
+use crate::limits::Asked;
 use crate::names::{ProfileName, RelPath, SessionId, UserName};
 use crate::network::Change;
 use crate::plan::WindowSize;
 use crate::profile::filesystem;
 use crate::publish::Publish;
+use crate::quantity::Size;
 use crate::resolver::Resolver;
 
 fn path(text: &str) -> AbsPath {
@@ -29,12 +31,7 @@ fn request() -> Request {
         profile_files: vec![],
         network: Change::default(),
         publish: vec![],
-        memory: None,
-        pids: None,
-        cpus: None,
-        disk: None,
-        timeout_ms: None,
-        idle_ms: None,
+        limits: Asked::default(),
         terminal: None,
         remove: false,
         umask: 0o022,
@@ -311,16 +308,19 @@ fn what_is_published_is_no_way_out() {
 
 #[test]
 fn limits_that_were_written_down_are_refused_above_the_bound() {
-    let bounds = Bounds { memory: 1 << 30, cpus: 1.0, ..Bounds::default() };
+    let bounds = Bounds { memory: Size(1 << 30), cpus: 1.0, ..Bounds::default() };
     let with =
         |request: &Request, profile: &Profile| decide(request, profile, &bounds, &upstream(), &alice());
     let plan = with(&request(), &toml("")).unwrap().into_plan();
     assert_eq!((plan.limits.memory, plan.limits.cpus), (1 << 30, 1.0));
-    let flag = Request { memory: Some(2 << 30), ..request() };
+    let flag = Request { limits: Asked { memory: Some(Size(2 << 30)), ..Asked::default() }, ..request() };
     assert_eq!(with(&flag, &toml("")).unwrap_err().rule.name(), "bounds.memory");
     assert_eq!(with(&request(), &toml("[limits]\nmemory = '2G'")).unwrap_err().rule.name(), "bounds.memory");
     assert_eq!(
-        with(&Request { cpus: Some(f64::NAN), ..request() }, &toml("")).unwrap_err().rule.name(),
+        with(&Request { limits: Asked { cpus: Some(f64::NAN), ..Asked::default() }, ..request() }, &toml(""))
+            .unwrap_err()
+            .rule
+            .name(),
         "bounds.cpus"
     );
 }
@@ -417,7 +417,7 @@ proptest! {
         let Ok(cwd) = AbsPath::parse(&cwd) else { return Ok(()) };
         let env = vec![(word.clone(), word.clone())];
         let asked = Request {
-            cwd, memory, cpus, mask: masks, command: vec![word], env: env.clone(), caller_env: env, ..request()
+            cwd, limits: Asked { memory: memory.map(Size), cpus, ..Asked::default() }, mask: masks, command: vec![word], env: env.clone(), caller_env: env, ..request()
         };
         if let Ok(permit) = decide(&asked, &profile, &Bounds::default(), &upstream(), &alice()) {
             prop_assert!(permit.plan().check(&Bounds::default()).is_ok());

@@ -43,7 +43,7 @@ fn a_file_out_of_form_matters_only_if_it_is_meant() {
 
 #[test]
 fn built_in_limits_are_lowered_and_written_ones_stay() {
-    let bounds = Bounds { memory: 1 << 30, ..Bounds::default() };
+    let bounds = Bounds { memory: Size(1 << 30), ..Bounds::default() };
     let files = [Text { label: "x.toml".into(), toml: "schema = 1\nextends = ['default']".into() }];
     let library = Library { files: &files, site: &|_| Ok(None), bounds: &bounds };
     assert_eq!(library.resolve(&name("x")).unwrap().limits.memory, Some(Size(1 << 30)));

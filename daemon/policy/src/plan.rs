@@ -8,12 +8,13 @@ use std::ops::Deref;
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::Bounds;
+use crate::config::{Bounds, within};
 use crate::digest::Digest;
 use crate::egress::Egress;
 use crate::limits::Limits;
-use crate::mount::{Input, MAX_MOUNTS, MAX_POINTS, Scratch, Workspace};
+use crate::mount::{Input, MAX_MOUNTS, MAX_POINTS, MAX_SCRATCH, Scratch, Workspace};
 use crate::names::{AbsPath, SessionId, UserName};
+use crate::quantity::Amount;
 use crate::rule::Rule;
 use crate::{Refusal, overlap, places};
 
@@ -112,7 +113,8 @@ impl Plan {
     /// The first rule that it breaks.
     pub fn check(&self, bounds: &Bounds) -> Result<(), Refusal> {
         self.check_command()?;
-        self.limits.check(bounds, self.home_size, &self.scratch)?;
+        bounds.check(&self.limits)?;
+        self.check_sizes()?;
         self.egress.as_ref().map_or(Ok(()), |egress| check_network(egress, bounds))?;
         self.check_mounts(bounds)?;
         self.check_places()
@@ -143,6 +145,17 @@ impl Plan {
             )),
             None => Ok(()),
         }
+    }
+
+    /// Those of directories in memory, which count towards the memory limit.
+    fn check_sizes(&self) -> Result<(), Refusal> {
+        let check = |rule, what, size| {
+            within(rule, what, Amount::Size(size), (Amount::Size(1 << 12), Amount::Size(MAX_SCRATCH)), "")
+        };
+        check(Rule::BoundsHomeSize, "home size", self.home_size)?;
+        self.scratch
+            .iter()
+            .try_for_each(|scratch| check(Rule::BoundsScratchSize, "scratch size", scratch.size))
     }
 
     fn check_mounts(&self, bounds: &Bounds) -> Result<(), Refusal> {
@@ -226,6 +239,7 @@ pub(crate) mod tests {
     use super::*;
     use crate::mode::Mode;
     use crate::names::RelPath;
+    use crate::quantity::Size;
 
     pub(crate) fn plan() -> Plan {
         Plan {
@@ -302,7 +316,7 @@ pub(crate) mod tests {
         }
         let mut large = plan();
         large.limits.memory = 100 << 30;
-        let refusal = large.check(&Bounds { memory: 8 << 30, ..Bounds::default() }).unwrap_err();
+        let refusal = large.check(&Bounds { memory: Size(8 << 30), ..Bounds::default() }).unwrap_err();
         assert_eq!(refusal.what, "memory 100G is more than this host allows (8G)");
         assert!(refusal.hint.starts_with("ask for 1M to 8G: --memory"), "{}", refusal.hint);
         let bounds = Bounds { modes_forbidden: vec![Mode::Overlay], ..Bounds::default() };

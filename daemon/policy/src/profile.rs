@@ -11,8 +11,9 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::Refusal;
+use crate::limits::Asked;
 use crate::names::ProfileName;
-use crate::quantity::{Size, Span};
+use crate::quantity::Span;
 use crate::rule::Rule;
 use filesystem::{Filesystem, Home, WorkspaceMode};
 use http::{Credential, Http};
@@ -86,7 +87,7 @@ pub struct Profile {
     pub require: Require,
     /// What a session may use up.
     #[serde(default)]
-    pub limits: Limits,
+    pub limits: Asked,
     /// How people are asked.
     #[serde(default)]
     pub approval: Approval,
@@ -129,33 +130,6 @@ pub struct Require {
     /// The least Landlock ABI.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub landlock_abi: Option<u32>,
-}
-
-/// `[limits]`: what a session may use up.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Limits {
-    /// Memory, page cache and scratch included.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub memory: Option<Size>,
-    /// CPUs' worth of time.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub cpus: Option<f64>,
-    /// Processes and threads.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub pids: Option<u64>,
-    /// What is written to overlays.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub disk: Option<Size>,
-    /// Files, directories and links of overlay.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub inodes: Option<u64>,
-    /// From the start to the end.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub timeout: Option<Span>,
-    /// Without a byte on its streams and without a new program.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub idle: Option<Span>,
 }
 
 /// `[approval]`: how people are asked.

@@ -1,5 +1,7 @@
 //! Sizes and durations as files and the wire have them.
 
+use std::fmt;
+
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::size;
@@ -20,7 +22,7 @@ impl<'de> Deserialize<'de> for Size {
 
 impl Serialize for Size {
     fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
-        s.serialize_str(&size::format_size(self.0))
+        written(s, self.0, size::format_size)
     }
 }
 
@@ -32,7 +34,84 @@ impl<'de> Deserialize<'de> for Span {
 
 impl Serialize for Span {
     fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
-        s.serialize_str(&size::format_duration_ms(self.0))
+        written(s, self.0, size::format_duration_ms)
+    }
+}
+
+/// As text for people, and as a number on the wire.
+fn written<S: Serializer>(s: S, quantity: u64, text: fn(u64) -> String) -> Result<S::Ok, S::Error> {
+    if s.is_human_readable() { s.serialize_str(&text(quantity)) } else { s.serialize_u64(quantity) }
+}
+
+/// Any of these with its unit, as refusals show it. Only those of one unit compare.
+#[derive(Clone, Copy, Debug, PartialEq, PartialOrd)]
+pub enum Amount {
+    /// Bytes.
+    Size(u64),
+    /// Milliseconds.
+    Span(u64),
+    /// So many of something.
+    Count(u64),
+    /// CPUs' worth of time.
+    Cpus(f64),
+}
+
+impl fmt::Display for Amount {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Size(bytes) => f.write_str(&size::format_size(*bytes)),
+            Self::Span(ms) => f.write_str(&size::readable_duration(*ms)),
+            Self::Count(count) => count.fmt(f),
+            Self::Cpus(cpus) => cpus.fmt(f),
+        }
+    }
+}
+
+impl From<Size> for Amount {
+    fn from(size: Size) -> Self {
+        Self::Size(size.0)
+    }
+}
+
+impl From<Span> for Amount {
+    fn from(span: Span) -> Self {
+        Self::Span(span.0)
+    }
+}
+
+impl From<u64> for Amount {
+    fn from(count: u64) -> Self {
+        Self::Count(count)
+    }
+}
+
+impl From<f64> for Amount {
+    fn from(cpus: f64) -> Self {
+        Self::Cpus(cpus)
+    }
+}
+
+impl From<u64> for Size {
+    fn from(bytes: u64) -> Self {
+        Self(bytes)
+    }
+}
+
+impl From<Size> for u64 {
+    fn from(size: Size) -> Self {
+        size.0
+    }
+}
+
+impl From<u64> for Span {
+    fn from(ms: u64) -> Self {
+        Self(ms)
+    }
+}
+
+impl From<Span> for u64 {
+    fn from(span: Span) -> Self {
+        span.0
     }
 }
 

@@ -2,6 +2,7 @@
 
 use crate::Refusal;
 use crate::git::Place;
+use crate::limits::Asked;
 use crate::mode::{Mode, Role};
 use crate::names::{AbsPath, NameError, RelPath, SessionId, UserName};
 use crate::network::Change;
@@ -38,18 +39,8 @@ pub struct Request {
     pub network: Change,
     /// More to publish.
     pub publish: Vec<Publish>,
-    /// Bytes of memory; the profile's if none.
-    pub memory: Option<u64>,
-    /// Processes and threads.
-    pub pids: Option<u64>,
-    /// CPUs' worth of time.
-    pub cpus: Option<f64>,
-    /// Bytes of overlay; the profile's if none.
-    pub disk: Option<u64>,
-    /// Milliseconds from start to end; the profile's if none.
-    pub timeout_ms: Option<u64>,
-    /// Milliseconds without activity; the profile's if none.
-    pub idle_ms: Option<u64>,
+    /// Limits in the place of the profile's.
+    pub limits: Asked,
     /// A terminal of this size, or pipes.
     pub terminal: Option<WindowSize>,
     /// Whether what it wrote to overlays goes when it ends.

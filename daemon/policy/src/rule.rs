@@ -9,6 +9,7 @@ use std::fmt;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::limits::Limit;
 use crate::step::Step;
 pub use table::Rule;
 
@@ -49,6 +50,7 @@ impl Rule {
     /// All of them, in the order of agentd-rules(7).
     pub fn all() -> impl Iterator<Item = Self> {
         let table = Self::SECTIONS.iter().flat_map(|(_, rules)| rules.iter().copied());
+        let table = table.chain(Limit::ALL.iter().copied().map(Self::Bounds));
         table.chain(Step::ALL.iter().copied().map(Self::Build))
     }
 }
@@ -141,7 +143,7 @@ mod tests {
             (Rule::BoundsMaxSessions, Class::ResourceExhausted),
             (Rule::HostLauncher, Class::Unavailable),
             (Rule::AttachGone, Class::OutOfRange),
-            (Rule::BoundsMemory, Class::FailedPrecondition),
+            (Rule::Bounds(Limit::Memory), Class::FailedPrecondition),
         ] {
             assert_eq!(rule.class(), class, "{rule}");
         }

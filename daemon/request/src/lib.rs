@@ -1,6 +1,8 @@
 //! A request as the API has it, parsed into types that hold only what is well-formed. The client that asks and the
 //! service that answers read it by the same rules, so that both come to the same plan.
 
+pub mod limits;
+
 use agentd_policy::Refusal;
 use agentd_policy::allow::MAX_RULES;
 use agentd_policy::git::{Place, Use};
@@ -81,12 +83,7 @@ pub fn parse(spec: RunSpec, session: SessionId) -> Result<Request, Refusal> {
             .collect::<Result<_, _>>()?,
         network: Change::parse(&spec.allow, &spec.deny)?,
         publish: spec.publish.iter().map(|text| Publish::parse(text)).collect::<Result<_, _>>()?,
-        memory: spec.memory,
-        pids: spec.pids,
-        cpus: spec.cpus,
-        disk: spec.disk,
-        timeout_ms: spec.timeout_ms,
-        idle_ms: spec.idle_ms,
+        limits: spec.limits.as_ref().map(limits::asked).unwrap_or_default(),
         terminal: terminal(spec.terminal, spec.window)?,
         remove: spec.remove,
         umask: umask(spec.umask)?,

@@ -1,54 +1,13 @@
 //! Bounds of one session, by group of users: `[bounds.group.NAME]`.
 
-use serde::{Deserialize, Deserializer, Serialize};
-
-use super::Bounds;
-use crate::ceiling::{Hosts, MAX_ENTRIES, MAX_LISTS, intersection};
+use super::{Bounds, GroupBounds};
+use crate::ceiling::{MAX_ENTRIES, MAX_LISTS, intersection};
 use crate::mode::Mode;
-use crate::quantity::{milliseconds, optional_bytes};
 
 /// The most groups with bounds of their own.
 const MAX_GROUPS: usize = 64;
 /// The longest name of a group: more than groupadd(8) takes.
 const MAX_NAME: usize = 64;
-
-/// What one group's table gives. A key that it does not give is that of `[bounds]`.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct GroupBounds {
-    /// Bytes of one session.
-    #[serde(deserialize_with = "optional_bytes")]
-    pub memory: Option<u64>,
-    /// Processes of one session.
-    pub pids: Option<u64>,
-    /// CPUs of one session.
-    pub cpus: Option<f64>,
-    /// Bytes that one session may write to its overlay and scratch.
-    #[serde(deserialize_with = "optional_bytes")]
-    pub disk: Option<u64>,
-    /// Milliseconds that one session may last.
-    #[serde(deserialize_with = "optional_milliseconds")]
-    pub timeout: Option<u64>,
-    /// Workspace modes that the group does not get.
-    pub modes_forbidden: Option<Vec<Mode>>,
-    /// Whether ports of sessions may appear on the host's loopback.
-    pub publish: Option<bool>,
-    /// Whether sessions may reach ports of the host's loopback.
-    pub local: Option<bool>,
-    /// Whether opaque rules may be for ports 80 and 443.
-    pub opaque: Option<bool>,
-    /// The names and networks that a session may ever be allowed.
-    pub hosts: Option<Vec<Hosts>>,
-    /// Those that none ever reaches.
-    pub hosts_denied: Option<Vec<Hosts>>,
-}
-
-fn optional_milliseconds<'de, D: Deserializer<'de>>(d: D) -> Result<Option<u64>, D::Error> {
-    match d.is_human_readable() {
-        true => milliseconds(d).map(Some),
-        false => Option::deserialize(d),
-    }
-}
 
 /// Lists that are longer than a plan may carry, or a name that no group has.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -73,24 +32,17 @@ impl Bounds {
     #[must_use]
     pub fn of_groups<N: AsRef<str>>(&self, names: &[N]) -> Self {
         let tables: Vec<_> = names.iter().filter_map(|name| self.group.get(name.as_ref())).collect();
-        let most = |of: fn(&GroupBounds) -> Option<u64>, base| {
-            tables.iter().copied().filter_map(of).max().unwrap_or(base)
-        };
         let any = |of: fn(&GroupBounds) -> Option<bool>, base| {
             tables.iter().copied().filter_map(of).reduce(|a, b| a || b).unwrap_or(base)
         };
         let mut own = Self {
-            memory: most(|t| t.memory, self.memory),
-            pids: most(|t| t.pids, self.pids),
-            cpus: tables.iter().filter_map(|t| t.cpus).reduce(f64::max).unwrap_or(self.cpus),
-            disk: most(|t| t.disk, self.disk),
-            timeout: most(|t| t.timeout, self.timeout),
             publish: any(|t| t.publish, self.publish),
             local: any(|t| t.local, self.local),
             opaque: any(|t| t.opaque, self.opaque),
             group: std::collections::BTreeMap::new(),
             ..self.clone()
         };
+        own.take_highest(&tables);
         let forbidden: Vec<_> = tables.iter().filter_map(|t| t.modes_forbidden.as_ref()).collect();
         if let Some((first, others)) = forbidden.split_first() {
             let everywhere = |mode: &&Mode| others.iter().all(|modes| modes.contains(mode));
@@ -166,14 +118,14 @@ mod tests {
         };
         let nobody = bounds.of_groups(&["strangers"]);
         assert_eq!(
-            (nobody.memory, nobody.local, text(&nobody.hosts)),
+            (nobody.memory.0, nobody.local, text(&nobody.hosts)),
             (4 << 30, false, "*.example.org".into())
         );
         let guest = bounds.of_groups(&["guests"]);
-        assert_eq!((guest.memory, guest.timeout), (1 << 30, 3_600_000));
+        assert_eq!((guest.memory.0, guest.timeout.0), (1 << 30, 3_600_000));
         assert_eq!(text(&guest.hosts_denied), "evil.example.org 203.0.113.0/24");
         let both = bounds.of_groups(&["ops", "guests"]);
-        assert_eq!((both.memory, both.timeout, both.local), (8 << 30, 3_600_000, false));
+        assert_eq!((both.memory.0, both.timeout.0, both.local), (8 << 30, 3_600_000, false));
         let all = bounds.of_groups(&["devs", "ops", "guests"]);
         assert_eq!(text(&all.hosts), "* *.example.com");
         assert_eq!(text(&all.hosts_denied), "203.0.113.128/25 x.bad.example");

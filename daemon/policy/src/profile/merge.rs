@@ -4,7 +4,6 @@ use super::Profile;
 use super::filesystem::Workspace;
 use super::network::NetworkDefault;
 use crate::config::Bounds;
-use crate::quantity::{Size, Span};
 
 impl Profile {
     /// Lays `child` over `self`: its lists add to the parent's, its single values replace them. What a
@@ -47,13 +46,7 @@ impl Profile {
         add(&mut self.process.exec, child.process.exec);
         replace(&mut self.terminal.filter, child.terminal.filter);
         replace(&mut self.require.landlock_abi, child.require.landlock_abi);
-        replace(&mut self.limits.memory, child.limits.memory);
-        replace(&mut self.limits.cpus, child.limits.cpus);
-        replace(&mut self.limits.pids, child.limits.pids);
-        replace(&mut self.limits.disk, child.limits.disk);
-        replace(&mut self.limits.inodes, child.limits.inodes);
-        replace(&mut self.limits.timeout, child.limits.timeout);
-        replace(&mut self.limits.idle, child.limits.idle);
+        self.limits = self.limits.overlaid(&child.limits);
         replace(&mut self.approval.timeout, child.approval.timeout);
         self
     }
@@ -62,14 +55,7 @@ impl Profile {
     /// somebody wrote down is refused instead.
     #[must_use]
     pub fn lowered(mut self, bounds: &Bounds) -> Self {
-        let limits = &mut self.limits;
-        limits.memory = limits.memory.map(|v| v.min(Size(bounds.memory)));
-        limits.cpus = limits.cpus.map(|v| v.min(bounds.cpus));
-        limits.pids = limits.pids.map(|v| v.min(bounds.pids));
-        limits.disk = limits.disk.map(|v| v.min(Size(bounds.disk)));
-        limits.inodes = limits.inodes.map(|v| v.min(bounds.inodes));
-        limits.timeout = limits.timeout.map(|v| v.min(Span(bounds.timeout)));
-        limits.idle = limits.idle.map(|v| v.min(Span(bounds.timeout)));
+        self.limits = bounds.lowered(&self.limits);
         self
     }
 }

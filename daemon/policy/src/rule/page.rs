@@ -1,6 +1,7 @@
 //! What agentd-rules(7) has of each rule: its sections are those of the table.
 
 use super::Rule;
+use crate::limits::Limit;
 use crate::step::Step;
 
 /// The longest line of the page.
@@ -9,9 +10,11 @@ const WIDTH: usize = 118;
 /// The sections of the page, as roff.
 fn sections() -> String {
     let mut out = String::new();
-    for (section, rules) in Rule::SECTIONS {
+    let of_limits: Vec<_> = Limit::ALL.iter().copied().map(Rule::Bounds).collect();
+    let limits = ("RULES FOR LIMITS OF ONE SESSION", of_limits.as_slice());
+    for (section, rules) in Rule::SECTIONS.iter().copied().chain([limits]) {
         out.push_str(&format!(".SH {}\n", escaped(section)));
-        for rule in *rules {
+        for rule in rules {
             let name = escaped(rule.name());
             out.push_str(".TP\n");
             match rule.argument() {

@@ -4,6 +4,7 @@
 use std::sync::LazyLock;
 
 use super::Class;
+use crate::limits::Limit;
 use crate::step::Step;
 
 macro_rules! class {
@@ -15,7 +16,6 @@ macro_rules! class {
     };
 }
 
-#[cfg(test)]
 macro_rules! argument {
     () => {
         None
@@ -33,6 +33,8 @@ macro_rules! rules {
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub enum Rule {
             $($(#[doc = $text] $variant,)*)*
+            /// A limit is outside of what the site allows one session: `bounds.LIMIT`.
+            Bounds(Limit),
             /// A step of the build failed: `build.STEP`.
             Build(Step),
         }
@@ -45,6 +47,7 @@ macro_rules! rules {
             /// The name: words of lower case with a dot between them.
             pub fn name(self) -> &'static str {
                 match self {
+                    Self::Bounds(limit) => limit.rule_name(),
                     Self::Build(step) => of_step(step),
                     $($(Self::$variant => $name,)*)*
                 }
@@ -53,16 +56,15 @@ macro_rules! rules {
             /// What kind of refusal it makes.
             pub fn class(self) -> Class {
                 match self {
-                    Self::Build(_) => class!(),
+                    Self::Bounds(_) | Self::Build(_) => class!(),
                     $($(Self::$variant => class!($($class)?),)*)*
                 }
             }
 
             /// What events have behind the name, as agentd-rules(7) calls it.
-            #[cfg(test)]
-            pub(super) fn argument(self) -> Option<&'static str> {
+            pub(crate) fn argument(self) -> Option<&'static str> {
                 match self {
-                    Self::Build(_) => None,
+                    Self::Bounds(_) | Self::Build(_) => None,
                     $($(Self::$variant => argument!($($argument)?),)*)*
                 }
             }
@@ -70,6 +72,7 @@ macro_rules! rules {
             /// What it means, in sentences.
             pub fn text(self) -> &'static str {
                 match self {
+                    Self::Bounds(limit) => limit.rule_text(),
                     Self::Build(_) => "This step of building the session failed; the launcher's log has more.",
                     $($(Self::$variant => $text,)*)*
                 }
@@ -180,14 +183,6 @@ rules! {
             cannot be named in an event."
     }
     "RULES OF THE SITE'S BOUNDS" {
-        BoundsMemory "bounds.memory" "The memory limit is outside what the site allows one session."
-        BoundsCpus "bounds.cpus" "The CPU limit is outside what the site allows one session."
-        BoundsPids "bounds.pids" "The limit of processes is outside what the site allows one session."
-        BoundsDisk "bounds.disk" "The disk limit is outside what the site allows one session."
-        BoundsInodes "bounds.inodes" "The limit of files is outside what the site allows one session."
-        BoundsTimeout "bounds.timeout" "The session would last longer than the site allows, or not at all."
-        BoundsIdle "bounds.idle" "The session would idle longer than the site lets one last."
-        BoundsOpenFiles "bounds.open_files" "The limit of open files is too small or too large."
         BoundsHomeSize "bounds.home_size" "The home directory is too small or too large."
         BoundsScratchSize "bounds.scratch_size" "A scratch directory is too small or too large."
         BoundsModesForbidden "bounds.modes_forbidden" "The site forbids this mode of workspaces."

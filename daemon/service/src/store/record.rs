@@ -71,7 +71,6 @@ impl Record {
     /// Of a session that is about to be built.
     pub fn new(plan: &Plan, name: Option<SessionName>, uid: u32, profile: String, detached: bool) -> Self {
         let words: Vec<_> = plan.command.iter().map(|word| text::from_bytes(word)).collect();
-        let limits = &plan.limits;
         Self {
             version: VERSION,
             id: plan.session.clone(),
@@ -83,17 +82,7 @@ impl Record {
             cwd: plan.cwd.clone(),
             terminal: plan.terminal.is_some(),
             mounts: mounts(plan),
-            limits: Limits {
-                memory: limits.memory,
-                pids: limits.pids,
-                cpus: limits.cpus,
-                disk: limits.disk,
-                inodes: limits.inodes,
-                timeout_ms: limits.timeout_ms,
-                idle_ms: limits.idle_ms,
-                open_files: limits.open_files,
-                disk_form: String::new(),
-            },
+            limits: agentd_request::limits::limits(&plan.limits),
             egress: plan.egress.clone(),
             remove: plan.remove,
             overlay: plan.workspaces.iter().any(|w| w.mode == Mode::Overlay),
