@@ -202,7 +202,7 @@ impl Ceiling {
             Hosts::Net(net) => addresses::forms(address).any(|form| net.contains(form)),
         };
         match self.denied.iter().find(denies) {
-            Some(entry) => Err(Denial::Ceiling(entry.to_string())),
+            Some(entry) => Err(Denial::about(Rule::BoundsHostsDenied, entry)),
             None => Ok(()),
         }
     }
@@ -218,7 +218,7 @@ impl Ceiling {
             Hosts::Net(_) => false,
         };
         match self.denied.iter().find(denies) {
-            Some(entry) => Err(Denial::Ceiling(entry.to_string())),
+            Some(entry) => Err(Denial::about(Rule::BoundsHostsDenied, entry)),
             None => Ok(()),
         }
     }

@@ -7,6 +7,7 @@ use crate::denial::Denial;
 use crate::hosts::{HostPattern, HostRule};
 use crate::ports::{MAX_LOCAL, PROXY_PORT};
 use crate::resolver::MAX_RESOLVERS;
+use crate::rule::Rule;
 
 /// One of them.
 const PUBLISHED: Publish = Publish { host: 8080, port: 80 };
@@ -36,7 +37,7 @@ fn a_wide_rule_reaches_nothing_near_the_host() {
         assert_eq!(dial(&egress, public), Ok(()), "{public}");
     }
     let asked = egress.dial(&Purpose::Net, "8.8.8.8:53".parse().unwrap(), Protocol::Tcp, false);
-    assert_eq!(asked, Err(Denial::Default));
+    assert_eq!(asked, Err(Rule::Default.into()));
     for near in [
         "127.0.0.1:22",
         "0.0.0.0:22",
@@ -53,7 +54,7 @@ fn a_wide_rule_reaches_nothing_near_the_host() {
         "[64:ff9b::7f00:1]:22",
         "[2002:7f00:1::]:22",
     ] {
-        assert!(matches!(dial(&egress, near), Err(Denial::Special(_))), "{near}");
+        assert_eq!(dial(&egress, near).unwrap_err().rule, Rule::Address, "{near}");
     }
 }
 
@@ -68,8 +69,8 @@ fn a_special_range_is_reached_by_a_rule_within_it() {
         net("::ffff:127.0.0.0/104", &[]),
     ]);
     assert_eq!(dial(&egress, "10.1.2.3:80"), Ok(()));
-    assert_eq!(dial(&egress, "10.1.2.3:443"), Err(Denial::Special(Kind::Private)));
-    assert_eq!(dial(&egress, "10.2.2.3:80"), Err(Denial::Default));
+    assert_eq!(dial(&egress, "10.1.2.3:443"), Err(Denial::about(Rule::Address, Kind::Private)));
+    assert_eq!(dial(&egress, "10.2.2.3:80"), Err(Rule::Default.into()));
     assert_eq!(dial(&egress, "169.254.169.254:80"), Ok(()));
     assert!(dial(&egress, "169.254.169.254:81").is_err());
     // The host's own is never a network's.
@@ -85,13 +86,13 @@ fn a_name_leads_into_a_range_by_a_rule_within_it() {
     let name = HostName::parse("intranet.example").unwrap();
     let address = |text: &str| text.parse::<IpAddr>().unwrap();
     assert_eq!(egress.pin(&name, address("10.1.2.3")), Ok(()));
-    assert_eq!(egress.pin(&name, address("10.2.2.3")), Err(Denial::Special(Kind::Private)));
-    assert_eq!(egress.pin(&name, address("127.0.0.1")), Err(Denial::Special(Kind::Loopback)));
+    assert_eq!(egress.pin(&name, address("10.2.2.3")), Err(Denial::about(Rule::Address, Kind::Private)));
+    assert_eq!(egress.pin(&name, address("127.0.0.1")), Err(Denial::about(Rule::Address, Kind::Loopback)));
     let by_name = Purpose::Name(name.clone());
     let dial = |to: &str| egress.dial(&by_name, to.parse().unwrap(), Protocol::Tcp, true);
     assert_eq!(dial("10.1.2.3:80"), Ok(()));
     // No further than without the name.
-    assert_eq!(dial("10.1.2.3:443"), Err(Denial::Special(Kind::Private)));
+    assert_eq!(dial("10.1.2.3:443"), Err(Denial::about(Rule::Address, Kind::Private)));
     assert_eq!(
         egress.rule(&by_name, "10.1.2.3:80".parse().unwrap(), Protocol::Tcp).as_deref(),
         Some("allow intranet.example")
@@ -120,10 +121,10 @@ fn loopback_and_resolvers_are_what_was_named() {
         ("127.0.0.2:5432", Protocol::Tcp),
         ("127.0.0.1:5432", Protocol::Udp),
     ] {
-        assert_eq!(dial(Purpose::Local, to, protocol), Err(Denial::Default), "{to}");
+        assert_eq!(dial(Purpose::Local, to, protocol), Err(Rule::Default.into()), "{to}");
     }
     assert_eq!(dial(Purpose::Resolver, "127.0.0.53:53", Protocol::Udp), Ok(()));
-    assert_eq!(dial(Purpose::Resolver, "127.0.0.53:54", Protocol::Udp), Err(Denial::Resolver));
+    assert_eq!(dial(Purpose::Resolver, "127.0.0.53:54", Protocol::Udp), Err(Rule::ResolverUnknown.into()));
 }
 
 #[test]
@@ -138,7 +139,7 @@ fn a_resolver_over_tls_is_asked_by_nothing_else() {
         ("192.0.2.53:53", Protocol::Udp),
         ("192.0.2.53:53", Protocol::Tcp),
     ] {
-        assert_eq!(dial(to, protocol), Err(Denial::Resolver), "{to}");
+        assert_eq!(dial(to, protocol), Err(Rule::ResolverUnknown.into()), "{to}");
     }
 }
 
@@ -152,10 +153,10 @@ fn names_need_their_pin_and_no_deny() {
         egress.dial(&purpose, to.parse().unwrap(), Protocol::Tcp, pinned)
     };
     assert_eq!(dial("b.a.example", "8.8.8.8:443", true), Ok(()));
-    assert_eq!(dial("b.a.example", "8.8.8.8:443", false), Err(Denial::Unpinned));
-    assert_eq!(dial("b.a.example", "8.8.8.8:80", true), Err(Denial::Default));
-    assert_eq!(dial("x.a.example", "8.8.8.8:443", true), Err(Denial::Denied("x.a.example".into())));
-    assert_eq!(dial("b.a.example", "10.0.0.1:443", true), Err(Denial::Special(Kind::Private)));
+    assert_eq!(dial("b.a.example", "8.8.8.8:443", false), Err(Rule::PinUnknown.into()));
+    assert_eq!(dial("b.a.example", "8.8.8.8:80", true), Err(Rule::Default.into()));
+    assert_eq!(dial("x.a.example", "8.8.8.8:443", true), Err(Denial::about(Rule::Deny, "x.a.example")));
+    assert_eq!(dial("b.a.example", "10.0.0.1:443", true), Err(Denial::about(Rule::Address, Kind::Private)));
 }
 
 #[test]
@@ -251,11 +252,15 @@ fn a_published_port_is_the_sessions_own_and_lets_nothing_out() {
     };
     for to in ["127.0.0.1:80", "[::1]:80"] {
         assert_eq!(dial(PUBLISHED, to, Protocol::Tcp), Ok(()), "{to}");
-        assert_eq!(dial(PUBLISHED, to, Protocol::Udp), Err(Denial::Publish), "{to}");
-        assert_eq!(dial(Publish { host: 80, port: 80 }, to, Protocol::Tcp), Err(Denial::Publish), "{to}");
+        assert_eq!(dial(PUBLISHED, to, Protocol::Udp), Err(Rule::PublishUnknown.into()), "{to}");
+        assert_eq!(
+            dial(Publish { host: 80, port: 80 }, to, Protocol::Tcp),
+            Err(Rule::PublishUnknown.into()),
+            "{to}"
+        );
     }
     for to in ["127.0.0.1:8080", "127.0.0.2:80", "10.200.0.2:80", "[::ffff:127.0.0.1]:80", "0.0.0.0:80"] {
-        assert_eq!(dial(PUBLISHED, to, Protocol::Tcp), Err(Denial::Publish), "{to}");
+        assert_eq!(dial(PUBLISHED, to, Protocol::Tcp), Err(Rule::PublishUnknown.into()), "{to}");
     }
     for purpose in [Purpose::Local, Purpose::Net, Purpose::Resolver] {
         let to = "127.0.0.1:80".parse().unwrap();
@@ -285,8 +290,11 @@ fn what_began_without_a_network_may_have_one_unless_that_is_for_good() {
     open.hosts.allow.push(rule());
     assert_eq!((closed.may_become(&open), closed.sockets(), open.sockets()), (Ok(()), 6, 6));
     let name = HostName::parse("a.example").unwrap();
-    assert_eq!(closed.pin(&name, [11, 0, 0, 1].into()), Err(Denial::Closed));
-    assert_eq!(open.pin(&HostName::parse("b.example").unwrap(), [11, 0, 0, 1].into()), Err(Denial::Default));
+    assert_eq!(closed.pin(&name, [11, 0, 0, 1].into()), Err(Rule::NetworkNone.into()));
+    assert_eq!(
+        open.pin(&HostName::parse("b.example").unwrap(), [11, 0, 0, 1].into()),
+        Err(Rule::Default.into())
+    );
     let sealed = Egress { sealed: true, ..closed.clone() };
     assert_eq!((sealed.check(), sealed.sockets()), (Ok(()), 4));
     let unsealed = Egress { sealed: true, ..open.clone() };

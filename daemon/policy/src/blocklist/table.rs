@@ -9,6 +9,7 @@ use siphasher::sip::SipHasher13;
 use super::{Label, MAX_LABEL, MAX_LISTS, MAX_NAMES, MAX_TABLE, Scope};
 use crate::denial::Denial;
 use crate::hosts::HostName;
+use crate::rule::Rule;
 
 /// Bytes before the hashes.
 pub const HEADER: usize = 4096;
@@ -164,8 +165,8 @@ impl Blocklist {
         for hash in std::iter::once(hash(self.key, Scope::Exact, name)).chain(below) {
             match self.find(hash) {
                 Ok(None) => {}
-                Ok(Some(label)) => return Err(Denial::Listed(label.to_string())),
-                Err(_) => return Err(Denial::Unreadable),
+                Ok(Some(label)) => return Err(Denial::about(Rule::Blocklist, label)),
+                Err(_) => return Err(Rule::BlocklistUnreadable.into()),
             }
         }
         Ok(())

@@ -4,8 +4,8 @@ use std::collections::HashSet;
 use proptest::prelude::*;
 
 use super::*;
-use crate::denial::Denial;
 use crate::hosts::HostName;
+use crate::rule::Rule;
 
 fn names(text: &[u8]) -> Result<(Vec<(bool, String)>, Summary), ListError> {
     let mut names = Vec::new();
@@ -233,7 +233,7 @@ fn a_table_that_is_none_denies_or_is_refused() {
         Ok(())
     });
     let denied = broken.unwrap().check(&HostName::parse("b.example").unwrap());
-    assert_eq!(denied, Err(Denial::Unreadable));
+    assert_eq!(denied, Err(Rule::BlocklistUnreadable.into()));
 }
 
 proptest! {

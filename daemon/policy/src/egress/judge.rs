@@ -10,6 +10,7 @@ use crate::hosts::{HostName, HostVerdict};
 use crate::ports::{DNS_PORT, LOOPBACKS};
 use crate::protocol::Protocol;
 use crate::resolver::Resolver;
+use crate::rule::Rule;
 
 impl Egress {
     /// Whether `name` may be pinned to `address`: not what only this host or its network can mean by it, unless some
@@ -20,7 +21,7 @@ impl Egress {
     pub fn pin(&self, name: &HostName, address: IpAddr) -> Result<(), Denial> {
         match self.hosts.resolve(name) {
             HostVerdict::Allowed(_) => {}
-            HostVerdict::Denied(pattern) => return Err(Denial::Denied(pattern.to_string())),
+            HostVerdict::Denied(pattern) => return Err(Denial::about(Rule::Deny, pattern)),
             HostVerdict::Unnamed => return Err(self.unnamed()),
         }
         if self.stands_in(address) {
@@ -35,7 +36,7 @@ impl Egress {
 
     /// Why a name that no rule has is denied.
     pub fn unnamed(&self) -> Denial {
-        if self.is_closed() { Denial::Closed } else { Denial::Default }
+        if self.is_closed() { Rule::NetworkNone } else { Rule::Default }.into()
     }
 
     /// The rule that allows `name` to be resolved, as events name it.
@@ -75,30 +76,34 @@ impl Egress {
     ) -> Result<(), Denial> {
         match purpose {
             // A rule for every port is none for other people's answers to questions for names.
-            Purpose::Name(_) | Purpose::Net if to.port() == DNS_PORT => Err(Denial::Default),
+            Purpose::Name(_) | Purpose::Net if to.port() == DNS_PORT => Err(Rule::Default.into()),
             Purpose::Resolver => {
                 // One that is asked over TLS is asked by nothing else.
                 let may = |resolver: &Resolver| resolver.tls.is_none() || protocol == Protocol::Tcp;
                 let known = self.resolvers.iter().any(|resolver| resolver.address == to && may(resolver));
-                if known { Ok(()) } else { Err(Denial::Resolver) }
+                if known { Ok(()) } else { Err(Rule::ResolverUnknown.into()) }
             }
             Purpose::Local => {
                 let own = LOOPBACKS.contains(&to.ip()) && protocol == Protocol::Tcp;
-                if own && self.local.contains(&to.port()) { Ok(()) } else { Err(Denial::Default) }
+                if own && self.local.contains(&to.port()) { Ok(()) } else { Err(Rule::Default.into()) }
             }
             Purpose::Publish(publish) => {
                 let meant =
                     LOOPBACKS.contains(&to.ip()) && to.port() == publish.port && protocol == Protocol::Tcp;
-                if meant && self.publish.contains(publish) { Ok(()) } else { Err(Denial::Publish) }
+                if meant && self.publish.contains(publish) {
+                    Ok(())
+                } else {
+                    Err(Rule::PublishUnknown.into())
+                }
             }
             Purpose::Net => {
                 let judged = self.naming(to, protocol).map(|rule| self.special(to.ip(), Some(rule.net)));
-                judged.reduce(Result::or).unwrap_or(Err(Denial::Default))
+                judged.reduce(Result::or).unwrap_or(Err(Rule::Default.into()))
             }
             Purpose::Name(name) => match self.hosts.connect(name, to.port(), protocol) {
-                HostVerdict::Denied(pattern) => Err(Denial::Denied(pattern.to_string())),
-                HostVerdict::Unnamed => Err(Denial::Default),
-                HostVerdict::Allowed(_) if !pinned => Err(Denial::Unpinned),
+                HostVerdict::Denied(pattern) => Err(Denial::about(Rule::Deny, pattern)),
+                HostVerdict::Unnamed => Err(Rule::Default.into()),
+                HostVerdict::Allowed(_) if !pinned => Err(Rule::PinUnknown.into()),
                 HostVerdict::Allowed(_) if protocol == Protocol::Tcp && self.stands_in(to.ip()) => Ok(()),
                 HostVerdict::Allowed(_) => self.special(to.ip(), None).or_else(|denial| {
                     // By a name one gets no further there than without it.
@@ -112,7 +117,7 @@ impl Egress {
     /// the host for trusted ones: if a rule is for this one address, or it is of a range that the site has named.
     ///
     /// # Errors
-    /// [`Denial::Own`], unless a rule or the site allows it.
+    /// [`Rule::AddressOwn`], unless a rule or the site allows it.
     pub fn own(&self, purpose: &Purpose, to: SocketAddr, protocol: Protocol) -> Result<(), Denial> {
         let by_rule = || self.naming(to, protocol).any(|rule| rule.net.is_single());
         let named = match purpose {
@@ -121,7 +126,7 @@ impl Egress {
             Purpose::Name(_) | Purpose::Publish(_) => false,
         };
         let by_site = self.allow_private_ranges.iter().any(|net| net.contains(to.ip()));
-        if named || by_site { Ok(()) } else { Err(Denial::Own) }
+        if named || by_site { Ok(()) } else { Err(Rule::AddressOwn.into()) }
     }
 
     /// Whether `address` is one that a name has which the site's proxy alone can resolve. Nobody connects to it.
@@ -154,10 +159,10 @@ impl Egress {
         let also: Vec<Net> = self.allow_private_ranges.iter().copied().chain(named).collect();
         match addresses::judge(address, &also) {
             Judgement::Global if named.is_some() && address.to_canonical().is_loopback() => {
-                Err(Denial::Special(addresses::Kind::Loopback))
+                Err(Denial::about(Rule::Address, addresses::Kind::Loopback))
             }
             Judgement::Global => Ok(()),
-            Judgement::Special(kind) => Err(Denial::Special(kind)),
+            Judgement::Special(kind) => Err(Denial::about(Rule::Address, kind)),
         }
     }
 }

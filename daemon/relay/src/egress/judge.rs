@@ -137,7 +137,7 @@ pub fn named(plan: &Rules, pins: &Pins, name: &HostName, place: Place) -> Result
     let to = place.to;
     let verdict = plan.hosts.connect(name, to.port(), Protocol::Tcp);
     if let HostVerdict::Denied(pattern) = verdict {
-        return Err(Denial::Denied(pattern.to_string()).to_string());
+        return Err(Denial::about(Rule::Deny, pattern).to_string());
     }
     let allowed = matches!(verdict, HostVerdict::Allowed(_));
     if allowed && !place.proxied && pins.names(to.ip()).contains(name) {
@@ -153,13 +153,13 @@ pub fn named(plan: &Rules, pins: &Pins, name: &HostName, place: Place) -> Result
     if allowed && place.proxied {
         return Ok(Purpose::Name(name.clone()));
     }
-    Err(if allowed { Denial::Unpinned } else { Denial::Default }.to_string())
+    Err(if allowed { Rule::PinUnknown } else { Rule::Default }.to_string())
 }
 
 /// The rule that denies `name` whatever allows it, if one does.
 pub fn denied(plan: &Rules, name: &HostName) -> Option<String> {
     match plan.hosts.resolve(name) {
-        HostVerdict::Denied(pattern) => Some(Denial::Denied(pattern.to_string()).to_string()),
+        HostVerdict::Denied(pattern) => Some(Denial::about(Rule::Deny, pattern).to_string()),
         HostVerdict::Allowed(_) | HostVerdict::Unnamed => {
             plan.unlisted(name).err().map(|denial| denial.to_string())
         }
@@ -176,7 +176,7 @@ pub fn opaque(plan: &Egress, pins: &Pins, to: SocketAddr) -> bool {
 /// # Errors
 /// The rule by which it may not.
 pub fn unnamed(plan: &Egress, pins: &Pins, to: SocketAddr, protocol: Protocol) -> Result<Purpose, String> {
-    meant(plan, pins, to, protocol).into_iter().next().ok_or_else(|| Denial::Unpinned.to_string())
+    meant(plan, pins, to, protocol).into_iter().next().ok_or_else(|| Rule::PinUnknown.to_string())
 }
 
 /// All that may be meant by `to` if no host is named, the likeliest first; nothing if it may not be reached.
@@ -219,7 +219,7 @@ pub fn http(
             let to = if place.proxied { SocketAddr::new(*address, to.port()) } else { to };
             match plan.net(to, Protocol::Tcp) {
                 Some(_) => Ok((Purpose::Net, None)),
-                None => Err(Denial::Default.to_string()),
+                None => Err(Rule::Default.to_string()),
             }
         }
     }
