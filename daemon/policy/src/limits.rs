@@ -1,5 +1,5 @@
-//! What one session may use up: the table of its limits, and what enforces the disk's. What the site makes of them is in
-//! `config/bounds.rs`.
+//! What one session may use up: the table of its limits, and what enforces the disk's. What the site makes of them is
+//! in `config/bounds.rs`.
 
 use serde::{Deserialize, Serialize};
 
@@ -126,7 +126,7 @@ macro_rules! is_asked {
 /// A flag of `agentctl run`.
 #[derive(Clone, Copy, Debug)]
 pub struct Flag {
-    /// Its letter.
+    /// Its letter, if it has one.
     pub short: Option<char>,
     /// What `--help` has of it.
     pub help: &'static str,

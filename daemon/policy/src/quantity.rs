@@ -46,9 +46,9 @@ fn written<S: Serializer>(s: S, quantity: u64, text: fn(u64) -> String) -> Resul
 /// Any of these with its unit, as refusals show it. Only those of one unit compare.
 #[derive(Clone, Copy, Debug, PartialEq, PartialOrd)]
 pub enum Amount {
-    /// Bytes.
+    /// Bytes, of memory or disk.
     Size(u64),
-    /// Milliseconds.
+    /// Milliseconds of time.
     Span(u64),
     /// So many of something.
     Count(u64),
