@@ -17,6 +17,7 @@ use crate::quantity::Span;
 use crate::rule::Rule;
 use filesystem::{Filesystem, Home, WorkspaceMode};
 use http::{Credential, Http};
+use merge::table;
 use network::{Network, NetworkDefault};
 
 /// The longest text of a profile, in bytes.
@@ -49,96 +50,108 @@ impl From<Schema> for u64 {
     }
 }
 
-/// A profile as written, or after its parents were merged into it.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Profile {
-    /// The format's version.
-    pub schema: Schema,
-    /// Its own name.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub name: Option<ProfileName>,
-    /// Its parents, the later over the earlier.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub extends: Vec<ProfileName>,
-    /// What its programs see of the file system.
-    #[serde(default)]
-    pub filesystem: Filesystem,
-    /// Where its programs may connect to.
-    #[serde(default)]
-    pub network: Network,
-    /// Which HTTP requests pass.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub http: Vec<Http>,
-    /// Secrets that are put into requests on the way.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub credential: Vec<Credential>,
-    /// Which variables its programs get.
-    #[serde(default)]
-    pub environment: Environment,
-    /// Which programs may run.
-    #[serde(default)]
-    pub process: Process,
-    /// What its programs may send to the terminal.
-    #[serde(default)]
-    pub terminal: Terminal,
-    /// What the host must offer.
-    #[serde(default)]
-    pub require: Require,
-    /// What a session may use up.
-    #[serde(default)]
-    pub limits: Asked,
-    /// How people are asked.
-    #[serde(default)]
-    pub approval: Approval,
+table! {
+    /// A profile as written, or after its parents were merged into it.
+    #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    pub struct Profile {
+        /// The format's version.
+        pub schema: Schema,
+        /// Its own name.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub name: Option<ProfileName>,
+        /// Its parents, the later over the earlier.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        pub extends: Vec<ProfileName>,
+        /// What its programs see of the file system.
+        #[serde(default)]
+        pub filesystem: Filesystem,
+        /// Where its programs may connect to.
+        #[serde(default)]
+        pub network: Network,
+        /// Which HTTP requests pass.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        pub http: Vec<Http>,
+        /// Secrets that are put into requests on the way.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        pub credential: Vec<Credential>,
+        /// Which variables its programs get.
+        #[serde(default)]
+        pub environment: Environment,
+        /// Which programs may run.
+        #[serde(default)]
+        pub process: Process,
+        /// What its programs may send to the terminal.
+        #[serde(default)]
+        pub terminal: Terminal,
+        /// What the host must offer.
+        #[serde(default)]
+        pub require: Require,
+        /// What a session may use up.
+        #[serde(default)]
+        pub limits: Asked,
+        /// How people are asked.
+        #[serde(default)]
+        pub approval: Approval,
+    }
 }
 
-/// `[environment]`: variables of the command.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Environment {
-    /// Names of the caller's variables that come along; `*` at the end stands for any rest.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub allow: Vec<String>,
-    /// Variables with values.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    pub set: BTreeMap<String, String>,
+table! {
+    /// `[environment]`: variables of the command.
+    #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+    #[serde(deny_unknown_fields, default)]
+    pub struct Environment {
+        /// Names of the caller's variables that come along; `*` at the end stands for any rest.
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        pub allow: Vec<String>,
+        /// Variables with values.
+        #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+        pub set: BTreeMap<String, String>,
+    }
 }
 
-/// `[process]`: programs that may run.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Process {
-    /// Programs that may run; none: all that can be read.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub exec: Vec<String>,
+table! {
+    /// `[process]`: programs that may run.
+    #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+    #[serde(deny_unknown_fields, default)]
+    pub struct Process {
+        /// Programs that may run; none: all that can be read.
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        pub exec: Vec<String>,
+    }
 }
 
-/// `[terminal]`: what reaches the caller's terminal.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Terminal {
-    /// Whether sequences that reach beyond the terminal are left out.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub filter: Option<bool>,
+table! {
+    /// `[terminal]`: what reaches the caller's terminal.
+    #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+    #[serde(deny_unknown_fields, default)]
+    pub struct Terminal {
+        /// Whether sequences that reach beyond the terminal are left out.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub filter: Option<bool>,
+    }
 }
 
-/// `[require]`: what the host must offer.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Require {
-    /// The least Landlock ABI.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub landlock_abi: Option<u32>,
+table! {
+    /// `[require]`: what the host must offer.
+    #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+    #[serde(deny_unknown_fields, default)]
+    pub struct Require {
+        /// The least Landlock ABI.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub landlock_abi: Option<u32>,
+    }
 }
 
-/// `[approval]`: how people are asked.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Approval {
-    /// How long an answer may take before it is no.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub timeout: Option<Span>,
+table! {
+    /// `[approval]`: how people are asked.
+    #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+    #[serde(deny_unknown_fields, default)]
+    pub struct Approval {
+        /// How long an answer may take before it is no.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub timeout: Option<Span>,
+    }
 }
 
 impl Profile {

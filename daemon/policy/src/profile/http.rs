@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::merge::Item;
+
 /// `[[http]]`: requests that pass. Not enforced yet.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -40,3 +42,6 @@ pub struct Inject {
     /// Its value, with `{secret}` in it.
     pub value: String,
 }
+
+impl Item for Http {}
+impl Item for Credential {}

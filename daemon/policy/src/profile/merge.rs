@@ -1,53 +1,110 @@
-//! How a child is laid over its parents.
+//! How a child is laid over its parents: each type of a profile's keys has one way.
 
-use super::Profile;
-use super::filesystem::Workspace;
+use std::collections::BTreeMap;
+
 use super::network::NetworkDefault;
+use super::{Profile, Schema};
 use crate::config::Bounds;
+use crate::limits::Asked;
+use crate::names::ProfileName;
+
+/// What a child's value becomes over its parent's.
+pub trait Overlay {
+    /// Lays `child` over `self`.
+    fn overlay(&mut self, child: Self);
+}
+
+/// An entry of a list.
+pub trait Item: PartialEq {
+    /// Whether a child's entry `other` is about the same: then it is laid over this one, and not added.
+    fn is_same(&self, other: &Self) -> bool {
+        self == other
+    }
+
+    /// Lays the same entry of a child over `self`.
+    fn merge(&mut self, _child: Self)
+    where
+        Self: Sized,
+    {
+    }
+}
+
+/// A single value replaces the parent's.
+impl<T> Overlay for Option<T> {
+    fn overlay(&mut self, child: Self) {
+        if child.is_some() {
+            *self = child;
+        }
+    }
+}
+
+/// A list adds what is not there yet, in order.
+impl<T: Item> Overlay for Vec<T> {
+    fn overlay(&mut self, child: Self) {
+        for entry in child {
+            match self.iter_mut().find(|parent| parent.is_same(&entry)) {
+                Some(parent) => parent.merge(entry),
+                None => self.push(entry),
+            }
+        }
+    }
+}
+
+impl Overlay for BTreeMap<String, String> {
+    fn overlay(&mut self, child: Self) {
+        self.extend(child);
+    }
+}
+
+impl Overlay for Asked {
+    fn overlay(&mut self, child: Self) {
+        *self = self.overlaid(&child);
+    }
+}
+
+/// So does a value that is always there.
+impl Overlay for String {
+    fn overlay(&mut self, child: Self) {
+        *self = child;
+    }
+}
+
+impl Overlay for Schema {
+    fn overlay(&mut self, _child: Self) {}
+}
+
+impl Item for String {}
+impl Item for ProfileName {}
+
+/// A table of a profile: a child is laid over it key by key.
+macro_rules! table {
+    ($(#[$attr:meta])* pub struct $name:ident { $($(#[$key_attr:meta])* pub $key:ident: $type:ty,)* }) => {
+        $(#[$attr])*
+        pub struct $name {
+            $($(#[$key_attr])* pub $key: $type,)*
+        }
+
+        impl $crate::profile::merge::Overlay for $name {
+            fn overlay(&mut self, child: Self) {
+                $($crate::profile::merge::Overlay::overlay(&mut self.$key, child.$key);)*
+            }
+        }
+    };
+}
+pub(super) use table;
 
 impl Profile {
     /// Lays `child` over `self`: its lists add to the parent's, its single values replace them. What a
     /// parent denies, masks or protects stays.
     #[must_use]
     pub fn overlaid(mut self, child: Self) -> Self {
-        self.name = child.name;
-        self.extends = child.extends;
-        replace(&mut self.filesystem.home, child.filesystem.home);
-        add(&mut self.filesystem.read, child.filesystem.read);
-        add(&mut self.filesystem.write, child.filesystem.write);
-        for workspace in child.filesystem.workspace {
-            match self.filesystem.workspace.iter_mut().find(|w| w.path == workspace.path) {
-                Some(parent) => parent.overlay(workspace),
-                None => self.filesystem.workspace.push(workspace),
-            }
-        }
-        for scratch in child.filesystem.scratch {
-            match self.filesystem.scratch.iter_mut().find(|s| s.path == scratch.path) {
-                Some(parent) => {
-                    replace(&mut parent.size, scratch.size);
-                    replace(&mut parent.exec, scratch.exec);
-                }
-                None => self.filesystem.scratch.push(scratch),
-            }
-        }
+        let closed = self.network.default == Some(NetworkDefault::None);
+        (self.name, self.extends) = (None, Vec::new());
+        self.overlay(child);
         // No child takes it back.
-        if self.network.default != Some(NetworkDefault::None) {
-            replace(&mut self.network.default, child.network.default);
+        if closed {
+            self.network.default = Some(NetworkDefault::None);
         }
-        add(&mut self.network.deny, child.network.deny);
-        add(&mut self.network.allow, child.network.allow);
-        add(&mut self.network.dns_types, child.network.dns_types);
-        add(&mut self.network.publish, child.network.publish);
-        replace(&mut self.network.proxy_env, child.network.proxy_env);
-        add(&mut self.http, child.http);
-        add(&mut self.credential, child.credential);
-        add(&mut self.environment.allow, child.environment.allow);
-        self.environment.set.extend(child.environment.set);
-        add(&mut self.process.exec, child.process.exec);
-        replace(&mut self.terminal.filter, child.terminal.filter);
-        replace(&mut self.require.landlock_abi, child.require.landlock_abi);
-        self.limits = self.limits.overlaid(&child.limits);
-        replace(&mut self.approval.timeout, child.approval.timeout);
         self
     }
 
@@ -57,29 +114,5 @@ impl Profile {
     pub fn lowered(mut self, bounds: &Bounds) -> Self {
         self.limits = bounds.lowered(&self.limits);
         self
-    }
-}
-
-impl Workspace {
-    fn overlay(&mut self, child: Self) {
-        replace(&mut self.mode, child.mode);
-        add(&mut self.mask, child.mask);
-        add(&mut self.protect, child.protect);
-        add(&mut self.sockets, child.sockets);
-    }
-}
-
-fn replace<T>(parent: &mut Option<T>, child: Option<T>) {
-    if child.is_some() {
-        *parent = child;
-    }
-}
-
-/// Adds what is not there yet, in order.
-fn add<T: PartialEq>(parent: &mut Vec<T>, child: Vec<T>) {
-    for item in child {
-        if !parent.contains(&item) {
-            parent.push(item);
-        }
     }
 }

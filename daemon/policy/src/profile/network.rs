@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::merge::{Item, table};
 use crate::allow::AllowRule;
 use crate::allow::parse::{Entry, denied};
 use crate::caps::{self, Capped, Caps};
@@ -13,28 +14,30 @@ use crate::quantity::Size;
 use crate::rule::Rule;
 use crate::{Refusal, publish};
 
-/// `[network]`: what a session may reach, and what of it may be reached.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Network {
-    /// What happens to what no entry names.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub default: Option<NetworkDefault>,
-    /// Names that nothing can allow.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub deny: Vec<String>,
-    /// Names, networks and local ports that pass.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub allow: Vec<Allow>,
-    /// Types of records besides addresses that names which pass may be asked for.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub dns_types: Vec<String>,
-    /// Ports of the session that can be reached on the host's loopback.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub publish: Vec<Publish>,
-    /// Whether the environment names the explicit proxy, by `http_proxy` and its like.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub proxy_env: Option<bool>,
+table! {
+    /// `[network]`: what a session may reach, and what of it may be reached.
+    #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+    #[serde(deny_unknown_fields, default)]
+    pub struct Network {
+        /// What happens to what no entry names.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub default: Option<NetworkDefault>,
+        /// Names that nothing can allow.
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        pub deny: Vec<String>,
+        /// Names, networks and local ports that pass.
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        pub allow: Vec<Allow>,
+        /// Types of records besides addresses that names which pass may be asked for.
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        pub dns_types: Vec<String>,
+        /// Ports of the session that can be reached on the host's loopback.
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        pub publish: Vec<Publish>,
+        /// Whether the environment names the explicit proxy, by `http_proxy` and its like.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub proxy_env: Option<bool>,
+    }
 }
 
 /// What happens to what no entry names.
@@ -86,6 +89,9 @@ pub struct Publish {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host_port: Option<u16>,
 }
+
+impl Item for Allow {}
+impl Item for Publish {}
 
 impl Network {
     /// What it allows and denies, parsed.
