@@ -15,6 +15,8 @@ const JSON: &[&str] = &[
     "PolicyDetail",
     "FileDetail",
     "ConfineDetail",
+    "ReviewDetail",
+    "Changes",
     "Session",
     "Exit",
     "VersionReply",

@@ -239,6 +239,10 @@ impl Sessions for Stage {
         Err(Status::unimplemented("not played"))
     }
 
+    async fn reviewed(&self, _: Request<ReviewedRequest>) -> Result<Response<ReviewedReply>, Status> {
+        Err(Status::unimplemented("not played"))
+    }
+
     async fn remove(&self, _: Request<RemoveRequest>) -> Result<Response<RemoveReply>, Status> {
         Err(Status::unimplemented("not played"))
     }

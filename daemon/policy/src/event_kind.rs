@@ -38,6 +38,8 @@ kinds! {
     ProcessExec "process.exec"
     ProcessExit "process.exit"
     FileChanged "file.changed"
+    FileApplied "file.applied"
+    FileDiscarded "file.discarded"
     FileDenied "file.denied"
     NetConnect "net.connect"
     NetClosed "net.closed"

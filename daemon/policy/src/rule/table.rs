@@ -203,6 +203,8 @@ rules! {
         CallerUnknown "caller.unknown" [PermissionDenied] "The account database does not have the caller's uid in \
             full, or the launcher does not know the connection."
         CallerAdmin "caller.admin" [PermissionDenied] "Only root and members of the admin group may."
+        CallerOther "caller.other" [PermissionDenied] "A session's changes are its user's own to review, apply and \
+            discard; no admin may."
         CallerGroups "caller.groups" "The caller's groups could not be read, or are too many."
         CallerPool "caller.pool" "A session's own uid or gid asks for a session."
         UserHome "user.home" "The caller's home or shell has a colon in its path, which passwd(5) cannot hold."
@@ -218,6 +220,7 @@ rules! {
         RequestPath "request.path" [InvalidArgument] "A path is not absolute, or is malformed."
         RequestPaths "request.paths" [InvalidArgument] "The offered paths are not those that the request asks for."
         RequestProfile "request.profile" [InvalidArgument] "The resolved profile still extends another."
+        RequestReview "request.review" [InvalidArgument] "What was done with a session's changes has no such name."
         RequestSignal "request.signal" [InvalidArgument] "The signal is not one that may be sent."
         RequestSince "request.since" [InvalidArgument] "The moment is not RFC 3339 in UTC."
         RequestSize "request.size" [InvalidArgument] "The request has too many entries of one kind."

@@ -6,12 +6,13 @@ use agentd_policy::Refusal;
 use agentd_policy::rule::Rule;
 use agentd_policy::wire;
 use agentd_proto::v1::{
-    Check, DoctorReply, DoctorRequest, KillReply, KillRequest, Leak, RemoveReply, RemoveRequest, StopReply,
-    StopRequest,
+    Check, DoctorReply, DoctorRequest, KillReply, KillRequest, Leak, RemoveReply, RemoveRequest,
+    ReviewedReply, ReviewedRequest, StopReply, StopRequest,
 };
 
 use super::{Api, take};
 use crate::api::connection::Caller;
+use crate::audit::review::Review;
 use crate::lifecycle;
 use crate::lifecycle::supervisor::MAX_GRACE;
 use crate::session::registry::Access;
@@ -70,6 +71,35 @@ impl Api {
                 other => return other,
             }
         }
+    }
+
+    /// A user says what became of a session's changes. It is nobody else's word.
+    pub(super) async fn reviewed(
+        &self,
+        caller: &Caller,
+        request: &ReviewedRequest,
+    ) -> Result<ReviewedReply, Refusal> {
+        let session = self.0.registry.find(&request.id, &caller.peer, Access::Control)?;
+        let review = Review::parse(request)?;
+        if session.uid != caller.peer.uid {
+            return Err(Refusal::new(
+                format!("session {} of another user", session.id),
+                Rule::CallerOther,
+                "its changes are its user's to review",
+            ));
+        }
+        let _slot = take(&self.0.quotas.watchers, caller, "watchers and stops")?;
+        let user = self.0.users.name(caller.peer.uid).await;
+        let recording = session.reviewed(&self.0.store, user, review);
+        let ending = || {
+            Refusal::new(
+                format!("session {}", session.id),
+                Rule::SessionEnding,
+                "it is still ending; try again",
+            )
+        };
+        tokio::time::timeout(ENDING, recording).await.unwrap_or_else(|_| Err(ending()))?;
+        Ok(ReviewedReply { id: session.id.to_string() })
     }
 
     async fn end_request(&self, caller: &Caller) -> EndRequest {

@@ -19,8 +19,8 @@ use agentd_proto::v1::sessions_server::Sessions;
 use agentd_proto::v1::{
     AttachInput, AttachOutput, CreateReply, CreateRequest, DoctorReply, DoctorRequest, Event, EventsRequest,
     InspectReply, InspectRequest, KillReply, KillRequest, ListReply, ListRequest, LogChunk, LogsRequest,
-    RemoveReply, RemoveRequest, Session as Shown, StopReply, StopRequest, VersionReply, VersionRequest,
-    WatchRequest,
+    RemoveReply, RemoveRequest, ReviewedReply, ReviewedRequest, Session as Shown, StopReply, StopRequest,
+    VersionReply, VersionRequest, WatchRequest,
 };
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -207,6 +207,11 @@ impl Sessions for Api {
     async fn remove(&self, request: Request<RemoveRequest>) -> Result<Response<RemoveReply>, Status> {
         let caller = caller(&request)?;
         deny(self.removed(caller, request.into_inner()).await).map(Response::new)
+    }
+
+    async fn reviewed(&self, request: Request<ReviewedRequest>) -> Result<Response<ReviewedReply>, Status> {
+        let caller = caller(&request)?;
+        deny(self.reviewed(&caller, request.get_ref()).await).map(Response::new)
     }
 
     async fn events(&self, request: Request<EventsRequest>) -> Result<Response<Self::EventsStream>, Status> {

@@ -8,3 +8,4 @@ mod net;
 pub mod note;
 pub mod numbering;
 pub mod reached;
+pub mod review;

@@ -78,7 +78,7 @@ impl Numbering {
     /// An event that the service itself records.
     pub fn own(&mut self, note: Note) -> EventLine {
         let event = self.event(note.kind(), SystemTime::now());
-        EventLine { event: Event { lifecycle: Some(note.into_detail()), ..event }, source: None }
+        EventLine { event: note.with_detail(event), source: None }
     }
 
     /// Stands for the events of a keeper that no service received: their number is unknown.

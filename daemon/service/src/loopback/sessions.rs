@@ -1,6 +1,7 @@
 //! Sessions from their start to their end, for whom they are, and what is recorded of them.
 
 use agentd_policy::mode::Mode;
+use agentd_proto::v1::{ReviewDetail, ReviewedRequest};
 use tonic::Code;
 
 use super::*;
@@ -219,4 +220,39 @@ async fn events_of_several_sessions_come_in_the_order_of_time() {
     assert!(all(client.clone().events(request).await.unwrap().into_inner()).await.is_empty());
     let request = EventsRequest { since: "2999-01-01T00:00:00Z".into(), ..EventsRequest::default() };
     assert!(all(client.clone().events(request).await.unwrap().into_inner()).await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_became_of_its_changes_is_on_record_behind_its_end() {
+    let mut stage = Stage::new("reviewed");
+    let client = stage.connect(ALICE).await;
+    let mut played = stage.run(&client, spec()).await;
+    let (_to, mut output) = attach(&client, &played.id).await.unwrap();
+    played.say(1, EventBody::Started).await;
+    played.end(2, 0).await;
+    played.output(frame::DRAINED, b"").await;
+    assert!(matches!(next(&mut output).await, Out::Exit(_)));
+    let review = |action: &str, remaining| ReviewedRequest {
+        id: played.id.clone(),
+        action: action.into(),
+        files: 2,
+        remaining,
+        remaining_bytes: 9 * remaining,
+    };
+    client.clone().reviewed(review("seen", 2)).await.unwrap();
+    let changes = session(&client, &played.id).await.changes.unwrap();
+    assert_eq!((changes.state.as_str(), changes.files, changes.bytes), ("unapplied", 2, 18));
+    played.gone(&stage);
+    client.clone().reviewed(review("applied", 1)).await.unwrap();
+    client.clone().reviewed(review("discarded", 0)).await.unwrap();
+    let events = all(events(&client, &played.id, true).await).await;
+    let late: Vec<_> = events.iter().skip(4).map(|e| (e.seq, e.kind.as_str(), e.review.clone())).collect();
+    let detail = |action: &str, remaining| {
+        Some(ReviewDetail { action: action.into(), files: 2, remaining, user: Some("alice".into()) })
+    };
+    let applied = (5, "file.applied", detail("applied", 1));
+    assert_eq!(late, [applied, (6, "file.discarded", detail("discarded", 0))]);
+    let admin = stage.connect(ADMIN).await;
+    assert_eq!(rule(&admin.clone().reviewed(review("applied", 0)).await.unwrap_err()), "caller.other");
+    assert_eq!(rule(&client.clone().reviewed(review("eaten", 0)).await.unwrap_err()), "request.review");
 }

@@ -3,6 +3,7 @@
 pub mod commands;
 mod network;
 pub mod registry;
+pub mod review;
 mod show;
 pub mod state;
 
@@ -14,7 +15,7 @@ use agentd_policy::egress::Egress;
 use agentd_policy::names::{SessionId, SessionName};
 use agentd_policy::rule::Rule;
 use agentd_policy::wire::CommandNumber;
-use agentd_proto::v1::Exit;
+use agentd_proto::v1::{Changes, Exit};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -69,6 +70,8 @@ pub struct Status {
     pub commands: u32,
     /// What it may reach.
     pub egress: Option<Arc<Egress>>,
+    /// What its user's client last said of its changes.
+    pub changes: Option<Changes>,
 }
 
 /// A request to a session's supervisor.
@@ -107,6 +110,8 @@ pub struct Session {
     pub gone: CancellationToken,
     status: watch::Sender<Status>,
     requests: mpsc::Sender<SessionRequest>,
+    /// Held while an event is appended that comes after the session's end.
+    late: tokio::sync::Mutex<()>,
 }
 
 /// By whom a session is ended, and why.
@@ -144,6 +149,7 @@ impl Session {
             events: 0,
             commands: 0,
             egress: record.egress.clone().map(Arc::new),
+            changes: record.changes.clone(),
         };
         let session = Self {
             id: record.id.clone(),
@@ -160,6 +166,7 @@ impl Session {
             gone: CancellationToken::new(),
             status: watch::Sender::new(status),
             requests,
+            late: tokio::sync::Mutex::default(),
         };
         (Arc::new(session), receiver)
     }
@@ -205,6 +212,7 @@ impl Session {
             exit: status.exit.clone(),
             output: self.output(),
             egress: status.egress.as_deref().cloned(),
+            changes: status.changes.clone(),
             ..self.record.clone()
         }
     }

@@ -37,6 +37,7 @@ impl Session {
             attached: status.attached,
             detached: status.detached,
             publish: egress.map(network::published).unwrap_or_default(),
+            changes: status.changes,
         }
     }
 

@@ -13,7 +13,7 @@ use agentd_policy::mount::Workspace;
 use agentd_policy::names::{AbsPath, SessionId, SessionName, UserName};
 use agentd_policy::plan::Plan;
 use agentd_policy::text;
-use agentd_proto::v1::{Exit, Limits, Mount};
+use agentd_proto::v1::{Changes, Exit, Limits, Mount};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -62,6 +62,9 @@ pub struct Record {
     /// All of its output had come.
     pub whole: bool,
     pub exit: Option<Exit>,
+    /// What its user's client last said of its changes.
+    #[serde(default)]
+    pub changes: Option<Changes>,
     /// The format that it was read from, if that is not ours.
     #[serde(skip)]
     pub foreign: Option<u64>,
@@ -94,6 +97,7 @@ impl Record {
             output: 0,
             whole: false,
             exit: None,
+            changes: None,
             foreign: None,
         }
     }
@@ -263,6 +267,7 @@ fn translate(value: &Value, version: u64) -> Result<Record, RecordError> {
         output: number("output"),
         whole: flag("whole"),
         exit: exit.filter(|_| part::<u64>(value, "ended_us").is_some()),
+        changes: part(value, "changes"),
         foreign: Some(version),
     })
 }

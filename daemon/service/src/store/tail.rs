@@ -85,6 +85,9 @@ fn look(file: &mut File, start: u64, end: u64) -> io::Result<Option<Tail>> {
         let mark: Mark = serde_json::from_slice(line)?;
         if at == 0 {
             tail.seq = mark.seq;
+        }
+        // Its user may have applied changes since.
+        if tail.ended.is_none() {
             tail.ended = ended(serde_json::from_slice(line)?);
         }
         if let Some(number) = mark.n {

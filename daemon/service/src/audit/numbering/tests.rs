@@ -2,6 +2,8 @@ use super::*;
 use agentd_policy::event::{self, Aside, End, ExecResult, ExitStatus, Finding, NetEvent, NetPeer};
 use agentd_policy::step::CommandStep;
 
+use crate::audit::review::{Action, Review};
+
 fn numbering() -> Numbering {
     Numbering::new(SessionId::parse("0123456789ab").unwrap(), ("x".into(), Limits::default()), 0, 0)
 }
@@ -80,6 +82,10 @@ fn cause(kind: EventKind) -> Result<EventBody, Note> {
     let who = event::Actor { pid: 1, ppid: None, exe: None };
     let user = || "alice".to_owned();
     let text = || "x".to_owned();
+    let reviewed = |action| {
+        let review = Review { action, files: 1, remaining: 0, remaining_bytes: 0 };
+        Note::Reviewed { user: "alice".to_owned(), review }
+    };
     let peer = NetPeer {
         protocol: "tcp".into(),
         address: std::net::Ipv4Addr::LOCALHOST.into(),
@@ -93,6 +99,8 @@ fn cause(kind: EventKind) -> Result<EventBody, Note> {
         EventKind::SessionCreated => {
             return Err(Note::Created { user: user(), profile: text(), command: vec![] });
         }
+        EventKind::FileApplied => return Err(reviewed(Action::Applied)),
+        EventKind::FileDiscarded => return Err(reviewed(Action::Discarded)),
         EventKind::SessionAttached => return Err(Note::Attached { user: user() }),
         EventKind::SessionDetached => return Err(Note::Detached { user: user() }),
         EventKind::SessionExec => return Err(Note::Exec { user: user(), command: vec![] }),
