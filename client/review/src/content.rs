@@ -1,6 +1,7 @@
 //! Contents of files, read within bounds and as they were when they were compared.
 
 use std::io::Read as _;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{FileType, OFlags};
 
@@ -24,6 +25,65 @@ pub enum Held {
     Changed,
     /// The caller may not read it.
     Unreadable,
+    /// Not looked at: the budget of the review was used up.
+    Skipped,
+}
+
+/// The largest file that is shown as text, in bytes.
+pub const MAX_TEXT: u64 = 8 << 20;
+
+/// What one review reads and compares at most. Files beyond it are listed, with their sizes, but not looked into.
+#[derive(Debug)]
+pub struct Budget {
+    /// The largest file, in bytes.
+    pub file: u64,
+    /// Bytes of all files together that are still to be read.
+    pub bytes: u64,
+    /// When to stop.
+    pub until: Instant,
+}
+
+impl Default for Budget {
+    /// 8 MiB a file, 256 MiB together, 30 s.
+    fn default() -> Self {
+        let now = Instant::now();
+        let until = now.checked_add(Duration::from_secs(30)).unwrap_or(now);
+        Self { file: MAX_TEXT, bytes: 256 << 20, until }
+    }
+}
+
+impl Budget {
+    /// Takes what `entries` are going to cost; `false` if there is not as much left.
+    fn take<'e>(&mut self, entries: impl IntoIterator<Item = &'e Entry>) -> bool {
+        let cost = entries.into_iter().map(|entry| entry.size).filter(|size| *size <= self.file);
+        let cost = cost.fold(0, u64::saturating_add);
+        let left = self.bytes.checked_sub(cost).filter(|_| Instant::now() < self.until);
+        self.bytes = left.unwrap_or(self.bytes);
+        left.is_some()
+    }
+}
+
+/// What both sides of a change hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sides {
+    /// In the workspace, perhaps where the file was moved from.
+    pub before: Held,
+    /// For the session.
+    pub after: Held,
+}
+
+impl Sides {
+    /// Reads both, within `budget`.
+    pub fn read(change: &Change, trees: &Trees, budget: &mut Budget) -> Self {
+        // A file that was moved away is as large as the one that came.
+        let moved = change.after.iter().filter(|_| change.renamed_from.is_some());
+        match budget.take(change.before.iter().chain(&change.after).chain(moved)) {
+            true => {
+                Self { before: before(change, trees, budget.file), after: after(change, trees, budget.file) }
+            }
+            false => Self { before: Held::Skipped, after: Held::Skipped },
+        }
+    }
 }
 
 /// The regular file `path` of `tree` if it has at most `max` bytes, else its size. Never waits for a FIFO, and follows

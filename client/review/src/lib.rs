@@ -20,5 +20,6 @@ pub mod hunks;
 pub mod lines;
 pub mod merge;
 pub mod path;
+pub mod show;
 pub mod trees;
 pub mod walk;
