@@ -69,7 +69,7 @@ const MAY: &[(&str, &[&str], &[&str])] = &[
         &["account"],
     ),
     ("agentd-tests", &["agentd-proto", "agentd-policy", "agentd-kernel", "agentd-request"], &["account"]),
-    ("agentd-fuzz", &["agentd-policy", "agentd-kernel", "agentd-protocols"], &["session"]),
+    ("agentd-fuzz", &["agentd-policy", "agentd-kernel", "agentd-protocols", "agentd-review"], &["session"]),
 ];
 
 #[test]
@@ -150,6 +150,7 @@ fn every_crate_takes_the_workspaces_lints() {
         "daemon/relay",
         "daemon/service",
         "client",
+        "client/review",
     ] {
         let manifest = std::fs::read_to_string(root().join(dir).join("Cargo.toml")).expect("a manifest");
         assert!(manifest.contains("[lints]\nworkspace = true"), "{dir}");

@@ -18,7 +18,8 @@ mod symlink;
 mod table;
 
 pub use lookalike::Names;
-pub use table::is_git;
+pub use manifest::Manifest;
+pub use table::{by_name, is_git};
 
 /// The largest manifest whose fields are compared; a larger one is set apart.
 const MANIFEST: u64 = 1 << 20;

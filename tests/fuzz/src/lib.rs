@@ -3,6 +3,7 @@
 
 mod git;
 mod policy;
+mod review;
 mod terminal;
 
 // The launcher has these for itself.
@@ -50,4 +51,8 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("git_objects", git::objects),
     ("terminal_filter", terminal::filter),
     ("screen", terminal::screen),
+    ("review_text", review::text),
+    ("review_merge", review::merge),
+    ("review_patch", review::patch),
+    ("review_manifest", review::manifest),
 ];

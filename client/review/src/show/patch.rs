@@ -34,10 +34,12 @@ impl std::fmt::Display for LeftOut {
 }
 
 /// A file as git has it.
-struct Blob {
-    /// `100644`, `100755` or `120000`.
-    mode: u32,
-    bytes: Vec<u8>,
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Blob {
+    /// `100644`, `100755` or `120000`, in octal.
+    pub mode: u32,
+    /// The file's content, or a link's target.
+    pub bytes: Vec<u8>,
 }
 
 /// Writes the patch to `sink`, a file after the other; what cannot be in it comes back.
@@ -154,7 +156,7 @@ fn renamed(from: &FilePath, to: &FilePath, old: u32, new: u32) -> Vec<u8> {
 
 /// One file's part of the patch. Without `before` it is new, without `after` deleted; a file of another type is
 /// deleted first.
-fn difference(path: &FilePath, before: Option<&Blob>, after: Option<&Blob>) -> Vec<u8> {
+pub fn difference(path: &FilePath, before: Option<&Blob>, after: Option<&Blob>) -> Vec<u8> {
     if let (Some(old), Some(new)) = (before, after)
         && (old.mode == 0o120_000) != (new.mode == 0o120_000)
     {
