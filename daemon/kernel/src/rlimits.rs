@@ -43,6 +43,11 @@ pub enum RlimitError {
 }
 
 impl Limits {
+    /// `open_files`, and no limit that a session alone has.
+    pub const fn of_files(open_files: u64) -> Self {
+        Self { open_files }
+    }
+
     /// Lowers this process's limits; none is ever raised above the hard limit that it has.
     ///
     /// # Errors

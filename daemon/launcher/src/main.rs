@@ -100,7 +100,7 @@ fn run() -> Result<(), StartError> {
     nix::unistd::setgroups(&[]).on("setgroups")?;
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     let raised = rlimits::raise_open_files(OPEN_FILES);
-    let open_files = rlimits::Limits { open_files: OPEN_FILES }.apply().map_err(HostError::from)?.open_files;
+    let open_files = rlimits::Limits::of_files(OPEN_FILES).apply().map_err(HostError::from)?.open_files;
     let settings = settings::Settings::read(&file)?;
     log::begin(&settings.config.log);
     inheritance::prefer(NICE);

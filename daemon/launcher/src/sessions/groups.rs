@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 
 use agentd_kernel::cgroup::{Group, Hierarchies, Limits};
 use agentd_policy::config::Bounds;
+use agentd_policy::limits::Limits as Planned;
 
-use super::{HELPERS, Sessions, bounds, sockets};
+use super::{Sessions, bounds, sockets};
 use crate::context::Context;
 use agentd_session::error::{HostError, On as _};
 
@@ -23,6 +24,9 @@ const LEAST: u64 = 32 << 20;
 const LEAST_PIDS: u64 = 32;
 /// What helpers have at least, in processors: a keystroke shall be answered.
 const LEAST_CPUS: f64 = 0.05;
+
+/// What keeper and relay of one session may use up.
+const HELPERS: Limits = Limits { memory: 512 << 20, pids: 32, cpus: Some(16.0), sockets: 512 << 20 };
 
 /// The kinds of groups.
 pub const KINDS: [&str; 2] = ["agents", "helpers"];
@@ -149,9 +153,15 @@ pub fn of_user(bounds: &Bounds) -> Result<Limits, HostError> {
     Ok(Limits { memory, pids, cpus: Some(user_cpus), sockets: sockets::of_user()? })
 }
 
+/// What the command of a session may use up, with all that it starts.
+pub fn of_session(planned: &Planned, bounds: &Bounds) -> Result<Limits, HostError> {
+    let Planned { memory, pids, cpus: wanted, .. } = *planned;
+    Ok(Limits { memory, pids, cpus: cpus(wanted, bounds), sockets: sockets::of_session()? })
+}
+
 /// What a session may have of the processors: no more than its user. A v1 hierarchy refuses a group more than the
 /// one above it has.
-pub fn cpus(wanted: f64, bounds: &Bounds) -> Option<f64> {
+fn cpus(wanted: f64, bounds: &Bounds) -> Option<f64> {
     Some(wanted.min(bounds.user_cpus))
 }
 

@@ -49,8 +49,6 @@ use squeeze::Squeeze;
 
 /// How long a build may take before it is killed.
 const DEADLINE: Duration = Duration::from_secs(20);
-/// What keeper and relay of one session may use up.
-const HELPERS: Limits = Limits { memory: 512 << 20, pids: 32, cpus: Some(16.0), sockets: 512 << 20 };
 /// How long a builder that has nothing to do any more may take to end.
 const BUILDER_EXIT_TIMEOUT: Duration = Duration::from_secs(2);
 

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Instant;
 
-use agentd_kernel::cgroup::Limits;
 use agentd_kernel::packets::Packets;
 use agentd_policy::Refusal;
 use agentd_policy::config::{Bounds, Config};
@@ -19,7 +18,6 @@ use agentd_session::{Order, OrderDescriptors, Owner, Reserve, Usage};
 use rustix::fs::{FileType, OFlags};
 use rustix::io::Errno;
 
-use super::groups::cpus;
 use super::placeholders::places;
 use super::{DEADLINE, InStep as _, Message, NotStarted, Session, Sessions, State, ahead, bounds};
 use crate::context::Context;
@@ -287,12 +285,7 @@ impl Sessions {
             return Err(HostError::unfit("the builder is gone")).in_step(Step::Order);
         };
         let Request { number: answer, caller, bounds: own, plan, began_ns, .. } = request;
-        let limits = Limits {
-            memory: plan.limits.memory,
-            pids: plan.limits.pids,
-            cpus: cpus(plan.limits.cpus, bounds(cx)),
-            sockets: super::sockets::of_session().in_step(Step::Cgroup)?,
-        };
+        let limits = super::groups::of_session(&plan.limits, bounds(cx)).in_step(Step::Cgroup)?;
         if session.limits.take() != Some(limits) {
             session.agents.limit(&limits).in_step(Step::Cgroup)?;
         }

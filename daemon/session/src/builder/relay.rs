@@ -96,7 +96,7 @@ impl Relay<'_> {
         let mut signals = nix::sys::signal::SigSet::empty();
         signals.add(nix::sys::signal::Signal::SIGTERM);
         signals.thread_set_mask()?;
-        rlimits::Limits { open_files: OPEN_FILES }.apply().map(drop)?;
+        rlimits::Limits::of_files(OPEN_FILES).apply().map(drop)?;
         let id = self.lease.relay.get();
         creds::become_ids(id, id)?;
         creds::drop_all_capabilities()?;

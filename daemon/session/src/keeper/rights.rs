@@ -16,7 +16,7 @@ impl Keeper {
     /// besides those of the keeper and `also`. What is left to give up is [`Keeper::install`]'s.
     pub fn give_up(&self, empty_root: BorrowedFd<'_>, also: &[BorrowedFd<'_>]) -> Result<(), HostError> {
         creds::not_dumpable()?;
-        rlimits::Limits { open_files: self.limits.planned.pids + OWN_FILES }.apply().map(drop)?;
+        rlimits::Limits::of_files(self.limits.planned.pids + OWN_FILES).apply().map(drop)?;
         mount::enter_namespace(empty_root)?;
         self.close_all_but(also)?;
         let id = self.identity.lease.keeper.get();

@@ -91,7 +91,7 @@ mod tests {
             rustix::fs::mkdirat(&dir, "d", Mode::RWXU).unwrap();
             dir = rustix::fs::openat(&dir, "d", OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty()).unwrap();
         }
-        let limits = agentd_kernel::rlimits::Limits { open_files: 65_536 };
+        let limits = agentd_kernel::rlimits::Limits::of_files(65_536);
         assert!(limits.apply().unwrap().open_files > MAX_DEPTH as u64);
         assert_eq!(usage(open().as_fd(), ALL).unwrap().bytes, u64::MAX);
         std::fs::remove_dir_all(&base).unwrap();
