@@ -17,7 +17,6 @@ mod manifest;
 mod symlink;
 mod table;
 
-pub use lookalike::Names;
 pub use manifest::Manifest;
 pub use table::{by_name, is_git};
 
@@ -126,15 +125,31 @@ impl fmt::Display for Danger {
     }
 }
 
-/// Why `change` is set apart; empty if it is not. For many changes of one review, [`dangers_among`] reads each
-/// directory once.
-pub fn dangers(change: &Change, trees: &Trees) -> BTreeSet<Danger> {
-    dangers_among(change, trees, &mut Names::default())
+/// What is kept from one change of a review to the next: names of directories, and what may still be looked at. When
+/// that is used up, links and manifests are set apart without a look.
+#[derive(Debug)]
+pub struct Judge {
+    names: lookalike::Names,
+    /// Names that links lead to.
+    look_ups: u64,
+    /// Bytes of manifests.
+    bytes: u64,
 }
 
-/// As [`dangers`]; `names` keeps the names of directories from one change to the next, in the order of
-/// [`crate::change::Changes`].
-pub fn dangers_among(change: &Change, trees: &Trees, names: &mut Names) -> BTreeSet<Danger> {
+impl Default for Judge {
+    fn default() -> Self {
+        Self { names: lookalike::Names::default(), look_ups: 2_000_000, bytes: 256 << 20 }
+    }
+}
+
+/// Why `change` is set apart; empty if it is not. For many changes of one review, [`dangers_among`] reads each
+/// directory once and is bounded over all of them.
+pub fn dangers(change: &Change, trees: &Trees) -> BTreeSet<Danger> {
+    dangers_among(change, trees, &mut Judge::default())
+}
+
+/// As [`dangers`], for the changes of one review in the order of [`crate::change::Changes`].
+pub fn dangers_among(change: &Change, trees: &Trees, judge: &mut Judge) -> BTreeSet<Danger> {
     let kind = change.after.as_ref().or(change.before.as_ref()).map(|entry| entry.kind);
     let mut found = table::by_name(&change.path, kind == Some(Kind::Directory));
     let Some(after) = &change.after else {
@@ -143,18 +158,18 @@ pub fn dangers_among(change: &Change, trees: &Trees, names: &mut Names) -> BTree
     };
     let before = change.before.as_ref();
     match after.kind {
-        Kind::File => of_file(change, after, trees, &mut found),
+        Kind::File => of_file(change, after, trees, judge, &mut found),
         Kind::Symlink => {
             let target = match &after.content {
                 Content::Target(target) => target.as_slice(),
                 _ => b"/",
             };
             let replaces = before.is_some_and(|before| before.kind == Kind::Directory);
-            if replaces || symlink::leads_out(&change.path, target, trees) {
+            if replaces || symlink::leads_out(&change.path, target, trees, &mut judge.look_ups) {
                 found.insert(Danger::Symlink);
             }
             // What it points at may become anything.
-            found.extend(manifest::Manifest::of(&change.path).map(manifest::Manifest::danger));
+            found.extend(Manifest::of(&change.path).map(Manifest::danger));
         }
         Kind::Fifo | Kind::Socket | Kind::Device => drop(found.insert(Danger::Device)),
         Kind::Directory => {}
@@ -167,14 +182,14 @@ pub fn dangers_among(change: &Change, trees: &Trees, names: &mut Names) -> BTree
     if after.content == Content::Unreadable {
         found.insert(Danger::Unreadable);
     }
-    if names.is_deceptive(change, trees) {
+    if judge.names.is_deceptive(change, trees) {
         found.insert(Danger::Name);
     }
     found
 }
 
 /// What only regular files are.
-fn of_file(change: &Change, after: &Entry, trees: &Trees, found: &mut BTreeSet<Danger>) {
+fn of_file(change: &Change, after: &Entry, trees: &Trees, judge: &mut Judge, found: &mut BTreeSet<Danger>) {
     let executable = |entry: &Entry| entry.kind == Kind::File && entry.mode & 0o111 != 0;
     if executable(after) {
         let was = change.before.as_ref().is_some_and(executable);
@@ -182,7 +197,10 @@ fn of_file(change: &Change, after: &Entry, trees: &Trees, found: &mut BTreeSet<D
             found.insert(Danger::Executable);
         }
     }
-    let Some(manifest) = manifest::Manifest::of(&change.path) else { return };
+    let Some(manifest) = Manifest::of(&change.path) else { return };
+    let cost = change.before.iter().chain([after]).map(|entry| entry.size.min(MANIFEST)).sum();
+    let Some(left) = judge.bytes.checked_sub(cost) else { return drop(found.insert(manifest.danger())) };
+    judge.bytes = left;
     let text = |held| match held {
         Held::Nothing => Some(Vec::new()),
         Held::Bytes(bytes) => Some(bytes),

@@ -14,6 +14,9 @@ pub const MAX_LINES: usize = 250_000;
 /// A bound for texts that are slower than any known: after it the rest differs as a whole.
 const MAX_TIME: Duration = Duration::from_secs(3);
 
+/// The most lines of a text: each takes memory, and of hostile texts all are empty.
+const MAX_SPLIT: usize = 1_000_000;
+
 /// How much of a file's beginning decides whether it is text.
 const SNIFFED: usize = 8 << 10;
 
@@ -69,15 +72,16 @@ pub fn count(bytes: &[u8]) -> u64 {
     bytes.split_inclusive(|byte| *byte == b'\n').count() as u64
 }
 
-/// Whether `bytes` is shown and merged as a whole only: there is a NUL in the first 8 KiB, or they are not UTF-8 and
-/// hold control characters besides white space, escape and form feed.
+/// Whether `bytes` is shown and merged as a whole only: there is a NUL in the first 8 KiB, they are not UTF-8 and hold
+/// control characters besides white space, escape and form feed, or there are more than a million lines.
 pub fn is_binary(bytes: &[u8]) -> bool {
     let start = bytes.get(..SNIFFED).unwrap_or(bytes);
     let control = |byte: &u8| byte.is_ascii_control() && !matches!(byte, b'\t' | b'\n' | b'\r' | 0x0c | 0x1b);
     // The last character may be cut.
     let utf8 =
         |bytes: &[u8]| std::str::from_utf8(bytes).map_or_else(|error| error.error_len().is_none(), |_| true);
-    start.contains(&0) || (!utf8(start) && start.iter().any(control))
+    let newlines = || bytes.iter().filter(|byte| **byte == b'\n').count();
+    start.contains(&0) || (!utf8(start) && start.iter().any(control)) || newlines() > MAX_SPLIT
 }
 
 /// One edit without the lines that both texts begin and end with; `None` if the texts are the same.
@@ -159,6 +163,7 @@ mod tests {
         {
             assert!(!is_binary(text), "{text:?}");
         }
+        assert!(is_binary(&vec![b'\n'; MAX_SPLIT + 1]) && !is_binary(&vec![b'\n'; MAX_SPLIT]));
         let mut cut = vec![b'a'; SNIFFED - 1];
         cut.extend("é\u{1}".as_bytes());
         assert!(!is_binary(&cut), "the last character is cut");

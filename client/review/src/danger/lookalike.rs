@@ -88,10 +88,21 @@ fn skeleton(name: &[u8]) -> String {
     unicode_security::skeleton(visible.trim_end_matches(['.', ' '])).collect()
 }
 
-/// The names of directories on the way to the last change that was looked at, each read once.
+/// A directory on the way to a change.
+#[derive(Debug)]
+struct Dir {
+    /// Nothing at the top.
+    path: Option<FilePath>,
+    /// Whether its own name, or that of a directory above it, is new and deceptive.
+    is_deceptive: bool,
+    /// Read when a new name in it is met; nothing in it if that failed.
+    look: Option<Option<Look>>,
+}
+
+/// The directories on the way to the last change that was looked at, each read once.
 #[derive(Debug, Default)]
 pub struct Names {
-    stack: Vec<(Option<FilePath>, Option<Look>)>,
+    stack: Vec<Dir>,
 }
 
 impl Names {
@@ -100,39 +111,38 @@ impl Names {
         if change.before.is_some() {
             return false;
         }
-        let mut at = Some(change.path.clone());
-        while let Some(path) = at {
-            let is_old = path != change.path && matches!(trees.workspace.stat(&path), Ok(Some(_)));
-            if is_old {
-                return false;
-            }
-            if is_strange(path.name()) || self.resembles(&path, trees) {
-                return true;
-            }
-            at = path.parent();
-        }
-        false
-    }
-
-    fn resembles(&mut self, path: &FilePath, trees: &Trees) -> bool {
-        let parent = path.parent();
-        let holds = |dir: &Option<FilePath>| dir.as_ref().is_none_or(|dir| path.is_within(dir));
-        while self.stack.last().is_some_and(|(dir, _)| !holds(dir)) {
+        let holds = |dir: &Option<FilePath>| {
+            dir.as_ref().is_none_or(|dir| change.path != *dir && change.path.is_within(dir))
+        };
+        while self.stack.last().is_some_and(|dir| !holds(&dir.path)) {
             self.stack.pop();
         }
-        let known = self.stack.iter().rposition(|(dir, _)| *dir == parent);
-        let look = match known.and_then(|at| self.stack.get(at)) {
-            Some((_, look)) => look,
-            None => {
-                let look = Look::of(parent.as_ref(), trees);
-                self.stack.push((parent, look));
-                match self.stack.last() {
-                    Some((_, look)) => look,
-                    None => return true,
-                }
-            }
-        };
-        look.as_ref().is_none_or(|look| look.has_other(path.name().as_bytes()))
+        if self.stack.is_empty() {
+            self.stack.push(Dir { path: None, is_deceptive: false, look: None });
+        }
+        let known = self.stack.last().and_then(|dir| dir.path.clone());
+        let mut missing = Vec::new();
+        let mut at = change.path.parent();
+        while at != known {
+            let Some(path) = at else { break };
+            at = path.parent();
+            missing.push(path);
+        }
+        while let Some(path) = missing.pop() {
+            let is_old = matches!(trees.workspace.stat(&path), Ok(Some(_)));
+            let is_deceptive = !is_old && self.deceives(&path, trees);
+            self.stack.push(Dir { path: Some(path), is_deceptive, look: None });
+        }
+        self.deceives(&change.path, trees)
+    }
+
+    /// Whether `path`, a new name in the last directory of the stack, is deceptive, or that directory is.
+    fn deceives(&mut self, path: &FilePath, trees: &Trees) -> bool {
+        let Some(dir) = self.stack.last_mut() else { return true };
+        let look = dir.look.get_or_insert_with(|| Look::of(dir.path.as_ref(), trees));
+        dir.is_deceptive
+            || is_strange(path.name())
+            || look.as_ref().is_none_or(|look| look.has_other(path.name().as_bytes()))
     }
 }
 

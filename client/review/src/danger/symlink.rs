@@ -13,22 +13,27 @@ use crate::trees::Trees;
 /// As many links as the kernel follows in one path.
 const MAX_LINKS: usize = 40;
 
-/// The most components that are still to be followed.
-const MAX_COMPONENTS: usize = 4096;
+/// The most components of one path with its links: ordinary ones have a few.
+const MAX_COMPONENTS: usize = 1024;
 
 /// Whether a link at `path` with this target leads out of the workspace or into a `.git`, in the session's view or in
-/// the workspace as it is: absolute, by `..`, or through other links. What cannot be followed to its end leads out.
-pub fn leads_out(path: &FilePath, target: &[u8], trees: &Trees) -> bool {
-    [&trees.merged, &trees.workspace].into_iter().any(|tree| stays(tree, path, target).is_none())
+/// the workspace as it is: absolute, by `..`, or through other links. What cannot be followed to its end leads out,
+/// also because there are no `look_ups` left.
+pub fn leads_out(path: &FilePath, target: &[u8], trees: &Trees, look_ups: &mut u64) -> bool {
+    [&trees.merged, &trees.workspace].into_iter().any(|tree| stays(tree, path, target, look_ups).is_none())
 }
 
 /// `None` if it leads out.
-fn stays(tree: &Tree, path: &FilePath, target: &[u8]) -> Option<()> {
+fn stays(tree: &Tree, path: &FilePath, target: &[u8], look_ups: &mut u64) -> Option<()> {
     let mut at: Vec<Vec<u8>> = path.components().map(<[u8]>::to_vec).collect();
     at.pop();
     let mut rest = parts(target)?;
-    let mut links = 0;
+    let (mut links, mut components) = (0, 0);
     while let Some(part) = rest.pop() {
+        components += 1;
+        if components > MAX_COMPONENTS || links > MAX_LINKS {
+            return None;
+        }
         match part.as_slice() {
             b"" | b"." => continue,
             b".." => {
@@ -38,15 +43,13 @@ fn stays(tree: &Tree, path: &FilePath, target: &[u8]) -> Option<()> {
             name if is_git(name) => return None,
             _ => at.push(part),
         }
+        *look_ups = look_ups.checked_sub(1)?;
         let here = FilePath::parse(&at.join(&b'/')).ok()?;
         match tree.read_link(&here) {
             Ok(target) => {
                 links += 1;
                 at.pop();
                 rest.extend(parts(&target)?);
-                if links > MAX_LINKS || rest.len() > MAX_COMPONENTS {
-                    return None;
-                }
             }
             // It is no link, or not there.
             Err(ReviewError::Io { errno: Errno::INVAL | Errno::NOENT | Errno::NOTDIR, .. }) => {}

@@ -114,8 +114,21 @@ fn names_of_a_directory_are_read_once() {
         fixture.after(&format!("a/{number}"), "").after(&format!("a/sub{number}/x"), "");
     }
     let changes = fixture.changes();
-    let mut names = Names::default();
-    assert!(changes.0.iter().all(|change| dangers_among(change, &fixture.trees, &mut names).is_empty()));
+    let mut judge = Judge::default();
+    assert!(changes.0.iter().all(|change| dangers_among(change, &fixture.trees, &mut judge).is_empty()));
+}
+
+#[test]
+fn what_is_not_looked_at_is_set_apart() {
+    let fixture = Fixture::new();
+    fixture.after("a/file", "").link("after", "a/link", "file").after("package.json", "{}");
+    let mut judge = Judge { look_ups: 0, bytes: 1, ..Judge::default() };
+    let mut of = |path| dangers_among(&fixture.change(path), &fixture.trees, &mut judge);
+    assert_eq!(of("a/link"), BTreeSet::from([Danger::Symlink]));
+    assert_eq!(of("package.json"), BTreeSet::from([Danger::Scripts]));
+    let target = "x/".repeat(2000);
+    fixture.link("after", "long", &target);
+    assert_eq!(dangers(&fixture.change("long"), &fixture.trees), BTreeSet::from([Danger::Symlink]));
 }
 
 #[test]
