@@ -5,6 +5,9 @@ use serde::{Deserialize, Serialize};
 use crate::digest::Digest;
 use crate::path::FilePath;
 
+/// The most changes that one apply makes.
+pub const MAX_CHANGES: usize = 250_000;
+
 /// What a file is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

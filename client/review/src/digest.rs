@@ -31,6 +31,26 @@ impl Digest {
         let size = for_each_block(file.as_fd(), |number, block| {
             sum.update(number.to_le_bytes());
             sum.update(block);
+            Ok::<_, Errno>(())
+        })?;
+        sum.update(size.to_le_bytes());
+        Ok((Self(sum.finalize().into()), size))
+    }
+
+    /// Of a regular file's content, while `each` is called with the offset and bytes of every block that is not all
+    /// zero. What it makes of them is the content that has this digest, whatever the file is meanwhile.
+    ///
+    /// # Errors
+    /// As [`Digest::of_file`], and those of `each`.
+    pub fn of_blocks<E: From<Errno>>(
+        file: impl AsFd,
+        mut each: impl FnMut(u64, &[u8]) -> Result<(), E>,
+    ) -> Result<(Self, u64), E> {
+        let mut sum = Sha256::new();
+        let size = for_each_block(file.as_fd(), |number, block| {
+            sum.update(number.to_le_bytes());
+            sum.update(block);
+            each(number * BLOCK as u64, block)
         })?;
         sum.update(size.to_le_bytes());
         Ok((Self(sum.finalize().into()), size))
@@ -51,16 +71,19 @@ impl Digest {
 }
 
 /// Calls `each` with number and bytes of every block that is not all zero; the file's size.
-fn for_each_block(file: impl AsFd, mut each: impl FnMut(u64, &[u8])) -> Result<u64, Errno> {
+fn for_each_block<E: From<Errno>>(
+    file: impl AsFd,
+    mut each: impl FnMut(u64, &[u8]) -> Result<(), E>,
+) -> Result<u64, E> {
     let mut block = vec![0; BLOCK];
     let mut at = 0_u64;
     loop {
         // The next that may not be a hole; none is left, or the file system knows of no holes.
         let data = match rustix::fs::seek(&file, SeekFrom::Data(at)) {
             Ok(data) => data,
-            Err(Errno::NXIO) => break rustix::fs::seek(&file, SeekFrom::End(0)).map(|end| end.max(at)),
+            Err(Errno::NXIO) => break Ok(rustix::fs::seek(&file, SeekFrom::End(0))?.max(at)),
             Err(Errno::INVAL | Errno::OPNOTSUPP) => at,
-            Err(errno) => return Err(errno),
+            Err(errno) => return Err(errno.into()),
         };
         at = data - data % BLOCK as u64;
         let mut filled = 0;
@@ -69,12 +92,12 @@ fn for_each_block(file: impl AsFd, mut each: impl FnMut(u64, &[u8])) -> Result<u
                 Ok(0) => break,
                 Ok(read) => filled += read,
                 Err(Errno::INTR) => {}
-                Err(errno) => return Err(errno),
+                Err(errno) => return Err(errno.into()),
             }
         }
         let bytes = block.get(..filled).unwrap_or_default();
         if bytes.iter().any(|byte| *byte != 0) {
-            each(at / BLOCK as u64, bytes);
+            each(at / BLOCK as u64, bytes)?;
         }
         at += filled as u64;
         if filled < BLOCK {

@@ -17,6 +17,8 @@ pub enum Side {
     Merged,
     /// Where `apply` prepares and keeps what it replaces.
     Staging,
+    /// The caller's state directory of agentd.
+    State,
 }
 
 impl fmt::Display for Side {
@@ -26,6 +28,7 @@ impl fmt::Display for Side {
             Self::Upper => "the session's changes",
             Self::Merged => "the session's view",
             Self::Staging => "the staging directory",
+            Self::State => "agentd's state directory",
         })
     }
 }
@@ -53,6 +56,17 @@ pub enum ReviewError {
         /// The most that there may be.
         max: u64,
     },
+    /// The state directory is not one that only the caller writes to.
+    #[error("{path}: {wrong}")]
+    State {
+        /// The directory, as it was named.
+        path: String,
+        /// What is wrong with it.
+        wrong: &'static str,
+    },
+    /// A file of agentd's own that is damaged, or of a later version.
+    #[error("{0} in agentd's state directory: malformed")]
+    Malformed(String),
     /// A name that no workspace can have: empty, `.`, `..`, with `/` or NUL, or over 4,095 bytes as a path.
     #[error("{0}: not a path in a workspace")]
     Path(String),

@@ -8,7 +8,9 @@
 //!
 //! [`walk::changes`] makes [`change::Changes`] of them; what is shown is made of these.
 
+pub mod base;
 pub mod beneath;
+pub mod calls;
 pub mod change;
 pub mod content;
 pub mod danger;
@@ -16,10 +18,15 @@ pub mod digest;
 pub mod error;
 #[cfg(test)]
 mod fixture;
+mod frame;
 pub mod hunks;
 pub mod lines;
 pub mod merge;
 pub mod path;
+pub mod seen;
 pub mod show;
+pub mod state;
+#[cfg(test)]
+mod tests;
 pub mod trees;
 pub mod walk;

@@ -62,7 +62,7 @@ pub fn add(
         match side {
             Side::Workspace => seen.workspace = Some(entry.ino()),
             Side::Merged => seen.merged = Some(entry.ino()),
-            Side::Upper | Side::Staging => seen.upper = true,
+            Side::Upper | Side::Staging | Side::State => seen.upper = true,
         }
     }
     Ok(count as u64)
