@@ -6,8 +6,10 @@
 //! to interpret, so that a review cannot see another tree than the session did. Every name is opened beneath one of
 //! the three, without following a link.
 //!
-//! [`walk::changes`] makes [`change::Changes`] of them; what is shown is made of these.
+//! [`walk::changes`] makes [`change::Changes`] of them; what is shown is made of these. [`apply`] makes
+//! them in the workspace.
 
+pub mod apply;
 pub mod base;
 pub mod beneath;
 pub mod calls;
