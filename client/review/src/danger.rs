@@ -136,6 +136,9 @@ pub struct Judge {
     bytes: u64,
 }
 
+/// The name under which commands keep it.
+pub type Names = Judge;
+
 impl Default for Judge {
     fn default() -> Self {
         Self { names: lookalike::Names::default(), look_ups: 2_000_000, bytes: 256 << 20 }
@@ -199,7 +202,10 @@ fn of_file(change: &Change, after: &Entry, trees: &Trees, judge: &mut Judge, fou
     }
     let Some(manifest) = Manifest::of(&change.path) else { return };
     let cost = change.before.iter().chain([after]).map(|entry| entry.size.min(MANIFEST)).sum();
-    let Some(left) = judge.bytes.checked_sub(cost) else { return drop(found.insert(manifest.danger())) };
+    let Some(left) = judge.bytes.checked_sub(cost) else {
+        found.insert(manifest.danger());
+        return;
+    };
     judge.bytes = left;
     let text = |held| match held {
         Held::Nothing => Some(Vec::new()),

@@ -113,7 +113,8 @@ struct Pattern {
     danger: Danger,
     /// The components before the last one.
     before: Vec<&'static str>,
-    last: &'static str,
+    /// What the last one begins and ends with; `None` if it is looked up whole.
+    glob: Option<(&'static str, &'static str)>,
     is_dir: bool,
 }
 
@@ -124,10 +125,11 @@ static TABLE: LazyLock<(HashMap<&'static str, Vec<Pattern>>, Vec<Pattern>)> = La
         for name in names.split_whitespace() {
             let mut before: Vec<&str> = name.trim_end_matches('/').split('/').collect();
             let last = before.pop().unwrap_or_default();
-            let pattern = Pattern { danger: *danger, before, last, is_dir: name.ends_with('/') };
-            match last.contains('*') {
-                true => globs.push(pattern),
-                false => exact.entry(last).or_default().push(pattern),
+            let glob = last.split_once('*');
+            let pattern = Pattern { danger: *danger, before, glob, is_dir: name.ends_with('/') };
+            match glob {
+                Some(_) => globs.push(pattern),
+                None => exact.entry(last).or_default().push(pattern),
             }
         }
     }
@@ -148,9 +150,13 @@ pub fn by_name(path: &FilePath, is_dir: bool) -> BTreeSet<Danger> {
                 && before.len() >= pattern.before.len()
                 && before.iter().rev().zip(pattern.before.iter().rev()).all(|(a, b)| a == b)
         };
-        let globs = globs.iter().filter(|pattern| matches(pattern.last, component));
-        let exact = exact.get(component.as_str()).into_iter().flatten();
-        found.extend(exact.chain(globs).filter(fits).map(|pattern| pattern.danger));
+        // Cheapest first: there are many names.
+        let globs = globs
+            .iter()
+            .filter(fits)
+            .filter(|pattern| pattern.glob.is_some_and(|glob| matches(glob, component)));
+        let exact = exact.get(component.as_str()).into_iter().flatten().filter(fits);
+        found.extend(exact.chain(globs).map(|pattern| pattern.danger));
     }
     found
 }
@@ -158,13 +164,11 @@ pub fn by_name(path: &FilePath, is_dir: bool) -> BTreeSet<Danger> {
 /// Whether a component of a path is git's directory, in any of its forms.
 pub fn is_git(component: &[u8]) -> bool {
     let name = plain(component);
-    name == ".git" || matches("git~*", &name)
+    name == ".git" || name.starts_with("git~")
 }
 
-fn matches(glob: &str, name: &str) -> bool {
-    glob.split_once('*').is_some_and(|(start, end)| {
-        name.len() >= start.len() + end.len() && name.starts_with(start) && name.ends_with(end)
-    })
+fn matches((start, end): (&str, &str), name: &str) -> bool {
+    name.len() >= start.len() + end.len() && name.starts_with(start) && name.ends_with(end)
 }
 
 #[cfg(test)]
