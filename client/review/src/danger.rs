@@ -212,7 +212,8 @@ fn of_file(change: &Change, after: &Entry, trees: &Trees, judge: &mut Judge, fou
         Held::Bytes(bytes) => Some(bytes),
         _ => None,
     };
-    let before = text(content::before(change, trees, MANIFEST));
+    // Of a moved one all runs something else: it did not run there.
+    let before = text(content::held(&trees.workspace, &change.path, change.before.as_ref(), MANIFEST));
     let after = text(content::after(change, trees, MANIFEST));
     if before.zip(after).is_none_or(|(before, after)| manifest.runs_something_else(&before, &after)) {
         found.insert(manifest.danger());

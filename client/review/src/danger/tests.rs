@@ -140,6 +140,11 @@ fn manifests() {
     assert_eq!(of(&fixture, "package.json"), []);
     assert_eq!(of(&fixture, "a/package.json"), [Danger::Scripts]);
     assert_eq!(of(&fixture, "b/package.json"), [Danger::Scripts], "too large to compare");
+    let scripts = "{\"scripts\": {\"install\": \"x\"}}";
+    fixture.before("vendor/old/package.json", scripts).after("c/package.json", scripts);
+    let mut moved = fixture.change("c/package.json");
+    moved.renamed_from = Some(FilePath::parse(b"vendor/old/package.json").unwrap());
+    assert_eq!(dangers(&moved, &fixture.trees), BTreeSet::from([Danger::Scripts]), "it runs elsewhere now");
 }
 
 #[test]
