@@ -1,5 +1,6 @@
 //! Why an apply was refused, or was taken back.
 
+use super::record::Applied;
 use crate::error::ReviewError;
 use crate::path::FilePath;
 
@@ -33,7 +34,8 @@ pub enum Conflict {
     Repeated,
 }
 
-/// An apply that was not made. The workspace is as it was, unless it is [`ApplyError::Stuck`].
+/// An apply that was not made. The workspace is as it was, unless it is [`ApplyError::Partly`] or
+/// [`ApplyError::Stuck`].
 #[derive(Debug, thiserror::Error)]
 pub enum ApplyError {
     /// The kernel refused something, or a bound was exceeded.
@@ -52,6 +54,14 @@ pub enum ApplyError {
     /// state directory. It may hold the only copy of a file.
     #[error("{0} in the workspace: another apply's staging directory")]
     Foreign(FilePath),
+    /// It was taken back, but for files that somebody changed while it ran: those stay, and what they replaced is kept.
+    #[error("{why}; {} files were changed meanwhile, and stay", .stands.files.len())]
+    Partly {
+        /// Why it was taken back.
+        why: Box<ApplyError>,
+        /// What stands, on record as an apply.
+        stands: Applied,
+    },
     /// There is no apply that could be taken back.
     #[error("nothing was applied")]
     NothingApplied,

@@ -32,7 +32,7 @@ use rustix::io::Errno;
 
 pub use conflict::{ApplyError, Conflict};
 pub use record::{Applied, ApplyId, applies};
-pub use recover::{Recovered, recover};
+pub use recover::{Outcome, Recovered, recover};
 pub use undo::{Undo, undo};
 
 use self::close::Ended;
@@ -69,7 +69,7 @@ pub struct Step {
 /// [`crate::calls::NoFaults`] but in tests.
 ///
 /// # Errors
-/// The workspace is as it was, unless the error is [`ApplyError::Stuck`].
+/// The workspace is as it was, unless the error is [`ApplyError::Partly`] or [`ApplyError::Stuck`].
 pub fn apply(
     state: &State,
     trees: &Trees,
@@ -145,7 +145,8 @@ fn run(state: &State, job: Job<'_>, tasks: Vec<Task>, calls: &mut Calls<'_>) -> 
     match prepare(&mut transaction, job.source, checked, calls) {
         Ok((slots, commit)) => match transaction.run(calls, &slots, &commit)? {
             Ended::Made(applied) => Ok(applied),
-            Ended::TakenBack(_, why) => Err(why),
+            Ended::TakenBack(None, why) => Err(why),
+            Ended::TakenBack(Some(stands), why) => Err(ApplyError::Partly { why: Box::new(why), stands }),
         },
         Err(why) => {
             // If it cannot be removed now, it is by the next call: the journal is left.

@@ -29,8 +29,15 @@ pub struct Recovered {
 pub enum Outcome {
     /// All of it is in the workspace; `None` if that was on record before.
     Finished(Option<Applied>),
-    /// Nothing of it is in the workspace, but for files that somebody changed since: they are in the record.
-    TakenBack(Option<Applied>),
+    /// Nothing of it is in the workspace, but for files that somebody changed since.
+    TakenBack {
+        /// Those files, on record as an apply.
+        stands: Option<Applied>,
+        /// Why it could not be finished; `None` if it had not touched the workspace, or was being taken back.
+        why: Option<ApplyError>,
+    },
+    /// Its staging directory is gone: the workspace is as it was when somebody removed that.
+    Abandoned,
 }
 
 /// Ends one apply to this workspace that a killed process left: it is made if the workspace may have been touched, and
@@ -51,11 +58,18 @@ pub fn recover(
     let outcome = match progress {
         Progress { done: true, reverting, .. } => {
             transaction.close(calls)?;
-            if reverting { Outcome::TakenBack(None) } else { Outcome::Finished(None) }
+            match reverting {
+                true => Outcome::TakenBack { stands: None, why: None },
+                false => Outcome::Finished(None),
+            }
         }
         Progress { commit: None, .. } => {
             transaction.discard(calls)?;
-            Outcome::TakenBack(None)
+            Outcome::TakenBack { stands: None, why: None }
+        }
+        Progress { commit: Some(_), .. } if workspace.stat(&transaction.staging_path)?.is_none() => {
+            transaction.close(calls)?;
+            Outcome::Abandoned
         }
         Progress { commit: Some(commit), reverting, .. } => {
             let slots = transaction.open_slots(commit.copied)?;
@@ -65,7 +79,9 @@ pub fn recover(
             };
             match ended {
                 Ended::Made(applied) => Outcome::Finished(Some(applied)),
-                Ended::TakenBack(applied, _) => Outcome::TakenBack(applied),
+                Ended::TakenBack(stands, why) => {
+                    Outcome::TakenBack { stands, why: Some(why).filter(|_| !reverting) }
+                }
             }
         }
     };

@@ -125,6 +125,9 @@ impl<'a> Transaction<'a> {
     pub fn make(&self, calls: &mut Calls<'_>, slots: &Slots, commit: &Commit) -> Result<(), ApplyError> {
         for (number, op) in commit.ops.iter().enumerate() {
             let about = |error: ReviewError| match conflict(&error) {
+                Some(Conflict::Deleted) if matches!(op.act, Act::Place { .. }) => {
+                    ApplyError::one(&op.path, Conflict::Parent)
+                }
                 Some(conflict) => ApplyError::one(&op.path, conflict),
                 None => error.into(),
             };

@@ -173,7 +173,10 @@ fn what_a_user_does_while_it_is_taken_back_is_the_users() {
         }
         Ok(())
     });
-    assert_eq!(conflicts(scene.apply(steps, &mut faults)), [("z".into(), Conflict::ChangedUnderneath)]);
+    let Err(ApplyError::Partly { why, stands }) = scene.apply(steps, &mut faults) else {
+        panic!("not taken back")
+    };
+    assert_eq!(conflicts::<()>(Err(*why)), [("z".into(), Conflict::ChangedUnderneath)]);
     scene.assert_clean();
     let now: Vec<_> = scene.now().into_iter().map(|(name, (_, bytes))| (name, bytes)).collect();
     let expected: [(&str, &[u8]); 4] =
@@ -181,6 +184,7 @@ fn what_a_user_does_while_it_is_taken_back_is_the_users() {
     assert_eq!(now, expected.map(|(name, bytes)| (name.to_owned(), bytes.to_vec())));
     // What "a" was is not lost: it is on record, and kept.
     let record = scene.applies().pop().unwrap();
+    assert_eq!(record, stands);
     assert_eq!(record.files.iter().map(|file| file.path.to_string()).collect::<Vec<_>>(), ["a", "dir"]);
     let slot = record.files[0].before.as_ref().unwrap().slot.unwrap();
     assert_eq!(std::fs::read(scene.dir.find(&slot.to_string())).unwrap(), b"old a");
@@ -286,4 +290,34 @@ fn a_name_twice_is_refused() {
     let scene = Scene::new(in_dir(b"old"), in_dir(b"new"));
     let steps = [scene.steps(), scene.steps()].concat();
     assert_eq!(scene.conflicts(steps), [("dir/file".into(), Conflict::Repeated)]);
+}
+
+#[test]
+fn an_undo_does_not_make_a_directory_that_the_user_removed() {
+    let scene = Scene::new(in_dir(b"old"), |top| mkdir(&top.join("dir"), 0o755));
+    scene.apply(scene.steps(), &mut NoFaults).unwrap();
+    std::fs::remove_dir(scene.workspace.join("dir")).unwrap();
+    assert_eq!(conflicts(scene.undo()), [("dir/file".into(), Conflict::Parent)]);
+    scene.assert_clean();
+}
+
+#[test]
+fn a_staging_directory_that_the_user_removed_ends_the_apply() {
+    let scene = mixed();
+    let mut failing = false;
+    let mut faults = each(|_, call| {
+        failing |= call == "exchange";
+        if failing { Err(rustix::io::Errno::IO) } else { Ok(()) }
+    });
+    let result = scene.apply(scene.steps(), &mut faults);
+    assert!(matches!(result, Err(ApplyError::Stuck { .. })), "{result:?}");
+    std::fs::remove_dir_all(scene.workspace.join(staging(&scene))).unwrap();
+    let recovered = scene.recover(&mut NoFaults).unwrap().unwrap();
+    assert!(matches!(recovered.outcome, super::super::Outcome::Abandoned), "{recovered:?}");
+    scene.assert_clean();
+}
+
+fn staging(scene: &Scene) -> String {
+    let staging = |name: &String| name.starts_with(".agentd-apply-") && !name.contains('/');
+    scene.now().into_keys().find(staging).unwrap()
 }

@@ -142,3 +142,41 @@ fn a_mount_point_is_neither_replaced_nor_entered() {
         [("mnt".into(), Conflict::MountPoint), ("mnt/file".into(), Conflict::MountPoint)]
     );
 }
+
+#[test]
+fn names_that_differ_in_case_alone_are_one_where_case_is_ignored() {
+    let Some(fd) = folding() else { return eprintln!("SKIPPED: no tmpfs that ignores case") };
+    let mut scene = Scene::new(
+        |_| {},
+        |top| {
+            write(&top.join("dir/README"), b"1", 0o644);
+            write(&top.join("dir/readme"), b"2", 0o644);
+        },
+    );
+    scene.workspace = at(&fd);
+    mkdir(&scene.workspace.join("dir"), 0o755);
+    if !fold(&scene.workspace.join("dir")) {
+        return eprintln!("SKIPPED: no directory that ignores case");
+    }
+    let steps = scene.steps();
+    assert_eq!(scene.conflicts(steps.clone()), [("dir/readme".into(), Conflict::Added)]);
+    assert_eq!(scene.now().len(), 1);
+    write(&scene.workspace.join("dir/ReadMe"), b"the user's", 0o644);
+    let all: Vec<_> = scene.conflicts(steps).into_iter().map(|(_, is)| is).collect();
+    assert_eq!(all, [Conflict::Added; 2]);
+    assert_eq!(scene.now()["dir/ReadMe"].1, b"the user's");
+}
+
+/// A tmpfs in which a directory may ignore case.
+fn folding() -> Option<OwnedFd> {
+    let context = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC).ok()?;
+    rustix::mount::fsconfig_set_flag(&context, "casefold").ok()?;
+    fsconfig_create(&context).ok()?;
+    fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty()).ok()
+}
+
+fn fold(dir: &Path) -> bool {
+    let Ok(dir) = std::fs::File::open(dir) else { return false };
+    let flags = rustix::fs::ioctl_getflags(&dir).unwrap_or(rustix::fs::IFlags::empty());
+    rustix::fs::ioctl_setflags(&dir, flags | rustix::fs::IFlags::from_bits_retain(0x4000_0000)).is_ok()
+}
