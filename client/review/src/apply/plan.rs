@@ -180,7 +180,9 @@ pub fn order(checked: Vec<Checked>) -> Vec<Op<After>> {
                     modes.push(op(Act::Chmod { from, to: after.entry.mode }));
                 }
             }
-            (Some(was), after) if mode.is_some() => {
+            (Some(mut was), after) if mode.is_some() => {
+                // If it is made again, then with the mode in which what was in it can be put back.
+                was.entry.mode = mode.unwrap_or(was.entry.mode);
                 removed.push(op(Act::Rmdir { was }));
                 placed.extend(after.map(|new| op(Act::Place { new })));
             }

@@ -150,8 +150,10 @@ impl<'a> Transaction<'a> {
         let slot = slot(number)?;
         let in_slot = || slots.staging.stat(&slot);
         let is_made = match &op.act {
+            // A directory that is gone was opened for what was in it, and then removed.
             Act::Chmod { to, .. } => {
-                self.workspace.stat(&op.path)?.is_some_and(|stat| stat.st_mode & 0o7777 == *to)
+                let stat = self.workspace.stat(&op.path)?.filter(|stat| kind(stat) == Kind::Directory);
+                stat.is_none_or(|stat| stat.st_mode & 0o7777 == *to)
             }
             Act::Rmdir { .. } => {
                 self.workspace.stat(&op.path)?.is_none_or(|stat| kind(&stat) != Kind::Directory)

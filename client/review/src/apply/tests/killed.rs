@@ -41,12 +41,11 @@ pub(super) fn assert_whole(scene: &Scene, before: &Snapshot, after: &Snapshot, w
 
 #[test]
 fn a_process_killed_before_any_call_leaves_all_or_nothing() {
-    let exe = std::env::current_exe().unwrap();
     let mut killed = 0;
     loop {
         let scene = mixed();
         let (before, after) = (scene.now(), snapshot(&scene.dir.path("merged")));
-        let status = Command::new(&exe)
+        let status = Command::new("/proc/self/exe")
             .args(["--exact", "apply::tests::killed::apply_in_a_process_of_its_own", "--ignored", "--quiet"])
             .env("AGENTD_REVIEW_SCENE", scene.dir.path(""))
             .env("AGENTD_REVIEW_DIE_AT", killed.to_string())
@@ -176,6 +175,20 @@ fn a_disk_that_fails_from_some_call_on_leaves_it_to_the_recovery() {
         }
         assert_whole(&scene, &before, &after, &format!("EIO from call {at} on"));
     }
+}
+
+#[test]
+fn an_ordinary_user_gets_the_same() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    // Root may write to directories that are read-only.
+    let status = std::os::unix::process::CommandExt::uid(&mut Command::new("/proc/self/exe"), 65534)
+        .args(["apply::tests::", "--skip", "a_recovery_may", "--skip", "_torn_", "--quiet"])
+        .stdout(std::process::Stdio::null())
+        .status()
+        .unwrap();
+    assert!(status.success(), "{status}");
 }
 
 #[test]
