@@ -110,24 +110,26 @@ fn renames_are_sound(changes: &[Change]) {
 
 fn sequence(upper: Upper, before: &[Operation], inside: &[Operation]) {
     let Some(overlay) = Overlay::new(upper) else { return };
+    let plain = overlay.workspace.with_file_name("copy");
+    std::fs::create_dir(&plain).unwrap();
     for operation in before {
-        let _ = (operation.run(&overlay.workspace), operation.run(&overlay.copy));
+        let _ = (operation.run(&overlay.workspace), operation.run(&plain));
     }
     let session = overlay.session();
     for operation in inside {
-        let (one, other) = (operation.run(&session.at("")), operation.run(&overlay.copy));
+        let (one, other) = (operation.run(&session.at("")), operation.run(&plain));
         let kind =
             |result: &std::io::Result<()>| result.as_ref().err().and_then(std::io::Error::raw_os_error);
         assert_eq!(kind(&one), kind(&other), "{operation:?}");
     }
-    let (workspace, copy) = (snapshot(&overlay.workspace), snapshot(&overlay.copy));
+    let (workspace, copy) = (snapshot(&overlay.workspace), snapshot(&plain));
     assert_eq!(difference(&snapshot(&session.at("")), &copy), [], "the overlay itself");
     let found = changes(&overlay.trees(), &[], &Bounds::default()).unwrap().0;
     renames_are_sound(&found);
     let facts: Vec<_> = found.iter().map(|c| (c.path.clone(), c.before.clone(), c.after.clone())).collect();
     assert_eq!(facts, difference(&workspace, &copy));
     drop(session);
-    apply(&overlay.workspace, &overlay.copy, &found);
+    apply(&overlay.workspace, &plain, &found);
     assert_eq!(difference(&snapshot(&overlay.workspace), &copy), []);
 }
 

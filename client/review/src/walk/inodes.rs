@@ -66,3 +66,28 @@ fn tag(merged: u64, upper: u64) -> Option<u64> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_tag_is_seen_at_the_top() {
+        assert_eq!(tag(5, 5), Some(0), "one file system");
+        assert_eq!(tag(5 | 1 << 33, 5), Some(1 << 34), "numbers of 32 bits");
+        assert_eq!(tag(5 | 1 << 62, 5), Some(1 << 63), "numbers of 61 bits");
+        // None of these numbers was made so.
+        for (merged, upper) in [(7, 5), (4, 5), (1 << 33, 1 << 34), (1 << 63, 0), (5 | 3 << 33, 5)] {
+            assert_eq!(tag(merged, upper), None, "{merged} {upper}");
+        }
+    }
+
+    #[test]
+    fn in_doubt_it_is_another_file() {
+        let inodes = Inodes { tag: Some(1 << 34), unique: true };
+        assert!(inodes.same_number(9 | 1 << 34, 9));
+        assert!(!inodes.same_number(9, 9) && !inodes.same_number(9 | 1 << 33, 9));
+        assert!(!Inodes { unique: false, ..inodes }.same_number(9 | 1 << 34, 9));
+        assert!(!Inodes { tag: None, ..inodes }.same_number(9, 9));
+    }
+}

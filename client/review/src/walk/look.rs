@@ -155,7 +155,7 @@ fn unreadable(stat: Stat) -> Look {
 }
 
 /// Whether a name led nowhere, or to another kind of file, by the time that it was used.
-fn is_gone(errno: Errno) -> bool {
+pub fn is_gone(errno: Errno) -> bool {
     matches!(errno, Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::STALE)
 }
 

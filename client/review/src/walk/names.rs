@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStrExt as _;
 
 use rustix::io::Errno;
 
-use super::look::{Fault, Place};
+use super::look::{Fault, Place, is_gone};
 use crate::beneath::Tree;
 use crate::error::{ReviewError, Side};
 use crate::path::FilePath;
@@ -49,7 +49,11 @@ pub fn add(
     let mut count = 0;
     // It is opened anew through `.`, which proves that the caller may search it.
     for entry in rustix::fs::Dir::read_from(&place.dir).map_err(failed)? {
-        let entry = entry.map_err(failed)?;
+        let entry = match entry {
+            // It was deleted meanwhile.
+            Err(errno) if is_gone(errno) => break,
+            entry => entry.map_err(failed)?,
+        };
         let name = entry.file_name().to_bytes();
         if name == b"." || name == b".." {
             continue;
