@@ -32,6 +32,8 @@ mod pipes;
 mod profile;
 mod progress;
 mod quantity;
+#[expect(dead_code, reason = "no command calls it yet")]
+mod review;
 mod run;
 mod sessions;
 mod show;

@@ -2,17 +2,18 @@
 //! a change of a session that runs.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use agentd_kernel::packets::{PacketError, Packets};
+use agentd_kernel::packets::{MAX_DESCRIPTORS, PacketError, Packets};
 use agentd_policy::consent::Consent;
 use agentd_policy::offer::{FromClient, Grant, Offer, Site, Steer, ToClient};
 use agentd_policy::rule::Rule;
-use agentd_policy::wire::{MAX_PACKET, Ticket, decode, encode};
+use agentd_policy::wire::{Attached, MAX_PACKET, Ticket, decode_with, encode};
 use rustix::net::sockopt::{Timeout, set_socket_timeout, socket_peercred};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use serde::Serialize;
 
 use crate::connect::{Socket, unreachable};
 use crate::failure::Failure;
@@ -64,7 +65,7 @@ impl Begun {
     /// If no answer comes, or one of another version.
     pub fn receive_site(self) -> Result<Side, Failure> {
         let Self { path, packets } = self;
-        match receive(&packets, &path)? {
+        match receive(&packets, &path)?.0 {
             ToClient::Site(site) => Ok(Side { path, packets, site: *site }),
             other => Err(failed(&path, &format!("the launcher begins with {other:?}"))),
         }
@@ -85,18 +86,13 @@ impl Side {
     /// # Errors
     /// The launcher's refusal.
     pub fn offer(self, consent: Consent, opened: &[(Grant, OwnedFd)]) -> Result<Held, Failure> {
-        let Self { path, packets, .. } = self;
         let grants = opened.iter().map(|(grant, _)| *grant).collect();
         let message = FromClient::Offer(Box::new(Offer { consent, grants }));
-        let packet = encode(&message).map_err(|error| failed(&path, &error))?;
         let descriptors: Vec<_> = opened.iter().map(|(_, fd)| fd.as_fd()).collect();
-        packets.send(&packet, &descriptors).map_err(|error| failed(&path, &error))?;
-        match receive(&packets, &path)? {
-            ToClient::Held(ticket) => Ok(Held { ticket, _socket: packets }),
-            ToClient::Refused(refusal) => Err(refusal.into()),
-            ToClient::Site(_) | ToClient::Steered => {
-                Err(failed(&path, &"the launcher answers something else"))
-            }
+        self.send(&message, &descriptors)?;
+        match self.receive()?.0 {
+            ToClient::Held(ticket) => Ok(Held { ticket, _socket: self.packets }),
+            other => Err(self.unexpected(other)),
         }
     }
 
@@ -105,16 +101,41 @@ impl Side {
     /// # Errors
     /// The launcher's refusal, or the keeper's.
     pub fn steer(self, steer: Steer) -> Result<(), Failure> {
-        let Self { path, packets, .. } = self;
-        let packet = encode(&FromClient::Steer(steer)).map_err(|error| failed(&path, &error))?;
-        packets.send(&packet, &[]).map_err(|error| failed(&path, &error))?;
-        match receive(&packets, &path)? {
+        self.send(&FromClient::Steer(steer), &[])?;
+        match self.receive()?.0 {
             ToClient::Steered => Ok(()),
-            ToClient::Refused(refusal) => Err(refusal.into()),
-            ToClient::Site(_) | ToClient::Held(_) => {
-                Err(failed(&path, &"the launcher answers something else"))
-            }
+            other => Err(self.unexpected(other)),
         }
+    }
+
+    /// Sends one message, with `descriptors` beside it.
+    ///
+    /// # Errors
+    /// If the launcher is gone, or does not read.
+    pub fn send<M: Serialize>(&self, message: &M, descriptors: &[BorrowedFd<'_>]) -> Result<(), Failure> {
+        let packet = encode(message).map_err(|error| failed(&self.path, &error))?;
+        self.packets.send(&packet, descriptors).map_err(|error| failed(&self.path, &error))
+    }
+
+    /// The next message, with its descriptors.
+    ///
+    /// # Errors
+    /// If none comes, or one of another version.
+    pub fn receive(&self) -> Result<(ToClient, Attached<OwnedFd>), Failure> {
+        receive(&self.packets, &self.path)
+    }
+
+    /// What a message comes to that is not what was asked for: the launcher's refusal, or an error of its.
+    pub fn unexpected(&self, message: ToClient) -> Failure {
+        match message {
+            ToClient::Refused(refusal) => refusal.into(),
+            _ => self.malformed(),
+        }
+    }
+
+    /// The launcher does not do what its version does.
+    pub fn malformed(&self) -> Failure {
+        failed(&self.path, &"the launcher answers something else")
     }
 }
 
@@ -141,14 +162,14 @@ fn is_roots(fd: &OwnedFd, path: &Path) -> Result<(), Failure> {
     ))
 }
 
-fn receive(packets: &Packets, path: &Path) -> Result<ToClient, Failure> {
-    let packet = match packets.receive(MAX_PACKET, 0) {
+fn receive(packets: &Packets, path: &Path) -> Result<(ToClient, Attached<OwnedFd>), Failure> {
+    let packet = match packets.receive(MAX_PACKET, MAX_DESCRIPTORS) {
         Ok(Some(packet)) => packet,
         Ok(None) => return Err(failed(path, &"the launcher hung up")),
         Err(PacketError::WouldBlock) => return Err(failed(path, &"the launcher did not answer")),
         Err(error) => return Err(failed(path, &error)),
     };
-    decode(&packet.bytes).map_err(|error| {
+    decode_with(&packet.bytes, packet.descriptors).map_err(|error| {
         let version = env!("CARGO_PKG_VERSION");
         failed(path, &format!("{error}; this is agentctl {version}: install agentd of the same version"))
     })

@@ -14,6 +14,7 @@ mod inheritance;
 mod link;
 mod offers;
 mod open_files;
+mod review;
 mod scope;
 mod server;
 mod service;

@@ -9,7 +9,7 @@ use agentd_kernel::packets::{PacketError, Packets};
 use agentd_kernel::peer;
 use agentd_policy::Refusal;
 use agentd_policy::consent::Consent;
-use agentd_policy::offer::{FromClient, MAX_STEER, Site, Steer, ToClient};
+use agentd_policy::offer::{FromClient, MAX_STEER, Site, ToClient};
 use agentd_policy::rule::Rule;
 use agentd_policy::wire::{self, Peer, Ticket};
 
@@ -52,8 +52,8 @@ pub enum Read {
     Nothing,
     /// An offer, which is held: from now on only the client's end matters.
     Offer,
-    /// Something is asked for: answered by [`Offers::answer`]. Until then only the client's end matters.
-    Steer(Peer, Steer),
+    /// Something else is asked for: answered by [`Offers::answer`]. Until then only the client's end matters.
+    Asked(Peer, FromClient),
     /// It is done with.
     Over,
 }
@@ -95,9 +95,9 @@ impl Offers {
             Ok(None) | Err(PacketError::Socket(_)) => Read::Over,
             Ok(Some(bytes)) => match FromClient::decode(&bytes) {
                 Ok(FromClient::Offer(offered)) => offer.hold(offered.consent),
-                Ok(FromClient::Steer(steer)) => {
+                Ok(asked) => {
                     (offer.asked, offer.until) = (true, Instant::now() + HOLD);
-                    Read::Steer(offer.peer, steer)
+                    Read::Asked(offer.peer, asked)
                 }
                 Err(error) => offer.refuse(&error.to_string()),
             },
@@ -111,13 +111,17 @@ impl Offers {
     }
 
     /// Tells the client what became of what it asked for, and is done with it.
-    pub fn answer(&mut self, number: u64, answer: Result<(), Refusal>) {
+    pub fn answer(&mut self, number: u64, message: &ToClient) {
         let Some(offer) = self.remove(number) else { return };
-        let message = answer.map_or_else(ToClient::Refused, |()| ToClient::Steered);
-        if let Err(error) = send(&offer.socket, &message) {
+        if let Err(error) = send(&offer.socket, message) {
             tracing::debug!(user = offer.peer.uid, %error, "an answer cannot be sent to a client");
         }
         self.bury(Some(offer));
+    }
+
+    /// Gives out the socket of a client whose question somebody else answers; and which account it counted for.
+    pub fn hand_over(&mut self, number: u64) -> Option<(Packets, u32)> {
+        self.remove(number).map(|offer| (offer.socket, offer.account))
     }
 
     /// Gives out the socket with the offer that `ticket` stands for, once, to the process that made it; and what its
@@ -204,6 +208,7 @@ mod tests {
     use agentd_policy::mode::{Mode, Role};
     use agentd_policy::names::SessionId;
     use agentd_policy::network::Change;
+    use agentd_policy::offer::Steer;
     use agentd_policy::offer::{self, Grant};
     use agentd_policy::wire::MAX_PACKET;
 
@@ -269,8 +274,8 @@ mod tests {
         let change = Box::new(Change::parse(&["a.example".into()], &[]).unwrap());
         let steer = Steer { session: SessionId::from_random([7; 6]), change };
         client.send(&wire::encode(&FromClient::Steer(steer.clone())).unwrap(), &[]).unwrap();
-        assert_eq!(offers.ready(number), Read::Steer(PEER, steer));
-        offers.answer(number, Ok(()));
+        assert_eq!(offers.ready(number), Read::Asked(PEER, FromClient::Steer(steer)));
+        offers.answer(number, &ToClient::Steered);
         assert_eq!(answer(&client), ToClient::Steered);
         assert_eq!(offers.ready(number), Read::Over);
         assert!(client.receive(MAX_PACKET, 0).unwrap().is_none());

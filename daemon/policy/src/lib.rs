@@ -43,6 +43,7 @@ pub mod refusal;
 pub mod reload;
 pub mod request;
 pub mod resolver;
+pub mod review;
 pub mod rule;
 pub mod size;
 pub mod step;

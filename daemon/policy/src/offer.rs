@@ -3,10 +3,12 @@
 //! The launcher speaks first: [`Site`], what a client must know of this daemon. The client answers with an [`Offer`]:
 //! what it agreed to, and beside it the descriptors that it opened itself with its user's own rights, each with its
 //! role and the highest mode that it grants. The launcher holds it and gives a ticket. Or it answers with a [`Steer`]:
-//! what is to be different in a session that runs, which the launcher has the session's keeper do. A message is one
-//! packet, encoded as every message of agentd's ([`crate::wire`]).
+//! what is to be different in a session that runs, which the launcher has the session's keeper do. Or it asks for a
+//! review, which a worker of the launcher's goes on with ([`crate::review`]), or for what there is to review to be
+//! deleted. A message is one packet, encoded as every message of agentd's ([`crate::wire`]).
 
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 
 use serde::{Deserialize, Serialize};
 
@@ -15,10 +17,12 @@ use crate::addresses::Net;
 use crate::config::{Bounds, Config, Resolvers};
 use crate::consent::{Consent, VERSION};
 use crate::mode::{Mode, Role};
-use crate::names::{AbsPath, SessionId};
+use crate::mount::MAX_MOUNTS;
+use crate::names::{AbsPath, RelPath, SessionId};
 use crate::network::Change;
 use crate::resolver::Resolver;
-use crate::wire::{self, Ticket, WireError};
+use crate::review::{Directory, Kept};
+use crate::wire::{self, Message, Ticket, WireError};
 
 /// The most descriptors of one offer (`SCM_MAX_FD`).
 pub const MAX_GRANTS: usize = 253;
@@ -80,6 +84,10 @@ pub enum FromClient {
     Offer(Box<Offer>),
     /// About one that runs.
     Steer(Steer),
+    /// To see what this session of its user's changed in overlays.
+    Review(SessionId),
+    /// To have that deleted. The session's record stays.
+    Discard(SessionId),
 }
 
 /// A change of a session that runs.
@@ -127,7 +135,7 @@ impl Offer {
     pub fn decode(packet: &[u8]) -> Result<Self, WireError> {
         match FromClient::decode(packet)? {
             FromClient::Offer(offer) => Ok(*offer),
-            FromClient::Steer(_) => Err(WireError::TooLong(packet.len())),
+            _ => Err(WireError::TooLong(packet.len())),
         }
     }
 }
@@ -143,6 +151,30 @@ pub enum ToClient {
     Refused(Refusal),
     /// The change is in force, and an event.
     Steered,
+    /// A workspace to review.
+    Workspace(Box<Kept>),
+    /// Names that agentd made in the last one, as many as fit a packet.
+    Made(Vec<RelPath>),
+    /// Those are all; the client opens them. With the socket that stands for masked names at the top of an upper
+    /// directory: what is another link of it was made by agentd.
+    Open(Directory),
+    /// What there is of as many workspaces. With two descriptors for each, read-only and opened with `O_PATH`: the
+    /// upper directory as it is on disk, and what the session saw.
+    Views(u8),
+    /// Nothing is left to review.
+    Discarded,
+}
+
+impl Message for ToClient {
+    fn descriptors(&self) -> RangeInclusive<usize> {
+        match self {
+            Self::Views(count) => {
+                let count = 2 * usize::from(*count);
+                count..=count.min(2 * MAX_MOUNTS)
+            }
+            _ => 0..=0,
+        }
+    }
 }
 
 #[cfg(test)]
@@ -184,6 +216,29 @@ mod tests {
             let site = ToClient::Site(Box::new(Site::of(&Config::parse(text).unwrap())));
             let packet = wire::encode(&site).unwrap();
             assert_eq!(wire::decode::<ToClient>(&packet).unwrap(), site);
+        }
+    }
+
+    #[test]
+    fn names_of_any_length_fit_and_views_have_their_descriptors() {
+        let name = RelPath::parse(&format!("{}x", "a/".repeat(2047))).unwrap();
+        let of = |message: &ToClient, descriptors| {
+            wire::decode_with::<ToClient, _>(&wire::encode(message).unwrap(), vec![(); descriptors]).is_ok()
+        };
+        assert!(of(&ToClient::Made(vec![name; crate::review::MAX_MADE]), 0));
+        assert!(of(&ToClient::Views(2), 4) && of(&ToClient::Views(64), 128) && of(&ToClient::Discarded, 0));
+        assert!(
+            !of(&ToClient::Views(2), 3) && !of(&ToClient::Views(65), 130) && !of(&ToClient::Discarded, 1)
+        );
+    }
+
+    #[test]
+    fn a_review_is_no_offer() {
+        let session = SessionId::from_random([1; 6]);
+        for asked in [FromClient::Review(session.clone()), FromClient::Discard(session.clone())] {
+            let packet = wire::encode(&asked).unwrap();
+            assert_eq!(FromClient::decode(&packet).unwrap(), asked);
+            assert!(Offer::decode(&packet).is_err());
         }
     }
 

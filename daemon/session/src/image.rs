@@ -14,8 +14,9 @@ use crate::error::{HostError, On as _};
 use crate::meter::Usage;
 
 /// Its name in the session's directory.
-const NAME: &str = "image";
-const BLOCK: u32 = 4096;
+pub const NAME: &str = "image";
+/// The size of its blocks, in bytes.
+pub const BLOCK: u32 = 4096;
 /// What each inode takes.
 const INODE: u64 = 256;
 /// Groups, bitmaps, and what the file system keeps back: this part of the limit, and something besides.

@@ -13,6 +13,15 @@ pub fn ended(session: &SessionId) -> Refusal {
     )
 }
 
+/// A session that is not there, or not the caller's: nobody learns which.
+pub fn unknown(session: &SessionId) -> Refusal {
+    Refusal::new(
+        format!("session \"{session}\""),
+        Rule::SessionUnknown,
+        "`agentctl ps -a` shows those that there are",
+    )
+}
+
 /// A session that has no network and never gets one.
 pub fn no_network(session: &SessionId) -> Refusal {
     Refusal::new(

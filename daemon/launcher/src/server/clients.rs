@@ -9,7 +9,7 @@ use agentd_kernel::packets::Packets;
 use agentd_kernel::peer;
 use agentd_policy::Refusal;
 use agentd_policy::config::Bounds;
-use agentd_policy::offer::Site;
+use agentd_policy::offer::{FromClient, Site};
 use agentd_policy::rule::Rule;
 use agentd_policy::wire::{CallerNumber, FromLauncher, Peer};
 use rustix::net::SocketFlags;
@@ -131,10 +131,10 @@ impl Server {
 
     /// An offer that is held stays in its socket, which is watched for its end alone from then on.
     pub(super) fn offer_readable(&mut self, number: u64) {
-        let steer = match self.offers.ready(number) {
+        let asked = match self.offers.ready(number) {
             Read::Nothing | Read::Over => return,
             Read::Offer => None,
-            Read::Steer(peer, steer) => Some((peer, steer)),
+            Read::Asked(peer, asked) => Some((peer, asked)),
         };
         let watched = self
             .offers
@@ -143,8 +143,11 @@ impl Server {
         if let Some(Err(errno)) = watched {
             tracing::error!(error = %errno, "an offer cannot be watched");
         }
-        if let Some((peer, steer)) = steer {
-            self.steer(number, &peer, steer);
+        match asked {
+            Some((peer, FromClient::Steer(steer))) => self.steer(number, &peer, steer),
+            Some((peer, FromClient::Review(session))) => self.review(number, &peer, session),
+            Some((peer, FromClient::Discard(session))) => self.discard_changes(number, &peer, &session),
+            Some((_, FromClient::Offer(_))) | None => {}
         }
     }
 

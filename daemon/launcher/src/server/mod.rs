@@ -3,6 +3,7 @@
 mod clients;
 mod ending;
 mod reload;
+mod reviewing;
 mod service;
 mod source;
 mod steering;
@@ -24,6 +25,7 @@ use crate::directories::listen;
 use crate::examine::Examiner;
 use crate::link::Link;
 use crate::offers::Offers;
+use crate::review::Reviews;
 use crate::service::Service;
 use crate::sessions::Sessions;
 use agentd_session::error::{HostError, On as _};
@@ -51,6 +53,7 @@ pub struct Server {
     callers: Callers,
     offers: Offers,
     steering: Steering,
+    reviews: Reviews,
     sessions: Sessions,
     examiner: Examiner,
     link: Option<Link>,
@@ -123,6 +126,7 @@ impl Server {
             callers: Callers::default(),
             offers: Offers::default(),
             steering: Steering::default(),
+            reviews: Reviews::default(),
             link: None,
             open: false,
             unclean: Vec::new(),
@@ -164,6 +168,7 @@ impl Server {
             let answer = self.examiner.tick(&self.context, &mut self.sessions, now);
             self.send_all(answer);
             self.expire_steering(now);
+            self.reviews.reap();
             self.offers.expire(now);
             self.expire_reload(now);
             let owner = self.context.settings.config.pool.uids.system().get();

@@ -9,7 +9,7 @@ use agentd_kernel::event_loop::EventFlags;
 use agentd_kernel::packets::{PacketError, Packets};
 use agentd_policy::Refusal;
 use agentd_policy::names::SessionId;
-use agentd_policy::offer::Steer;
+use agentd_policy::offer::{Steer, ToClient};
 use agentd_policy::rule::Rule;
 use agentd_policy::wire::{FromRoot, MAX_KEEPER_PACKET, Peer, ToRoot, decode, encode};
 use agentd_session::refusals;
@@ -75,13 +75,6 @@ impl Server {
 
     /// Whether it is the peer's own session, or the peer is an admin. Of others' sessions nobody learns that they are.
     fn may_steer(&self, peer: &Peer, session: &SessionId) -> Result<(), Refusal> {
-        let unknown = || {
-            Refusal::new(
-                format!("session \"{session}\""),
-                Rule::SessionUnknown,
-                "`agentctl ps -a` shows those that there are",
-            )
-        };
         match self.sessions.running(session) {
             Some(owner) if owner == peer.uid || peer.admin => Ok(()),
             Some(_) if peer.uid == 0 => Err(Refusal::new(
@@ -89,7 +82,7 @@ impl Server {
                 Rule::CallerRoot,
                 "root may look at sessions and end them; ask as their user or as an admin",
             )),
-            _ => Err(unknown()),
+            _ => Err(refusals::unknown(session)),
         }
     }
 
@@ -120,6 +113,11 @@ impl Server {
         if let Some(asked) = self.steering.0.remove(&number) {
             self.unwatch(asked.keeper.as_fd());
         }
+        self.answer_client(number, &answer.map_or_else(ToClient::Refused, |()| ToClient::Steered));
+    }
+
+    /// Answers what a client asked for by its side socket.
+    pub(super) fn answer_client(&mut self, number: u64, answer: &ToClient) {
         if let Some(socket) = self.offers.socket(number) {
             self.unwatch(socket.as_fd());
         }

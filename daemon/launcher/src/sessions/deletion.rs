@@ -18,6 +18,7 @@ use crate::context::Context;
 use crate::directories::Doomed;
 use crate::workers;
 use agentd_session::error::HostError;
+use agentd_session::refusals;
 
 /// The most children that delete: of one account, and of all.
 const DELETERS: (usize, usize) = (4, 32);
@@ -67,22 +68,35 @@ impl Sessions {
         id: &SessionId,
     ) -> Option<Message> {
         let refused = |refusal| Some((FromLauncher::Removed { request, refusal }, Vec::new()));
-        if self.all.values().any(|s| s.id.as_ref() == Some(id)) {
-            let hint = "end it first";
-            return refused(Some(Refusal::new(format!("session {id} lives"), Rule::SessionRunning, hint)));
-        }
-        if self.deletions.count(cx.accounts.of(owner)) >= MAX_WAITING {
-            let hint = "try again in a moment";
-            return refused(Some(Refusal::new("one more deletion", Rule::HostBusy, hint)));
-        }
-        match self.delete_uppers(cx, owner, id) {
+        match self.delete_ended(cx, owner, id) {
             Ok(true) => {
                 self.removals.push((id.clone(), request));
                 None
             }
             Ok(false) => refused(None),
-            Err(error) => refused(Some(not_removed(id, &error))),
+            Err(refusal) => refused(Some(refusal)),
         }
+    }
+
+    /// Deletes the overlay of a session of `owner`'s that is over, while its record stays. Nobody waits for the end of
+    /// that.
+    pub fn discard(&mut self, cx: &Context, owner: u32, id: &SessionId) -> Result<(), Refusal> {
+        let others = self.all.values().any(|s| s.id.as_ref() == Some(id) && s.owner.uid != owner);
+        match !others && self.delete_ended(cx, owner, id)? {
+            true => Ok(()),
+            false => Err(refusals::unknown(id)),
+        }
+    }
+
+    /// Has the overlay of a session that is over deleted; whether there is any.
+    fn delete_ended(&mut self, cx: &Context, owner: u32, id: &SessionId) -> Result<bool, Refusal> {
+        if self.all.values().any(|s| s.id.as_ref() == Some(id)) {
+            return Err(Refusal::new(format!("session {id} lives"), Rule::SessionRunning, "end it first"));
+        }
+        if self.deletions.count(cx.accounts.of(owner)) >= MAX_WAITING {
+            return Err(Refusal::new("one more deletion", Rule::HostBusy, "try again in a moment"));
+        }
+        self.delete_uppers(cx, owner, id).map_err(|error| not_removed(id, &error))
     }
 
     /// Has a session's overlay deleted; whether there is any.

@@ -342,6 +342,11 @@ rules! {
     "RULES FOR SESSIONS" {
         AttachGone "attach.gone" [OutOfRange] "The output is not kept any more."
         AttachSlow "attach.slow" [ResourceExhausted] "The client does not take the output fast enough."
+        ReviewFailed "review.failed" "What the session changed cannot be shown: a call of the host's failed."
+        ReviewFormat "review.format" "What the session changed is not as this version of agentd writes it, or the session \
+            is being built."
+        ReviewMoved "review.moved" "The workspace of the session was moved or replaced: what it changed cannot be \
+            compared with another directory."
         SessionAmbiguous "session.ambiguous" "Several sessions have this name, or ids that begin like this."
         SessionCommands "session.commands" [ResourceExhausted] "The session has as many further commands as one may \
             have."

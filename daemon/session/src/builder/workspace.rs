@@ -11,6 +11,7 @@ use agentd_policy::lease::Lease;
 use agentd_policy::mode::Mode as WorkspaceMode;
 use agentd_policy::mount::Workspace;
 use agentd_policy::names::RelPath;
+use agentd_policy::review::{About, Directory};
 use agentd_policy::step::Step;
 use rustix::fs::{AtFlags, MemfdFlags, Mode, OFlags, linkat};
 use rustix::io::Errno;
@@ -26,14 +27,6 @@ use crate::host::Host;
 use crate::init::Access;
 use crate::order::Owner;
 use crate::scout::{self, Commission, FromScout, Report, Scout};
-
-/// The file in an overlay's own directory, beside upper and work directory, that says what a later reader must know of
-/// it: [`FORMAT`], the workspace's path, device and inode of its top, and the names in the upper that agentd made
-/// (those that are links of the host's placeholder are not among them). Each is ended by NUL.
-const ABOUT: &str = "about";
-/// What an overlay on disk means: 2 has `trusted.overlay.*` marks, with redirects; 1, without the file, had
-/// `user.overlay.*` marks.
-const FORMAT: &str = "2";
 
 /// What places callers' directories.
 pub struct Placer<'a> {
@@ -179,11 +172,9 @@ impl Placer<'_> {
 
     /// Writes down, where only root does, what the overlay is of, and what in it is no change of the agent's.
     fn describe(&self, source: &Source, own: &OwnedFd) -> Result<(), Fault> {
-        let (device, inode) = (source.stat.st_dev.to_string(), source.stat.st_ino.to_string());
-        let facts = [FORMAT, source.path.as_str(), &device, &inode];
-        let lines = facts.into_iter().chain(self.made.iter().map(String::as_str));
-        let about: Vec<u8> = lines.flat_map(|line| line.bytes().chain([0])).collect();
-        super::etc::file(own.as_fd(), ABOUT, &about)
+        let top = Directory { device: source.stat.st_dev, inode: source.stat.st_ino };
+        let about = About::encode(&source.path, top, self.made.iter().map(String::as_str));
+        super::etc::file(own.as_fd(), About::NAME, &about)
     }
 
     /// A directory or file to read.

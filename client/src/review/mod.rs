@@ -1,0 +1,3 @@
+//! Reviews of what a session changed.
+
+pub mod open;
