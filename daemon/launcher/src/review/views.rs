@@ -30,7 +30,7 @@ pub fn leave_host() -> Result<(), HostError> {
     // Until then the copy is shared with the host.
     rustix::mount::mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
         .on("private")?;
-    let root = Tree::tmpfs(4096, 0, 0o555, Attributes::WRITABLE)?;
+    let root = Tree::tmpfs(4096, 0, 0o755, Attributes::WRITABLE)?;
     for name in PLACES {
         rustix::fs::mkdirat(&root, name, Mode::from_raw_mode(0o500)).on(name)?;
     }
