@@ -221,7 +221,7 @@ mod tests {
 
     #[test]
     fn names_of_any_length_fit_and_views_have_their_descriptors() {
-        let name = RelPath::parse(&format!("{}x", "a/".repeat(2047))).unwrap();
+        let name = RelPath::parse(&format!("{}x", "a/".repeat(2046))).unwrap();
         let of = |message: &ToClient, descriptors| {
             wire::decode_with::<ToClient, _>(&wire::encode(message).unwrap(), vec![(); descriptors]).is_ok()
         };
