@@ -119,9 +119,9 @@ impl Offers {
         self.bury(Some(offer));
     }
 
-    /// Gives out the socket of a client whose question somebody else answers; and which account it counted for.
-    pub fn hand_over(&mut self, number: u64) -> Option<(Packets, u32)> {
-        self.remove(number).map(|offer| (offer.socket, offer.account))
+    /// Gives out the socket of a client whose question somebody else answers.
+    pub fn hand_over(&mut self, number: u64) -> Option<Packets> {
+        self.remove(number).map(|offer| offer.socket)
     }
 
     /// Gives out the socket with the offer that `ticket` stands for, once, to the process that made it; and what its

@@ -6,34 +6,19 @@ mod place;
 mod views;
 mod worker;
 
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::AsFd as _;
 
 use agentd_kernel::packets::Packets;
 use agentd_kernel::process::{self, Child, CloneArgs};
 use agentd_policy::names::SessionId;
+use agentd_policy::wire::Peer;
 use agentd_session::log;
 
 use crate::context::Context;
+use worker::Review;
 
 /// The most at a time: of one account, and of all.
 const MOST: (usize, usize) = (4, 32);
-
-/// What is reviewed, and by whom.
-#[derive(Debug)]
-pub struct Review {
-    /// The session.
-    pub session: SessionId,
-    /// Whose it is, who is the client's user.
-    pub uid: u32,
-    /// The client's group.
-    pub gid: u32,
-    /// Its other groups.
-    pub groups: Vec<u32>,
-    /// The session's directory of uppers.
-    pub directory: OwnedFd,
-    /// The client.
-    pub socket: Packets,
-}
 
 /// Workers that have not ended, with their accounts.
 #[derive(Debug, Default)]
@@ -45,14 +30,20 @@ impl Reviews {
         self.0.len() < MOST.1 && self.0.iter().filter(|(_, other)| *other == account).count() < MOST.0
     }
 
-    /// Forks the worker. The socket is its own from then on, and comes back to be closed.
-    pub fn start(&mut self, cx: &Context, account: u32, review: Review) -> (Packets, std::io::Result<()>) {
-        let shared = cx.disk.order(review.uid, &review.session).shared;
-        let child = process::spawn(cx.token, CloneArgs { with_parent: true, ..CloneArgs::default() }, || {
-            log::belong_to(&review.session);
-            worker::run(&review, shared.as_ref(), (cx.host.proc.as_fd(), cx.host.placeholder.as_fd()))
+    /// Forks the worker, which holds the conversation on `socket`. If there is none, the client sees its end alone.
+    pub fn start(&mut self, cx: &Context, account: u32, asked: (SessionId, Peer), socket: &Packets) {
+        let birth = CloneArgs { with_parent: true, ..CloneArgs::default() };
+        let child = process::spawn(cx.token, birth, || {
+            let (session, peer) = asked;
+            log::belong_to(&session);
+            let shared = cx.disk.order(peer.uid, &session).shared;
+            let (proc, placeholder) = (cx.host.proc.as_fd(), cx.host.placeholder.as_fd());
+            Review { session, peer, socket, shared, proc, placeholder }.run(&cx.directories)
         });
-        (review.socket, child.map(|child| self.0.push((child, account))))
+        match child {
+            Ok(child) => self.0.push((child, account)),
+            Err(error) => tracing::error!(%error, "a review cannot begin"),
+        }
     }
 
     /// Takes up the ends of workers.

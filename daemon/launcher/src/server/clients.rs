@@ -145,7 +145,7 @@ impl Server {
         }
         match asked {
             Some((peer, FromClient::Steer(steer))) => self.steer(number, &peer, steer),
-            Some((peer, FromClient::Review(session))) => self.review(number, &peer, session),
+            Some((peer, FromClient::Review(session))) => self.review(number, peer, session),
             Some((peer, FromClient::Discard(session))) => self.discard_changes(number, &peer, &session),
             Some((_, FromClient::Offer(_))) | None => {}
         }

@@ -67,15 +67,12 @@ impl Sessions {
         owner: u32,
         id: &SessionId,
     ) -> Option<Message> {
-        let refused = |refusal| Some((FromLauncher::Removed { request, refusal }, Vec::new()));
-        match self.delete_ended(cx, owner, id) {
-            Ok(true) => {
-                self.removals.push((id.clone(), request));
-                None
-            }
-            Ok(false) => refused(None),
-            Err(refusal) => refused(Some(refusal)),
+        let deleted = self.delete_ended(cx, owner, id);
+        if deleted == Ok(true) {
+            self.removals.push((id.clone(), request));
+            return None;
         }
+        Some((FromLauncher::Removed { request, refusal: deleted.err() }, Vec::new()))
     }
 
     /// Deletes the overlay of a session of `owner`'s that is over, while its record stays. Nobody waits for the end of
