@@ -91,30 +91,13 @@ impl Image {
         let size = size(limit);
         rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, size)
             .on(format_args!("{size} bytes of the disk of state_dir"))?;
-        let (inodes, journal) = (limit.inodes.to_string(), format!("size={}", journal(limit)));
-        let options = "lazy_itable_init=1,lazy_journal_init=1,nodiscard,root_owner=0:0";
-        let words = [
-            PROGRAM,
-            "-q",
-            "-F",
-            "-t",
-            "ext4",
-            "-b",
-            "4096",
-            "-I",
-            "256",
-            "-m",
-            "0",
-            "-N",
-            &inodes,
-            "-J",
-            &journal,
-            "-E",
-            options,
-            "-O",
-            "^resize_inode",
-            "/proc/self/fd/0",
-        ];
+        let command = format!(
+            "{PROGRAM} -q -F -t ext4 -b 4096 -I 256 -m 0 -N {} -J size={} -O ^resize_inode \
+            -E lazy_itable_init=1,lazy_journal_init=1,nodiscard,root_owner=0:0 /proc/self/fd/0",
+            limit.inodes,
+            journal(limit)
+        );
+        let words: Vec<_> = command.split(' ').collect();
         let birth = CloneArgs { cgroup: Some(cgroup), ..CloneArgs::default() };
         match run(token, birth, (program, file.as_fd()), &words)? {
             ExitStatus::Code(0) => {}

@@ -105,18 +105,9 @@ fn file(token: SingleThreaded, state: BorrowedFd<'_>) -> Result<OwnedFd, HostErr
     let size = Space::of(&file).on(NAME)?.size.bytes.max(SMALLEST);
     rustix::fs::ftruncate(&file, size.next_multiple_of(BLOCK.into())).on(NAME)?;
     // It is to take no more of the disk than is written to it.
-    match rustix::fs::fallocate(
-        &file,
-        FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE,
-        0,
-        BLOCK.into(),
-    ) {
-        Ok(()) => {}
-        Err(errno) => {
-            return Err(errno)
-                .on(format_args!("{NAME}: the disk of state_dir cannot take back what is deleted"));
-        }
-    }
+    let punch = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+    rustix::fs::fallocate(&file, punch, 0, BLOCK.into())
+        .on(format_args!("{NAME}: the disk of state_dir cannot take back what is deleted"))?;
     let program = image::program(PROGRAM, "xfsprogs")?;
     let words = [PROGRAM, "-q", "-f", "-s", "size=4096", "-m", "reflink=1", "/proc/self/fd/0"];
     match image::run(token, CloneArgs::default(), (program.as_fd(), file.as_fd()), &words)? {

@@ -145,12 +145,9 @@ impl Sessions {
             let own = |account| deleters.iter().filter(|d| d.account == account).count() < DELETERS.0;
             let Some((account, deletion)) = self.deletions.pop(own) else { return };
             let Doomed { owner, session, .. } = &deletion.doomed;
-            let started = cx.directories.user_overlays(*owner).and_then(|user| match user {
-                Some(user) => {
-                    Ok(Some(workers::delete(cx.token, &user, &deletion.doomed.name(), session.as_ref())?))
-                }
-                None => Ok(None),
-            });
+            let delete = |user| workers::delete(cx.token, &user, &deletion.doomed.name(), session.as_ref());
+            let user = cx.directories.user_overlays(*owner);
+            let started = user.and_then(|user| Ok(user.map(delete).transpose()?));
             match started {
                 Ok(Some(child)) => self.deleters.push(Deleter { child, account, deletion }),
                 Ok(None) => {}

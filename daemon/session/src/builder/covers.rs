@@ -78,21 +78,12 @@ fn names(workspace: &Workspace, report: &Report) -> BTreeMap<RelPath, Name> {
 
 /// What a protected name stands for, as far as its last name shows.
 fn kind_of(name: &RelPath) -> Missing {
-    const DIRECTORIES: &[&str] = &[
-        "hooks",
-        ".husky",
-        ".vscode",
-        ".idea",
-        ".codex",
-        ".cursor",
-        "commands",
-        "agents",
-        "modules",
-        "worktrees",
-    ];
     match name.components().next_back() {
         Some("commondir") => Missing::CommonDir,
-        Some(last) if DIRECTORIES.contains(&last) => Missing::Directory,
+        Some(
+            "hooks" | ".husky" | ".vscode" | ".idea" | ".codex" | ".cursor" | "commands" | "agents"
+            | "modules" | "worktrees",
+        ) => Missing::Directory,
         _ => Missing::File,
     }
 }
