@@ -53,8 +53,8 @@ fn python(user: &User, descriptors: &[&OwnedFd], script: &str) -> String {
     output.text()
 }
 
-/// Whoever could tell another's session from one that is not there would learn when others work, and by a view what on.
-/// An admin sees that sessions are, and root may do all by itself, but neither is given what is in them.
+/// Who could distinguish another's session from one that is not there would learn when others work, and by a view
+/// what on. An admin sees that sessions are, and root may do all by itself, but neither is given what is in them.
 fn others_learn_nothing(world: &World) {
     let session = world.session();
     let mut child = session.spawn_ready("echo work > result; echo ready; read line");
@@ -127,7 +127,7 @@ for view in (a, b):
     assert!(said.lines().count() == 8 && !said.contains("DONE"), "{said}");
 }
 
-/// Mounts that are attached nowhere can be changed by whoever has a user namespace: made writable, the upper directory
+/// Mounts that are attached nowhere can be changed by a user with a user namespace: made writable, the upper directory
 /// would be the user's to write, and with a descriptor that a process outside keeps, its project to leave.
 fn a_view_cannot_be_changed(world: &World) {
     let (id, workspace) = ended(world);

@@ -58,7 +58,7 @@ fn assert_changed(world: &World, views: &Views) {
     assert_eq!(changed, [MASKED, "elsewhere", "file", "gone", "made", "moved", "replaced"]);
 }
 
-/// Otherwise whoever reviews approves of something else than what the session had: a file that is deleted, in a
+/// Otherwise a reviewer approves of something else than what the session had: a file that is deleted, in a
 /// directory that is opaque or renamed, would come back or stay out of sight.
 fn the_view_is_what_the_session_saw(world: &World) {
     let workspace = filled(world, world.a());
@@ -137,7 +137,7 @@ fn what_is_discarded_is_gone(world: &World) {
     wait_for_exit(&mut child, LIMIT).expect("it ends");
     Snapshot::settled(world.daemon());
     assert_eq!(discard(world, world.b(), &id).map_err(unknown), not_there);
-    // Whoever looks at it meanwhile holds nothing up.
+    // Who looks at it meanwhile holds nothing up.
     let seen = views(world, world.a(), &id);
     assert_eq!(discard(world, world.a(), &id), Ok(()));
     assert_eq!(ask(world, world.a(), &id).map(drop).map_err(unknown), not_there);

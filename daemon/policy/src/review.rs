@@ -1,9 +1,9 @@
-//! What a review of a session is made of: what is kept beside each overlay on disk, and what the launcher's worker and a
-//! client say to each other once [`FromClient::Review`](crate::offer::FromClient::Review) is accepted.
+//! What a review of a session is made of: what is kept beside each overlay on disk, and the messages between the
+//! launcher's worker and a client from [`FromClient::Review`](crate::offer::FromClient::Review) on.
 //!
-//! The worker names the session's workspaces: of each [`ToClient::Workspace`] and, as often as needed, [`ToClient::Made`];
-//! then [`ToClient::Open`]. The client opens them itself and sends [`Opened`], with a descriptor of each in that order.
-//! The worker answers [`ToClient::Views`], or [`ToClient::Refused`], and both are done.
+//! The worker names the session's workspaces: of each [`ToClient::Workspace`] and, as often as needed,
+//! [`ToClient::Made`]; then [`ToClient::Open`]. The client opens them itself and sends [`Opened`], with a
+//! descriptor of each in that order. The worker answers [`ToClient::Views`], or [`ToClient::Refused`], and both are done.
 //!
 //! [`ToClient::Workspace`]: crate::offer::ToClient::Workspace
 //! [`ToClient::Made`]: crate::offer::ToClient::Made

@@ -18,7 +18,7 @@ pub const READ_ONLY: Attributes =
 
 /// The session's directory of uppers, by a mount of its own that is attached nowhere.
 pub struct Place {
-    /// The mount.
+    /// The mount, or a larger one that it is in.
     pub tree: Tree,
     /// Where in it the directory is; empty, or with a slash first.
     pub path: String,
@@ -64,8 +64,8 @@ impl Place {
     }
 }
 
-/// A mount of the session's own image, if `directory` has one. No file may be behind two devices: the one that a session
-/// or another review has is found, and only one at a time looks for it.
+/// A mount of the session's own image, if `directory` has one. No file may be behind two devices: the one that a
+/// session or another review has is found, and only one at a time looks for it.
 fn own_image(directory: &OwnedFd) -> Result<Option<Tree>, HostError> {
     let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let file = match rustix::fs::openat(directory, image::NAME, flags, Mode::empty()) {

@@ -1,7 +1,7 @@
 //! The mounts that a client sees. Each is attached once, in the worker's own namespace, and taken away again before the
 //! client has it: what is attached nowhere any more cannot be changed, copied or attached elsewhere by anybody
 //! (`mount_setattr(2)`, `open_tree(2)`, `move_mount(2)`), and nothing is above it. One that was never attached could be
-//! made writable by whoever owns a user namespace.
+//! made writable by any user with a user namespace.
 
 use std::os::fd::{AsFd as _, OwnedFd};
 

@@ -1,5 +1,5 @@
-//! The worker of one review. Of root's rights it keeps `CAP_SYS_ADMIN`, for mounts, and until it has its user's ids over
-//! files those to take them. An overlay is mounted with these: what the user cannot read is not readable in it.
+//! The worker of one review. Of root's rights it keeps `CAP_SYS_ADMIN`, for mounts, and until it has its user's ids
+//! over files those to take them. An overlay is mounted with these: what the user cannot read is not readable in it.
 
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -31,11 +31,11 @@ const MAX_OPENED: usize = 64;
 
 /// What is reviewed, for whom.
 pub struct Review<'a> {
-    /// The session.
+    /// The session, perhaps another user's.
     pub session: SessionId,
-    /// Who asks.
+    /// The user who asks for it.
     pub peer: Peer,
-    /// The client.
+    /// The client's side socket.
     pub socket: &'a Packets,
     /// The image that sessions share and where in it this one is, if they do.
     pub shared: Option<(String, String)>,
@@ -76,8 +76,8 @@ impl Review<'_> {
     }
 
     fn converse(&self, directories: &Directories) -> Result<(), Ended> {
-        // Only their own, whoever asks: a session's directory lies below that of its user. One that has none looks like
-        // one that is not there.
+        // Only their own, also for root: a session's directory lies below that of its user. One that has none looks
+        // like one that is not there.
         let user = directories.user_overlays(self.peer.uid)?;
         let directory = user.and_then(|user| directories::open(&user, self.session.as_str()).ok());
         let directory = directory.ok_or_else(|| Ended::Refused(refusals::unknown(&self.session)))?;
