@@ -3,7 +3,8 @@
 //!
 //! The worker names the session's workspaces: of each [`ToClient::Workspace`] and, as often as needed,
 //! [`ToClient::Made`]; then [`ToClient::Open`]. The client opens them itself and sends [`Opened`], with a
-//! descriptor of each in that order. The worker answers [`ToClient::Views`], or [`ToClient::Refused`], and both are done.
+//! descriptor of each in that order. The worker answers [`ToClient::Views`], or [`ToClient::Refused`], and both are
+//! done.
 //!
 //! [`ToClient::Workspace`]: crate::offer::ToClient::Workspace
 //! [`ToClient::Made`]: crate::offer::ToClient::Made
