@@ -28,11 +28,12 @@ pub fn check(
     if tasks.len() > MAX_CHANGES {
         return Err(ReviewError::TooMuch { what: "changes", max: MAX_CHANGES as u64 }.into());
     }
+    tasks.extend(closed_parents(workspace, &tasks)?);
     tasks.sort_by(|a, b| a.path.cmp(&b.path));
     let mut conflicts = plan::clashes(&tasks);
     conflicts.extend(not_empty(workspace, &tasks)?);
+    let is_directory = |entry: Option<&Entry>| entry.is_some_and(|entry| entry.kind == Kind::Directory);
     let comes = |task: &&Task| {
-        let is_directory = |entry: Option<&Entry>| entry.is_some_and(|entry| entry.kind == Kind::Directory);
         is_directory(task.after.as_ref().map(|after| &after.entry)) && !is_directory(task.before.as_ref())
     };
     // What is there instead, a link perhaps, has nothing in it.
@@ -55,7 +56,8 @@ pub fn check(
         };
         match found.and_then(|found| differs(&found).map_or(Ok(found), Err)) {
             Err(conflict) => conflicts.push((task.path, conflict)),
-            Ok(_) if plan::is_done(&task) => {}
+            // A directory that stays as it is may have to be opened for writing.
+            Ok(_) if plan::is_done(&task) && !is_directory(task.before.as_ref()) => {}
             Ok(found) => checked.push(Checked { task, found }),
         }
     }
@@ -103,6 +105,33 @@ fn not_empty(workspace: &Tree, tasks: &[Task]) -> Result<Vec<(FilePath, Conflict
         }
     }
     Ok(conflicts)
+}
+
+/// Tasks that change nothing, for the caller's own directories in which something changes and the caller may not write:
+/// a session that made them writable for a while left them as they were.
+fn closed_parents(workspace: &Tree, tasks: &[Task]) -> Result<Vec<Task>, ReviewError> {
+    let mut known: BTreeSet<_> = tasks.iter().map(|task| task.path.clone()).collect();
+    let mut closed = Vec::new();
+    for path in tasks.iter().filter_map(|task| task.path.parent()) {
+        if !known.insert(path.clone()) {
+            continue;
+        }
+        let stat = match workspace.stat(&path) {
+            Ok(Some(stat)) => stat,
+            Ok(None) => continue,
+            // What stands in the way is met when the file is looked at.
+            Err(error) if conflict(&error).is_some() => continue,
+            Err(error) => return Err(error),
+        };
+        let is_own = stat.st_uid == rustix::process::geteuid().as_raw();
+        if super::look::kind(&stat) == Kind::Directory && is_own && stat.st_mode & 0o700 != 0o700 {
+            let (kind, content) = (Kind::Directory, Content::None);
+            let entry = Entry { kind, mode: stat.st_mode & 0o7777, size: 0, content };
+            let after = After { entry: entry.clone(), origin: Origin::Bytes(Vec::new()), modified: None };
+            closed.push(Task { path, before: Some(entry), after: Some(after) });
+        }
+    }
+    Ok(closed)
 }
 
 /// Tasks for the directories that files are added in and that neither the workspace nor `tasks` have: with the modes

@@ -143,6 +143,8 @@ impl Applied {
             let (before, after) = around(number, act);
             files.entry(path).or_insert((before, None)).1 = after;
         }
+        // A directory that was opened for writing, and closed.
+        files.retain(|_, (before, after)| before.as_ref().map(|before| &before.entry) != after.as_ref());
         let one = |(path, (before, after)): (&FilePath, (_, Option<Entry>))| {
             let stat = if after.is_some() { workspace.stat(path)? } else { None };
             Ok(Written { path: path.clone(), before, after, fingerprint: stat.as_ref().map(Fingerprint::of) })

@@ -4,6 +4,7 @@ mod attacks;
 mod full;
 mod killed;
 mod ordinary;
+mod random;
 mod speed;
 
 use std::collections::BTreeMap;
