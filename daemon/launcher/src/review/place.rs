@@ -77,6 +77,8 @@ fn own_image(directory: &OwnedFd) -> Result<Option<Tree>, HostError> {
         Some(device) => device,
         None => LoopDevice::over(file.as_fd(), image::BLOCK).on("loop device")?,
     };
+    // The device has the file open as it was opened here, with its lock.
+    rustix::fs::flock(&file, FlockOperation::Unlock).on(image::NAME)?;
     let path = device.path();
     let mount = |more: &[(&str, &str)]| {
         let options = [&[("source", path.as_str()), ("noinit_itable", "")], more].concat();
