@@ -1,10 +1,10 @@
-//! Why something may not be reached.
+//! Why something is refused: an address, a name, a request, or one more connection or byte.
 
 use std::fmt;
 
 use crate::rule::Rule;
 
-/// Why an address or a name may not be reached: the rule, and what of it, as events have it.
+/// Why it is refused: the rule, and what of it, as events have it.
 #[must_use]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Denial {
@@ -18,6 +18,11 @@ impl Denial {
     /// By an entry of `rule`, or a kind of what it is for.
     pub fn about(rule: Rule, about: impl fmt::Display) -> Self {
         Self { rule, about: Some(about.to_string()) }
+    }
+
+    /// Whether it is a cap of what an allow lets through.
+    pub fn is_cap(&self) -> bool {
+        matches!(self.rule, Rule::CapConnections | Rule::CapSent)
     }
 }
 
@@ -54,6 +59,7 @@ mod tests {
             (Denial::about(Rule::Deny, "*.example"), "deny *.example"),
             (Denial::about(Rule::Blocklist, "ads"), "blocklist ads"),
             (Denial::about(Rule::Address, Kind::Private), "address.private"),
+            (Denial::about(Rule::CapSent, "local:5432"), "cap.sent local:5432"),
             (Denial::about(Rule::BoundsHostsDenied, "192.0.2.0/24"), "bounds.hosts_denied 192.0.2.0/24"),
         ] {
             assert_eq!(denial.to_string(), text);

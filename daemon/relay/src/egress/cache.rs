@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use agentd_policy::denial::Denial;
 use agentd_policy::rule::Rule;
 use agentd_policy::wire::Client;
 use agentd_protocols::dns::Key;
@@ -30,8 +31,8 @@ pub enum Found {
     Nothing(Option<Instant>),
     /// There is no such name; until then.
     NoName(Instant),
-    /// The rule that denies the name.
-    Denied(String),
+    /// Why the name is denied.
+    Denied(Denial),
     /// The rule that refuses the question.
     Refused(Rule),
     /// Why it could not be found out.
@@ -47,11 +48,11 @@ impl Found {
         }
     }
 
-    /// The rule by which it is nothing.
-    pub fn denied(&self) -> Option<&str> {
+    /// Why it is nothing, if a rule says so.
+    pub fn denied(&self) -> Option<Denial> {
         match self {
-            Self::Denied(rule) => Some(rule),
-            Self::Refused(rule) => Some(rule.name()),
+            Self::Denied(denial) => Some(denial.clone()),
+            Self::Refused(rule) => Some((*rule).into()),
             _ => None,
         }
     }

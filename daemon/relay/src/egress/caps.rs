@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use agentd_policy::allow::AllowRule;
 use agentd_policy::caps::{Capped, Caps};
+use agentd_policy::denial::Denial;
 use agentd_policy::egress::{Egress, Purpose};
 use agentd_policy::protocol::Protocol;
 use agentd_policy::rule::Rule;
@@ -47,10 +48,10 @@ struct Share {
 }
 
 impl Share {
-    fn take(counter: Arc<Counter>, caps: Caps) -> Result<Self, String> {
+    fn take(counter: Arc<Counter>, caps: Caps) -> Result<Self, Denial> {
         let open = counter.open.load(Ordering::Relaxed);
         if caps.connections.is_some_and(|most| open >= most) {
-            return Err(format!("{} {}", Rule::CapConnections, counter.rule));
+            return Err(Denial::about(Rule::CapConnections, &counter.rule));
         }
         counter.open.store(open + 1, Ordering::Relaxed);
         let share = Self { counter, caps, purposes: Vec::new() };
@@ -62,12 +63,12 @@ impl Share {
         self.caps.sent.map_or(u64::MAX, |most| most.saturating_sub(self.counter.sent.load(Ordering::Relaxed)))
     }
 
-    fn with_room(&self) -> Result<(), String> {
+    fn with_room(&self) -> Result<(), Denial> {
         if self.left() > 0 { Ok(()) } else { Err(self.spent()) }
     }
 
-    fn spent(&self) -> String {
-        format!("{} {}", Rule::CapSent, self.counter.rule)
+    fn spent(&self) -> Denial {
+        Denial::about(Rule::CapSent, &self.counter.rule)
     }
 }
 
@@ -92,7 +93,7 @@ impl Budget {
         plan: &Egress,
         purpose: &Purpose,
         (to, protocol): (SocketAddr, Protocol),
-    ) -> Result<(), String> {
+    ) -> Result<(), Denial> {
         let Some(Capped { rule, caps }) = plan.capped(purpose, to, protocol) else { return Ok(()) };
         let mut shares = lock(&self.0);
         let at = match shares.iter().position(|share| share.counter.rule == *rule) {
@@ -133,26 +134,21 @@ impl Budget {
         }
     }
 
-    /// The cap of which the least is left.
-    pub fn spent(&self) -> String {
-        lock(&self.0).iter().min_by_key(|share| share.left()).map_or_else(String::new, Share::spent)
+    /// The cap of which the least is left; `None` if it counts by none.
+    pub fn spent(&self) -> Option<Denial> {
+        lock(&self.0).iter().min_by_key(|share| share.left()).map(Share::spent)
     }
 
     /// The same, for who sends.
     pub fn error(&self) -> io::Error {
-        io::Error::other(Spent(self.spent()))
+        self.spent().map_or_else(|| io::ErrorKind::Other.into(), |cap| io::Error::other(Spent(cap)))
     }
 }
 
 /// More was to be sent than a cap leaves.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("{0}")]
-pub struct Spent(pub String);
-
-/// Whether a rule that refused something is a cap.
-pub fn is_cap(rule: &str) -> bool {
-    [Rule::CapConnections, Rule::CapSent].iter().any(|cap| rule.split(' ').next() == Some(cap.name()))
-}
+pub struct Spent(pub Denial);
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -186,7 +182,7 @@ mod tests {
         Egress { caps: caps.collect(), hosts: HostRules { deny: vec![], allow }, ..Egress::default() }
     }
 
-    fn join(budget: &Budget, counters: &Counters, plan: &Egress, name: &str) -> Result<(), String> {
+    fn join(budget: &Budget, counters: &Counters, plan: &Egress, name: &str) -> Result<(), Denial> {
         let purpose = Purpose::Name(HostName::parse(name).unwrap());
         budget.join(counters, plan, &purpose, (to(), Protocol::Tcp))
     }
@@ -199,8 +195,8 @@ mod tests {
         join(&one, &counters, &plan, "b.example").unwrap();
         join(&two, &counters, &plan, "b.example").unwrap();
         let refused = join(&three, &counters, &plan, "c.example").unwrap_err();
-        assert_eq!(refused, "cap.connections *.example:443");
-        assert!(is_cap(&refused) && three.left() == u64::MAX);
+        assert_eq!(refused.to_string(), "cap.connections *.example:443");
+        assert!(refused.is_cap() && three.left() == u64::MAX);
         drop(two);
         join(&three, &counters, &plan, "c.example").unwrap();
         three.count(10);
@@ -208,10 +204,12 @@ mod tests {
         // One that finds nothing left takes no place.
         for _ in 0..3 {
             let late = Budget::default();
-            assert_eq!(join(&late, &counters, &plan, "d.example").unwrap_err(), "cap.sent *.example:443");
+            let refused = join(&late, &counters, &plan, "d.example").unwrap_err();
+            assert_eq!(refused.to_string(), "cap.sent *.example:443");
         }
         assert_eq!(counters.of(&plan.caps[0].rule).open.load(Ordering::Relaxed), 1);
-        assert_eq!(join(&one, &counters, &plan, "a.example").unwrap_err(), "cap.sent *.example:443");
+        let refused = join(&one, &counters, &plan, "a.example").unwrap_err();
+        assert_eq!(refused.to_string(), "cap.sent *.example:443");
     }
 
     #[test]
@@ -226,7 +224,8 @@ mod tests {
         join(&both, &counters, &plan, "b.example").unwrap();
         assert_eq!(both.left(), 4);
         both.count(4);
-        assert_eq!((both.left(), both.spent().as_str()), (0, "cap.sent b.example:443"));
+        let spent = both.spent().map(|cap| cap.to_string());
+        assert_eq!((both.left(), spent.as_deref()), (0, Some("cap.sent b.example:443")));
         let other = Budget::default();
         join(&other, &counters, &plan, "a.example").unwrap();
         assert_eq!(other.left(), 3);

@@ -47,7 +47,7 @@ impl From<DialError> for CloseReason {
 impl From<io::Error> for CloseReason {
     fn from(error: io::Error) -> Self {
         match error.get_ref().and_then(|inner| inner.downcast_ref::<Spent>()) {
-            Some(Spent(rule)) => Refusal::new(RejectWith::Plain, rule.as_str(), caps::WHY).into(),
+            Some(Spent(cap)) => Refusal::new(RejectWith::Plain, cap.clone(), caps::WHY).into(),
             None => Self::Reset,
         }
     }
@@ -66,7 +66,7 @@ impl CloseReason {
             Self::Closed => "closed".into(),
             Self::Reset => "reset".into(),
             Self::Idle => "idle".into(),
-            Self::Refused(refusal) if caps::is_cap(&refusal.rule) => "limit".into(),
+            Self::Refused(refusal) if refusal.denial.is_cap() => "limit".into(),
             Self::Policy | Self::Refused(_) => "policy".into(),
             Self::Failed(failure) => format!("failed: {}", failure.why),
         }
@@ -75,7 +75,7 @@ impl CloseReason {
 
 /// The event of a refusal.
 pub fn denied(peer: NetPeer, refusal: &Refusal) -> NetEvent {
-    let denied = refusal.rule.clone();
+    let denied = refusal.denial.to_string();
     let http =
         |peer, method, host, denied| NetEvent::Http { peer, method, host, denied, actor: None, count: 1 };
     match &refusal.subject {

@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use agentd_policy::denial::Denial;
 use agentd_policy::egress::{Egress, MAX_ADDRESSES, MAX_PIN, MIN_PIN, STAND_IN};
 use agentd_policy::hosts::{HostName, HostPattern, HostVerdict};
 use agentd_policy::rule::Rule;
@@ -76,8 +77,8 @@ impl Names {
 
     /// What is known without a query to a resolver.
     pub fn known(&self, plan: &Rules, name: &HostName, kind: RecordType) -> Option<Found> {
-        if let Err(rule) = allowed(plan, name) {
-            return Some(Found::Denied(rule));
+        if let Err(denial) = allowed(plan, name) {
+            return Some(Found::Denied(denial));
         }
         let disposition = disposition(kind, &plan.dns_types);
         // What is kept was found by the same lists.
@@ -87,7 +88,7 @@ impl Names {
             return Some(found);
         }
         if let Err(denial) = plan.unlisted(name) {
-            return Some(Found::Denied(denial.to_string()));
+            return Some(Found::Denied(denial));
         }
         match disposition {
             Disposition::Nothing => Some(Found::Nothing(None)),
@@ -168,12 +169,12 @@ impl Names {
     }
 }
 
-/// Whether the session's own rules let `name` be resolved, or the rule by which not.
-fn allowed(plan: &Egress, name: &HostName) -> Result<(), String> {
+/// Whether the session's own rules let `name` be resolved, or why not.
+fn allowed(plan: &Egress, name: &HostName) -> Result<(), Denial> {
     match plan.hosts.resolve(name) {
         HostVerdict::Allowed(_) => Ok(()),
-        HostVerdict::Denied(pattern) => Err(format!("deny {pattern}")),
-        HostVerdict::Unnamed => Err(plan.unnamed().to_string()),
+        HostVerdict::Denied(pattern) => Err(Denial::about(Rule::Deny, pattern)),
+        HostVerdict::Unnamed => Err(plan.unnamed()),
     }
 }
 
@@ -282,9 +283,9 @@ fn judge(plan: &Rules, name: &HostName, outcome: Outcome) -> Result<(Vec<IpAddr>
     // What an allowed name is an alias of need not be allowed by its own name; it must not be denied.
     for alias in &chain {
         if let HostVerdict::Denied(pattern) = plan.hosts.resolve(alias) {
-            return Err(Found::Denied(format!("deny {pattern}")));
+            return Err(Found::Denied(Denial::about(Rule::Deny, pattern)));
         }
-        plan.unlisted(alias).map_err(|denial| Found::Denied(denial.to_string()))?;
+        plan.unlisted(alias).map_err(Found::Denied)?;
     }
     let negative = || after(ttl.min(MAX_NEGATIVE));
     if !exists {
@@ -301,13 +302,13 @@ fn judge(plan: &Rules, name: &HostName, outcome: Outcome) -> Result<(Vec<IpAddr>
     global.retain(|address| match plan.pin(name, *address) {
         Ok(()) => true,
         Err(why) => {
-            denial = Some(why.to_string());
+            denial = Some(why);
             false
         }
     });
     global.truncate(MAX_ADDRESSES);
     match denial {
-        Some(rule) if global.is_empty() => Err(Found::Denied(rule)),
+        Some(denial) if global.is_empty() => Err(Found::Denied(denial)),
         _ => Ok((global, ttl)),
     }
 }

@@ -226,7 +226,7 @@ impl Carried<'_> {
         if head.target == Target::Connect {
             *self.target.lock().unwrap_or_else(PoisonError::into_inner) = Some(authority.clone());
         }
-        connection.by_address().map_err(|refusal| refused(method, authority, refusal.rule))
+        connection.by_address().map_err(|refusal| refused(method, authority, refusal.denial))
     }
 
     /// Waits until the client has the answers to what it asked before. Without them it could not read the refusal.

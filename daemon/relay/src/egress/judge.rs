@@ -37,8 +37,7 @@ pub enum RejectWith {
 /// Why a connection goes no further.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
-    /// Its dotted name (agentd-rules(7)).
-    pub rule: String,
+    pub denial: Denial,
     /// One line for the client.
     pub why: String,
     pub reject_with: RejectWith,
@@ -78,20 +77,21 @@ impl Subject {
 }
 
 impl Refusal {
-    /// Of the connection, by `rule`.
-    pub fn new(reject_with: RejectWith, rule: impl Into<String>, why: impl Into<String>) -> Self {
-        Self { rule: rule.into(), why: why.into(), reject_with, subject: Subject::Connection }
+    /// Of the connection.
+    pub fn new(reject_with: RejectWith, denial: impl Into<Denial>, why: impl Into<String>) -> Self {
+        Self { denial: denial.into(), why: why.into(), reject_with, subject: Subject::Connection }
     }
 
     /// What the client reads before the end.
     pub fn answer(&self) -> Vec<u8> {
+        let rule = self.denial.to_string();
         match self.reject_with {
             RejectWith::Plain => Vec::new(),
             // Fatal, access_denied (RFC 8446 §6.2).
             RejectWith::Tls => vec![21, 3, 3, 0, 2, 2, 49],
-            RejectWith::Http => forbidden(&self.rule, &self.why),
-            RejectWith::Http2(stream, grpc) => http2::refusal(stream, grpc, &self.rule, &self.why),
-            RejectWith::Ssh => ssh::disconnect(&format!("agentd: {} ({})", self.why, self.rule)),
+            RejectWith::Http => forbidden(&rule, &self.why),
+            RejectWith::Http2(stream, grpc) => http2::refusal(stream, grpc, &rule, &self.why),
+            RejectWith::Ssh => ssh::disconnect(&format!("agentd: {} ({rule})", self.why)),
         }
     }
 }
@@ -132,12 +132,12 @@ impl Place {
 /// The purpose by which `name` may be reached.
 ///
 /// # Errors
-/// The rule by which it may not.
-pub fn named(plan: &Rules, pins: &Pins, name: &HostName, place: Place) -> Result<Purpose, String> {
+/// Why it may not.
+pub fn named(plan: &Rules, pins: &Pins, name: &HostName, place: Place) -> Result<Purpose, Denial> {
     let to = place.to;
     let verdict = plan.hosts.connect(name, to.port(), Protocol::Tcp);
     if let HostVerdict::Denied(pattern) = verdict {
-        return Err(Denial::about(Rule::Deny, pattern).to_string());
+        return Err(Denial::about(Rule::Deny, pattern));
     }
     let allowed = matches!(verdict, HostVerdict::Allowed(_));
     if allowed && !place.proxied && pins.names(to.ip()).contains(name) {
@@ -145,7 +145,7 @@ pub fn named(plan: &Rules, pins: &Pins, name: &HostName, place: Place) -> Result
     }
     let by_net = !place.proxied && plan.net(to, Protocol::Tcp).is_some();
     if allowed || by_net {
-        plan.unlisted(name).map_err(|denial| denial.to_string())?;
+        plan.unlisted(name)?;
     }
     if by_net {
         return Ok(Purpose::Net);
@@ -153,16 +153,17 @@ pub fn named(plan: &Rules, pins: &Pins, name: &HostName, place: Place) -> Result
     if allowed && place.proxied {
         return Ok(Purpose::Name(name.clone()));
     }
-    Err(if allowed { Rule::PinUnknown } else { Rule::Default }.to_string())
+    Err(if allowed { Rule::PinUnknown } else { Rule::Default }.into())
 }
 
-/// The rule that denies `name` whatever allows it, if one does.
-pub fn denied(plan: &Rules, name: &HostName) -> Option<String> {
+/// Whether nothing denies `name`, whatever allows it.
+///
+/// # Errors
+/// What denies it.
+pub fn undenied(plan: &Rules, name: &HostName) -> Result<(), Denial> {
     match plan.hosts.resolve(name) {
-        HostVerdict::Denied(pattern) => Some(Denial::about(Rule::Deny, pattern).to_string()),
-        HostVerdict::Allowed(_) | HostVerdict::Unnamed => {
-            plan.unlisted(name).err().map(|denial| denial.to_string())
-        }
+        HostVerdict::Denied(pattern) => Err(Denial::about(Rule::Deny, pattern)),
+        HostVerdict::Allowed(_) | HostVerdict::Unnamed => plan.unlisted(name),
     }
 }
 
@@ -174,9 +175,9 @@ pub fn opaque(plan: &Egress, pins: &Pins, to: SocketAddr) -> bool {
 /// The purpose by which `to` may be reached by a protocol that names no host.
 ///
 /// # Errors
-/// The rule by which it may not.
-pub fn unnamed(plan: &Egress, pins: &Pins, to: SocketAddr, protocol: Protocol) -> Result<Purpose, String> {
-    meant(plan, pins, to, protocol).into_iter().next().ok_or_else(|| Rule::PinUnknown.to_string())
+/// Why it may not.
+pub fn unnamed(plan: &Egress, pins: &Pins, to: SocketAddr, protocol: Protocol) -> Result<Purpose, Denial> {
+    meant(plan, pins, to, protocol).into_iter().next().ok_or(Rule::PinUnknown.into())
 }
 
 /// All that may be meant by `to` if no host is named, the likeliest first; nothing if it may not be reached.
@@ -196,9 +197,9 @@ pub fn tls(plan: &Rules, pins: &Pins, hello: &ClientHello, place: Place) -> Resu
             _ => Err(Refusal::new(RejectWith::Tls, Rule::TlsUnnamed, "the ClientHello names no host")),
         };
     };
-    named(plan, pins, name, place).map_err(|rule| {
+    named(plan, pins, name, place).map_err(|denial| {
         let why = format!("{name} is not allowed at this address");
-        Refusal { subject: Subject::Name(name.to_string()), ..Refusal::new(RejectWith::Tls, rule, why) }
+        Refusal { subject: Subject::Name(name.to_string()), ..Refusal::new(RejectWith::Tls, denial, why) }
     })
 }
 
@@ -208,7 +209,7 @@ pub fn http(
     pins: &Pins,
     authority: &Authority,
     place: Place,
-) -> Result<(Purpose, Option<HostName>), String> {
+) -> Result<(Purpose, Option<HostName>), Denial> {
     let to = place.to;
     if authority.port.is_some_and(|port| port != to.port()) {
         return Err(Rule::HttpPort.into());
@@ -219,13 +220,8 @@ pub fn http(
             let to = if place.proxied { SocketAddr::new(*address, to.port()) } else { to };
             match plan.net(to, Protocol::Tcp) {
                 Some(_) => Ok((Purpose::Net, None)),
-                None => Err(Rule::Default.to_string()),
+                None => Err(Rule::Default.into()),
             }
         }
     }
-}
-
-/// Whether nothing but a pin is missing.
-pub fn is_unpinned(rule: &str) -> bool {
-    rule == Rule::PinUnknown.name()
 }

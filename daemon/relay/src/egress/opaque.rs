@@ -1,6 +1,7 @@
 //! What an opaque rule lets through: all bytes as they are. A denied name in the ClientHello, or in the head of the
 //! request, that the connection begins with ends it: a deny is no allow's to undo.
 
+use agentd_policy::denial::Denial;
 use agentd_policy::hosts::HostName;
 use agentd_policy::rule::Rule;
 use agentd_protocols::authority::{Authority, Host};
@@ -39,8 +40,8 @@ pub async fn carry(connection: &Connection, server: &Endpoint, mut held: Vec<u8>
                 return Err(CloseReason::from(Refusal::new(reject_with, Rule::TcpNames, why)));
             }
             for name in shown.names {
-                if let Some(rule) = judge::denied(&connection.gate.plan(), &name) {
-                    return Err(CloseReason::from(refused(reject_with, rule, &name)));
+                if let Err(denial) = judge::undenied(&connection.gate.plan(), &name) {
+                    return Err(CloseReason::from(refused(reject_with, denial, &name)));
                 }
                 connection.shows(name);
             }
@@ -99,7 +100,7 @@ fn hosts(head: &[u8]) -> Shown {
     shown
 }
 
-fn refused(reject_with: RejectWith, rule: String, name: &HostName) -> Refusal {
+fn refused(reject_with: RejectWith, denial: Denial, name: &HostName) -> Refusal {
     let why = format!("{name} is denied");
-    Refusal { subject: Subject::Name(name.to_string()), ..Refusal::new(reject_with, rule, why) }
+    Refusal { subject: Subject::Name(name.to_string()), ..Refusal::new(reject_with, denial, why) }
 }

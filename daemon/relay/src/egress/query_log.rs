@@ -73,7 +73,7 @@ impl QueryLog {
         found: &Found,
         client: Client,
     ) -> Option<Tally> {
-        let denied = found.denied().map(str::to_owned);
+        let denied = found.denied().map(|denial| denial.to_string());
         let allowed = allowed.filter(|_| denied.is_none());
         let kind = QueryKind { name, question, denied, allowed, client };
         let addresses = found.addresses();

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use agentd_policy::denial::Denial;
 use agentd_policy::egress::Purpose;
 use agentd_policy::rule::Rule;
 use agentd_protocols::authority::{Authority, Host};
@@ -66,16 +67,16 @@ pub fn judged(
     place: Place,
 ) -> Result<Purpose, Refusal> {
     let (plan, pins) = (connection.gate.plan(), &connection.gate.pins);
-    let judged = judge::http(&plan, pins, authority, place).or_else(|rule| {
+    let judged = judge::http(&plan, pins, authority, place).or_else(|denial| {
         // One more request for the same name, on a connection that was dialled by its pin.
         match &authority.host {
-            Host::Name(name) if judge::is_unpinned(&rule) && connection.is_used_for(name) => {
+            Host::Name(name) if denial.rule == Rule::PinUnknown && connection.is_used_for(name) => {
                 Ok((Purpose::Name(name.clone()), Some(name.clone())))
             }
-            _ => Err(rule),
+            _ => Err(denial),
         }
     });
-    let refused = |rule| refused(method, authority, rule);
+    let refused = |denial| refused(method, authority, denial);
     let (purpose, name) = judged.map_err(refused)?;
     let to = match authority.host {
         Host::Address(address) if place.proxied => {
@@ -86,16 +87,16 @@ pub fn judged(
         _ => place.to,
     };
     connection.used_for(name.as_ref(), place).map_err(|rule| refused(rule.into()))?;
-    let capped = |rule| Refusal { why: caps::WHY.into(), ..refused(rule) };
+    let capped = |cap| Refusal { why: caps::WHY.into(), ..refused(cap) };
     connection.join(&purpose, to).map_err(capped)?;
     Ok(purpose)
 }
 
 /// A request that is refused by the host that it names.
-pub fn refused(method: &str, authority: &Authority, rule: String) -> Refusal {
+pub fn refused(method: &str, authority: &Authority, denial: Denial) -> Refusal {
     let why = format!("{authority} is not allowed here");
     let subject = Subject::request(method, authority.to_string());
-    Refusal { subject, ..Refusal::new(RejectWith::Http, rule, why) }
+    Refusal { subject, ..Refusal::new(RejectWith::Http, denial, why) }
 }
 
 /// One that cannot be read in one way only.

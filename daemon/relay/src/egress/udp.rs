@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use agentd_policy::denial::Denial;
 use agentd_policy::egress::{Egress, Purpose};
 use agentd_policy::event::{NetEvent, NetPeer};
 use agentd_policy::hosts::HostVerdict;
@@ -130,8 +131,9 @@ impl Flow {
         let keeper = &self.gate.keeper;
         let purpose = match purpose {
             Ok(purpose) => purpose,
-            Err(rule) => {
-                let event = NetEvent::Connect { peer, denied: Some(rule), actor: None, count: 1 };
+            Err(denial) => {
+                let denied = Some(denial.to_string());
+                let event = NetEvent::Connect { peer, denied, actor: None, count: 1 };
                 return keeper.record_and_wait(event, self.who()).await;
             }
         };
@@ -139,8 +141,8 @@ impl Flow {
             peer.name = Some(name.to_string());
         }
         peer.rule = self.gate.plan().rule(&purpose, self.to, Protocol::Udp);
-        if let Err(rule) = self.join() {
-            return self.capped(peer, rule, &purpose, &mut datagrams).await;
+        if let Err(cap) = self.join() {
+            return self.capped(peer, cap, &purpose, &mut datagrams).await;
         }
         // The keeper records why not; the client gets no answer.
         let dialled = keeper.dial(purpose.clone(), self.to, Protocol::Udp, self.route.from).await;
@@ -152,7 +154,8 @@ impl Flow {
         };
         let (sent, received) = (self.sent.load(Ordering::Relaxed), self.received.load(Ordering::Relaxed));
         let duration_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
-        let capped = matches!(end, FlowEnd::Limit).then(|| (peer.clone(), self.budget.spent()));
+        let spent = self.budget.spent().filter(|_| matches!(end, FlowEnd::Limit));
+        let capped = spent.map(|cap| (peer.clone(), cap));
         keeper
             .record(NetEvent::Closed {
                 peer,
@@ -164,13 +167,13 @@ impl Flow {
                 reason: end.to_string(),
             })
             .await;
-        if let Some((peer, rule)) = capped {
-            self.capped(peer, rule, &purpose, &mut datagrams).await;
+        if let Some((peer, cap)) = capped {
+            self.capped(peer, cap, &purpose, &mut datagrams).await;
         }
     }
 
     /// It counts by each rule for what may be meant: datagrams name no host.
-    fn join(&self) -> Result<(), String> {
+    fn join(&self) -> Result<(), Denial> {
         let (gate, plan) = (&self.gate, self.gate.plan());
         judge::meant(&plan, &gate.pins, self.to, Protocol::Udp).iter().try_for_each(|purpose| {
             self.budget.join(&gate.counters, &plan, purpose, (self.to, Protocol::Udp))
@@ -185,11 +188,11 @@ impl Flow {
     async fn capped(
         &self,
         peer: NetPeer,
-        rule: String,
+        cap: Denial,
         purpose: &Purpose,
         datagrams: &mut mpsc::Receiver<Waiting>,
     ) {
-        let event = NetEvent::Connect { peer, denied: Some(rule), actor: None, count: 1 };
+        let event = NetEvent::Connect { peer, denied: Some(cap.to_string()), actor: None, count: 1 };
         self.gate.keeper.record_and_wait(event, self.who()).await;
         let dropped = async { while datagrams.recv().await.is_some() {} };
         tokio::select! {

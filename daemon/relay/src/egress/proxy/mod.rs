@@ -7,6 +7,7 @@ mod socks;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use agentd_policy::denial::Denial;
 use agentd_policy::egress::Purpose;
 use agentd_policy::protocol::Protocol;
 use agentd_protocols::authority::{Authority, Host};
@@ -78,14 +79,14 @@ async fn open(
     port: u16,
     asked: Option<&HttpRequest>,
 ) -> Result<Endpoint, CloseReason> {
-    let refuse = |rule: String| {
+    let refuse = |denial: Denial| {
         let why = format!("{host}:{port} is not allowed");
         let reject_with = if asked.is_some() { RejectWith::Http } else { RejectWith::Plain };
         let subject = match asked {
             Some(asked) => Subject::request(&asked.method, host.to_string()),
             None => Subject::Name(host.to_string()),
         };
-        Refusal { subject, ..Refusal::new(reject_with, rule, why) }
+        Refusal { subject, ..Refusal::new(reject_with, denial, why) }
     };
     let address = match host {
         Host::Address(address) => *address,
@@ -98,7 +99,7 @@ async fn open(
             );
             match (six.addresses().first().or(four.addresses().first()), [four.denied(), six.denied()]) {
                 (Some(address), _) => *address,
-                (None, [Some(rule), _] | [_, Some(rule)]) => return Err(refuse(rule.to_owned()).into()),
+                (None, [Some(denial), _] | [_, Some(denial)]) => return Err(refuse(denial).into()),
                 (None, _) => return Err(unknown(&four)),
             }
         }
@@ -122,7 +123,7 @@ fn unknown(found: &Found) -> CloseReason {
     CloseReason::Failed(Failure { why, dialled: false, errno: Errno::HOSTUNREACH })
 }
 
-fn purpose(connection: &Connection, host: &Host, asked: Option<&HttpRequest>) -> Result<Purpose, String> {
+fn purpose(connection: &Connection, host: &Host, asked: Option<&HttpRequest>) -> Result<Purpose, Denial> {
     let (plan, pins, to) = (connection.gate.plan(), &connection.gate.pins, connection.to());
     match host {
         Host::Name(name) => judge::named(&plan, pins, name, Place::direct(to)),

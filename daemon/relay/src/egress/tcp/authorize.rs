@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
 
+use agentd_policy::denial::Denial;
 use agentd_policy::egress::Purpose;
 use agentd_policy::hosts::HostName;
 use agentd_policy::protocol::Protocol;
@@ -35,7 +36,7 @@ impl Connection {
     /// Connects to where it goes, or to another address of the same name.
     pub async fn dial(&self, purpose: Purpose) -> Result<Endpoint, CloseReason> {
         let to = self.to();
-        self.join(&purpose, to).map_err(|rule| Refusal::new(RejectWith::Plain, rule, caps::WHY))?;
+        self.join(&purpose, to).map_err(|cap| Refusal::new(RejectWith::Plain, cap, caps::WHY))?;
         let mut addresses = vec![to];
         let others = match &purpose {
             Purpose::Name(name) => self.gate.pins.others(name, to.ip()),
@@ -98,7 +99,7 @@ impl Connection {
     ///
     /// # Errors
     /// The cap that is reached.
-    pub fn join(&self, purpose: &Purpose, to: SocketAddr) -> Result<(), String> {
+    pub fn join(&self, purpose: &Purpose, to: SocketAddr) -> Result<(), Denial> {
         let gate = &self.gate;
         self.budget.join(&gate.counters, &gate.plan(), purpose, (to, Protocol::Tcp))
     }
@@ -107,7 +108,7 @@ impl Connection {
     ///
     /// # Errors
     /// The first cap that is reached.
-    pub fn join_unnamed(&self) -> Result<(), String> {
+    pub fn join_unnamed(&self) -> Result<(), Denial> {
         let to = self.to();
         let meant = judge::meant(&self.gate.plan(), &self.gate.pins, to, Protocol::Tcp);
         meant.iter().try_for_each(|purpose| self.join(purpose, to))
@@ -116,13 +117,13 @@ impl Connection {
     /// Connects to where it goes, if no host is named.
     pub async fn dial_unnamed(&self) -> Result<Endpoint, CloseReason> {
         let purpose = self.by_address()?;
-        self.join_unnamed().map_err(|rule| Refusal::new(RejectWith::Plain, rule, caps::WHY))?;
+        self.join_unnamed().map_err(|cap| Refusal::new(RejectWith::Plain, cap, caps::WHY))?;
         self.dial(purpose).await
     }
 
     /// The purpose by which the address may be reached if the client names no host.
     pub fn by_address(&self) -> Result<Purpose, Refusal> {
         let purpose = judge::unnamed(&self.gate.plan(), &self.gate.pins, self.to(), Protocol::Tcp);
-        purpose.map_err(|rule| Refusal::new(RejectWith::Plain, rule, "the address is not allowed"))
+        purpose.map_err(|denial| Refusal::new(RejectWith::Plain, denial, "the address is not allowed"))
     }
 }

@@ -175,8 +175,7 @@ impl Connection {
                 let purpose = judge::tls(&plan, pins, &hello, place)?;
                 let many = |rule| Refusal::new(RejectWith::Tls, rule, MANY);
                 self.used_for(hello.name.as_ref(), place).map_err(many)?;
-                self.join(&purpose, place.to)
-                    .map_err(|rule| Refusal::new(RejectWith::Tls, rule, caps::WHY))?;
+                self.join(&purpose, place.to).map_err(|cap| Refusal::new(RejectWith::Tls, cap, caps::WHY))?;
                 let server = self.dialled(purpose, server).await?;
                 tls::carry(self, &server, held, hello, length).await
             }
