@@ -5,6 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
+use crate::connection_end::ConnectionEnd;
+use crate::limit_kind::LimitKind;
 use crate::publish::Publish;
 use crate::step::CommandStep;
 
@@ -108,8 +110,8 @@ pub enum EventBody {
     },
     /// A limit was reached.
     Limit {
-        /// `"memory"`, `"pids"`, `"disk"`, `"timeout"`, `"idle"`.
-        name: String,
+        /// Which limit it was.
+        kind: LimitKind,
         /// Its value: bytes, milliseconds or a count.
         limit: u64,
     },
@@ -299,9 +301,8 @@ pub enum NetEvent {
         received: u64,
         /// Milliseconds from the dial to the end.
         duration_ms: u64,
-        /// `"closed"`, `"reset"`, `"idle"`, `"policy"`, `"limit"`, `"failed: …"`; `"unused"` if another address of
-        /// the name was faster.
-        reason: String,
+        /// Why it ended.
+        reason: ConnectionEnd,
     },
     /// A request of HTTP was refused.
     Http {
@@ -339,8 +340,8 @@ pub enum NetEvent {
         received: u64,
         /// Milliseconds from the dial to the end.
         duration_ms: u64,
-        /// As for [`NetEvent::Closed`].
-        reason: String,
+        /// Why it ended.
+        reason: ConnectionEnd,
     },
 }
 

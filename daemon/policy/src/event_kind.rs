@@ -141,12 +141,12 @@ impl NetEvent {
                     + exe(actor.as_ref())
             }
             Self::Connect { peer, actor, .. } => named(peer) + exe(actor.as_ref()),
-            Self::Closed { peer, names, reason, .. } => named(peer) + texts(names) + reason.len(),
+            Self::Closed { peer, names, reason, .. } => named(peer) + texts(names) + reason.variable_bytes(),
             Self::Http { peer, method, host, actor, .. } => {
                 named(peer) + method.len() + host.len() + exe(actor.as_ref())
             }
             Self::Entered { .. } => 0,
-            Self::Left { reason, .. } => reason.len(),
+            Self::Left { reason, .. } => reason.variable_bytes(),
         }
     }
 }

@@ -11,6 +11,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use agentd_policy::event::{End, EventBody, ExitStatus};
+use agentd_policy::limit_kind::LimitKind;
 use agentd_policy::mode::Mode;
 use agentd_policy::plan::WindowSize;
 use agentd_policy::step::CommandStep;
@@ -154,7 +155,7 @@ fn an_idle_session_ends_and_one_that_says_something_does_not() {
     let begun = std::time::Instant::now();
     let (peer, out) = Peer::start(&service, 1, &["bash", "-c", script], |plan| plan.limits.idle_ms = 1000);
     assert_eq!(out.until("5\n"), "1\n2\n3\n4\n5\n");
-    peer.until(|event| *event == EventBody::Limit { name: "idle".into(), limit: 1000 });
+    peer.until(|event| *event == EventBody::Limit { kind: LimitKind::Idle, limit: 1000 });
     assert!(begun.elapsed() > Duration::from_millis(3500));
     peer.until(|event| *event == EventBody::Ended(End::Idle));
     peer.say(&ToKeeper::Ack(peer.last.get()));

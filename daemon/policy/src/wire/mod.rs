@@ -21,7 +21,7 @@ pub use launcher_keeper::*;
 pub use launcher_service::*;
 
 /// The format of all messages here, and of what the launcher keeps of a lease; the first two bytes of each packet.
-pub const VERSION: u16 = 5;
+pub const VERSION: u16 = 6;
 /// The longest packet, in bytes: a plan with its longest command line.
 pub const MAX_PACKET: usize = 192 << 10;
 /// The longest packet that a keeper and a service exchange.

@@ -2,6 +2,7 @@
 
 use std::io;
 
+use agentd_policy::connection_end::ConnectionEnd;
 use agentd_policy::event::{NetEvent, NetPeer};
 use rustix::io::Errno;
 
@@ -61,14 +62,14 @@ impl From<Refusal> for CloseReason {
 
 impl CloseReason {
     /// As the record has it.
-    pub fn reason(&self) -> String {
+    pub fn reason(&self) -> ConnectionEnd {
         match self {
-            Self::Closed => "closed".into(),
-            Self::Reset => "reset".into(),
-            Self::Idle => "idle".into(),
-            Self::Refused(refusal) if refusal.denial.is_cap() => "limit".into(),
-            Self::Policy | Self::Refused(_) => "policy".into(),
-            Self::Failed(failure) => format!("failed: {}", failure.why),
+            Self::Closed => ConnectionEnd::Closed,
+            Self::Reset => ConnectionEnd::Reset,
+            Self::Idle => ConnectionEnd::Idle,
+            Self::Refused(refusal) if refusal.denial.is_cap() => ConnectionEnd::Limit,
+            Self::Policy | Self::Refused(_) => ConnectionEnd::Policy,
+            Self::Failed(failure) => ConnectionEnd::Failed(failure.why.clone()),
         }
     }
 }

@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use agentd_policy::connection_end::ConnectionEnd;
 use agentd_policy::egress::Purpose;
 use agentd_policy::event::{NetEvent, NetPeer};
 use agentd_policy::protocol::Protocol;
@@ -19,8 +20,6 @@ use crate::Endpoint;
 
 /// How long an address has before the next is tried as well (RFC 8305 §5).
 const STAGGER: Duration = Duration::from_millis(250);
-/// The end of a try when another address was faster.
-const UNUSED: &str = "unused";
 /// The most addresses that are tried.
 const MAX_TRIES: usize = 6;
 
@@ -74,12 +73,14 @@ async fn race(
                 match dialled {
                     Ok(server) => {
                         for other in open {
-                            record(gate, purpose, other, UNUSED.into()).await;
+                            record(gate, purpose, other, ConnectionEnd::Unused).await;
                         }
                         return Ok((server, to));
                     }
                     Err(error) if next.is_none() && tries.is_empty() => return Err((error.into(), to)),
-                    Err(DialError::Failed(why)) => record(gate, purpose, to, format!("failed: {why}")).await,
+                    Err(DialError::Failed(why)) => {
+                        record(gate, purpose, to, ConnectionEnd::failed(why)).await;
+                    }
                     // It was not tried.
                     Err(DialError::Refused(_)) => {}
                 }
@@ -89,7 +90,7 @@ async fn race(
 }
 
 /// What became of an address that is not the connection's.
-async fn record(gate: &Gate, purpose: &Purpose, to: SocketAddr, reason: String) {
+async fn record(gate: &Gate, purpose: &Purpose, to: SocketAddr, reason: ConnectionEnd) {
     let name = match purpose {
         Purpose::Name(name) => Some(name.to_string()),
         _ => None,

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use agentd_policy::connection_end::ConnectionEnd;
 use agentd_policy::egress::Purpose;
 use agentd_policy::event::NetEvent;
 use agentd_policy::protocol::Protocol;
@@ -120,10 +121,10 @@ impl Visit {
     /// Records how it ended, and resets both sides unless it ended in order.
     async fn close(self, end: End, server: Option<Endpoint>) {
         let reason = match &end {
-            End::Closed | End::Over => "closed".to_owned(),
-            End::Reset => "reset".to_owned(),
-            End::Idle => "idle".to_owned(),
-            End::Failed(error) => format!("failed: {error}"),
+            End::Closed | End::Over => ConnectionEnd::Closed,
+            End::Reset => ConnectionEnd::Reset,
+            End::Idle => ConnectionEnd::Idle,
+            End::Failed(error) => ConnectionEnd::failed(error),
         };
         // What is cut short must not look whole.
         if !matches!(end, End::Closed) {

@@ -1,13 +1,13 @@
 //! Datagrams to ports that the rules name: for each client and each address that it sends to, a socket of its own.
 
 use std::collections::HashMap;
-use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use agentd_policy::connection_end::ConnectionEnd;
 use agentd_policy::denial::Denial;
 use agentd_policy::egress::{Egress, Purpose};
 use agentd_policy::event::{NetEvent, NetPeer};
@@ -37,25 +37,8 @@ const SWEEP: usize = 64;
 /// After a socket failed.
 const RETRY_DELAY: Duration = Duration::from_millis(20);
 
-/// How a flow ended, as its event has it.
-#[derive(Debug, thiserror::Error)]
-enum FlowEnd {
-    #[error("closed")]
-    Closed,
-    #[error("idle")]
-    Idle,
-    /// The rules changed.
-    #[error("policy")]
-    Policy,
-    /// More was to be sent than a cap leaves.
-    #[error("limit")]
-    Limit,
-    /// The keeper closed its end of the pair: the address refused a datagram.
-    #[error("failed: nobody listens there")]
-    Unreachable,
-    #[error("failed: {0}")]
-    Failed(io::Error),
-}
+/// Of a flow whose pair the keeper closed at its end: the address refused a datagram.
+const UNREACHABLE: &str = "nobody listens there";
 
 /// The most bytes of all that wait.
 pub const MAX_WAITING: usize = 16 << 20;
@@ -150,11 +133,11 @@ impl Flow {
         let end = tokio::select! {
             end = self.carry(&server, &mut datagrams) => end,
             end = self.revoked(&purpose) => end,
-            () = self.idle() => FlowEnd::Idle,
+            () = self.idle() => ConnectionEnd::Idle,
         };
         let (sent, received) = (self.sent.load(Ordering::Relaxed), self.received.load(Ordering::Relaxed));
         let duration_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
-        let spent = self.budget.spent().filter(|_| matches!(end, FlowEnd::Limit));
+        let spent = self.budget.spent().filter(|_| end == ConnectionEnd::Limit);
         let capped = spent.map(|cap| (peer.clone(), cap));
         keeper
             .record(NetEvent::Closed {
@@ -164,7 +147,7 @@ impl Flow {
                 sent,
                 received,
                 duration_ms,
-                reason: end.to_string(),
+                reason: end,
             })
             .await;
         if let Some((peer, cap)) = capped {
@@ -203,11 +186,11 @@ impl Flow {
     }
 
     /// Both ways, until the other end is closed.
-    async fn carry(&self, server: &Endpoint, datagrams: &mut mpsc::Receiver<Waiting>) -> FlowEnd {
+    async fn carry(&self, server: &Endpoint, datagrams: &mut mpsc::Receiver<Waiting>) -> ConnectionEnd {
         let up = async {
             while let Some((datagram, _room)) = datagrams.recv().await {
                 if datagram.len() as u64 > self.budget.left() {
-                    return FlowEnd::Limit;
+                    return ConnectionEnd::Limit;
                 }
                 match rustix::io::write(server.get_ref(), &datagram) {
                     Ok(count) => {
@@ -215,11 +198,11 @@ impl Flow {
                         self.went(&self.sent, count);
                     }
                     Err(Errno::AGAIN | Errno::INTR | Errno::MSGSIZE | Errno::NOBUFS) => {}
-                    Err(Errno::PIPE) => return FlowEnd::Unreachable,
-                    Err(errno) => return FlowEnd::Failed(errno.into()),
+                    Err(Errno::PIPE) => return ConnectionEnd::failed(UNREACHABLE),
+                    Err(errno) => return ConnectionEnd::failed(std::io::Error::from(errno)),
                 }
             }
-            FlowEnd::Closed
+            ConnectionEnd::Closed
         };
         let down = async {
             let mut answer = Vec::new();
@@ -227,9 +210,9 @@ impl Flow {
                 tokio::task::coop::consume_budget().await;
                 answer.clear();
                 match copy::read(server, &mut answer, copy::CHUNK).await {
-                    Ok(0) if packet::has_ended(server) => return FlowEnd::Unreachable,
+                    Ok(0) if packet::has_ended(server) => return ConnectionEnd::failed(UNREACHABLE),
                     Ok(count) => self.went(&self.received, count),
-                    Err(error) => return FlowEnd::Failed(error),
+                    Err(error) => return ConnectionEnd::failed(error),
                 }
                 let socket: &OwnedFd = self.socket.get_ref();
                 let _ = packet::answer(socket, &answer, self.route);
@@ -247,18 +230,18 @@ impl Flow {
     }
 
     /// Waits until what it was opened for may not go on, whatever else is at the address.
-    async fn revoked(&self, purpose: &Purpose) -> FlowEnd {
+    async fn revoked(&self, purpose: &Purpose) -> ConnectionEnd {
         let mut state = self.gate.watch();
         loop {
             if state.borrow_and_update().over {
-                return FlowEnd::Closed;
+                return ConnectionEnd::Closed;
             }
             if !self.holds(&self.gate.plan(), purpose) {
-                return FlowEnd::Policy;
+                return ConnectionEnd::Policy;
             }
             self.budget.judge_again(&self.gate.plan(), Protocol::Udp);
             if state.changed().await.is_err() {
-                return FlowEnd::Closed;
+                return ConnectionEnd::Closed;
             }
         }
     }

@@ -78,8 +78,8 @@ pub fn with_detail(event: Event, body: EventBody) -> Event {
             let policy = PolicyDetail { change: bounded(&change), user: None };
             Event { policy: Some(policy), ..event }
         }
-        EventBody::Limit { name, limit } => {
-            let limit = LimitDetail { name: bounded(&name), limit: Some(limit) };
+        EventBody::Limit { kind, limit } => {
+            let limit = LimitDetail { name: bounded(&kind.to_string()), limit: Some(limit) };
             Event { limit: Some(limit), ..event }
         }
         EventBody::File { path, finding, more } => {

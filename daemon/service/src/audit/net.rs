@@ -36,7 +36,7 @@ pub fn with_detail(event: Event, net: NetEvent) -> Event {
                 sent: Some(sent),
                 received: Some(received),
                 duration_ms: Some(duration_ms),
-                reason: Some(bounded(&reason)),
+                reason: Some(bounded(&reason.to_string())),
                 ..far_end(&peer)
             };
             Event { net: Some(net), rule: by(&peer), ..event }
@@ -56,7 +56,7 @@ pub fn with_detail(event: Event, net: NetEvent) -> Event {
                 sent: Some(sent),
                 received: Some(received),
                 duration_ms: Some(duration_ms),
-                reason: Some(bounded(&reason)),
+                reason: Some(bounded(&reason.to_string())),
                 ..visitor(from, publish)
             };
             Event { net: Some(net), rule: Some(rule(publish)), ..event }

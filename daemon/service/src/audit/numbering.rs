@@ -145,7 +145,7 @@ impl Numbering {
     /// Collects what the message of its exit will have.
     fn note(&mut self, body: &EventBody) {
         match body {
-            EventBody::Limit { name, limit } => self.reached.note(name, *limit),
+            EventBody::Limit { kind, limit } => self.reached.note(kind, *limit),
             EventBody::File { path, finding, more } => self.findings.add(path, *finding, *more),
             EventBody::Aside { path, change, more } => self.aside.add(path, change, *more),
             _ => {}

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 
 use agentd_policy::exit_reason::ExitReason;
+use agentd_policy::limit_kind::LimitKind;
+use agentd_policy::names::AbsPath;
 use agentd_policy::size::{readable_duration, readable_size};
 use agentd_proto::v1::{Exit, Limits};
 
@@ -18,7 +20,7 @@ pub struct ReachedLimits {
     disk: bool,
     inodes: bool,
     /// File systems in memory, with their sizes.
-    full: BTreeMap<String, u64>,
+    full: BTreeMap<AbsPath, u64>,
 }
 
 impl ReachedLimits {
@@ -27,17 +29,18 @@ impl ReachedLimits {
         Self { limits, ..Self::default() }
     }
 
-    /// Notes a limit that the keeper reported. An unknown name is ignored.
-    pub fn note(&mut self, name: &str, limit: u64) {
-        match name {
-            "memory" => self.memory = true,
-            "pids" => self.pids = true,
-            "disk" => self.disk = true,
-            "inodes" => self.inodes = true,
-            path if path.starts_with('/') && self.full.len() < MAX_FULL => {
-                self.full.insert(path.to_owned(), limit);
+    /// Notes a limit that the keeper reported.
+    pub fn note(&mut self, kind: &LimitKind, limit: u64) {
+        match kind {
+            LimitKind::Memory => self.memory = true,
+            LimitKind::Pids => self.pids = true,
+            LimitKind::Disk => self.disk = true,
+            LimitKind::Inodes => self.inodes = true,
+            LimitKind::Scratch(path) if self.full.len() < MAX_FULL => {
+                self.full.insert(path.clone(), limit);
             }
-            _ => {}
+            // Of these the session ends, and its exit says so.
+            LimitKind::DiskReserve | LimitKind::Timeout | LimitKind::Idle | LimitKind::Scratch(_) => {}
         }
     }
 
@@ -102,16 +105,17 @@ mod tests {
         };
         let mut reached = reached();
         assert_eq!(reached.noted(exit("exited", "")).message, "");
-        for name in ["memory", "memory", "unknown\n", "pids"] {
-            reached.note(name, 1 << 20);
+        for kind in [LimitKind::Memory, LimitKind::Memory, LimitKind::Timeout, LimitKind::Pids] {
+            reached.note(&kind, 1 << 20);
         }
         let both =
             "a process was killed: over 2 GiB (--memory); new processes were refused: over 20 (--pids)";
         assert_eq!(reached.noted(exit("exited", "")).message, both);
         assert_eq!(reached.noted(exit("exited", "x: not found")).message, format!("x: not found; {both}"));
         assert_eq!(reached.noted(exit("killed", "")).message, "");
-        reached.note("/tmp", 512 << 20);
-        reached.note("/home/u", 1 << 30);
+        let scratch = |path: &str| LimitKind::Scratch(AbsPath::parse(path).unwrap());
+        reached.note(&scratch("/tmp"), 512 << 20);
+        reached.note(&scratch("/home/u"), 1 << 30);
         let full =
             "; /home/u was full: 1 GiB (half of --memory); /tmp was full: 512 MiB (filesystem.scratch)";
         assert_eq!(reached.noted(exit("exited", "")).message, format!("{both}{full}"));

@@ -218,8 +218,9 @@ impl Root {
 
     /// Shared memory of the agent's own.
     pub fn place_shared_memory(&mut self, size: u64, agent: u32) -> Result<(), Fault> {
+        let path = AbsPath::parse("/dev/shm").map_err(std::io::Error::other).at(Step::Dev, "/dev/shm")?;
         let shared = Tree::tmpfs(size, agent, 0o1777, WRITABLE_EXEC).at(Step::Dev, "/dev/shm")?;
-        self.scratches.push(scratch("/dev/shm", size, &shared)?);
+        self.scratches.push(scratch(&path, size, &shared)?);
         self.attach("/dev/shm", &shared, true, Access::WriteExec)
     }
 
@@ -230,7 +231,7 @@ impl Root {
         let mode = if path.as_str() == "/tmp" { 0o1777 } else { 0o700 };
         let tree = Tree::tmpfs(size, agent, mode, attributes).at(Step::Scratch, path.as_str())?;
         self.own.push(rustix::fs::fstat(&tree).at(Step::Scratch, path.as_str())?.st_dev);
-        self.scratches.push(scratch(path.as_str(), size, &tree)?);
+        self.scratches.push(scratch(path, size, &tree)?);
         self.attach(path.as_str(), &tree, true, access)
     }
 
@@ -240,8 +241,8 @@ impl Root {
     }
 }
 
-fn scratch(path: &str, size: u64, tree: &Tree) -> Result<Scratch, Fault> {
-    let mount = tree.as_fd().try_clone_to_owned().at(Step::Scratch, path)?;
+fn scratch(path: &AbsPath, size: u64, tree: &Tree) -> Result<Scratch, Fault> {
+    let mount = tree.as_fd().try_clone_to_owned().at(Step::Scratch, path.as_str())?;
     Ok(Scratch { path: path.to_owned(), size, mount })
 }
 

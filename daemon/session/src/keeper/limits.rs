@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use agentd_kernel::cgroup::Watch;
 use agentd_kernel::process::Child;
 use agentd_policy::event::{End, EventBody, ExitStatus};
+use agentd_policy::limit_kind::LimitKind;
 use agentd_policy::limits::Limits as Planned;
 use agentd_policy::size::readable_size;
 
@@ -84,10 +85,10 @@ impl Keeper {
         }
         let Planned { timeout_ms, idle_ms, .. } = self.limits.planned;
         if now >= self.limits.deadline {
-            self.spool.push(EventBody::Limit { name: "timeout".into(), limit: timeout_ms });
+            self.spool.push(EventBody::Limit { kind: LimitKind::Timeout, limit: timeout_ms });
             self.finish(End::Timeout);
         } else if self.limits.idle_due().is_some_and(|due| due <= now) {
-            self.spool.push(EventBody::Limit { name: "idle".into(), limit: idle_ms });
+            self.spool.push(EventBody::Limit { kind: LimitKind::Idle, limit: idle_ms });
             self.finish(End::Idle);
         }
         Ok(())
@@ -110,7 +111,7 @@ impl Keeper {
         if more {
             self.limits.memory_kills = kills;
             let limit = self.limits.planned.memory;
-            self.spool.push(EventBody::Limit { name: "memory".into(), limit });
+            self.spool.push(EventBody::Limit { kind: LimitKind::Memory, limit });
         }
         Ok(more)
     }
@@ -120,7 +121,7 @@ impl Keeper {
         let quiet = self.limits.pids_reported.is_none_or(|at| at.elapsed() >= Duration::from_secs(1));
         if hits > self.limits.pids_hits && quiet {
             self.limits.pids_reported = Some(Instant::now());
-            self.spool.push(EventBody::Limit { name: "pids".into(), limit: self.limits.planned.pids });
+            self.spool.push(EventBody::Limit { kind: LimitKind::Pids, limit: self.limits.planned.pids });
         }
         self.limits.pids_hits = hits;
         Ok(())
@@ -133,7 +134,7 @@ impl Keeper {
             match notice {
                 Notice::Full(excess) => {
                     let limit = self.limit_of(excess);
-                    self.spool.push(EventBody::Limit { name: excess.as_str().into(), limit });
+                    self.spool.push(EventBody::Limit { kind: excess.limit(), limit });
                 }
                 Notice::Over(excess) => return self.disk_exceeded(excess),
                 Notice::Failed(reason) => {
@@ -162,7 +163,7 @@ impl Keeper {
             Excess::Inodes => format!("it made more than {limit} files in its workspace (limits.inodes)"),
             Excess::Reserve => "it went on to write when the host's disk was nearly full".into(),
         };
-        self.spool.push(EventBody::Limit { name: excess.as_str().into(), limit });
+        self.spool.push(EventBody::Limit { kind: excess.limit(), limit });
         self.finish(End::Failed { what });
         Ok(())
     }

@@ -4,6 +4,8 @@ use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use agentd_policy::event::EventBody;
+use agentd_policy::limit_kind::LimitKind;
+use agentd_policy::names::AbsPath;
 
 /// While something goes on, a look is after that.
 const REST: Duration = Duration::from_millis(50);
@@ -16,7 +18,7 @@ const ROOM: u64 = 16;
 #[derive(Debug)]
 pub struct Scratch {
     /// Where it is mounted.
-    pub path: String,
+    pub path: AbsPath,
     /// Its limit, in bytes.
     pub size: u64,
     /// A descriptor of it.
@@ -71,7 +73,8 @@ impl Scratches {
             let full = room.f_bfree == 0 || room.f_files > 0 && room.f_ffree == 0;
             let roomy = room.f_bfree > room.f_blocks / ROOM && room.f_ffree >= room.f_files / ROOM;
             if full && !*known {
-                events.push(EventBody::Limit { name: scratch.path.clone(), limit: scratch.size });
+                let kind = LimitKind::Scratch(scratch.path.clone());
+                events.push(EventBody::Limit { kind, limit: scratch.size });
             }
             *known = full || *known && !roomy;
         }

@@ -166,7 +166,7 @@ mod tests {
     use agentd_policy::event::NetEvent;
 
     fn limit() -> EventBody {
-        EventBody::Limit { name: "pids".into(), limit: 1 }
+        EventBody::Limit { kind: agentd_policy::limit_kind::LimitKind::Pids, limit: 1 }
     }
 
     #[test]

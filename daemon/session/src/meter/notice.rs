@@ -2,6 +2,8 @@
 
 use std::os::fd::OwnedFd;
 
+use agentd_policy::limit_kind::LimitKind;
+
 /// The longest reason of a failure, in bytes.
 const MAX_REASON: usize = 200;
 
@@ -16,12 +18,12 @@ pub enum Excess {
 }
 
 impl Excess {
-    /// Its name in events.
-    pub fn as_str(self) -> &'static str {
+    /// The limit, for events.
+    pub fn limit(self) -> LimitKind {
         match self {
-            Self::Bytes => "disk",
-            Self::Inodes => "inodes",
-            Self::Reserve => "disk_reserve",
+            Self::Bytes => LimitKind::Disk,
+            Self::Inodes => LimitKind::Inodes,
+            Self::Reserve => LimitKind::DiskReserve,
         }
     }
 

@@ -53,7 +53,7 @@ fn both(world: &World, server: &TcpListener) -> (TcpStream, TcpStream) {
 fn ended(world: &World, bytes: u64, why: &str) {
     world.keeper.wait_for(|message| match message {
         FromRelay::Event { event: NetEvent::Closed { sent, reason, .. }, .. } => {
-            (*sent == bytes && reason == why).then_some(())
+            (*sent == bytes && reason.to_string() == why).then_some(())
         }
         _ => None,
     });

@@ -43,7 +43,7 @@ fn last(address: IpAddr) -> u8 {
 fn ended(world: &World) -> Vec<(u8, String)> {
     world.keeper.all(|message| match message {
         FromRelay::Event { event: NetEvent::Closed { peer, reason, .. }, .. } => {
-            Some((last(peer.address), reason.clone()))
+            Some((last(peer.address), reason.to_string()))
         }
         _ => None,
     })

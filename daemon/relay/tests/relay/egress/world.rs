@@ -285,7 +285,9 @@ impl Keeper {
     /// Waits for the end of a connection by `why`.
     pub fn closed_by(&self, why: &str) {
         self.wait_for(|message| match message {
-            FromRelay::Event { event: NetEvent::Closed { reason, .. }, .. } => (reason == why).then_some(()),
+            FromRelay::Event { event: NetEvent::Closed { reason, .. }, .. } => {
+                (reason.to_string() == why).then_some(())
+            }
             _ => None,
         });
     }
@@ -312,7 +314,7 @@ impl Keeper {
     pub fn closed(&self) -> (u64, u64, String) {
         self.wait_for(|message| match message {
             FromRelay::Event { event: NetEvent::Closed { sent, received, reason, .. }, .. } => {
-                Some((*sent, *received, reason.clone()))
+                Some((*sent, *received, reason.to_string()))
             }
             _ => None,
         })

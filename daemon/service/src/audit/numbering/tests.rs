@@ -1,5 +1,7 @@
 use super::*;
+use agentd_policy::connection_end::ConnectionEnd;
 use agentd_policy::event::{self, Aside, End, ExecResult, ExitStatus, Finding, NetEvent, NetPeer};
+use agentd_policy::limit_kind::LimitKind;
 use agentd_policy::step::CommandStep;
 
 use crate::audit::review::{Action, Review};
@@ -128,7 +130,7 @@ fn cause(kind: EventKind) -> Result<EventBody, Note> {
             sent: 0,
             received: 0,
             duration_ms: 0,
-            reason: text(),
+            reason: ConnectionEnd::Failed(text()),
         }),
         EventKind::DnsQuery => EventBody::Net(NetEvent::Dns {
             name: text(),
@@ -147,7 +149,7 @@ fn cause(kind: EventKind) -> Result<EventBody, Note> {
             actor: None,
             count: 1,
         }),
-        EventKind::LimitHit => EventBody::Limit { name: "pids".into(), limit: 1 },
+        EventKind::LimitHit => EventBody::Limit { kind: LimitKind::Pids, limit: 1 },
         EventKind::ConfineDenied => {
             EventBody::CallRefused { actor: who, call: text(), argument: None, count: 1 }
         }

@@ -3,6 +3,7 @@
 
 use std::time::Instant;
 
+use agentd_policy::connection_end::ConnectionEnd;
 use agentd_policy::egress::MAX_ADDRESSES;
 use agentd_policy::event::{Actor, EventBody, MAX_NAMES, NetEvent, NetPeer};
 
@@ -93,7 +94,7 @@ fn cleaned(event: NetEvent, who: Option<Actor>) -> NetEvent {
         }
         NetEvent::Closed { peer, names, more_names, sent, received, duration_ms, reason } => {
             let names = names.iter().take(MAX_NAMES).map(|name| clean(name, NAME)).collect();
-            let (peer, reason) = (cleaned_peer(peer), line(reason));
+            let (peer, reason) = (cleaned_peer(peer), cleaned_end(reason));
             NetEvent::Closed { peer, names, more_names, sent, received, duration_ms, reason }
         }
         NetEvent::Http { peer, method, host, denied, actor: _, count } => NetEvent::Http {
@@ -108,8 +109,15 @@ fn cleaned(event: NetEvent, who: Option<Actor>) -> NetEvent {
             NetEvent::Entered { from, publish, denied: denied.map(line) }
         }
         NetEvent::Left { from, publish, sent, received, duration_ms, reason } => {
-            NetEvent::Left { from, publish, sent, received, duration_ms, reason: line(reason) }
+            NetEvent::Left { from, publish, sent, received, duration_ms, reason: cleaned_end(reason) }
         }
+    }
+}
+
+fn cleaned_end(end: ConnectionEnd) -> ConnectionEnd {
+    match end {
+        ConnectionEnd::Failed(error) => ConnectionEnd::Failed(clean(&error, LINE)),
+        other => other,
     }
 }
 

@@ -5,6 +5,7 @@ use std::os::fd::OwnedFd;
 use std::time::Instant;
 
 use agentd_kernel::route::Routes;
+use agentd_policy::connection_end::ConnectionEnd;
 use agentd_policy::egress::Purpose;
 use agentd_policy::event::{NetEvent, NetPeer};
 use agentd_policy::protocol::Protocol;
@@ -95,7 +96,7 @@ impl Keeper {
         // One that could not even begin, as without a route, has ended.
         socket.inspect_err(|errno| {
             if *purpose != Purpose::Resolver {
-                let reason = format!("failed: {}", std::io::Error::from(*errno));
+                let reason = ConnectionEnd::failed(std::io::Error::from(*errno));
                 egress_state.coalescer.emit(never_begun(peer(rule), reason), &mut self.spool);
             }
         })
@@ -110,7 +111,7 @@ enum Begun {
 }
 
 /// The end of a connection that there never was.
-pub(super) fn never_begun(peer: NetPeer, reason: String) -> NetEvent {
+pub(super) fn never_begun(peer: NetPeer, reason: ConnectionEnd) -> NetEvent {
     NetEvent::Closed { peer, names: vec![], more_names: 0, sent: 0, received: 0, duration_ms: 0, reason }
 }
 

@@ -7,6 +7,7 @@ use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use agentd_kernel::event_loop::EventFlags;
+use agentd_policy::connection_end::ConnectionEnd;
 use agentd_policy::event::NetPeer;
 use agentd_policy::hosts::HostName;
 use base64::Engine as _;
@@ -232,7 +233,7 @@ impl Keeper {
         // The relay's copy would go on reporting here.
         let _ = self.event_loop.remove(&socket);
         if let Err(error) = &done {
-            egress_state.coalescer.emit(never_begun(peer, format!("failed: {error}")), &mut self.spool);
+            egress_state.coalescer.emit(never_begun(peer, ConnectionEnd::failed(error)), &mut self.spool);
         }
         self.dialled(number, done.map(|()| socket).map_err(|error| error.errno()));
     }
