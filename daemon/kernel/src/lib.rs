@@ -1,8 +1,8 @@
 //! One kernel facility a file: a part of the plan in, a handle out.
 //!
-//! [`packets`], [`notify`], [`inherited`], [`memfd`] and [`stderr`] are safe and small, for every process. What a
-//! program takes from itself needs the feature `lockdown`, the rest `session`, which launcher and session ask for. This
-//! is the only crate of agentd that may hold `unsafe`; each use argues why it is sound.
+//! [`packets`], [`descriptor`], [`notify`], [`inherited`], [`memfd`] and [`stderr`] are safe and small, for every
+//! process. What a program takes from itself needs the feature `lockdown`, the rest `session`, which launcher and
+//! session ask for. This is the only crate of agentd that may hold `unsafe`; each use argues why it is sound.
 
 #[cfg(feature = "account")]
 pub mod account;
@@ -14,6 +14,7 @@ pub mod cgroup;
 pub mod creds;
 #[cfg(feature = "lockdown")]
 pub mod datagrams;
+pub mod descriptor;
 #[cfg(feature = "session")]
 pub mod event_loop;
 #[cfg(feature = "session")]

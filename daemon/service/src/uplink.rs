@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use agentd_kernel::descriptor::{Kind, WrongKind};
 use agentd_kernel::packets::{Packet, PacketError, Packets};
 use agentd_policy::names::SessionId;
 use agentd_policy::wire::{self, FromLauncher, FromService, WireError};
@@ -34,6 +35,8 @@ pub enum LinkError {
     Packet(#[from] PacketError),
     #[error("from the launcher: {0}")]
     Wire(#[from] WireError),
+    #[error("from the launcher: {0}")]
+    Kind(#[from] WrongKind),
     #[error("the launcher is gone")]
     Gone,
 }
@@ -153,7 +156,7 @@ impl Taken<'_> {
         let (message, mut attached) = wire::decode_with(&packet.bytes, packet.descriptors)?;
         match message {
             FromLauncher::Caller { number, peer, account, groups } => {
-                let socket = attached.one()?;
+                let socket = Kind::UnixStream.take(attached.one()?)?;
                 let handle = CallerHandle::new(number, self.launcher, host.launcher.clone());
                 match Connection::new(socket, handle, &host.quotas.connections, (peer, account, groups)) {
                     // The server is gone, or its backlog is full: the connection is closed.
@@ -165,7 +168,8 @@ impl Taken<'_> {
             }
             FromLauncher::Built { request, timings } => {
                 let [keeper, relay] = attached.array()?;
-                let keeper = Packets::from_fd(keeper);
+                let keeper = Packets::from_fd(Kind::UnixPackets.take(keeper)?);
+                let relay = Kind::UnixStream.take(relay)?;
                 host.launcher.answer(request, Answer::Built(Built { keeper, relay, timings }));
             }
             FromLauncher::Refused { request, refusal } => {
@@ -191,7 +195,7 @@ impl Taken<'_> {
                 }
             }
             FromLauncher::Metrics => {
-                let socket = attached.one()?;
+                let socket = Kind::Listener.take(attached.one()?)?;
                 if let Err(error) = self.metrics.serve(socket) {
                     tracing::error!(%error, "metrics are not served");
                 }

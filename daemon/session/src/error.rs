@@ -7,6 +7,7 @@ use std::num::ParseIntError;
 
 use agentd_kernel::cgroup::CgroupError;
 use agentd_kernel::creds::CredsError;
+use agentd_kernel::descriptor::WrongKind;
 use agentd_kernel::lockdown::LockdownError;
 use agentd_kernel::mount::MountError;
 use agentd_kernel::nflog::NflogError;
@@ -62,6 +63,9 @@ pub enum HostError {
     /// A filter of system calls.
     #[error(transparent)]
     Seccomp(#[from] SeccompError),
+    /// A descriptor that another process sent for something else.
+    #[error(transparent)]
+    Kind(#[from] WrongKind),
     /// A message that is malformed, or too long to send.
     #[error(transparent)]
     Wire(#[from] WireError),

@@ -111,6 +111,9 @@ pub enum SeccompError {
     /// The kernel took it and says otherwise.
     #[error("the system call filter is not in force after it was installed")]
     NotInForce,
+    /// Another process sent it as one.
+    #[error("a descriptor that is not a listener for refused calls")]
+    NotAListener,
 }
 
 /// Compiles a table.

@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 
-use super::{Options, Rule, Table, Verdict, bpf, names, tables};
+use super::{Options, Rule, SeccompError, Table, Verdict, bpf, names, tables};
 use crate::width::half;
 
 /// The most interrupted calls that are not caught up with.
@@ -100,6 +100,18 @@ impl Listener {
         Self { fd, count: Cell::default(), table, options, rules: OnceCell::new() }
     }
 
+    /// The same, of a descriptor that another process sent.
+    ///
+    /// # Errors
+    /// [`SeccompError::NotAListener`].
+    pub fn adopt(fd: OwnedFd, table: Table, options: Options) -> Result<Self, SeccompError> {
+        // No call has this number, and only a listener says so.
+        match valid(&fd, 0) {
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(Self::new(fd, table, options)),
+            _ => Err(SeccompError::NotAListener),
+        }
+    }
+
     /// The next call. Never blocks, as long as nobody else takes calls from it.
     ///
     /// # Errors
@@ -145,15 +157,7 @@ impl Listener {
 
     /// Whether its caller still waits: what was read of it is about it.
     pub fn is_waiting(&self, asked: &Asked) -> bool {
-        // SAFETY: the kernel reads the eight bytes of the id, which lives across the call.
-        let result = unsafe {
-            libc::ioctl(
-                self.fd.as_raw_fd(),
-                libc::SECCOMP_IOCTL_NOTIF_ID_VALID,
-                std::ptr::from_ref(&asked.id),
-            )
-        };
-        result == 0
+        valid(&self.fd, asked.id).is_ok()
     }
 
     /// Lets the call fail as the filter's table wants it, whatever was read of it. A caller that was killed meanwhile
@@ -184,6 +188,15 @@ impl Listener {
             _ => const { half(libc::EPERM.cast_unsigned()) },
         }
     }
+}
+
+/// Whether the caller of call `id` waits: ENOENT if not.
+fn valid(fd: &OwnedFd, id: u64) -> io::Result<()> {
+    // SAFETY: the kernel reads the eight bytes of the id, which lives across the call; what is no listener does not
+    // know the request.
+    let result =
+        unsafe { libc::ioctl(fd.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_ID_VALID, std::ptr::from_ref(&id)) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 impl AsFd for Listener {

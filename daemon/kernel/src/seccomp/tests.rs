@@ -722,7 +722,10 @@ fn the_kernel_agrees() {
         // A filter is for the thread that installs it: this one answers.
         let (hand, taken) = std::sync::mpsc::channel::<OwnedFd>();
         let answering = std::thread::spawn(move || {
-            let listener = Listener::new(taken.recv().unwrap(), AGENT, AGENT_OPTIONS);
+            let null = std::fs::File::open("/dev/null").unwrap().into();
+            let other = Listener::adopt(null, AGENT, AGENT_OPTIONS);
+            assert!(matches!(other, Err(SeccompError::NotAListener)));
+            let listener = Listener::adopt(taken.recv().unwrap(), AGENT, AGENT_OPTIONS).unwrap();
             let mut notified = Vec::new();
             loop {
                 let mut due = [rustix::event::PollFd::new(&listener, rustix::event::PollFlags::IN)];

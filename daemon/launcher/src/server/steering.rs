@@ -11,7 +11,7 @@ use agentd_policy::Refusal;
 use agentd_policy::names::SessionId;
 use agentd_policy::offer::{Steer, ToClient};
 use agentd_policy::rule::Rule;
-use agentd_policy::wire::{FromRoot, MAX_KEEPER_PACKET, Peer, ToRoot, decode, encode};
+use agentd_policy::wire::{FromRoot, MAX_KEEPER_PACKET, Peer, ToRoot, decode_with, encode};
 use agentd_session::refusals;
 
 use super::Server;
@@ -91,8 +91,8 @@ impl Server {
         let Some(asked) = self.steering.0.get(&number) else { return };
         let answer = match asked.keeper.receive(MAX_KEEPER_PACKET, 0) {
             Err(PacketError::WouldBlock) => return,
-            Ok(Some(packet)) => match decode(&packet.bytes) {
-                Ok(ToRoot::Changed(changed)) => changed,
+            Ok(Some(packet)) => match decode_with(&packet.bytes, packet.descriptors) {
+                Ok((ToRoot::Changed(changed), _)) => changed,
                 Err(_) => Err(unanswered(&asked.session)),
             },
             Ok(None) | Err(_) => Err(refusals::ended(&asked.session)),

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use agentd_kernel::descriptor::Kind;
 use agentd_kernel::nsfs::Handle;
 use agentd_kernel::packets::PacketError;
 use agentd_policy::Refusal;
@@ -70,11 +71,9 @@ impl Sessions {
         };
         match decode_with(&packet.bytes, packet.descriptors) {
             Ok((Reply::Placed { workspace, name, dev, ino }, mut attached)) => {
-                match attached.one() {
+                match attached.one().map_err(HostError::from).and_then(|dir| Ok(Kind::Directory.take(dir)?)) {
                     Ok(dir) => session.keep_placeholder(workspace, name, dir, (dev, ino)),
-                    Err(error) => {
-                        session.errors.push(HostError::from(error).on(format_args!("placeholder {name}")))
-                    }
+                    Err(error) => session.errors.push(error.on(format_args!("placeholder {name}"))),
                 }
                 return Some(Said::Placed);
             }

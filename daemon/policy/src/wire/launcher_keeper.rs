@@ -1,9 +1,12 @@
 //! Messages between launcher and keeper, about a live change of what the session may reach.
 
+use std::ops::RangeInclusive;
+
 use serde::{Deserialize, Serialize};
 
 use crate::Refusal;
 use crate::network::Change;
+use crate::wire::Message;
 
 /// Launcher to keeper, on a connection of its own, which has one question. Whoever makes it has uid 0.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -18,9 +21,21 @@ pub enum FromRoot {
     },
 }
 
+impl Message for FromRoot {
+    fn descriptors(&self) -> RangeInclusive<usize> {
+        0..=0
+    }
+}
+
 /// Keeper to launcher.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ToRoot {
     /// The change is in force, or why not.
     Changed(Result<(), Refusal>),
+}
+
+impl Message for ToRoot {
+    fn descriptors(&self) -> RangeInclusive<usize> {
+        0..=0
+    }
 }

@@ -37,7 +37,7 @@ use agentd_policy::offer::{Grant, MAX_OFFER, Offer};
 use agentd_policy::plan::Permitted;
 use agentd_policy::rule::Rule;
 use agentd_policy::step::Step;
-use agentd_policy::wire::{MAX_KEEPER_PACKET, MAX_PACKET, decode, decode_with, encode};
+use agentd_policy::wire::{Attached, MAX_KEEPER_PACKET, MAX_PACKET, decode_with, encode};
 use rustix::event::{PollFd, PollFlags};
 
 pub use covers::COMMON_DIR;
@@ -232,12 +232,12 @@ fn offered(socket: &Packets) -> Result<Vec<(Grant, OwnedFd)>, Fault> {
 }
 
 /// The next message of init; what it could not do becomes our fault.
-fn receive(socket: &Packets) -> Result<(FromInit, Vec<OwnedFd>), Fault> {
+fn receive(socket: &Packets) -> Result<(FromInit, Attached<OwnedFd>), Fault> {
     let packet = socket.receive(MAX_KEEPER_PACKET, Network::DESCRIPTORS).at(Step::Init, "message")?;
     let packet =
         packet.ok_or_else(|| Fault::unfit(Step::Init, "init", "it ended before the session was built"))?;
-    match decode(&packet.bytes).at(Step::Init, "message")? {
-        FromInit::Failed { step, why } => Err(Fault::Init { step, why }),
-        message => Ok((message, packet.descriptors)),
+    match decode_with(&packet.bytes, packet.descriptors).at(Step::Init, "message")? {
+        (FromInit::Failed { step, why }, _) => Err(Fault::Init { step, why }),
+        message => Ok(message),
     }
 }

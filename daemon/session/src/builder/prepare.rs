@@ -9,6 +9,7 @@ use agentd_kernel::packets::Packets;
 use agentd_kernel::process::{self, Child, CloneArgs};
 use agentd_kernel::{creds, idmap, procfs};
 use agentd_policy::step::Step;
+use agentd_policy::wire::{MAX_KEEPER_PACKET, decode_with};
 use nix::sched::{CloneFlags, setns};
 use rustix::fs::{Mode, OFlags};
 
@@ -161,11 +162,9 @@ impl Builder<'_> {
         steps.done(Step::PrepareProc)?;
         root.access.push(("/proc".into(), Access::Write));
         let network = match receive(to_init)? {
-            (FromInit::NetworkReady, descriptors) => {
-                match <[OwnedFd; Network::DESCRIPTORS]>::try_from(descriptors) {
-                    Ok([nft, log, sockets, four, six]) => Network { nft, log, sockets, resets: [four, six] },
-                    Err(_) => return Err(Fault::unfit(Step::Network, "init", "it sent no sockets")),
-                }
+            (FromInit::NetworkReady, mut attached) => {
+                let sockets = attached.array().at(Step::Network, "init")?;
+                Network::take(sockets).at(Step::Network, "init")?
             }
             _ => return Err(Fault::unfit(Step::Network, "init", "an unexpected answer")),
         };
@@ -231,9 +230,8 @@ fn open_ns(proc: BorrowedFd<'_>, kind: &str) -> Result<OwnedFd, Fault> {
 /// What init says of its own failure, if it has.
 fn told_by(socket: &Packets) -> Option<Fault> {
     socket.set_nonblocking(true).ok()?;
-    while let Ok(Some(packet)) = socket.receive(agentd_policy::wire::MAX_KEEPER_PACKET, Network::DESCRIPTORS)
-    {
-        if let Ok(FromInit::Failed { step, why }) = agentd_policy::wire::decode(&packet.bytes) {
+    while let Ok(Some(packet)) = socket.receive(MAX_KEEPER_PACKET, Network::DESCRIPTORS) {
+        if let Ok((FromInit::Failed { step, why }, _)) = decode_with(&packet.bytes, packet.descriptors) {
             return Some(Fault::Init { step, why });
         }
     }

@@ -8,10 +8,12 @@ mod commands;
 pub mod egress_state;
 mod inward;
 
+use std::ops::RangeInclusive;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use agentd_kernel::packets::{PacketError, Packets};
+use agentd_kernel::descriptor::{Ip, Kind, WrongKind};
+use agentd_kernel::packets::{MAX_DESCRIPTORS, PacketError, Packets};
 use agentd_kernel::process::{self, SingleThreaded};
 use agentd_kernel::{
     affinity, creds, landlock, loopback, nflog, nft, procfs, resets, rlimits, seccomp, sock_diag,
@@ -19,7 +21,9 @@ use agentd_kernel::{
 use agentd_policy::event::ExitStatus;
 use agentd_policy::plan::{Permitted, Plan};
 use agentd_policy::step::Step;
-use agentd_policy::wire::{Command, CommandNumber, MAX_KEEPER_PACKET, MAX_PACKET, decode, encode};
+use agentd_policy::wire::{
+    Command, CommandNumber, MAX_KEEPER_PACKET, MAX_PACKET, Message, decode_with, encode,
+};
 use nix::sched::CloneFlags;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -66,12 +70,22 @@ pub enum ToInit {
     },
 }
 
+impl Message for ToInit {
+    fn descriptors(&self) -> RangeInclusive<usize> {
+        let count = match self {
+            Self::Go { plan, .. } => streams(plan.terminal.is_some()),
+            Self::Signal { .. } | Self::Run { .. } | Self::End { .. } | Self::Enter { .. } => 0,
+        };
+        count..=count
+    }
+}
+
 /// Init to builder or keeper.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum FromInit {
     /// The network namespace refuses everything but itself. Descriptors: those of [`Network`], in its order.
     NetworkReady,
-    /// the session's egress, if it has one; it comes before [`FromInit::Confined`]. Descriptors: as in
+    /// The session's egress, if it has one; it comes before [`FromInit::Confined`]. Descriptors: as in
     /// [`ToRelay::Network`](agentd_policy::wire::ToRelay::Network).
     Sockets,
     /// Every layer is applied and was verified. Descriptor: the listener for calls that are refused.
@@ -104,6 +118,31 @@ pub enum FromInit {
         /// What the kernel said.
         errno: Option<i32>,
     },
+}
+
+impl Message for FromInit {
+    fn descriptors(&self) -> RangeInclusive<usize> {
+        let count = match self {
+            Self::NetworkReady => Network::DESCRIPTORS,
+            // As many as the plan says, which the receiver knows.
+            Self::Sockets => return 0..=MAX_DESCRIPTORS,
+            Self::Confined { .. } => 1,
+            Self::Carry { terminal, .. } => streams(*terminal),
+            Self::Entered { errno, .. } => usize::from(errno.is_none()),
+            Self::Failed { .. }
+            | Self::Running
+            | Self::NotRun(_)
+            | Self::Exited(_)
+            | Self::CommandNotRun { .. }
+            | Self::CommandExited { .. } => 0,
+        };
+        count..=count
+    }
+}
+
+/// How many descriptors a command's streams are.
+fn streams(terminal: bool) -> usize {
+    if terminal { 1 } else { 3 }
 }
 
 /// What init is born with.
@@ -318,8 +357,8 @@ impl Init<'_> {
 
     fn receive(&self, most: usize) -> Result<Option<(ToInit, Vec<OwnedFd>)>, HostError> {
         let Some(packet) = self.socket.receive(most, 3)? else { return Ok(None) };
-        let message = decode(&packet.bytes)?;
-        Ok(Some((message, packet.descriptors)))
+        let (message, attached) = decode_with(&packet.bytes, packet.descriptors)?;
+        Ok(Some((message, attached.rest())))
     }
 }
 
@@ -351,4 +390,17 @@ pub struct Network {
 impl Network {
     /// How many descriptors those are.
     pub const DESCRIPTORS: usize = 5;
+
+    /// Takes them.
+    ///
+    /// # Errors
+    /// The first that is another kind of socket.
+    pub fn take([nft, log, sockets, four, six]: [OwnedFd; Self::DESCRIPTORS]) -> Result<Self, WrongKind> {
+        Ok(Self {
+            nft: Kind::Netfilter.take(nft)?,
+            log: Kind::Netfilter.take(log)?,
+            sockets: Kind::SockDiag.take(sockets)?,
+            resets: [Kind::Raw(Ip::V4).take(four)?, Kind::Raw(Ip::V6).take(six)?],
+        })
+    }
 }

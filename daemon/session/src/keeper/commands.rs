@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::OwnedFd;
 
+use agentd_kernel::descriptor::Kind;
 use agentd_policy::event::{End, ExitStatus};
 use agentd_policy::step::CommandStep;
 use agentd_policy::wire::{
@@ -143,13 +144,18 @@ impl Keeper {
         &mut self,
         command: CommandNumber,
         terminal: bool,
-        streams: Vec<OwnedFd>,
+        streams: Attached<OwnedFd>,
     ) -> Result<(), HostError> {
-        let known = self.commands.known.get_mut(&command).filter(|known| !known.started);
-        let streams = CommandStreams::take(terminal, Attached::new(streams));
-        let (Some(known), Ok(streams)) = (known, streams) else {
+        let Some(known) = self.commands.known.get_mut(&command).filter(|known| !known.started) else {
             self.finish(End::Failed { what: "init: a command that nobody asked for".into() });
             return Ok(());
+        };
+        let streams = match streams_of(terminal, streams) {
+            Ok(streams) => streams,
+            Err(error) => {
+                self.finish(End::Failed { what: format!("init: a command's streams: {error}") });
+                return Ok(());
+            }
         };
         known.started = true;
         if known.unwanted {
@@ -197,6 +203,22 @@ impl Keeper {
     }
 }
 
+/// The outer ends of a command's streams.
+///
+/// # Errors
+/// If they are not what the message says: what init and the agent are is one uid.
+fn streams_of(terminal: bool, attached: Attached<OwnedFd>) -> Result<CommandStreams<OwnedFd>, HostError> {
+    let streams = CommandStreams::take(terminal, attached)?;
+    match &streams {
+        CommandStreams::Terminal(master) => Kind::TerminalMaster.check(master)?,
+        CommandStreams::Pipes([stdin, outputs @ ..]) => {
+            Kind::PipeWriter.check(stdin)?;
+            outputs.iter().try_for_each(|output| Kind::PipeReader.check(output))?;
+        }
+    }
+    Ok(streams)
+}
+
 /// The service's and the relay's end of a stream.
 fn stream() -> Result<(OwnedFd, OwnedFd), HostError> {
     socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None).on("socketpair")
@@ -205,6 +227,25 @@ fn stream() -> Result<(OwnedFd, OwnedFd), HostError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn streams_of_another_kind_are_refused() {
+        let pipe = || rustix::pipe::pipe().unwrap();
+        let master = || rustix::pty::openpt(rustix::pty::OpenptFlags::RDWR).unwrap();
+        let ((stdin, to_stdin), (from_stdout, _), (from_stderr, _)) = (pipe(), pipe(), pipe());
+        let pipes = |first: &OwnedFd| {
+            let ends = [first, &from_stdout, &from_stderr].map(|end| end.try_clone().unwrap());
+            streams_of(false, Attached::new(ends.into()))
+        };
+        assert!(pipes(&to_stdin).is_ok());
+        let wrong = [(pipes(&stdin), "a pipe to write to"), (pipes(&master()), "a pipe to write to")];
+        let none = streams_of(true, Attached::new(vec![to_stdin]));
+        for (result, kind) in wrong.into_iter().chain([(none, "the master of a terminal")]) {
+            assert_eq!(result.unwrap_err().to_string(), format!("a descriptor that is not {kind}"));
+        }
+        assert!(streams_of(true, Attached::new(vec![master()])).is_ok());
+        assert!(streams_of(true, Attached::new(vec![])).is_err());
+    }
 
     #[test]
     fn numbers_are_used_once_and_commands_are_bounded() {

@@ -114,8 +114,9 @@ impl Keeper {
 
     /// From now on calls that the filter refuses are received.
     pub(super) fn watch_refused(&mut self, listener: OwnedFd) -> Result<(), HostError> {
+        let listener = Refused::new(listener)?;
         self.event_loop.add(&listener, Source::Refused, EventFlags::IN).on("epoll")?;
-        self.audit.refused = Some(Refused::new(listener));
+        self.audit.refused = Some(listener);
         Ok(())
     }
 

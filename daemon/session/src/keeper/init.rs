@@ -6,7 +6,7 @@ use agentd_kernel::event_loop::EventFlags;
 use agentd_kernel::packets::{MAX_DESCRIPTORS, PacketError, Packets};
 use agentd_kernel::process::Child;
 use agentd_policy::event::{End, EventBody};
-use agentd_policy::wire::{MAX_KEEPER_PACKET, decode};
+use agentd_policy::wire::{Attached, MAX_KEEPER_PACKET, WireError, decode_with};
 use rustix::event::{PollFd, PollFlags};
 
 use super::outbox::Outbox;
@@ -65,15 +65,14 @@ impl Keeper {
                     return Ok(());
                 }
             };
-            let Ok(message) = decode(&packet.bytes) else {
-                self.finish(End::Failed { what: "init: a message malformed".into() });
-                continue;
-            };
-            self.handle_message(message, packet.descriptors)?;
+            match decode_with(&packet.bytes, packet.descriptors) {
+                Ok((message, attached)) => self.handle_message(message, attached)?,
+                Err(error) => self.finish(End::Failed { what: format!("init: {error}") }),
+            }
         }
     }
 
-    fn handle_message(&mut self, message: FromInit, descriptors: Vec<OwnedFd>) -> Result<(), HostError> {
+    fn handle_message(&mut self, message: FromInit, attached: Attached<OwnedFd>) -> Result<(), HostError> {
         match message {
             FromInit::Running => {
                 self.spool.push(EventBody::Started);
@@ -88,11 +87,11 @@ impl Keeper {
                 self.finish(End::Failed { what: format!("init: {step}: {why}") });
             }
             FromInit::Carry { command, terminal } => {
-                self.command_started(command, terminal, descriptors)?;
+                self.command_started(command, terminal, attached)?;
             }
             FromInit::CommandNotRun { command, not_run } => self.command_not_run(command, not_run),
             FromInit::CommandExited { command, status } => self.command_exited(command, status),
-            FromInit::Entered { number, errno } => self.entered(number, errno, descriptors),
+            FromInit::Entered { number, errno } => self.entered(number, errno, attached),
             FromInit::NetworkReady | FromInit::Sockets | FromInit::Confined { .. } => {
                 self.finish(End::Failed { what: "init: an unexpected message".into() });
             }
@@ -106,6 +105,7 @@ impl Keeper {
     /// [`NotConfined`]: the session ends.
     pub fn confined(&mut self) -> Result<u32, NotConfined> {
         let failed = |why: &'static str| NotConfined::Host(HostError::unfit(why));
+        let malformed = |error: WireError| NotConfined::Host(error.into());
         let mut opened = self.egress_state.is_none();
         loop {
             let mut due = [PollFd::new(&self.init.outbox.socket, PollFlags::IN)];
@@ -114,19 +114,19 @@ impl Keeper {
                 Err(errno) => return Err(NotConfined::Host(errno.into())),
             }
             match self.init.outbox.socket.receive(MAX_KEEPER_PACKET, MAX_DESCRIPTORS) {
-                Ok(Some(packet)) => match decode(&packet.bytes) {
-                    Ok(FromInit::Sockets) if !opened => {
-                        self.open_egress(packet.descriptors).map_err(NotConfined::Host)?;
+                Ok(Some(packet)) => match decode_with(&packet.bytes, packet.descriptors) {
+                    Ok((FromInit::Sockets, attached)) if !opened => {
+                        self.open_egress(attached).map_err(NotConfined::Host)?;
                         opened = true;
                     }
-                    Ok(FromInit::Confined { landlock_abi }) if opened => {
-                        let refused = packet.descriptors.into_iter().next();
-                        let refused = refused.ok_or_else(|| failed("nothing listens for refused calls"))?;
+                    Ok((FromInit::Confined { landlock_abi }, mut attached)) if opened => {
+                        let refused = attached.one().map_err(malformed)?;
                         self.watch_refused(refused).map_err(NotConfined::Host)?;
                         return Ok(landlock_abi);
                     }
-                    Ok(FromInit::Failed { step, why }) => return Err(NotConfined::Init { step, why }),
-                    _ => return Err(failed("an unexpected answer")),
+                    Ok((FromInit::Failed { step, why }, _)) => return Err(NotConfined::Init { step, why }),
+                    Ok(_) => return Err(failed("an unexpected answer")),
+                    Err(error) => return Err(malformed(error)),
                 },
                 Err(PacketError::WouldBlock) => {}
                 Ok(None) => return Err(failed("it ended before it was confined")),

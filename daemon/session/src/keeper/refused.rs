@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use agentd_kernel::seccomp::{AGENT, Call, Listener, Options, Received};
+use agentd_kernel::seccomp::{AGENT, Call, Listener, Options, Received, SeccompError};
 use agentd_policy::event::{Actor, EventBody};
 
 use super::processes::Processes;
@@ -18,6 +18,9 @@ const KINDS: usize = 64;
 const OF_ONE: usize = 8;
 /// The most calls that are answered in one turn.
 const TURN: usize = 64;
+
+/// The filter's own allow more, and change no refusal that is notified of.
+const OPTIONS: Options = Options { memfd_create: false, set_gid: false };
 
 /// Who was refused what.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -44,10 +47,11 @@ pub struct Refused {
 
 impl Refused {
     /// What init's filter notifies of.
-    pub fn new(listener: OwnedFd) -> Self {
-        // The filter's options allow more, and change no refusal that is notified of.
-        let options = Options { memfd_create: false, set_gid: false };
-        Self { listener: Listener::new(listener, AGENT, options), counted: BTreeMap::new() }
+    ///
+    /// # Errors
+    /// If `listener` is something else.
+    pub fn new(listener: OwnedFd) -> Result<Self, SeccompError> {
+        Ok(Self { listener: Listener::adopt(listener, AGENT, OPTIONS)?, counted: BTreeMap::new() })
     }
 
     /// Answers what waits, one turn of it: each call fails, whatever could be read of its caller.
@@ -156,7 +160,8 @@ mod tests {
     use super::*;
 
     fn refused() -> Refused {
-        Refused::new(std::fs::File::open("/dev/null").unwrap().into())
+        let null = std::fs::File::open("/dev/null").unwrap().into();
+        Refused { listener: Listener::new(null, AGENT, OPTIONS), counted: BTreeMap::new() }
     }
 
     fn actor(pid: u32) -> Actor {

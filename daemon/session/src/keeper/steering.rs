@@ -11,7 +11,7 @@ use agentd_policy::Refusal;
 use agentd_policy::event::EventBody;
 use agentd_policy::network::Change;
 use agentd_policy::rule::Rule;
-use agentd_policy::wire::{FromKeeper, FromRoot, MAX_KEEPER_PACKET, ToRelay, ToRoot, decode, encode};
+use agentd_policy::wire::{FromKeeper, FromRoot, MAX_KEEPER_PACKET, ToRelay, ToRoot, decode_with, encode};
 
 use super::Keeper;
 use super::source::{Events, Source};
@@ -85,11 +85,13 @@ impl Keeper {
                 Ok(Some(packet)) => packet,
                 Ok(None) | Err(_) => continue,
             };
-            let changed = match decode(&packet.bytes) {
-                Ok(FromRoot::Change { .. }) if self.service.steering.changed.len() >= MAX_CONNECTIONS => {
+            let changed = match decode_with(&packet.bytes, packet.descriptors) {
+                Ok((FromRoot::Change { .. }, _))
+                    if self.service.steering.changed.len() >= MAX_CONNECTIONS =>
+                {
                     Err(busy())
                 }
-                Ok(FromRoot::Change { change, uid }) => self.change_policy(&change, uid),
+                Ok((FromRoot::Change { change, uid }, _)) => self.change_policy(&change, uid),
                 Err(error) => {
                     tracing::error!(%error, "the launcher sent what is no message");
                     continue;

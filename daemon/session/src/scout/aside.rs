@@ -2,8 +2,10 @@
 
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
+use agentd_kernel::descriptor::Kind;
 use agentd_policy::event::Aside;
 use agentd_policy::git::changed;
+use agentd_policy::wire::Attached;
 use rustix::fs::{Dir, Mode};
 
 use super::report::{CopyKind, CopyOf, Found, Part};
@@ -16,16 +18,14 @@ const MAX_CONFIG: u64 = 2 << 20;
 const MAX_HOOKS: usize = 1024;
 
 /// Looks at every copy; what does not come with its descriptors is reported as unreadable.
-pub fn look(copies: &[CopyOf], descriptors: &[OwnedFd], found: &mut Found) {
-    let mut rest = descriptors;
+pub fn look(copies: &[CopyOf], mut descriptors: Attached<OwnedFd>, found: &mut Found) {
     for copy in copies {
-        let count = copy.kind.descriptors().min(rest.len());
-        let (own, others) = rest.split_at(count);
-        rest = others;
-        let changes = match (copy.kind, own) {
-            (CopyKind::Config(part), [dir, start]) => configuration(dir, (start, part), &copy.name),
-            (CopyKind::Hooks, [upper]) => hooks(upper.as_fd(), &copy.name),
-            _ => None,
+        let changes = match copy.kind {
+            CopyKind::Config(part) => descriptors.array().ok().and_then(|[dir, start]: [OwnedFd; 2]| {
+                Kind::Directory.check(&dir).ok()?;
+                configuration(&dir, (&start, part), &copy.name)
+            }),
+            CopyKind::Hooks => descriptors.one().ok().and_then(|upper| hooks(upper.as_fd(), &copy.name)),
         };
         for (path, change) in changes.unwrap_or_else(|| vec![(copy.name.clone(), Aside::Unreadable)]) {
             if found.aside.len() < MAX_FOUND {

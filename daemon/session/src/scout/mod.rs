@@ -24,7 +24,7 @@ use agentd_policy::Refusal;
 use agentd_policy::event::Finding;
 use agentd_policy::mount::Workspace;
 use agentd_policy::names::{AbsPath, RelPath};
-use agentd_policy::wire::{MAX_PACKET, decode, encode};
+use agentd_policy::wire::{MAX_PACKET, decode_with, encode};
 
 use crate::error::{HostError, On as _};
 use report::{Configuration, Found};
@@ -123,9 +123,9 @@ impl Commission<'_> {
         let Some(asked) = socket.receive(MAX_PACKET, 2 * MAX_COPIES)? else {
             return Ok(());
         };
-        let SearchAgain { copies } = decode(&asked.bytes)?;
+        let (SearchAgain { copies }, attached) = decode_with(&asked.bytes, asked.descriptors)?;
         let mut found = self.last(&top, &before);
-        aside::look(&copies, &asked.descriptors, &mut found);
+        aside::look(&copies, attached, &mut found);
         let found = encode(&FromScout::Found(found))?;
         Ok(socket.send(&found, &[])?)
     }
@@ -214,9 +214,11 @@ impl Commission<'_> {
 }
 
 impl Scout {
-    /// Its next message; `None` if it is gone.
+    /// Its next message; `None` if it is gone, or sent something else.
     pub fn receive(&self) -> Result<Option<FromScout>, PacketError> {
-        Ok(self.socket.receive(MAX_PACKET, 0)?.and_then(|packet| decode(&packet.bytes).ok()))
+        let packet = self.socket.receive(MAX_PACKET, 0)?;
+        let message = packet.and_then(|packet| decode_with(&packet.bytes, packet.descriptors).ok());
+        Ok(message.map(|(message, _)| message))
     }
 
     /// Has it search once more, and look at copies of what is in its workspace.

@@ -1,8 +1,11 @@
 //! What a search reports.
 
+use std::ops::RangeInclusive;
+
 use agentd_policy::Refusal;
 use agentd_policy::event::{Aside, Finding};
 use agentd_policy::names::RelPath;
+use agentd_policy::wire::Message;
 use serde::{Deserialize, Serialize};
 
 /// What stands for a name that is missing and must not be made.
@@ -71,6 +74,12 @@ pub enum FromScout {
     Found(Found),
 }
 
+impl Message for FromScout {
+    fn descriptors(&self) -> RangeInclusive<usize> {
+        0..=0
+    }
+}
+
 /// What was found at the end: the first of each kind by its path in the workspace, and how many more.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Found {
@@ -89,6 +98,13 @@ pub struct Found {
 pub struct SearchAgain {
     /// The copies of what is in the workspace.
     pub copies: Vec<CopyOf>,
+}
+
+impl Message for SearchAgain {
+    fn descriptors(&self) -> RangeInclusive<usize> {
+        let count = self.copies.iter().map(|copy| copy.kind.descriptors()).sum();
+        count..=count
+    }
 }
 
 /// A copy that a session could change.

@@ -4,6 +4,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use agentd_kernel::descriptor::Kind;
 use agentd_kernel::packets::{Packet, PacketError};
 use agentd_policy::event::{EventBody, SourceEvent};
 use agentd_policy::names::SessionId;
@@ -225,7 +226,15 @@ fn message(
 ) -> Option<Result<Message, Option<u16>>> {
     match packet {
         Ok(Some(packet)) => match wire::decode_with(&packet.bytes, packet.descriptors) {
-            Ok((message, attached)) => Some(Ok((message, attached.rest().pop()))),
+            Ok((message, attached)) => {
+                match attached.rest().pop().map(|fd| Kind::UnixStream.take(fd)).transpose() {
+                    Ok(stream) => Some(Ok((message, stream))),
+                    Err(error) => {
+                        tracing::error!(%session, %error, "a keeper sent another descriptor");
+                        Some(Err(None))
+                    }
+                }
+            }
             Err(error) => {
                 tracing::error!(%session, %error, "a keeper sent a malformed message");
                 Some(Err(match error {

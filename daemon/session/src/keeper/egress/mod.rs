@@ -14,6 +14,7 @@ use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use agentd_kernel::descriptor::{Ip, Kind};
 use agentd_kernel::memfd::Sealed;
 use agentd_kernel::nft::NftError;
 use agentd_kernel::route::Routes;
@@ -136,6 +137,22 @@ impl EgressState {
     }
 }
 
+/// The sockets of `egress`, which init has opened.
+///
+/// # Errors
+/// If there are fewer or more, or one is another kind of descriptor.
+fn sockets_of(egress: &Egress, mut attached: Attached<OwnedFd>) -> Result<EgressSockets<OwnedFd>, HostError> {
+    let sockets = EgressSockets::take(egress, &mut attached)?;
+    attached.finish()?;
+    let EgressSockets { tcp, dns, proxy, udp, local } = &sockets;
+    let pair = |kind: fn(Ip) -> Kind, pair: &[OwnedFd; 2]| {
+        Ip::BOTH.into_iter().zip(pair).try_for_each(|(ip, socket)| kind(ip).check(socket))
+    };
+    [tcp].into_iter().chain(proxy).chain(local).try_for_each(|two| pair(Kind::TcpListener, two))?;
+    [dns].into_iter().chain(udp.iter().map(|(_, two)| two)).try_for_each(|two| pair(Kind::Udp, two))?;
+    Ok(sockets)
+}
+
 impl Keeper {
     /// Whether its session egress, or may have one later.
     pub fn dials(&self) -> bool {
@@ -144,18 +161,15 @@ impl Keeper {
 
     /// Hands the sockets of the egress, which init has opened, to the relay, with what it needs besides, and those of
     /// what is published.
-    pub(super) fn open_egress(&mut self, sockets: Vec<OwnedFd>) -> Result<(), HostError> {
+    pub(super) fn open_egress(&mut self, sockets: Attached<OwnedFd>) -> Result<(), HostError> {
         let (Some(egress_state), Some(control)) = (&mut self.egress_state, &mut self.relay.control) else {
             return Err(HostError::unfit("egress that was not planned"));
         };
-        if sockets.len() != egress_state.egress.sockets() {
-            return Err(HostError::unfit(format!("{} sockets for its egress", sockets.len())));
-        }
         if self.relay.trust.is_some() != egress_state.egress.asks_over_tls() {
             return Err(HostError::unfit("a CA bundle that is missing, or for nothing"));
         }
         let egress = Box::new(egress_state.egress.clone());
-        let sockets = EgressSockets::take(&egress, &mut Attached::new(sockets))?;
+        let sockets = sockets_of(&egress, sockets).on("the sockets of its egress")?;
         let table = egress_state.listed.as_ref().map(|listed| listed.table.try_clone()).transpose();
         let blocklist = table.on("blocklists")?;
         let message = ToRelay::Network { egress, blocklist: blocklist.is_some() };

@@ -2,11 +2,12 @@
 //! where it has no right that another user had not; the relay accepts on them. For each connection init makes one to
 //! the session's own loopback, on the keeper's word, which judges each.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::time::Instant;
 
+use agentd_kernel::descriptor::{Ip, Kind};
 use agentd_policy::Refusal;
 use agentd_policy::egress::Purpose;
 use agentd_policy::event::{End, NetEvent};
@@ -14,12 +15,13 @@ use agentd_policy::protocol::Protocol;
 use agentd_policy::publish::Publish;
 use agentd_policy::rule::Rule;
 use agentd_policy::token_bucket::TokenBucket;
-use agentd_policy::wire::MAX_INWARD;
+use agentd_policy::wire::{Attached, MAX_INWARD};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, ipproto, sockopt};
 
 use super::super::Keeper;
 use super::EVENTS_OF_ONE;
+use crate::error::HostError;
 use crate::init::ToInit;
 
 /// How many connections wait for being accepted.
@@ -34,7 +36,7 @@ pub struct Inward {
     /// On their way to the relay.
     listeners: Vec<(Publish, Vec<OwnedFd>)>,
     /// Questions of the relay's that init has not answered.
-    asked: BTreeSet<u32>,
+    asked: BTreeMap<u32, Ip>,
     entries: TokenBucket,
 }
 
@@ -42,7 +44,7 @@ impl Default for Inward {
     fn default() -> Self {
         Self {
             listeners: Vec::new(),
-            asked: BTreeSet::new(),
+            asked: BTreeMap::new(),
             entries: TokenBucket::new(ENTRIES.0, ENTRIES.1),
         }
     }
@@ -141,9 +143,10 @@ impl Keeper {
             return Err(Errno::ACCESS);
         }
         let asked = &mut egress_state.inward.asked;
-        if asked.len() >= MAX_INWARD || !asked.insert(number) {
+        if asked.len() >= MAX_INWARD || asked.contains_key(&number) {
             return Err(Errno::AGAIN);
         }
+        asked.insert(number, if to.is_ipv4() { Ip::V4 } else { Ip::V6 });
         if to.is_ipv4() {
             egress_state.coalescer.emit(event(None), &mut self.spool);
         }
@@ -151,19 +154,28 @@ impl Keeper {
     }
 
     /// Init has connected, or could not.
-    pub fn entered(&mut self, number: u32, errno: Option<i32>, mut sockets: Vec<OwnedFd>) {
-        let asked =
-            self.egress_state.as_mut().is_some_and(|egress_state| egress_state.inward.asked.remove(&number));
-        let begun = match (sockets.pop().filter(|_| sockets.is_empty()), errno) {
-            (Some(socket), None) if asked => Ok(socket),
-            (None, Some(errno)) if asked => Err(Errno::from_raw_os_error(errno)),
-            _ => {
-                self.finish(End::Failed { what: "init: a connection that nobody asked for".into() });
-                return;
-            }
+    pub fn entered(&mut self, number: u32, errno: Option<i32>, attached: Attached<OwnedFd>) {
+        let inward = self.egress_state.as_mut().map(|egress_state| &mut egress_state.inward);
+        let Some(ip) = inward.and_then(|inward| inward.asked.remove(&number)) else {
+            self.finish(End::Failed { what: "init: a connection that nobody asked for".into() });
+            return;
         };
-        self.dialled(number, begun);
+        match errno {
+            Some(errno) => self.dialled(number, Err(Errno::from_raw_os_error(errno))),
+            None => match connection(ip, attached) {
+                Ok(socket) => self.dialled(number, Ok(socket)),
+                Err(error) => self.finish(End::Failed { what: format!("init: a connection: {error}") }),
+            },
+        }
     }
+}
+
+/// The socket of a connection into the session.
+///
+/// # Errors
+/// If it is another kind of descriptor, or there is none.
+fn connection(ip: Ip, mut attached: Attached<OwnedFd>) -> Result<OwnedFd, HostError> {
+    Ok(Kind::Tcp(ip).take(attached.one()?)?)
 }
 
 /// A socket that listens on `address` of the host's loopback, and that nobody shares: a port in use is refused,
