@@ -95,6 +95,10 @@ impl Sessions for Rogue {
         not_played()
     }
 
+    async fn reviewed(&self, _: Request<ReviewedRequest>) -> Result<Response<ReviewedReply>, Status> {
+        not_played()
+    }
+
     async fn remove(&self, _: Request<RemoveRequest>) -> Result<Response<RemoveReply>, Status> {
         not_played()
     }

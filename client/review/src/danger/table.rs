@@ -119,7 +119,9 @@ struct Pattern {
 }
 
 /// The patterns by their last components, and those with a `*` in it.
-static TABLE: LazyLock<(HashMap<&'static str, Vec<Pattern>>, Vec<Pattern>)> = LazyLock::new(|| {
+type Table = (HashMap<&'static str, Vec<Pattern>>, Vec<Pattern>);
+
+static TABLE: LazyLock<Table> = LazyLock::new(|| {
     let (mut exact, mut globs): (HashMap<_, Vec<_>>, Vec<_>) = (HashMap::new(), Vec::new());
     for (danger, names) in NAMES {
         for name in names.split_whitespace() {

@@ -73,7 +73,8 @@ pub fn listed(changes: &Changes) -> Vec<bool> {
         let has_more = next.is_some_and(|next| next.path.is_within(&change.path));
         let other = matches!(change.action(), Action::Mode | Action::Type);
         let is_parent = is_directory(change) && has_more && !other;
-        !is_parent && !(change.after.is_none() && moved.contains(&change.path))
+        let is_source = change.after.is_none() && moved.contains(&change.path);
+        !is_parent && !is_source
     };
     changes.0.iter().zip(next).map(is_listed).collect()
 }
