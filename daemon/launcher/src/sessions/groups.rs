@@ -9,6 +9,7 @@ use agentd_policy::limits::Limits as Planned;
 
 use super::{Sessions, bounds, sockets};
 use crate::context::Context;
+use crate::open_files::memory;
 use agentd_session::error::{HostError, On as _};
 
 /// The path of a session's group of this kind.
@@ -175,27 +176,18 @@ fn make(hierarchies: &Hierarchies, path: &str, limits: &Limits) -> Result<Group,
 
 /// What all sessions of the host may use up: as configured, or what leaves the host some room.
 pub fn of_host(bounds: &Bounds) -> Result<Limits, HostError> {
-    let read = |path: &str| std::fs::read_to_string(path).on(path);
     let memory = match bounds.host_memory {
         Some(bytes) => bytes,
-        None => {
-            seven_eighths(&read("/proc/meminfo")?).ok_or(HostError::unfit("/proc/meminfo: no MemTotal"))?
-        }
+        None => memory()? / 8 * 7,
     };
     let pids = match bounds.host_pids {
         Some(pids) => pids,
         None => {
-            let number = |path: &str| read(path)?.trim().parse::<u64>().on(path);
+            let number = |path: &str| std::fs::read_to_string(path).on(path)?.trim().parse::<u64>().on(path);
             number("/proc/sys/kernel/pid_max")?.min(number("/proc/sys/kernel/threads-max")?) / 2
         }
     };
     Ok(Limits { memory, pids, cpus: None, sockets: sockets::of_host()? })
-}
-
-fn seven_eighths(meminfo: &str) -> Option<u64> {
-    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
-    let kilobytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    kilobytes.checked_mul(1024).map(|bytes| bytes / 8 * 7)
 }
 
 #[cfg(test)]
@@ -204,13 +196,11 @@ mod tests {
 
     #[test]
     fn the_host_keeps_an_eighth() {
-        assert_eq!(seven_eighths("MemFree: 1 kB\nMemTotal:       8 kB\n"), Some(7168));
-        assert_eq!(seven_eighths("MemTotal: x kB\n"), None);
-        assert_eq!(seven_eighths(""), None);
         let bounds = Bounds { host_memory: Some(5), host_pids: Some(6), ..Bounds::default() };
         let limits = of_host(&bounds).unwrap();
         assert_eq!((limits.memory, limits.pids, limits.cpus), (5, 6, None));
         let limits = of_host(&Bounds::default()).unwrap();
+        assert_eq!(limits.memory, memory().unwrap() / 8 * 7);
         assert!(limits.memory > 0 && limits.pids > 0);
     }
 }

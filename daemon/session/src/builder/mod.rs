@@ -14,7 +14,6 @@ mod prepare;
 mod proc;
 mod relay;
 mod root;
-mod sockets;
 mod steps;
 mod streams;
 mod sysfs;

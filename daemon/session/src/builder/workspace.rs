@@ -79,9 +79,6 @@ impl Placer<'_> {
         let tree = match workspace.mode {
             WorkspaceMode::Direct => {
                 source.tree.restrict(WRITABLE_EXEC, Some(self.writable)).map_err(|e| cannot_map(path, &e))?;
-                let agent = FsIds::assume(self.lease.agent.get());
-                super::sockets::refuse(source.tree.as_fd(), path, &workspace.sockets)?;
-                drop(agent);
                 None
             }
             WorkspaceMode::Ro => Some(view::of(self.root, &source.tree, self.owners, path)?),

@@ -168,9 +168,7 @@ impl Copying {
 fn give_up(owner: u32, tree: BorrowedFd<'_>) -> Result<(), HostError> {
     process::set_title(c"agentd-etc")?;
     process::close_all_but(&[tree])?;
-    creds::become_ids(owner, owner)?;
-    creds::drop_all_capabilities()?;
-    creds::no_new_privs()?;
+    creds::NoHostRights::of(owner, owner, &[])?;
     Ok(creds::parent_death_signal()?)
 }
 

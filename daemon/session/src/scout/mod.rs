@@ -9,6 +9,7 @@ mod objects;
 mod report;
 mod repository;
 mod search;
+mod sockets;
 mod tools;
 mod trouble;
 mod walk;
@@ -153,7 +154,9 @@ impl Commission<'_> {
         mut copies: std::fs::File,
     ) -> Result<(FromScout, Option<State>), HostError> {
         let mut search = Search::of(self.workspace, None);
-        let report = search.run(top.as_fd(), self.agent).and_then(|()| search.report());
+        let report = sockets::refuse(top.as_fd(), &self.workspace.sockets)
+            .and_then(|()| search.run(top.as_fd(), self.agent))
+            .and_then(|()| search.report());
         let mut report = match report {
             Ok(report) => report,
             Err(trouble) => {

@@ -107,9 +107,9 @@ impl<'a> Search<'a> {
     /// Searches the directory `top`; `own` is the agent's uid.
     pub fn run(&mut self, top: BorrowedFd<'_>, own: u32) -> Result<(), Trouble> {
         let open = || openat(top, ".", DIRECTORY, Mode::empty()).map_err(|e| Trouble::Host(Vec::new(), e));
-        walk(open()?, own, Inside::Nothing, |dir, inside| self.visit(dir, *inside))?;
+        walk(open()?, Some(own), Inside::Nothing, |dir, inside| self.visit(dir, *inside))?;
         if !self.linked.is_empty() {
-            walk(open()?, own, (), |dir, ()| Ok(self.names_of_linked(dir)))?;
+            walk(open()?, Some(own), (), |dir, ()| Ok(self.names_of_linked(dir)))?;
         }
         if self.guards.len() + self.masks.len() > MAX_NAMES {
             return Err(Trouble::TooMany);

@@ -16,6 +16,8 @@ pub enum Trouble {
     TooMany,
     /// A directory of the caller's that is closed to the agent, which could open it again.
     Closed(Vec<u8>),
+    /// A Unix socket that the profile does not name.
+    Socket(Vec<u8>),
     /// A name to cover that is not UTF-8.
     NotUtf8(Vec<u8>),
     /// A name to cover that is a link.
@@ -32,9 +34,7 @@ impl Trouble {
         let at = |path: &[u8]| format!("{top}/{}", String::from_utf8_lossy(path));
         match self {
             Self::TooLarge(most) => Refusal::new(
-                format!(
-                    "{top} has more than {most} files, too many to find the names that are masked or protected in it"
-                ),
+                format!("{top} has more than {most} files, too many to be searched"),
                 Rule::WorkspaceLarge,
                 "use a smaller directory, or a profile whose masks are literal names (and mode overlay)",
             ),
@@ -49,9 +49,14 @@ impl Trouble {
                 "use a smaller directory, or mode overlay",
             ),
             Self::Closed(path) => Refusal::new(
-                format!("{} cannot be searched for names to mask and protect", at(&path)),
+                format!("{} cannot be searched", at(&path)),
                 Rule::WorkspaceClosed,
-                "make it readable, or move it away",
+                "make it readable, move it away, or use mode overlay",
+            ),
+            Self::Socket(path) => Refusal::new(
+                format!("{} is a Unix socket", at(&path)),
+                Rule::WorkspaceSocket,
+                "use mode overlay, or name it in `sockets` of the profile's workspace",
             ),
             Self::NotUtf8(path) => Refusal::new(
                 format!("{} is to be covered and is not UTF-8", at(&path)),

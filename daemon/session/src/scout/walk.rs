@@ -70,10 +70,10 @@ struct Pending<T> {
 
 /// Visits every directory from `top` on. `visit` is given each with the mark that its parent gave it, and says which of
 /// its directories are gone into, by their index, with which mark. `own` is the uid whose closed directories could be
-/// opened with its rights.
+/// opened with its rights; without it, every closed directory is trouble.
 pub fn walk<T>(
     top: OwnedFd,
-    own: u32,
+    own: Option<u32>,
     first: T,
     mut visit: impl FnMut(&Directory<'_>, &T) -> Result<Vec<(usize, T)>, Trouble>,
 ) -> Result<(), Trouble> {
@@ -99,7 +99,7 @@ pub fn walk<T>(
             Ok(fd) => next = Some((Rc::new(fd), path, depth, mark)),
             Err(Errno::ACCESS) => {
                 let stat = rustix::fs::statat(&*parent, name.as_slice(), AtFlags::SYMLINK_NOFOLLOW);
-                if stat.is_ok_and(|stat| stat.st_uid == own) {
+                if own.is_none_or(|own| stat.is_ok_and(|stat| stat.st_uid == own)) {
                     return Err(Trouble::Closed(path));
                 }
             }

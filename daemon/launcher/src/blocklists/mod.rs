@@ -2,6 +2,8 @@
 //! does, with nothing but their descriptors, a pipe, and memory into which it writes the table of their names. That is
 //! sealed, and every session that begins egress has it.
 
+mod reader;
+
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt as _;
@@ -10,7 +12,7 @@ use std::time::Duration;
 use agentd_kernel::memfd::{self, Sealed};
 use agentd_kernel::process::{self, Child, CloneArgs, SingleThreaded};
 use agentd_kernel::{creds, lockdown};
-use agentd_policy::blocklist::{self, Blocklist, Compiler, KEY, ListFile, MAX_TABLE, Summary};
+use agentd_policy::blocklist::{self, Blocklist, KEY, ListFile, MAX_TABLE, Summary};
 use agentd_policy::event::ExitStatus;
 use agentd_policy::wire::{MAX_PACKET, decode, encode};
 use rustix::event::{PollFd, PollFlags};
@@ -46,10 +48,6 @@ struct NotRead {
 impl NotRead {
     fn host(error: impl Into<HostError>) -> Self {
         Self { list: None, why: error.into().to_string() }
-    }
-
-    fn file(list: u8, error: &dyn std::error::Error) -> Self {
-        Self { list: Some(list), why: error.to_string() }
     }
 }
 
@@ -186,22 +184,7 @@ struct Worker<'a> {
 impl Worker<'_> {
     fn run(&self, ids: (u32, u32), writer: BorrowedFd<'_>) -> Report {
         self.give_up(ids, writer).map_err(NotRead::host)?;
-        let labels = self.lists.iter().map(|list| list.label.clone()).collect();
-        let mut compiler = Compiler::new(self.key, labels);
-        let mut summaries = Vec::new();
-        for (number, file) in (0..).zip(&self.files) {
-            let read = blocklist::read(file, |scope, name| compiler.add(number, scope, name));
-            summaries.push(read.map_err(|error| NotRead::file(number, &error))?);
-            compiler.check().map_err(|full| NotRead::file(number, &full))?;
-        }
-        let written = compiler.finish(|mut bytes| {
-            while !bytes.is_empty() {
-                bytes = &bytes[rustix::io::retry_on_intr(|| rustix::io::write(self.table, bytes))?..];
-            }
-            Ok::<_, rustix::io::Errno>(())
-        });
-        written.map_err(NotRead::host)?;
-        Ok(summaries)
+        reader::compile(self.lists, &self.files, self.table, self.key)
     }
 
     /// Everything but the descriptors that it works on.
