@@ -94,6 +94,22 @@ impl Question {
         &self.plan
     }
 
+    /// Has the daemon keep the session once it has ended, though it is to be removed: the client looks at it first.
+    ///
+    /// # Errors
+    /// None that the question as it was did not have.
+    pub fn keep(&mut self) -> Result<(), Failure> {
+        (self.spec.remove, self.request.remove) = (false, false);
+        let Self { request, profile, side, upstream, caller, .. } = self;
+        self.plan = decide(request, profile, &side.site.bounds, upstream, caller)?.into_plan();
+        Ok(())
+    }
+
+    /// Whether what it changes in a workspace goes to an overlay.
+    pub fn has_overlay(&self) -> bool {
+        self.plan.workspaces.iter().any(|workspace| workspace.mode == Mode::Overlay)
+    }
+
     /// Opens what is wanted, agrees to the session that it makes, and hands both to the launcher: what to ask the
     /// service for, and what has to be held until it has answered.
     ///

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use agentd_policy::size::{format_size, readable_duration};
-use agentd_proto::v1::{Event, EventsRequest, ExecDetail};
+use agentd_proto::v1::{Event, EventsRequest, ExecDetail, ReviewDetail};
 
 use crate::cli::{Decision, EventsArgs};
 use crate::connect::Socket;
@@ -127,6 +127,13 @@ fn detail(event: &Event) -> String {
             let _ = write!(out, " is {}", words(&dns.answers));
         }
         out.push_str(&times(dns.count));
+    }
+    if let Some(review) = &event.review {
+        let ReviewDetail { action, files, remaining, user } = review;
+        let _ = write!(out, " {action} {files}, {remaining} left");
+        if let Some(user) = user {
+            let _ = write!(out, " by {user}");
+        }
     }
     if let Some(policy) = &event.policy {
         let _ = write!(out, " {}", policy.change);

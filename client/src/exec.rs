@@ -4,12 +4,13 @@ use std::path::Path;
 
 use agentd_proto::v1::ExecOpen;
 
-use crate::attach;
+use crate::attach::{self, Ended};
 use crate::cli::{AttachArgs, ExecArgs};
 use crate::connect::Socket;
-use crate::failure::Failure;
+use crate::failure::{Failure, say};
 use crate::habits;
 use crate::offer::utf8;
+use crate::review;
 use crate::run::code;
 use crate::signals::Signals;
 use crate::spec::{bytes, env_flag};
@@ -26,7 +27,14 @@ pub async fn attach(socket: &Socket, args: AttachArgs) -> Result<i32, Failure> {
     let client = socket.connect().await?;
     let mut signals = Signals::take_over()?;
     let keys = args.detach_keys.unwrap_or_default();
-    Ok(code(&attach::attach(socket, client, target, keys, &mut signals).await?))
+    let outcome = attach::attach(socket, client.clone(), target, keys, &mut signals).await?;
+    let code = code(&outcome);
+    if matches!(outcome.ended, Ended::Exit(_))
+        && let Err(failure) = review::attached_ended(socket, &client, &outcome.id, args.quiet).await
+    {
+        say(&format!("what it changed was not looked at: {failure}"));
+    }
+    Ok(code)
 }
 
 /// Runs one more command in a session. Returns its exit code.

@@ -11,7 +11,8 @@ use agentd_request::limits::planned;
 use crate::cli::IdsArgs;
 use crate::connect::{Socket, answer};
 use crate::failure::Failure;
-use crate::sessions::{All, attached, state};
+use crate::sessions::{attached, state};
+use crate::several::All;
 use crate::show::{clean, json, print};
 
 /// Prints all that is known of sessions.

@@ -21,6 +21,7 @@ mod doctor;
 mod events;
 mod exec;
 mod failure;
+mod find;
 mod gitdirs;
 mod habits;
 mod inspect;
@@ -32,10 +33,10 @@ mod pipes;
 mod profile;
 mod progress;
 mod quantity;
-#[expect(dead_code, reason = "no command calls it yet")]
 mod review;
 mod run;
 mod sessions;
+mod several;
 mod show;
 mod side;
 mod signals;
@@ -112,6 +113,9 @@ async fn dispatch(cli: Cli, started: Instant) -> Result<i32, Failure> {
         Command::Logs(args) => logs::logs(&socket, args).await,
         Command::Stop(args) => sessions::stop(&socket, args).await,
         Command::Kill(args) => sessions::kill(&socket, args).await,
+        Command::Diff(args) => review::diff(&socket, args).await,
+        Command::Apply(args) => review::apply(&socket, *args).await,
+        Command::Discard(args) => review::discard(&socket, args).await,
         Command::Rm(args) => sessions::rm(&socket, args).await,
         Command::Allow(args) => sessions::allow(&socket, args).await,
         Command::Deny(args) => sessions::deny(&socket, args).await,

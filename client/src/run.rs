@@ -5,6 +5,8 @@ use std::time::{Duration, Instant};
 
 use agentd_policy::exit_reason::ExitReason;
 use agentd_policy::git::Place;
+use agentd_policy::names::SessionId;
+use agentd_policy::rule::Rule;
 use agentd_proto::v1::{CreateReply, CreateRequest, Event, EventsRequest, Exit, KillRequest};
 
 use crate::ask::Question;
@@ -13,7 +15,9 @@ use crate::breadth;
 use crate::cli::RunArgs;
 use crate::connect::{Client, Socket};
 use crate::failure::{Failure, say};
+use crate::find::Found;
 use crate::habits;
+use crate::review::{self, After};
 use crate::show::{clean, clean_lines, json, print};
 use crate::side::Begun;
 use crate::signals::Signals;
@@ -34,6 +38,7 @@ const NOT_FOUND: i32 = 127;
 pub async fn run(socket: &Socket, args: RunArgs, started: Instant) -> Result<i32, Failure> {
     let mut steps = Steps::new(started);
     let (dry_run, as_json, timings, detach) = (args.dry_run, args.json, args.timings, args.detach);
+    let (removes, quiet, name) = (args.rm, args.quiet, args.name.clone());
     let keys = args.detach_keys.clone().unwrap_or_default();
     habits::check(&args.command)?;
     let line = habits::line(&args.command);
@@ -44,11 +49,18 @@ pub async fn run(socket: &Socket, args: RunArgs, started: Instant) -> Result<i32
     steps.mark("connect");
     let asked = asked(args)?;
     steps.mark("read");
-    let question = Question::new(side?, asked)?;
+    let mut question = Question::new(side?, asked)?;
     steps.mark("decide");
     let reach = question.plan().egress.iter().flat_map(|egress| egress.rules());
     breadth::warnings(reach).iter().for_each(|line| say(line));
     question.git().notes.iter().for_each(|line| say(line));
+    // What is about to be deleted is somebody's to look at, if there is somebody.
+    let asks = removes && !detach && question.has_overlay() && review::can_ask();
+    if asks {
+        question.keep()?;
+    }
+    let after = if asks { After::Remove } else { After::Keep };
+    let is_reviewed = question.has_overlay() && (asks || !removes);
     let Some(client) = client else {
         print_plan(&question, as_json)?;
         return Ok(0);
@@ -68,16 +80,25 @@ pub async fn run(socket: &Socket, args: RunArgs, started: Instant) -> Result<i32
         print(&(line + "\n"))?;
         return Ok(0);
     }
-    let target = Target::Session { id: created.id, watch: false, whole: true };
-    let outcome = attach(socket, client, target, keys, &mut signals).await;
+    let target = Target::Session { id: created.id.clone(), watch: false, whole: true };
+    let outcome = attach(socket, client.clone(), target, keys, &mut signals).await;
     if let Ok(outcome) = &outcome {
         steps.mark_at("attach", outcome.attached);
         steps.mark("command");
     }
     steps.print(&created.timings, timings, as_json);
-    let code = code(&outcome?);
+    let outcome = outcome?;
+    let has_exited = matches!(outcome.ended, Ended::Exit(_));
+    let code = code(&outcome);
     if let Some(hint) = line.filter(|_| code == NOT_FOUND) {
         say(&hint);
+    }
+    if is_reviewed && has_exited {
+        let id = SessionId::parse(&created.id).map_err(|error| error.refusal(Rule::SessionId))?;
+        let found = Found { label: name.unwrap_or(created.id), id, mounts: Vec::new() };
+        if let Err(failure) = review::ended(socket, &client, &found, after, quiet).await {
+            say(&format!("what it changed was not looked at: {failure}"));
+        }
     }
     Ok(code)
 }

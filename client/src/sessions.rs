@@ -3,19 +3,20 @@
 use std::time::Duration;
 
 use agentd_policy::exit_reason::ExitReason;
-use agentd_policy::names::SessionId;
 use agentd_policy::network::Change;
 use agentd_policy::offer::Steer;
-use agentd_policy::rule::Rule;
+use agentd_policy::size::readable_size;
 use agentd_proto::v1::{
-    InspectRequest, KillRequest, ListRequest, RemoveRequest, Session, StopRequest, VersionReply,
-    VersionRequest,
+    Changes, KillRequest, ListRequest, RemoveRequest, Session, StopRequest, VersionReply, VersionRequest,
 };
 use serde_json::json;
 
 use crate::cli::{AllowArgs, DenyArgs, KillArgs, PsArgs, RmArgs, StopArgs, VersionArgs};
 use crate::connect::{Socket, answer, answer_within};
 use crate::failure::Failure;
+use crate::find::find;
+use crate::review;
+use crate::several::{All, print_id};
 use crate::show::{clean, json, print, table};
 use crate::side::Side;
 use crate::terminal;
@@ -46,13 +47,14 @@ pub async fn ps(socket: &Socket, args: PsArgs) -> Result<(), Failure> {
         }
     } else {
         let rows: Vec<_> = sessions.iter().map(row).collect();
-        let heading = ["ID", "NAME", "USER", "STATE", "ATTACHED", "PROFILE", "PORTS", "CREATED", "COMMAND"];
+        let heading =
+            ["ID", "NAME", "USER", "STATE", "CHANGES", "ATTACHED", "PROFILE", "PORTS", "CREATED", "COMMAND"];
         out = table(heading, &rows, terminal::width());
     }
     print(&out)
 }
 
-fn row(session: &Session) -> [String; 9] {
+fn row(session: &Session) -> [String; 10] {
     let Session { id, name, user, profile, command, created, .. } = session;
     let (state, attached, ports) = (state(session), attached(session), session.publish.join(","));
     // To the second is enough for a person.
@@ -60,10 +62,27 @@ fn row(session: &Session) -> [String; 9] {
         Some((seconds, _)) => format!("{seconds}Z"),
         None => created.clone(),
     };
-    [id, name, user, &state, &attached, profile, &ports, &created, command].map(|cell| match clean(cell) {
+    let changes = changes(session.changes.as_ref());
+    [id, name, user, &state, &changes, &attached, profile, &ports, &created, command].map(|cell| match clean(
+        cell,
+    ) {
         cell if cell.is_empty() => "-".to_owned(),
         cell => cell.into_owned(),
     })
+}
+
+/// What its user last saw of its changes: `3 files, 12 KiB`, or where they went.
+fn changes(changes: Option<&Changes>) -> String {
+    let Some(Changes { files, bytes, state }) = changes else { return String::new() };
+    let there =
+        || format!("{files} {}, {}", if *files == 1 { "file" } else { "files" }, readable_size(*bytes));
+    match state.as_str() {
+        "none" => "none".to_owned(),
+        "unapplied" => there(),
+        "partly" => format!("{} left", there()),
+        // From the service: it is escaped with the row.
+        state => state.to_owned(),
+    }
 }
 
 /// The state, and how it came to its end; not yet escaped.
@@ -140,6 +159,9 @@ pub async fn rm(socket: &Socket, args: RmArgs) -> Result<(), Failure> {
     let mut all = All::default();
     for id in args.ids {
         let removed = answer(client.remove(RemoveRequest { id, force: args.force })).await;
+        if let Ok(reply) = &removed {
+            review::forget(&reply.id);
+        }
         all.take(removed.map(|reply| reply.id), args.json)?;
     }
     all.done()
@@ -161,60 +183,12 @@ pub async fn deny(socket: &Socket, args: DenyArgs) -> Result<(), Failure> {
     steer(socket, args.id, Change::parse(&[], &args.hosts)?, args.json).await
 }
 
-/// Which session has a name the service says; to an id that was given it cannot answer with another. Who may change it,
-/// and how far, is the launcher's to judge.
+/// Who may change it, and how far, is the launcher's to judge.
 async fn steer(socket: &Socket, id: String, change: Change, as_json: bool) -> Result<(), Failure> {
-    let mut client = socket.connect().await?;
-    let found = answer(client.inspect(InspectRequest { id: id.clone() })).await?.session;
-    let found = found.filter(|found| found.name == id || found.id.starts_with(&id));
-    let found = found.ok_or_else(|| {
-        Failure::refused(
-            format!("session {id:?}: the daemon answered with another one"),
-            Rule::SessionOther,
-            "give the whole id, and look at the daemon's log",
-        )
-    })?;
-    let session = SessionId::parse(&found.id).map_err(|error| error.refusal(Rule::SessionId))?;
+    let found = find(&socket.connect().await?, &id).await?;
+    let session = found.id.clone();
     Side::connect(socket)?.steer(Steer { session, change: Box::new(change) })?;
-    print_id(&found.id, as_json)
-}
-
-/// What became of several sessions: one that fails does not keep the others from their turn.
-#[derive(Debug, Default)]
-pub struct All(Option<Failure>);
-
-impl All {
-    /// Prints the id, or says what failed.
-    fn take(&mut self, result: Result<String, Failure>, as_json: bool) -> Result<(), Failure> {
-        match result {
-            Ok(id) => print_id(&id, as_json),
-            Err(failure) => {
-                self.failed(failure);
-                Ok(())
-            }
-        }
-    }
-
-    /// One failed. The first is kept for the end, the others are said now.
-    pub fn failed(&mut self, failure: Failure) {
-        match &self.0 {
-            None => self.0 = Some(failure),
-            Some(_) => failure.print(),
-        }
-    }
-
-    /// The first failure, if there was one.
-    ///
-    /// # Errors
-    /// That one.
-    pub fn done(self) -> Result<(), Failure> {
-        self.0.map_or(Ok(()), Err)
-    }
-}
-
-fn print_id(id: &str, as_json: bool) -> Result<(), Failure> {
-    let line = if as_json { json(&json!({ "id": id }))? } else { clean(id).into_owned() };
-    print(&(line + "\n"))
+    print_id(found.id.as_str(), as_json)
 }
 
 /// `agentctl version`. The client's own is said even if no daemon answers.
@@ -269,10 +243,10 @@ mod tests {
         let row = row(&session());
         assert_eq!(row[1], "-");
         assert_eq!(row[3], "ended (signal 15)");
-        assert_eq!(row[4], "-");
-        assert_eq!(row[6], "-");
-        assert_eq!(row[7], "2026-01-02T03:04:05Z");
-        assert_eq!(row[8], "sh -c \\u{1b}]0;x\\u{7}");
+        assert_eq!((row[4].as_str(), row[5].as_str()), ("-", "-"));
+        assert_eq!(row[7], "-");
+        assert_eq!(row[8], "2026-01-02T03:04:05Z");
+        assert_eq!(row[9], "sh -c \\u{1b}]0;x\\u{7}");
     }
 
     #[test]

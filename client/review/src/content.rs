@@ -53,6 +53,12 @@ impl Default for Budget {
 }
 
 impl Budget {
+    /// Nothing is read: sizes are known all the same.
+    #[must_use]
+    pub fn none() -> Self {
+        Self { file: 0, bytes: 0, until: Instant::now() }
+    }
+
     /// Takes what `entries` are going to cost; `false` if there is not as much left.
     fn take<'e>(&mut self, entries: impl IntoIterator<Item = &'e Entry>) -> bool {
         let cost = entries.into_iter().map(|entry| entry.size).filter(|size| *size <= self.file);

@@ -1,6 +1,7 @@
 //! The command line.
 
 mod limits;
+mod review;
 mod sessions;
 
 use std::ffi::OsString;
@@ -11,6 +12,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::keys::{self, Keys};
 
 pub use limits::LimitArgs;
+pub use review::{ApplyArgs, Colour, DiffArgs, DiscardArgs, Prefer};
 pub use sessions::{
     AllowArgs, Decision, DenyArgs, DoctorArgs, EventsArgs, IdsArgs, KillArgs, LogsArgs, PsArgs, RmArgs,
     StopArgs,
@@ -29,6 +31,8 @@ Examples:
   agentctl attach nightly                and back to it; ctrl-p ctrl-q detaches
   agentctl ps                            what is running
   agentctl events -f                     what the sessions do, as they do it
+  agentctl diff nightly                  what it changed in your files
+  agentctl apply nightly                 and take it, after a look
   agentctl kill 3f2a                     end a session; a unique prefix of its id is enough
 
 Exit codes: 0 done, 1 failed, 2 wrong usage, 3 nothing found, 4 not permitted, 5 daemon not reachable.
@@ -63,6 +67,12 @@ pub enum Command {
     Stop(StopArgs),
     /// End sessions, or send a signal to their commands
     Kill(KillArgs),
+    /// Show what a session changed in its workspaces
+    Diff(DiffArgs),
+    /// Take a session's changes into its workspaces, or take that back
+    Apply(Box<ApplyArgs>),
+    /// Throw away what ended sessions changed
+    Discard(DiscardArgs),
     /// Delete ended sessions with their overlays
     Rm(RmArgs),
     /// Let a running session reach more hosts
@@ -125,9 +135,12 @@ pub struct RunArgs {
     /// Print the session's id once its command runs, and leave it running; its standard input is empty
     #[arg(short, long)]
     pub detach: bool,
-    /// Delete the session and its files when it exits
+    /// Delete the session and its files when it exits; on a terminal it asks if there are changes
     #[arg(long)]
     pub rm: bool,
+    /// Say nothing about what the session changed once it has ended
+    #[arg(short, long)]
+    pub quiet: bool,
     /// The directory to work in [default: the current one, in the profile's mode]; MODE is overlay, direct
     /// or ro. The command starts in the first of several, unless it was called in another
     #[arg(long, value_name = "DIR[:MODE]")]
@@ -204,6 +217,9 @@ pub struct AttachArgs {
     /// The keys that detach from a terminal [default: ctrl-p,ctrl-q]
     #[arg(long, value_name = "KEYS", value_parser = keys::parse)]
     pub detach_keys: Option<Keys>,
+    /// Say nothing about what the session changed once it has ended
+    #[arg(short, long)]
+    pub quiet: bool,
 }
 
 #[derive(Debug, Args)]

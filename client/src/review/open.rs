@@ -131,7 +131,9 @@ fn links_of(placeholder: Directory, upper: &OwnedFd) -> rustix::io::Result<Vec<V
         return Ok(Vec::new());
     }
     let mut found = Vec::new();
-    for entry in Dir::read_from(upper)? {
+    // Not Dir::read_from: it would open the directory as `upper` is, which may be for its path alone.
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    for entry in Dir::new(rustix::fs::openat(upper, ".", flags, Mode::empty())?)? {
         let entry = entry?;
         let stat = (entry.ino() == placeholder.inode)
             .then(|| rustix::fs::statat(upper, entry.file_name(), AtFlags::SYMLINK_NOFOLLOW))

@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use rustix::fs::Stat;
+use rustix::fs::{FileType, Stat};
 
 use super::record::{Applied, Fingerprint};
 use crate::beneath::Tree;
-use crate::change::Changes;
+use crate::change::{Change, Changes, Kind};
 use crate::error::ReviewError;
 use crate::path::FilePath;
+use crate::trees::Trees;
 
 /// The files that a session's applies left in a workspace, as they left them.
 #[derive(Clone, Debug, Default)]
@@ -32,6 +33,39 @@ impl Own {
         self.0.get(path) == Some(&Fingerprint::of(stat))
     }
 
+    /// Takes deletions away that are none: of files that an apply put where the session had moved them. The kernel
+    /// looks for what is in a moved directory at the old place (a redirect is a path), where the apply left nothing.
+    /// What the session deleted has a whiteout in its upper directory; a directory that it made anew over an applied
+    /// one has none, and its files are not shown as deleted.
+    ///
+    /// # Errors
+    /// As `fstatat(2)`.
+    pub fn drop_moved(&self, changes: &mut Changes, trees: &Trees) -> Result<(), ReviewError> {
+        let mut kept: Vec<Change> = Vec::new();
+        // From the last: what is in a directory before the directory.
+        for change in std::mem::take(&mut changes.0).into_iter().rev() {
+            if !self.is_moved(&change, kept.last(), trees)? {
+                kept.push(change);
+            }
+        }
+        kept.reverse();
+        changes.0 = kept;
+        Ok(())
+    }
+
+    fn is_moved(&self, change: &Change, next: Option<&Change>, trees: &Trees) -> Result<bool, ReviewError> {
+        if change.after.is_some() || !self.0.contains_key(&change.path) {
+            return Ok(false);
+        }
+        let is_directory = change.before.as_ref().is_some_and(|entry| entry.kind == Kind::Directory);
+        let stat = trees.workspace.stat(&change.path)?;
+        let as_left = match is_directory {
+            true => !next.is_some_and(|next| next.path.is_within(&change.path)),
+            false => stat.is_some_and(|stat| self.is_own(&change.path, &stat)),
+        };
+        Ok(as_left && !has_whiteout(&trees.upper, &change.path)?)
+    }
+
     /// Takes the mark "changed underneath" from the changes of such files.
     ///
     /// # Errors
@@ -45,4 +79,19 @@ impl Own {
         }
         Ok(())
     }
+}
+
+/// Whether the session deleted `path`, or a directory on the way to it: a character device 0:0 (`overlayfs`).
+fn has_whiteout(upper: &Tree, path: &FilePath) -> Result<bool, ReviewError> {
+    let mut at = Some(path.clone());
+    while let Some(path) = at {
+        let is_whiteout = |stat: Stat| {
+            FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice && stat.st_rdev == 0
+        };
+        if upper.stat(&path)?.is_some_and(is_whiteout) {
+            return Ok(true);
+        }
+        at = path.parent();
+    }
+    Ok(false)
 }

@@ -111,6 +111,24 @@ pub fn totals(changes: &Changes, counts: &[Count]) -> Totals {
     totals
 }
 
+impl Totals {
+    /// These and those of another workspace.
+    #[must_use]
+    pub fn and(mut self, other: Self) -> Self {
+        for (action, files) in other.by_action {
+            *self.by_action.entry(action).or_default() += files;
+        }
+        self.files += other.files;
+        self.added += other.added;
+        self.removed += other.removed;
+        self.binary += other.binary;
+        self.not_compared += other.not_compared;
+        self.bytes = self.bytes.saturating_add(other.bytes);
+        self.bytes_deleted = self.bytes_deleted.saturating_add(other.bytes_deleted);
+        self
+    }
+}
+
 /// `3 files changed (+120 -8)`, with how many are binary or were not compared.
 impl std::fmt::Display for Totals {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

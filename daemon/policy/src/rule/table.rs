@@ -342,6 +342,11 @@ rules! {
     "RULES FOR SESSIONS" {
         AttachGone "attach.gone" [OutOfRange] "The output is not kept any more."
         AttachSlow "attach.slow" [ResourceExhausted] "The client does not take the output fast enough."
+        ReviewConflict "review.conflict" "A file was changed in the workspace since the session began, or stands against a \
+            change in another way: nothing was applied."
+        ReviewNothing "review.nothing" "There is nothing to review, apply or take back."
+        ReviewPath "review.path" [InvalidArgument] "A path is in none of the session's workspaces."
+        ReviewUnseen "review.unseen" "The session changed a file since `agentctl diff` showed it, or no diff showed it."
         ReviewFailed "review.failed" "What the session changed cannot be shown: a call of the host's failed."
         ReviewFormat "review.format" "What the session changed is not as this version of agentd writes it, or the session \
             is being built."

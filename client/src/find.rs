@@ -1,0 +1,41 @@
+//! Which session a caller means.
+
+use agentd_policy::names::SessionId;
+use agentd_policy::rule::Rule;
+use agentd_proto::v1::{InspectRequest, Mount};
+
+use crate::connect::{Client, answer};
+use crate::failure::Failure;
+
+/// A session that the service found.
+#[derive(Debug)]
+pub struct Found {
+    /// Its whole id.
+    pub id: SessionId,
+    /// Its name, or the id if it has none: what commands take.
+    pub label: String,
+    /// Its directories, as the service says.
+    pub mounts: Vec<Mount>,
+}
+
+/// The session that `text` means: an id, a unique prefix of one, or a name. Which session has a name the service says;
+/// to an id that was given it cannot answer with another.
+///
+/// # Errors
+/// As the daemon says, or if it answers with another session.
+pub async fn find(client: &Client, text: &str) -> Result<Found, Failure> {
+    let request = InspectRequest { id: text.to_owned() };
+    let inspected = answer(client.clone().inspect(request)).await?;
+    let session = inspected.session.as_ref();
+    let session = session.filter(|found| found.name == text || found.id.starts_with(text));
+    let session = session.ok_or_else(|| {
+        Failure::refused(
+            format!("session {text:?}: the daemon answered with another one"),
+            Rule::SessionOther,
+            "give the whole id, and look at the daemon's log",
+        )
+    })?;
+    let id = SessionId::parse(&session.id).map_err(|error| error.refusal(Rule::SessionId))?;
+    let label = if session.name.is_empty() { session.id.clone() } else { session.name.clone() };
+    Ok(Found { id, label, mounts: inspected.mounts })
+}
