@@ -3,6 +3,7 @@
 
 mod asking;
 mod attacks;
+mod commands;
 mod seen;
 
 use std::process::ExitCode;
@@ -21,6 +22,9 @@ fn main() -> ExitCode {
         for &(name, test) in seen::TESTS {
             tests.push(alone(&format!("review::{form}::{name}"), setup(form), test));
         }
+    }
+    for &(name, test) in commands::TESTS {
+        tests.push(alone(&format!("review::{name}"), setup("watch"), test));
     }
     for &(name, test) in attacks::TESTS {
         tests.push(alone(&format!("review::{name}"), setup("watch"), test));

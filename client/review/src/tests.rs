@@ -58,6 +58,16 @@ impl Dir {
 
 impl Drop for Dir {
     fn drop(&mut self) {
+        // An ordinary user cannot remove what is in a directory that is read-only.
+        let mut waiting = vec![self.0.clone()];
+        while let Some(at) = waiting.pop() {
+            let is_directory = std::fs::symlink_metadata(&at).is_ok_and(|found| found.is_dir());
+            if is_directory {
+                let _ = std::fs::set_permissions(&at, std::os::unix::fs::PermissionsExt::from_mode(0o700));
+                waiting
+                    .extend(std::fs::read_dir(&at).into_iter().flatten().flatten().map(|entry| entry.path()));
+            }
+        }
         let _ = std::fs::remove_dir_all(&self.0);
     }
 }

@@ -94,7 +94,7 @@ fn workspace(state: &State, found: &Found, trees: Trees) -> Result<Workspace, Fa
     let mut all = changes(&trees, &[], &Bounds::default()).map_err(failed)?;
     let own = Own::new(&applies(&kept).map_err(failed)?);
     own.drop_moved(&mut all, &trees).map_err(failed)?;
-    own.acknowledge(&mut all, &trees.workspace).map_err(failed)?;
+    own.acknowledge(&mut all, &trees.workspace, trees.began).map_err(failed)?;
     let mut judge = Judge::default();
     let dangers = all.0.iter().map(|change| dangers_among(change, &trees, &mut judge)).collect();
     Ok(Workspace { trees, kept, changes: all, dangers })

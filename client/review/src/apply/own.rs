@@ -1,36 +1,52 @@
 //! Files that applies wrote: a review does not count them as changed underneath.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use rustix::fs::{FileType, Stat};
 
-use super::record::{Applied, Fingerprint};
+use super::record::{Applied, ApplyId, Fingerprint};
 use crate::beneath::Tree;
 use crate::change::{Change, Changes, Kind};
 use crate::error::ReviewError;
 use crate::path::FilePath;
-use crate::trees::Trees;
+use crate::trees::{Stamp, Trees};
 
 /// The files that a session's applies left in a workspace, as they left them.
 #[derive(Clone, Debug, Default)]
-pub struct Own(BTreeMap<FilePath, Fingerprint>);
+pub struct Own(BTreeMap<FilePath, Left>);
+
+/// A file as an apply left it.
+#[derive(Clone, Copy, Debug)]
+struct Left {
+    fingerprint: Fingerprint,
+    /// It was taken back: it is what the workspace had, with its time of modification.
+    is_restored: bool,
+}
 
 impl Own {
     /// After these applies, the oldest first.
     pub fn new(applies: &[Applied]) -> Self {
         let mut own = BTreeMap::new();
-        for file in applies.iter().flat_map(|applied| &applied.files) {
-            match file.fingerprint {
-                Some(fingerprint) => own.insert(file.path.clone(), fingerprint),
-                None => own.remove(&file.path),
-            };
+        let mut restoring: BTreeSet<&ApplyId> = BTreeSet::new();
+        for applied in applies {
+            // What takes a taking back back applies again.
+            let is_restored = applied.undoes.as_ref().is_some_and(|undone| !restoring.contains(undone));
+            if is_restored {
+                restoring.insert(&applied.id);
+            }
+            for file in &applied.files {
+                match file.fingerprint {
+                    Some(fingerprint) => own.insert(file.path.clone(), Left { fingerprint, is_restored }),
+                    None => own.remove(&file.path),
+                };
+            }
         }
         Self(own)
     }
 
     /// Whether the file with this status is as an apply left it.
     pub fn is_own(&self, path: &FilePath, stat: &Stat) -> bool {
-        self.0.get(path) == Some(&Fingerprint::of(stat))
+        self.0.get(path).is_some_and(|left| left.fingerprint == Fingerprint::of(stat))
     }
 
     /// Takes deletions away that are none: of files that an apply put where the session had moved them. The kernel
@@ -66,19 +82,29 @@ impl Own {
         Ok(as_left && !has_whiteout(&trees.upper, &change.path)?)
     }
 
-    /// Takes the mark "changed underneath" from the changes of such files.
+    /// Takes the mark "changed underneath" from the changes of such files. One that was taken back keeps it if it was
+    /// modified after `began`: then it is what the user had made of it.
     ///
     /// # Errors
     /// As `fstatat(2)`.
-    pub fn acknowledge(&self, changes: &mut Changes, workspace: &Tree) -> Result<(), ReviewError> {
+    pub fn acknowledge(
+        &self,
+        changes: &mut Changes,
+        workspace: &Tree,
+        began: Stamp,
+    ) -> Result<(), ReviewError> {
         for change in changes.0.iter_mut().filter(|change| change.changed_underneath) {
-            if self.0.contains_key(&change.path) {
-                let stat = workspace.stat(&change.path)?;
-                change.changed_underneath = !stat.is_some_and(|stat| self.is_own(&change.path, &stat));
-            }
+            let Some(left) = self.0.get(&change.path) else { continue };
+            let Some(stat) = workspace.stat(&change.path)? else { continue };
+            let is_users = left.is_restored && modified(&stat) >= began;
+            change.changed_underneath = is_users || !self.is_own(&change.path, &stat);
         }
         Ok(())
     }
+}
+
+fn modified(stat: &Stat) -> Stamp {
+    Stamp { seconds: stat.st_mtime, nanoseconds: u32::try_from(stat.st_mtime_nsec).unwrap_or(u32::MAX) }
 }
 
 /// Whether the session deleted `path`, or a directory on the way to it: a character device 0:0 (`overlayfs`).

@@ -150,7 +150,7 @@ fn what_an_apply_wrote_is_its_own_until_it_is_touched() {
     write(&scene.dir.path("merged/file"), b"newer", 0o644);
     let mut changes = crate::change::Changes(scene.steps().into_iter().map(|step| step.change).collect());
     changes.0[0].changed_underneath = true;
-    own.acknowledge(&mut changes, &scene.trees().workspace).unwrap();
+    own.acknowledge(&mut changes, &scene.trees().workspace, scene.trees().began).unwrap();
     assert!(!changes.0[0].changed_underneath);
     chmod(&scene.workspace.join("file"), 0o600);
     assert!(!own.is_own(&path("file"), &stat()));
