@@ -1,7 +1,6 @@
 //! `agentctl completion`: scripts for shells. Commands and options are in them; for sessions and profiles they ask
 //! `agentctl words`.
 
-use std::fmt::Write as _;
 use std::time::Duration;
 
 use agentd_proto::v1::ListRequest;
@@ -44,7 +43,7 @@ pub async fn words(socket: &Socket, kind: Words) -> Result<(), Failure> {
     };
     let mut out = String::new();
     for word in words.iter().filter(|word| is_plain(word)) {
-        let _ = writeln!(out, "{word}");
+        out.push_str(&format!("{word}\n"));
     }
     print(&out)
 }

@@ -1,6 +1,5 @@
 //! `agentctl doctor`: what the host offers, what the user has, and whether a session holds.
 
-use std::fmt::Write as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::time::Duration;
@@ -172,7 +171,7 @@ impl Show {
     fn checks(&self, title: &str, checks: &[Check]) -> Result<bool, Failure> {
         let mut out = String::new();
         if !self.as_json {
-            let _ = writeln!(out, "{title}");
+            out.push_str(&format!("{title}\n"));
         }
         let wide = checks.iter().map(|check| check.name.chars().count()).max().unwrap_or(0);
         for check in checks {
@@ -195,7 +194,7 @@ impl Show {
         if check.status != "ok" {
             for (word, text) in [("impact", impact), ("fix", fix)].iter().filter(|(_, text)| !text.is_empty())
             {
-                let _ = writeln!(out, "  {:<8} {:<wide$}  {word}: {text}", "", "");
+                out.push_str(&format!("  {:<8} {:<wide$}  {word}: {text}\n", "", ""));
             }
         }
         out
@@ -205,7 +204,7 @@ impl Show {
         let mut out = String::new();
         if !self.as_json {
             let none = if leaks.is_empty() { ": nothing" } else { "" };
-            let _ = writeln!(out, "Left behind by earlier sessions{none}");
+            out.push_str(&format!("Left behind by earlier sessions{none}\n"));
         }
         for leak in leaks {
             if self.as_json {
@@ -214,7 +213,7 @@ impl Show {
             }
             let (colour, word) = if leak.cleaned { (GREEN, "cleaned") } else { (RED, "left") };
             let (on, off) = if self.colours { (colour, PLAIN) } else { ("", "") };
-            let _ = writeln!(out, "  {on}{word:<8}{off} {:<8} {}", clean(&leak.kind), clean(&leak.what));
+            out.push_str(&format!("  {on}{word:<8}{off} {:<8} {}\n", clean(&leak.kind), clean(&leak.what)));
         }
         print(&out)
     }

@@ -1,7 +1,5 @@
 //! `agentctl events`: events as lines for a person, or as JSON.
 
-use std::fmt::Write as _;
-
 use agentd_policy::size::{format_size, readable_duration};
 use agentd_proto::v1::{Event, EventsRequest, ExecDetail, ReviewDetail};
 
@@ -48,13 +46,13 @@ fn line(event: &Event, colours: bool) -> String {
     let colour = |code: &'static str| if colours { code } else { "" };
     let Event { session, seq, time, kind, decision, rule, .. } = event;
     let mut out = String::with_capacity(128);
-    let _ = write!(out, "{}{}{} ", colour(DIM), clean(time), colour(PLAIN));
-    let _ = write!(out, "{} {seq} {}", clean(session), clean(kind));
+    out.push_str(&format!("{}{}{} ", colour(DIM), clean(time), colour(PLAIN)));
+    out.push_str(&format!("{} {seq} {}", clean(session), clean(kind)));
     if let Some(decision) = decision {
         let code = if decision == "deny" { RED } else { GREEN };
-        let _ = write!(out, " {}{}{}", colour(code), clean(decision), colour(PLAIN));
+        out.push_str(&format!(" {}{}{}", colour(code), clean(decision), colour(PLAIN)));
         if let Some(rule) = rule {
-            let _ = write!(out, " ({})", clean(rule));
+            out.push_str(&format!(" ({})", clean(rule)));
         }
     }
     out.push_str(&clean(&detail(event)));
@@ -66,27 +64,27 @@ fn detail(event: &Event) -> String {
     let mut out = String::new();
     if let Some(actor) = &event.actor {
         if actor.pid > 0 {
-            let _ = write!(out, " pid {}", actor.pid);
+            out.push_str(&format!(" pid {}", actor.pid));
         }
         if let Some(ppid) = actor.ppid {
-            let _ = write!(out, " of {ppid}");
+            out.push_str(&format!(" of {ppid}"));
         }
         if let (Some(exe), None) = (&actor.exe, &event.exec) {
-            let _ = write!(out, " {}", word(exe));
+            out.push_str(&format!(" {}", word(exe)));
         }
     }
     if let Some(exec) = &event.exec {
-        let _ = write!(out, " {}", word(&exec.path));
+        out.push_str(&format!(" {}", word(&exec.path)));
         if !exec.argv.is_empty() {
             let claimed = if exec.argv_claimed { " claims" } else { "" };
-            let _ = write!(out, "{claimed} {:?}", exec.argv);
+            out.push_str(&format!("{claimed} {:?}", exec.argv));
         }
         let interpreters = interpreters(exec);
         if !interpreters.is_empty() {
-            let _ = write!(out, " by {}", words(interpreters));
+            out.push_str(&format!(" by {}", words(interpreters)));
         }
         if let Some(image) = exec.image.as_ref().filter(|image| !interpreters.contains(image)) {
-            let _ = write!(out, " now {}", word(image));
+            out.push_str(&format!(" now {}", word(image)));
         }
         match exec.result.as_deref() {
             Some("failed") if event.decision.as_deref() != Some("deny") => out.push_str(" failed"),
@@ -100,31 +98,31 @@ fn detail(event: &Event) -> String {
     }
     if let Some(net) = &event.net {
         let from = if net.direction.as_deref() == Some("in") { " from" } else { "" };
-        let _ = write!(out, " {}{from} {}", word(&net.protocol), word(&net.address));
+        out.push_str(&format!(" {}{from} {}", word(&net.protocol), word(&net.address)));
         if let Some(port) = net.port {
-            let _ = write!(out, " port {port}");
+            out.push_str(&format!(" port {port}"));
         }
         if let Some(port) = net.published {
-            let _ = write!(out, " to port {port}");
+            out.push_str(&format!(" to port {port}"));
         }
         if let Some(name) = &net.name {
-            let _ = write!(out, " {}", word(name));
+            out.push_str(&format!(" {}", word(name)));
         }
         if let (Some(sent), Some(received), Some(ms)) = (net.sent, net.received, net.duration_ms) {
-            let _ = write!(out, " sent {sent} received {received} bytes in {ms} ms");
+            out.push_str(&format!(" sent {sent} received {received} bytes in {ms} ms"));
         }
         if let Some(reason) = &net.reason {
-            let _ = write!(out, ": {reason}");
+            out.push_str(&format!(": {reason}"));
         }
         out.push_str(&times(net.count));
     }
     if let Some(http) = &event.http {
-        let _ = write!(out, " {} {}", word(&http.method), word(&http.host));
+        out.push_str(&format!(" {} {}", word(&http.method), word(&http.host)));
     }
     if let Some(dns) = &event.dns {
-        let _ = write!(out, " {} {}", word(&dns.r#type), word(&dns.name));
+        out.push_str(&format!(" {} {}", word(&dns.r#type), word(&dns.name)));
         if !dns.answers.is_empty() {
-            let _ = write!(out, " is {}", words(&dns.answers));
+            out.push_str(&format!(" is {}", words(&dns.answers)));
         }
         out.push_str(&times(dns.count));
     }
@@ -136,56 +134,57 @@ fn detail(event: &Event) -> String {
         }
     }
     if let Some(policy) = &event.policy {
-        let _ = write!(out, " {}", policy.change);
+        out.push_str(&format!(" {}", policy.change));
         if let Some(user) = &policy.user {
-            let _ = write!(out, " by {}", word(user));
+            out.push_str(&format!(" by {}", word(user)));
         }
     }
     if let Some(confine) = &event.confine {
         let argument = confine.argument.as_deref().unwrap_or_default();
-        let _ = write!(out, " {}({argument})", word(&confine.call));
+        out.push_str(&format!(" {}({argument})", word(&confine.call)));
         out.push_str(&times(confine.count));
     }
     if let Some(file) = &event.file {
-        let _ = write!(out, " {}: {}", file.path, file.finding);
+        out.push_str(&format!(" {}: {}", file.path, file.finding));
         if let Some(setting) = &file.setting {
-            let _ = write!(out, ": {}", word(setting));
+            out.push_str(&format!(": {}", word(setting)));
         }
         if let Some(value) = &file.value {
-            let _ = write!(out, " = {}", word(value));
+            out.push_str(&format!(" = {}", word(value)));
         }
         if file.more > 0 {
-            let _ = write!(out, ", and {} more", file.more);
+            out.push_str(&format!(", and {} more", file.more));
         }
     }
     if let Some(limit) = &event.limit {
-        let _ = write!(out, " {}", word(&limit.name));
+        out.push_str(&format!(" {}", word(&limit.name)));
         if let Some(value) = limit.limit {
-            let _ = match limit.name.as_str() {
-                name if name.starts_with('/') => write!(out, " {}", format_size(value)),
-                "memory" | "disk" | "disk_reserve" => write!(out, " {}", format_size(value)),
-                "timeout" | "idle" => write!(out, " {}", readable_duration(value)),
-                _ => write!(out, " {value}"),
-            };
+            out.push(' ');
+            out.push_str(&match limit.name.as_str() {
+                name if name.starts_with('/') => format_size(value),
+                "memory" | "disk" | "disk_reserve" => format_size(value),
+                "timeout" | "idle" => readable_duration(value),
+                _ => value.to_string(),
+            });
         }
     }
     if let Some(lifecycle) = &event.lifecycle {
         for text in [&lifecycle.user, &lifecycle.profile, &lifecycle.reason].into_iter().flatten() {
-            let _ = write!(out, " {}", word(text));
+            out.push_str(&format!(" {}", word(text)));
         }
         out.push_str(&ending(lifecycle.code, lifecycle.signal));
         if !lifecycle.command.is_empty() {
-            let _ = write!(out, " {:?}", lifecycle.command);
+            out.push_str(&format!(" {:?}", lifecycle.command));
         }
         if let Some(message) = &lifecycle.message {
-            let _ = write!(out, ": {message}");
+            out.push_str(&format!(": {message}"));
         }
     }
     if let Some(dropped) = &event.dropped {
-        let _ = match dropped.count {
-            0 => write!(out, " events: how many is unknown"),
-            count => write!(out, " {count} events"),
-        };
+        out.push_str(&match dropped.count {
+            0 => " events: how many is unknown".to_owned(),
+            count => format!(" {count} events"),
+        });
     }
     out
 }

@@ -189,7 +189,7 @@ fn root(status: &Status) -> String {
 /// One line on stderr with the program's name before it. If nobody reads it, so be it.
 pub fn say(line: &str) {
     let line = format!("agentctl: {}\n", text::clean(line));
-    let _ = io::stderr().write_all(line.as_bytes());
+    io::stderr().write_all(line.as_bytes()).ok();
 }
 
 #[cfg(test)]

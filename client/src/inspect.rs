@@ -1,7 +1,5 @@
 //! `agentctl inspect`: a session's plan, limits and state.
 
-use std::fmt::Write as _;
-
 use agentd_policy::limits::Limit;
 use agentd_policy::quantity::Amount;
 use agentd_policy::size::{format_duration_ms, format_size, readable_size};
@@ -43,7 +41,7 @@ fn text(reply: &InspectReply) -> String {
     let mut out = String::new();
     let mut line = |name: &str, value: &str| {
         if !value.is_empty() {
-            let _ = writeln!(out, "{name:<11}{}", clean(value));
+            out.push_str(&format!("{name:<11}{}\n", clean(value)));
         }
     };
     line("Id", &session.id);
@@ -69,7 +67,7 @@ fn text(reply: &InspectReply) -> String {
     if let Some(limits) = &reply.limits {
         out += "Limits\n";
         for (name, value) in limit_lines(limits) {
-            let _ = writeln!(out, "  {name:<11} {value}");
+            out.push_str(&format!("  {name:<11} {value}\n"));
         }
     }
     if !reply.mounts.is_empty() {
@@ -82,12 +80,12 @@ fn text(reply: &InspectReply) -> String {
             "unknown" => " (may have changed since the session began)",
             _ => "",
         };
-        let _ = writeln!(out, "  {kind:<11} {mode:<8} {path}{source}");
+        out.push_str(&format!("  {kind:<11} {mode:<8} {path}{source}\n"));
     }
     if let Some(network) = &reply.network {
         out += "Network\n";
         for (name, value) in network_lines(network) {
-            let _ = writeln!(out, "  {name:<11} {}", clean(&value));
+            out.push_str(&format!("  {name:<11} {}\n", clean(&value)));
         }
     }
     out

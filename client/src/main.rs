@@ -61,10 +61,10 @@ fn main() {
     let cli = Cli::try_parse().unwrap_or_else(|error| {
         // Help on standard output, errors on standard error; a reader that is gone needs neither.
         if error.exit_code() == 0 {
-            let _ = error.print();
+            error.print().ok();
         } else {
             // It quotes what was typed, which may steer a terminal.
-            let _ = write!(std::io::stderr(), "{}", show::clean_lines(&error.render().to_string()));
+            write!(std::io::stderr(), "{}", show::clean_lines(&error.render().to_string())).ok();
             if let Some(hint) = habits::hint(&error) {
                 failure::say(hint);
             }

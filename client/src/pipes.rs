@@ -67,7 +67,7 @@ pub fn read_stdin(to: mpsc::Sender<Option<Bytes>>, terminal: bool) -> io::Result
                 return;
             }
         }
-        let _ = to.blocking_send(None);
+        to.blocking_send(None).ok();
     };
     std::thread::Builder::new().name("stdin".into()).spawn(work).map(drop)
 }
@@ -114,7 +114,7 @@ pub fn writer() -> io::Result<Writer> {
                 break;
             }
         }
-        let _ = done.send(result);
+        done.send(result).ok();
     };
     std::thread::Builder::new().name("output".into()).spawn(work)?;
     Ok((sender, written))

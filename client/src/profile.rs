@@ -237,7 +237,7 @@ mod tests {
     impl Dir {
         fn new(name: &str) -> Self {
             let path = std::env::temp_dir().join(format!("agentctl-{name}-{}", std::process::id()));
-            let _ = std::fs::remove_dir_all(&path);
+            std::fs::remove_dir_all(&path).ok();
             std::fs::create_dir_all(&path).unwrap();
             Self(path)
         }
@@ -251,7 +251,7 @@ mod tests {
 
     impl Drop for Dir {
         fn drop(&mut self) {
-            let _ = std::fs::remove_dir_all(&self.0);
+            std::fs::remove_dir_all(&self.0).ok();
         }
     }
 

@@ -216,7 +216,7 @@ mod tests {
     proptest! {
         #[test]
         fn never_panics(text in "\\PC{0,30}") {
-            let _ = (size(&text), duration_ms(&text), cpus(&text), signal(&text), since(&text));
+            let _read = (size(&text), duration_ms(&text), cpus(&text), signal(&text), since(&text));
         }
     }
 }

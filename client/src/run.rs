@@ -172,7 +172,7 @@ async fn create(
     let clean_up = async {
         if let Ok(reply) = creating.await {
             let id = reply.into_inner().id;
-            let _ = client.clone().kill(KillRequest { id, signal: None }).await;
+            client.clone().kill(KillRequest { id, signal: None }).await.ok();
         }
     };
     tokio::select! {

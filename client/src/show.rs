@@ -1,7 +1,5 @@
 //! Printing what came from elsewhere: escaped for people, valid for machines, coloured on terminals only.
 
-use std::fmt::Write as _;
-
 use serde::Serialize;
 
 use crate::failure::Failure;
@@ -23,7 +21,7 @@ pub fn json(value: &impl Serialize) -> Result<String, Failure> {
     for c in plain.chars() {
         if steers(c) {
             for unit in c.encode_utf16(&mut [0; 2]) {
-                let _ = write!(out, "\\u{unit:04x}");
+                out.push_str(&format!("\\u{unit:04x}"));
             }
         } else {
             out.push(c);
@@ -60,7 +58,7 @@ pub fn table<const N: usize>(heading: [&str; N], rows: &[[String; N]], width: Op
         let mut at = 0;
         for (i, (cell, wide)) in row.iter().zip(widths).enumerate() {
             if i + 1 < N {
-                let _ = write!(out, "{cell:wide$}  ");
+                out.push_str(&format!("{cell:wide$}  "));
                 at += wide + 2;
             } else {
                 push_cut(&mut out, cell, width.map(|w| w.saturating_sub(at).max(8)));

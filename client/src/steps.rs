@@ -47,7 +47,7 @@ impl Steps {
         let all = self.with(daemon);
         let text = if as_json { lines(&all) } else { text(&all) };
         // If nobody reads it, so be it.
-        let _ = std::io::stderr().write_all(text.as_bytes());
+        std::io::stderr().write_all(text.as_bytes()).ok();
     }
 
     fn with<'a>(&'a self, daemon: &'a [Timing]) -> Vec<(&'static str, &'a Timing)> {

@@ -98,6 +98,6 @@ fn restore() {
         Err(std::sync::TryLockError::WouldBlock) => return,
     };
     if let Some(termios) = saved.take() {
-        let _ = tcsetattr(stdin(), OptionalActions::Now, &termios);
+        tcsetattr(stdin(), OptionalActions::Now, &termios).ok();
     }
 }

@@ -114,11 +114,11 @@ mod tests {
 
     fn file(parts: &[(u64, Vec<u8>)], size: u64) -> (std::os::fd::OwnedFd, Vec<u8>) {
         let file = rustix::fs::memfd_create("test", MemfdFlags::CLOEXEC).unwrap();
-        let mut bytes = vec![0; size as usize];
+        let mut bytes = vec![0; usize::try_from(size).unwrap()];
         rustix::fs::ftruncate(&file, size).unwrap();
         for (at, part) in parts {
             rustix::io::pwrite(&file, part, *at).unwrap();
-            bytes[*at as usize..][..part.len()].copy_from_slice(part);
+            bytes[usize::try_from(*at).unwrap()..][..part.len()].copy_from_slice(part);
         }
         (file, bytes)
     }

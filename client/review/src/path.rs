@@ -124,7 +124,6 @@ impl From<FilePath> for OsString {
 
 /// `bytes` as git quotes them where they need it (`core.quotePath=false`, and more: see [`FilePath`]'s `Display`).
 pub fn escaped(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
     let mut out = String::new();
     for chunk in bytes.utf8_chunks() {
         for character in chunk.valid().chars() {
@@ -136,15 +135,14 @@ pub fn escaped(bytes: &[u8]) -> String {
                 hidden if hidden.is_control() || is_invisible(hidden) => {
                     let mut buffer = [0; 4];
                     for byte in hidden.encode_utf8(&mut buffer).bytes() {
-                        // To write to a String cannot fail.
-                        let _ = write!(out, "\\{byte:03o}");
+                        out.push_str(&format!("\\{byte:03o}"));
                     }
                 }
                 plain => out.push(plain),
             }
         }
         for byte in chunk.invalid() {
-            let _ = write!(out, "\\{byte:03o}");
+            out.push_str(&format!("\\{byte:03o}"));
         }
     }
     match out.as_bytes() == bytes {

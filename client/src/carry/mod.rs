@@ -277,7 +277,7 @@ impl Carrier {
         let write = async move {
             for piece in last.into_iter().chain(undo) {
                 // The writer has failed and says itself why.
-                let _ = output.send(piece).await;
+                output.send(piece).await.ok();
             }
             drop(output);
             match written.await {
@@ -299,7 +299,7 @@ impl Carrier {
         let sent = undo.into_iter().filter(|piece| output.try_send(piece.clone()).is_ok()).count();
         drop(output);
         if sent > 0 {
-            let _ = tokio::time::timeout(UNDO, &mut self.written).await;
+            tokio::time::timeout(UNDO, &mut self.written).await.ok();
         }
     }
 

@@ -30,11 +30,11 @@ impl Carrier {
                     raw.pause();
                 }
                 // Only a debugger could make this fail; then we go on.
-                let _ = kill_process(getpid(), Signal::STOP);
+                kill_process(getpid(), Signal::STOP).ok();
             }
             CONT => {
                 if let Some(raw) = &self.raw {
-                    let _ = raw.again();
+                    raw.again().ok();
                 }
                 if self.terminal && !self.watch {
                     self.resize();

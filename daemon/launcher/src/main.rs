@@ -131,7 +131,7 @@ fn run() -> Result<(), StartError> {
 fn cgroups(token: SingleThreaded, config: &Config) -> Result<(Cgroups, Hierarchies), StartError> {
     let mut hasher = DefaultHasher::new();
     config.runtime_dir.as_str().hash(&mut hasher);
-    let name = format!("agentd-{:08x}", hasher.finish() as u32);
+    let name = format!("agentd-{:08x}", hasher.finish() & 0xffff_ffff);
     let scope = match &config.cgroup_root {
         CgroupRoot::Auto if Scope::is_wanted() => {
             let installed = config.runtime_dir == Config::default().runtime_dir;

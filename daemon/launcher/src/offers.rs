@@ -191,7 +191,7 @@ impl Offer {
         let hint =
             "offer at most 253 open files and directories in one packet, by an agentctl of agentd's version";
         // The client is disconnected whether it reads why or not.
-        let _ = send(&self.socket, &ToClient::Refused(Refusal::new(what, Rule::OfferForm, hint)));
+        send(&self.socket, &ToClient::Refused(Refusal::new(what, Rule::OfferForm, hint))).ok();
         Read::Over
     }
 }

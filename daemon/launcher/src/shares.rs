@@ -133,7 +133,7 @@ mod tests {
         // The rest is for those who have none.
         shares.add(100);
         assert!(!shares.has_room(100, 64));
-        for account in 101..100 + Shares::KEPT as u32 {
+        for account in 101..100 + u32::try_from(Shares::KEPT).unwrap() {
             assert!(shares.has_room(account, 64));
             shares.add(account);
         }

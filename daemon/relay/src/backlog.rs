@@ -151,7 +151,7 @@ mod tests {
             let mut all: Vec<(u8, u8)> = Vec::new();
             for (kind, len, ack) in steps {
                 if backlog.has_room() && len > 0 {
-                    let payload: Vec<u8> = (0..len).map(|i| ((all.len() + i) % 251) as u8).collect();
+                    let payload: Vec<u8> = (0..len).map(|i| u8::try_from((all.len() + i) % 251).unwrap()).collect();
                     // What does not fit into the present block would come with the next read.
                     let (reader, mut writer) = std::io::pipe().unwrap();
                     writer.write_all(&payload).unwrap();
@@ -167,7 +167,7 @@ mod tests {
                     seen.extend(piece.into_iter().map(|byte| (kind, byte)));
                     at += len as u64;
                 }
-                prop_assert!(seen == all[backlog.base() as usize..]);
+                prop_assert!(seen == all[usize::try_from(backlog.base()).unwrap()..]);
             }
         }
     }
@@ -177,7 +177,7 @@ mod tests {
         let mut backlog = Backlog::default();
         let mut turns = 0;
         while backlog.has_room() {
-            put(&mut backlog, 3 + (turns % 2) as u8, b"x");
+            put(&mut backlog, 3 + u8::from(turns % 2 == 1), b"x");
             turns += 1;
         }
         assert_eq!(turns, MAX_RUNS);
@@ -187,7 +187,9 @@ mod tests {
         while backlog.has_room() {
             put(&mut backlog, 3, &[0; 4000]);
         }
-        assert!((WINDOW - BLOCK..=WINDOW).contains(&((backlog.end() - backlog.base()) as usize)));
+        assert!(
+            (WINDOW - BLOCK..=WINDOW).contains(&usize::try_from(backlog.end() - backlog.base()).unwrap())
+        );
         assert!(backlog.blocks.len() <= WINDOW / (BLOCK - LEAST) + 1);
     }
 }

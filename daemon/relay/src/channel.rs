@@ -191,7 +191,7 @@ impl Channel {
         self.inputs.lose();
         if matches!(error, RelayError::Malformed(_)) {
             // Where standard error goes is not ours to hint.
-            let _ = writeln!(io::stderr(), "agentd-relay: {error}");
+            writeln!(io::stderr(), "agentd-relay: {error}").ok();
         }
         Ok(())
     }

@@ -44,7 +44,7 @@ impl Control {
 
     /// Sends a message that may be lost: to a keeper that does not read, or is gone.
     pub fn try_send(&self, message: &FromRelay) {
-        let _ = encode(message).map(|packet| self.socket.get_ref().send(&packet, &[]));
+        encode(message).map(|packet| self.socket.get_ref().send(&packet, &[])).ok();
     }
 
     /// Sends a message that must arrive, once the socket has room for it.

@@ -43,8 +43,7 @@ impl Sink {
     pub fn resize(&self, ws_row: u16, ws_col: u16) {
         if let Self::Terminal(fd) = self {
             // It fails only once the terminal is gone, and then its size is of no use.
-            let _ =
-                rustix::termios::tcsetwinsize(&**fd, Winsize { ws_row, ws_col, ws_xpixel: 0, ws_ypixel: 0 });
+            rustix::termios::tcsetwinsize(&**fd, Winsize { ws_row, ws_col, ws_xpixel: 0, ws_ypixel: 0 }).ok();
         }
     }
 }

@@ -87,8 +87,8 @@ mod tests {
         let (mut sent, mut got) = (0u8, 0u8);
         for step in 0..1000usize {
             let add = (step * 5 % 4).min(ring.room());
-            ring.push(&(0..add).map(|i| sent.wrapping_add(i as u8)).collect::<Vec<_>>());
-            sent = sent.wrapping_add(add as u8);
+            ring.push(&(0..add).map(|i| sent.wrapping_add(u8::try_from(i).unwrap())).collect::<Vec<_>>());
+            sent = sent.wrapping_add(u8::try_from(add).unwrap());
             let all: Vec<u8> = ring.queued().iter().flat_map(|slice| slice.to_vec()).collect();
             assert_eq!(all.len(), ring.len());
             let take = (step * 3 % 5).min(all.len());

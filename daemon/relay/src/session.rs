@@ -81,12 +81,12 @@ impl Relay {
                 let stream = attached.one()?;
                 if let Some(orders) = self.orders.get(&command) {
                     // One that has ended meanwhile needs no stream: closing it says so.
-                    let _ = orders.send(Order::Connect(stream)).await;
+                    orders.send(Order::Connect(stream)).await.ok();
                 }
             }
             ToRelay::Close { command } => {
                 if let Some(orders) = self.orders.get(&command).filter(|_| command != 0) {
-                    let _ = orders.send(Order::Close).await;
+                    orders.send(Order::Close).await.ok();
                 }
             }
             ToRelay::Over => {
@@ -96,7 +96,7 @@ impl Relay {
                     self.closing = Some(tokio::spawn(async move {
                         network.close().await;
                         // A keeper that is gone need not know.
-                        let _ = control.send(&FromRelay::Silent).await;
+                        control.send(&FromRelay::Silent).await.ok();
                     }));
                 }
                 self.send_all(|| Order::Over).await;
@@ -165,7 +165,7 @@ impl Relay {
     async fn send_all(&self, order: impl Fn() -> Order) {
         for orders in self.orders.values() {
             // One that has ended need not know.
-            let _ = orders.send(order()).await;
+            orders.send(order()).await.ok();
         }
     }
 

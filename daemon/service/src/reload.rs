@@ -27,7 +27,7 @@ impl SighupStream {
         std::thread::Builder::new().name("signals".into()).spawn(move || {
             while set.wait().is_ok() {
                 // If there is one already, the file is read after this.
-                let _ = requests.try_send(());
+                requests.try_send(()).ok();
             }
         })?;
         Ok(Self(pending))

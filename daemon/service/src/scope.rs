@@ -65,7 +65,7 @@ async fn found_or_made(name: &str, pid: u32) -> Result<String, ScopeError> {
         }
     }
     // One that failed is in the way; one that never was is not.
-    let _ = manage(&systemd, "ResetFailedUnit", &name).await;
+    manage(&systemd, "ResetFailedUnit", &name).await.ok();
     manage(&systemd, "StartUnit", &(SLICE, "replace")).await?;
     let started = manage(&systemd, "StartTransientUnit", &request(name, pid)).await?;
     let job: OwnedObjectPath = started.body().deserialize()?;

@@ -109,7 +109,7 @@ impl Starting {
             let not_run = become_command(invocation, stdio);
             let bytes = [not_run.step.name().as_bytes(), b"\0", &not_run.errno.to_le_bytes()].concat();
             // If init is gone, so is this process in a moment.
-            let _ = rustix::io::write(&reporter, &bytes);
+            rustix::io::write(&reporter, &bytes).ok();
             127
         });
         let pid = pid.map_err(|e| NotRun::new(CommandStep::Fork, e.raw_os_error().unwrap_or(0)))?;

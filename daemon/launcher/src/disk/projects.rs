@@ -67,7 +67,7 @@ pub fn bound(directory: &OwnedFd, session: &SessionId, limit: Usage) -> Result<(
     let directory = directory.as_fd();
     let mut hasher = DefaultHasher::new();
     session.as_str().hash(&mut hasher);
-    let first = hasher.finish() as u32 % FIRST;
+    let first = (hasher.finish() & 0xffff_ffff) as u32 % FIRST;
     for number in 0..TRIES {
         let project = FIRST + first.wrapping_add(number) % FIRST;
         let found = quota::get(directory, project).on(object)?;

@@ -78,7 +78,7 @@ impl Groups {
             let pid = name.to_str().and_then(|name| name.strip_prefix(PREFIX));
             if pid.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
                 // Another trial may have done so before.
-                let _ = std::fs::remove_dir(entry.path());
+                std::fs::remove_dir(entry.path()).ok();
             }
         }
         let path = base.join(name);

@@ -273,8 +273,8 @@ mod tests {
             |n: u64, uid| Asked { request: RequestNumber(n), uid, account: uid, leaks: false, clean: false };
         assert!(examiner.ask(ask(1, 1000)).is_none());
         assert!(examiner.ask(ask(2, 1000)).is_some());
-        for uid in 1..MAX_WAITING as u64 {
-            assert!(examiner.ask(ask(uid, 2000 + uid as u32)).is_none());
+        for uid in 1..u32::try_from(MAX_WAITING).unwrap() {
+            assert!(examiner.ask(ask(uid.into(), 2000 + uid)).is_none());
         }
         assert!(examiner.ask(ask(3, 3000)).is_some());
         examiner.forget();

@@ -184,7 +184,7 @@ impl Sessions {
     pub fn new(hierarchies: Hierarchies) -> Self {
         let mut random = [0; 4];
         // Without randomness they begin at the first.
-        let _ = rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::NONBLOCK);
+        rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::NONBLOCK).ok();
         let next_lease = u32::from_ne_bytes(random);
         Self {
             hierarchies,
@@ -319,7 +319,7 @@ impl Sessions {
         for session in self.all.values_mut().filter(|s| matches!(s.state, State::Running)) {
             // It says why, then; one that is gone or does not listen makes no difference.
             if let Some(keeper) = &session.keeper {
-                let _ = rustix::process::pidfd_send_signal(&keeper.process.pidfd, Signal::TERM);
+                rustix::process::pidfd_send_signal(&keeper.process.pidfd, Signal::TERM).ok();
             }
             if let Err(error) = session.agents.kill() {
                 session.errors.push(error.into());

@@ -195,7 +195,7 @@ impl Rig {
     pub fn roots(&self) -> Vec<PathBuf> {
         let mut hasher = DefaultHasher::new();
         self.base.join("run").to_str().unwrap().hash(&mut hasher);
-        let name = format!("agentd-{:08x}", hasher.finish() as u32);
+        let name = format!("agentd-{:08x}", hasher.finish() & 0xffff_ffff);
         let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
         let points = mounts.lines().filter(|line| line.contains(" - cgroup"));
         let roots =
@@ -217,18 +217,18 @@ impl Drop for Rig {
     /// Ends the launcher and, after a failure, what it would have left to another.
     fn drop(&mut self) {
         if let Some(mut launcher) = self.launcher.take() {
-            let _ = launcher.kill();
-            let _ = launcher.wait();
+            launcher.kill().ok();
+            launcher.wait().ok();
         }
         for root in self.roots() {
-            let _ = std::fs::write(root.join("cgroup.kill"), "1");
+            std::fs::write(root.join("cgroup.kill"), "1").ok();
         }
         let until = Instant::now() + REPLY_TIMEOUT;
         while self.roots().iter().any(|root| remove(root).is_err()) && Instant::now() < until {
             std::thread::sleep(Duration::from_millis(10));
         }
-        let _ = std::fs::remove_dir_all(&self.base);
-        let _ = std::fs::remove_dir_all(&self.state);
+        std::fs::remove_dir_all(&self.base).ok();
+        std::fs::remove_dir_all(&self.state).ok();
     }
 }
 

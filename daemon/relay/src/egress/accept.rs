@@ -40,7 +40,7 @@ pub async fn accept_all<S>(
     S: Future<Output = ()> + Send + 'static,
 {
     // Those that come inherit it. Where it fails, small messages are slower.
-    let _ = rustix::net::sockopt::set_tcp_nodelay(listener.get_ref(), true);
+    rustix::net::sockopt::set_tcp_nodelay(listener.get_ref(), true).ok();
     let mut last_event: Option<Instant> = None;
     loop {
         tokio::task::coop::consume_budget().await;

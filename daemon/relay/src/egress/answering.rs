@@ -85,7 +85,7 @@ async fn answer(gate: &Arc<Gate>, socket: &Endpoint, query: Query, route: Route)
             }
             None => resolve(&gate, &query, client, Transport::Udp).await,
         };
-        let _ = packet::answer(socket.get_ref(), &reply, route);
+        packet::answer(socket.get_ref(), &reply, route).ok();
         drop(place);
     });
 }
@@ -105,9 +105,8 @@ pub async fn serve_stream(gate: &Gate, client: &Endpoint, (from, to): (SocketAdd
             Err(malformed) => malformed.answer(),
         };
         let Some(reply) = reply else { return };
-        // Never longer than two bytes can express.
-        let length = (reply.len() as u16).to_be_bytes();
-        let message = [&length[..], &reply].concat();
+        let Ok(length) = u16::try_from(reply.len()) else { return };
+        let message = [&length.to_be_bytes()[..], &reply].concat();
         if !matches!(timeout(STREAM_TIMEOUT, copy::write(client, &message)).await, Ok(Ok(()))) {
             return;
         }

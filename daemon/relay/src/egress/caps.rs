@@ -270,7 +270,7 @@ mod tests {
                     (Some(_), 0) => open[who] = None,
                     (Some(budget), _) => {
                         let count = bytes.min(budget.left());
-                        budget.count(count as usize);
+                        budget.count(usize::try_from(count).unwrap());
                         sent += count;
                     }
                 }

@@ -40,7 +40,7 @@ impl Pipe {
     fn new() -> Option<Self> {
         let (reader, writer) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).ok()?;
         // Beyond the user's share of pipes it stays as small as it is.
-        let _ = rustix::pipe::fcntl_setpipe_size(&writer, PIPE);
+        rustix::pipe::fcntl_setpipe_size(&writer, PIPE).ok();
         Some(Self { reader, writer })
     }
 }
@@ -267,7 +267,7 @@ pub async fn linger(client: &Endpoint, answer: &[u8]) {
         discard(client, MOST).await
     };
     // Who does not read it does without.
-    let _ = tokio::time::timeout(LINGER, last).await;
+    tokio::time::timeout(LINGER, last).await.ok();
 }
 
 /// Reads to the end, or so many bytes and a little more, and drops them.
@@ -286,7 +286,7 @@ pub async fn discard(from: &Endpoint, most: usize) -> io::Result<()> {
 /// The next close is a reset.
 pub fn reset(socket: &Endpoint) {
     // It fails only on what is no connection any more.
-    let _ = rustix::net::sockopt::set_socket_linger(socket.get_ref(), Some(Duration::ZERO));
+    rustix::net::sockopt::set_socket_linger(socket.get_ref(), Some(Duration::ZERO)).ok();
 }
 
 /// Tries, and again whenever there is room.

@@ -143,7 +143,7 @@ impl Names {
             return Err(Found::Nothing(Some(after(MIN_PIN))));
         }
         let mut numbers = lock(&self.stand_ins);
-        let next = numbers.len() as u32;
+        let next = u32::try_from(numbers.len()).unwrap_or(u32::MAX);
         if next >= MAX_STAND_INS && !numbers.contains_key(name) {
             return Err(Found::Failed("too many names for the site's proxy".into()));
         }

@@ -175,8 +175,8 @@ impl Waiting {
                 break;
             }
         }
-        // Short by far: a name, a few numbers, and some padding.
-        let mut framed = (message.len() as u16).to_be_bytes().to_vec();
+        // Short by far: a name, a few numbers, and some padding. Of a longer one the resolver would wait for the rest.
+        let mut framed = u16::try_from(message.len()).unwrap_or(u16::MAX).to_be_bytes().to_vec();
         framed.extend(&message);
         let mut own = [0; 2];
         if let Some(number) = framed.get_mut(2..4) {
@@ -193,7 +193,7 @@ impl Waiting {
         if let Some((own, answer)) = self.asked.remove(&u16::from_be_bytes(*number)) {
             *number = own;
             // A query that has timed out needs no reply.
-            let _ = answer.send(reply);
+            answer.send(reply).ok();
         }
     }
 }
@@ -236,6 +236,6 @@ mod tests {
         }
         waiting.last = 0;
         let (ask, _answered) = ask(b"\x07\x07x");
-        assert_eq!(waiting.enter(ask)[2..4], (MAX_PIPELINED as u16 + 2).to_be_bytes());
+        assert_eq!(waiting.enter(ask)[2..4], (u16::try_from(MAX_PIPELINED).unwrap() + 2).to_be_bytes());
     }
 }

@@ -1,6 +1,5 @@
 //! Whether a connection, or a request on it, may go where it names, and what a client reads that may not.
 
-use std::fmt::Write as _;
 use std::net::SocketAddr;
 
 use agentd_policy::denial::Denial;
@@ -103,8 +102,7 @@ pub fn forbidden(rule: &str, why: &str) -> Vec<u8> {
     };
     let body = format!("agentd: {}\n", plain(why));
     let mut head = "HTTP/1.1 403 Forbidden\r\nContent-Type: text/plain\r\nConnection: close\r\n".to_owned();
-    // Writing to a String cannot fail.
-    let _ = write!(head, "X-Agentd-Reason: {}\r\nContent-Length: {}\r\n\r\n", plain(rule), body.len());
+    head.push_str(&format!("X-Agentd-Reason: {}\r\nContent-Length: {}\r\n\r\n", plain(rule), body.len()));
     (head + &body).into_bytes()
 }
 

@@ -126,7 +126,7 @@ impl Keeper {
         connected(&socket, CONNECT_TIMEOUT).await?;
         if protocol == Protocol::Tcp {
             // Where it fails, small messages are slower.
-            let _ = rustix::net::sockopt::set_tcp_nodelay(socket.get_ref(), true);
+            rustix::net::sockopt::set_tcp_nodelay(socket.get_ref(), true).ok();
         }
         Ok(socket)
     }
@@ -193,7 +193,7 @@ impl Keeper {
     /// Sends a further event of a kind that `client` caused before, and that was recorded then.
     pub async fn record_repeat(&self, event: NetEvent, client: Option<Client>) {
         // It fails once the keeper is gone, and the session with it.
-        let _ = self.control.send(&FromRelay::Event { event, client, number: None }).await;
+        self.control.send(&FromRelay::Event { event, client, number: None }).await.ok();
     }
 
     /// Sends an event about `client`, and waits until it is recorded, at most [`RECORD_TIMEOUT`]: until it is answered,
@@ -208,34 +208,34 @@ impl Keeper {
         let message = FromRelay::Event { event, client: Some(client), number: Some(number) };
         if self.send(number, &message).await.is_ok() {
             // An answer that comes later makes room all the same.
-            let _ = timeout(RECORD_TIMEOUT, answer).await;
+            timeout(RECORD_TIMEOUT, answer).await.ok();
         }
     }
 
     /// An answer to [`Keeper::record_and_wait`].
     pub fn recorded(&self, number: u32) {
         if let Some((sender, _place)) = self.asked().events.remove(&number) {
-            let _ = sender.send(());
+            sender.send(()).ok();
         }
     }
 
     /// A name was asked for anew, as the keeper wanted.
     pub async fn renewed(&self, name: HostName, question: u16) {
-        let _ = self.control.send(&FromRelay::Renewed { name, question }).await;
+        self.control.send(&FromRelay::Renewed { name, question }).await.ok();
     }
 
     /// An answer to [`Keeper::dial`]. A socket that comes too late is closed.
     pub fn dialled(&self, number: u32, dialled: Dialled) {
         let waiting = self.asked().dials.remove(&number);
         if let Some((sender, _place)) = waiting {
-            let _ = sender.send(dialled);
+            sender.send(dialled).ok();
         }
     }
 
     /// An answer to [`Keeper::pin`].
     pub fn pinned(&self, number: u32, addresses: Vec<IpAddr>) {
         if let Some((sender, _place)) = self.asked().pins.remove(&number) {
-            let _ = sender.send(addresses);
+            sender.send(addresses).ok();
         }
     }
 

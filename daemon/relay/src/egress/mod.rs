@@ -134,7 +134,7 @@ impl Network {
             resolvers,
             connections: Arc::new(Semaphore::new(MAX_CONNECTIONS as usize)),
             visits: Arc::new(Semaphore::new(MAX_VISITS as usize)),
-            flows: Arc::new(Semaphore::new(MAX_FLOWS)),
+            flows: Arc::new(Semaphore::new(MAX_FLOWS as usize)),
             datagrams: Arc::new(Semaphore::new(udp::MAX_WAITING)),
         });
         let mut listeners = JoinSet::new();
@@ -216,10 +216,10 @@ impl Network {
         while self.listeners.join_next().await.is_some() {}
         let all = async {
             self.gate.names.log.flush(&self.gate.keeper).await;
-            let _ = self.gate.connections.acquire_many(MAX_CONNECTIONS).await;
-            let _ = self.gate.visits.acquire_many(MAX_VISITS).await;
-            let _ = self.gate.flows.acquire_many(MAX_FLOWS as u32).await;
+            self.gate.connections.acquire_many(MAX_CONNECTIONS).await.ok();
+            self.gate.visits.acquire_many(MAX_VISITS).await.ok();
+            self.gate.flows.acquire_many(MAX_FLOWS).await.ok();
         };
-        let _ = timeout(CLOSE_TIMEOUT, all).await;
+        timeout(CLOSE_TIMEOUT, all).await.ok();
     }
 }

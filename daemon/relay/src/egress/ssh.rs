@@ -17,16 +17,16 @@ pub fn disconnect(why: &str) -> Vec<u8> {
     let why: String = why.chars().filter(|c| c.is_ascii_graphic() || *c == ' ').take(MAX_WHY).collect();
     let mut payload = vec![DISCONNECT];
     payload.extend(NOT_ALLOWED.to_be_bytes());
-    // Short by far: see above.
-    payload.extend((why.len() as u32).to_be_bytes());
+    // All are short by far: see above. A client takes the largest numbers for malformed.
+    payload.extend(u32::try_from(why.len()).unwrap_or(u32::MAX).to_be_bytes());
     payload.extend(why.as_bytes());
     // No language.
     payload.extend(0_u32.to_be_bytes());
     let bare = 4 + 1 + payload.len();
     let padding = MIN_PADDING + (2 * BLOCK - (bare + MIN_PADDING) % BLOCK) % BLOCK;
     let mut message = b"SSH-2.0-agentd\r\n".to_vec();
-    message.extend(((1 + payload.len() + padding) as u32).to_be_bytes());
-    message.push(padding as u8);
+    message.extend(u32::try_from(1 + payload.len() + padding).unwrap_or(u32::MAX).to_be_bytes());
+    message.push(u8::try_from(padding).unwrap_or(u8::MAX));
     message.extend(payload);
     message.resize(message.len() + padding, 0);
     message

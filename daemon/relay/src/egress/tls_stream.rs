@@ -114,7 +114,7 @@ impl Stream {
     /// Sends `close_notify`, if there is room for it.
     pub fn close(mut self) {
         self.tls.send_close_notify();
-        let _ = self.tls.write_tls(&mut Socket(self.socket.get_ref()));
+        self.tls.write_tls(&mut Socket(self.socket.get_ref())).ok();
     }
 
     /// Reads once from the socket and deciphers it; `false` at the end.
@@ -130,7 +130,7 @@ impl Stream {
         }
         if let Err(error) = self.tls.process_new_packets() {
             // An alert with the reason, if the socket takes it.
-            let _ = self.tls.write_tls(&mut Socket(self.socket.get_ref()));
+            self.tls.write_tls(&mut Socket(self.socket.get_ref())).ok();
             return Err(error.into());
         }
         Ok(true)

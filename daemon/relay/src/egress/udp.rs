@@ -25,7 +25,7 @@ use super::{Gate, copy, judge};
 use crate::Endpoint;
 
 /// The most flows of a session.
-pub const MAX_FLOWS: usize = 256;
+pub const MAX_FLOWS: u32 = 256;
 /// A flow without a datagram for so long ends.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 /// Datagrams that wait for a flow's socket; more are lost.
@@ -69,7 +69,8 @@ pub async fn serve(gate: Arc<Gate>, socket: Endpoint, port: u16) {
             continue;
         };
         // What finds no place is lost, as a network would lose it.
-        let Ok(room) = gate.datagrams.clone().try_acquire_many_owned(length as u32) else { continue };
+        let places = u32::try_from(length).unwrap_or(u32::MAX);
+        let Ok(room) = gate.datagrams.clone().try_acquire_many_owned(places) else { continue };
         let mut datagram = (buffer[..length].to_vec(), room);
         if let Some(queue) = flows.get(&route) {
             match queue.try_send(datagram) {
@@ -84,7 +85,7 @@ pub async fn serve(gate: Arc<Gate>, socket: Endpoint, port: u16) {
         let Ok(place) = gate.flows.clone().try_acquire_owned() else { continue };
         let (queue, datagrams) = mpsc::channel(QUEUE);
         // There is room for the first.
-        let _ = queue.try_send(datagram);
+        queue.try_send(datagram).ok();
         flows.insert(route, queue);
         let flow = Flow {
             gate: gate.clone(),
@@ -215,7 +216,7 @@ impl Flow {
                     Err(error) => return ConnectionEnd::failed(error),
                 }
                 let socket: &OwnedFd = self.socket.get_ref();
-                let _ = packet::answer(socket, &answer, self.route);
+                packet::answer(socket, &answer, self.route).ok();
             }
         };
         tokio::select! {

@@ -160,8 +160,7 @@ async fn by_stream(
 ) -> Result<Outcome, AskError> {
     let question = question(name, kind)?;
     let socket = keeper.dial(Purpose::Resolver, resolver, Protocol::Tcp, from).await?;
-    // Short by far: a name, and a few numbers.
-    let length = (question.message().len() as u16).to_be_bytes();
+    let length = u16::try_from(question.message().len()).map_err(io::Error::other)?.to_be_bytes();
     copy::write(&socket, &[&length[..], question.message()].concat()).await?;
     let mut held = Vec::new();
     let reply = message(&socket, &mut held).await?.ok_or(AskError::Forged)?;

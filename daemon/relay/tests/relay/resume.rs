@@ -87,7 +87,7 @@ fn further_commands_have_streams_of_their_own() {
     relay.order(&ToRelay::Close { command: 18 }, &[]);
     // It may be cut off within a frame.
     let mut rest = Vec::new();
-    let _ = std::io::Read::read_to_end(&mut &*service.0, &mut rest);
+    std::io::Read::read_to_end(&mut &*service.0, &mut rest).ok();
     assert_eq!(relay.said(), FromRelay::Closed { command: 18 });
     sh.kill().unwrap();
     sh.wait().unwrap();
@@ -116,7 +116,7 @@ proptest! {
         let mut got = Vec::new();
         for (frames, size) in cuts {
             let service = relay.service.clone();
-            let from = service.state().sent as usize;
+            let from = usize::try_from(service.state().sent).unwrap();
             std::thread::scope(|scope| {
                 let (service, sent) = (&service, &sent);
                 scope.spawn(move || {
@@ -142,7 +142,7 @@ proptest! {
             relay.service.resume();
         }
         let service = relay.service.clone();
-        let from = service.state().sent as usize;
+        let from = usize::try_from(service.state().sent).unwrap();
         let rest = std::thread::scope(|scope| {
             scope.spawn(|| {
                 sent[from..].chunks(50_000).for_each(|piece| service.send(frame::STDIN, piece));

@@ -111,7 +111,7 @@ pub async fn send(
         }
         if !follow || last {
             if let Err(refusal) = whole {
-                let _ = to.send(Err(refused(&refusal))).await;
+                to.send(Err(refused(&refusal))).await.ok();
             }
             return;
         }

@@ -49,7 +49,7 @@ impl Reading {
     /// Sends it, until the client is gone.
     pub async fn send(self, to: To) {
         if let Err(Some(refusal)) = self.sent(&to).await {
-            let _ = to.send(Err(refused(&refusal))).await;
+            to.send(Err(refused(&refusal))).await.ok();
         }
     }
 

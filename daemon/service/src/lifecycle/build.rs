@@ -72,7 +72,7 @@ pub async fn run(
     let stream = relay::carry(session.hub.clone(), relay, None, host.writers.clone());
     tokio::spawn(carried(session.clone(), stream));
     if session.facts().detached && !session.facts().terminal {
-        let _ = session.hub.input.try_send(Inward::Eof);
+        session.hub.input.try_send(Inward::Eof).ok();
     }
     session.change(|status| status.phase = Phase::Running);
     metrics().session_built(&timings);

@@ -39,7 +39,7 @@ pub async fn finish(host: &Arc<Host>, session: &Arc<Session>) {
         // Its overlay went with it: as its plan had it. A client that lost us may come back for its exit.
         let mut status = session.watch();
         let delivered = status.wait_for(|status| status.exit_delivered || status.detached);
-        let _ = tokio::time::timeout(EXIT_RETENTION, delivered).await;
+        tokio::time::timeout(EXIT_RETENTION, delivered).await.ok();
         remove(host, session).await;
         return;
     }
@@ -53,6 +53,6 @@ pub async fn remove(host: &Arc<Host>, session: &Arc<Session>) {
     host.registry.retire(session);
     let hub = session.hub.clone();
     // A panic in it leaves files behind, which the store deletes.
-    let _ = tokio::task::spawn_blocking(move || hub.log.as_ref().map(OutputLog::remove)).await;
+    tokio::task::spawn_blocking(move || hub.log.as_ref().map(OutputLog::remove)).await.ok();
     host.store.retire(&session.id).await;
 }

@@ -188,7 +188,7 @@ fn start(root: &std::path::Path, more: &str) -> (Link, Packets, Arc<Host>, Runti
 
 /// A packet socket with a name.
 fn listen(path: &std::path::Path) -> OwnedFd {
-    let _ = std::fs::remove_file(path);
+    std::fs::remove_file(path).ok();
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap();
     rustix::net::bind(&socket, &SocketAddrUnix::new(path).unwrap()).unwrap();
@@ -211,7 +211,7 @@ impl Drop for Stage {
         if let Some(service) = self.service.take() {
             service.shutdown_background();
         }
-        let _ = std::fs::remove_dir_all(&self.root);
+        std::fs::remove_dir_all(&self.root).ok();
     }
 }
 

@@ -108,13 +108,14 @@ impl Commands {
     pub fn new(session: SessionId, created: SystemTime) -> Self {
         let age = created.elapsed().unwrap_or_default().as_secs();
         // 0 is the first command.
-        let next = (age.wrapping_mul(A_SECOND) % u64::from(u32::MAX)) as u32 + 1;
+        let next = u32::try_from(age.wrapping_mul(A_SECOND) % u64::from(u32::MAX)).unwrap_or(0) + 1;
         Self { session, next, entries: HashMap::new() }
     }
 
     /// How many run.
     pub fn count(&self) -> u32 {
-        self.entries.values().filter(|entry| entry.exit.is_some()).count() as u32
+        let running = self.entries.values().filter(|entry| entry.exit.is_some()).count();
+        u32::try_from(running).unwrap_or(u32::MAX)
     }
 
     /// The message that has it run, unless there are too many.
@@ -241,7 +242,7 @@ pub fn ended() -> Refusal {
 /// Tells a command that no input will come.
 pub async fn end_input(hub: &Hub) {
     // It reads no more: then it knows.
-    let _ = hub.input.send(Inward::Eof).await;
+    hub.input.send(Inward::Eof).await.ok();
 }
 
 #[cfg(test)]

@@ -255,7 +255,7 @@ impl Session {
     /// Waits until it is in `phase` or beyond.
     pub async fn reached(&self, phase: Phase) {
         let mut status = self.status.subscribe();
-        let _ = status.wait_for(|now| now.phase >= phase).await;
+        status.wait_for(|now| now.phase >= phase).await.ok();
     }
 
     /// Ends it. Only the first word counts.

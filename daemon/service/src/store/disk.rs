@@ -179,7 +179,7 @@ impl Disk {
             batch.replaced.remove(&session);
             remove(&record::path(&self.dir, &session));
             OutputLog::new(&self.dir, &session).remove();
-            let _ = done.send(());
+            done.send(()).ok();
         }
         let done = if self.has_failed() { Ok(false) } else { self.write(&mut batch).map(|()| true) };
         if let Err(error) = &done {
@@ -193,7 +193,7 @@ impl Disk {
         // Their last record is written by now.
         for Forgotten { session, done, .. } in kept {
             self.retire(&session);
-            let _ = done.send(());
+            done.send(()).ok();
         }
         for grown in batch.logs.values() {
             match done {

@@ -230,7 +230,7 @@ impl Store {
             Ok(bytes) => {
                 let job = Job::Create { session: record.id.clone(), record: bytes, done };
                 // Without a writer the answer is that there is none.
-                let _ = self.jobs.send(job).await;
+                self.jobs.send(job).await.ok();
             }
             Err(error) => drop(done.send(Err(error.into()))),
         }
@@ -249,14 +249,14 @@ impl Store {
     pub async fn forget(&self, session: &SessionId) {
         let (done, forgotten) = oneshot::channel();
         self.disk.forget(session.clone(), false, done);
-        let _ = forgotten.await;
+        forgotten.await.ok();
     }
 
     /// Deletes a session's output. Its record and its events stay as long as all events.
     pub async fn retire(&self, session: &SessionId) {
         let (done, retired) = oneshot::channel();
         self.disk.forget(session.clone(), true, done);
-        let _ = retired.await;
+        retired.await.ok();
     }
 
     /// Wakes whenever more of any file is on disk.

@@ -140,7 +140,7 @@ pub fn write(path: &Path, bytes: &[u8]) -> io::Result<File> {
     let written = file.and_then(|mut file| file.write_all(bytes).map(|()| file));
     if written.is_err() {
         // It is not what this is about, and the next attempt writes it anew.
-        let _ = std::fs::remove_file(&new);
+        std::fs::remove_file(&new).ok();
     }
     written
 }

@@ -45,7 +45,7 @@ pub(super) fn run(mut queue: mpsc::Receiver<Job>, disk: &Disk, dir: &Path) {
                     end
                 });
                 // The task that waited for it may be gone.
-                let _ = done.send(written);
+                done.send(written).ok();
             }
             Job::Create { session, record, done } => {
                 let path = record::path(dir, &session);
@@ -55,7 +55,7 @@ pub(super) fn run(mut queue: mpsc::Receiver<Job>, disk: &Disk, dir: &Path) {
                 if let Err(error) = &written {
                     tracing::error!(%session, %error, "a record was not written");
                 }
-                let _ = done.send(written);
+                done.send(written).ok();
             }
         }
     }

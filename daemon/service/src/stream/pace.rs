@@ -62,7 +62,7 @@ mod tests {
         // What was not taken is not saved up.
         let later = now + Duration::from_secs(100);
         assert_eq!(pace.due(later), None);
-        pace.took(BURST as usize + 1, later);
+        pace.took((4 << 20) + 1, later);
         assert!(pace.due(later).is_some());
     }
 }

@@ -61,7 +61,7 @@ pub async fn carry(
     }
     // Its acknowledgements are sent; the relay waits for the last one.
     drop(reader);
-    let _ = sending.await;
+    sending.await.ok();
     result.map(|_| ())
 }
 
@@ -316,7 +316,7 @@ async fn send(
 /// Waits until the command has taken so much that input up to `wanted` may be sent.
 async fn credit(taken: &mut watch::Receiver<u64>, wanted: u64) {
     // The hub has the sender, and lives as long as the stream.
-    let _ = taken.wait_for(|taken| taken.saturating_add(frame::INPUT_WINDOW) >= wanted).await;
+    taken.wait_for(|taken| taken.saturating_add(frame::INPUT_WINDOW) >= wanted).await.ok();
 }
 
 async fn write(relay: &mut OwnedWriteHalf, kind: u8, payload: Bytes) -> io::Result<()> {

@@ -112,7 +112,7 @@ impl<'a> Builder<'a> {
             }
             Err(fault) => {
                 // A launcher that is gone needs no answer.
-                let _ = encode(&Reply::Refused(fault.into())).map(|p| launcher.send(&p, &[]));
+                encode(&Reply::Refused(fault.into())).map(|p| launcher.send(&p, &[])).ok();
                 1
             }
         }
@@ -138,7 +138,7 @@ impl<'a> Builder<'a> {
         if !matches!(built, Ok(Some(_))) {
             // Reaped here, they leave nothing for others to reap. One may have ended and been reaped already.
             for child in children {
-                let _ = child.kill().and_then(|()| child.wait());
+                child.kill().and_then(|()| child.wait()).ok();
             }
         }
         built

@@ -152,7 +152,7 @@ impl<'a> Commands<'a> {
             .filter_map(|number| Some((number, self.starting.remove(&number)?)))
             .map(|(number, way)| {
                 // A child that was not reaped keeps its number.
-                let _ = rustix::process::kill_process(way.starting.pid, rustix::process::Signal::KILL);
+                rustix::process::kill_process(way.starting.pid, rustix::process::Signal::KILL).ok();
                 News::NotRun(
                     number,
                     NotRun::new(CommandStep::Stopped, rustix::io::Errno::TIMEDOUT.raw_os_error()),
@@ -184,10 +184,10 @@ impl<'a> Commands<'a> {
     pub fn signal(&self, command: CommandNumber, signal: i32) {
         if let (Some(pid), Ok(signal)) = (self.pid(command), Signal::try_from(signal)) {
             let group = nix::unistd::Pid::from_raw(pid.as_raw_nonzero().get());
-            let _ = nix::sys::signal::killpg(group, signal);
+            nix::sys::signal::killpg(group, signal).ok();
             // What is stopped would not meet its end before somebody lets it go on.
             if matches!(signal, Signal::SIGTERM | Signal::SIGINT | Signal::SIGHUP | Signal::SIGQUIT) {
-                let _ = nix::sys::signal::killpg(group, Signal::SIGCONT);
+                nix::sys::signal::killpg(group, Signal::SIGCONT).ok();
             }
         }
     }
@@ -197,7 +197,7 @@ impl<'a> Commands<'a> {
         let Some(pid) = self.pid(command).filter(|_| command != 0) else { return };
         self.signal(command, Signal::SIGKILL as i32);
         // It may not lead a group yet; a child that was not reaped keeps its number.
-        let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+        rustix::process::kill_process(pid, rustix::process::Signal::KILL).ok();
         for _ in 0..ROUNDS {
             if !kill_session(pid) {
                 break;

@@ -185,7 +185,7 @@ impl Init<'_> {
             Err(failure) => {
                 let message = FromInit::Failed { step: failure.step, why: failure.why };
                 // If the keeper is gone too there is nobody to report to.
-                let _ = self.send(&message, &[]);
+                self.send(&message, &[]).ok();
                 1
             }
         }
@@ -250,8 +250,13 @@ impl Init<'_> {
 
     /// Takes everything away, in the order in which each step still can be done, and verifies each.
     fn confine(&self, plan: &Plan, access: &[(String, Access)]) -> Result<(u32, OwnedFd), Failure> {
-        // A float that is out of range becomes the nearest integer.
-        affinity::narrow(plan.limits.cpus.ceil() as usize, self.turn).step(Step::Affinity)?;
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "a float that is out of range becomes the nearest integer"
+        )]
+        let cpus = plan.limits.cpus.ceil() as usize;
+        affinity::narrow(cpus, self.turn).step(Step::Affinity)?;
         rlimits::Limits { open_files: plan.limits.open_files }.apply().map(drop).step(Step::Rlimits)?;
         let groups: Vec<u32> = self.owner.groups.iter().collect();
         creds::become_member(self.owner.uid, self.owner.gid, &groups).step(Step::Ids)?;

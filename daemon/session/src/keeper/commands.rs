@@ -184,7 +184,7 @@ impl Keeper {
             known.exited = Some(status);
             if status == ExitStatus::Signal(9) {
                 // What explains it is sent first. What cannot be asked has not changed; what cannot be sent waits.
-                let _ = self.memory_limit().and_then(|_| self.flush());
+                self.memory_limit().and_then(|_| self.flush()).ok();
             }
             self.commands.forget_if_done(command);
             self.send_service(&FromKeeper::Exited { command, status }, vec![]);

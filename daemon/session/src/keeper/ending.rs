@@ -33,7 +33,7 @@ impl Keeper {
         // What init said last is still in its socket.
         self.receive_init()?;
         // Nothing in the session can kill pid 1; the kernel can, for memory, and root.
-        let _ = self.memory_limit();
+        self.memory_limit().ok();
         self.finish(match self.limits.has_killed_for_memory() {
             true => End::OutOfMemory,
             false => End::Failed { what: "its pid 1 ended before its command".into() },

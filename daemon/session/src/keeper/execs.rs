@@ -136,7 +136,7 @@ impl Keeper {
     pub(super) fn refused_at_last(&mut self) {
         let Some(refused) = self.audit.refused.take() else { return };
         // Init may have it open for a moment yet. It may be gone from there by itself.
-        let _ = self.event_loop.remove(&refused);
+        self.event_loop.remove(&refused).ok();
         refused.flush().into_iter().for_each(|event| self.spool.push_of_process(event));
     }
 

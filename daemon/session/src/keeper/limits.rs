@@ -97,7 +97,7 @@ impl Keeper {
     /// A command that was killed while the kernel killed for memory was out of memory.
     pub(super) fn end_of_command(&mut self, status: ExitStatus) -> End {
         // What cannot be asked has not changed.
-        let _ = self.memory_limit();
+        self.memory_limit().ok();
         match status {
             ExitStatus::Signal(9) if self.limits.has_killed_for_memory() => End::OutOfMemory,
             status => End::Command(status),

@@ -231,7 +231,9 @@ impl Keeper {
         if let Err(error) = self.keep() {
             tracing::error!(%error, "the keeper cannot go on: the session ends");
             // Whatever went wrong, the session does not outlive its keeper.
-            let _ = self.watch.kill();
+            if let Err(error) = self.watch.kill() {
+                tracing::error!(%error, "what is left of the session cannot be killed");
+            }
             return 1;
         }
         0

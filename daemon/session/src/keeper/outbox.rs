@@ -117,7 +117,7 @@ impl Outbox {
     /// Nothing more is expected by it.
     pub fn ignore(&self, events: &Events) {
         // It may have been ignored before.
-        let _ = events.remove(&self.socket);
+        events.remove(&self.socket).ok();
     }
 }
 

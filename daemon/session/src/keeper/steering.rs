@@ -70,7 +70,7 @@ impl Steering {
 
 fn answer(socket: &Packets, changed: Result<(), Refusal>) {
     // A launcher that is gone does not want to know.
-    let _ = encode(&ToRoot::Changed(changed)).map(|packet| socket.send(&packet, &[]));
+    encode(&ToRoot::Changed(changed)).map(|packet| socket.send(&packet, &[])).ok();
 }
 
 impl Keeper {
@@ -100,7 +100,7 @@ impl Keeper {
             match changed {
                 Ok(()) => {
                     // Its end matters to nobody any more.
-                    let _ = self.event_loop.remove(&socket);
+                    self.event_loop.remove(&socket).ok();
                     let until = Instant::now() + RECORD_TIMEOUT;
                     self.service.steering.changed.push((self.spool.last(), until, socket));
                 }

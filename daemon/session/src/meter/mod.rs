@@ -77,7 +77,7 @@ impl Meter<'_> {
                 }
             };
             // A keeper that is gone needs no notice.
-            let _ = rustix::io::write(&writer, &notice.to_bytes());
+            rustix::io::write(&writer, &notice.to_bytes()).ok();
             code
         })?;
         Ok((child, notices))

@@ -170,11 +170,12 @@ impl Scan<'_> {
                 return Ok(());
             }
             // What cannot be looked at is not seen.
-            let _ = parked::peek(socket.as_fd(), parked, |descriptors| {
+            parked::peek(socket.as_fd(), parked, |descriptors| {
                 seen = seen.saturating_add(descriptors.len() as u64);
                 found.extend(descriptors);
                 if found.len() > MAX_HELD { Err(std::io::Error::other("more than are held")) } else { Ok(()) }
-            });
+            })
+            .ok();
             for descriptor in found {
                 self.descriptor(descriptor, depth)?;
             }

@@ -79,7 +79,8 @@ mod tests {
 
     fn index(version: u32, paths: &[&str]) -> Vec<u8> {
         let mut bytes =
-            [b"DIRC".as_slice(), &version.to_be_bytes(), &(paths.len() as u32).to_be_bytes()].concat();
+            [b"DIRC".as_slice(), &version.to_be_bytes(), &u32::try_from(paths.len()).unwrap().to_be_bytes()]
+                .concat();
         let mut before = "";
         for path in paths {
             let start = bytes.len();
@@ -87,10 +88,10 @@ mod tests {
             bytes.extend(0o160_000_u32.to_be_bytes());
             bytes.extend([0; 12]);
             bytes.extend([7; 20]);
-            bytes.extend((path.len() as u16).to_be_bytes());
+            bytes.extend(u16::try_from(path.len()).unwrap().to_be_bytes());
             if version == 4 {
                 let same = path.bytes().zip(before.bytes()).take_while(|(a, b)| a == b).count();
-                bytes.push((before.len() - same) as u8);
+                bytes.push(u8::try_from(before.len() - same).unwrap());
                 bytes.extend(&path.as_bytes()[same..]);
                 bytes.push(0);
                 before = path;

@@ -62,7 +62,7 @@ impl Connection {
         })?;
         self.set_to(to);
         self.buffers.limit_server_side(server.get_ref());
-        let _ = self.server.set(server.clone());
+        self.server.set(server.clone()).ok();
         Ok(server)
     }
 

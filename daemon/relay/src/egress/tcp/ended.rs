@@ -69,6 +69,6 @@ impl Connection {
             return (Vec::new(), 0);
         }
         let listed = names.iter().take(MAX_NAMES).map(|(name, _)| name.to_string()).collect();
-        (listed, names.len().saturating_sub(MAX_NAMES) as u32)
+        (listed, u32::try_from(names.len().saturating_sub(MAX_NAMES)).unwrap_or(u32::MAX))
     }
 }

@@ -204,7 +204,7 @@ impl Connection {
         server: Endpoint,
         held: Vec<u8>,
     ) -> Result<(), CloseReason> {
-        let _ = self.tunnel.set(target);
+        self.tunnel.set(target).ok();
         self.carry(held, Some(server)).await
     }
 

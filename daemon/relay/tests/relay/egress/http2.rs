@@ -12,12 +12,13 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const SETTINGS: &[u8] = b"\0\0\0\x04\0\0\0\0\0";
 
 fn frame(kind: u8, flags: u8, stream: u8, payload: &[u8]) -> Vec<u8> {
-    [&[0, 0, payload.len() as u8, kind, flags, 0, 0, 0, stream][..], payload].concat()
+    [&[0, 0, u8::try_from(payload.len()).unwrap(), kind, flags, 0, 0, 0, stream][..], payload].concat()
 }
 
 /// POST, http, `/`, and the authority as it is; `content-type` of gRPC.
 fn request(stream: u8, host: &str, grpc: bool) -> Vec<u8> {
-    let mut block = [&[0x83, 0x86, 0x84, 0x01, host.len() as u8][..], host.as_bytes()].concat();
+    let mut block =
+        [&[0x83, 0x86, 0x84, 0x01, u8::try_from(host.len()).unwrap()][..], host.as_bytes()].concat();
     if grpc {
         block.extend([&[0x0f, 0x10, 16][..], b"application/grpc"].concat());
     }

@@ -128,7 +128,7 @@ fn many_at_once_are_answered_each_and_counted() {
     const MANY: u64 = 200;
     for number in 0..MANY {
         let mut message = query("a.example", 1);
-        message[1] = number as u8;
+        message[1] = u8::try_from(number).unwrap();
         client.send_to(&message, world.dns).unwrap();
     }
     let mut reply = [0; 512];

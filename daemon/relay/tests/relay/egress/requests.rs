@@ -15,7 +15,7 @@ pub fn hello(name: Option<&str>) -> Vec<u8> {
 
 /// The same with an extension that nobody knows.
 fn hello_with(name: Option<&str>, unknown: &[u8]) -> Vec<u8> {
-    let counted = |bytes: &[u8]| [&(bytes.len() as u16).to_be_bytes()[..], bytes].concat();
+    let counted = |bytes: &[u8]| [&u16::try_from(bytes.len()).unwrap().to_be_bytes()[..], bytes].concat();
     let mut extensions = vec![0x0a, 0x0a, 0, 0];
     if let Some(name) = name {
         let entry = [&[0][..], &counted(name.as_bytes())].concat();
@@ -37,8 +37,8 @@ pub fn reply(retry: bool) -> Vec<u8> {
     ];
     let random = if retry { RETRY } else { [9; 32] };
     let body = [&[3, 3][..], &random, &[0, 0x13, 1, 0]].concat();
-    let message = [&[2, 0, 0, body.len() as u8][..], &body].concat();
-    [&[22, 3, 3, 0, message.len() as u8][..], &message].concat()
+    let message = [&[2, 0, 0, u8::try_from(body.len()).unwrap()][..], &body].concat();
+    [&[22, 3, 3, 0, u8::try_from(message.len()).unwrap()][..], &message].concat()
 }
 
 /// A world in which two names are at the same address, and the rules know a third.

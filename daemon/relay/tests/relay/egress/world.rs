@@ -180,7 +180,7 @@ impl World {
 impl Drop for World {
     fn drop(&mut self) {
         // The player reads the end.
-        let _ = self.relay.child.kill();
+        self.relay.child.kill().ok();
     }
 }
 
@@ -209,7 +209,7 @@ impl Keeper {
 
     fn order(&self, message: &ToRelay, fds: &[std::os::fd::BorrowedFd<'_>]) {
         // The relay may be gone by the end of a test.
-        let _ = self.control.send(&encode(message).unwrap(), fds);
+        self.control.send(&encode(message).unwrap(), fds).ok();
     }
 
     fn dial(&self, purpose: &Purpose, protocol: Protocol, to: IpAddr) -> (Option<OwnedFd>, Option<i32>) {
@@ -227,7 +227,7 @@ impl Keeper {
                     let mut query = [0; 2048];
                     while let Ok(length @ 1..) = ours.recv(&mut query) {
                         for reply in replies(&query[..length], true) {
-                            let _ = ours.send(&reply);
+                            ours.send(&reply).ok();
                         }
                     }
                 });
@@ -240,8 +240,9 @@ impl Keeper {
                     let mut query = [0; 2048];
                     let length = ours.read(&mut query).unwrap();
                     for reply in replies(&query[2..length], false) {
-                        let message = [&(reply.len() as u16).to_be_bytes()[..], &reply].concat();
-                        let _ = ours.write_all(&message);
+                        let message =
+                            [&u16::try_from(reply.len()).unwrap().to_be_bytes()[..], &reply].concat();
+                        ours.write_all(&message).ok();
                     }
                 });
                 (Some(theirs.into()), None)
@@ -350,7 +351,7 @@ impl Zone {
             let mut record = |kind: u16, owner: &[u8], data: &[u8]| {
                 reply.extend(owner);
                 reply.extend([&kind.to_be_bytes()[..], &[0, 1, 0, 0, 0, 60]].concat());
-                reply.extend((data.len() as u16).to_be_bytes());
+                reply.extend(u16::try_from(data.len()).unwrap().to_be_bytes());
                 reply.extend(data);
                 reply[7] += 1;
             };
@@ -462,7 +463,8 @@ pub fn rest(stream: &mut TcpStream) -> Option<Vec<u8>> {
 }
 
 fn labels(name: &str) -> Vec<u8> {
-    let labels = name.split('.').flat_map(|label| [&[label.len() as u8], label.as_bytes()].concat());
+    let labels =
+        name.split('.').flat_map(|label| [&[u8::try_from(label.len()).unwrap()], label.as_bytes()].concat());
     labels.chain([0]).collect()
 }
 

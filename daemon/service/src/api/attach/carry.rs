@@ -167,7 +167,7 @@ pub(super) fn resize(hub: &Hub, size: WindowSize) {
     let [a, b] = size.rows.to_le_bytes();
     let [c, d] = size.cols.to_le_bytes();
     // A flood of sizes: one of the next will do.
-    let _ = hub.controls.try_send(Control::Resize([a, b, c, d]));
+    hub.controls.try_send(Control::Resize([a, b, c, d])).ok();
 }
 
 /// From the client to the command, for as long as the client is there.

@@ -129,7 +129,7 @@ pub async fn opened(hub: &Arc<Hub>) {
     if hub.log.as_ref().is_some_and(|log| !log.is_open()) {
         let hub = hub.clone();
         // A panic in it leaves the log unread: then nothing is kept.
-        let _ = tokio::task::spawn_blocking(move || hub.open()).await;
+        tokio::task::spawn_blocking(move || hub.open()).await.ok();
     }
 }
 

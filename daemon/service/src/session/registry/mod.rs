@@ -145,7 +145,7 @@ impl Registry {
         };
         ended.sort_by_key(|session| std::cmp::Reverse(session.created_at));
         // A panic in it leaves files behind that the next end of a session looks at again.
-        let _ = tokio::task::spawn_blocking(move || {
+        tokio::task::spawn_blocking(move || {
             let mut size = 0;
             for log in ended.iter().filter_map(|session| session.hub.log.as_ref()) {
                 size += log.size();
@@ -154,7 +154,8 @@ impl Registry {
                 }
             }
         })
-        .await;
+        .await
+        .ok();
     }
 
     /// The launcher named all sessions that live: what is not among them is gone. Returns those of them that are

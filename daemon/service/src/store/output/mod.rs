@@ -23,7 +23,8 @@ use crate::sync::lock;
 const SEGMENT: u64 = 4 << 20;
 /// What each file begins with; the place of its first byte follows (8 bytes, little endian).
 const MAGIC: &[u8; 8] = b"agentd/1";
-const HEAD: u64 = 16;
+const HEAD: u64 = HEAD_BYTES as u64;
+const HEAD_BYTES: usize = 16;
 
 /// A piece of output.
 #[derive(Clone, Debug, PartialEq)]
@@ -47,7 +48,7 @@ impl Frame {
             return None;
         }
         if self.at < place {
-            self.bytes = self.bytes.slice((place - self.at) as usize..);
+            self.bytes = self.bytes.slice(usize::try_from(place - self.at).ok()?..);
             self.at = place;
         }
         Some(self)

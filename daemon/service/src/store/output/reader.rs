@@ -6,7 +6,7 @@ use std::path::Path;
 
 use agentd_policy::wire::frame;
 
-use super::{Frame, HEAD, MAGIC};
+use super::{Frame, HEAD, HEAD_BYTES, MAGIC};
 
 /// Reads kept output.
 pub struct Reader {
@@ -46,7 +46,7 @@ impl Reader {
             }
             let wanted = (kind != frame::DRAINED).then(|| piece.from(self.from)).flatten();
             if let Some(mut piece) = wanted {
-                piece.bytes.truncate((self.end - piece.at) as usize);
+                piece.bytes.truncate(usize::try_from(self.end - piece.at).unwrap_or(usize::MAX));
                 return Ok(Some(piece));
             }
         }
@@ -63,7 +63,7 @@ pub(super) struct Scanned {
 
 /// The place of a file's first byte; `None` if it is not written yet.
 pub(super) fn head(file: &mut impl Read) -> io::Result<Option<u64>> {
-    let mut head = [0; HEAD as usize];
+    let mut head = [0; HEAD_BYTES];
     match file.read_exact(&mut head) {
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
         read => read?,
@@ -94,7 +94,7 @@ pub(super) fn scan(path: &Path) -> io::Result<Option<Scanned>> {
         if next > size || !matches!(kind, frame::STDOUT | frame::STDERR | frame::DRAINED) {
             break;
         }
-        reader.seek_relative(len as i64)?;
+        reader.seek_relative(i64::try_from(len).map_err(io::Error::other)?)?;
         scanned.length = next;
         scanned.end += len as u64;
         scanned.drained = kind == frame::DRAINED;

@@ -41,7 +41,7 @@ fn output_comes_back_from_any_place() {
     for log in [log, again(&dir)] {
         assert_eq!((log.range(), log.is_drained()), ((0, 16), true));
         for from in 0..=16 {
-            assert_eq!(all(&log, from), (from..16).map(|i| i as u8).collect::<Vec<_>>());
+            assert_eq!(all(&log, from), (from..16).map(|i| u8::try_from(i).unwrap()).collect::<Vec<_>>());
         }
     }
     std::fs::remove_dir_all(dir).unwrap();

@@ -223,7 +223,7 @@ mod tests {
     #[test]
     fn what_waits_and_what_is_known_is_bounded() {
         let (mut renewals, now) = (Renewals::default(), Instant::now());
-        for port in 0..MAX_WAITING as u16 {
+        for port in 0..u16::try_from(MAX_WAITING).unwrap() {
             assert!(renewals.begin(syn(port), None, names(&["a.example"]), now).is_some());
         }
         assert_eq!(renewals.begin(syn(9999), None, names(&["a.example"]), now), None);

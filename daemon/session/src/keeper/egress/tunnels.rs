@@ -231,7 +231,7 @@ impl Keeper {
             return;
         };
         // The relay's copy would go on reporting here.
-        let _ = self.event_loop.remove(&socket);
+        self.event_loop.remove(&socket).ok();
         if let Err(error) = &done {
             egress_state.coalescer.emit(never_begun(peer, ConnectionEnd::failed(error)), &mut self.spool);
         }
