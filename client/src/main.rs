@@ -1,13 +1,6 @@
 //! `agentctl`, the client of agentd: it asks for sessions, carries their terminal and shows their events,
 //! with nothing but its user's own rights.
 
-#![warn(
-    clippy::cast_lossless,
-    clippy::cast_possible_truncation,
-    clippy::cast_possible_wrap,
-    clippy::cast_sign_loss
-)]
-
 mod ask;
 mod attach;
 mod breadth;
