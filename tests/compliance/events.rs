@@ -249,8 +249,8 @@ fn live(world: &World) {
     // What follows one session ends with it.
     let ended = wait_for_exit(&mut follower, Duration::from_secs(5));
     if ended.is_none() {
-        let _ = follower.kill();
-        let _ = follower.wait();
+        follower.kill().ok();
+        follower.wait().ok();
         panic!("agentctl events -f ID goes on after the session's end");
     }
 }

@@ -306,8 +306,8 @@ fn exec_ends_with_the_session(world: &World) {
     let mut exec: Child = exec.spawn().expect("agentctl");
     let mut line = String::new();
     BufReader::new(exec.stdout.as_mut().expect("a pipe")).read_line(&mut line).expect("a line");
-    let _ = exec.kill();
-    let _ = exec.wait();
+    exec.kill().ok();
+    exec.wait().ok();
     let gone = within(LIMIT, || {
         let commands = text_at(&inspected(world, &name), "/commands");
         if ["", "0"].contains(&commands.as_str()) { Ok(()) } else { Err(commands) }
@@ -379,8 +379,8 @@ fn events_are_followed(world: &World) {
     }
     assert!(seen.iter().any(|path| path == "/usr/bin/expr"), "{seen:?}");
     wait_for_exit(&mut child, LIMIT).expect("it ends");
-    let _ = follow.kill();
-    let _ = follow.wait();
+    follow.kill().ok();
+    follow.wait().ok();
 }
 
 fn doctor_says_what_there_is(world: &World) {

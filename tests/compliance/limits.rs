@@ -166,7 +166,7 @@ fn end_of(child: &mut std::process::Child) -> Option<i32> {
 fn signals_reach_the_command(world: &World) {
     let session = world.session();
     let mut child = session.spawn_ready("trap 'exit 42' INT; echo ready; while :; do sleep 0.05; done");
-    let pid = rustix::process::Pid::from_raw(child.id() as i32).expect("a pid");
+    let pid = rustix::process::Pid::from_raw(child.id().cast_signed()).expect("a pid");
     rustix::process::kill_process(pid, rustix::process::Signal::INT).expect("our own child");
     assert_eq!(end_of(&mut child), Some(42));
 }
@@ -174,7 +174,7 @@ fn signals_reach_the_command(world: &World) {
 fn terminating_agentctl_ends_the_session(world: &World) {
     let session = world.session();
     let mut child = session.spawn_ready("echo ready; sleep 60");
-    let pid = rustix::process::Pid::from_raw(child.id() as i32).expect("a pid");
+    let pid = rustix::process::Pid::from_raw(child.id().cast_signed()).expect("a pid");
     rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("our own child");
     assert_eq!(end_of(&mut child), Some(143));
     ended(world, session.name());

@@ -111,7 +111,7 @@ fn settings_come_back_after_a_signal(world: &World) {
     let mut child = pty.spawn(&session.command(["bash", "-c", "echo ready; sleep 60"]));
     pty.read_until("ready");
     // setsid, setpriv and agentctl are one process, one after the other.
-    let pid = rustix::process::Pid::from_raw(child.id() as i32).expect("a pid");
+    let pid = rustix::process::Pid::from_raw(child.id().cast_signed()).expect("a pid");
     rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("our own child");
     wait_for_exit(&mut child, LIMIT).expect("it ends");
     assert!(pty.is_cooked(), "the terminal is left raw");

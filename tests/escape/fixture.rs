@@ -40,8 +40,8 @@ fn host(world: &World) -> &'static Host {
         user.write(user.home.join(".ssh/id_test"), MARKER);
         let input = user.home.join("input");
         user.write(input.join("file"), INPUT);
-        let _ = std::fs::remove_file(input.join("link"));
-        let _ = std::fs::remove_file(input.join("link-root"));
+        std::fs::remove_file(input.join("link")).ok();
+        std::fs::remove_file(input.join("link-root")).ok();
         symlink(user.home.join(".ssh/id_test"), input.join("link")).expect("a new link");
         symlink("/etc/shadow", input.join("link-root")).expect("a new link");
         let single = user.home.join("single");
@@ -117,7 +117,7 @@ fn sweep(above: &Path) {
         let name = entry.file_name();
         let pid = name.to_str().and_then(|name| name.strip_prefix(SYSTEM)?.parse::<u32>().ok());
         if pid.is_some_and(|pid| !Path::new("/proc").join(pid.to_string()).exists()) {
-            let _ = std::fs::remove_dir_all(entry.path());
+            std::fs::remove_dir_all(entry.path()).ok();
         }
     }
 }
@@ -134,7 +134,7 @@ fn fill_busy(dir: &Path) -> Vec<OwnedFd> {
     std::fs::write(dir.join("busy/file"), INPUT).expect("a new file");
     std::fs::write(dir.join("locked"), INPUT).expect("a new file");
     let (fifo, all) = (dir.join("fifo"), rustix::fs::Mode::from_raw_mode(0o666));
-    let _ = std::fs::remove_file(&fifo);
+    std::fs::remove_file(&fifo).ok();
     rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, all, 0).expect("a new FIFO");
     std::fs::set_permissions(&fifo, std::fs::Permissions::from_mode(0o666)).expect("ours");
     let flags = rustix::fs::OFlags::RDWR | rustix::fs::OFlags::NONBLOCK | rustix::fs::OFlags::CLOEXEC;
@@ -155,12 +155,12 @@ fn keep_busy(paths: Vec<PathBuf>) {
     std::thread::spawn(move || {
         loop {
             for path in &paths {
-                let _ = std::fs::read(path.join("file"));
-                let _ = std::fs::read(path);
-                let _ = std::fs::write(path.join("new"), "x");
-                let _ = std::fs::remove_file(path.join("new"));
+                std::fs::read(path.join("file")).ok();
+                std::fs::read(path).ok();
+                std::fs::write(path.join("new"), "x").ok();
+                std::fs::remove_file(path.join("new")).ok();
             }
-            let _ = std::fs::read_dir("/etc/ssl").map(|entries| entries.count());
+            std::fs::read_dir("/etc/ssl").map(|entries| entries.count()).ok();
             std::thread::sleep(std::time::Duration::from_millis(50));
         }
     });
@@ -176,7 +176,7 @@ fn same_port() -> (Vec<TcpListener>, u16) {
 
 /// A socket that everybody may connect to.
 fn listener(user: &User, path: &Path) -> UnixListener {
-    let _ = std::fs::remove_file(path);
+    std::fs::remove_file(path).ok();
     let listener = UnixListener::bind(path).expect("a new socket");
     user.own(path);
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o777)).expect("ours");
@@ -214,13 +214,13 @@ pub fn sleeper_lives(world: &World) {
 pub fn remove() {
     if let Some(host) = HOST.get() {
         for dir in [&host.system.opt, &host.system.usr] {
-            let _ = std::fs::remove_dir_all(dir);
+            std::fs::remove_dir_all(dir).ok();
         }
-        let _ = Command::new("ipcrm").args(["-m", &host.shm.0]).status();
-        let _ = Command::new(&host.queue.0).args(["--make-queue", &host.queue.1, "remove"]).output();
+        Command::new("ipcrm").args(["-m", &host.shm.0]).status().ok();
+        Command::new(&host.queue.0).args(["--make-queue", &host.queue.1, "remove"]).output().ok();
         let mut sleeper = host.sleeper.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let _ = sleeper.kill();
-        let _ = sleeper.wait();
+        sleeper.kill().ok();
+        sleeper.wait().ok();
     }
 }
 

@@ -55,7 +55,8 @@ fn judge(world: &World, case: &Case, place: &Place, output: &RunOutput) {
         assert_eq!(output.code, Some(0), "the probe broke: {output_text}{}", output.stderr);
         let report: Value = serde_json::from_str(output_text.trim()).expect("a line of JSON");
         assert_eq!(report["ok"], false, "{} got {}: {}", case.name, case.gain, report["detail"]);
-        let errno = report["errno"].as_i64().expect("an error number") as i32;
+        let errno = report["errno"].as_i64().expect("an error number");
+        let errno = i32::try_from(errno).expect("an error number");
         assert!(case.refused.contains(&errno), "{}: errno {errno} ({})", case.name, report["detail"]);
     }
     let events = world.all_events(world.a(), &output.name);

@@ -70,7 +70,8 @@ fn broken() -> Vec<u8> {
     let at = |bytes: &[u8], offset: usize| {
         u64::from_le_bytes(bytes[offset..offset + 8].try_into().expect("eight"))
     };
-    let (table, size, count) = (at(&bytes, 32) as usize, 56, u16::from_le_bytes([bytes[56], bytes[57]]));
+    let (table, size, count) =
+        (usize::try_from(at(&bytes, 32)).unwrap(), 56, u16::from_le_bytes([bytes[56], bytes[57]]));
     for header in (0..usize::from(count)).map(|n| table + n * size) {
         if bytes[header] == 1 {
             // p_vaddr, far outside of what a process may have.

@@ -34,7 +34,7 @@ struct Mounted(PathBuf);
 impl Drop for Mounted {
     fn drop(&mut self) {
         // What is in use still is released by the process that uses it.
-        let _ = Command::new("umount").arg("--lazy").arg(&self.0).status();
+        Command::new("umount").arg("--lazy").arg(&self.0).status().ok();
     }
 }
 
@@ -72,7 +72,7 @@ fn mount(kind: &Kind, dir: &Path, place: &Path) -> Mounted {
 
 fn is_known(kind: &Kind) -> bool {
     // It is loaded at its first use, or was built in.
-    let _ = Command::new("modprobe").args(["-q", kind.name]).status();
+    Command::new("modprobe").args(["-q", kind.name]).status().ok();
     let known = std::fs::read_to_string("/proc/filesystems").expect("/proc/filesystems");
     known.lines().any(|line| line.split_whitespace().last() == Some(kind.name))
 }

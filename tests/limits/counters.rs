@@ -95,7 +95,7 @@ impl<'a> Taker<'a> {
     }
 
     fn end(mut self) {
-        let _ = self.child.stdin.take().expect("a pipe").write_all(b"on\n");
+        self.child.stdin.take().expect("a pipe").write_all(b"on\n").ok();
         assert!(wait_for_exit(&mut self.child, LIMIT).is_some_and(|status| status.success()));
     }
 }
@@ -238,8 +238,8 @@ pub fn helpers(world: &World) {
         all <= CPUS * elapsed * 1.1,
         "{of_helpers:.3} s + {of_service:.3} s of the service in {elapsed:.1} s"
     );
-    let _ = child.kill();
-    let _ = child.wait();
+    child.kill().ok();
+    child.wait().ok();
 }
 
 /// Seconds of a processor that a process has had, all its threads together.

@@ -79,7 +79,7 @@ fn loops(world: &World) {
                         let Ok(socket) = dial(&runtime.join(name), kind) else { continue };
                         // Some leave something behind.
                         if number % 2 == 1 {
-                            let _ = rustix::io::write(&socket, b"x");
+                            rustix::io::write(&socket, b"x").ok();
                         }
                         made.fetch_add(1, Ordering::Relaxed);
                     }
@@ -261,8 +261,8 @@ fn stopped(world: &World) {
         let mut child = exec.spawn().expect("setpriv");
         let ended = wait_for_exit(&mut child, Duration::from_secs(40));
         if ended.is_none() {
-            let _ = child.kill();
-            let _ = child.wait();
+            child.kill().ok();
+            child.wait().ok();
         }
         assert!(ended.is_some(), "agentctl exec does not end");
     }

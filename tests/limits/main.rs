@@ -80,13 +80,13 @@ impl<'a> Holder<'a> {
     fn line(&mut self) -> String {
         let mut line = String::new();
         // One at a time: nothing of the next is taken along.
-        let _ = BufReader::with_capacity(1, self.child.stdout.as_mut().expect("a pipe")).read_line(&mut line);
+        BufReader::with_capacity(1, self.child.stdout.as_mut().expect("a pipe")).read_line(&mut line).ok();
         line
     }
 
     fn proceed(&mut self) {
         let stdin = self.child.stdin.as_mut().expect("a pipe");
-        let _ = stdin.write_all(b"on\n").and_then(|()| stdin.flush());
+        stdin.write_all(b"on\n").and_then(|()| stdin.flush()).ok();
     }
 
     fn end(&mut self) -> Option<i32> {
@@ -204,8 +204,8 @@ fn cpus(world: &World) {
     let user = format!("agents/u{}", world.a().uid);
     assert!((quota(world.daemon(), &format!("{user}/{lease}")) - 0.5).abs() < 0.01);
     assert!((quota(world.daemon(), &user) - 1.5).abs() < 0.01);
-    let _ = child.kill();
-    let _ = child.wait();
+    child.kill().ok();
+    child.wait().ok();
 }
 
 /// Each of memory, swap, processes, for session, user and host, and something small for helpers.
@@ -239,8 +239,8 @@ fn set(world: &World) {
         None | Some("0") => {}
         Some(bytes) => assert_eq!(bytes.parse::<u64>().ok(), Some(100 << 20), "memory and swap together"),
     }
-    let _ = child.kill();
-    let _ = child.wait();
+    child.kill().ok();
+    child.wait().ok();
 }
 
 fn idle(world: &World) {
@@ -277,8 +277,8 @@ fn spared(world: &World) {
         assert!(adjusted(helper) <= agents, "{} for a helper, {agents} for agents", adjusted(helper));
         assert_eq!(agentd_tests::harness::uid_of(helper).map(|uid| world.daemon().leases(uid)), Some(true));
     }
-    let _ = child.kill();
-    let _ = child.wait();
+    child.kill().ok();
+    child.wait().ok();
 }
 
 fn open_files(world: &World) {

@@ -86,8 +86,8 @@ impl Holder {
 
 impl Drop for Holder {
     fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        self.0.kill().ok();
+        self.0.wait().ok();
     }
 }
 
@@ -103,7 +103,7 @@ pub fn leases(world: &World) {
         BufReader::new(child.stdout.as_mut().expect("a pipe")).read_line(&mut line).expect("a line");
         let lease = world.daemon().await_session(world.a(), session.name()).lease;
         drop(child.stdin.take());
-        let _ = child.wait();
+        child.wait().ok();
         (lease, line)
     };
     // More often than there are leases.

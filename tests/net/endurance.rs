@@ -83,7 +83,7 @@ fn sessions_leave_nothing(_: &World) {
         wrong.extend(outcome.err());
         wrong.len() < 20
     };
-    let _: Vec<bool> = (0..KINDS.len() + 2).map(|_| one()).collect();
+    let _warm: Vec<bool> = (0..KINDS.len() + 2).map(|_| one()).collect();
     let clean = Snapshot::settled(world.daemon());
     let pids = [world.daemon().pid(), world.daemon().service_pid().expect("a service")];
     let before = pids.map(resident);

@@ -309,7 +309,8 @@ fn a_thousand_connections_are_not_the_end(world: &World) {
     let mut reported = std::collections::BTreeMap::<String, u32>::new();
     for event in world.events(world.a(), &output.name) {
         let words = ["/kind", "/rule", "/net/reason"].map(|pointer| text_at(&event, pointer));
-        *reported.entry(words.join(" ")).or_default() += event["net"]["count"].as_u64().unwrap_or(1) as u32;
+        *reported.entry(words.join(" ")).or_default() +=
+            u32::try_from(event["net"]["count"].as_u64().unwrap_or(1)).unwrap();
     }
     assert_eq!(output.text(), "1024 at a time, and one more later\n", "{} {reported:#?}", output.stderr);
 }

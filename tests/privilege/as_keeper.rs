@@ -73,7 +73,7 @@ impl Stage {
 
     fn pid(&self, who: &str) -> Pid {
         let number = self.target[who].as_i64().expect("a pid in the target");
-        Pid::from_raw(number as i32).expect("a pid")
+        Pid::from_raw(i32::try_from(number).expect("a pid")).expect("a pid")
     }
 
     /// A directory and a path in it.
@@ -206,7 +206,8 @@ impl Stage {
     }
 
     pub fn read_memory(&self, who: &str) -> io::Result<()> {
-        let base = self.target["addresses"][who].as_u64().expect("an address") as usize;
+        let base = self.target["addresses"][who].as_u64().expect("an address");
+        let base = usize::try_from(base).expect("an address");
         let pid = nix::unistd::Pid::from_raw(self.pid(who).as_raw_nonzero().get());
         let mut bytes = [0; 4];
         let remote = [nix::sys::uio::RemoteIoVec { base, len: bytes.len() }];
@@ -217,7 +218,8 @@ impl Stage {
 
     pub fn take_descriptor(&self, who: &str) -> io::Result<()> {
         let pidfd = rustix::process::pidfd_open(self.pid(who), rustix::process::PidfdFlags::empty())?;
-        let number = self.target["descriptors"][who].as_i64().expect("a number") as i32;
+        let number = self.target["descriptors"][who].as_i64().expect("a number");
+        let number = i32::try_from(number).expect("a descriptor");
         rustix::process::pidfd_getfd(pidfd, number, rustix::process::PidfdGetfdFlags::empty())?;
         Ok(())
     }
@@ -261,7 +263,8 @@ impl Stage {
 
     /// Becomes what the session's keeper is, step by step as it does.
     fn become_keeper(&self, who: &str) -> io::Result<()> {
-        let uid = self.target["keeper_uid"].as_u64().expect("a uid") as u32;
+        let uid = self.target["keeper_uid"].as_u64().expect("a uid");
+        let uid = u32::try_from(uid).expect("a uid");
         self.join("keeper_net", CloneFlags::CLONE_NEWNET)?;
         self.join("keeper_mnt", CloneFlags::CLONE_NEWNS)?;
         creds::become_ids(uid, uid).map_err(io::Error::other)?;

@@ -64,8 +64,8 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        let pid = Pid::from_raw(self.client.id() as i32).expect("a pid");
-        let _ = kill_process(pid, Signal::TERM);
+        let pid = Pid::from_raw(self.client.id().cast_signed()).expect("a pid");
+        kill_process(pid, Signal::TERM).ok();
         let ended = wait_for_exit(&mut self.client, SOON);
         let gone = within(SOON, || {
             let left = [self.agent, self.init, self.keeper, self.relay]
@@ -276,7 +276,7 @@ fn cannot_harm_the_host_or_others(world: &'static World) {
     let after = std::fs::metadata(&file).expect("it is there");
     assert_eq!((after.uid(), after.mode() & 0o7777), (world.a().uid, 0o644));
     assert_eq!(std::fs::read_to_string(&file).expect("it is there"), "the caller's\n");
-    let _ = std::fs::remove_file(target["victim"].as_str().expect("a path"));
+    std::fs::remove_file(target["victim"].as_str().expect("a path")).ok();
 }
 
 /// Whoever is neither is kept out by the directory and the socket's mode; and, were they opened, by the keeper.

@@ -227,7 +227,7 @@ fn a_service_that_asks_and_never_reads_waits(world: &'static World) {
 
 /// Waits for the end of a connection.
 pub fn ends_within(socket: impl AsFd, limit: Duration) -> bool {
-    let limit = Timespec { tv_sec: limit.as_secs() as i64, tv_nsec: 0 };
+    let limit = Timespec { tv_sec: limit.as_secs().cast_signed(), tv_nsec: 0 };
     let mut byte = [0];
     // Hang-ups are reported without being asked for.
     poll(&mut [PollFd::new(&socket, PollFlags::IN)], Some(&limit)).expect("poll") > 0

@@ -140,17 +140,17 @@ impl Launcher {
 
 impl Drop for Launcher {
     fn drop(&mut self) {
-        if let Some(pid) = rustix::process::Pid::from_raw(self.child.id() as i32) {
-            let _ = rustix::process::kill_process(pid, Signal::TERM);
+        if let Some(pid) = rustix::process::Pid::from_raw(self.child.id().cast_signed()) {
+            rustix::process::kill_process(pid, Signal::TERM).ok();
         }
         let ended = wait_for_exit(&mut self.child, START_TIMEOUT);
         if ended.is_none() {
-            let _ = self.child.kill();
-            let _ = self.child.wait();
+            self.child.kill().ok();
+            self.child.wait().ok();
         }
         let log = self.log();
         if std::env::var_os("AGENTD_TEST_KEEP").is_none() {
-            let _ = std::fs::remove_dir_all(&self.dir);
+            std::fs::remove_dir_all(&self.dir).ok();
         }
         if !std::thread::panicking() {
             assert!(ended.is_some_and(|status| status.success()), "the launcher ended with {ended:?}\n{log}");
@@ -208,7 +208,7 @@ fn processes(launcher: u32, pool: &std::ops::Range<u32>) -> BTreeSet<String> {
 fn cgroups(runtime: &Path) -> BTreeSet<String> {
     let mut hasher = DefaultHasher::new();
     runtime.to_str().expect("our own name").hash(&mut hasher);
-    let name = format!("agentd-{:08x}", hasher.finish() as u32);
+    let name = format!("agentd-{:08x}", hasher.finish() & 0xffff_ffff);
     let mountinfo = std::fs::read_to_string("/proc/self/mountinfo").expect("/proc/self/mountinfo");
     let mut found = BTreeSet::new();
     let mut roots = 0;

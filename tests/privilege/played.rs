@@ -141,7 +141,7 @@ impl Played {
     pub fn client(&self, launcher: &Launcher, user: &User) -> Client {
         let client = self.client_of(launcher, user.uid, user.gid);
         assert_eq!((client.peer.uid, client.peer.gid), (user.uid, user.gid));
-        assert_eq!(client.peer.pid, std::process::id() as i32);
+        assert_eq!(client.peer.pid, std::process::id().cast_signed());
         client
     }
 

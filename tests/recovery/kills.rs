@@ -53,6 +53,10 @@ impl Dice {
         self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) % bound
     }
 
+    fn index(&mut self, length: usize) -> usize {
+        usize::try_from(self.below(length as u64)).expect("it is below a length")
+    }
+
     fn pause(&mut self, (first, last): (u64, u64)) -> Duration {
         Duration::from_micros(first * 1000 + self.below((last - first) * 1000))
     }
@@ -99,7 +103,7 @@ impl Victim {
     fn strike(self, world: &World, dice: &mut Dice) -> bool {
         let daemon = world.daemon();
         let mut parts = daemon.parts(world.a());
-        let chosen = if parts.is_empty() { 0 } else { dice.below(parts.len() as u64) as usize };
+        let chosen = if parts.is_empty() { 0 } else { dice.index(parts.len()) };
         let mut part = || if parts.is_empty() { None } else { Some(parts.swap_remove(chosen)) };
         let pid = match self {
             Self::Launcher | Self::StartingLauncher => {
@@ -122,7 +126,7 @@ impl Victim {
             // What deletes, closes, and prepares.
             Self::Child => {
                 let children = daemon.children();
-                let at = if children.is_empty() { 0 } else { dice.below(children.len() as u64) as usize };
+                let at = if children.is_empty() { 0 } else { dice.index(children.len()) };
                 children.get(at).copied()
             }
         };
@@ -156,7 +160,7 @@ fn every_process(world: &World) {
             let mut count = 0;
             while count < wanted(KILLS) {
                 std::thread::sleep(dice.pause((0, LATEST)));
-                let victim = dice.below(VICTIMS.len() as u64) as usize;
+                let victim = dice.index(VICTIMS.len());
                 if VICTIMS[victim].strike(world, &mut dice) {
                     (killed[victim], count) = (killed[victim] + 1, count + 1);
                 }

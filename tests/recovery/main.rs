@@ -127,7 +127,7 @@ fn finish(world: &World, end: End, session: &Session<'_>, mut child: Child) {
         wait_for_exit(&mut child, Duration::from_secs(20)).unwrap_or_else(|| panic!("{end:?} does not end"));
     let mut stderr = String::new();
     if let Some(mut pipe) = child.stderr.take() {
-        let _ = std::io::Read::read_to_string(&mut pipe, &mut stderr);
+        std::io::Read::read_to_string(&mut pipe, &mut stderr).ok();
     }
     assert_eq!(status.code(), Some(end.code()), "{end:?}: {stderr}");
 }

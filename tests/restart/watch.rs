@@ -51,7 +51,7 @@ impl Client {
         });
         let errors = std::thread::spawn(move || {
             let mut text = String::new();
-            let _ = stderr.read_to_string(&mut text);
+            stderr.read_to_string(&mut text).ok();
             text
         });
         Self { child, stdin, lines, reader, errors, shown: String::new(), count: 0 }
@@ -96,8 +96,8 @@ impl Client {
     pub fn end(mut self) -> Seen {
         let status = wait_for_exit(&mut self.child, LINE_TIMEOUT);
         if status.is_none() {
-            let _ = self.child.kill();
-            let _ = self.child.wait();
+            self.child.kill().ok();
+            self.child.wait().ok();
         }
         self.reader.join().expect("the reader");
         self.shown.extend(self.lines.try_iter());

@@ -13,7 +13,7 @@ const LIMIT: Duration = Duration::from_secs(60);
 
 /// A socket that listens at `path`, as a socket unit makes it.
 fn listen(path: &Path, kind: SocketType, group: u32, mode: u32) -> OwnedFd {
-    let _ = std::fs::remove_file(path);
+    std::fs::remove_file(path).ok();
     let socket =
         rustix::net::socket_with(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None).expect("a socket");
     rustix::net::bind(&socket, &SocketAddrUnix::new(path).expect("a short path")).expect("a free name");

@@ -48,7 +48,7 @@ fn bytes(count: usize, passes: impl Fn(u8) -> bool) -> Vec<u8> {
         state ^= state << 13;
         state ^= state >> 7;
         state ^= state << 17;
-        (state >> 32) as u8
+        (state >> 32).to_le_bytes()[0]
     });
     next.filter(|byte| passes(*byte)).take(count).collect()
 }

@@ -96,8 +96,8 @@ fn lists(world: &World) {
     for args in [&["inspect", &name][..], &["inspect", &name, "--json"], &["inspect", session.name()]] {
         check(world, args, "bash");
     }
-    let _ = child.kill();
-    let _ = child.wait();
+    child.kill().ok();
+    child.wait().ok();
 }
 
 fn events(world: &World) {

@@ -25,7 +25,7 @@ pub fn serve(socket: &UdpSocket) -> Done {
         let (count, from) = socket.recv_from(&mut message)?;
         if let Some(answer) = answer(&message[..count], own) {
             // One who is gone needs no answer.
-            let _ = socket.send_to(&answer, from);
+            socket.send_to(&answer, from).ok();
         }
     }
 }

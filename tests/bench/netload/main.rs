@@ -39,7 +39,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // Standard error may be gone, which changes nothing.
-            let _ = writeln!(std::io::stderr(), "netload {}: {error}", words.join(" "));
+            writeln!(std::io::stderr(), "netload {}: {error}", words.join(" ")).ok();
             ExitCode::FAILURE
         }
     }

@@ -75,7 +75,8 @@ pub fn inside(world: &World, case: &Case) {
     let output = session.run(command);
     let report = report(case, &output);
     assert_eq!(report["ok"], false, "{} got {}: {}", case.name, case.gain, report["detail"]);
-    let errno = report["errno"].as_i64().expect("an error number") as i32;
+    let errno = report["errno"].as_i64().expect("an error number");
+    let errno = i32::try_from(errno).expect("an error number");
     assert!(case.refused.contains(&errno), "{}: errno {errno} ({})", case.name, report["detail"]);
     seen(world, case, &output.name);
     for name in case.args.iter().filter(|arg| arg.starts_with(INSIDE)) {

@@ -60,7 +60,7 @@ pub fn objects(bytes: &[u8]) {
     fs::write(dir.join("objects/pack/p.pack"), bytes).expect("a file of ours");
     let git = File::open(dir).expect("a directory of ours");
     let found = objects::Objects::open(git.as_fd(), HASHES[0]).expect("one pack");
-    let _ = found.read(&[1; 20]);
+    found.read(&[1; 20]).ok();
 }
 
 /// A repository with the index of a pack: one object, called 0101…, at the pack's beginning.

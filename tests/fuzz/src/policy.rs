@@ -37,7 +37,7 @@ pub fn messages(bytes: &[u8]) {
         }
         1 => {
             if let Some(FromService::Build { plan, .. }) = again(&packet) {
-                let _ = plan.check(&Bounds::default());
+                plan.check(&Bounds::default()).ok();
                 plan.egress.iter().for_each(reached);
             }
         }
@@ -82,7 +82,7 @@ fn again<T: DeserializeOwned + Serialize + Debug>(packet: &[u8]) -> Option<T> {
 /// Whoever made an [`Egress`], it lets nobody reach by name what only this host or its network can mean, nor the host's
 /// loopback by address, nor what is denied.
 fn reached(egress: &Egress) {
-    let _ = (egress.check(), egress.udp_ports(), egress.may_become(egress));
+    let _checked = (egress.check(), egress.udp_ports(), egress.may_become(egress));
     for rule in egress.hosts.allow.iter().take(16) {
         let name: String = rule.host.clone().into();
         let Ok(name) = HostName::parse(&name.replacen("*.", "a.", 1)) else { continue };

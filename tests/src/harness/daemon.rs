@@ -456,7 +456,7 @@ impl Daemon {
     pub fn cgroup(&self) -> String {
         let mut hasher = DefaultHasher::new();
         self.runtime().to_str().expect("our own name").hash(&mut hasher);
-        format!("agentd-{:08x}", hasher.finish() as u32)
+        format!("agentd-{:08x}", hasher.finish() & 0xffff_ffff)
     }
 
     /// Where that can be: below the mount itself, or under systemd in a scope.
@@ -469,7 +469,7 @@ impl Daemon {
     pub fn remove(&self) {
         if std::env::var_os("AGENTD_TEST_KEEP").is_none() {
             drop(self.disk.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take());
-            let _ = std::fs::remove_dir_all(&self.dir);
+            std::fs::remove_dir_all(&self.dir).ok();
         }
     }
 
@@ -509,7 +509,7 @@ impl Drop for Daemon {
     fn drop(&mut self) {
         if std::thread::panicking() {
             // A second panic would hide the first.
-            let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.stop()));
+            std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.stop())).ok();
         } else {
             self.stop();
         }

@@ -237,16 +237,16 @@ impl Internet {
     pub fn end(&self) {
         let mut programs = self.programs.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         for child in programs.iter_mut() {
-            let pid = Pid::from_raw(child.id() as i32).expect("a pid");
-            let _ = kill_process(pid, Signal::TERM);
+            let pid = Pid::from_raw(child.id().cast_signed()).expect("a pid");
+            kill_process(pid, Signal::TERM).ok();
             if wait_for_exit(child, Duration::from_secs(5)).is_none() {
-                let _ = child.kill();
-                let _ = child.wait();
+                child.kill().ok();
+                child.wait().ok();
             }
         }
         programs.clear();
         files::forget(&Users::ensure().b);
-        let _ = std::fs::remove_dir_all(&self.dir);
+        std::fs::remove_dir_all(&self.dir).ok();
     }
 }
 

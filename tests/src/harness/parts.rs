@@ -155,9 +155,9 @@ pub fn kill(pid: u32) {
 /// # Panics
 /// If it is not gone soon.
 pub fn signal(pid: u32, signal: Signal, wait: bool) {
-    let pid = Pid::from_raw(pid as i32).expect("a pid");
+    let pid = Pid::from_raw(pid.cast_signed()).expect("a pid");
     let Ok(held) = pidfd_open(pid, PidfdFlags::empty()) else { return };
-    let _ = pidfd_send_signal(&held, signal);
+    pidfd_send_signal(&held, signal).ok();
     if wait {
         let limit = Timespec { tv_sec: 10, tv_nsec: 0 };
         let ready = poll(&mut [PollFd::new(&held, PollFlags::IN)], Some(&limit)).expect("poll of a pidfd");

@@ -43,7 +43,7 @@ impl Program {
 
     fn begin(mut command: Command, dir: &Path, name: &str) -> Self {
         let socket = dir.join(format!("notify-{name}"));
-        let _ = std::fs::remove_file(&socket);
+        std::fs::remove_file(&socket).ok();
         let notify = UnixDatagram::bind(&socket).expect("a new socket");
         std::fs::set_permissions(&socket, std::fs::Permissions::from_mode(0o666)).expect("ours");
         command.env("NOTIFY_SOCKET", &socket);
@@ -104,12 +104,12 @@ impl Program {
         if let Ok(Some(status)) = self.child.try_wait() {
             return Some(status.success());
         }
-        let pid = Pid::from_raw(self.child.id() as i32).expect("a pid");
+        let pid = Pid::from_raw(self.child.id().cast_signed()).expect("a pid");
         kill_process(pid, signal).expect("our own child");
         let status = wait_for_exit(&mut self.child, limit);
         if status.is_none() {
-            let _ = self.child.kill();
-            let _ = self.child.wait();
+            self.child.kill().ok();
+            self.child.wait().ok();
         }
         status.map(|status| status.success() || status.signal() == Some(signal.as_raw()))
     }
@@ -132,7 +132,7 @@ pub fn start(command: Command) -> io::Result<Child> {
         let (jobs, queue) = mpsc::channel::<Job>();
         std::thread::spawn(move || {
             for (mut command, answer) in queue {
-                let _ = answer.send(command.spawn());
+                answer.send(command.spawn()).ok();
             }
         });
         Mutex::new(jobs)
@@ -162,7 +162,7 @@ fn reap_orphans() {
             loop {
                 std::thread::sleep(Duration::from_millis(20));
                 for pid in dead_orphans() {
-                    let _ = waitpid(Pid::from_raw(pid as i32), WaitOptions::NOHANG);
+                    waitpid(Pid::from_raw(pid.cast_signed()), WaitOptions::NOHANG).ok();
                 }
             }
         });

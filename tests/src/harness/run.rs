@@ -152,9 +152,9 @@ impl<'a> Session<'a> {
         let mut line = String::new();
         BufReader::new(child.stdout.as_mut().expect("a pipe")).read_line(&mut line).expect("a line");
         if line != "ready\n" {
-            let _ = child.kill();
+            child.kill().ok();
             let mut said = String::new();
-            let _ = child.stderr.as_mut().expect("a pipe").read_to_string(&mut said);
+            child.stderr.as_mut().expect("a pipe").read_to_string(&mut said).ok();
             panic!("{} says {line:?} and not that it is ready: {said}", self.name);
         }
         child
@@ -175,7 +175,7 @@ pub fn complete(command: &mut Command, stdin: Vec<u8>, name: String) -> RunOutpu
         };
     let writer = std::thread::spawn(move || {
         // A command need not read what it is given.
-        let _ = input.write_all(&stdin);
+        input.write_all(&stdin).ok();
     });
     let stdout = std::thread::spawn(move || {
         let mut bytes = vec![];
@@ -187,8 +187,8 @@ pub fn complete(command: &mut Command, stdin: Vec<u8>, name: String) -> RunOutpu
     });
     let status = wait_for_exit(&mut child, patience(RUN_TIMEOUT));
     if status.is_none() {
-        let _ = child.kill();
-        let _ = child.wait();
+        child.kill().ok();
+        child.wait().ok();
     }
     writer.join().expect("the writer");
     let read = |thread: std::thread::JoinHandle<std::io::Result<Vec<u8>>>| {

@@ -167,6 +167,6 @@ impl Tmux {
 impl Drop for Tmux {
     fn drop(&mut self) {
         self.ask(["kill-server"]);
-        let _ = std::fs::remove_dir_all::<&Path>(self.dir.as_ref());
+        std::fs::remove_dir_all::<&Path>(self.dir.as_ref()).ok();
     }
 }

@@ -12,9 +12,9 @@ pub fn wait_for_exit(child: &mut Child, limit: Duration) -> Option<ExitStatus> {
     if let Ok(Some(status)) = child.try_wait() {
         return Some(status);
     }
-    let pid = Pid::from_raw(child.id() as i32).expect("a child's pid is not 0");
+    let pid = Pid::from_raw(child.id().cast_signed()).expect("a child's pid is not 0");
     let pidfd = pidfd_open(pid, PidfdFlags::empty()).expect("our own child can be held");
-    let limit = Timespec { tv_sec: limit.as_secs() as i64, tv_nsec: i64::from(limit.subsec_nanos()) };
+    let limit = Timespec { tv_sec: limit.as_secs().cast_signed(), tv_nsec: i64::from(limit.subsec_nanos()) };
     let ready = poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&limit)).expect("poll of a pidfd");
     (ready > 0).then(|| child.wait().expect("our own child"))
 }

@@ -97,7 +97,7 @@ fn sweep(home: &Path) {
         });
         if gone {
             // Somebody else may be about it.
-            let _ = std::fs::remove_dir_all(entry.path());
+            std::fs::remove_dir_all(entry.path()).ok();
         }
     }
 }
@@ -113,7 +113,7 @@ impl World {
     fn clean(&self) {
         let made = self.made.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         for dir in made.iter() {
-            let _ = std::fs::remove_dir_all(dir);
+            std::fs::remove_dir_all(dir).ok();
         }
     }
 

@@ -128,7 +128,7 @@ fn discipline(args: &[String]) -> Act {
     let terminal = terminal()?;
     let wanted = i32::try_from(number(&args[0])).expect("a discipline").to_ne_bytes();
     // The kernel looks at the low half of the request only.
-    let request = libc::TIOCSETD as i64 | number(&args[1]) << 32;
+    let request = libc::TIOCSETD.cast_signed() | number(&args[1]) << 32;
     sys::call(libc::SYS_ioctl, [terminal.as_raw_fd().into(), Arg::Int(request), Arg::In(&wanted)])?;
     Ok(format!("discipline {}", args[0]))
 }

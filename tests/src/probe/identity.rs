@@ -116,7 +116,7 @@ fn ambient(_: &[String]) -> Act {
     let (header, sys_admin) = ([0x2008_0522u32, 0], 21);
     let all: Vec<u8> = [1u32 << 21, 1 << 21, 1 << 21, 0, 0, 0].iter().flat_map(|n| n.to_ne_bytes()).collect();
     let header: Vec<u8> = header.iter().flat_map(|n| n.to_ne_bytes()).collect();
-    let _ = sys::call(libc::SYS_capset, [Arg::In(&header), Arg::In(&all)]);
+    sys::call(libc::SYS_capset, [Arg::In(&header), Arg::In(&all)]).ok();
     let raise = [
         libc::PR_CAP_AMBIENT.into(),
         libc::PR_CAP_AMBIENT_RAISE.into(),
@@ -130,10 +130,8 @@ fn ambient(_: &[String]) -> Act {
 
 fn no_new_privs(_: &[String]) -> Act {
     // Taking it back is EINVAL; whether it was ever there is what counts.
-    let _ = sys::call(
-        libc::SYS_prctl,
-        [libc::PR_SET_NO_NEW_PRIVS.into(), 0.into(), 0.into(), 0.into(), 0.into()],
-    );
+    sys::call(libc::SYS_prctl, [libc::PR_SET_NO_NEW_PRIVS.into(), 0.into(), 0.into(), 0.into(), 0.into()])
+        .ok();
     match status("NoNewPrivs")?.as_str() {
         "1" => Err(Refused::new(ENOENT, "set")),
         other => Ok(format!("NoNewPrivs {other}")),
@@ -141,7 +139,7 @@ fn no_new_privs(_: &[String]) -> Act {
 }
 
 fn seccomp_off(_: &[String]) -> Act {
-    let _ = sys::call(libc::SYS_prctl, [libc::PR_SET_SECCOMP.into(), 0.into(), 0.into(), 0.into(), 0.into()]);
+    sys::call(libc::SYS_prctl, [libc::PR_SET_SECCOMP.into(), 0.into(), 0.into(), 0.into(), 0.into()]).ok();
     match status("Seccomp")?.as_str() {
         "2" => Err(Refused::new(ENOENT, "filtered")),
         other => Ok(format!("Seccomp {other}")),

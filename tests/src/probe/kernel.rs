@@ -319,12 +319,16 @@ fn unknown(_: &[String]) -> Act {
 fn listener(_: &[String]) -> Act {
     sys::call(libc::SYS_prctl, [libc::PR_SET_NO_NEW_PRIVS.into(), 1.into(), 0.into(), 0.into(), 0.into()])?;
     let instruction = |code: u32, jumps: [u8; 2], k: u32| {
-        let [first, second] = (code as u16).to_ne_bytes();
+        let [first, second] = u16::try_from(code).unwrap().to_ne_bytes();
         [&[first, second], &jumps[..], &k.to_ne_bytes()[..]].concat()
     };
     let program = [
         instruction(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, [0, 0], 0),
-        instruction(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, [0, 1], libc::SYS_mount as u32),
+        instruction(
+            libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K,
+            [0, 1],
+            u32::try_from(libc::SYS_mount).unwrap(),
+        ),
         instruction(libc::BPF_RET | libc::BPF_K, [0, 0], libc::SECCOMP_RET_USER_NOTIF),
         instruction(libc::BPF_RET | libc::BPF_K, [0, 0], libc::SECCOMP_RET_ALLOW),
     ]

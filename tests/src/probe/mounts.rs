@@ -288,7 +288,7 @@ fn clone_user(_: &[String]) -> Act {
     let flags = libc::CLONE_NEWUSER | libc::SIGCHLD;
     match sys::call(libc::SYS_clone, [flags.into(), Arg::Null, Arg::Null, Arg::Null, Arg::Null])? {
         0 => sys::exit(0),
-        pid => sys::wait(pid as i32)?,
+        pid => sys::wait(i32::try_from(pid).unwrap())?,
     };
     Ok("cloned".into())
 }
@@ -300,7 +300,7 @@ fn clone3_user(_: &[String]) -> Act {
     let arguments: Vec<u8> = words.iter().flat_map(|n| n.to_ne_bytes()).collect();
     match sys::call(libc::SYS_clone3, [Arg::In(&arguments), arguments.len().into()])? {
         0 => sys::exit(0),
-        pid => sys::wait(pid as i32)?,
+        pid => sys::wait(i32::try_from(pid).unwrap())?,
     };
     Ok("cloned".into())
 }

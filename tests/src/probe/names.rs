@@ -339,9 +339,9 @@ fn race(args: &[String]) -> Act {
     let (dir, other, file, marker) = (&args[0], &args[1], &args[2], &args[3]);
     if let sys::Fork::Child = sys::fork()? {
         for _ in 0..3000 {
-            let _ = exchange(&[dir.clone(), other.clone()]);
-            let _ = fs::rename(dir, format!("{dir}.race"));
-            let _ = fs::rename(format!("{dir}.race"), dir);
+            exchange(&[dir.clone(), other.clone()]).ok();
+            fs::rename(dir, format!("{dir}.race")).ok();
+            fs::rename(format!("{dir}.race"), dir).ok();
         }
         sys::exit(0);
     }

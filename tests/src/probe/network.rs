@@ -205,7 +205,7 @@ fn tcp(args: &[String]) -> Act {
 /// An IPv4 socket address for a call.
 fn sockaddr(address: SocketAddr) -> Vec<u8> {
     let SocketAddr::V4(v4) = address else { panic!("an IPv4 address") };
-    let mut bytes = (libc::AF_INET as u16).to_ne_bytes().to_vec();
+    let mut bytes = u16::try_from(libc::AF_INET).unwrap().to_ne_bytes().to_vec();
     bytes.extend(v4.port().to_be_bytes());
     bytes.extend(v4.ip().octets());
     bytes.extend([0; 8]);
@@ -293,7 +293,7 @@ fn udp_source_route(args: &[String]) -> Act {
         Arg::In(&option),
         8.into(),
     ];
-    let _ = sys::call(libc::SYS_setsockopt, arguments);
+    sys::call(libc::SYS_setsockopt, arguments).ok();
     Ok(format!("{} bytes", socket.send_to(b"secret", address(args))?))
 }
 
@@ -309,7 +309,7 @@ fn question(args: &[String]) -> Act {
 fn ask(server: &str, way: &str, name: &str) -> std::io::Result<u8> {
     let mut query = b"\x2a\x2a\x01\0\0\x01\0\0\0\0\0\0".to_vec();
     for label in name.split('.') {
-        query.push(label.len() as u8);
+        query.push(u8::try_from(label.len()).unwrap());
         query.extend(label.as_bytes());
     }
     query.extend([0, 0, 1, 0, 1]);
@@ -318,7 +318,7 @@ fn ask(server: &str, way: &str, name: &str) -> std::io::Result<u8> {
     if way == "tcp" {
         let mut stream = TcpStream::connect(server)?;
         stream.set_read_timeout(Some(ANSWERED))?;
-        stream.write_all(&[&(query.len() as u16).to_be_bytes()[..], &query].concat())?;
+        stream.write_all(&[&u16::try_from(query.len()).unwrap().to_be_bytes()[..], &query].concat())?;
         stream.read_exact(&mut reply[..2 + 12])?;
         return Ok(reply[2 + 3] & 0xf);
     }
@@ -402,7 +402,7 @@ fn interface_flags(_: &[String]) -> Act {
     request[..2].copy_from_slice(b"lo");
     sys::call(
         libc::SYS_ioctl,
-        [socket.as_raw_fd().into(), (libc::SIOCSIFFLAGS as i64).into(), Arg::Out(&mut request)],
+        [socket.as_raw_fd().into(), libc::SIOCSIFFLAGS.cast_signed().into(), Arg::Out(&mut request)],
     )?;
     Ok("down".into())
 }

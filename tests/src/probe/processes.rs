@@ -146,7 +146,7 @@ fn traceme(_: &[String]) -> Act {
             if traced.is_err() {
                 sys::exit(2);
             }
-            let _ = std::process::Command::new("/usr/bin/su").arg("--version").output();
+            std::process::Command::new("/usr/bin/su").arg("--version").output().ok();
             sys::exit(i32::from(rustix::process::geteuid().is_root()))
         }
         Fork::Parent(pid) => match sys::wait(pid)? {
@@ -195,7 +195,7 @@ fn getfd(args: &[String]) -> Act {
 }
 
 fn kcmp(args: &[String]) -> Act {
-    let own = std::process::id() as i32;
+    let own = std::process::id().cast_signed();
     sys::call(libc::SYS_kcmp, [own.into(), target(args).into(), 2.into(), 0.into(), 0.into()])?;
     Ok("compared".into())
 }
@@ -287,7 +287,7 @@ pub fn make_queue(args: &[String]) {
 
 fn waitid_kernel(_: &[String]) -> Act {
     // The kernel half of the address space; only the number is passed, and the kernel must refuse it.
-    const KERNEL: i64 = 0xffff_8880_0000_0000_u64 as i64;
+    const KERNEL: i64 = 0xffff_8880_0000_0000_u64.cast_signed();
     let pid = match sys::fork()? {
         Fork::Child => sys::exit(0),
         Fork::Parent(pid) => pid,
@@ -307,19 +307,19 @@ pub fn outlive(args: &[String]) {
             _ => {
                 if step == 0 {
                     println!("left behind");
-                    let _ = std::io::stdout().flush();
+                    std::io::stdout().flush().ok();
                 }
                 return;
             }
         }
-        let _ = rustix::process::setsid();
+        rustix::process::setsid().ok();
     }
     for signal in [libc::SIGTERM, libc::SIGHUP, libc::SIGINT, libc::SIGPIPE] {
         sys::ignore(signal, true);
     }
-    let _ = rustix::thread::set_name(&sys::c(name));
+    rustix::thread::set_name(&sys::c(name)).ok();
     for fd in 0..3 {
-        let _ = sys::call(libc::SYS_close, [fd.into()]);
+        sys::call(libc::SYS_close, [fd.into()]).ok();
     }
     std::thread::sleep(Duration::from_secs(600));
 }

@@ -36,9 +36,21 @@ impl Arg<'_> {
 }
 
 macro_rules! from_int {
-    ($($t:ty),*) => {$(impl From<$t> for Arg<'_> { fn from(n: $t) -> Self { Self::Int(n as i64) } })*};
+    ($($t:ty),*) => {$(impl From<$t> for Arg<'_> { fn from(n: $t) -> Self { Self::Int(n.into()) } })*};
 }
-from_int!(i32, u32, i64, u64, usize);
+from_int!(i32, u32, i64);
+
+impl From<u64> for Arg<'_> {
+    fn from(n: u64) -> Self {
+        Self::Int(n.cast_signed())
+    }
+}
+
+impl From<usize> for Arg<'_> {
+    fn from(n: usize) -> Self {
+        Self::from(n as u64)
+    }
+}
 
 impl From<CString> for Arg<'_> {
     fn from(text: CString) -> Self {
@@ -73,7 +85,7 @@ pub fn call<const N: usize>(number: i64, mut arguments: [Arg<'_>; N]) -> io::Res
 /// # Errors
 /// The kernel's errno.
 pub fn open_call<const N: usize>(number: i64, arguments: [Arg<'_>; N]) -> io::Result<OwnedFd> {
-    let fd = call(number, arguments)? as RawFd;
+    let fd = RawFd::try_from(call(number, arguments)?).map_err(io::Error::other)?;
     // SAFETY: the kernel has just made this descriptor, and nobody else has it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }

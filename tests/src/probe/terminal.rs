@@ -62,7 +62,7 @@ fn pty() -> std::io::Result<(OwnedFd, OwnedFd)> {
 /// A request as an attacker writes it: the kernel looks at the low half only.
 fn request(number: u64, high: &str) -> Arg<'static> {
     let high = if high == "1" { 1 << 32 } else { 0 };
-    Arg::Int((number | high) as i64)
+    Arg::Int((number | high).cast_signed())
 }
 
 fn sti(args: &[String]) -> Act {
@@ -98,10 +98,10 @@ fn steal(_: &[String]) -> Act {
         // A second session asks for the same terminal, by force.
         match sys::fork()? {
             Fork::Child => {
-                let _ = rustix::process::setsid();
+                rustix::process::setsid().ok();
                 let taken = sys::call(
                     libc::SYS_ioctl,
-                    [slave.as_raw_fd().into(), (libc::TIOCSCTTY as i64).into(), 1.into()],
+                    [slave.as_raw_fd().into(), libc::TIOCSCTTY.cast_signed().into(), 1.into()],
                 );
                 sys::exit(taken.err().and_then(|e| e.raw_os_error()).unwrap_or(0))
             }

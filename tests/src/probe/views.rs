@@ -53,7 +53,7 @@ fn watched(args: &[String]) -> Act {
     let all =
         WatchFlags::ACCESS | WatchFlags::OPEN | WatchFlags::CREATE | WatchFlags::DELETE | WatchFlags::MODIFY;
     add_watch(&inotify, args[0].as_str(), all)?;
-    let wait = Timespec { tv_sec: WATCH.as_secs() as i64, tv_nsec: i64::from(WATCH.subsec_nanos()) };
+    let wait = Timespec { tv_sec: WATCH.as_secs().cast_signed(), tv_nsec: i64::from(WATCH.subsec_nanos()) };
     match poll(&mut [PollFd::new(&inotify, PollFlags::IN)], Some(&wait))? {
         0 => Err(Refused::new(ENODATA, "nothing was seen")),
         _ => Ok("somebody else's doings".into()),

@@ -100,7 +100,7 @@ impl Resolver {
                     reply[2] |= 2;
                     reply[6..12].fill(0);
                 }
-                let _ = socket.send_to(&reply, from);
+                socket.send_to(&reply, from).ok();
             }
         }
     }
@@ -153,7 +153,7 @@ pub(super) fn read_message(stream: &mut impl Read) -> Option<Vec<u8>> {
 
 /// A message with its length in front.
 pub(super) fn framed(message: &[u8]) -> Vec<u8> {
-    [&(message.len() as u16).to_be_bytes()[..], message].concat()
+    [&u16::try_from(message.len()).unwrap().to_be_bytes()[..], message].concat()
 }
 
 /// Where the question of `message` ends.
@@ -181,7 +181,7 @@ fn question(query: &[u8]) -> Option<(String, u16)> {
 fn reply(query: &[u8], flags: u16, records: &[Vec<u8>]) -> Vec<u8> {
     let end = end_of_question(query).expect("it was read before");
     let mut message = query[..2].to_vec();
-    for word in [flags, 1, records.len() as u16, 0, 0] {
+    for word in [flags, 1, u16::try_from(records.len()).unwrap(), 0, 0] {
         message.extend(word.to_be_bytes());
     }
     message.extend(&query[12..end]);
@@ -194,7 +194,7 @@ fn record(owner: &[u8], kind: u16, ttl: u32, data: &[u8]) -> Vec<u8> {
     bytes.extend(kind.to_be_bytes());
     bytes.extend(1u16.to_be_bytes());
     bytes.extend(ttl.to_be_bytes());
-    bytes.extend((data.len() as u16).to_be_bytes());
+    bytes.extend(u16::try_from(data.len()).unwrap().to_be_bytes());
     bytes.extend(data);
     bytes
 }
@@ -212,7 +212,7 @@ fn address(owner: &[u8], kind: u16, address: IpAddr) -> Option<Vec<u8>> {
 fn labels(name: &str) -> Vec<u8> {
     let mut bytes = Vec::new();
     for label in name.split('.') {
-        bytes.push(label.len() as u8);
+        bytes.push(u8::try_from(label.len()).unwrap());
         bytes.extend(label.as_bytes());
     }
     bytes.push(0);
@@ -272,11 +272,15 @@ fn trick(trick: Trick, query: &[u8], kind: u16, times: u32) -> Vec<Vec<u8>> {
         }
         Trick::Stranger => one(&found(&labels("good.test"), &["198.51.100.66", "2001:db8:66::66"])),
         Trick::Loop => {
-            let here = end_of_question(query).expect("it was read before") as u16;
+            let here = end_of_question(query).expect("it was read before");
+            let here = u16::try_from(here).unwrap();
             one(&found(&(0xc000 | here).to_be_bytes(), &public))
         }
         Trick::Many => {
-            let all = (0..1000u16).map(|n| record(&ASKED, A, 5, &[198, 51, (n >> 8) as u8, n as u8]));
+            let all = (0..1000u16).map(|n| {
+                let [high, low] = n.to_be_bytes();
+                record(&ASKED, A, 5, &[198, 51, high, low])
+            });
             one(&all.collect::<Vec<_>>())
         }
         Trick::Oversize => {

@@ -50,13 +50,13 @@ fn accept(listener: TcpListener) {
 async fn echo(mut stream: TcpStream) {
     let (mut from, mut to) = stream.split();
     if to.write_all(b"hello\n").await.is_ok() && tokio::io::copy(&mut from, &mut to).await.is_ok() {
-        let _ = to.shutdown().await;
+        to.shutdown().await.ok();
     }
 }
 
 fn answer(socket: &UdpSocket) {
     let mut bytes = [0; 65536];
     while let Ok((n, from)) = socket.recv_from(&mut bytes) {
-        let _ = socket.send_to(&bytes[..n], from);
+        socket.send_to(&bytes[..n], from).ok();
     }
 }

@@ -36,11 +36,11 @@ pub fn forget(owner: &User) {
     let mark = format!("{KEY_MARK}-{}", std::process::id());
     let others: Vec<&str> = text.lines().filter(|line| !line.ends_with(&mark)).collect();
     if others.is_empty() {
-        let _ = std::fs::remove_file(&file);
+        std::fs::remove_file(&file).ok();
     } else {
         owner.write(&file, others.join("\n") + "\n");
     }
-    let _ = std::fs::remove_dir_all(owner.home.join(repository_name()));
+    std::fs::remove_dir_all(owner.home.join(repository_name())).ok();
 }
 
 /// Of the repository in user b's home that is there for ssh.

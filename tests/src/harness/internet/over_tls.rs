@@ -87,7 +87,7 @@ fn converse(resolver: &Resolver, config: Arc<ServerConfig>, mut stream: TcpStrea
     let Ok(from) = stream.peer_addr() else { return };
     if manner == RejectWith::Mute {
         // Until the other side has enough of it.
-        let _ = std::io::copy(&mut stream, &mut std::io::sink());
+        std::io::copy(&mut stream, &mut std::io::sink()).ok();
         return;
     }
     let connection = ServerConnection::new(config).expect("a good configuration");
@@ -110,7 +110,7 @@ fn converse(resolver: &Resolver, config: Arc<ServerConfig>, mut stream: TcpStrea
     }
     stream.conn.send_close_notify();
     // The other side may have been faster.
-    let _ = stream.flush();
+    stream.flush().ok();
 }
 
 /// Sends a reply; whether others may follow.

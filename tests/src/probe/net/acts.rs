@@ -56,7 +56,7 @@ pub fn http(args: &[String]) -> Act {
     for (number, part) in args[2].split("%%").enumerate() {
         std::thread::sleep(Duration::from_millis(if number == 0 { 0 } else { 500 }));
         // A refusal may come before all is written.
-        let _ = stream.write_all(part.replace("%00", "\0").as_bytes());
+        stream.write_all(part.replace("%00", "\0").as_bytes()).ok();
     }
     until(stream, &args[3])
 }
@@ -68,7 +68,7 @@ pub fn h2c(args: &[String]) -> Act {
     let mut stream = TcpStream::connect((addresses(&args[0])?[0], port))?;
     stream.set_read_timeout(Some(READ_TIMEOUT))?;
     let frame = |kind: u8, flags: u8, stream: u8, payload: &[u8]| {
-        [&[0, 0, payload.len() as u8, kind, flags, 0, 0, 0, stream][..], payload].concat()
+        [&[0, 0, u8::try_from(payload.len()).unwrap(), kind, flags, 0, 0, 0, stream][..], payload].concat()
     };
     let greeting = [&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..], &frame(4, 0, 0, &[])].concat();
     let first = args.get(3).is_some_and(|arg| arg == "first");
@@ -78,13 +78,14 @@ pub fn h2c(args: &[String]) -> Act {
     let mut settings = [0; 9];
     stream.read_exact(&mut settings)?;
     if !first {
-        let _ = stream.write_all(&greeting);
+        stream.write_all(&greeting).ok();
     }
     let mut last = "";
     for (number, name) in args[2].split("%%").enumerate() {
         // GET, http, /, and :authority as it is (RFC 7541 §6.1, §6.2.2).
-        let fields = [&[0x82, 0x86, 0x84, 0x01, name.len() as u8][..], name.as_bytes()].concat();
-        let _ = stream.write_all(&frame(1, 5, 2 * number as u8 + 1, &fields));
+        let fields =
+            [&[0x82, 0x86, 0x84, 0x01, u8::try_from(name.len()).unwrap()][..], name.as_bytes()].concat();
+        stream.write_all(&frame(1, 5, 2 * u8::try_from(number).unwrap() + 1, &fields)).ok();
         last = name;
     }
     until(stream, &format!("this is {last}"))
@@ -160,7 +161,7 @@ fn socks(mut stream: TcpStream, name: &str, port: u16) -> Act {
     if chosen != [5, 0] {
         return Err(Refused::new(EINVAL, format!("{chosen:?} is no choice")));
     }
-    let mut request = vec![5, 1, 0, 3, name.len() as u8];
+    let mut request = vec![5, 1, 0, 3, u8::try_from(name.len()).unwrap()];
     request.extend(name.as_bytes());
     request.extend(port.to_be_bytes());
     stream.write_all(&request)?;
@@ -175,7 +176,7 @@ fn socks(mut stream: TcpStream, name: &str, port: u16) -> Act {
 /// A stream of another protocol than TCP's number.
 fn stream_of(protocol: i32, to: &str) -> Act {
     let SocketAddr::V4(to) = to.parse().expect("an address and a port") else { panic!("an IPv4 address") };
-    let mut address = (libc::AF_INET as u16).to_ne_bytes().to_vec();
+    let mut address = u16::try_from(libc::AF_INET).unwrap().to_ne_bytes().to_vec();
     address.extend(to.port().to_be_bytes());
     address.extend(to.ip().octets());
     address.extend([0; 8]);

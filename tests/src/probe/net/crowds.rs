@@ -127,7 +127,7 @@ fn begun(to: SocketAddr) -> Result<OwnedFd, Errno> {
 }
 
 fn ended(socket: &OwnedFd) -> Result<(), Errno> {
-    let limit = Timespec { tv_sec: CROWD_TIMEOUT.as_secs() as i64, tv_nsec: 0 };
+    let limit = Timespec { tv_sec: CROWD_TIMEOUT.as_secs().cast_signed(), tv_nsec: 0 };
     if poll(&mut [PollFd::new(socket, PollFlags::OUT)], Some(&limit))? == 0 {
         return Err(Errno::TIMEDOUT);
     }
@@ -221,7 +221,7 @@ impl Drop for Crowd {
     fn drop(&mut self) {
         self.hold = None;
         for pid in &self.members {
-            let _ = sys::wait(*pid);
+            sys::wait(*pid).ok();
         }
     }
 }
@@ -233,7 +233,7 @@ fn be_slow(to: SocketAddr, count: u32, mut decide: std::io::PipeWriter, mut held
     let number = u32::try_from(served.len()).unwrap_or(u32::MAX);
     if decide.write_all(&number.to_le_bytes()).is_ok() {
         drop(decide);
-        let _ = held.read(&mut [0]);
+        held.read(&mut [0]).ok();
     }
 }
 

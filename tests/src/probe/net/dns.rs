@@ -68,7 +68,7 @@ pub fn addresses(name: &str) -> Result<Vec<IpAddr>, Refused> {
 fn ask(name: &str, kind: u16, tcp: bool) -> Result<Reply, Refused> {
     let mut query = b"\x2a\x2a\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00".to_vec();
     for label in name.split('.') {
-        query.push(label.len() as u8);
+        query.push(u8::try_from(label.len()).unwrap());
         query.extend(label.as_bytes());
     }
     query.push(0);
@@ -93,7 +93,7 @@ fn by_udp(server: SocketAddr, query: &[u8]) -> Result<Vec<u8>, Refused> {
 fn by_tcp(server: SocketAddr, query: &[u8]) -> Result<Vec<u8>, Refused> {
     let mut stream = TcpStream::connect(server)?;
     stream.set_read_timeout(Some(REPLY_TIMEOUT))?;
-    stream.write_all(&[&(query.len() as u16).to_be_bytes(), query].concat())?;
+    stream.write_all(&[&u16::try_from(query.len()).unwrap().to_be_bytes(), query].concat())?;
     let mut length = [0; 2];
     stream.read_exact(&mut length)?;
     let mut message = vec![0; usize::from(u16::from_be_bytes(length))];

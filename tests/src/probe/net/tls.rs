@@ -26,7 +26,7 @@ pub fn hello(args: &[String]) -> Act {
     let mut bytes = Vec::new();
     for part in message.chunks(size) {
         bytes.extend([22, 3, 1]);
-        bytes.extend((part.len() as u16).to_be_bytes());
+        bytes.extend(u16::try_from(part.len()).unwrap().to_be_bytes());
         bytes.extend(part);
     }
     if shape == "cut" || shape == "stopped" {
