@@ -79,7 +79,7 @@ fn apply(workspace: &Path, source: &Path, changes: &[Change]) {
             (Kind::File, _) => drop(std::fs::copy(from, &path).unwrap()),
             (Kind::Directory, _) if new => std::fs::create_dir(&path).unwrap(),
             (Kind::Symlink, Content::Target(target)) => {
-                let _ = std::fs::remove_file(&path);
+                std::fs::remove_file(&path).ok();
                 std::os::unix::fs::symlink(std::ffi::OsStr::from_bytes(target), &path).unwrap();
             }
             (Kind::Fifo | Kind::Socket | Kind::Device, _) if new => {

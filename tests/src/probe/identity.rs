@@ -178,7 +178,7 @@ fn realtime(_: &[String]) -> Act {
 }
 
 fn priority(_: &[String]) -> Act {
-    sys::call(libc::SYS_setpriority, [(libc::PRIO_PROCESS as i64).into(), 0.into(), (-20).into()])?;
+    sys::call(libc::SYS_setpriority, [i64::from(libc::PRIO_PROCESS).into(), 0.into(), (-20).into()])?;
     Ok("nice -20".into())
 }
 

@@ -131,7 +131,7 @@ fn target(args: &[String]) -> i32 {
 fn ptrace(args: &[String]) -> Act {
     sys::call(
         libc::SYS_ptrace,
-        [(libc::PTRACE_SEIZE as i64).into(), target(args).into(), 0.into(), 0.into()],
+        [i64::from(libc::PTRACE_SEIZE).into(), target(args).into(), 0.into(), 0.into()],
     )?;
     Ok("traced".into())
 }
@@ -141,7 +141,7 @@ fn traceme(_: &[String]) -> Act {
         Fork::Child => {
             let traced = sys::call(
                 libc::SYS_ptrace,
-                [(libc::PTRACE_TRACEME as i64).into(), 0.into(), 0.into(), 0.into()],
+                [i64::from(libc::PTRACE_TRACEME).into(), 0.into(), 0.into(), 0.into()],
             );
             if traced.is_err() {
                 sys::exit(2);
@@ -236,7 +236,7 @@ fn pidfd(args: &[String]) -> Act {
 }
 
 fn priority_of(args: &[String]) -> Act {
-    sys::call(libc::SYS_setpriority, [(libc::PRIO_PROCESS as i64).into(), target(args).into(), 1.into()])?;
+    sys::call(libc::SYS_setpriority, [i64::from(libc::PRIO_PROCESS).into(), target(args).into(), 1.into()])?;
     Ok("slower".into())
 }
 

@@ -47,7 +47,7 @@ impl Drop for Trial {
     fn drop(&mut self) {
         if let Ok(child) = &self.sleeper {
             // It has ended if that can be tried.
-            let _ = child.kill().and_then(|()| child.wait());
+            child.kill().and_then(|()| child.wait()).ok();
         }
     }
 }
