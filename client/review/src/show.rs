@@ -107,23 +107,21 @@ fn bytes(held: &Held) -> Result<&[u8], Count> {
 /// `bytes` for a terminal: what is no UTF-8, a control character other than tab, or invisible is written as an escape
 /// (`\xff`, `\x1b`, `\u{202e}`), with `before` and `after` around it.
 fn harmless(bytes: &[u8], out: &mut String, [before, after]: [&str; 2]) {
-    use std::fmt::Write as _;
     for chunk in bytes.utf8_chunks() {
         for character in chunk.valid().chars() {
-            // To write to a String cannot fail.
-            let _ = match character {
-                '\t' => write!(out, "\t"),
+            match character {
+                '\t' => out.push('\t'),
                 control if control.is_control() => {
-                    write!(out, "{before}\\x{:02x}{after}", u32::from(control))
+                    out.push_str(&format!("{before}\\x{:02x}{after}", u32::from(control)));
                 }
                 hidden if is_invisible(hidden) => {
-                    write!(out, "{before}\\u{{{:x}}}{after}", u32::from(hidden))
+                    out.push_str(&format!("{before}\\u{{{:x}}}{after}", u32::from(hidden)));
                 }
-                plain => write!(out, "{plain}"),
-            };
+                plain => out.push(plain),
+            }
         }
         for byte in chunk.invalid() {
-            let _ = write!(out, "{before}\\x{byte:02x}{after}");
+            out.push_str(&format!("{before}\\x{byte:02x}{after}"));
         }
     }
 }

@@ -113,7 +113,8 @@ fn sequence(upper: Upper, before: &[Operation], inside: &[Operation]) {
     let plain = overlay.workspace.with_file_name("copy");
     std::fs::create_dir(&plain).unwrap();
     for operation in before {
-        let _ = (operation.run(&overlay.workspace), operation.run(&plain));
+        operation.run(&overlay.workspace).ok();
+        operation.run(&plain).ok();
     }
     let session = overlay.session();
     for operation in inside {

@@ -33,7 +33,7 @@ impl Inodes {
         };
         let system = rustix::fs::fstatfs(&trees.workspace)
             .map_err(|errno| trees.workspace.error("statfs", None, errno))?;
-        let unique = !WITH_SUBVOLUMES.contains(&(system.f_type as u64));
+        let unique = !WITH_SUBVOLUMES.contains(&(system.f_type.cast_unsigned()));
         Ok(Self { tag: tag(number(&trees.merged)?, number(&trees.upper)?), unique })
     }
 
