@@ -128,9 +128,9 @@ fn detail(event: &Event) -> String {
     }
     if let Some(review) = &event.review {
         let ReviewDetail { action, files, remaining, user } = review;
-        let _ = write!(out, " {action} {files}, {remaining} left");
+        out.push_str(&format!(" {} {files}, {remaining} left", word(action)));
         if let Some(user) = user {
-            let _ = write!(out, " by {user}");
+            out.push_str(&format!(" by {}", word(user)));
         }
     }
     if let Some(policy) = &event.policy {

@@ -103,10 +103,6 @@ impl Sessions for Rogue {
         not_played()
     }
 
-    async fn reviewed(&self, _: Request<ReviewedRequest>) -> Result<Response<ReviewedReply>, Status> {
-        not_played()
-    }
-
     async fn events(&self, _: Request<EventsRequest>) -> Result<Response<Self::EventsStream>, Status> {
         not_played()
     }

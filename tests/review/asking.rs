@@ -94,7 +94,7 @@ pub fn discard(world: &World, user: &User, session: &SessionId) -> Result<(), Re
 impl Named {
     /// Goes on with these descriptors.
     pub fn offer(self, descriptors: &[OwnedFd]) -> Result<Vec<Views>, Refusal> {
-        let opened = Opened { workspaces: self.workspaces.len() as u8 };
+        let opened = Opened { workspaces: u8::try_from(self.workspaces.len()).expect("few") };
         let borrowed: Vec<_> = descriptors.iter().map(OwnedFd::as_fd).collect();
         self.socket.send(&encode(&opened).expect("a message"), &borrowed).expect("it is taken");
         match receive(&self.socket) {

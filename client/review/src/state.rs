@@ -37,7 +37,7 @@ pub struct Lock(OwnedFd);
 impl Drop for Lock {
     fn drop(&mut self) {
         // A child that another thread is starting may still share the descriptor: closing it would not be enough.
-        let _ = rustix::fs::flock(&self.0, FlockOperation::Unlock);
+        rustix::fs::flock(&self.0, FlockOperation::Unlock).ok();
     }
 }
 
@@ -259,7 +259,7 @@ pub fn write(calls: &mut Calls<'_>, tree: &Tree, path: &FilePath, bytes: &[u8]) 
         .and_then(|()| calls.replace(tree, &new, path));
     if written.is_err() {
         // The first error is the one to report.
-        let _ = calls.remove(tree, &new, false);
+        calls.remove(tree, &new, false).ok();
         return written;
     }
     sync_parent(calls, tree, path)

@@ -63,12 +63,12 @@ impl Drop for Dir {
         while let Some(at) = waiting.pop() {
             let is_directory = std::fs::symlink_metadata(&at).is_ok_and(|found| found.is_dir());
             if is_directory {
-                let _ = std::fs::set_permissions(&at, std::os::unix::fs::PermissionsExt::from_mode(0o700));
+                std::fs::set_permissions(&at, std::os::unix::fs::PermissionsExt::from_mode(0o700)).ok();
                 waiting
                     .extend(std::fs::read_dir(&at).into_iter().flatten().flatten().map(|entry| entry.path()));
             }
         }
-        let _ = std::fs::remove_dir_all(&self.0);
+        std::fs::remove_dir_all(&self.0).ok();
     }
 }
 

@@ -16,6 +16,14 @@ pub struct Stamp {
     pub nanoseconds: u32,
 }
 
+impl Stamp {
+    /// As the kernel has it; a part of a second that is none counts as the end of that second.
+    pub fn new(seconds: i64, nanoseconds: impl TryInto<u32>) -> Self {
+        let nanoseconds = nanoseconds.try_into().unwrap_or(u32::MAX).min(999_999_999);
+        Self { seconds, nanoseconds }
+    }
+}
+
 /// One overlay workspace of a session.
 #[derive(Debug)]
 pub struct Trees {

@@ -408,14 +408,16 @@ fn a_review_copes_with_a_session_that_goes_on() {
             while !ended.load(Ordering::Relaxed) {
                 round += 1;
                 let name = session.at(format!("d/{}", round % 7));
-                let _ = (remove_file(&name), std::fs::remove_dir_all(&name));
-                let _ = match round % 5 {
+                remove_file(&name).ok();
+                std::fs::remove_dir_all(&name).ok();
+                let made = match round % 5 {
                     0 => create_dir(&name).and_then(|()| write(name.join("x"), "x")),
                     1 => symlink("one", &name),
                     2 => write(&name, vec![1; round % 100_000]),
                     3 => rename(session.at("d/deep"), session.at("kept/deep")),
                     _ => rename(session.at("kept/deep"), session.at("d/deep")),
                 };
+                made.ok();
             }
         };
         std::thread::scope(|scope| {

@@ -32,7 +32,7 @@ impl Transaction<'_> {
         let made = self.make(calls, slots, commit).and_then(|()| Ok(self.settle(calls, slots, commit, all)?));
         match made {
             Ok(applied) => {
-                let _ = self.close(calls);
+                self.close(calls).ok();
                 Ok(Ended::Made(applied))
             }
             Err(why) => self.revert(calls, slots, commit, why),
@@ -52,7 +52,7 @@ impl Transaction<'_> {
     ) -> Result<Ended, ApplyError> {
         // If this cannot be written and the process is killed, the next one tries to make the acts once more: the
         // workspace is as before or after then too.
-        let _ = self.journal.revert(calls, self.state);
+        self.journal.revert(calls, self.state).ok();
         let mut back = || {
             let standing = self.take_back(calls, slots, commit)?;
             match standing.is_empty() {
@@ -68,9 +68,9 @@ impl Transaction<'_> {
             Err(failure) => Err(ApplyError::Stuck { why: Box::new(why), failure }),
             Ok(applied) => {
                 if applied.is_none() {
-                    let _ = self.forget_kept(calls);
+                    self.forget_kept(calls).ok();
                 }
-                let _ = self.close(calls);
+                self.close(calls).ok();
                 Ok(Ended::TakenBack(applied, why))
             }
         }

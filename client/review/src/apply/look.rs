@@ -54,7 +54,7 @@ impl Identity {
     /// The one of a file with this status.
     pub fn of(stat: &Stat) -> Self {
         let directory = kind(stat) == Kind::Directory;
-        let modified = Stamp { seconds: stat.st_mtime, nanoseconds: stat.st_mtime_nsec as u32 };
+        let modified = Stamp::new(stat.st_mtime, stat.st_mtime_nsec);
         Self {
             inode: stat.st_ino,
             size: if directory { 0 } else { stat.st_size.unsigned_abs() },
@@ -67,7 +67,7 @@ impl Identity {
 /// The clock that files are stamped with.
 pub fn now() -> Stamp {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
-    Stamp { seconds: now.tv_sec, nanoseconds: now.tv_nsec as u32 }
+    Stamp::new(now.tv_sec, now.tv_nsec)
 }
 
 /// What is at `path`; `None` if nothing is. Its content is read, but of no device, FIFO or socket.

@@ -150,7 +150,7 @@ fn run(state: &State, job: Job<'_>, tasks: Vec<Task>, calls: &mut Calls<'_>) -> 
         },
         Err(why) => {
             // If it cannot be removed now, it is by the next call: the journal is left.
-            let _ = transaction.discard(calls);
+            transaction.discard(calls).ok();
             Err(why)
         }
     }

@@ -104,7 +104,7 @@ impl Own {
 }
 
 fn modified(stat: &Stat) -> Stamp {
-    Stamp { seconds: stat.st_mtime, nanoseconds: u32::try_from(stat.st_mtime_nsec).unwrap_or(u32::MAX) }
+    Stamp::new(stat.st_mtime, stat.st_mtime_nsec)
 }
 
 /// Whether the session deleted `path`, or a directory on the way to it: a character device 0:0 (`overlayfs`).

@@ -85,7 +85,7 @@ pub struct Fingerprint {
 impl Fingerprint {
     /// The one of a file with this status.
     pub fn of(stat: &rustix::fs::Stat) -> Self {
-        let changed = Stamp { seconds: stat.st_ctime, nanoseconds: stat.st_ctime_nsec as u32 };
+        let changed = Stamp::new(stat.st_ctime, stat.st_ctime_nsec);
         Self { inode: stat.st_ino, changed }
     }
 }

@@ -60,7 +60,9 @@ impl Place {
         let mut bytes = Vec::new();
         file.take(MAX_ABOUT as u64 + 1).read_to_end(&mut bytes).on(&path)?;
         let about = About::decode(&bytes).map_err(|error| HostError::unfit(error.to_string()));
-        Ok(Some((name, about.on(path)?, (stat.st_mtime, stat.st_mtime_nsec as u32))))
+        // Below a second's worth, as all of them.
+        let nanoseconds = u32::try_from(stat.st_mtime_nsec).unwrap_or(0);
+        Ok(Some((name, about.on(path)?, (stat.st_mtime, nanoseconds))))
     }
 }
 

@@ -102,7 +102,8 @@ impl Review<'_> {
         let views = uppers.iter().zip(&workspaces).map(|(upper, workspace)| views::of(upper, workspace));
         let views = views.collect::<Result<Vec<_>, _>>()?;
         let descriptors: Vec<_> = views.iter().flatten().map(AsFd::as_fd).collect();
-        self.send(&ToClient::Views(overlays.len() as u8), &descriptors)
+        let count = u8::try_from(overlays.len()).map_err(|_| HostError::unfit("too many overlays"))?;
+        self.send(&ToClient::Views(count), &descriptors)
     }
 
     /// Gives up what the work does not need.

@@ -345,7 +345,7 @@ rules! {
         ReviewConflict "review.conflict" "A file was changed in the workspace since the session began, or stands against a \
             change in another way: nothing was applied."
         ReviewNothing "review.nothing" "There is nothing to review, apply or take back."
-        ReviewPath "review.path" [InvalidArgument] "A path is in none of the session's workspaces."
+        ReviewPath "review.path" "A path is in none of the session's workspaces."
         ReviewUnseen "review.unseen" "The session changed a file since `agentctl diff` showed it, or no diff showed it."
         ReviewFailed "review.failed" "What the session changed cannot be shown: a call of the host's failed."
         ReviewFormat "review.format" "What the session changed is not as this version of agentd writes it, or the session \
