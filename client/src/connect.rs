@@ -27,7 +27,7 @@ const PAUSE: (Duration, Duration) = (Duration::from_millis(1), Duration::from_mi
 const ANSWER: Duration = Duration::from_secs(30);
 
 /// Where the daemon listens.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Socket(PathBuf);
 
 impl Socket {

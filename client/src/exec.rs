@@ -7,7 +7,7 @@ use agentd_proto::v1::ExecOpen;
 use crate::attach::{self, Ended};
 use crate::cli::{AttachArgs, ExecArgs};
 use crate::connect::Socket;
-use crate::failure::{Failure, say};
+use crate::failure::Failure;
 use crate::habits;
 use crate::offer::utf8;
 use crate::review;
@@ -29,10 +29,12 @@ pub async fn attach(socket: &Socket, args: AttachArgs) -> Result<i32, Failure> {
     let keys = args.detach_keys.unwrap_or_default();
     let outcome = attach::attach(socket, client.clone(), target, keys, &mut signals).await?;
     let code = code(&outcome);
-    if matches!(outcome.ended, Ended::Exit(_))
-        && let Err(failure) = review::attached_ended(socket, &client, &outcome.id, args.quiet).await
-    {
-        say(&format!("what it changed was not looked at: {failure}"));
+    if matches!(outcome.ended, Ended::Exit(_)) {
+        let socket = socket.clone();
+        review::unless_interrupted(&mut signals, async move {
+            review::attached_ended(&socket, &client, &outcome.id, args.quiet).await
+        })
+        .await;
     }
     Ok(code)
 }

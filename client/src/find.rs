@@ -14,6 +14,8 @@ pub struct Found {
     pub id: SessionId,
     /// Its name, or the id if it has none: what commands take.
     pub label: String,
+    /// Whether it has ended, as the service says.
+    pub has_ended: bool,
     /// Its directories, as the service says.
     pub mounts: Vec<Mount>,
 }
@@ -37,5 +39,6 @@ pub async fn find(client: &Client, text: &str) -> Result<Found, Failure> {
     })?;
     let id = SessionId::parse(&session.id).map_err(|error| error.refusal(Rule::SessionId))?;
     let label = if session.name.is_empty() { session.id.clone() } else { session.name.clone() };
-    Ok(Found { id, label, mounts: inspected.mounts })
+    let has_ended = session.state == "ended";
+    Ok(Found { id, label, has_ended, mounts: inspected.mounts })
 }

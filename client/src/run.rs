@@ -95,10 +95,12 @@ pub async fn run(socket: &Socket, args: RunArgs, started: Instant) -> Result<i32
     }
     if is_reviewed && has_exited {
         let id = SessionId::parse(&created.id).map_err(|error| error.refusal(Rule::SessionId))?;
-        let found = Found { label: name.unwrap_or(created.id), id, mounts: Vec::new() };
-        if let Err(failure) = review::ended(socket, &client, &found, after, quiet).await {
-            say(&format!("what it changed was not looked at: {failure}"));
-        }
+        let found = Found { label: name.unwrap_or(created.id), id, has_ended: true, mounts: Vec::new() };
+        let (socket, client) = (socket.clone(), client.clone());
+        review::unless_interrupted(&mut signals, async move {
+            review::ended(&socket, &client, &found, after, quiet).await
+        })
+        .await;
     }
     Ok(code)
 }

@@ -11,6 +11,7 @@ use super::loaded::{Loaded, report};
 use crate::connect::{Client, Socket, answer};
 use crate::failure::{Failure, say};
 use crate::find::{Found, find};
+use crate::signals::Signals;
 
 /// How long lines are counted for.
 const COUNTING: Duration = Duration::from_secs(1);
@@ -51,6 +52,25 @@ pub async fn ended(
     }
     report(client, found, "seen", 0, &there).await;
     Ok(())
+}
+
+/// Looks at what a session left on a thread of its own, until the caller has enough of it (Ctrl-C): then, and if it
+/// cannot be looked at, it is there still.
+pub async fn unless_interrupted(
+    signals: &mut Signals,
+    looking: impl Future<Output = Result<(), Failure>> + Send + 'static,
+) {
+    let runtime = tokio::runtime::Handle::current();
+    let looking = tokio::task::spawn_blocking(move || runtime.block_on(looking));
+    let why = tokio::select! {
+        looked = looking => match looked {
+            Ok(Ok(())) => return,
+            Ok(Err(failure)) => failure.to_string(),
+            Err(error) => error.to_string(),
+        },
+        number = signals.next_ending() => format!("interrupted by signal {number}"),
+    };
+    say(&format!("what it changed was not looked at: {why}"));
 }
 
 /// The same for a session that somebody attached to. One that is gone, or has no overlay, left nothing to say.

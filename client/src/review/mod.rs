@@ -16,5 +16,5 @@ mod undo;
 pub use apply::apply;
 pub use ask::can_ask;
 pub use diff::diff;
-pub use ended::{After, attached_ended, ended};
+pub use ended::{After, attached_ended, ended, unless_interrupted};
 pub use undo::{discard, forget};

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::os::fd::{AsFd as _, OwnedFd};
+use std::time::{Duration, Instant};
 
 use agentd_policy::mount::{MAX_MOUNTS, MAX_POINTS};
 use agentd_policy::names::{RelPath, SessionId};
@@ -17,12 +18,29 @@ use rustix::fs::{AtFlags, Dir, Mode, OFlags};
 
 use crate::connect::Socket;
 use crate::failure::Failure;
+use crate::find::Found;
 use crate::side::Side;
 
 /// What was named of one workspace, and the workspace.
 struct Named {
     kept: Kept,
     made: Vec<RelPath>,
+}
+
+/// How long a launcher that has too much to do, or has not cleared an ended session away, is asked again.
+const AGAIN_FOR: Duration = Duration::from_secs(10);
+/// Between two times.
+const PAUSE: Duration = Duration::from_millis(25);
+
+/// Asks until the answer is another than a refusal by `rule`, for a while.
+fn again<T>(rule: Rule, mut ask: impl FnMut() -> Result<T, Failure>) -> Result<T, Failure> {
+    let began = Instant::now();
+    loop {
+        match ask() {
+            Err(failure) if failure.is_by(rule) && began.elapsed() < AGAIN_FOR => std::thread::sleep(PAUSE),
+            answer => return answer,
+        }
+    }
 }
 
 /// The trees of every overlay workspace of `session`, which may run or have ended. Views are read-only and last as long
@@ -32,6 +50,10 @@ struct Named {
 /// The launcher's refusal: it shows nobody another user's session, root neither. If a workspace is not where it was, or
 /// is another directory by now.
 pub fn open_review(socket: &Socket, session: &SessionId) -> Result<Vec<Trees>, Failure> {
+    again(Rule::HostBusy, || open_once(socket, session))
+}
+
+fn open_once(socket: &Socket, session: &SessionId) -> Result<Vec<Trees>, Failure> {
     let side = Side::connect(socket)?;
     side.send(&FromClient::Review(session.clone()), &[])?;
     let (named, placeholder) = receive_names(&side)?;
@@ -53,11 +75,18 @@ pub fn open_review(socket: &Socket, session: &SessionId) -> Result<Vec<Trees>, F
     Ok(trees)
 }
 
-/// Has what `session` changed deleted. It has ended, and its record stays.
+/// Has what a session changed deleted. It has ended, and its record stays. An ended one may not be cleared away yet.
 ///
 /// # Errors
 /// The launcher's refusal.
-pub fn discard(socket: &Socket, session: &SessionId) -> Result<(), Failure> {
+pub fn discard(socket: &Socket, found: &Found) -> Result<(), Failure> {
+    match found.has_ended {
+        true => again(Rule::SessionRunning, || discard_once(socket, &found.id)),
+        false => discard_once(socket, &found.id),
+    }
+}
+
+fn discard_once(socket: &Socket, session: &SessionId) -> Result<(), Failure> {
     let side = Side::connect(socket)?;
     side.send(&FromClient::Discard(session.clone()), &[])?;
     match side.receive()? {

@@ -119,7 +119,7 @@ async fn one(
     if !args.yes && there.files > 0 && ask::can_ask() && !ask::yes(&question)? {
         return Ok(None);
     }
-    delete(socket, &found.id)?;
+    delete(socket, &found)?;
     report(client, &found, "discarded", there.files, &Totals::default()).await;
     Ok(Some(found.id.to_string()))
 }
