@@ -1,6 +1,6 @@
 //! Which session a caller means.
 
-use agentd_policy::names::SessionId;
+use agentd_policy::names::{SessionId, SessionName};
 use agentd_policy::rule::Rule;
 use agentd_proto::v1::{InspectRequest, Mount};
 
@@ -29,7 +29,11 @@ pub async fn find(client: &Client, text: &str) -> Result<Found, Failure> {
     let request = InspectRequest { id: text.to_owned() };
     let inspected = answer(client.clone().inspect(request)).await?;
     let session = inspected.session.as_ref();
-    let session = session.filter(|found| found.name == text || found.id.starts_with(text));
+    let is_meant = |id: &str, name: &str| match SessionId::parse(text) {
+        Ok(whole) => id == whole.as_str(),
+        Err(_) => name == text || id.starts_with(text),
+    };
+    let session = session.filter(|found| is_meant(&found.id, &found.name));
     let session = session.ok_or_else(|| {
         Failure::refused(
             format!("session {text:?}: the daemon answered with another one"),
@@ -38,7 +42,9 @@ pub async fn find(client: &Client, text: &str) -> Result<Found, Failure> {
         )
     })?;
     let id = SessionId::parse(&session.id).map_err(|error| error.refusal(Rule::SessionId))?;
-    let label = if session.name.is_empty() { session.id.clone() } else { session.name.clone() };
+    // It becomes part of commands and of merged files.
+    let name = SessionName::parse(&session.name).ok().map(|name| name.to_string());
+    let label = name.unwrap_or_else(|| id.to_string());
     let has_ended = session.state == "ended";
     Ok(Found { id, label, has_ended, mounts: inspected.mounts })
 }

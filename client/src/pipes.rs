@@ -60,6 +60,10 @@ pub fn read_stdin(to: mpsc::Sender<Option<Bytes>>, terminal: bool) -> io::Result
         while let Some(bytes) = {
             if terminal {
                 wait_for_foreground();
+                // What is typed now answers a question of agentctl's own.
+                if to.is_closed() {
+                    return;
+                }
             }
             read(stdin(), size)
         } {

@@ -12,7 +12,7 @@ use agentd_proto::v1::{
 use serde_json::json;
 
 use crate::cli::{AllowArgs, DenyArgs, KillArgs, PsArgs, RmArgs, StopArgs, VersionArgs};
-use crate::connect::{Socket, answer, answer_within};
+use crate::connect::{Client, Socket, answer, answer_within};
 use crate::failure::Failure;
 use crate::find::find;
 use crate::review;
@@ -158,13 +158,18 @@ pub async fn rm(socket: &Socket, args: RmArgs) -> Result<(), Failure> {
     let mut client = socket.connect().await?;
     let mut all = All::default();
     for id in args.ids {
-        let removed = answer(client.remove(RemoveRequest { id, force: args.force })).await;
-        if let Ok(reply) = &removed {
-            review::forget(&reply.id);
-        }
-        all.take(removed.map(|reply| reply.id), args.json)?;
+        all.take(remove(&mut client, &id, args.force).await, args.json)?;
     }
     all.done()
+}
+
+async fn remove(client: &mut Client, id: &str, force: bool) -> Result<String, Failure> {
+    // What is kept for `apply --undo` goes by the id that was meant, not by the one that the service answers with.
+    let found = find(client, id).await?;
+    let id = found.id.to_string();
+    answer(client.remove(RemoveRequest { id: id.clone(), force })).await?;
+    review::forget(&found.id);
+    Ok(id)
 }
 
 /// `agentctl allow`.

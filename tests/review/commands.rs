@@ -20,6 +20,9 @@ pub const TESTS: &[Member] = &[
     ("what_is_discarded_can_be_undone_still", what_is_discarded_can_be_undone_still),
     ("hunks_are_asked_for", hunks_are_asked_for),
     ("rm_asks_before_it_deletes_work", rm_asks_before_it_deletes_work),
+    ("a_directory_of_gits_is_set_apart_as_a_whole", a_directory_of_gits_is_set_apart_as_a_whole),
+    ("what_was_applied_is_not_deleted_by_the_next_apply", what_was_applied_is_not_deleted_by_the_next_apply),
+    ("what_cannot_be_reviewed_can_be_discarded", what_cannot_be_reviewed_can_be_discarded),
     ("nobody_else_reviews", nobody_else_reviews),
 ];
 
@@ -279,4 +282,65 @@ fn nobody_else_reviews(world: &World) {
         }
     }
     agentctl(world, &dir, &["diff", &name]).expect_code(0);
+}
+
+/// An agent would give the user's next `git status` a program to run: of a linked working tree, the repository is a
+/// workspace of its own, in which nothing is called `.git`.
+fn a_directory_of_gits_is_set_apart_as_a_whole(world: &World) {
+    let dir = world.workspace(world.a());
+    let script = "git init -q main && cd main && git -c user.name=a -c user.email=a@example.org commit -q \
+        --allow-empty -m one && git worktree add -q ../linked";
+    let made = world.on_host(world.a(), &dir, &["bash".into(), "-c".into(), script.into()]);
+    assert_eq!(made.code, Some(0), "{}", made.stderr);
+    let (main, linked) = (dir.join("main"), dir.join("linked"));
+    let script = "G=$(git rev-parse --git-common-dir); printf '[core]\\n\\tfsmonitor = \"touch PWNED\"\\n' >> $G/config; \
+        mkdir -p $G/hooks; echo x > $G/hooks/post-checkout; echo x > $G/info/attributes; echo legit > f";
+    let name = worked(world, &linked, script);
+    let before = files(&main.join(".git"));
+    let applied = agentctl(world, &linked, &["apply", &name]).expect_code(0);
+    assert!(linked.join("f").exists() && files(&main.join(".git")) == before, "{}", applied.stderr);
+    assert!(applied.stderr.contains("--including git"), "{}", applied.stderr);
+    // So is a workspace that is itself a directory whose files run.
+    let github = dir.join(".github");
+    world.a().make_dir(&github);
+    let name = worked(world, &github, "mkdir workflows && echo on: push > workflows/e.yml && echo x > plain");
+    agentctl(world, &github, &["apply", &name]).expect_code(0);
+    assert!(github.join("plain").exists() && !github.join("workflows/e.yml").exists());
+}
+
+/// A second apply of a moved directory would delete what the first one brought, and what the user added since.
+fn what_was_applied_is_not_deleted_by_the_next_apply(world: &World) {
+    let dir = project(world);
+    let name = worked(world, &dir, "mv src lib && echo more > more");
+    agentctl(world, &dir, &["apply", &name]).expect_code(0);
+    world.a().write(dir.join("lib/mine"), "mine\n");
+    world.a().write(dir.join("lib/old"), "edited\n");
+    let before = files(&dir);
+    for line in [
+        &["apply", &name][..],
+        &["apply", &name, "--theirs"],
+        &["diff", &name],
+        &["apply", &name, "--unseen"],
+    ] {
+        let output = agentctl(world, &dir, line).expect_code(0);
+        assert!(!output.text().contains("lib/"), "{line:?}: {}", output.text());
+        assert_eq!(files(&dir), before, "{line:?}");
+    }
+    let dry = agentctl(world, &dir, &["apply", &name, "--undo", "-n"]).expect_code(0);
+    assert!(dry.text().contains("would be taken back") && files(&dir) == before, "{}", dry.text());
+    // The file that the user edited stands against it, until it is said otherwise.
+    let refused = agentctl(world, &dir, &["apply", &name, "--undo"]).expect_code(1);
+    assert!(refused.stderr.contains("lib/old") && files(&dir) == before, "{}", refused.stderr);
+}
+
+/// An agent would keep its user from throwing its work away.
+fn what_cannot_be_reviewed_can_be_discarded(world: &World) {
+    let dir = project(world);
+    let script = "python3 - <<'E'\nimport os\nfor _ in range(1200):\n    os.mkdir('d'); os.chdir('d')\nE";
+    let name = worked(world, &dir, script);
+    let deep = agentctl(world, &dir, &["diff", &name]).expect_code(1);
+    assert!(deep.stderr.contains("levels of directories"), "{}", deep.stderr);
+    let asks = agentctl(world, &dir, &["discard", &name]).expect_code(1);
+    assert!(asks.stderr.contains("give -y"), "{}", asks.stderr);
+    agentctl(world, &dir, &["discard", "-y", &name]).expect_code(0);
 }

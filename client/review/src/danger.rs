@@ -129,6 +129,8 @@ impl fmt::Display for Danger {
 /// that is used up, links and manifests are set apart without a look.
 #[derive(Debug)]
 pub struct Judge {
+    /// Whether the workspace is a directory of git's own; unknown until the first change.
+    of_git: Option<bool>,
     names: lookalike::Names,
     /// Names that links lead to.
     look_ups: u64,
@@ -136,12 +138,9 @@ pub struct Judge {
     bytes: u64,
 }
 
-/// The name under which commands keep it.
-pub type Names = Judge;
-
 impl Default for Judge {
     fn default() -> Self {
-        Self { names: lookalike::Names::default(), look_ups: 2_000_000, bytes: 256 << 20 }
+        Self { of_git: None, names: lookalike::Names::default(), look_ups: 2_000_000, bytes: 256 << 20 }
     }
 }
 
@@ -154,7 +153,10 @@ pub fn dangers(change: &Change, trees: &Trees) -> BTreeSet<Danger> {
 /// As [`dangers`], for the changes of one review in the order of [`crate::change::Changes`].
 pub fn dangers_among(change: &Change, trees: &Trees, judge: &mut Judge) -> BTreeSet<Danger> {
     let kind = change.after.as_ref().or(change.before.as_ref()).map(|entry| entry.kind);
-    let mut found = table::by_name(&change.path, kind == Some(Kind::Directory));
+    let mut found = table::by_name(&trees.path, &change.path, kind == Some(Kind::Directory));
+    if *judge.of_git.get_or_insert_with(|| is_of_git(trees)) {
+        found.insert(Danger::Git);
+    }
     let Some(after) = &change.after else {
         found.retain(|danger| table::EVEN_DELETED.contains(danger));
         return found;
@@ -171,6 +173,8 @@ pub fn dangers_among(change: &Change, trees: &Trees, judge: &mut Judge) -> BTree
             if replaces || symlink::leads_out(&change.path, target, trees, &mut judge.look_ups) {
                 found.insert(Danger::Symlink);
             }
+            let name = change.path.components().next_back().unwrap_or_default();
+            found.extend(table::below_link(name));
             // What it points at may become anything.
             found.extend(Manifest::of(&change.path).map(Manifest::danger));
         }
@@ -189,6 +193,17 @@ pub fn dangers_among(change: &Change, trees: &Trees, judge: &mut Judge) -> BTree
         found.insert(Danger::Name);
     }
     found
+}
+
+/// Whether the workspace itself is a directory of git's, in which everything directs git: a repository, bare or not,
+/// one of a submodule or of a linked working tree. Whatever cannot be looked at may be there.
+fn is_of_git(trees: &Trees) -> bool {
+    let has = |name: &str| {
+        let path = FilePath::parse(name.as_bytes());
+        path.is_ok_and(|path| !matches!(trees.workspace.stat(&path), Ok(None)))
+    };
+    let within = trees.path.as_str().split('/').any(|component| component.eq_ignore_ascii_case(".git"));
+    within || (has("HEAD") && (has("commondir") || (has("objects") && has("refs"))))
 }
 
 /// What only regular files are.

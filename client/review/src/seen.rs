@@ -56,16 +56,17 @@ impl Seen {
         self
     }
 
-    /// What the last `diff` kept; nothing if there was none, or its file is damaged.
+    /// What the last `diff` kept; `None` if there was none. A file that is damaged, or of another version, is as if
+    /// nothing had been shown.
     ///
     /// # Errors
     /// As `read(2)`.
-    pub fn load(review: &Review) -> Result<Self, ReviewError> {
-        let bytes = state::read(review.tree(), &state::name(FILE)?, frame::MAX_RECORD)?.unwrap_or_default();
-        Ok(match frame::decode::<(u8, Self)>(&bytes) {
+    pub fn load(review: &Review) -> Result<Option<Self>, ReviewError> {
+        let bytes = state::read(review.tree(), &state::name(FILE)?, frame::MAX_RECORD)?;
+        Ok(bytes.map(|bytes| match frame::decode::<(u8, Self)>(&bytes) {
             Some(((VERSION, seen), [])) => seen,
             _ => Self::default(),
-        })
+        }))
     }
 
     /// Keeps it, in place of what was kept.
@@ -126,16 +127,16 @@ mod tests {
         let dir = crate::tests::Dir::new();
         let state = state::State::at(&dir.path("state")).unwrap();
         let review = state.review(&crate::tests::session(), &crate::tests::workspace()).unwrap();
-        assert_eq!(Seen::load(&review).unwrap(), Seen::default());
+        assert_eq!(Seen::load(&review).unwrap(), None);
         let seen = Seen::new(&Changes(vec![change("a\nb", b"1", 0o644)]));
         seen.store(&review).unwrap();
         seen.store(&review).unwrap();
-        assert_eq!(Seen::load(&review).unwrap(), seen);
+        assert_eq!(Seen::load(&review).unwrap(), Some(seen));
         let file = dir.find("seen");
         let whole = std::fs::read(&file).unwrap();
         for cut in 0..whole.len() {
             std::fs::write(&file, &whole[..cut]).unwrap();
-            assert_eq!(Seen::load(&review).unwrap(), Seen::default());
+            assert_eq!(Seen::load(&review).unwrap(), Some(Seen::default()));
         }
     }
 }

@@ -253,7 +253,11 @@ impl Walk<'_> {
             (None, Some(after)) => self.inodes.number(after.stat.st_ino),
             (None, None) => None,
         };
-        let changed_underneath = pair.before.as_ref().is_some_and(|look| changed(look) >= self.trees.began);
+        // What is in a directory is compared by itself, and stamps it: by our own applies, too.
+        let changed_underneath = pair
+            .before
+            .as_ref()
+            .is_some_and(|look| !look.is_directory() && changed(look) >= self.trees.began);
         let change = Change { path: path.clone(), before, after, renamed_from: None, changed_underneath };
         let with_others = !unreadable && (pair.made || pair.role == Role::OnTheWay);
         self.found.push((Found { change, inode }, with_others));

@@ -108,8 +108,8 @@ pub struct ApplyArgs {
     /// Ask for each hunk
     #[arg(short, long, conflicts_with_all = ["undo", "json", "yes"])]
     pub patch: bool,
-    /// Take the last apply back, or apply again what was taken back
-    #[arg(long, conflicts_with_all = ["paths", "patch", "including"])]
+    /// Take the last apply back, or apply again what was taken back; PATH names one of several workspaces
+    #[arg(long, conflicts_with_all = ["patch", "including", "ours", "json"])]
     pub undo: bool,
     /// In a conflict, leave the workspace's file as it is
     #[arg(long, group = "prefer")]

@@ -14,7 +14,7 @@ use agentd_review::show::text::Style;
 use serde_json::json;
 
 use super::ask;
-use super::conflict::failure;
+use super::conflict::{APPLY, failure};
 use super::diff::selections;
 use super::loaded::{Loaded, Workspace, report};
 use super::plan::{Planned, Wishes, named};
@@ -67,18 +67,32 @@ pub async fn apply(socket: &Socket, args: ApplyArgs) -> Result<(), Failure> {
         return if args.dry_run { Ok(()) } else { Err(Failure::failed("nothing was applied")) };
     }
     let mut files = 0;
+    let mut failed = None;
     for (workspace, planned) in pairs().filter(|(_, planned)| !planned.steps.is_empty()) {
         let changes = Changes(planned.steps.iter().map(|step| step.change.clone()).collect());
         let sum = totals(&changes, &counts(&changes, &workspace.trees, &mut Budget::default()));
         let steps = planned.steps.clone();
-        transaction::apply(&loaded.state, &workspace.trees, &found.id, steps, &mut NoFaults)
-            .map_err(|error| failure(workspace.trees.path.as_str(), &error))?;
+        let made = transaction::apply(&loaded.state, &workspace.trees, &found.id, steps, &mut NoFaults);
+        if let Err(error) = made {
+            failed = Some(failure(workspace.trees.path.as_str(), &error, APPLY));
+            break;
+        }
         files += sum.files;
-        done(workspace, planned, &sum, &found, &args)?;
+        // It is made: that it cannot be said changes nothing.
+        if let Err(failure) = done(workspace, planned, &sum, &found, &args) {
+            failed = Some(failure);
+        }
     }
-    let left = Loaded::load(socket, &found)?.totals(&mut Budget::none());
-    report(&client, &found, "applied", files, &left).await;
-    Ok(())
+    for (workspace, planned) in pairs().filter(|(_, planned)| planned.steps.is_empty()) {
+        done(workspace, planned, &Totals::default(), &found, &args)?;
+    }
+    if files > 0 {
+        match Loaded::load(socket, &found) {
+            Ok(now) => report(&client, &found, "applied", files, &now.totals(&mut Budget::none())).await,
+            Err(failure) => say(&format!("applied, but what is left cannot be counted: {failure}")),
+        }
+    }
+    failed.map_or(Ok(()), Err)
 }
 
 fn including(words: &[String]) -> BTreeSet<Danger> {

@@ -4,7 +4,7 @@ use std::io::BufRead as _;
 
 use agentd_review::apply::{Content, Step};
 use agentd_review::change::Action;
-use agentd_review::content::{Budget, Held, Sides, after, before};
+use agentd_review::content::{Budget, Held, MAX_TEXT, Sides, after, before};
 use agentd_review::hunks::{hunks, smallest, with_chosen};
 use agentd_review::lines::{LineDiff, is_binary};
 use agentd_review::show::text::{Style, change, hunk};
@@ -21,6 +21,8 @@ pub enum Answer {
     Yes(Box<Step>),
     /// Nothing of it.
     No,
+    /// This of it, and nothing of those that follow.
+    Last(Box<Step>),
     /// Nothing, and nothing of those that follow.
     Quit,
 }
@@ -46,7 +48,7 @@ pub fn yes(question: &str) -> Result<bool, Failure> {
 pub fn about(workspace: &Workspace, step: Step) -> Result<Answer, Failure> {
     let style = Style { colours: colours() };
     let Workspace { trees, .. } = workspace;
-    let sides = (before(&step.change, trees, u64::MAX), after(&step.change, trees, u64::MAX));
+    let sides = (before(&step.change, trees, MAX_TEXT), after(&step.change, trees, MAX_TEXT));
     let is_merge = matches!(step.content, Content::Bytes(_));
     if let (Action::Modified, false, (Held::Bytes(old), Held::Bytes(new))) =
         (step.change.action(), is_merge, &sides)
@@ -62,7 +64,8 @@ pub fn about(workspace: &Workspace, step: Step) -> Result<Answer, Failure> {
         match read("apply this change [y,n,q]? ")?.as_deref() {
             Some("y") => return Ok(Answer::Yes(Box::new(step))),
             Some("n") => return Ok(Answer::No),
-            Some("q") | None => return Ok(Answer::Quit),
+            Some("q") => return Ok(Answer::Quit),
+            None => return Err(Failure::failed("nothing was applied: the input ended")),
             Some(_) => print("y: apply it; n: leave it out; q: leave it out, and all that follow\n")?,
         }
     }
@@ -70,9 +73,13 @@ pub fn about(workspace: &Workspace, step: Step) -> Result<Answer, Failure> {
 
 fn by_hunks(diff: &LineDiff<'_>, step: Step, style: Style) -> Result<Answer, Failure> {
     print(&format!("{}\n", step.change.path))?;
+    let modes = step.change.before.as_ref().zip(step.change.after.as_ref()).map(|(b, a)| (b.mode, a.mode));
+    if let Some((before, after)) = modes.filter(|(before, after)| before != after) {
+        print(&format!("  mode {before:04o} -> {after:04o}, with any of its hunks\n"))?;
+    }
     let mut waiting: Vec<_> = hunks(diff).into_iter().rev().collect();
     let mut chosen = Vec::new();
-    let mut rest = None;
+    let (mut rest, mut over) = (None, false);
     while let Some(next) = waiting.pop() {
         print(&hunk(diff, &next, style))?;
         match rest
@@ -91,8 +98,12 @@ fn by_hunks(diff: &LineDiff<'_>, step: Step, style: Style) -> Result<Answer, Fai
                 let parts = smallest(diff).into_iter().filter(|part| next.edits.contains(&part.edits.start));
                 waiting.extend(parts.collect::<Vec<_>>().into_iter().rev());
             }
-            Some("q") | None if chosen.is_empty() => return Ok(Answer::Quit),
-            Some("q") | None => break,
+            Some("q") if chosen.is_empty() => return Ok(Answer::Quit),
+            Some("q") => {
+                over = true;
+                break;
+            }
+            None => return Err(Failure::failed("nothing was applied: the input ended")),
             Some(_) => {
                 print(
                     "y: apply it; n: leave it out; a, d: it and the rest of this file, or neither; s: ask about its parts; q: no more\n",
@@ -109,12 +120,15 @@ fn by_hunks(diff: &LineDiff<'_>, step: Step, style: Style) -> Result<Answer, Fai
         true => Content::FromSession,
         false => Content::Bytes(with_chosen(diff, &chosen)),
     };
-    Ok(Answer::Yes(Box::new(Step { content, ..step })))
+    let step = Box::new(Step { content, ..step });
+    Ok(if over { Answer::Last(step) } else { Answer::Yes(step) })
 }
 
 /// One line of the caller's, in lower case; `None` at the end of input.
 fn read(question: &str) -> Result<Option<String>, Failure> {
-    print(question)?;
+    // Standard output may be a file.
+    crate::pipes::write(rustix::stdio::stderr(), question.as_bytes())
+        .map_err(|error| Failure::output("stderr", &error))?;
     let mut line = String::new();
     let length = std::io::stdin().lock().read_line(&mut line);
     match length.map_err(|error| Failure::failed(format!("standard input: {error}")))? {

@@ -9,10 +9,22 @@ use crate::failure::Failure;
 /// How many files are named.
 const NAMED: usize = 10;
 
+/// What to do about a conflict of an apply, and of an undo.
+pub const APPLY: &str =
+    "nothing was changed: look again with agentctl diff, or name the paths that are to be applied";
+/// The same for what is taken back.
+pub const UNDO: &str = "nothing was changed: --undo --theirs replaces files that were changed since, and keeps them; \
+    a directory with files of yours stays until they are elsewhere";
+
 /// An apply to the workspace at `top` that was not made.
-pub fn failure(top: &str, error: &ApplyError) -> Failure {
-    let ApplyError::Conflicts(conflicts) = error else {
-        return Failure::failed(format!("{top}: {error}; nothing was changed"));
+pub fn failure(top: &str, error: &ApplyError, hint: &str) -> Failure {
+    let conflicts = match error {
+        ApplyError::Conflicts(conflicts) => conflicts,
+        // Something stands: it says what.
+        ApplyError::Partly { .. } | ApplyError::Stuck { .. } => {
+            return Failure::failed(format!("{top}: {error}"));
+        }
+        _ => return Failure::failed(format!("{top}: {error}; nothing was changed")),
     };
     let one = |(path, conflict): &(FilePath, Conflict)| format!("{path} ({})", reason(*conflict));
     let shown: Vec<_> = conflicts.iter().take(NAMED).map(one).collect();
@@ -20,7 +32,6 @@ pub fn failure(top: &str, error: &ApplyError) -> Failure {
         0 => String::new(),
         more => format!(" and {more} more"),
     };
-    let hint = "nothing was changed: look again with agentctl diff, or name the paths that are to be applied";
     Failure::refused(format!("{top}: {}{more}", shown.join(", ")), Rule::ReviewConflict, hint)
 }
 

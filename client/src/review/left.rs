@@ -15,6 +15,8 @@ pub enum Left {
     Ours,
     /// The caller said no.
     Declined,
+    /// It has the name of a staging directory of agentd's.
+    Reserved,
     /// It would lose a file: the other half of a move, or the content of a directory, is left out.
     Together,
 }
@@ -27,6 +29,7 @@ impl Left {
             Self::Never(_) => "never",
             Self::Ours => "ours",
             Self::Declined => "declined",
+            Self::Reserved => "reserved",
             Self::Together => "together",
         }
     }
@@ -51,6 +54,7 @@ impl Left {
             Self::Never(danger) => format!("{}, and is never applied", danger.sentence()),
             Self::Ours => "changed in the workspace since, which is kept".to_owned(),
             Self::Declined => "as you said".to_owned(),
+            Self::Reserved => "a name of agentd's own, and is never applied".to_owned(),
             Self::Together => {
                 "a file would be lost by it: where it was moved to, or what is in it, is left out".to_owned()
             }

@@ -3,9 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use agentd_policy::rule::Rule;
+use agentd_review::apply::check::is_staging;
 use agentd_review::apply::{Content, Step};
 use agentd_review::base;
-use agentd_review::change::{Action, Change, Changes, Kind};
+use agentd_review::change::{Action, Change, Changes, Entry, Kind};
 use agentd_review::content::{Held, MAX_TEXT, after, before};
 use agentd_review::danger::Danger;
 use agentd_review::merge::three_way;
@@ -70,8 +71,8 @@ impl Planned {
             }
         }
         let seen = Seen::load(&workspace.kept).map_err(failed)?;
-        planned.was_shown = seen != Seen::default();
-        if planned.was_shown && !wishes.unseen {
+        planned.was_shown = seen.is_some();
+        if let Some(seen) = seen.filter(|_| !wishes.unseen) {
             refuse_unseen(&unseen(&seen, &Changes(chosen.clone())), wishes.label)?;
         }
         planned.drop_halves(&workspace.changes, &mut chosen);
@@ -106,7 +107,7 @@ impl Planned {
             let was_directory = change.before.as_ref().is_some_and(|entry| entry.kind == Kind::Directory);
             let is_directory = change.after.as_ref().is_some_and(|entry| entry.kind == Kind::Directory);
             (change.after.is_none() && sources.contains(&change.path))
-                || (was_directory && !is_directory && stay.iter().any(|path| path.is_within(&change.path)))
+                || (was_directory && !is_directory && has_within(&stay, &change.path))
         };
         let (together, rest) = std::mem::take(chosen).into_iter().partition(goes);
         *chosen = rest;
@@ -123,6 +124,10 @@ impl Planned {
             let answer = if over { Answer::No } else { ask::about(workspace, step)? };
             match answer {
                 Answer::Yes(step) => chosen.push(*step),
+                Answer::Last(step) => {
+                    over = true;
+                    chosen.push(*step);
+                }
                 Answer::No => drop(self.left.insert(path, Left::Declined)),
                 Answer::Quit => {
                     over = true;
@@ -138,11 +143,23 @@ impl Planned {
     }
 }
 
+/// Whether one of `paths` is `dir` or within it: they are in order.
+fn has_within(paths: &BTreeSet<FilePath>, dir: &FilePath) -> bool {
+    paths.range(dir..).next().is_some_and(|path| path.is_within(dir))
+}
+
 /// Why a change is left out whatever the workspace has.
 fn apart(change: &Change, dangers: &BTreeSet<Danger>, wishes: Wishes<'_>) -> Option<Left> {
-    let never = [Danger::Device, Danger::Unreadable].into_iter().find(|danger| dangers.contains(danger));
-    if let Some(danger) = never {
-        return Some(Left::Never(danger));
+    if is_staging(&change.path) {
+        return Some(Left::Reserved);
+    }
+    let entries = || change.before.iter().chain(&change.after);
+    let special = |entry: &Entry| matches!(entry.kind, Kind::Fifo | Kind::Socket | Kind::Device);
+    if dangers.contains(&Danger::Device) || entries().any(special) {
+        return Some(Left::Never(Danger::Device));
+    }
+    if dangers.contains(&Danger::Unreadable) || entries().any(Entry::is_unreadable) {
+        return Some(Left::Never(Danger::Unreadable));
     }
     let unnamed: BTreeSet<Danger> = dangers.difference(wishes.including).copied().collect();
     match (unnamed.is_empty(), wishes.prefer) {

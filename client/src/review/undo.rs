@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use agentd_policy::names::{AbsPath, SessionId};
 use agentd_policy::rule::Rule;
 use agentd_review::apply::record::Written;
-use agentd_review::apply::{Applied, ApplyError, Undo, applies, undo as take_back};
+use agentd_review::apply::{Applied, Undo, applies, undo as take_back};
 use agentd_review::beneath::Tree;
 use agentd_review::calls::NoFaults;
 use agentd_review::change::Kind;
@@ -16,9 +16,10 @@ use agentd_review::state::State;
 use rustix::fs::{Mode, OFlags};
 
 use super::ask;
-use super::conflict::failure;
+use super::conflict::{UNDO, failure};
 use super::loaded::{Loaded, failed, report};
 use super::open::discard as delete;
+use super::select::{Selection, select};
 use crate::cli::{ApplyArgs, DiscardArgs};
 use crate::connect::{Client, Socket};
 use crate::failure::{Failure, say};
@@ -26,39 +27,75 @@ use crate::find::{Found, find};
 use crate::several::{All, print_id};
 use crate::show::print;
 
-/// Takes the last apply back in each workspace of the session that has one. What the session wrote is not needed for
-/// that: it may be discarded by now.
+/// A workspace in which something was applied.
+struct Done {
+    path: AbsPath,
+    workspace: Tree,
+    last: Applied,
+}
+
+/// Takes the last apply of a session back. What the session wrote is not needed for that: it may be discarded by now.
+/// Of several workspaces with applies, one is named.
+///
+/// # Errors
+/// If nothing was applied, or files that were changed since stand against it.
 pub async fn undo(socket: &Socket, client: &Client, found: &Found, args: &ApplyArgs) -> Result<(), Failure> {
     let state = State::open().map_err(|error| failed(&error))?;
-    let which = Undo { id: None, force: args.theirs };
-    let mut files = 0;
+    let mut all = Vec::new();
     for path in overlays(found) {
-        let Ok(top) = open(&path) else { continue };
-        let workspace = Tree::new(Side::Workspace, top);
-        match take_back(&state, &workspace, (&found.id, &path), &which, &mut NoFaults) {
-            Ok(applied) => {
-                let count = files_in(&applied);
-                files += count;
-                let what =
-                    if is_again(&state, found, &path, &applied)? { "applied again" } else { "taken back" };
-                let noun = if count == 1 { "file" } else { "files" };
-                print(&format!("{path}: {count} {noun} {what}\n"))?;
-            }
-            Err(ApplyError::NothingApplied) => {}
-            Err(error) => return Err(failure(path.as_str(), &error)),
-        }
+        let kept = state.review(&found.id, &path).map_err(|error| failed(&error))?;
+        let Some(last) = applies(&kept).map_err(|error| failed(&error))?.pop() else { continue };
+        let top = open(&path)
+            .map_err(|errno| Failure::failed(format!("{path}: {}", std::io::Error::from(errno))))?;
+        all.push(Done { path, workspace: Tree::new(Side::Workspace, top), last });
     }
-    if files == 0 {
-        return Err(Failure::refused(
-            format!("the last apply of session {}", found.label),
-            Rule::ReviewNothing,
-            "nothing of it was applied, or its workspaces are not where they were",
+    let chosen = choose(all, &args.paths, found)?;
+    if args.dry_run {
+        return print(&format!(
+            "{}: {} would be taken back\n",
+            chosen.path,
+            number_of(files_in(&chosen.last))
         ));
     }
-    let left =
-        Loaded::load(socket, found).map(|loaded| loaded.totals(&mut Budget::none())).unwrap_or_default();
-    report(client, found, "undone", files, &left).await;
+    let Done { path, workspace, last } = chosen;
+    let which = Undo { id: Some(last.id.clone()), force: args.theirs };
+    let applied = take_back(&state, &workspace, (&found.id, &path), &which, &mut NoFaults)
+        .map_err(|error| failure(path.as_str(), &error, UNDO))?;
+    // What takes a taking back back applies again.
+    let what = if last.undoes.is_some() { "applied again" } else { "taken back" };
+    let count = files_in(&applied);
+    print(&format!("{path}: {} {what}\n", number_of(count)))?;
+    match Loaded::load(socket, found) {
+        Ok(loaded) => report(client, found, "undone", count, &loaded.totals(&mut Budget::none())).await,
+        // Discarded: nothing is left to differ.
+        Err(_) => report(client, found, "undone", count, &Totals::default()).await,
+    }
     Ok(())
+}
+
+/// The workspace whose last apply is taken back.
+fn choose(mut all: Vec<Done>, paths: &[std::ffi::OsString], found: &Found) -> Result<Done, Failure> {
+    let tops: Vec<&AbsPath> = all.iter().map(|done| &done.path).collect();
+    let cwd = std::env::current_dir().unwrap_or_else(|_| "/".into());
+    let selected = select(&tops, &cwd, paths)?;
+    let mut meant = (0..all.len()).filter(|at| selected.get(*at) != Some(&Selection::Nothing));
+    match (meant.next(), meant.next()) {
+        (Some(one), None) => Ok(all.swap_remove(one)),
+        (None, _) => Err(Failure::refused(
+            format!("the last apply of session {}", found.label),
+            Rule::ReviewNothing,
+            "nothing of it was applied",
+        )),
+        (Some(_), Some(_)) => Err(Failure::refused(
+            format!("the last apply of session {}: it has several workspaces", found.label),
+            Rule::ReviewPath,
+            format!("name one: {}", tops.iter().map(|top| top.as_str()).collect::<Vec<_>>().join(", ")),
+        )),
+    }
+}
+
+fn number_of(files: u64) -> String {
+    format!("{files} {}", if files == 1 { "file" } else { "files" })
 }
 
 /// Files, without directories.
@@ -67,15 +104,7 @@ fn files_in(applied: &Applied) -> u64 {
         let before = file.before.as_ref().map(|replaced| &replaced.entry);
         file.after.as_ref().or(before).map(|entry| entry.kind)
     };
-    applied.files.iter().filter(|file| kind(file) != Some(Kind::Directory)).map(|_| 1).sum()
-}
-
-/// Whether what was taken back now was a taking back itself.
-fn is_again(state: &State, found: &Found, path: &AbsPath, applied: &Applied) -> Result<bool, Failure> {
-    let all =
-        state.review(&found.id, path).and_then(|kept| applies(&kept)).map_err(|error| failed(&error))?;
-    let undone = all.into_iter().find(|one| Some(&one.id) == applied.undoes.as_ref());
-    Ok(undone.is_some_and(|one| one.undoes.is_some()))
+    applied.files.iter().map(|file| u64::from(kind(file) != Some(Kind::Directory))).sum()
 }
 
 /// The paths of a session's workspaces.
@@ -114,20 +143,36 @@ async fn one(
     args: &DiscardArgs,
 ) -> Result<Option<String>, Failure> {
     let found = find(client, id).await?;
-    let there = Loaded::load(socket, &found)?.totals(&mut Budget::none());
-    let question = format!("{}: delete what it changed, {there}?", found.label);
-    if !args.yes && there.files > 0 && ask::can_ask() && !ask::yes(&question)? {
-        return Ok(None);
+    let there = match Loaded::load(socket, &found) {
+        Ok(loaded) => Ok(loaded.totals(&mut Budget::none())),
+        Err(failure) if failure.is_by(Rule::ReviewNothing) => return Err(failure),
+        // An agent can make what it wrote impossible to review: it can be thrown away all the same.
+        Err(failure) => Err(failure),
+    };
+    let what = match &there {
+        Ok(there) => format!("{} that it changed", number_of(there.files)),
+        Err(failure) => format!("what it changed, which cannot be looked at ({failure})"),
+    };
+    let is_empty = there.as_ref().is_ok_and(|there| there.files == 0);
+    if !args.yes && !is_empty {
+        if !ask::can_ask() {
+            let hint = "give -y where nobody can be asked";
+            return Err(Failure::refused(format!("to delete {what}"), Rule::ReviewUnseen, hint));
+        }
+        if !ask::yes(&format!("{}: delete {what}?", found.label))? {
+            say("nothing was deleted");
+            return Ok(None);
+        }
     }
     delete(socket, &found)?;
-    report(client, &found, "discarded", there.files, &Totals::default()).await;
+    let files = there.map_or(0, |there| there.files);
+    report(client, &found, "discarded", files, &Totals::default()).await;
     Ok(Some(found.id.to_string()))
 }
 
 /// Forgets what is kept of the reviews of a session that was removed.
-pub fn forget(id: &str) {
-    let Ok(id) = SessionId::parse(id) else { return };
-    if let Err(error) = State::open().and_then(|state| state.forget(&id)) {
+pub fn forget(id: &SessionId) {
+    if let Err(error) = State::open().and_then(|state| state.forget(id)) {
         say(&format!("what was kept for `apply --undo` stays: {error}"));
     }
 }

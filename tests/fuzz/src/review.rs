@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use agentd_policy::names::AbsPath;
 use agentd_review::change::{Change, Changes, Content, Entry, Kind};
 use agentd_review::content::{Held, Sides};
 use agentd_review::danger;
@@ -123,8 +124,10 @@ pub fn patch(bytes: &[u8]) {
 pub fn manifest(bytes: &[u8]) {
     let [path, before, after] = parts(bytes);
     let Ok(path) = FilePath::parse(path) else { return };
-    for dir in [false, true] {
-        let _ = danger::by_name(&path, dir);
+    for top in ["/", "/srv/p/.github"].map(AbsPath::parse).into_iter().flatten() {
+        for dir in [false, true] {
+            danger::by_name(&top, &path, dir);
+        }
     }
     if let Some(manifest) = danger::Manifest::of(&path) {
         let readable =

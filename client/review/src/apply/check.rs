@@ -71,14 +71,16 @@ pub fn check(
     }
 }
 
+/// Whether it is a staging directory by its name, or in one. Where case is ignored, too.
+pub fn is_staging(path: &FilePath) -> bool {
+    let first = path.components().next().unwrap_or_default();
+    first.get(..STAGING.len()).is_some_and(|name| name.eq_ignore_ascii_case(STAGING.as_bytes()))
+}
+
 /// Whether nothing may be applied to this path: it is agentd's own.
 fn is_reserved(path: &FilePath, state: Option<&FilePath>) -> bool {
-    let first = path.components().next().unwrap_or_default();
-    // Where case is ignored, too.
-    let staging =
-        first.get(..STAGING.len()).is_some_and(|name| name.eq_ignore_ascii_case(STAGING.as_bytes()));
     // A directory above the state directory may change its mode, but can be no other kind of file: it is not empty.
-    staging || state.is_some_and(|state| path.is_within(state))
+    is_staging(path) || state.is_some_and(|state| path.is_within(state))
 }
 
 /// Directories that go, with something in them that does not.
@@ -150,7 +152,11 @@ pub fn missing_parents(
     for task in tasks.iter().filter(|task| task.after.is_some()) {
         let mut at = task.path.parent();
         while let Some(path) = at.filter(|path| known.insert(path.clone())) {
-            let stat = workspace.stat(&path)?;
+            let stat = match workspace.stat(&path) {
+                // What stands in the way is met when the file is looked at.
+                Err(error) if conflict(&error).is_some() => break,
+                stat => stat?,
+            };
             let seen = if stat.is_none() { merged.stat(&path)? } else { None };
             if let Some(stat) = seen.filter(|stat| super::look::kind(stat) == Kind::Directory) {
                 let (kind, content) = (Kind::Directory, Content::None);

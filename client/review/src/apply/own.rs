@@ -1,6 +1,7 @@
 //! Files that applies wrote: a review does not count them as changed underneath.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::ffi::OsStrExt as _;
 
 use rustix::fs::{FileType, Stat};
 
@@ -49,10 +50,11 @@ impl Own {
         self.0.get(path).is_some_and(|left| left.fingerprint == Fingerprint::of(stat))
     }
 
-    /// Takes deletions away that are none: of files that an apply put where the session had moved them. The kernel
-    /// looks for what is in a moved directory at the old place (a redirect is a path), where the apply left nothing.
-    /// What the session deleted has a whiteout in its upper directory; a directory that it made anew over an applied
-    /// one has none, and its files are not shown as deleted.
+    /// Takes changes away that the session did not make. The kernel looks for what is in a moved directory at its old
+    /// place (a redirect is a path): once an apply or the user has moved it, the session's view has something else
+    /// there, or nothing. So what an apply wrote, and nobody touched since, is as the session has it; and a file that
+    /// the user made or changed since the session began was not deleted by it: unless its upper directory says so, by
+    /// an entry, a whiteout, or another kind of file on the way.
     ///
     /// # Errors
     /// As `fstatat(2)`.
@@ -70,16 +72,18 @@ impl Own {
     }
 
     fn is_moved(&self, change: &Change, next: Option<&Change>, trees: &Trees) -> Result<bool, ReviewError> {
-        if change.after.is_some() || !self.0.contains_key(&change.path) {
-            return Ok(false);
-        }
-        let is_directory = change.before.as_ref().is_some_and(|entry| entry.kind == Kind::Directory);
+        let Some(before) = &change.before else { return Ok(false) };
         let stat = trees.workspace.stat(&change.path)?;
-        let as_left = match is_directory {
-            true => !next.is_some_and(|next| next.path.is_within(&change.path)),
-            false => stat.is_some_and(|stat| self.is_own(&change.path, &stat)),
+        let as_left = match before.kind {
+            Kind::Directory => {
+                change.after.is_none()
+                    && self.0.contains_key(&change.path)
+                    && !next.is_some_and(|next| next.path.is_within(&change.path))
+            }
+            _ => stat.is_some_and(|stat| self.is_own(&change.path, &stat)),
         };
-        Ok(as_left && !has_whiteout(&trees.upper, &change.path)?)
+        let is_users = change.after.is_none() && change.changed_underneath;
+        Ok((as_left || is_users) && !says(&trees.upper, &change.path)?)
     }
 
     /// Takes the mark "changed underneath" from the changes of such files. One that was taken back keeps it if it was
@@ -107,17 +111,17 @@ fn modified(stat: &Stat) -> Stamp {
     Stamp::new(stat.st_mtime, stat.st_mtime_nsec)
 }
 
-/// Whether the session deleted `path`, or a directory on the way to it: a character device 0:0 (`overlayfs`).
-fn has_whiteout(upper: &Tree, path: &FilePath) -> Result<bool, ReviewError> {
-    let mut at = Some(path.clone());
-    while let Some(path) = at {
-        let is_whiteout = |stat: Stat| {
-            FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice && stat.st_rdev == 0
-        };
-        if upper.stat(&path)?.is_some_and(is_whiteout) {
-            return Ok(true);
+/// Whether the session's upper directory says something of `path`: it has the file, or a whiteout (a character device
+/// 0:0), or something on the way to it that is no directory.
+fn says(upper: &Tree, path: &FilePath) -> Result<bool, ReviewError> {
+    let mut at: Option<FilePath> = None;
+    for component in path.components() {
+        let next = FilePath::join(at.as_ref(), std::ffi::OsStr::from_bytes(component))?;
+        match upper.stat(&next)? {
+            None => return Ok(false),
+            Some(stat) if FileType::from_raw_mode(stat.st_mode) != FileType::Directory => return Ok(true),
+            Some(_) => at = Some(next),
         }
-        at = path.parent();
     }
-    Ok(false)
+    Ok(true)
 }

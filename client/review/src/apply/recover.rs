@@ -101,7 +101,13 @@ pub(super) fn unfinished(
     for path in Journal::all(state)? {
         let Some((journal, begin, progress)) = Journal::read(state, &path)? else { continue };
         let staging = state::name(&format!("{STAGING}{}", begin.id.random()))?;
-        if begin.workspace == (stat.st_dev, stat.st_ino) || workspace.stat(&staging)?.is_some() {
+        // Numbers can be another directory's by now, and its path leads there still.
+        let leads_elsewhere = || {
+            let found = rustix::fs::stat(begin.path.as_str());
+            found.is_ok_and(|found| (found.st_dev, found.st_ino) != (stat.st_dev, stat.st_ino))
+        };
+        let same = begin.workspace == (stat.st_dev, stat.st_ino) && !leads_elsewhere();
+        if same || workspace.stat(&staging)?.is_some() {
             return Ok(Some((journal, begin, progress)));
         }
     }

@@ -35,6 +35,22 @@ const PACKAGE: &[&str] = &[
     "trustedDependencies",
     "config",
     "directories",
+    "imports",
+    "overrides",
+    "resolutions",
+    "jest",
+    "babel",
+    "eslintConfig",
+    "prettier",
+    "stylelint",
+    "postcss",
+    "mocha",
+    "ava",
+    "nyc",
+    "c8",
+    "tap",
+    "commitlint",
+    "release",
 ];
 const COMPOSER: &[&str] = &["scripts", "bin", "autoload", "autoload-dev", "config", "repositories", "extra"];
 const DENO: &[&str] = &["tasks", "imports", "importMap", "scopes"];

@@ -6,6 +6,7 @@ use std::sync::LazyLock;
 use super::Danger::{self, Agent, Build, Ci, Editor, Environment, Git, Hooks, Python, Scripts, Shell};
 use super::lookalike::plain;
 use crate::path::FilePath;
+use agentd_policy::names::AbsPath;
 
 /// What is set apart even when it is deleted: it may have refused something.
 pub const EVEN_DELETED: &[Danger] = &[Git, Hooks, Scripts, Agent];
@@ -138,10 +139,27 @@ static TABLE: LazyLock<Table> = LazyLock::new(|| {
     (exact, globs)
 });
 
-/// The dangers that `path` has by its name. A backslash separates components too: it does elsewhere.
-pub fn by_name(path: &FilePath, is_dir: bool) -> BTreeSet<Danger> {
-    let components: Vec<String> =
-        path.components().flat_map(|component| component.split(|byte| *byte == b'\\')).map(plain).collect();
+/// The last names of a workspace's own path that mean something for what is in it, if they begin with a dot:
+/// `workflows/x.yml` in a workspace `.github`.
+const OWN: usize = 2;
+
+/// The dangers of files that could be below a link called `name`: it stands for the directory that a pattern needs
+/// before its last name.
+pub fn below_link(name: &[u8]) -> BTreeSet<Danger> {
+    let (exact, globs) = &*TABLE;
+    let name = plain(name);
+    let all = exact.values().flatten().chain(globs);
+    all.filter(|pattern| pattern.before.contains(&name.as_str())).map(|pattern| pattern.danger).collect()
+}
+
+/// The dangers that `path` of the workspace at `top` has by its name. A backslash separates components too: it does
+/// elsewhere.
+pub fn by_name(top: &AbsPath, path: &FilePath, is_dir: bool) -> BTreeSet<Danger> {
+    let own: Vec<&str> =
+        top.as_str().rsplit('/').take(OWN).take_while(|name| name.starts_with('.')).collect();
+    let own = own.into_iter().rev().map(|name| plain(name.as_bytes()));
+    let names = path.components().flat_map(|component| component.split(|byte| *byte == b'\\')).map(plain);
+    let components: Vec<String> = own.chain(names).collect();
     let (exact, globs) = &*TABLE;
     let mut found = BTreeSet::new();
     for (at, component) in components.iter().enumerate() {
@@ -178,7 +196,8 @@ mod tests {
     use super::*;
 
     fn of(path: &str) -> Vec<Danger> {
-        by_name(&FilePath::parse(path.as_bytes()).unwrap(), false).into_iter().collect()
+        let top = AbsPath::parse("/srv/p").unwrap();
+        by_name(&top, &FilePath::parse(path.as_bytes()).unwrap(), false).into_iter().collect()
     }
 
     #[test]
@@ -220,8 +239,18 @@ mod tests {
         ] {
             assert_eq!(of(path), [], "{path}");
         }
-        assert!(by_name(&FilePath::parse(b"build").unwrap(), true).is_empty(), "a directory");
-        assert!(!by_name(&FilePath::parse(b".vscode").unwrap(), true).is_empty());
+        let by_name = |top: &str, path: &[u8], is_dir| {
+            by_name(&AbsPath::parse(top).unwrap(), &FilePath::parse(path).unwrap(), is_dir)
+        };
+        assert!(by_name("/srv/p", b"build", true).is_empty(), "a directory");
+        // A workspace can be the directory that its files mean something in.
+        for (top, path) in
+            [("/p/.github", "workflows/e.yml"), ("/p/.claude", "settings.json"), ("/p/.husky", "x")]
+        {
+            assert!(!by_name(top, path.as_bytes(), false).is_empty(), "{top}/{path}");
+        }
+        assert!(by_name("/home/gradle/fastlane/x", b"a.c", false).is_empty());
+        assert!(!by_name("/srv/p", b".vscode", true).is_empty());
     }
 
     #[test]
