@@ -46,7 +46,8 @@ const ALICE: Peer = Peer { uid: 1000, gid: 1000, pid: 10, admin: false };
 const BOB: Peer = Peer { uid: 1001, gid: 1001, pid: 11, admin: false };
 const ADMIN: Peer = Peer { uid: 1002, gid: 1002, pid: 12, admin: true };
 const ROOT: Peer = Peer { uid: 0, gid: 0, pid: 1, admin: false };
-const SOON: Duration = Duration::from_secs(5);
+/// How long what is awaited may take: it comes at once, unless everything else runs as well.
+const SOON: Duration = Duration::from_secs(30);
 /// What a session does without its client, here.
 const GRACE: Duration = Duration::from_millis(300);
 
