@@ -47,7 +47,7 @@ pub enum ApplyError {
     /// Another process applies to this workspace.
     #[error("another apply to this workspace is running")]
     Busy,
-    /// An earlier apply was killed: [`recover`](super::recover) first, then review again.
+    /// An earlier apply was killed: [`recover`](super::recover()) first, then review again.
     #[error("an earlier apply to this workspace has not ended")]
     Unfinished,
     /// A staging directory of an apply that this state directory knows nothing of: another user's, or one that lost its
@@ -66,7 +66,7 @@ pub enum ApplyError {
     #[error("nothing was applied")]
     NothingApplied,
     /// What was done could not be taken back: the workspace is between two states until
-    /// [`recover`](super::recover).
+    /// [`recover`](super::recover()).
     #[error("{why}; and what was done could not be taken back yet: {failure}")]
     Stuck {
         /// Why it was to be taken back.

@@ -4,7 +4,7 @@
 //! workspace's top, with the digests that were reviewed. [`journal`]: what will be done is on disk. [`transaction`]: it
 //! is done by renames, and each file that comes out is the one that was checked; or [`revert`] takes all of it back.
 //! [`close`]: what was replaced is kept, on [`record`]. A process that is killed at any point leaves a journal, and
-//! [`recover`] ends the apply: taken back if the workspace was not touched yet, else made.
+//! [`recover()`] ends the apply: taken back if the workspace was not touched yet, else made.
 //!
 //! Bytes, links and permission bits are applied ([`plan::mode`]), hard links become files of their own, and no extended
 //! attribute, owner or time of the session's comes along. A file that is replaced loses the workspace's own extended
