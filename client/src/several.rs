@@ -35,7 +35,7 @@ impl All {
     /// The first failure, if there was one.
     ///
     /// # Errors
-    /// That one.
+    /// The first failure itself.
     pub fn done(self) -> Result<(), Failure> {
         self.0.map_or(Ok(()), Err)
     }

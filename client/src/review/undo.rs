@@ -68,7 +68,10 @@ pub async fn undo(socket: &Socket, client: &Client, found: &Found, args: &ApplyA
     match Loaded::load(socket, found) {
         Ok(loaded) => report(client, found, "undone", count, &loaded.totals(&mut Budget::none())).await,
         // Discarded: nothing is left to differ.
-        Err(_) => report(client, found, "undone", count, &Totals::default()).await,
+        Err(failure) if failure.is_by(Rule::ReviewNothing) => {
+            report(client, found, "undone", count, &Totals::default()).await;
+        }
+        Err(failure) => say(&format!("{what}, but what differs now cannot be counted: {failure}")),
     }
     Ok(())
 }

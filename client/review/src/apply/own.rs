@@ -74,6 +74,8 @@ impl Own {
     fn is_moved(&self, change: &Change, next: Option<&Change>, trees: &Trees) -> Result<bool, ReviewError> {
         let Some(before) = &change.before else { return Ok(false) };
         let stat = trees.workspace.stat(&change.path)?;
+        // What was taken back is what the workspace had: the session's change of it is shown again.
+        let is_restored = self.0.get(&change.path).is_some_and(|left| left.is_restored);
         let as_left = match before.kind {
             Kind::Directory => {
                 change.after.is_none()
@@ -83,7 +85,7 @@ impl Own {
             _ => stat.is_some_and(|stat| self.is_own(&change.path, &stat)),
         };
         let is_users = change.after.is_none() && change.changed_underneath;
-        Ok((as_left || is_users) && !says(&trees.upper, &change.path)?)
+        Ok(((as_left && !is_restored) || is_users) && !says(&trees.upper, &change.path)?)
     }
 
     /// Takes the mark "changed underneath" from the changes of such files. One that was taken back keeps it if it was

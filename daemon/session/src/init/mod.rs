@@ -396,7 +396,7 @@ impl Network {
     /// How many descriptors those are.
     pub const DESCRIPTORS: usize = 5;
 
-    /// Takes them.
+    /// Takes the five sockets, each of the kind that its place asks for.
     ///
     /// # Errors
     /// The first that is another kind of socket.
